@@ -1,0 +1,83 @@
+"""All that training remembers, and how a fresh one is made.
+
+In: trainable and frozen parameters that are already placed. Out: a ``TrainState``, or its abstract twin for restoring.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from corl_jax.core.types import Params, pytree
+from corl_jax.engine.optim import Optimizer
+
+
+@pytree()
+class TrainState:
+    """The whole of a checkpoint; only the data position lies beside it.
+
+    Attributes:
+      step: int32 ``[]``, updates applied so far. A step of the loop may hold several updates.
+      trainable: parameters that the optimiser moves.
+      frozen: parameters that stay; disjoint paths.
+      opt_state: the optimiser's moments, shaped and placed like ``trainable``.
+      algo: the algorithm's own state (a KL coefficient, codebook usage), any pytree of arrays.
+    """
+
+    step: Any
+    trainable: Params
+    frozen: Params
+    opt_state: Any
+    algo: Any
+
+    @property
+    def params(self) -> Params:
+        """Trainable and frozen parameters as one flat dictionary."""
+        return merge(self.trainable, self.frozen)
+
+
+def merge(trainable: Params, frozen: Params) -> Params:
+    """Both dictionaries as one, in sorted order of paths.
+
+    Raises:
+      ValueError: a path lies in both.
+    """
+    if both := sorted(trainable.keys() & frozen.keys()):
+        raise ValueError(f"parameters {both} are both trainable and frozen")
+    return dict(sorted({**trainable, **frozen}.items()))
+
+
+def create_state(trainable: Params, frozen: Params, optimizer: Optimizer, algo: Any = ()) -> TrainState:
+    """A state at step 0. Moments are placed like their parameters, everything else is replicated on the same mesh.
+
+    Args:
+      trainable: placed parameters; the first update donates them, so keep no other use for them.
+      frozen: placed parameters, disjoint from ``trainable``; never donated, so others may share them.
+      optimizer: from ``optim.make_optimizer``.
+      algo: pytree of arrays or numbers; numbers become arrays.
+    """
+    merge(trainable, frozen)
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        trainable=trainable,
+        frozen=frozen,
+        opt_state=optimizer.init(trainable),
+        algo=jax.tree.map(jnp.asarray, algo),
+    )
+    meshes = {leaf.sharding.mesh for leaf in trainable.values() if isinstance(leaf.sharding, NamedSharding)}
+    whole = NamedSharding(meshes.pop(), PartitionSpec()) if meshes else None
+    return jax.tree.map(lambda leaf: _commit(leaf, whole), state)
+
+
+def abstract(state: TrainState) -> TrainState:
+    """Shapes, dtypes and placement of ``state`` without its numbers: what a restore must match."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
+
+
+def _commit(leaf: jax.Array, whole: NamedSharding | None) -> jax.Array:
+    """Ties ``leaf`` to where it lies; without a mesh of its own it is replicated as ``whole`` says."""
+    stays = whole is None or isinstance(leaf.sharding, NamedSharding)
+    return jax.device_put(leaf, leaf.sharding if stays else whole)
