@@ -66,9 +66,7 @@ class TextTokenizer:
         try:
             tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises nothing narrower
-            raise UserError(
-                f"{str(path)!r} cannot be read as a tokenizer ({error}); download or write it again"
-            ) from None
+            raise UserError(f"{str(path)!r} cannot be read as a tokenizer ({error}); get the file again") from None
         return cls(tokenizer, f"tokenizer {str(folder)!r}")
 
     def encode(self, text: str) -> list[int]:
@@ -81,13 +79,12 @@ class TextTokenizer:
         unknown_token = self._tokenizer.model.unk_token
         if unknown_token is not None:
             unknown = self._tokenizer.token_to_id(unknown_token)
-            words = [
-                text[a:b] for (a, b), found in zip(encoding.offsets, encoding.ids, strict=True) if found == unknown
-            ]
+            spans = zip(encoding.offsets, encoding.ids, strict=True)
+            words = dict.fromkeys(text[start:end] for (start, end), found in spans if found == unknown)
             if words:
                 raise UserError(
-                    f"{self._where} does not know the word{'s' if len(words) > 1 else ''} "
-                    f"{', '.join(map(repr, dict.fromkeys(words)))} in {text!r}; use words that the model was trained on"
+                    f"{self._where} does not know {', '.join(map(repr, words))}; "
+                    f"use words that the model was trained on: {self._known_words()}"
                 )
         return encoding.ids
 
@@ -138,12 +135,17 @@ class TextTokenizer:
         size = self.vocab_size if vocab_size is None else vocab_size
         if size < self.vocab_size:
             raise UserError(
-                f"{self._where} has {self.vocab_size} ids, but the model's vocabulary has {size}; they do not belong together"
+                f"{self._where} has {self.vocab_size} ids, but the model's vocabulary has {size}; "
+                "take the tokenizer of the same checkpoint"
             )
         banned = np.ones(size, bool)
         banned[list(self._tokenizer.get_vocab(with_added_tokens=True).values())] = False
         banned[sorted(self._special - {self.eos_id})] = True
         return banned
+
+    def _known_words(self) -> str:
+        words = sorted(word for word in self._tokenizer.get_vocab(with_added_tokens=False) if word.isalpha())
+        return ", ".join(words[:100])
 
     def _checked(self, text: str, what: str) -> str:
         if not text.strip():

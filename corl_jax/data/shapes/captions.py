@@ -120,7 +120,8 @@ def parse_caption(text: str) -> Spec:
         first, second = (_parse_group(part, text) for part in related.group(1, 3))
         if first.count != 1 or second.count != 1 or first == second:
             raise UserError(
-                f"caption {text!r}: a relation needs two different single objects, e.g. 'a red circle left of a blue square'"
+                f"caption {text!r}: a relation needs two different single objects, "
+                "e.g. 'a red circle left of a blue square'"
             )
         return Spec(tuple(sorted((first, second))), Relation(first[1:], related.group(2), second[1:]))
     head, joined, last = text.rpartition(" and ")
@@ -195,7 +196,7 @@ _PHRASES = {
 def _parse_group(part: str, text: str) -> Group:
     if part not in _PHRASES:
         raise UserError(
-            f"caption {text!r}: cannot read {part!r}; expected e.g. 'a red circle' or 'two blue squares' with the colours "
-            f"{', '.join(COLOURS)} and the shapes {', '.join(SHAPES)}"
+            f"caption {text!r}: cannot read {part!r}; expected e.g. 'a red circle' or 'two blue squares', "
+            f"with the colours {', '.join(COLOURS)} and the shapes {', '.join(SHAPES)}"
         )
     return _PHRASES[part]

@@ -4,8 +4,8 @@ Every cell is judged alone. Pixels far from the background are ink. The cell's c
 near to; each pixel is then seen as a mixture of that colour and the background, with a share ``alpha`` and a residual,
 so that a blurred edge is no stain. The cell holds an object if hardly any ink has a large residual (one colour), if
 ``alpha`` is high where it covers (not faint), and if the covered pixels overlap well with the template of a shape at
-some jitter. Ink that is no object makes the picture unclean, so that a smeared, faint or two-coloured blob earns nothing.
-Rendered pictures are read exactly.
+some jitter. Ink that is no object makes the picture unclean, so that a smeared, faint or two-coloured blob earns
+nothing. Rendered pictures are read exactly.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ COUNT_PROBABILITIES = (0.25, 0.5, 0.25)
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Shape:
-    """One object: its cell (``row``, ``col`` in 0..2, from the top left), its looks, and its jitter in pixels (-1..1)."""
+    """One object: its cell (``row``, ``col`` in 0..2, from the top left), its looks, its jitter in pixels (-1..1)."""
 
     row: int
     col: int
@@ -48,7 +48,7 @@ class Shape:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """Objects in distinct cells, in raster order. Sampled scenes hold one to three; the parser may find none or up to nine."""
+    """Objects in distinct cells, in raster order: one to three in a sampled scene, none to nine in a parsed one."""
 
     objects: tuple[Shape, ...]
 
