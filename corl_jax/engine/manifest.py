@@ -1,0 +1,130 @@
+"""The small text that lies in every checkpoint and says what it is.
+
+In: a state and what the run knows of itself. Out: a ``Manifest``, written by ``checkpoint`` and read here, and an
+inventory of the step folder by which a truncated checkpoint is told before anything is read from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from corl_jax import __version__
+from corl_jax.core import trees
+from corl_jax.core.errors import UserError
+from corl_jax.engine.state import TrainState
+
+FILE = Path("manifest") / "manifest.json"
+"""Where the manifest lies inside a step folder."""
+INVENTORY = "files.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint is.
+
+    Attributes:
+      stage: name of the stage that wrote it.
+      step: steps of the loop done.
+      model: config of the model, as JSON.
+      params_digest: ``trees.digest`` of all parameters, or None where they are spread over several hosts.
+      config_digest: hash of the run's whole config.
+      versions: of this package and the libraries that wrote it.
+    """
+
+    stage: str
+    step: int
+    model: dict[str, Any]
+    params_digest: str | None
+    config_digest: str
+    versions: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """What a run knows of itself: ``stage`` name, ``model`` config and whole ``config``, both as JSON."""
+
+    stage: str
+    model: dict[str, Any]
+    config: dict[str, Any]
+
+
+def describe(identity: Identity, step: int, state: TrainState) -> Manifest:
+    """The manifest of ``state`` after ``step`` steps."""
+    text = json.dumps(identity.config, sort_keys=True)
+    return Manifest(
+        stage=identity.stage,
+        step=step,
+        model=identity.model,
+        params_digest=params_digest(state),
+        config_digest=hashlib.sha256(text.encode()).hexdigest(),
+        versions={"corl_jax": __version__}
+        | {name: metadata.version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint", "grain")},
+    )
+
+
+def params_digest(state: TrainState) -> str | None:
+    """Digest of the parameters, or None where this host does not hold all of them."""
+    whole = all(leaf.is_fully_addressable for leaf in state.params.values())
+    return trees.digest(state.params) if whole else None
+
+
+def read_manifest(step_folder: Path) -> Manifest:
+    """The manifest of a step folder such as ``run/checkpoints/100``.
+
+    Raises:
+      UserError: missing or unreadable.
+    """
+    path = step_folder / FILE
+    try:
+        return Manifest(**json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise UserError(
+            f"{step_folder} is no checkpoint of ours: {FILE} is missing; expected a step folder "
+            f"such as <workdir>/checkpoints/100"
+        ) from None
+    except (json.JSONDecodeError, TypeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as a manifest ({one_line(error)}); use another checkpoint") from error
+
+
+def write_inventory(step_folder: Path) -> None:
+    """Notes the size of every file of a finished step folder in ``files.json``, in one atomic move."""
+    sizes = {str(path.relative_to(step_folder)): path.stat().st_size for path in _files(step_folder)}
+    part = step_folder / (INVENTORY + ".part")
+    part.write_text(json.dumps(sizes, indent=1, sort_keys=True))
+    part.replace(step_folder / INVENTORY)
+
+
+def damage(step_folder: Path) -> str | None:
+    """What is missing from or cut short in a step folder, in words; None when all is there.
+
+    A folder without an inventory (the run was killed between the two writes) has nothing to be held against.
+    """
+    path = step_folder / INVENTORY
+    if not path.exists():
+        return None
+    try:
+        sizes = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        return f"{INVENTORY} is cut short: {one_line(error)}"
+    for name, size in sizes.items():
+        file = step_folder / name
+        if not file.exists():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes of {size}"
+    return None
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(INVENTORY))
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """First words of a foreign error, fit for a message of one line."""
+    words = " ".join(f"{type(error).__name__}: {error}".split())
+    return words if len(words) <= limit else words[:limit] + "..."
