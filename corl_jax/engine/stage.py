@@ -29,7 +29,7 @@ class Stage(Protocol):
     name: str
 
     def init(self) -> TrainState:
-        """A fresh state, after import or handoff, placed on the mesh. Called only when there is nothing to resume."""
+        """A fresh state, after import or handoff, placed on the mesh; a resumed run takes its shapes and placement."""
         ...
 
     def data(self) -> grain.DatasetIterator:

@@ -69,11 +69,12 @@ def open_workdir(path: str | Path, config_json: Mapping[str, Any], may_differ: S
             f"workdir {workdir.path} is not empty and has no config.json, so it is no run of ours; "
             f"choose an empty or new --workdir"
         )
-    for folder in (workdir.path, workdir.checkpoints, workdir.samples):
-        folder.mkdir(parents=True, exist_ok=True)
+    workdir.path.mkdir(parents=True, exist_ok=True)
     part = workdir.config.with_suffix(".json.part")
     part.write_text(json.dumps(wanted, indent=2, sort_keys=True) + "\n")
     part.replace(workdir.config)
+    for folder in (workdir.checkpoints, workdir.samples):
+        folder.mkdir(exist_ok=True)
     workdir.metrics.touch()
     return workdir
 
