@@ -1,0 +1,142 @@
+"""Mesh, logical axis rules and placement: the only file that knows both meaning and mesh.
+
+Parameters are born with logical axis names (``logical=("embed", "mlp")`` in the models); one table maps
+names to mesh axes. Activations are constrained by ``constrain(x, "batch", None, "embed")``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from corl_jax.core.errors import UserError
+
+Rules = Mapping[str, str | tuple[str, ...] | None]
+
+AXES = ("data", "fsdp", "tensor")
+
+DEFAULT_RULES: Rules = {
+    "batch": ("data", "fsdp"),
+    "embed": "fsdp",
+    "mlp": "tensor",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "head_size": None,
+    "vocab": "tensor",
+    "codes": "tensor",
+    "code_size": None,
+    "vision": "fsdp",
+    "pixels": None,
+    "channels_in": None,
+    "channels_out": None,
+    "kernel": None,
+    "positions": None,
+    "norm": None,
+    "layers": None,
+}
+
+
+class Sharder:
+    """A mesh together with its rules table."""
+
+    def __init__(self, mesh: Mesh, rules: Rules = DEFAULT_RULES):
+        self.mesh, self.rules = mesh, rules
+        for name, axes in rules.items():
+            for axis in _tuple(axes):
+                if axis not in mesh.axis_names:
+                    raise UserError(
+                        f"sharding rule {name!r} names mesh axis {axis!r}; the mesh has {', '.join(mesh.axis_names)}"
+                    )
+
+    def spec(self, names: Sequence[str | None]) -> PartitionSpec:
+        """Partition spec of an array whose axes carry the logical ``names``."""
+        used: list[str] = []
+        spec = []
+        for name in names:
+            if name is not None and name not in self.rules:
+                raise UserError(
+                    f"logical axis {name!r} has no sharding rule; add it to the rules table ({', '.join(self.rules)})"
+                )
+            axes = () if name is None else _tuple(self.rules[name])
+            for axis in axes:
+                if axis in used:
+                    raise UserError(f"mesh axis {axis!r} is used twice for the logical axes {tuple(names)}")
+                used.append(axis)
+            spec.append(None if not axes else axes if len(axes) > 1 else axes[0])
+        return PartitionSpec(*spec)
+
+    def named(self, *names: str | None) -> NamedSharding:
+        """Sharding for an array whose axes carry the logical ``names``; no names means replicated."""
+        return NamedSharding(self.mesh, self.spec(names))
+
+    def fitted(self, shape: Sequence[int], names: Sequence[str | None], what: str) -> NamedSharding:
+        """Like ``named``, after checking that every sharded axis of ``shape`` divides evenly."""
+        names = (None,) * (len(shape) - len(names)) + tuple(names)
+        spec = self.spec(names)
+        for size, axes in zip(shape, spec, strict=True):
+            parts = math.prod(self.mesh.shape[axis] for axis in _tuple(axes))
+            if size % parts:
+                raise UserError(f"{what}: an axis of size {size} does not divide over {parts} devices of {axes!r}")
+        return NamedSharding(self.mesh, spec)
+
+    @property
+    def batch_shards(self) -> int:
+        """Over how many devices the batch axis is spread."""
+        return math.prod(self.mesh.shape[axis] for axis in _tuple(self.rules["batch"]))
+
+    def put_batch(self, tree: Any) -> Any:
+        """Places host arrays on the mesh, first axis over the batch axes where it divides, else replicated."""
+
+        def put(leaf):
+            fits = np.ndim(leaf) > 0 and np.shape(leaf)[0] % self.batch_shards == 0
+            return jax.device_put(leaf, self.named("batch") if fits else self.named())
+
+        return jax.tree.map(put, tree)
+
+
+def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Mesh over ``devices`` (default: all); one axis of ``shape`` may be -1 and takes what is left.
+
+    Raises:
+      UserError: unknown axis, or sizes whose product is not the number of devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = {axis: shape.get(axis, 1) for axis in AXES}
+    if set(shape) - set(AXES):
+        raise UserError(f"mesh axes {sorted(set(shape) - set(AXES))} are unknown; expected some of {', '.join(AXES)}")
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    sizes = {axis: len(devices) // fixed if size == -1 else size for axis, size in sizes.items()}
+    if math.prod(sizes.values()) != len(devices):
+        raise UserError(f"mesh {sizes} needs {math.prod(sizes.values())} devices, but there are {len(devices)}")
+    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+_active: list[Sharder] = []
+
+
+@contextlib.contextmanager
+def use(sharder: Sharder) -> Iterator[Sharder]:
+    """Makes ``constrain`` speak for ``sharder`` while programs are traced inside the block."""
+    _active.append(sharder)
+    try:
+        yield sharder
+    finally:
+        _active.pop()
+
+
+def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+    """Constrains an activation to the logical ``names`` of its leading axes; identity outside ``use``."""
+    if not _active:
+        return x
+    padded = names + (None,) * (x.ndim - len(names))
+    return jax.lax.with_sharding_constraint(x, _active[-1].named(*padded))
+
+
+def _tuple(axes: Any) -> tuple[str, ...]:
+    return () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)
