@@ -19,7 +19,7 @@ from corl_jax.core.errors import UserError
 from corl_jax.data.shapes.render import mask
 from corl_jax.data.shapes.scene import BACKGROUND, CELL, COLOURS, GRID, SHAPES, SIZE, Scene, Shape
 
-INK_DISTANCE = 60.0
+INK_DISTANCE = 45.0
 """RGB distance from the background beyond which a pixel is ink."""
 MIN_INK = 20
 """Fewer inked pixels than this in a cell are noise."""

@@ -1,0 +1,89 @@
+"""The input pipeline. In: a source of Records and a transform; out: an endless, savable iterator of batches.
+
+Batch ``i`` is a pure function of ``(seed, i)``: it does not depend on threads, on how often the program was restarted,
+or on the number of processes, each of which reads only its own rows of it.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Protocol, TypeVar
+
+import grain
+import numpy as np
+
+from corl_jax.core.errors import UserError
+from corl_jax.core.types import Record
+from corl_jax.data.sources import RecordSource
+
+T = TypeVar("T", covariant=True)
+
+
+class Transform(Protocol[T]):
+    """Makes one batch of the records of one process; ``step`` counts batches from 0. Pure, and called from threads."""
+
+    def __call__(self, records: tuple[Record, ...], step: int) -> T: ...
+
+
+def batches(
+    source: RecordSource,
+    *,
+    seed: int,
+    batch_size: int,
+    transform: Transform[T],
+    shuffle: bool = True,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 2,
+    prefetch: int = 4,
+) -> grain.DatasetIterator[T]:
+    """Batches for ever, every epoch in a new order; what does not fill a batch waits for another epoch.
+
+    Args:
+      source: where records come from.
+      seed: of the order.
+      batch_size: records per step over all processes.
+      transform: called as ``transform(records, step)`` with this process's records.
+      shuffle: whether to mix the records; without, they come in the order of the source.
+      process_index, process_count: which equal, contiguous share of every batch is read here.
+      threads, prefetch: how many threads prepare how many batches ahead; without effect on what comes out.
+
+    Returns:
+      A Grain iterator; ``get_state`` and ``set_state`` save and restore its position, also through
+      ``grain.checkpoint.CheckpointSave`` and ``CheckpointRestore``.
+
+    Raises:
+      UserError: the source is smaller than a batch, or the batch does not divide over the processes.
+    """
+    if batch_size < 1 or len(source) < batch_size:
+        raise UserError(
+            f"batch size {batch_size} does not fit a source of {len(source)} records; expected 1 to {len(source)}"
+        )
+    if batch_size % process_count:
+        raise UserError(f"batch size {batch_size} does not divide over {process_count} processes; take a multiple")
+    if not 0 <= process_index < process_count:
+        raise UserError(f"process index {process_index} is outside 0..{process_count - 1}")
+    share = batch_size // process_count
+    mine = slice(process_index * share, (process_index + 1) * share)
+
+    def read(step: int, rows: np.ndarray) -> T:
+        return transform(tuple(source[int(row)] for row in rows[mine]), step)
+
+    order = grain.MapDataset.range(len(source)).seed(seed)
+    if shuffle:
+        order = order.shuffle()
+    rows = order.batch(batch_size, drop_remainder=True, batch_fn=np.asarray).repeat()
+    reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+    return iter(rows.map_with_index(read).to_iter_dataset(reading))
+
+
+def fixed(source: RecordSource, n: int, seed: int = 0) -> tuple[Record, ...]:
+    """The first ``n`` records of an order that depends on ``seed`` alone; for evaluation.
+
+    Raises:
+      UserError: the source has fewer records.
+    """
+    if not 1 <= n <= len(source):
+        raise UserError(f"cannot take {n} records of a source of {len(source)}; expected 1 to {len(source)}")
+    order = np.random.default_rng(seed).permutation(len(source))
+    return tuple(source[operator.index(row)] for row in order[:n])
