@@ -48,6 +48,8 @@ class Update:
         Raises:
           UserError: rows do not divide by the number of micro-batches.
         """
+        if self._microbatches > 1:
+            check_rows(batch, self._microbatches)
         moving = dataclasses.replace(state, frozen={})
         if self._jitted is None:
             placement = jax.tree.map(lambda leaf: leaf.sharding, moving)
@@ -67,9 +69,9 @@ class Update:
         trainable = optax.apply_updates(state.trainable, change)
         metrics = metrics | {
             "loss": _one(loss),
-            "grad_norm": _one(optax.global_norm(grads)),
-            "update_norm": _one(optax.global_norm(change)),
-            "param_norm": _one(optax.global_norm(widen(trainable))),
+            "grad_norm": _one(optax.tree.norm(grads)),
+            "update_norm": _one(optax.tree.norm(change)),
+            "param_norm": _one(optax.tree.norm(widen(trainable))),
             "learning_rate": _one(rate),
         }
         algo = self._after(state.algo, metrics)
@@ -99,24 +101,26 @@ def make_update(stage_loss: Loss, stage_after: After, optimizer: Optimizer, micr
     return Update(stage_loss, stage_after, optimizer, microbatches)
 
 
-def split_rows(batch: Any, parts: int) -> Any:
-    """Every leaf ``[N, ...]`` as ``[parts, N / parts, ...]``; part ``i`` takes the rows ``i, i + parts, ...``.
-
-    Taking strided rows keeps each part spread over the devices as the batch was, without moving data.
-
-    Raises:
-      UserError: a leaf whose rows do not divide.
-    """
-
-    def split(path: Any, leaf: jax.Array) -> jax.Array:
+def check_rows(batch: Any, parts: int) -> None:
+    """Raises UserError naming the first leaf of ``batch`` whose rows do not divide into ``parts``."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
         if leaf.ndim == 0 or leaf.shape[0] % parts:
             raise UserError(
                 f"batch{jax.tree_util.keystr(path)} of shape {tuple(leaf.shape)} does not split into {parts} "
                 f"micro-batches; choose microbatches that divide its rows"
             )
+
+
+def split_rows(batch: Any, parts: int) -> Any:
+    """Every leaf ``[N, ...]`` as ``[parts, N / parts, ...]``; part ``i`` takes the rows ``i, i + parts, ...``.
+
+    Taking strided rows keeps each part spread over the devices as the batch was, without moving data.
+    """
+
+    def split(leaf: jax.Array) -> jax.Array:
         return jnp.swapaxes(leaf.reshape(leaf.shape[0] // parts, parts, *leaf.shape[1:]), 0, 1)
 
-    return jax.tree_util.tree_map_with_path(split, batch)
+    return jax.tree.map(split, batch)
 
 
 def _one(value: Any) -> Weighted:

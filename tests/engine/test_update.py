@@ -62,7 +62,7 @@ def test_split_rows_keeps_every_row_once_and_names_what_does_not_divide():
     split = split_rows({"a": jnp.arange(12).reshape(6, 2), "b": None}, 3)
     assert split["a"].shape == (3, 2, 2) and sorted(split["a"].ravel().tolist()) == list(range(12))
     state, batch = make()
-    with pytest.raises(UserError, match=r"'draw'.*\(16,.*5 micro-batches"):
+    with pytest.raises(UserError, match=r"'ask'.*\(32,.*5 micro-batches"):
         make_update(loss, after, OPTIMIZER, 5)(state, batch)
 
 

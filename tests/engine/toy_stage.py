@@ -1,4 +1,4 @@
-"""Linear regression as a Stage, also runnable as a program: ``python toy_stage.py WORKDIR STEPS [SECONDS_PER_STEP]``."""
+"""Linear regression as a Stage, or as a program: ``python toy_stage.py WORKDIR STEPS SECONDS_PER_STEP``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 
 from corl_jax.core.numerics import Weighted
 from corl_jax.engine import loop, optim, state, update, workdir
@@ -78,5 +79,5 @@ def run(path, steps, stage=None, hooks=(), save_every=4, **options):
 
 if __name__ == "__main__":
     jax.config.update("jax_platforms", "cpu")
-    grain.config.update("py_debug_mode", False)
+    flags.FLAGS(["toy_stage"])
     run(sys.argv[1], int(sys.argv[2]), ToyStage(inner=2, pause=float(sys.argv[3])))
