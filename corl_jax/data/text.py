@@ -40,16 +40,17 @@ class TextTokenizer:
         Raises:
           UserError: a special token of Janus is missing.
         """
-        ids = {token: tokenizer.token_to_id(token) for token in SPECIAL}
-        missing = [token for token, found in ids.items() if found is None]
+        known = tokenizer.get_vocab(with_added_tokens=True)
+        missing = [token for token in SPECIAL if token not in known]
         if missing:
             raise UserError(
                 f"{where} lacks the special tokens {', '.join(missing)}; expected the tokenizer of a Janus-Pro model"
             )
+        ids = {token: known[token] for token in SPECIAL}
         self._tokenizer, self._where = tokenizer, where
         self.bos_id, self.eos_id, self.pad_id = ids[BOS], ids[EOS], ids[PAD]
         self.boi_id, self.eoi_id, self.image_id = ids[BEGIN_OF_IMAGE], ids[END_OF_IMAGE], ids[IMAGE]
-        self.vocab_size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        self.vocab_size = max(known.values()) + 1
         flagged = {found for found, token in tokenizer.get_added_tokens_decoder().items() if token.special}
         self._special = flagged | set(ids.values())
 

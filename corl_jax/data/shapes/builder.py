@@ -125,15 +125,25 @@ def source(
         raise UserError(f"shapes has no split {split!r}; expected one of {', '.join(sizes)}")
     folder = default_data_dir() if data_dir is None else pathlib.Path(data_dir)
     try:
-        config = CorlShapes.BUILDER_CONFIGS[0].name if sizes == SPLITS else ShapesConfig.of(sizes)
-        builder = CorlShapes(data_dir=folder, config=config, file_format="array_record")
-        with contextlib.redirect_stdout(io.StringIO()):
-            builder.download_and_prepare()
+        builder = _prepared(folder, sizes)
     except OSError as error:
         raise UserError(
             f"the shapes data set cannot be kept in {str(folder)!r} ({error}); choose another data_dir"
         ) from None
     return ShapesSource(builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()}))
+
+
+def _prepared(folder: pathlib.Path, sizes: dict[Split, int]) -> CorlShapes:
+    config = CorlShapes.BUILDER_CONFIGS[0].name if sizes == SPLITS else ShapesConfig.of(sizes)
+    builder = CorlShapes(data_dir=folder, config=config, file_format="array_record")
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare()
+    except OSError:
+        if not builder.data_path.is_dir():
+            raise
+        builder = CorlShapes(data_dir=folder, config=config)  # another process was faster
+    return builder
 
 
 def _png(image: np.ndarray) -> bytes:

@@ -30,11 +30,15 @@ RELATION_PROBABILITY = 0.48
 
 
 class Group(NamedTuple):
-    """``count`` objects of one colour and shape."""
+    """``number`` objects of one colour and shape."""
 
-    count: int
+    number: int
     colour: str
     shape: str
+
+    @property
+    def look(self) -> Look:
+        return self.colour, self.shape
 
 
 class Relation(NamedTuple):
@@ -55,7 +59,7 @@ class Spec:
     @property
     def looks(self) -> list[Look]:
         """``(colour, shape)`` of every object asked for."""
-        return [(group.colour, group.shape) for group in self.groups for _ in range(group.count)]
+        return [group.look for group in self.groups for _ in range(group.number)]
 
 
 def group(looks: Sequence[Look]) -> tuple[Group, ...]:
@@ -118,16 +122,16 @@ def parse_caption(text: str) -> Spec:
     related = re.fullmatch(f"(.+) ({'|'.join(RELATIONS)}) (.+)", text)
     if related:
         first, second = (_parse_group(part, text) for part in related.group(1, 3))
-        if first.count != 1 or second.count != 1 or first == second:
+        if first.number != 1 or second.number != 1 or first == second:
             raise UserError(
                 f"caption {text!r}: a relation needs two different single objects, "
                 "e.g. 'a red circle left of a blue square'"
             )
-        return Spec(tuple(sorted((first, second))), Relation(first[1:], related.group(2), second[1:]))
+        return Spec(tuple(sorted((first, second))), Relation(first.look, related.group(2), second.look))
     head, joined, last = text.rpartition(" and ")
     parts = [*head.split(", "), last] if joined else [text]
     groups = tuple(sorted(_parse_group(part, text) for part in parts))
-    if len({found[1:] for found in groups}) != len(groups):
+    if len({found.look for found in groups}) != len(groups):
         raise UserError(f"caption {text!r} names the same kind of object twice; write it once with its number")
     return Spec(groups)
 
@@ -180,9 +184,9 @@ def article(word: str) -> str:
 
 
 def _phrase(found: Group) -> str:
-    if found.count == 1:
+    if found.number == 1:
         return f"{article(found.colour)} {found.colour} {found.shape}"
-    return f"{NUMBERS[found.count]} {found.colour} {found.shape}s"
+    return f"{NUMBERS[found.number]} {found.colour} {found.shape}s"
 
 
 _PHRASES = {

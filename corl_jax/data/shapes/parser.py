@@ -74,7 +74,8 @@ def parse_batch(pictures: np.ndarray) -> list[Parsed]:
     for cell, (valid, colour, label) in zip(occupied, _read_cells(pixels[occupied], ink[occupied]), strict=True):
         picture, place = divmod(int(cell), GRID * GRID)
         if valid:
-            found[picture].append(Shape(*divmod(place, GRID), _NAMES[colour], *_LABELS[label]))
+            (row, col), (shape, dy, dx) = divmod(place, GRID), _LABELS[label]
+            found[picture].append(Shape(row, col, _NAMES[colour], shape, dy, dx))
         else:
             clean[picture] = False
     return [Parsed(Scene(tuple(things)), bool(ok)) for things, ok in zip(found, clean, strict=True)]
