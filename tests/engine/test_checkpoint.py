@@ -1,0 +1,64 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy_stage
+
+from corl_jax.core.errors import UserError
+from corl_jax.core.sharding import Sharder, make_mesh
+from corl_jax.engine.checkpoint import Checkpointer, saved_steps
+from corl_jax.engine.handoff import load_params
+from corl_jax.engine.manifest import Identity
+from corl_jax.engine.optim import OptimConfig, make_optimizer
+from corl_jax.engine.state import abstract, create_state
+
+IDENTITY = Identity("toy", {"width": 8}, {"steps": 3})
+
+
+def sharded_state():
+    sharder = Sharder(make_mesh({"fsdp": -1}))
+    rows = 8 * len(jax.devices())
+    kernel = jax.random.normal(jax.random.key(0), (rows, 300))
+    trainable = {"layers/0/kernel": jax.device_put(kernel, sharder.named("embed", None))}
+    frozen = {"norm.x/scale": jax.device_put(jnp.ones(300, jnp.bfloat16), sharder.named())}
+    return create_state(trainable, frozen, make_optimizer(OptimConfig(0.1, 10)), {"coef": 0.1, "none": None})
+
+
+def test_sharded_state_comes_back_bit_for_bit_in_its_placement(tmp_path):
+    state, data = sharded_state(), toy_stage.ToyStage().data()
+    keeper = Checkpointer(tmp_path, IDENTITY, keep=2)
+    for step in (1, 2, 3):
+        next(data)
+        keeper.save(step, state, data)
+    keeper.save(3, state, data)
+    expected = next(data)
+    step, restored = keeper.restore(abstract(state), data)
+    keeper.close()
+    assert step == 3 and saved_steps(tmp_path) == [2, 3]
+    np.testing.assert_array_equal(next(data)["x"], expected["x"])
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
+    for new, old in zip(jax.tree.leaves(restored), jax.tree.leaves(state), strict=True):
+        assert new.sharding == old.sharding and new.dtype == old.dtype
+        assert np.asarray(new).tobytes() == np.asarray(old).tobytes()
+
+
+def test_parameters_move_to_another_mesh(tmp_path):
+    state = sharded_state()
+    keeper = Checkpointer(tmp_path / "checkpoints", IDENTITY)
+    keeper.save(1, state, toy_stage.ToyStage().data())
+    keeper.close()
+    one = Sharder(make_mesh({}, jax.devices()[:1])).named()
+    wanted = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one) for name, leaf in state.params.items()}
+    params = load_params(tmp_path, wanted)
+    for name, leaf in state.params.items():
+        assert params[name].sharding == one
+        assert np.asarray(params[name]).tobytes() == np.asarray(leaf).tobytes()
+    with pytest.raises(UserError, match=r"'norm.x/scale' is bfloat16\[300\] there, but float32\[300\]"):
+        load_params(tmp_path, {"norm.x/scale": jax.ShapeDtypeStruct((300,), jnp.float32, sharding=one)})
+
+
+def test_nothing_to_restore_and_nothing_to_keep(tmp_path):
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        Checkpointer(tmp_path, IDENTITY).restore(abstract(sharded_state()), toy_stage.ToyStage().data())
+    with pytest.raises(UserError, match="keep=0"):
+        Checkpointer(tmp_path, IDENTITY, keep=0)
