@@ -21,6 +21,14 @@ def flatten(module: nnx.Module) -> tuple[Any, Params]:
     return graphdef, {"/".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(state)}
 
 
+def flatten_abstract(module: nnx.Module) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of an abstract module (``nnx.eval_shape``) by path."""
+    _, state = nnx.split(module)
+    return {
+        "/".join(map(str, path)): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in nnx.to_flat_state(state)
+    }
+
+
 def bind(graphdef: Any, params: Params) -> Any:
     """The inverse of ``flatten``: a module over ``params``. Cheap, and fine under ``jit`` and ``grad``."""
     return nnx.merge(graphdef, nnx.from_flat_state([(_keys(path), leaf) for path, leaf in params.items()]))

@@ -18,7 +18,8 @@ Alphabet, used in annotations and as suffixes of names:
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, Protocol
+from collections.abc import Callable
+from typing import Any, Literal, Protocol, TypeVar, dataclass_transform
 
 import jax
 import numpy as np
@@ -30,10 +31,14 @@ Params = dict[str, jax.Array]
 Modality = Literal["image", "text"]
 
 
-def pytree(*static: str):
+C = TypeVar("C")
+
+
+@dataclass_transform(frozen_default=True)
+def pytree(*static: str) -> Callable[[type[C]], type[C]]:
     """Class decorator: a frozen dataclass registered as a pytree; ``static`` fields shape the program."""
 
-    def wrap(cls):
+    def wrap(cls: Any) -> Any:
         cls = dataclasses.dataclass(frozen=True)(cls)
         data = [f.name for f in dataclasses.fields(cls) if f.name not in static]
         return register_dataclass(cls, data_fields=data, meta_fields=list(static))

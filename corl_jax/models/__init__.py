@@ -1,0 +1,1 @@
+"""Networks: the Janus architecture as Flax NNX modules. Shapes and logical axes; no training."""

@@ -1,0 +1,99 @@
+"""The Llama decoder: token embedding, stacked blocks run by a scan, final norm, text head.
+
+In: input embeddings, explicit positions and mask, maybe a cache. Out: states after the final norm, and the cache.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from corl_jax.core.sharding import constrain
+from corl_jax.models.attention import Cache, SelfAttention
+from corl_jax.models.config import DecoderConfig
+from corl_jax.models.layers import linear, rotary, scan_layers, stack
+
+
+def rms_norm(width: int, eps: float, dtype: Any, rngs: nnx.Rngs) -> nnx.RMSNorm:
+    """Root-mean-square norm; the variance is taken in float32."""
+    return nnx.RMSNorm(width, epsilon=eps, dtype=dtype, rngs=rngs, scale_metadata={"logical": ("norm",)})
+
+
+class Block(nnx.Module):
+    """Pre-norm attention and SwiGLU."""
+
+    def __init__(self, cfg: DecoderConfig, dtype: Any, rngs: nnx.Rngs):
+        self.input_norm = rms_norm(cfg.width, cfg.norm_eps, dtype, rngs)
+        self.attention = SelfAttention(cfg.width, cfg.heads, cfg.kv_heads, cfg.head_size, dtype=dtype, rngs=rngs)
+        self.mlp_norm = rms_norm(cfg.width, cfg.norm_eps, dtype, rngs)
+        self.gate_proj = linear(cfg.width, cfg.mlp_dim, ("embed", "mlp"), bias=False, dtype=dtype, rngs=rngs)
+        self.up_proj = linear(cfg.width, cfg.mlp_dim, ("embed", "mlp"), bias=False, dtype=dtype, rngs=rngs)
+        self.down_proj = linear(cfg.mlp_dim, cfg.width, ("mlp", "embed"), bias=False, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x_NLD, rope, mask_NLS, cache: Cache | None, layer, index) -> tuple[jax.Array, Cache | None]:
+        """See ``SelfAttention.__call__``."""
+        mixed, cache = self.attention(self.input_norm(x_NLD), rope, mask_NLS, cache, layer, index)
+        x_NLD = constrain(x_NLD + mixed, "batch")
+        h = self.mlp_norm(x_NLD)
+        h = self.down_proj(jax.nn.silu(self.gate_proj(h)) * self.up_proj(h))
+        return constrain(x_NLD + h, "batch"), cache
+
+
+class LanguageModel(nnx.Module):
+    """Embedding table, trunk and text head; the part that reinforcement learning trains."""
+
+    def __init__(self, cfg: DecoderConfig, *, dtype: Any, remat: str, rngs: nnx.Rngs):
+        self.cfg, self.dtype, self.remat = cfg, dtype, remat
+        self.embed = nnx.Embed(
+            cfg.vocab_size,
+            cfg.width,
+            dtype=dtype,
+            rngs=rngs,
+            embedding_init=nnx.initializers.normal(0.02),
+            embedding_metadata={"logical": ("vocab", "embed")},
+        )
+        self.layers = stack(lambda streams: Block(cfg, dtype, streams), cfg.depth, rngs)
+        self.norm = rms_norm(cfg.width, cfg.norm_eps, dtype, rngs)
+        self.lm_head = linear(cfg.width, cfg.vocab_size, ("embed", "vocab"), bias=False, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        x_NLD: Float[Array, "N L D"],
+        positions: Int[Array, "N L"],
+        mask: Bool[Array, "N L S"],
+        cache: Cache | None = None,
+        index: Any = 0,
+    ) -> tuple[Float[Array, "N L D"], Cache | None]:
+        """Runs the trunk.
+
+        Args:
+          x_NLD: input embeddings.
+          positions: rotary positions.
+          mask: true where a query (row) may look at a key (column).
+          cache: written at ``index`` and attended to as a whole, or None to attend within ``x``.
+          index: first cache position of ``x``.
+
+        Returns:
+          states after the final norm, and the updated cache.
+        """
+        rope = rotary(positions, self.cfg.head_size, self.cfg.rope_theta)
+
+        def call(block, slice_):
+            layer, (x, cache) = slice_
+            return block(x, rope, mask, cache, layer, index)
+
+        carry = (constrain(x_NLD.astype(self.dtype), "batch"), cache)
+        x_NLD, cache = scan_layers(self.layers, call, carry, self.cfg.depth, self.remat)
+        return self.norm(x_NLD), cache
+
+    def logits(self, states: Float[Array, "... D"]) -> Float[Array, "... V"]:
+        """Text logits in float32."""
+        return self.lm_head(states).astype(jnp.float32)
+
+    def empty_cache(self, rows: int, length: int) -> Cache:
+        """A cache for ``rows`` sequences of up to ``length`` positions."""
+        return Cache.empty(self.cfg.depth, rows, length, self.cfg.kv_heads, self.cfg.head_size, self.dtype)

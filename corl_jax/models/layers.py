@@ -1,0 +1,98 @@
+"""Small parts that several networks share: linear maps with logical axes, the two-layer MLP, rotary positions, stacking.
+
+In: arrays ``[..., D]`` and NNX random streams. Out: arrays; parameters are float32 and cast to ``dtype`` for compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from corl_jax.core.errors import UserError
+
+REMAT_POLICIES: dict[str, Any] = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+"""What a block keeps for its backward pass, by name; ``none`` keeps everything."""
+
+
+def linear(
+    inputs: int, outputs: int, axes: tuple[str | None, str | None], *, bias: bool, dtype: Any, rngs: nnx.Rngs
+) -> nnx.Linear:
+    """A linear map whose kernel carries the logical ``axes``."""
+    return nnx.Linear(
+        inputs,
+        outputs,
+        use_bias=bias,
+        dtype=dtype,
+        rngs=rngs,
+        kernel_metadata={"logical": axes},
+        bias_metadata={"logical": axes[1:]},
+    )
+
+
+class Mlp2(nnx.Module):
+    """Linear, exact GELU, linear, with biases: the aligners and the image head (``modeling_janus.py``)."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int, axis: str, *, dtype: Any, rngs: nnx.Rngs):
+        self.fc1 = linear(inputs, hidden, (None, "mlp"), bias=True, dtype=dtype, rngs=rngs)
+        self.fc2 = linear(hidden, outputs, ("mlp", axis), bias=True, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "... A"]) -> Float[Array, "... E"]:
+        """``[..., inputs]`` to ``[..., outputs]``."""
+        return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
+
+
+def rotary(positions: Int[Array, "N L"], head_size: int, theta: float) -> tuple[jax.Array, jax.Array]:
+    """Cosine and sine ``[N, L, 1, C / 2]`` of the rotary angles, in float32."""
+    frequencies = theta ** (-jnp.arange(0, head_size, 2, dtype=jnp.float32) / head_size)
+    angles = positions[..., None].astype(jnp.float32) * frequencies
+    return jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
+
+
+def rotate(x_NLHC: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """Rotates the first half of every head against the second half, the layout of Hugging Face Llama."""
+    cos, sin = cos.astype(x_NLHC.dtype), sin.astype(x_NLHC.dtype)
+    first, second = jnp.split(x_NLHC, 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1)
+
+
+def stack(make: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) -> Any:
+    """``depth`` modules of one kind as one, every parameter with a leading layer axis."""
+
+    @nnx.split_rngs(splits=depth)
+    @nnx.vmap(in_axes=(0,), out_axes=0)
+    def build(streams: nnx.Rngs) -> nnx.Module:
+        return make(streams)
+
+    return build(rngs)
+
+
+def scan_layers(layers: nnx.Module, call: Callable[[Any, Any], Any], carry: Any, depth: int, remat: str = "none") -> Any:
+    """Runs stacked ``layers`` in order, ``carry = call(layer, index, carry)``, as one scan.
+
+    Args:
+      layers: from ``stack``.
+      call: ``(layer, (index, carry)) -> carry``; ``index`` is the traced number of the layer.
+      carry: activations, and the cache when decoding (carried, so that it is updated in place).
+      depth: number of layers.
+      remat: one of ``REMAT_POLICIES``.
+    """
+    if remat not in REMAT_POLICIES:
+        raise UserError(f"unknown remat policy {remat!r}; expected one of {', '.join(REMAT_POLICIES)}")
+    graphdef, state = nnx.split(layers)
+
+    def body(carry, slice_):
+        index, parameters = slice_
+        return call(nnx.merge(graphdef, parameters), (index, carry)), None
+
+    if remat != "none":
+        body = jax.checkpoint(body, policy=REMAT_POLICIES[remat], prevent_cse=False)
+    return jax.lax.scan(body, carry, (jnp.arange(depth), state))[0]

@@ -1,0 +1,44 @@
+"""The clipped surrogate of GRPO, per token. In: log-probs and advantages; out: a loss per token, to be weighted."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from corl_jax.core.errors import UserError
+
+CLIPS = ("ppo", "none")
+
+
+def surrogate(
+    log_probs: Float[Array, "..."],
+    old_log_probs: Float[Array, "..."] | None,
+    advantages: Float[Array, "..."],
+    *,
+    clip: str,
+    epsilon_low: float,
+    epsilon_high: float,
+) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]:
+    """``-min(rho A, clip(rho, 1 - low, 1 + high) A)`` per token (OThink-MR1 Eq. 4; CoRL has no clip).
+
+    Args:
+      log_probs: of the policy in training.
+      old_log_probs: of the policy that sampled, or None with one update per rollout: then the ratio is 1 and its
+        gradient is that of ``log_probs``.
+      advantages: broadcast against the tokens.
+      clip: ``ppo`` or ``none``.
+      epsilon_low, epsilon_high: width of the trust region.
+
+    Returns:
+      loss, ratio, and 1.0 where the clip is active, each per token.
+    """
+    if clip not in CLIPS:
+        raise UserError(f"unknown clip {clip!r}; expected one of {', '.join(CLIPS)}")
+    anchor = jax.lax.stop_gradient(log_probs if old_log_probs is None else old_log_probs)
+    ratio = jnp.exp(log_probs - anchor)
+    gain = ratio * advantages
+    if clip == "none":
+        return -gain, ratio, jnp.zeros_like(ratio)
+    clipped = jnp.clip(ratio, 1 - epsilon_low, 1 + epsilon_high) * advantages
+    return -jnp.minimum(gain, clipped), ratio, (clipped < gain).astype(jnp.float32)

@@ -1,0 +1,1 @@
+"""Foreign checkpoints in and out: tables of names, readers and writers of Hugging Face folders."""
