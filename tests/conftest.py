@@ -1,0 +1,29 @@
+"""Shared set-up: eight fake CPU devices, parsed absl flags (Grain reads them), one seed per test."""
+
+import os
+
+_DEVICES = "--xla_force_host_platform_device_count=8"
+if _DEVICES not in os.environ.get("XLA_FLAGS", ""):  # before jax is imported anywhere
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from absl import flags  # noqa: E402
+
+if not flags.FLAGS.is_parsed():
+    flags.FLAGS(["pytest"])
+
+
+@pytest.fixture
+def rng():
+    """A NumPy generator that is the same in every run."""
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def float64():
+    """Sixty-four bits for the length of a test, so that sums can be compared exactly."""
+    with jax.enable_x64(True):
+        yield
