@@ -41,9 +41,11 @@ def linear(
 class Mlp2(nnx.Module):
     """Linear, exact GELU, linear, with biases: the aligners and the image head (``modeling_janus.py``)."""
 
-    def __init__(self, inputs: int, hidden: int, outputs: int, axis: str, *, dtype: Any, rngs: nnx.Rngs):
-        self.fc1 = linear(inputs, hidden, (None, "mlp"), bias=True, dtype=dtype, rngs=rngs)
-        self.fc2 = linear(hidden, outputs, ("mlp", axis), bias=True, dtype=dtype, rngs=rngs)
+    def __init__(
+        self, inputs: int, hidden: int, outputs: int, axes: tuple[str, str], *, dtype: Any, rngs: nnx.Rngs
+    ):
+        self.fc1 = linear(inputs, hidden, (None, axes[0]), bias=True, dtype=dtype, rngs=rngs)
+        self.fc2 = linear(hidden, outputs, axes, bias=True, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "... A"]) -> Float[Array, "... E"]:
         """``[..., inputs]`` to ``[..., outputs]``."""

@@ -26,7 +26,7 @@ class Janus(nnx.Module):
         width, codes = cfg.decoder.width, cfg.image_tokenizer
         self.cfg = cfg
         self.vision_model = VisionTower(cfg.vision, dtype=dtype, remat=remat, rngs=rngs)
-        self.aligner = Mlp2(cfg.vision.width, width, width, "embed", dtype=dtype, rngs=rngs)
+        self.aligner = Mlp2(cfg.vision.width, width, width, ("mlp", "embed"), dtype=dtype, rngs=rngs)
         self.language_model = LanguageModel(cfg.decoder, dtype=dtype, remat=remat, rngs=rngs)
         self.gen_embed = nnx.Embed(
             codes.codebook_size,
@@ -36,8 +36,8 @@ class Janus(nnx.Module):
             embedding_init=nnx.initializers.normal(0.3),
             embedding_metadata={"logical": ("codes", "code_size")},
         )
-        self.gen_aligner = Mlp2(codes.code_dim, width, width, "embed", dtype=dtype, rngs=rngs)
-        self.gen_head = Mlp2(width, cfg.gen_head_dim, codes.codebook_size, "codes", dtype=dtype, rngs=rngs)
+        self.gen_aligner = Mlp2(codes.code_dim, width, width, ("mlp", "embed"), dtype=dtype, rngs=rngs)
+        self.gen_head = Mlp2(width, cfg.gen_head_dim, codes.codebook_size, ("embed", "codes"), dtype=dtype, rngs=rngs)
         self.image_tokenizer = ImageTokenizer(codes, rngs=rngs)
 
     def embed_text(self, tokens: Int[Array, "N L"]) -> Float[Array, "N L D"]:

@@ -67,6 +67,10 @@ class KlConfig:
             raise UserError(f"KL coefficients {self.start} and {self.end} must be at least 0")
         if not 0 < self.explore < 1:
             raise UserError(f"kl.explore={self.explore} is out of range; expected a share between 0 and 1")
+        if self.target <= 0 or not 0 <= self.rate < 1:
+            raise UserError(
+                f"kl.target={self.target} and kl.rate={self.rate}: expected a target above 0 and a rate in [0, 1)"
+            )
 
     @property
     def used(self) -> bool:
@@ -128,10 +132,10 @@ def adaptive(cfg: KlConfig, step: Any, coef: Any, kl: Any, total: int) -> Any:
 
 
 def initial(cfg: KlConfig, total: int) -> KlState:
-    """The coefficient of the first update."""
+    """The coefficient of the first update; ``adaptive`` begins at ``start``, as if the KL were on target."""
     zero = jnp.zeros((), jnp.int32)
-    start = jnp.asarray(cfg.start, jnp.float32)
-    return KlState(_float(schedules[cfg.schedule](cfg, zero, start, jnp.float32(0), total)), zero)
+    start, on_target = jnp.asarray(cfg.start, jnp.float32), jnp.asarray(cfg.target, jnp.float32)
+    return KlState(_float(schedules[cfg.schedule](cfg, zero, start, on_target, total)), zero)
 
 
 def advance(cfg: KlConfig, state: KlState, kl: Any, total: int) -> KlState:

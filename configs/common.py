@@ -1,0 +1,67 @@
+"""What every config shares: the argument after the colon, blocks with their defaults, mesh presets."""
+
+from __future__ import annotations
+
+import ml_collections
+
+from corl_jax.core.errors import UserError
+from corl_jax.models.config import SIZES
+
+MESHES = {
+    "auto": {"data": -1, "fsdp": 1, "tensor": 1},
+    "cpu": {"data": 1, "fsdp": 1, "tensor": 1},
+    "cpu8": {"data": 4, "fsdp": 2, "tensor": 1},
+}
+
+
+def parse_arg(arg: str | None, **defaults: str) -> dict[str, str]:
+    """``tiny`` or ``size=tiny,mesh=cpu8`` to values; a bare word is the size.
+
+    Raises:
+      UserError: a name that this config does not have, or an unknown size or mesh.
+    """
+    values = {"size": "tiny", "mesh": "auto"} | defaults
+    for part in filter(None, (arg or "").split(",")):
+        name, equals, value = part.partition("=")
+        name, value = (name, value) if equals else ("size", part)
+        if name not in values:
+            raise UserError(f"unknown config argument {name!r}; expected {', '.join(sorted(values))}")
+        values[name] = value
+    if values["size"] not in SIZES:
+        raise UserError(f"unknown model size {values['size']!r}; expected one of {', '.join(SIZES)}")
+    if values["mesh"] not in MESHES:
+        raise UserError(f"unknown mesh {values['mesh']!r}; expected one of {', '.join(MESHES)}")
+    return values
+
+
+def base(stage: str, arg: dict[str, str]) -> ml_collections.ConfigDict:
+    """The blocks that all stages have; a config fills in its own."""
+    c = ml_collections.ConfigDict()
+    c.stage = stage
+    c.seed = 0
+    c.steps = 0
+    c.batch_size = 0
+    c.microbatches = 1
+    c.updates_per_step = 1
+    c.init_from = ""  # "" from scratch, SOURCE, or PATTERN=SOURCE,... ; SOURCE: tiny, HF folder, work directory
+
+    c.model = ml_collections.ConfigDict({"size": arg["size"], "compute_dtype": "auto", "remat": "none"})
+    c.mesh = ml_collections.ConfigDict(MESHES[arg["mesh"]])
+    c.data = ml_collections.ConfigDict({"name": "shapes", "dir": ""})
+    c.optim = ml_collections.ConfigDict(
+        {
+            "learning_rate": 1e-3,
+            "warmup_ratio": 0.0,  # share of all updates
+            "schedule": "constant",
+            "final_fraction": 0.0,
+            "b1": 0.9,
+            "b2": 0.95,
+            "eps": 1e-8,
+            "weight_decay": 0.0,
+            "clip_norm": 1.0,
+        }
+    )
+    c.hooks = ml_collections.ConfigDict({"save_every": 0, "sample_every": 0, "tensorboard_every": 10, "keep": 2})
+    c.show = ("loss",)
+    c.alarm = ml_collections.ConfigDict({"watch": ("grad_norm",), "patience": 20})
+    return c

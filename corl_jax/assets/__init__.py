@@ -1,0 +1,1 @@
+"""Files that ship with the package: ``tiny/``, the base policy of the embedded world."""

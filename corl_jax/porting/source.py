@@ -1,0 +1,90 @@
+"""Where a policy comes from: the shipped base, a Hugging Face folder, or a work directory; one way to open all three.
+
+In: what a user typed. Out: sizes, parameters on the host or placed, the folder of the text tokenizer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.resources
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from corl_jax.core.errors import UserError
+from corl_jax.core.types import Params
+from corl_jax.engine.handoff import load_params as load_checkpoint
+from corl_jax.engine.handoff import saved_manifest, saved_shapes
+from corl_jax.models.config import DecoderConfig, ImageTokenizerConfig, JanusConfig, VisionConfig
+from corl_jax.porting.load import load_config, load_params
+
+TINY = "tiny"
+
+
+def tiny_folder() -> pathlib.Path:
+    """The shipped base policy, also inside an installed wheel."""
+    return pathlib.Path(str(importlib.resources.files("corl_jax.assets"))) / "tiny"
+
+
+def config_to_json(cfg: JanusConfig) -> dict[str, Any]:
+    """Sizes as JSON, for manifests."""
+    return json.loads(json.dumps(dataclasses.asdict(cfg)))
+
+
+def config_from_json(raw: Mapping[str, Any]) -> JanusConfig:
+    """The inverse of ``config_to_json``."""
+    vq = dict(raw["image_tokenizer"])
+    vq["channel_multipliers"] = tuple(vq["channel_multipliers"])
+    return JanusConfig(
+        VisionConfig(**raw["vision"]), DecoderConfig(**raw["decoder"]), ImageTokenizerConfig(**vq), raw["gen_head_dim"]
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """An opened source of weights.
+
+    Attributes:
+      name: what the user typed.
+      cfg: sizes of the model.
+      tokenizer: folder with the text tokenizer's files.
+      folder: Hugging Face folder, or None.
+      workdir: work directory, or None.
+    """
+
+    name: str
+    cfg: JanusConfig
+    tokenizer: pathlib.Path
+    folder: pathlib.Path | None = None
+    workdir: pathlib.Path | None = None
+
+    def paths(self) -> set[str] | None:
+        """Parameter paths of a work directory, which may hold only a part of the model; None for a whole model."""
+        return None if self.workdir is None else set(saved_shapes(self.workdir))
+
+    def params(self, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> Params:
+        """Parameters ``wanted`` (shape, dtype and sharding by path), placed."""
+        if self.workdir is not None:
+            return load_checkpoint(self.workdir, dict(wanted))
+        assert self.folder is not None
+        host = load_params(self.folder, self.cfg)
+        return {path: jax.device_put(np.asarray(host[path], s.dtype), s.sharding) for path, s in wanted.items()}
+
+
+def open_source(name: str) -> Source:
+    """Opens ``tiny``, a Hugging Face folder or a work directory.
+
+    Raises:
+      UserError: nothing of the kind is there, or it is not a policy of ours.
+    """
+    folder = tiny_folder() if name == TINY else pathlib.Path(name).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"policy {name!r} is no folder; expected {TINY!r}, a Hugging Face folder or a work directory")
+    if (folder / "checkpoints").is_dir():
+        manifest = saved_manifest(folder)
+        return Source(name, config_from_json(manifest.model), folder / "tokenizer", workdir=folder)
+    return Source(name, load_config(folder), folder, folder=folder)

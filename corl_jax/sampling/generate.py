@@ -1,0 +1,89 @@
+"""Compiled rollouts: prompts in, ``Rollout`` out; one program for pictures, one for text.
+
+Guidance, temperature and keys are traced, so only shapes compile anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from corl_jax.core.sharding import constrain
+from corl_jax.core.trees import bind
+from corl_jax.core.types import Params, Prompts, Rollout
+from corl_jax.models.config import JanusConfig
+from corl_jax.objectives.distribution import Sampling
+from corl_jax.sampling.decode import decode_image, decode_text
+from corl_jax.sampling.layout import SpecialIds
+from corl_jax.sampling.score import score
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """The programs of one model definition; parameters are arguments, so policy and reference share them.
+
+    Attributes:
+      graphdef: from ``core.trees.flatten``.
+      cfg: sizes.
+      ids: special ids.
+    """
+
+    graphdef: Any
+    cfg: JanusConfig
+    ids: SpecialIds
+
+    def sampling(self, modality: str, *, guidance: Any = 1.0, temperature: Any = 1.0) -> Sampling:
+        """Settings with traced scalars, and for text the banned ids."""
+        banned = self.ids.banned_mask(self.cfg.decoder.vocab_size) if modality == "text" else None
+        return Sampling(jnp.float32(guidance), jnp.float32(temperature), 1.0, 0, banned)
+
+    def draw(self, params: Params, prompts: Prompts, keys: jax.Array, sampling: Sampling, guided: bool = True) -> Rollout:
+        """``G`` pictures per prompt, decoded to pixels in the same program.
+
+        Args:
+          params: of the whole model.
+          prompts: ``B`` prompts that end in the begin-of-image token.
+          keys: ``[B, G]``, one per sample.
+          sampling: from ``self.sampling("image", ...)``.
+          guided: False skips the unconditional stream, which guidance 1 does not need.
+        """
+        codes, log_probs, pixels = _draw(self, params, prompts, keys, sampling, guided)
+        return Rollout(codes, jnp.ones(codes.shape, bool), log_probs, pixels, "image")
+
+    def write(self, params: Params, prompts: Prompts, keys: jax.Array, sampling: Sampling, length: int) -> Rollout:
+        """``G`` texts of at most ``length`` tokens per prompt; arguments as in ``draw``."""
+        tokens, mask, log_probs = _write(self, params, prompts, keys, sampling, length)
+        return Rollout(tokens, mask, log_probs, None, "text")
+
+    def log_probs(self, params: Params, prompts: Prompts, rollout: Rollout, sampling: Sampling, **how: bool) -> jax.Array:
+        """``[B, G, T]`` of a rollout under ``params``; ``how`` as in ``score``."""
+        return _score(self, params, prompts, rollout.tokens, sampling, rollout.modality, **how)
+
+    def __hash__(self) -> int:
+        return hash((self.graphdef, self.cfg, self.ids))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 5))
+def _draw(sampler: Sampler, params: Params, prompts: Prompts, keys: Any, sampling: Sampling, guided: bool) -> Any:
+    model = bind(sampler.graphdef, params)
+    codes, log_probs = decode_image(model, prompts, keys, sampling, sampler.ids, guided)
+    pictures = model.image_tokenizer.decode(constrain(codes, "batch"))
+    pixels = jnp.clip((pictures + 1) / 2 * 255, 0, 255).astype(jnp.uint8)
+    return tuple(leaf.reshape(*keys.shape, *leaf.shape[1:]) for leaf in (codes, log_probs, pixels))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 5))
+def _write(sampler: Sampler, params: Params, prompts: Prompts, keys: Any, sampling: Sampling, length: int) -> Any:
+    model = bind(sampler.graphdef, params)
+    out = decode_text(model, prompts, keys, sampling, sampler.ids, length)
+    return tuple(leaf.reshape(*keys.shape, length) for leaf in out)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 5), static_argnames=("guided", "shared_prefix"))
+def _score(sampler: Sampler, params: Params, prompts: Prompts, tokens: Any, sampling: Sampling, modality: str, **how: Any) -> Any:
+    model = bind(sampler.graphdef, params)
+    return score(model, prompts, tokens, sampling, sampler.ids, modality=modality, **how)[0]

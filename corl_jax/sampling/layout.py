@@ -1,0 +1,86 @@
+"""Where every token of a prompt and its completions sits: positions, masks, and the prompt that says nothing.
+
+In: left-padded prompts and numbers of samples. Out: integer positions and boolean masks for the trunk.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from corl_jax.data.text import TextTokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class SpecialIds:
+    """Ids that shape programs, resolved from the checkpoint's tokenizer; ``banned`` never appear in sampled text."""
+
+    pad: int
+    eos: int
+    image: int
+    banned: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tokenizer: TextTokenizer, vocab_size: int) -> SpecialIds:
+        """The ids of ``tokenizer`` for a text head of ``vocab_size``."""
+        banned = tokenizer.banned_text_ids(vocab_size).nonzero()[0]
+        return cls(tokenizer.pad_id, tokenizer.eos_id, tokenizer.image_id, tuple(int(i) for i in banned))
+
+    def banned_mask(self, vocab_size: int) -> Bool[Array, "V"]:
+        """Bool ``[V]``."""
+        return jnp.zeros(vocab_size, bool).at[jnp.array(self.banned, jnp.int32)].set(True)
+
+
+def prompt_positions(mask: Bool[Array, "B P"]) -> Int[Array, "B P"]:
+    """Positions that count real tokens from 0; padding sits at 0, unseen."""
+    return jnp.maximum(jnp.cumsum(mask, 1) - 1, 0).astype(jnp.int32)
+
+
+def prompt_mask(mask: Bool[Array, "B P"]) -> Bool[Array, "B P P"]:
+    """Causal, and blind to padding."""
+    length = mask.shape[1]
+    return jnp.tril(jnp.ones((length, length), bool))[None] & mask[:, None, :]
+
+
+def unconditional_tokens(
+    tokens: Int[Array, "B P"], mask: Bool[Array, "B P"], pad: int
+) -> Int[Array, "B P"]:
+    """The prompt without its words: all but the first and last real token become padding that is attended to.
+
+    Equal to replacing before padding, so that BOS survives in every row (decisions 23).
+    """
+    column = jnp.arange(tokens.shape[1])
+    first = jnp.argmax(mask, 1)[:, None]
+    keep = (column == first) | (column == tokens.shape[1] - 1)
+    return jnp.where(keep, tokens, pad)
+
+
+def packed(
+    mask: Bool[Array, "R P"], samples: int, length: int
+) -> tuple[Int[Array, "R L"], Bool[Array, "R L L"]]:
+    """Positions and mask of rows that hold one prompt and ``samples`` completions of ``length`` inputs each.
+
+    A completion sees the prompt and its own past, never its neighbours::
+
+            prompt  a a  b b
+        p   x
+        a   x       x
+        a   x       x x
+        b   x            x
+        b   x            x x
+
+    Returns:
+      positions ``[R, L]`` and mask ``[R, L, L]`` with ``L = P + samples * length``.
+    """
+    rows, prompt = mask.shape
+    own = jnp.arange(samples * length)
+    sample, step = own // length, own % length
+    real = jnp.sum(mask, 1, keepdims=True)
+    positions = jnp.concatenate([prompt_positions(mask), real + step[None]], 1)
+    causal = (sample[:, None] == sample[None]) & (step[:, None] >= step[None])
+    top = jnp.concatenate([prompt_mask(mask), jnp.zeros((rows, prompt, samples * length), bool)], 2)
+    left = jnp.broadcast_to(mask[:, None, :], (rows, samples * length, prompt))
+    bottom = jnp.concatenate([left, jnp.broadcast_to(causal[None], (rows, *causal.shape))], 2)
+    return positions.astype(jnp.int32), jnp.concatenate([top, bottom], 1)

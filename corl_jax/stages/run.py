@@ -1,0 +1,95 @@
+"""From a config to a finished run: the stage by name, the loop, and what comes before and after it.
+
+In: a plain config and a work directory. Out: the files of the run. The same call resumes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from corl_jax.core.errors import UserError
+from corl_jax.core.sharding import use
+from corl_jax.engine.alarm import AlarmConfig
+from corl_jax.engine.hooks import Hook
+from corl_jax.engine.loop import LoopConfig, StepResult, train
+from corl_jax.engine.optim import OptimConfig, Optimizer, make_optimizer
+from corl_jax.engine.update import make_update
+from corl_jax.engine.workdir import Workdir, open_workdir
+from corl_jax.porting.source import config_to_json
+from corl_jax.stages.assembly import Parts, assemble
+from corl_jax.stages.settings import HookSettings, block
+from corl_jax.stages.tokenizer import TokenizerStage
+
+STAGES: dict[str, Callable[[Mapping[str, Any], Parts, Optimizer], Any]] = {
+    "tokenizer": TokenizerStage,
+}
+"""Stage name in a config to its class."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Assembled:
+    """A run that is ready to go."""
+
+    stage: Any
+    parts: Parts
+    workdir: Workdir
+    loop: LoopConfig
+    optimizer: Optimizer
+    microbatches: int
+    hooks: list[Hook]
+
+
+def prepare(config: Mapping[str, Any], workdir: str | Path) -> Assembled:
+    """Opens the work directory and builds everything that training needs.
+
+    Raises:
+      UserError: any value of the config that is wrong, or a work directory of another run; nothing is then trained.
+    """
+    name = config["stage"]
+    if name not in STAGES:
+        raise UserError(f"unknown stage {name!r}; expected one of {', '.join(STAGES)}")
+    if not isinstance(config["steps"], int) or config["steps"] < 1:
+        raise UserError(f"config.steps={config['steps']!r} is no length of a run; expected a whole number from 1 on")
+    hooks = block(HookSettings, config["hooks"], "hooks")
+    optimizer = make_optimizer(optim_config(config))
+    opened = open_workdir(workdir, config)
+    parts = assemble(config, opened.path)
+    stage = STAGES[name](config, parts, optimizer)
+    loop = LoopConfig(
+        steps=config["steps"],
+        save_every=hooks.save_every,
+        keep=hooks.keep,
+        tensorboard_every=hooks.tensorboard_every,
+        show=tuple(config["show"]),
+        alarm=AlarmConfig(tuple(config["alarm"]["watch"]), config["alarm"]["patience"]),
+    )
+    return Assembled(stage, parts, opened, loop, optimizer, config["microbatches"], stage.hooks(hooks.sample_every))
+
+
+def optim_config(config: Mapping[str, Any]) -> OptimConfig:
+    """The block ``optim``; schedules run over all updates, the warm-up over ``warmup_ratio`` of them."""
+    updates = config["steps"] * config["updates_per_step"]
+    raw = dict(config["optim"])
+    if "warmup_ratio" not in raw or not 0 <= raw["warmup_ratio"] < 1:
+        raise UserError("config.optim.warmup_ratio is missing or out of range; expected a share from 0 up to 1")
+    warmup = int(updates * raw.pop("warmup_ratio"))
+    return block(OptimConfig, raw, "optim", total_steps=updates, warmup_steps=warmup)
+
+
+def steps(run: Assembled) -> Iterator[StepResult]:
+    """Trains, one step at a time; resumes what the work directory holds."""
+    with use(run.parts.sharder):
+        update = make_update(run.stage.loss, run.stage.after, run.optimizer, run.microbatches)
+        yield from train(
+            run.stage, update, run.loop, run.workdir, config_to_json(run.parts.cfg), hooks=run.hooks
+        )
+
+
+def run(config: Mapping[str, Any], workdir: str | Path) -> None:
+    """Trains to the end."""
+    assembled = prepare(config, workdir)
+    for _ in steps(assembled):
+        pass

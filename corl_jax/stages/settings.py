@@ -1,0 +1,77 @@
+"""Blocks of a config as typed, frozen dataclasses; read once, at the door of a stage.
+
+In: a ConfigDict. Out: dataclasses. A field without a home, or a home without a field, is an error that lists the names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from corl_jax.core.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    """``size``: a name in ``models.config.SIZES``, used from scratch; ``compute_dtype``: ``auto`` is float32 on CPU, else
+    bfloat16; ``remat``: a name in ``models.layers.REMAT_POLICIES``."""
+
+    size: str
+    compute_dtype: str
+    remat: str
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+    """``name``: ``shapes``, the embedded world; ``dir``: where it is kept, empty for the user's cache."""
+
+    name: str
+    dir: str
+
+
+@dataclasses.dataclass(frozen=True)
+class HookSettings:
+    """Steps between checkpoints, sample sheets and TensorBoard rows; 0 for never (checkpoints: at the end only)."""
+
+    save_every: int
+    sample_every: int
+    tensorboard_every: int
+    keep: int
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalSettings:
+    """Evaluation before and after: ``n`` held-out records, pictures at every guidance in ``guidances``, seed of its own.
+
+    ``batch``: records per compiled call. ``n=0`` skips evaluation.
+    """
+
+    n: int
+    guidances: tuple[float, ...]
+    seed: int
+    batch: int
+
+
+def block(cls: type[T], raw: Mapping[str, Any], name: str, **derived: Any) -> T:
+    """``raw`` as a ``cls``.
+
+    Args:
+      cls: a dataclass.
+      raw: block of the config.
+      name: of the block, for errors.
+      derived: fields that the config does not hold.
+
+    Raises:
+      UserError: unknown or missing fields.
+    """
+    fields = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()} | derived
+    if unknown := sorted(values.keys() - fields):
+        raise UserError(f"config.{name} has unknown fields {', '.join(unknown)}; expected {', '.join(sorted(fields))}")
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise UserError(f"config.{name}: {error}; expected {', '.join(sorted(fields))}") from None
