@@ -1,0 +1,64 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from corl_jax.core.errors import UserError
+from corl_jax.objectives.advantages import EPSILON, paired, scales
+
+REWARDS = jnp.asarray([[1.0, 2.0, 3.0, 6.0], [0.0, 0.0, 1.0, 1.0]])
+
+
+def test_group_scale_by_hand():
+    # row 0: mean 3, deviations -2 -1 0 3, squares 4 1 0 9, ddof 1 -> std sqrt(14 / 3)
+    std = np.sqrt(14 / 3)
+    expected = np.asarray([-2, -1, 0, 3]) / (std + 1e-4)
+    np.testing.assert_allclose(scales["group"](REWARDS)[0], expected, rtol=1e-6)
+    np.testing.assert_allclose(scales["group"](REWARDS)[1], np.asarray([-1, -1, 1, 1]) / 2 / (np.sqrt(1 / 3) + 1e-4),
+                               rtol=1e-6)  # fmt: skip
+
+
+def test_batch_and_none_scales_by_hand():
+    centred = np.asarray([[-2, -1, 0, 3], [-0.5, -0.5, 0.5, 0.5]])
+    np.testing.assert_allclose(scales["none"](REWARDS), centred)
+    np.testing.assert_allclose(scales["batch"](REWARDS), centred / (np.sqrt(15 / 7) + EPSILON), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["group", "batch", "none"])
+def test_a_constant_added_to_a_group_changes_nothing(name):
+    shifted = REWARDS + jnp.asarray([[5.0], [-3.0]])
+    np.testing.assert_allclose(scales[name](shifted), scales[name](REWARDS), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["group", "batch", "none"])
+def test_equal_rewards_give_zero(name):
+    np.testing.assert_array_equal(scales[name](jnp.full((2, 4), 0.5)), 0)
+
+
+def test_pairings_by_hand():
+    image, text = REWARDS, jnp.asarray([[1.0, 0.0, 0.0, 1.0], [0.0, 1.0, 2.0, 0.0]])
+    scale = scales["group"]
+    ours = {
+        name: paired(image, text, pairing=name, scale="group", text_weight=0.8)
+        for name in ("unified", "separate", "sum_of_advantages")
+    }
+    np.testing.assert_allclose(ours["unified"][0], scale(image + 0.8 * text))
+    np.testing.assert_allclose(ours["sum_of_advantages"][0], scale(image) + 0.8 * scale(text))
+    for name in ("unified", "sum_of_advantages"):
+        np.testing.assert_array_equal(*ours[name])
+    np.testing.assert_allclose(ours["separate"][0], scale(image))
+    np.testing.assert_allclose(ours["separate"][1], scale(text))  # its own weight, not 0.8
+
+
+def test_separate_takes_more_questions_than_prompts():
+    image, text = paired(REWARDS, jnp.ones((5, 2)), pairing="separate", scale="none", text_weight=0.8)
+    assert image.shape == (2, 4) and text.shape == (5, 2)
+
+
+def test_errors_name_the_thing():
+    arguments = {"scale": "group", "text_weight": 0.8}
+    with pytest.raises(UserError, match=r"'unified' needs as many answers.*\(3, 4\) and \(2, 4\)"):
+        paired(REWARDS, jnp.ones((3, 4)), pairing="unified", **arguments)
+    with pytest.raises(UserError, match="unknown pairing 'unifed'; expected one of unified, separate"):
+        paired(REWARDS, REWARDS, pairing="unifed", **arguments)
+    with pytest.raises(UserError, match="unknown advantage scale 'std'; expected one of batch, group, none"):
+        paired(REWARDS, REWARDS, pairing="unified", scale="std", text_weight=0.8)
