@@ -1,0 +1,160 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from corl_jax.core.errors import UserError
+from corl_jax.core.trees import bind
+from corl_jax.models.attention import attend
+from corl_jax.models.decoder import LanguageModel
+from corl_jax.models.layers import linear, rotary, rotate, scan_layers, stack
+
+N, L, D = 2, 9, 32
+
+
+def causal(length):
+    return jnp.tril(jnp.ones((length, length), bool))[None]
+
+
+def run(lm, x, positions=None, mask=None):
+    positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2]) if positions is None else positions
+    return lm(x, positions, causal(x.shape[1]) if mask is None else mask)[0]
+
+
+@pytest.fixture(scope="module")
+def lm(model):
+    return model.language_model
+
+
+@pytest.fixture(scope="module")
+def x():
+    return jax.random.normal(jax.random.key(5), (N, L, D))
+
+
+def test_no_state_depends_on_the_future(lm, x):
+    """Gradient of one state by all inputs: zero after it and in other rows, not zero up to it."""
+    at = 4
+    grad = jax.jit(jax.grad(lambda x: jnp.sum(run(lm, x)[0, at] ** 2)))(x)
+    size = np.abs(grad).max(-1)
+    assert (size[0, : at + 1] > 0).all()
+    np.testing.assert_array_equal(size[0, at + 1 :], 0)
+    np.testing.assert_array_equal(size[1], 0)
+
+
+def test_left_padding_changes_nothing(lm, x):
+    pad = 3
+    plain = jax.jit(run)(lm, x)
+    junk = jax.random.normal(jax.random.key(9), (N, pad, D))
+    padded = jnp.concatenate([junk, x], 1)
+    mask = causal(L + pad) & (jnp.arange(L + pad) >= pad)[None, None]
+    positions = jnp.broadcast_to(jnp.maximum(jnp.arange(L + pad) - pad, 0), (N, L + pad))
+    from_zero = run(lm, padded, positions, mask)
+    assert np.isfinite(from_zero).all()
+    np.testing.assert_allclose(from_zero[:, pad:], plain, atol=1e-5)
+    shifted = run(lm, padded, jnp.broadcast_to(jnp.arange(L + pad), (N, L + pad)), mask)
+    np.testing.assert_allclose(shifted[:, pad:], plain, atol=1e-4)  # only differences of positions count
+
+
+def test_padding_gives_finite_gradients(lm, x):
+    mask = causal(L) & (jnp.arange(L) >= 3)[None, None]  # the first three queries see nothing at all
+    grad = jax.jit(jax.grad(lambda x: jnp.sum(run(lm, x, None, mask)[:, 3:] ** 2)))(x)
+    assert np.isfinite(grad).all()
+    np.testing.assert_array_equal(grad[:, :3], 0)
+
+
+def test_cached_decode_equals_the_full_forward(lm, x):
+    prompt, longer = 4, L + 2  # two cache slots stay empty
+    full = jax.jit(run)(lm, x)
+    slots = jnp.arange(longer)
+
+    @jax.jit
+    def forward(lm, x, cache, index):
+        at = index + jnp.arange(x.shape[1])
+        mask = (slots[None, :] <= at[:, None])[None]
+        return lm(x, jnp.broadcast_to(at, x.shape[:2]), mask, cache, index)
+
+    states, cache = forward(lm, x[:, :prompt], lm.empty_cache(N, longer), 0)
+    pieces = [states]
+    for i in range(prompt, L):
+        states, cache = forward(lm, x[:, i : i + 1], cache, jnp.asarray(i))
+        pieces.append(states)
+    np.testing.assert_allclose(jnp.concatenate(pieces, 1), full, atol=1e-5)
+    assert cache.k.shape == (3, N, longer, 2, 8) and not cache.k[:, :, L:].any()
+
+
+def test_tiled_cache_serves_the_group_in_order(lm, x):
+    _, cache = lm(x, jnp.broadcast_to(jnp.arange(L), (N, L)), causal(L), lm.empty_cache(N, L))
+    tiled = cache.tile(3)
+    np.testing.assert_array_equal(tiled.k[:, :3], jnp.repeat(cache.k[:, :1], 3, 1))
+    np.testing.assert_array_equal(tiled.v[:, 3:], jnp.repeat(cache.v[:, 1:], 3, 1))
+
+
+def test_scan_equals_an_unrolled_loop(lm, x):
+    scanned = jax.jit(run)(lm, x)
+    graphdef, state = nnx.split(lm.layers)
+    rope = rotary(jnp.broadcast_to(jnp.arange(L), (N, L)), 8, lm.cfg.rope_theta)
+    y = x
+    for i in range(3):
+        block = nnx.merge(graphdef, jax.tree.map(lambda leaf, i=i: leaf[i], state))
+        y, _ = block(y, rope, causal(L), None, i, 0)
+    np.testing.assert_allclose(lm.norm(y), scanned, atol=1e-5)
+
+
+def test_layers_are_initialised_differently():
+    layers = stack(lambda rngs: linear(64, 48, ("embed", "mlp"), bias=False, dtype=None, rngs=rngs), 3, nnx.Rngs(0))
+    kernel = np.asarray(layers.kernel[...])
+    assert kernel.shape == (3, 64, 48) and not np.allclose(kernel[0], kernel[1])
+    np.testing.assert_allclose(kernel.std((1, 2)), 64**-0.5, rtol=0.1)  # fan-in of one layer, not of the stack
+
+
+@pytest.fixture(scope="module")
+def by_policy(small, x):
+    cfg = bind(*small).cfg.decoder
+    params = {k.removeprefix("language_model/"): v for k, v in small[1].items() if k.startswith("language_model/")}
+    out = {}
+    for remat in ("none", "full", "dots"):
+        shapes = nnx.eval_shape(lambda r=remat: LanguageModel(cfg, dtype=jnp.float32, remat=r, rngs=nnx.Rngs(0)))
+        graphdef, _ = nnx.split(shapes)
+        loss = lambda p, g=graphdef: jnp.sum(jnp.sin(run(bind(g, p), x)))  # noqa: E731
+        out[remat] = (jax.jit(jax.grad(loss))(params), str(jax.make_jaxpr(jax.grad(loss))(params)))
+    return out
+
+
+def test_remat_changes_no_gradient(by_policy):
+    for remat in ("full", "dots"):
+        for path, grad in by_policy["none"][0].items():
+            np.testing.assert_allclose(by_policy[remat][0][path], grad, atol=2e-5, rtol=1e-4, err_msg=path)
+
+
+def test_remat_is_really_on(by_policy):
+    assert "checkpoint" not in by_policy["none"][1] and "remat" not in by_policy["none"][1]
+    for remat in ("full", "dots"):
+        assert "checkpoint" in by_policy[remat][1] or "remat" in by_policy[remat][1]
+
+
+def test_unknown_remat_is_named():
+    layers = stack(lambda rngs: nnx.Linear(2, 2, rngs=rngs), 2, nnx.Rngs(0))
+    with pytest.raises(UserError, match="unknown remat policy 'ful'; expected one of none, full, dots"):
+        scan_layers(layers, lambda layer, s: layer(s[1]), jnp.ones((1, 2)), 2, "ful")
+
+
+def test_rotation_keeps_norms_and_depends_on_differences_only(rng):
+    q, k = (jnp.asarray(rng.normal(size=(1, 1, 1, 8)), jnp.float32) for _ in range(2))
+
+    def at(vector, position):
+        return rotate(vector, *rotary(jnp.asarray([[position]]), 8, 10000.0))
+
+    np.testing.assert_allclose(jnp.linalg.norm(at(q, 7)), jnp.linalg.norm(q), rtol=1e-5)
+    np.testing.assert_allclose(jnp.vdot(at(q, 7), at(k, 4)), jnp.vdot(at(q, 103), at(k, 100)), atol=1e-4)
+    np.testing.assert_array_equal(at(q, 0), q)
+
+
+def test_attention_by_hand_with_shared_heads(rng):
+    q, k, v = (rng.normal(size=(1, 3, heads, 4)).astype(np.float32) for heads in (4, 2, 2))
+    mask = np.tril(np.ones((3, 3), bool))
+    got = attend(jnp.asarray(q), jnp.asarray(k), jnp.asarray(v), jnp.asarray(mask)[None])
+    for head in range(4):
+        scores = np.where(mask, q[0, :, head] @ k[0, :, head // 2].T / 2, -np.inf)
+        weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+        np.testing.assert_allclose(got[0, :, head], weights @ v[0, :, head // 2], atol=1e-5)
