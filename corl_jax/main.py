@@ -8,15 +8,14 @@ In: flags. Out: a work directory. Bad input ends with one line and exit code 2.
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import sys
 
-import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.runtime import set_up_jax
 
 FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/, with its argument after a colon")
@@ -43,20 +42,12 @@ def parse(argv: list[str]) -> tuple[dict, pathlib.Path]:
     return json.loads(CONFIG.value.to_json_best_effort()), pathlib.Path(WORKDIR.value or f"runs/{name}")
 
 
-def set_up_jax() -> None:
-    """Persistent compilation cache, and sampling that does not depend on the mesh."""
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "corl_jax" / "xla"
-    jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    jax.config.update("jax_threefry_partitionable", True)
-    logging.set_verbosity(logging.WARNING)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Runs one config to its end; the exit code."""
     try:
         config, workdir = parse(sys.argv if argv is None else argv)
         set_up_jax()
+        logging.set_verbosity(logging.WARNING)
         from corl_jax.stages.run import run  # after the flags: an error there should not wait for the libraries
 
         run(config, workdir)

@@ -133,6 +133,7 @@ class PolicyBatch:
       prompts: what was asked, ``B`` rows.
       tokens: int32 ``[B, G, T]`` completions.
       mask: bool ``[B, G, T]`` which of their positions were sampled.
+      sampler_log_probs: ``[B, G, T]`` as the sampler saw them, for the mismatch metric alone.
       old_log_probs: ``[B, G, T]`` of the policy that sampled, replayed by the scorer, or None for one update per rollout.
       ref_log_probs: ``[B, G, T]`` of the frozen reference, or None when the KL coefficient is 0 throughout.
       advantages: ``[B, G]``.
@@ -142,6 +143,7 @@ class PolicyBatch:
     prompts: Prompts
     tokens: Any
     mask: Any
+    sampler_log_probs: Any
     old_log_probs: Any
     ref_log_probs: Any
     advantages: Any

@@ -21,10 +21,14 @@ from corl_jax.engine.workdir import Workdir, open_workdir
 from corl_jax.porting.source import config_to_json
 from corl_jax.stages.assembly import Parts, assemble
 from corl_jax.stages.settings import HookSettings, block
+from corl_jax.stages.rl import RlStage
+from corl_jax.stages.sft import SftStage
 from corl_jax.stages.tokenizer import TokenizerStage
 
 STAGES: dict[str, Callable[[Mapping[str, Any], Parts, Optimizer], Any]] = {
     "tokenizer": TokenizerStage,
+    "sft": SftStage,
+    "rl": RlStage,
 }
 """Stage name in a config to its class."""
 

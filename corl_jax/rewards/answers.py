@@ -1,0 +1,84 @@
+"""Pure string reading: tags, answers, options, number words, overlap. In: strings; out: strings, verdicts, fractions."""
+
+from __future__ import annotations
+
+import collections
+import re
+from collections.abc import Sequence
+
+WELL_FORMED = re.compile(r"<think>((?:(?!</?think>|</?answer>).)*)</think>\s*<answer>((?:(?!</?think>|</?answer>).)*)</answer>", re.S)
+ANSWER = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.S)
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+
+
+def well_formed(text: str, *, strict_whitespace: bool = False) -> bool:
+    """Whether the whole text is one ``<think>..</think>`` followed by one ``<answer>..</answer>``, each tag once.
+
+    Outer whitespace is stripped first unless ``strict_whitespace`` (decisions 19).
+    """
+    return WELL_FORMED.fullmatch(text if strict_whitespace else text.strip()) is not None
+
+
+def extract_answer(text: str) -> str:
+    """What stands inside the last well-formed ``<answer>``; without one, the whole text (decisions 20). Stripped."""
+    found = ANSWER.findall(text)
+    return (found[-1] if found else text).strip()
+
+
+def normalise(text: str) -> str:
+    """Lower case, number words as digits, no articles or outer punctuation, single spaces."""
+    words = re.sub(r"[^\w\s.%/+-]", " ", text.lower()).split()
+    words = [word.strip(".") for word in words]
+    digits = {word: str(number) for number, word in enumerate(NUMBERS)}
+    return " ".join(digits.get(word, word) for word in words if word and word not in ("a", "an", "the"))
+
+
+def option_of(answer: str, choices: Sequence[str]) -> str | None:
+    """The letter that an answer to multiple choice means, or None.
+
+    Read in this order: a lone letter with or without brackets or a dot (``B``, ``(b)``, ``B.``), a letter before the
+    option's own text (``B. red``), the option's text alone, or one letter announced as the answer (``the answer is B``).
+    A letter inside prose, such as the article ``a``, is no answer.
+    """
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(choices)]
+    text = answer.strip()
+    lone = re.fullmatch(r"[(\[]?([A-Za-z])[)\].:]*", text)
+    if lone and lone.group(1).upper() in letters:
+        return lone.group(1).upper()
+    lettered = re.fullmatch(r"[(\[]?([A-Za-z])[)\].:]+\s*(.+)", text, re.S)
+    if lettered and lettered.group(1).upper() in letters:
+        letter = lettered.group(1).upper()
+        if normalise(lettered.group(2)) == normalise(choices[letters.index(letter)]):
+            return letter
+    same = [letter for letter, choice in zip(letters, choices, strict=True) if normalise(choice) == normalise(text)]
+    if len(same) == 1:
+        return same[0]
+    said = re.fullmatch(r"(?:the )?(?:correct )?(?:answer|option)(?: is|:)?\s*:?\s*[(\[]?([A-Za-z])[)\].]*", text, re.I)
+    return said.group(1).upper() if said and said.group(1).upper() in letters else None
+
+
+def is_right(completion: str, reference: str, qa_type: str, choices: Sequence[str] = ()) -> bool:
+    """Binary accuracy (decisions 18, 20): the option for multiple choice, exact match after normalisation otherwise."""
+    answer = extract_answer(completion)
+    if qa_type == "MC":
+        return option_of(answer, choices) == extract_answer(reference).strip(" .()").upper()
+    return normalise(answer) == normalise(extract_answer(reference))
+
+
+def token_f1(candidate: str, reference: str, order: int = 2) -> float:
+    """F1 of shared n-grams, averaged over ``n = 1 .. order``; bigrams make swapped attributes cost something.
+
+    A text too short to have n-grams of an order counts that order as matched only if both are the same.
+    """
+    left, right = normalise(candidate).split(), normalise(reference).split()
+    if not left or not right:
+        return float(left == right)
+    scores = []
+    for n in range(1, order + 1):
+        a = collections.Counter(tuple(left[i : i + n]) for i in range(len(left) - n + 1))
+        b = collections.Counter(tuple(right[i : i + n]) for i in range(len(right) - n + 1))
+        if not a or not b:
+            scores.append(float(left == right))
+            continue
+        scores.append(2 * (a & b).total() / (a.total() + b.total()))
+    return sum(scores) / len(scores)

@@ -1,0 +1,69 @@
+"""The registry of rewards and their weighted combination. In: completions; out: ``Scores``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from corl_jax.core.errors import UserError
+from corl_jax.core.registry import Registry
+from corl_jax.core.types import Completion, PolicyHandle, Scores
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardContext:
+    """What a reward may need beside completions: ``policy``, a narrow handle on the policy in training, or None."""
+
+    policy: PolicyHandle | None = None
+
+
+RewardFn = Callable[[Sequence[Completion], RewardContext], np.ndarray]
+"""``N`` completions to ``N`` finite floats, row by row."""
+
+rewards: Registry[RewardFn] = Registry("reward")
+
+
+def score(completions: Sequence[Completion], table: Mapping[str, float], context: RewardContext) -> Scores:
+    """Every reward of ``table`` on every completion.
+
+    Args:
+      completions: ``N`` of them.
+      table: reward name to weight; weight 0 is computed and logged only.
+      context: see ``RewardContext``.
+
+    Raises:
+      UserError: an unknown name, no reward at all, or a reward that fails or gives something that is no number; it
+        names the reward, the row and the cause. A failure is never a silent zero.
+    """
+    if not table:
+        raise UserError("no reward is configured; name at least one in the config's rewards block")
+    columns = [_column(name, completions, context) for name in table]
+    matrix = np.stack(columns, 1).astype(np.float32)
+    return Scores(tuple(table), matrix, matrix @ np.asarray(list(table.values()), np.float32))
+
+
+def _column(name: str, completions: Sequence[Completion], context: RewardContext) -> np.ndarray:
+    function = rewards[name]
+    try:
+        values = np.asarray(function(completions, context), np.float64)
+    except Exception as error:
+        row = _failing_row(function, completions, context)
+        raise UserError(f"reward {name!r} failed on {row}: {type(error).__name__}: {error}") from error
+    if values.shape != (len(completions),):
+        raise UserError(f"reward {name!r} gave shape {values.shape} for {len(completions)} completions; expected one each")
+    bad = np.flatnonzero(~np.isfinite(values))
+    if bad.size:
+        record = completions[bad[0]].record.id
+        raise UserError(f"reward {name!r} gave {values[bad[0]]} on row {bad[0]} (record {record!r}); expected a number")
+    return values
+
+
+def _failing_row(function: RewardFn, completions: Sequence[Completion], context: RewardContext) -> str:
+    for i, completion in enumerate(completions):
+        try:
+            function([completion], context)
+        except Exception:
+            return f"row {i} (record {completion.record.id!r})"
+    return "the batch as a whole"

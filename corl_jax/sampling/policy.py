@@ -1,0 +1,183 @@
+"""A policy to use: load it, let it draw, ask it. In: prompts, pictures, questions; out: pictures and texts."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import SingleDeviceSharding
+from PIL import Image
+
+from corl_jax.core.errors import UserError
+from corl_jax.core.runtime import compute_dtype, set_up_jax
+from corl_jax.core.trees import flatten_abstract
+from corl_jax.core.types import Params, Prompts, Rollout
+from corl_jax.data.images import load_image, preprocess
+from corl_jax.data.text import TextTokenizer, left_pad
+from corl_jax.models.config import JanusConfig
+from corl_jax.models.unified import abstract
+from corl_jax.objectives.distribution import check_sampling
+from corl_jax.porting.source import open_source
+from corl_jax.sampling.batching import batch_rows, batch_size, prompt_keys, take
+from corl_jax.sampling.generate import Sampler
+from corl_jax.sampling.layout import SpecialIds
+
+Picture = np.ndarray | Image.Image | str | os.PathLike[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """A unified policy on one device.
+
+    Attributes:
+      cfg: sizes.
+      tokenizer: of its texts.
+      sampler: compiled programs.
+      params: parameters by path.
+      rows: samples per compiled call, at most; long lists take several calls of one shape.
+    """
+
+    cfg: JanusConfig
+    tokenizer: TextTokenizer
+    sampler: Sampler
+    params: Params
+    rows: int = 64
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], dtype: str = "auto") -> Policy:
+        """Opens ``tiny`` (the shipped base), a Hugging Face folder or a work directory.
+
+        Args:
+          path: which.
+          dtype: of activations: ``auto`` (float32 on CPU, else bfloat16), ``float32`` or ``bfloat16``.
+
+        Raises:
+          UserError: nothing of the kind is there, or it is damaged or holds only a part of a model.
+        """
+        set_up_jax()
+        source = open_source(os.fspath(path))
+        shape = abstract(source.cfg, dtype=compute_dtype(dtype))
+        place = SingleDeviceSharding(jax.devices()[0])
+        wanted = {
+            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+            for name, leaf in flatten_abstract(shape).items()
+        }
+        tokenizer = TextTokenizer.load(source.tokenizer)
+        ids = SpecialIds.of(tokenizer, source.cfg.decoder.vocab_size)
+        sampler = Sampler(nnx.split(shape)[0], source.cfg, ids)
+        return cls(source.cfg, tokenizer, sampler, source.params(wanted))
+
+    def generate(
+        self, prompts: Sequence[str], samples: int = 4, seed: int = 0, guidance: float = 2.0, temperature: float = 1.0
+    ) -> np.ndarray:
+        """Draws ``samples`` pictures of every prompt.
+
+        Args:
+          prompts: ``N`` of them.
+          samples: ``G``, pictures per prompt.
+          seed: the same seed, prompt and place in the list give the same pictures.
+          guidance: weight of classifier-free guidance; 1 is none.
+          temperature: 0 is greedy.
+
+        Returns:
+          uint8 ``[N, G, H, W, 3]``.
+
+        Raises:
+          UserError: an empty or unreadable prompt, or a setting out of range.
+        """
+        return self._draw(prompts, samples, seed, guidance, temperature).pixels
+
+    def sample_image_tokens(
+        self, prompts: Sequence[str], samples: int = 4, seed: int = 0, guidance: float = 2.0, temperature: float = 1.0
+    ) -> np.ndarray:
+        """Image tokens of the pictures that ``generate`` draws: int32 ``[N, G, S]``."""
+        return self._draw(prompts, samples, seed, guidance, temperature).tokens
+
+    def answer(
+        self,
+        images: Sequence[Picture],
+        questions: Sequence[str],
+        temperature: float = 0.0,
+        seed: int = 0,
+        max_tokens: int = 64,
+    ) -> list[str]:
+        """Answers one question about each picture.
+
+        Args:
+          images: ``N`` uint8 ``[H, W, 3]`` arrays, PIL images or files.
+          questions: ``N`` of them.
+          temperature: 0 is greedy.
+          seed: of sampling.
+          max_tokens: longest answer.
+
+        Returns:
+          ``N`` texts as the policy wrote them, with its tags.
+
+        Raises:
+          UserError: counts that differ, an image that is none, an empty or unreadable question, a setting out of range.
+        """
+        _listed(questions, "questions")
+        if len(images) != len(questions):
+            raise UserError(f"{len(images)} images and {len(questions)} questions; expected one image per question")
+        check_sampling(guidance=1.0, temperature=temperature)
+        _counted(max_tokens, "max_tokens")
+        size = self.cfg.vision.image_size
+        pictures = np.stack([preprocess(_picture(image), size) for image in images])
+        ids = [self.tokenizer.question_prompt(question, self.cfg.image_tokens) for question in questions]
+        prompts = Prompts(*left_pad(ids, self.tokenizer.pad_id), pictures)
+        sampling = self.sampler.sampling("text", temperature=temperature)
+        texts: list[str] = []
+        for rows, real in batch_rows(len(ids), batch_size(len(ids), self.rows)):
+            keys = prompt_keys(_whole(seed), "policy/answer", rows, 1)
+            out = self.sampler.write(self.params, take(prompts, rows), keys, sampling, max_tokens)
+            texts += [self.tokenizer.decode(row) for row in np.asarray(out.tokens)[:real, 0]]
+        return texts
+
+    def _draw(
+        self, prompts: Sequence[str], samples: int, seed: int, guidance: float, temperature: float
+    ) -> Rollout:
+        """Rollouts of all prompts, on the host."""
+        _listed(prompts, "prompts")
+        _counted(samples, "samples")
+        check_sampling(guidance=guidance, temperature=temperature)
+        ids = [self.tokenizer.drawing_prompt(prompt) for prompt in prompts]
+        asked = Prompts(*left_pad(ids, self.tokenizer.pad_id))
+        sampling = self.sampler.sampling("image", guidance=guidance, temperature=temperature)
+        parts = []
+        for rows, real in batch_rows(len(ids), batch_size(len(ids), max(1, self.rows // samples))):
+            keys = prompt_keys(_whole(seed), "policy/draw", rows, samples)
+            out = self.sampler.draw(self.params, take(asked, rows), keys, sampling, guided=guidance != 1)
+            parts.append(jax.tree.map(lambda leaf, real=real: np.asarray(leaf)[:real], out))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+def _listed(texts: Sequence[str], what: str) -> None:
+    if isinstance(texts, str) or not len(texts):
+        raise UserError(f"{what}={texts!r}; expected a list of at least one text")
+
+
+def _counted(value: int, what: str) -> None:
+    if not isinstance(value, int | np.integer) or value < 1:
+        raise UserError(f"{what}={value!r}; expected a whole number of at least 1")
+
+
+def _whole(seed: int) -> int:
+    if not isinstance(seed, int | np.integer):
+        raise UserError(f"seed={seed!r}; expected a whole number")
+    return int(seed)
+
+
+def _picture(image: Picture) -> np.ndarray | Image.Image:
+    """A picture in memory."""
+    if isinstance(image, str | os.PathLike):
+        return load_image(image)
+    if isinstance(image, Image.Image):
+        return image
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+        raise UserError(f"an image is {array.dtype} {list(array.shape)}; expected uint8 [height, width, 3]")
+    return array

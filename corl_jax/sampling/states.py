@@ -1,0 +1,55 @@
+"""States of pictures and captions read together: what the matching reward looks at.
+
+In: pictures, texts. Out: final states of the image span and of the caption span, found from the token layout.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from corl_jax.core.trees import bind
+from corl_jax.core.types import Params, Prompts
+from corl_jax.data.images import preprocess
+from corl_jax.data.text import TextTokenizer, left_pad
+from corl_jax.sampling.generate import Sampler
+from corl_jax.sampling.layout import prompt_mask, prompt_positions
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyStates:
+    """A ``PolicyHandle`` over ``params``; ``prompt_length`` is the fixed width, or None for the next multiple of 8."""
+
+    sampler: Sampler
+    tokenizer: TextTokenizer
+    params: Params
+    prompt_length: int | None = None
+
+    def token_states(
+        self, images: np.ndarray, texts: list[str]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """See ``core.types.PolicyHandle``; both spans come back over the whole prompt, with their masks.
+
+        The caption span is exactly the caption's tokens: no template, no placeholder, at any padding (decisions 17).
+        """
+        cfg, ids = self.sampler.cfg, self.sampler.ids
+        rows = [self.tokenizer.question_prompt(text, cfg.image_tokens) for text in texts]
+        tokens, mask = left_pad(rows, ids.pad, length=self.prompt_length)
+        pictures = np.stack([preprocess(image, cfg.vision.image_size) for image in images])
+        states = np.asarray(_states(self.sampler, self.params, Prompts(tokens, mask, pictures)))
+        captions = np.zeros_like(mask)
+        tail = len(self.tokenizer.encode("\n\n<|Assistant|>:"))
+        for i, text in enumerate(texts):
+            captions[i, tokens.shape[1] - tail - len(self.tokenizer.encode(text.strip())) : tokens.shape[1] - tail] = True
+        return states, tokens == ids.image, states, captions
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _states(sampler: Sampler, params: Params, prompts: Prompts) -> Any:
+    model = bind(sampler.graphdef, params)
+    x = model.embed_prompt(prompts.tokens, prompts.images, sampler.ids.image)
+    return model.language_model(x, prompt_positions(prompts.mask), prompt_mask(prompts.mask))[0]

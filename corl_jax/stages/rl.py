@@ -1,0 +1,186 @@
+"""Reinforcement learning of both tasks: ask, sample, score, compare within the group, update.
+
+    records -> prompts -> rollouts -> rewards -> advantages -> weighted surrogate + KL -> update
+
+Serves the unified stage (both tasks) and refinements (one task, by asking 0 of the other).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from corl_jax.core.numerics import Metrics
+from corl_jax.core.rng import sample_keys, stream
+from corl_jax.core.trees import partition
+from corl_jax.core.types import Asked, Params, PolicyBatch, Rollout, Scores
+from corl_jax.data.pipeline import batches
+from corl_jax.engine.hooks import Every, Hook, Report
+from corl_jax.engine.optim import Optimizer
+from corl_jax.engine.pictures import image_grid
+from corl_jax.engine.stage import HostMetrics
+from corl_jax.engine.state import TrainState, create_state, merge
+from corl_jax.objectives import advantages, kl
+from corl_jax.objectives.weighting import token_weights
+from corl_jax.rewards.base import RewardContext, score
+from corl_jax.sampling.states import PolicyStates
+from corl_jax.stages.assembly import Parts, records
+from corl_jax.stages.rl_loss import policy_loss
+from corl_jax.stages.rl_settings import RlSettings, read_settings
+from corl_jax.tasks.joint import Joint
+from corl_jax.tasks.text_to_image import TextToImage
+from corl_jax.tasks.visual_qa import VisualQA
+
+
+class RlStage:
+    """GRPO over one or both tasks; see the head of this file."""
+
+    name = "rl"
+
+    def __init__(self, config: Mapping[str, Any], parts: Parts, optimizer: Optimizer):
+        self.parts, self.optimizer, self.seed = parts, optimizer, config["seed"]
+        self.trainable, self.updates = tuple(config["trainable"]), config["updates_per_step"]
+        self.total = config["steps"] * self.updates
+        self.settings: RlSettings = read_settings(config, self.updates)
+        self.train = records(config, "train")
+        s, cfg = self.settings, parts.cfg
+        self.joint = Joint(
+            TextToImage(parts.tokenizer, s.image_prompt_length),
+            VisualQA(parts.tokenizer, cfg.image_tokens, cfg.vision.image_size, s.text_prompt_length),
+            s.pictures,
+            s.questions,
+        )
+        self.tasks = {"image": self.joint.drawing, "text": self.joint.asking}
+        self.sheet: tuple[np.ndarray, list[str]] | None = None
+        self.reference: Params = {}
+
+    def init(self) -> TrainState:
+        """The handed-off policy; a frozen copy of its trainable part stays aside as the reference."""
+        trainable, frozen = partition(self.parts.params(), self.trainable)
+        self.reference = merge(jax.tree.map(jnp.copy, trainable), frozen) if self.settings.needs_reference else {}
+        algo = {task: kl.initial(cfg, self.total) for task, cfg in self.settings.kl.items()}
+        return create_state(trainable, frozen, self.optimizer, algo)
+
+    def data(self) -> grain.DatasetIterator:
+        """Records asked both ways."""
+        return batches(
+            self.train,
+            seed=self.seed,
+            batch_size=self.joint.batch_size,
+            transform=self.joint,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def batches(self, state: TrainState, raw: dict[str, Asked], step: int) -> Iterator[tuple[Any, HostMetrics]]:
+        """One training step up to the update: this is the screen to read."""
+        params = state.params
+        rollouts = {task: self.sample(params, task, asked, step) for task, asked in raw.items()}
+        scores = {task: self.score(params, task, raw[task], rollouts[task]) for task in raw}
+        advantage = self.advantages(scores)
+        batch = {
+            task: PolicyBatch(
+                prompts=raw[task].prompts,
+                tokens=rollout.tokens,
+                mask=rollout.mask,
+                sampler_log_probs=rollout.log_probs,
+                old_log_probs=self.log_probs(params, task, raw[task], rollout) if self.updates > 1 else None,
+                ref_log_probs=self.log_probs(self.reference, task, raw[task], rollout) if self.reference else None,
+                advantages=advantage[task],
+                weights=token_weights(rollout.mask, aggregation=self.settings.aggregation),
+            )
+            for task, rollout in rollouts.items()
+        }
+        metrics = self.host_metrics(scores, rollouts)
+        if "image" in raw:
+            self.sheet = self.label_pictures(raw["image"], rollouts["image"], scores["image"])
+        batch = self.parts.sharder.put_batch(batch)
+        for _ in range(self.updates):
+            yield batch, metrics
+
+    def sample(self, params: Params, task: str, asked: Asked, step: int) -> Rollout:
+        """``G`` samples per prompt; the key of a sample depends on (seed, task, step, its number in the step)."""
+        s, sampler = self.settings, self.parts.sampler
+        rows = len(asked.records)
+        first = jax.process_index() * rows * s.group
+        keys = sample_keys(stream(self.seed, task, step), first + jnp.arange(rows * s.group)).reshape(rows, s.group)
+        prompts, keys = self.parts.sharder.put_batch((asked.prompts, keys))
+        if task == "image":
+            return sampler.draw(params, prompts, keys, self.settings.sampling(sampler, task), s.guided_sampler)
+        return sampler.write(params, prompts, keys, self.settings.sampling(sampler, task), s.completion_length)
+
+    def score(self, params: Params, task: str, asked: Asked, rollout: Rollout) -> Scores:
+        """Rewards of every sample."""
+        table = self.settings.rewards[task]
+        policy = None
+        if "matching" in table:
+            policy = PolicyStates(self.parts.sampler, self.parts.tokenizer, params, self.settings.text_prompt_length)
+        return score(self.tasks[task].read_back(asked, rollout), table, RewardContext(policy))
+
+    def advantages(self, scores: Mapping[str, Scores]) -> dict[str, jax.Array]:
+        """``[B, G]`` per task, paired as the settings say."""
+        s = self.settings
+        totals = {task: jnp.asarray(one.total).reshape(-1, s.group) for task, one in scores.items()}
+        if len(totals) == 1:
+            return {task: advantages.scales[s.scale](total) for task, total in totals.items()}
+        image, text = advantages.paired(
+            totals["image"], totals["text"], pairing=s.pairing, scale=s.scale, text_weight=s.text_weight
+        )
+        return {"image": image, "text": text}
+
+    def log_probs(self, params: Params, task: str, asked: Asked, rollout: Rollout) -> jax.Array:
+        """Teacher-forced log-probs of a rollout under ``params``."""
+        sampler, prompts = self.parts.sampler, self.parts.sharder.put_batch(asked.prompts)
+        return sampler.log_probs(
+            params, prompts, rollout, self.settings.sampling(sampler, task), **self.settings.scoring(task)
+        )
+
+    def host_metrics(self, scores: Mapping[str, Scores], rollouts: Mapping[str, Rollout]) -> HostMetrics:
+        """Rewards part by part, their spread, share of groups without signal, lengths."""
+        metrics: HostMetrics = {}
+        for task, one in scores.items():
+            for name, column in zip(one.names, one.matrix.T, strict=True):
+                metrics[f"{task}/reward/{name}"] = float(column.mean())
+            groups = one.total.reshape(-1, self.settings.group)
+            metrics[f"{task}/reward"] = float(one.total.mean())
+            metrics[f"{task}/reward_std"] = float(groups.std(1, ddof=1).mean())
+            metrics[f"{task}/constant_groups"] = float((np.ptp(groups, 1) == 0).mean())
+        if "text" in rollouts:
+            metrics["text/length"] = float(np.asarray(rollouts["text"].mask).sum(-1).mean())
+        return metrics
+
+    def loss(self, params: Params, batch: Any, algo: Any) -> tuple[jax.Array, Metrics]:
+        """Sum of the tasks' weighted losses."""
+        return policy_loss(self.parts.sampler, self.settings, params, batch, algo)
+
+    def after(self, algo: Any, metrics: Metrics) -> Any:
+        """Moves the KL coefficients."""
+        if not self.settings.needs_reference:
+            return algo
+        return {
+            task: kl.advance(self.settings.kl[task], one, metrics[f"{task}/kl"].value, self.total)
+            for task, one in algo.items()
+        }
+
+    def label_pictures(self, asked: Asked, rollout: Rollout, scores: Scores) -> tuple[np.ndarray, list[str]]:
+        """The first prompts' pictures of this step with prompt and reward."""
+        rows = min(4, len(asked.records))
+        pictures = np.asarray(rollout.pixels[:rows]).reshape(-1, *rollout.pixels.shape[2:])
+        prompts = [record.prompt for record in asked.records[:rows] for _ in range(self.settings.group)]
+        return pictures, [f"{p}\n{r:.2f}" for p, r in zip(prompts, scores.total, strict=False)]
+
+    def hooks(self, sample_every: int) -> list[Hook]:
+        """A sheet of the newest pictures with prompts and rewards."""
+
+        def report(done: int, state: TrainState) -> Report:
+            if self.sheet is None:
+                return Report()
+            pictures, labels = self.sheet
+            return Report({}, {"rollout": image_grid(pictures, labels, self.settings.group, scale=2)})
+
+        return [Every(sample_every, report)]

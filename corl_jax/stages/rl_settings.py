@@ -1,0 +1,118 @@
+"""What the RL stage reads from a config, checked once. In: a config; out: ``RlSettings``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from corl_jax.core.errors import UserError
+from corl_jax.objectives.advantages import PAIRINGS, scales
+from corl_jax.objectives.distribution import Sampling, check_sampling
+from corl_jax.objectives.kl import KlConfig
+from corl_jax.objectives.policy import CLIPS
+from corl_jax.objectives.weighting import aggregations
+from corl_jax.rewards.base import rewards
+from corl_jax.sampling.generate import Sampler
+from corl_jax.stages.settings import block
+
+LOGPROB_GUIDANCE = ("matched", "conditional")
+
+
+@dataclasses.dataclass(frozen=True)
+class RlSettings:
+    """The block ``rl`` together with ``rewards`` and ``kl``.
+
+    Attributes:
+      pictures, questions: prompts of each task per step (0 leaves a task out).
+      group: samples per prompt, ``G``.
+      guidance, temperature: of the sampler; the scorer uses the same.
+      logprob_guidance: ``matched`` scores pictures under the guided distribution, ``conditional`` without guidance, as
+        the reference code does.
+      image_prompt_length, text_prompt_length, completion_length: fixed widths in tokens.
+      pairing, text_weight: how the two tasks share rewards, see ``objectives.advantages.paired``.
+      scale: of advantages. aggregation: of token losses. clip, epsilon_low, epsilon_high: of the surrogate.
+      image_weight, answer_weight: each task's share of the loss.
+      shared_prefix: score the answers of a question behind one reading of it.
+      rewards: task to (reward name to weight). kl: task to its coefficient's config.
+    """
+
+    pictures: int
+    questions: int
+    group: int
+    guidance: float
+    temperature: float
+    logprob_guidance: str
+    image_prompt_length: int
+    text_prompt_length: int
+    completion_length: int
+    pairing: str
+    text_weight: float
+    scale: str
+    aggregation: str
+    clip: str
+    epsilon_low: float
+    epsilon_high: float
+    image_weight: float
+    answer_weight: float
+    shared_prefix: bool
+    rewards: Mapping[str, Mapping[str, float]]
+    kl: Mapping[str, KlConfig]
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether any KL coefficient can differ from 0."""
+        return any(cfg.used for cfg in self.kl.values())
+
+    @property
+    def guided_sampler(self) -> bool:
+        """Whether the unconditional stream is run while sampling."""
+        return self.guidance != 1
+
+    def sampling(self, sampler: Sampler, task: str) -> Sampling:
+        """The sampler's settings, which the scorer uses too."""
+        return sampler.sampling(task, guidance=self.guidance if task == "image" else 1.0, temperature=self.temperature)
+
+    def scoring(self, task: str) -> dict[str, bool]:
+        """How ``sampling.score`` is to score a task."""
+        guided = task == "image" and self.guided_sampler and self.logprob_guidance == "matched"
+        return {"guided": guided, "shared_prefix": task == "text" and self.shared_prefix}
+
+    def share(self, task: str) -> float:
+        """The task's share of the loss."""
+        return self.image_weight if task == "image" else self.answer_weight
+
+
+def read_settings(config: Mapping[str, Any], updates: int) -> RlSettings:
+    """The blocks ``rl``, ``rewards`` and ``kl`` of a config.
+
+    Raises:
+      UserError: a value or combination that cannot be trained with.
+    """
+    tables = {task: dict(config["rewards"][task]) for task in ("image", "text")}
+    raw_kl = {task: block(KlConfig, config["kl"][task], f"kl.{task}") for task in ("image", "text")}
+    s = block(RlSettings, config["rl"], "rl", rewards=tables, kl=raw_kl)
+    if s.group < 2:
+        raise UserError(f"rl.group={s.group} gives every sample the advantage 0; expected at least 2 samples per prompt")
+    if s.temperature == 0:
+        raise UserError("rl.temperature=0 makes all samples of a group the same; expected more than 0")
+    check_sampling(guidance=s.guidance, temperature=s.temperature)
+    for name, value, known in (
+        ("pairing", s.pairing, PAIRINGS),
+        ("clip", s.clip, CLIPS),
+        ("logprob_guidance", s.logprob_guidance, LOGPROB_GUIDANCE),
+    ):
+        if value not in known:
+            raise UserError(f"rl.{name}={value!r} is unknown; expected one of {', '.join(known)}")
+    scales[s.scale], aggregations[s.aggregation]
+    for table in tables.values():
+        for name in table:
+            rewards[name]
+    if s.pairing != "separate" and s.pictures and s.questions and s.pictures != s.questions:
+        raise UserError(
+            f"rl.pairing={s.pairing!r} pairs every picture with an answer, but there are {s.pictures} prompts and "
+            f"{s.questions} questions per step; make them equal or choose pairing='separate'"
+        )
+    if updates < 1:
+        raise UserError(f"updates_per_step={updates} is no count; expected 1 or more")
+    return s

@@ -1,0 +1,111 @@
+"""Supervised learning of both tasks: questions, captions, and pictures from captions, next token by next token."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from corl_jax.core.numerics import Metrics, Weighted
+from corl_jax.core.trees import bind, partition
+from corl_jax.core.types import Params
+from corl_jax.data.pipeline import batches
+from corl_jax.engine.hooks import Hook
+from corl_jax.engine.optim import Optimizer
+from corl_jax.engine.stage import HostMetrics
+from corl_jax.engine.state import TrainState, create_state
+from corl_jax.objectives.language import next_token_loss
+from corl_jax.objectives.weighting import token_weights
+from corl_jax.sampling.score import hidden_states
+from corl_jax.stages.assembly import Parts, records
+from corl_jax.stages.settings import block
+from corl_jax.tasks.supervised import Lesson, Supervise
+
+
+@dataclasses.dataclass(frozen=True)
+class SftSettings:
+    """Shares and widths as in ``tasks.supervised.Supervise``; ``drawing_weight``: of the picture loss against the text loss."""
+
+    caption_share: float
+    sloppy_share: float
+    dropout: float
+    drawing_length: int
+    reading_length: int
+    target_length: int
+    drawing_weight: float
+
+
+class SftStage:
+    """Trains what ``trainable`` names; the image tokenizer stays as it was handed off."""
+
+    name = "sft"
+
+    def __init__(self, config: Mapping[str, Any], parts: Parts, optimizer: Optimizer):
+        self.parts, self.optimizer, self.seed = parts, optimizer, config["seed"]
+        self.batch_size, self.trainable = config["batch_size"], tuple(config["trainable"])
+        self.settings = s = block(SftSettings, config["sft"], "sft")
+        self.train = records(config, "train")
+        self.supervise = Supervise(
+            tokenizer=parts.tokenizer,
+            image_tokens=parts.cfg.image_tokens,
+            image_size=parts.cfg.vision.image_size,
+            seed=self.seed,
+            caption_share=s.caption_share,
+            sloppy_share=s.sloppy_share,
+            dropout=s.dropout,
+            drawing_length=s.drawing_length,
+            reading_length=s.reading_length,
+            target_length=s.target_length,
+        )
+
+    def init(self) -> TrainState:
+        """The handed-off image tokenizer and, usually, fresh everything else."""
+        return create_state(*partition(self.parts.params(), self.trainable), self.optimizer)
+
+    def data(self) -> grain.DatasetIterator:
+        """Lessons."""
+        return batches(
+            self.train,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            transform=self.supervise,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def batches(self, state: TrainState, raw: Lesson, step: int) -> Iterator[tuple[Any, HostMetrics]]:
+        """The lesson with a weight for every target, filled now that all lengths are known."""
+        said = np.asarray(token_weights(jnp.asarray(raw.target_mask), aggregation="token_mean"))
+        drawn_shape = (len(raw.images), self.parts.cfg.image_tokens)
+        drawn = np.full(drawn_shape, self.settings.drawing_weight / np.prod(drawn_shape), np.float32)
+        yield self.parts.sharder.put_batch({"lesson": raw, "said": said, "drawn": drawn}), {}
+
+    def loss(self, params: Params, batch: Any, algo: Any) -> tuple[jax.Array, Metrics]:
+        """Cross entropy of both heads."""
+        model, ids = bind(self.parts.sampler.graphdef, params), self.parts.sampler.ids
+        lesson = batch["lesson"]
+        targets = lesson.targets[:, None]
+        states = hidden_states(model, lesson.reading, targets, ids, modality="text", shared_prefix=False)
+        text_loss, text_log_probs = next_token_loss(model.text_logits(states), targets, batch["said"][:, None])
+        codes = jax.lax.stop_gradient(model.image_tokenizer.encode(lesson.images))[:, None]
+        states = hidden_states(model, lesson.drawing, codes, ids, modality="image", shared_prefix=False)
+        image_loss, image_log_probs = next_token_loss(model.image_logits(states), codes, batch["drawn"][:, None])
+        mask = lesson.target_mask[:, None]
+        metrics = {
+            "text/nll": Weighted.of(-text_log_probs, mask),
+            "image/nll": Weighted.of(-image_log_probs),
+        }
+        return text_loss + image_loss, metrics
+
+    def after(self, algo: Any, metrics: Metrics) -> Any:
+        """Nothing to remember."""
+        return algo
+
+    def hooks(self, sample_every: int) -> list[Hook]:
+        """None: the base is measured by ``corl evaluate``."""
+        return []

@@ -1,0 +1,38 @@
+"""The same records asked both ways: the transform that feeds reinforcement learning. In: records; out: one ``Asked`` per task."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from corl_jax.core.errors import UserError
+from corl_jax.core.types import Asked, Record
+from corl_jax.tasks.text_to_image import TextToImage
+from corl_jax.tasks.visual_qa import VisualQA
+
+
+@dataclasses.dataclass(frozen=True)
+class Joint:
+    """Asks the first ``pictures`` records of a batch for pictures and the first ``questions`` for answers.
+
+    Row ``i`` of both tasks is the same record, so that their rewards can be paired; 0 leaves a task out.
+    """
+
+    drawing: TextToImage
+    asking: VisualQA
+    pictures: int
+    questions: int
+
+    def __post_init__(self):
+        if self.pictures < 0 or self.questions < 0 or self.pictures + self.questions == 0:
+            raise UserError(f"{self.pictures} prompts and {self.questions} questions per step leave nothing to train on")
+
+    @property
+    def batch_size(self) -> int:
+        """Records that one step reads."""
+        return max(self.pictures, self.questions)
+
+    def __call__(self, records: tuple[Record, ...], step: int) -> dict[str, Asked]:
+        share = len(records) / self.batch_size
+        counts = {"image": round(self.pictures * share), "text": round(self.questions * share)}
+        tasks = {"image": self.drawing, "text": self.asking}
+        return {name: tasks[name].ask(records[:count]) for name, count in counts.items() if count}

@@ -1,0 +1,94 @@
+"""Conversations to imitate: questions with reasoned answers, captions, and pictures for captions.
+
+In: records. Out: prompts with target texts, and drawing prompts with the pictures to be tokenised.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from corl_jax.core.types import Prompts, Record, pytree
+from corl_jax.data.shapes.captions import describe, listing
+from corl_jax.data.shapes.parser import parse_batch
+from corl_jax.data.shapes.vocabulary import DESCRIBE
+from corl_jax.data.text import TextTokenizer
+from corl_jax.tasks.base import as_prompts, stack_pictures
+
+
+@pytree()
+class Lesson:
+    """One supervised batch, ``B`` rows of each task.
+
+    Attributes:
+      reading: prompts with pictures; ``targets [B, T]`` and ``target_mask`` are what to say.
+      drawing: drawing prompts, some silenced for guidance; ``images [B, H, W, 3]`` is what to draw.
+    """
+
+    reading: Prompts
+    targets: np.ndarray
+    target_mask: np.ndarray
+    drawing: Prompts
+    images: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Supervise:
+    """Makes lessons, as a pure function of ``(seed, step, records)``.
+
+    Attributes:
+      tokenizer, image_tokens, image_size: of the model.
+      seed: of captions, dropout and sloppiness.
+      caption_share: share of reading rows that ask for a caption instead of the record's question.
+      sloppy_share: share of answers written out of form (no thinking, or bare), so that the base has something to learn.
+      dropout: share of drawing rows whose prompt is silenced, which makes guidance possible.
+      drawing_length, reading_length, target_length: fixed widths in tokens.
+    """
+
+    tokenizer: TextTokenizer
+    image_tokens: int
+    image_size: int
+    seed: int
+    caption_share: float
+    sloppy_share: float
+    dropout: float
+    drawing_length: int
+    reading_length: int
+    target_length: int
+
+    def __call__(self, records: tuple[Record, ...], step: int) -> Lesson:
+        rng = np.random.default_rng([self.seed, step])
+        scenes = [parsed.scene for parsed in parse_batch(np.stack([record.image for record in records]))]
+        asks, says, draws = [], [], []
+        for record, scene in zip(records, scenes, strict=True):
+            if rng.random() < self.caption_share:
+                asks.append(self.tokenizer.question_prompt(DESCRIBE, self.image_tokens))
+                says.append(describe(scene))
+            else:
+                asks.append(self.tokenizer.question_prompt(record.question, self.image_tokens))
+                says.append(self._answer(listing(scene), record.answer, rng))
+            ids = self.tokenizer.drawing_prompt(record.prompt)
+            draws.append(self.tokenizer.unconditional(ids) if rng.random() < self.dropout else ids)
+        pictures = stack_pictures(records, self.image_size)
+        targets, mask = self._right_pad([[*self.tokenizer.encode(text), self.tokenizer.eos_id] for text in says])
+        return Lesson(
+            as_prompts(asks, self.tokenizer, self.reading_length, pictures),
+            targets,
+            mask,
+            as_prompts(draws, self.tokenizer, self.drawing_length),
+            pictures,
+        )
+
+    def _answer(self, thought: str, answer: str, rng: np.random.Generator) -> str:
+        if rng.random() >= self.sloppy_share:
+            return f"<think> {thought} </think> <answer> {answer} </answer>"
+        forms = (f"<answer> {answer} </answer>", answer, f"<think> {thought} </think> {answer}")
+        return forms[rng.integers(len(forms))]
+
+    def _right_pad(self, rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+        tokens = np.full((len(rows), self.target_length), self.tokenizer.pad_id, np.int32)
+        mask = np.zeros((len(rows), self.target_length), bool)
+        for i, row in enumerate(rows):
+            tokens[i, : len(row)], mask[i, : len(row)] = row, True
+        return tokens, mask

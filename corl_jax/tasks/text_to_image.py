@@ -1,0 +1,32 @@
+"""Caption to picture. In: records; out: drawing prompts, and pictures with their records."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from corl_jax.core.types import Asked, Completion, Record, Rollout
+from corl_jax.data.text import TextTokenizer
+from corl_jax.tasks.base import as_prompts
+
+
+@dataclasses.dataclass(frozen=True)
+class TextToImage:
+    """Asks for a picture of the record's caption. ``prompt_length``: fixed width, or None for the next multiple of 8."""
+
+    tokenizer: TextTokenizer
+    prompt_length: int | None = None
+
+    def ask(self, records: Sequence[Record]) -> Asked:
+        """Prompts that end in the begin-of-image token."""
+        rows = [self.tokenizer.drawing_prompt(record.prompt) for record in records]
+        return Asked(as_prompts(rows, self.tokenizer, self.prompt_length), tuple(records))
+
+    def read_back(self, asked: Asked, rollout: Rollout) -> list[Completion]:
+        """Pictures."""
+        pixels = np.asarray(rollout.pixels)
+        return [
+            Completion(record, pixels=picture) for record, group in zip(asked.records, pixels, strict=True) for picture in group
+        ]
