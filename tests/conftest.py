@@ -47,3 +47,24 @@ def random_params():
         return params
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_policy_folder(tmp_path_factory, random_params):
+    """A Hugging Face folder with a policy of size ``tiny`` that has learnt nothing."""
+    from corl_jax.data.shapes.vocabulary import write_tokenizer
+    from corl_jax.models.config import TINY
+    from corl_jax.models.unified import abstract
+    from corl_jax.porting.save import save_folder
+
+    base = tmp_path_factory.mktemp("policy")
+    save_folder(random_params(abstract(TINY)), TINY, write_tokenizer(base / "words"), base / "tiny")
+    return base / "tiny"
+
+
+@pytest.fixture(scope="session")
+def tiny_policy(tiny_policy_folder):
+    """That policy, loaded in float32."""
+    from corl_jax import Policy
+
+    return Policy.load(tiny_policy_folder, dtype="float32")
