@@ -15,7 +15,7 @@ from configs import common
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """``arg``: ``size`` and ``mesh``."""
     c = common.base("tokenizer", common.parse_arg(arg))
-    c.steps = 4000
+    c.steps = 2000
     c.batch_size = 16
     c.optim.learning_rate = 4e-3
     c.optim.warmup_ratio = 0.0125

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Everything CI checks, in order: style, types, floors, tests.
+set -euo pipefail
+cd "$(dirname "$0")"
+ruff check .
+ruff format --check .
+mypy
+lint-imports
+python -m pytest "$@"
