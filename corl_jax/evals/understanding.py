@@ -1,0 +1,76 @@
+"""Answers to held-out questions: right, well-formed, both; overall and by kind of question.
+
+In: sampler, params, tokenizer, records. Out: completions, and named numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+
+from corl_jax.core.types import Asked, Completion, Params, Record
+from corl_jax.data.text import TextTokenizer
+from corl_jax.evals.numbers import Numbers, number
+from corl_jax.rewards.base import RewardContext, score
+from corl_jax.sampling.batching import batch_rows, batch_size, prompt_keys, take
+from corl_jax.sampling.generate import Sampler
+from corl_jax.tasks.visual_qa import VisualQA
+
+RIGHT, FORM = "accuracy", "format"
+"""Rewards that answers are measured by."""
+
+
+def answer_all(
+    sampler: Sampler,
+    params: Params,
+    tokenizer: TextTokenizer,
+    records: Sequence[Record],
+    *,
+    temperature: float,
+    seed: int,
+    batch: int,
+    length: int,
+    advance: Callable[[int], object] = lambda done: None,
+) -> list[Completion]:
+    """One answer of at most ``length`` tokens per record; other arguments as in ``generation.draw_all``."""
+    task = VisualQA(tokenizer, sampler.cfg.image_tokens, sampler.cfg.vision.image_size)
+    asked = task.ask(records)
+    sampling = sampler.sampling("text", temperature=temperature)
+    out: list[Completion] = []
+    for rows, real in batch_rows(len(records), batch_size(len(records), batch)):
+        keys = prompt_keys(seed, "eval/answer", rows, 1)
+        rollout = sampler.write(params, take(asked.prompts, rows), keys, sampling, length)
+        some = Asked(asked.prompts, tuple(asked.records[row] for row in rows[:real]))
+        out += task.read_back(some, jax.tree.map(lambda leaf, real=real: np.asarray(leaf)[:real], rollout))
+        advance(real)
+    return out
+
+
+def verdicts(answers: Sequence[Completion]) -> tuple[np.ndarray, np.ndarray]:
+    """Which answers are right and which are well-formed: two bool arrays ``[N]``."""
+    scores = score(answers, {RIGHT: 1.0, FORM: 0.0}, RewardContext())
+    columns = dict(zip(scores.names, scores.matrix.T > 0.5, strict=True))
+    return columns[RIGHT], columns[FORM]
+
+
+def understanding_numbers(greedy: Sequence[Completion], sampled: Sequence[Completion]) -> Numbers:
+    """The numbers of both ways of answering.
+
+    ``qa_greedy`` and ``qa_sampled``: share of right answers. ``qa_sampled_strict``: right and well-formed.
+    ``qa_format`` (sampled) and ``qa_greedy_format``: well-formed. ``qa_greedy/KIND``: greedy, of one kind of question.
+    """
+    greedy_right, greedy_formed = verdicts(greedy)
+    sampled_right, sampled_formed = verdicts(sampled)
+    numbers = {
+        "qa_greedy": number(greedy_right),
+        "qa_greedy_format": number(greedy_formed),
+        "qa_sampled": number(sampled_right),
+        "qa_sampled_strict": number(sampled_right & sampled_formed),
+        "qa_format": number(sampled_formed),
+    }
+    kinds = np.array([completion.record.kind for completion in greedy])
+    for name, right in (("qa_greedy", greedy_right), ("qa_sampled", sampled_right)):
+        numbers |= {f"{name}/{kind}": number(right[kinds == kind]) for kind in sorted(set(kinds)) if kind}
+    return numbers
