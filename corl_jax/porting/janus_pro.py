@@ -1,10 +1,12 @@
 """Tables for the unified model in the transformers layout, and its ``config.json``.
 
-Compatible with ``JanusForConditionalGeneration`` (transformers 5): names and shapes as in ``deepseek-community/Janus-Pro-*``.
+Compatible with ``JanusForConditionalGeneration`` (transformers 5): names and shapes as in
+``deepseek-community/Janus-Pro-*``.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from corl_jax.core.errors import UserError
@@ -97,6 +99,8 @@ def read_config(raw: dict[str, Any], where: str) -> JanusConfig:
     Raises:
       UserError: not a Janus model, a number missing, or sizes that our modules do not build.
     """
+    if not isinstance(raw, dict):
+        raise UserError(f"config.json in {where!r} holds a {type(raw).__name__}; expected an object of settings")
     if raw.get("model_type") != "janus":
         raise UserError(f"{where!r} holds a model of type {raw.get('model_type')!r}; expected a 'janus' folder")
     try:
@@ -136,6 +140,10 @@ def read_config(raw: dict[str, Any], where: str) -> JanusConfig:
         )
     except KeyError as error:
         raise UserError(f"config.json in {where!r} lacks {error}; take the file of the original checkpoint") from None
+    except TypeError as error:
+        raise UserError(
+            f"config.json in {where!r} has a value of another type ({error}); take the file of the original checkpoint"
+        ) from None
     for name, got, ours in (
         ("vq_config.double_latent", vq["double_latent"], False),
         ("vision_config.depth", vision["depth"], 2),
@@ -146,8 +154,16 @@ def read_config(raw: dict[str, Any], where: str) -> JanusConfig:
     return cfg
 
 
+def _ratio(part: int, whole: int) -> float:
+    """``part / whole`` such that readers, who multiply and cut off the fraction, get ``part`` back."""
+    ratio = part / whole
+    while int(whole * ratio) < part:
+        ratio = math.nextafter(ratio, math.inf)
+    return ratio
+
+
 def write_config(cfg: JanusConfig, *, image_token_id: int, bos_id: int, eos_id: int, pad_id: int, boi_id: int) -> dict:
-    """The ``config.json`` of ``cfg`` as transformers reads it; ``gen_aligner`` and ``gen_head`` share one width there."""
+    """The ``config.json`` of ``cfg`` for transformers, where ``gen_aligner`` and ``gen_head`` share one width."""
     d, v, t = cfg.decoder, cfg.vision, cfg.image_tokenizer
     if cfg.gen_head_dim != d.width:
         raise UserError(f"gen_head_dim {cfg.gen_head_dim} differs from the width {d.width}; the layout has one number")
@@ -187,7 +203,7 @@ def write_config(cfg: JanusConfig, *, image_token_id: int, bos_id: int, eos_id: 
             "hidden_size": v.width,
             "num_hidden_layers": v.depth,
             "num_attention_heads": v.heads,
-            "mlp_ratio": v.mlp_dim / v.width,
+            "mlp_ratio": _ratio(v.mlp_dim, v.width),
             "layer_norm_eps": v.norm_eps,
             "projection_dim": d.width,
             "depth": 2,

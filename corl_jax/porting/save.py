@@ -1,4 +1,4 @@
-"""Parameters to a Hugging Face folder that transformers loads. In: ``Params``, config, tokenizer files; out: a folder."""
+"""Parameters to a folder that transformers loads. In: ``Params``, config, tokenizer files; out: a folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from corl_jax.porting.load import plan_of
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
-def save_folder(params: Params, cfg: JanusConfig, tokenizer_folder: str | pathlib.Path, out: str | pathlib.Path) -> None:
+def save_folder(
+    params: Params, cfg: JanusConfig, tokenizer_folder: str | pathlib.Path, out: str | pathlib.Path
+) -> None:
     """Writes ``config.json``, ``model.safetensors``, processor and tokenizer files to ``out``, whole or not at all.
 
     The folder is written aside and renamed at the end.

@@ -37,7 +37,6 @@ def test_codes_lie_row_by_row(tokenizer):
     z = z.at[0, 0, 3].set(tokenizer.quantize.lookup(jnp.asarray(7)))
     codes = tokenizer.quantize.nearest(z).reshape(1, -1)
     np.testing.assert_array_equal(np.flatnonzero(codes[0] == 7), [3])
-    np.testing.assert_allclose(tokenizer.decode(codes), tokenizer.decode_latents(z), atol=1e-5)
 
 
 def test_codebook_is_normalised_in_search_and_in_look_up(tokenizer, rng):

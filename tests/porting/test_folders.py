@@ -1,0 +1,167 @@
+"""Folders out and in again: bit for bit, accepted by transformers, and refused with one clear line when damaged."""
+
+import dataclasses
+import json
+import shutil
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file, save_file
+
+from corl_jax.core.errors import UserError
+from corl_jax.core.trees import bind, digest
+from corl_jax.models.config import TINY
+from corl_jax.models.unified import abstract
+from corl_jax.porting.janus_pro import write_config
+from corl_jax.porting.load import load_config, load_params, plan_of
+from corl_jax.porting.save import save_folder
+
+
+@pytest.fixture(scope="module")
+def params(random_params):
+    return random_params(abstract(TINY))
+
+
+@pytest.fixture(scope="module")
+def saved(params, tokenizer_folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("saved") / "model"
+    save_folder(params, TINY, tokenizer_folder, out)
+    return out
+
+
+@pytest.fixture
+def copy(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "model")
+
+
+def test_round_trip_is_exact(saved, params):
+    assert load_config(saved) == TINY
+    again = load_params(saved, TINY)
+    assert again.keys() == params.keys() and digest(again) == digest(params)
+
+
+def test_weights_in_bfloat16_and_in_shards_are_read(copy, params):
+    tensors = load_file(copy / "model.safetensors")
+    names = sorted(tensors)
+    (copy / "model.safetensors").unlink()
+    for i, part in enumerate((names[::2], names[1::2])):  # layers of one stack lie in both files
+        save_file({n: np.asarray(jnp.asarray(tensors[n], jnp.bfloat16)) for n in part}, copy / f"model-{i}.safetensors")
+    again = load_params(copy, TINY)
+    narrow = {path: np.asarray(jnp.asarray(leaf, jnp.bfloat16), np.float32) for path, leaf in params.items()}
+    assert digest(again) == digest(narrow)
+
+
+def test_transformers_loads_our_folder_and_gives_the_same_logits(saved, params, torch, rng, assert_close, tokenizer):
+    from transformers import JanusForConditionalGeneration
+
+    theirs, info = JanusForConditionalGeneration.from_pretrained(saved, output_loading_info=True, dtype=torch.float32)
+    assert not any(info.values()), info
+    assert not torch.equal(theirs.lm_head.weight, theirs.model.language_model.embed_tokens.weight)
+    assert theirs.config.image_token_id == tokenizer.image_id
+    assert theirs.generation_config.generation_kwargs == {"boi_token_id": tokenizer.boi_id}
+    tokens = rng.integers(8, TINY.decoder.vocab_size, (2, 11))
+    with torch.no_grad():
+        expected = theirs.eval()(input_ids=torch.from_numpy(tokens)).logits
+    ours = bind(nnx.split(abstract(TINY))[0], params)
+    states, _ = ours.language_model(
+        ours.embed_text(tokens), jnp.broadcast_to(jnp.arange(11), (2, 11)), jnp.tril(jnp.ones((1, 11, 11), bool))
+    )
+    assert_close(ours.text_logits(states), expected)
+
+
+def test_transformers_reads_tokenizer_and_processor(saved, tokenizer):
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(saved)
+    assert (theirs.pad_token_id, theirs.bos_token_id, theirs.eos_token_id) == (
+        tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id)  # fmt: skip
+    raw = json.loads((saved / "preprocessor_config.json").read_text("utf-8"))
+    assert raw["image_mean"] == [0.5] * 3 and raw["size"] == {"height": TINY.vision.image_size} | {
+        "width": TINY.vision.image_size
+    }
+
+
+def test_nothing_is_overwritten_and_nothing_half_written_stays(saved, params, tokenizer_folder, tmp_path):
+    before = sorted(p.name for p in saved.parent.iterdir())
+    with pytest.raises(UserError, match="exists and is not empty; choose another folder"):
+        save_folder(params, TINY, tokenizer_folder, saved)
+    broken = dict(params)
+    broken.pop("gen_embed/embedding")
+    with pytest.raises(KeyError):
+        save_folder(broken, TINY, tokenizer_folder, tmp_path / "out")
+    assert not list(tmp_path.iterdir()) and sorted(p.name for p in saved.parent.iterdir()) == before
+
+
+def one_line(error):
+    return "\n" not in str(error.value)
+
+
+def change_config(folder, change):
+    path = folder / "config.json"
+    raw = json.loads(path.read_text("utf-8"))
+    change(raw)
+    path.write_text(json.dumps(raw), "utf-8")
+
+
+def test_damaged_configs(copy, tmp_path):
+    with pytest.raises(UserError, match="there is no config.json in .*nowhere"):
+        load_config(tmp_path / "nowhere")
+    change_config(copy, lambda raw: raw["text_config"].pop("hidden_size"))
+    with pytest.raises(UserError, match="lacks 'hidden_size'"):
+        load_config(copy)
+    change_config(copy, lambda raw: raw.update(model_type="llava"))
+    with pytest.raises(UserError, match="model of type 'llava'; expected a 'janus' folder"):
+        load_config(copy)
+    nothing = '{"model_type": "janus", "text_config": null, "vision_config": {}, "vq_config": {}}'
+    for text in ('{"model_type": "janus",', "[1, 2]", '{"model_type": "janus", "text_config": {}}', nothing):
+        (copy / "config.json").write_text(text, "utf-8")
+        with pytest.raises(UserError) as error:
+            load_config(copy)
+        assert one_line(error) and "config.json" in str(error.value)
+
+
+def test_configs_that_we_do_not_build(copy):
+    change_config(copy, lambda raw: raw["vision_config"].update(num_image_tokens=7))
+    with pytest.raises(UserError, match="vision_config.num_image_tokens=7; this program builds 36"):
+        load_config(copy)
+
+
+@pytest.mark.parametrize("mlp_dim", [488, 920, 1840])
+def test_widths_survive_being_written_as_a_ratio(tmp_path, mlp_dim):
+    cfg = dataclasses.replace(TINY, vision=dataclasses.replace(TINY.vision, width=56, mlp_dim=mlp_dim))
+    raw = write_config(cfg, image_token_id=5, bos_id=0, eos_id=1, pad_id=2, boi_id=3)
+    (tmp_path / "config.json").write_text(json.dumps(raw), "utf-8")
+    assert load_config(tmp_path) == cfg
+
+
+def test_damaged_weights(copy):
+    file = copy / "model.safetensors"
+    whole = file.read_bytes()
+    for damaged in (whole[: len(whole) // 2], whole[:4], b""):
+        file.write_bytes(damaged)
+        with pytest.raises(UserError, match="model.safetensors' cannot be read .*; get the file again") as error:
+            load_params(copy, TINY)
+        assert one_line(error)
+    file.unlink()
+    with pytest.raises(UserError, match=r"no \*.safetensors"):
+        load_params(copy, TINY)
+
+
+def test_every_misfit_is_listed_at_once(copy):
+    tensors = load_file(copy / "model.safetensors")
+    del tensors["lm_head.weight"], tensors["model.aligner.fc1.bias"]
+    tensors["model.surplus"] = np.zeros(1, np.float32)
+    tensors["model.generation_embeddings.weight"] = np.zeros((3, 2), np.float32)
+    save_file(tensors, copy / "model.safetensors")
+    with pytest.raises(UserError) as error:
+        load_params(copy, TINY)
+    message = str(error.value)
+    assert "missing: lm_head.weight, model.aligner.fc1.bias" in message and one_line(error)
+    assert "not used: model.surplus" in message and "model.generation_embeddings.weight (3, 2) instead of" in message
+
+
+def test_foreign_names_are_all_different(params):
+    names = [name for _, names, _ in plan_of(TINY).values() for name in names]
+    assert len(names) == len(set(names))
