@@ -51,7 +51,7 @@ def table(evals: Mapping[str, Any]) -> str:
     sides: list[Numbers] = [dict(evals[side]) if side in evals else nothing for side in ("before", "after")]
     names = list(dict.fromkeys([*sides[0], *sides[1]]))
     groups: dict[str, list[str]] = {"Pictures": [], "Answers": [], "Answers by kind of question": []}
-    for name in names:
+    for name in sorted(names, key=place):
         group = "Pictures" if name.startswith("t2i") else "Answers by kind of question" if "/" in name else "Answers"
         groups[group].append(name)
     main = f"t2i_strict@w={evals['guidance']:g}" if "guidance" in evals else ""
@@ -59,7 +59,7 @@ def table(evals: Mapping[str, Any]) -> str:
     for title, members in groups.items():
         if members:
             body += f'<tr class="head"><td colspan="7">{escape(title)}</td></tr>'
-        body += "".join(_row(name, *sides, strong=name in (main, "qa_greedy")) for name in sorted(members))
+        body += "".join(_row(name, *sides, strong=name in (main, "qa_greedy")) for name in members)
     head = "<tr><th>measure</th><th></th><th class=num>before</th><th class=num>after</th><th></th>"
     head += "<th class=num>change</th><th class=num>records</th></tr>"
     key = '<i class="before"></i>before<i class="after"></i>after'
@@ -68,6 +68,13 @@ def table(evals: Mapping[str, Any]) -> str:
         f'<p class="soft small key">Mean over held-out records &plusmn; one standard error.{key} &emsp; '
         "A coloured change exceeds two standard errors of the difference (the two taken as independent).</p>"
     )
+
+
+def place(name: str) -> tuple[int, str]:
+    """Order of the table: pictures strict before soft, answers as in ``TEXTS``, the rest by name."""
+    order = ("t2i_strict", "t2i_soft", *TEXTS)
+    base = name.partition("@")[0]
+    return (order.index(base) if base in order else len(order), name)
 
 
 def _row(name: str, before: Numbers, after: Numbers, strong: bool) -> str:

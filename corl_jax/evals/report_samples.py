@@ -51,9 +51,10 @@ def answers(transcripts: Mapping[str, Any]) -> str:
         for side, one in zip(sides, group, strict=True):
             for how in ("greedy", "sampled"):
                 said += _said(f"{side}, {how}", one[how])
-        question = escape(asked["question"]).replace("\n", "<br>")
+        question, _, options = escape(asked["question"]).partition("\n")
+        options = f'<p class="small">{options.replace(chr(10), " &emsp; ")}</p>' if options else ""
         cards += (
-            f'<div class="card talk">{image(asked["png"], "picture of the question")}<div><h3>{question}</h3>'
+            f'<div class="card talk">{image(asked["png"], "picture of the question")}<div><h3>{question}</h3>{options}'
             f'<p class="soft small">{escape(asked["kind"])} &middot; right: <b>{escape(asked["reference"])}</b></p>'
             f'<div class="say">{said}</div></div></div>'
         )

@@ -17,7 +17,7 @@ p{margin:4px 0 14px;max-width:80ch}
 .soft{color:var(--soft)}small,.small{font-size:13px}
 .card{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:16px}
 .grid{display:grid;gap:14px}
-.tiles{grid-template-columns:repeat(auto-fit,minmax(230px,1fr));margin:22px 0 8px}
+.tiles{grid-template-columns:repeat(auto-fit,minmax(190px,1fr));margin:22px 0 8px}
 .charts{grid-template-columns:repeat(auto-fill,minmax(min(340px,100%),1fr))}
 .talks{grid-template-columns:repeat(auto-fill,minmax(min(500px,100%),1fr))}
 .tile b{display:block;font-size:30px;letter-spacing:-.02em;line-height:1.2;font-variant-numeric:tabular-nums}
@@ -28,7 +28,7 @@ white-space:nowrap;font-variant-numeric:tabular-nums}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th{font-weight:600;text-align:left;font-size:13px;color:var(--soft)}
-th,td{padding:7px 10px;border-bottom:1px solid var(--line);white-space:nowrap}
+th,td{padding:6px 10px;border-bottom:1px solid var(--line);white-space:nowrap}
 td.num,th.num{text-align:right}tr:last-child td{border-bottom:0}
 tr.head td{padding-top:18px;font-weight:600}
 tr.main td:first-child{font-weight:600}
@@ -54,6 +54,7 @@ img{image-rendering:pixelated;display:block}
 line-height:19px;text-align:center;background:var(--good);color:var(--card);font-weight:700}
 .talk{display:grid;grid-template-columns:100px 1fr;gap:14px}
 .talk>img{width:100px;height:100px;border-radius:8px;outline:1px solid var(--line)}
+.talk h3,.talk p{margin:0 0 4px}
 .say{display:grid;grid-template-columns:118px 20px 1fr;gap:3px 8px;font-size:14px;align-items:baseline}
 .say .tag{color:var(--soft);font-size:12px}.ok{color:var(--good);font-weight:700}.no{color:var(--bad);font-weight:700}
 .sheets{display:flex;gap:14px;overflow-x:auto;padding-bottom:8px}

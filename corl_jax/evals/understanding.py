@@ -71,6 +71,5 @@ def understanding_numbers(greedy: Sequence[Completion], sampled: Sequence[Comple
         "qa_format": number(sampled_formed),
     }
     kinds = np.array([completion.record.kind for completion in greedy])
-    for name, right in (("qa_greedy", greedy_right), ("qa_sampled", sampled_right)):
-        numbers |= {f"{name}/{kind}": number(right[kinds == kind]) for kind in sorted(set(kinds)) if kind}
-    return numbers
+    by_kind = {f"qa_greedy/{kind}": number(greedy_right[kinds == kind]) for kind in sorted(set(kinds)) if kind}
+    return numbers | by_kind
