@@ -56,6 +56,11 @@ def test_left_padding_changes_nothing(lm, x):
     np.testing.assert_allclose(shifted[:, pad:], plain, atol=1e-4)  # only differences of positions count
 
 
+def test_distances_between_positions_count(lm, x):
+    near = jnp.broadcast_to(jnp.arange(L), (N, L))
+    assert np.abs(run(lm, x, 3 * near)[:, -1] - run(lm, x, near)[:, -1]).max() > 1e-2
+
+
 def test_padding_gives_finite_gradients(lm, x):
     mask = causal(L) & (jnp.arange(L) >= 3)[None, None]  # the first three queries see nothing at all
     grad = jax.jit(jax.grad(lambda x: jnp.sum(run(lm, x, None, mask)[:, 3:] ** 2)))(x)
