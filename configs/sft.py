@@ -17,7 +17,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """``arg``: ``size``, ``mesh`` and ``tokenizer``, the work directory of the image tokenizer."""
     values = common.parse_arg(arg, tokenizer="runs/tokenizer")
     c = common.base("sft", values)
-    c.steps = 1200
+    c.steps = 420
     c.batch_size = 48
     c.init_from = f"image_tokenizer/*={values['tokenizer']}"
     c.trainable = ("vision_model/*", "aligner/*", "language_model/*", "gen_embed/*", "gen_aligner/*", "gen_head/*")

@@ -28,7 +28,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
             "absolute": 0.2,
             "codebook": 1.0,
             "commitment": 0.25,
-            "usage": 0.05,
+            "usage": 0.005,
             "usage_temperature": 0.1,
         }
     )

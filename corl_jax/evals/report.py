@@ -15,14 +15,14 @@ from typing import Any
 
 from corl_jax import __version__
 from corl_jax.core.errors import UserError
-from corl_jax.evals import charts, provenance, report_numbers, report_samples
+from corl_jax.evals import charts, report_numbers, report_samples
 from corl_jax.evals.report_samples import SIDES, empty
 from corl_jax.evals.report_style import CSS
 
 FILE = "report.html"
 TITLES = {"rl": "reinforcement learning", "sft": "supervised learning", "tokenizer": "image tokenizer"}
-UNKNOWN = {"command": "not recorded", "started": "not recorded", "machine": "not recorded", "versions": {}}
-"""Stands for a missing ``run.json``."""
+UNKNOWN = {"command": "not recorded", "date": "not recorded", "machine": "not recorded", "versions": {}}
+"""Stands for a block ``run`` that is not in ``eval.json`` (yet)."""
 
 
 def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
@@ -54,7 +54,7 @@ def render(folder: pathlib.Path) -> str:
         }
         for what in ("gallery", "answers")
     }
-    run = read_json(folder / provenance.FILE) if (folder / provenance.FILE).is_file() else UNKNOWN
+    run = {**UNKNOWN, **evals.get("run", {})}
     try:
         body = [
             _head(folder, config, rows, run),
@@ -94,11 +94,13 @@ def _head(folder: pathlib.Path, config: Any, rows: list[dict[str, Any]], run: Ma
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
     seconds = sum(row["time/step"] for row in rows if "time/step" in row and row["time/step"] is not None)
     done = int(rows[-1]["step"]) if rows else 0
+    total = f", {_duration(run['seconds'])} from start to report" if "seconds" in run else ""
     facts = {
         "command": run["command"],
         "config": f"sha256 {digest[:16]}, seed {config['seed']}, starts from {config['init_from'] or 'scratch'}",
-        "steps": f"{done} of {config['steps']}, {_duration(seconds)} of training",
-        "started": run["started"].replace("T", " ").replace("+00:00", " UTC"),
+        "steps": f"{done} of {config['steps']}",
+        "time": f"{_duration(seconds)} in training steps" + total,
+        "date": run["date"],
         "machine": run["machine"],
         "versions": ", ".join(f"{name} {value}" for name, value in run["versions"].items()),
     }

@@ -26,7 +26,8 @@ def pictures(galleries: Mapping[str, Any]) -> str:
         shown = dict(zip(sides, group, strict=True))
         for side in SIDES:
             drawn = shown[side]["pictures"] if side in shown else []
-            out += f'<div class="four">{"".join(_picture(one, group[0]["prompt"]) for one in drawn)}</div>'
+            four = "".join(_picture(one, group[0]["prompt"]) for one in drawn)
+            out += f'<div class="four" data-side="{side if drawn else ""}">{four}</div>'
     guidance = galleries[sides[0]]["guidance"]
     return (
         f'<p class="soft">Held-out prompts, not chosen by hand; pictures are samples at temperature 1, guidance '

@@ -62,6 +62,9 @@ line-height:19px;text-align:center;background:var(--good);color:var(--card);font
 figcaption{font-size:13px;color:var(--soft);margin-top:4px}
 summary{cursor:pointer;font-weight:600;padding:4px 0}details{margin-top:14px}
 .empty{border:1px dashed var(--line);border-radius:12px;padding:16px;color:var(--soft)}
-@media(max-width:860px){.draw{grid-template-columns:1fr}.talk{grid-template-columns:72px 1fr}
+@media(max-width:860px){.draw{grid-template-columns:1fr}.draw>.small,td:nth-child(2),th:nth-child(2){display:none}
+tr.head td{display:table-cell}.four{flex-wrap:wrap}
+.four:before{content:attr(data-side);flex-basis:100%;font-size:12px;color:var(--soft)}
+.talk{grid-template-columns:72px 1fr}
 .talk>img{width:72px;height:72px}.pic img{width:68px;height:68px}.say{grid-template-columns:96px 18px 1fr}}
 """

@@ -21,6 +21,7 @@ from corl_jax.engine.workdir import Workdir, open_workdir
 from corl_jax.porting.source import config_to_json
 from corl_jax.stages.assembly import Parts, assemble
 from corl_jax.stages.settings import HookSettings, block
+from corl_jax.stages.measure import Measure
 from corl_jax.stages.rl import RlStage
 from corl_jax.stages.sft import SftStage
 from corl_jax.stages.tokenizer import TokenizerStage
@@ -93,7 +94,12 @@ def steps(run: Assembled) -> Iterator[StepResult]:
 
 
 def run(config: Mapping[str, Any], workdir: str | Path) -> None:
-    """Trains to the end."""
+    """Trains to the end; a config with ``evals`` is measured before and after, and reported."""
     assembled = prepare(config, workdir)
+    measure = Measure.of(config, assembled.parts, assembled.workdir)
+    if measure is not None:
+        measure.before()
     for _ in steps(assembled):
         pass
+    if measure is not None:
+        measure.after()

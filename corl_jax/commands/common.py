@@ -1,0 +1,40 @@
+"""Flags and checks that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+from typing import Any
+
+from corl_jax.core.errors import UserError
+
+
+def add_policy(parser: argparse.ArgumentParser) -> None:
+    """``--policy``."""
+    parser.add_argument(
+        "--policy", required=True, help="tiny (the shipped base), a Hugging Face folder or a work directory"
+    )
+
+
+def check_file(path: pathlib.Path, flag: str, overwrite: bool) -> None:
+    """Refuses a file that cannot be written or would be replaced.
+
+    Raises:
+      UserError: before any work is done.
+    """
+    if path.is_dir():
+        raise UserError(f"{flag} {str(path)!r} is a folder; expected a file")
+    if path.exists() and not overwrite:
+        raise UserError(f"{flag} {str(path)!r} exists; choose another file, or pass --overwrite to replace it")
+    for part in path.parents:
+        if part.exists() and not part.is_dir():
+            raise UserError(f"{flag} {str(path)!r}: {str(part)!r} is a file; expected a folder")
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes ``value`` whole or not at all; makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
+    part.replace(path)
