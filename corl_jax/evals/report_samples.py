@@ -31,7 +31,7 @@ def pictures(galleries: Mapping[str, Any]) -> str:
     guidance = galleries[sides[0]]["guidance"]
     return (
         f'<p class="soft">Held-out prompts, not chosen by hand; pictures are samples at temperature 1, guidance '
-        f'{guidance:g}. A green frame and tick mean that it shows exactly what was asked for and nothing else.</p>'
+        f"{guidance:g}. A green frame and tick mean that it shows exactly what was asked for and nothing else.</p>"
         f'<div class="card scroll"><div class="draw">{out}</div></div>'
     )
 
@@ -93,5 +93,3 @@ def image(png: str, text: str) -> str:
 def empty(what: str) -> str:
     """Says that a part is missing."""
     return f'<p class="empty">{escape(what)}</p>'
-
-
