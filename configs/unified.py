@@ -1,6 +1,6 @@
 """Unified reinforcement learning on the embedded world: one policy learns to draw and to answer from the same updates.
 
-    python -m corl_jax.main --config=configs/unified.py
+python -m corl_jax.main --config=configs/unified.py
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def parse(argv: list[str]) -> tuple[dict, pathlib.Path]:
         raise UserError(f"unexpected argument {rest[1]!r}; expected --config=FILE [--workdir=DIR] [--config.KEY=VALUE]")
     if CONFIG.value is None:
         raise UserError("--config is missing; expected for example --config=configs/unified.py")
-    name = pathlib.Path(str(FLAGS["config"].config_filename).partition(":")[0]).stem
+    name = pathlib.Path(config_flags.get_config_filename(FLAGS["config"]).partition(":")[0]).stem
     return json.loads(CONFIG.value.to_json_best_effort()), pathlib.Path(WORKDIR.value or f"runs/{name}")
 
 

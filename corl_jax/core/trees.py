@@ -25,7 +25,8 @@ def flatten_abstract(module: nnx.Module) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of an abstract module (``nnx.eval_shape``) by path."""
     _, state = nnx.split(module)
     return {
-        "/".join(map(str, path)): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in nnx.to_flat_state(state)
+        "/".join(map(str, path)): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+        for path, leaf in nnx.to_flat_state(state)
     }
 
 

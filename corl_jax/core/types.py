@@ -73,7 +73,7 @@ class Record:
 
 @pytree()
 class Prompts:
-    """Left-padded prompts. ``tokens [B, P]`` int32, ``mask [B, P]`` bool, ``images [B, H, W, 3]`` float32 in [-1, 1] or None."""
+    """Left-padded prompts: ``tokens [B, P]`` int32, ``mask [B, P]`` bool, ``images [B, H, W, 3]`` or None."""
 
     tokens: Any
     mask: Any
@@ -118,7 +118,7 @@ class Completion:
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Rewards of ``N`` completions. ``matrix [N, R]`` float32, ``names`` of the columns, ``total [N]`` the weighted sum."""
+    """Rewards of ``N`` completions: ``matrix [N, R]``, ``names`` of the columns, ``total [N]`` the weighted sum."""
 
     names: tuple[str, ...]
     matrix: np.ndarray
@@ -134,7 +134,7 @@ class PolicyBatch:
       tokens: int32 ``[B, G, T]`` completions.
       mask: bool ``[B, G, T]`` which of their positions were sampled.
       sampler_log_probs: ``[B, G, T]`` as the sampler saw them, for the mismatch metric alone.
-      old_log_probs: ``[B, G, T]`` of the policy that sampled, replayed by the scorer, or None for one update per rollout.
+      old_log_probs: ``[B, G, T]`` of the policy that sampled, replayed by the scorer; None for one update per rollout.
       ref_log_probs: ``[B, G, T]`` of the frozen reference, or None when the KL coefficient is 0 throughout.
       advantages: ``[B, G]``.
       weights: ``[B, G, T]``; zero where masked, and over the whole step summing to the task's share.

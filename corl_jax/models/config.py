@@ -102,7 +102,12 @@ TINY = JanusConfig(
         vocab_size=72, width=128, depth=4, heads=4, kv_heads=4, head_size=32, mlp_dim=352, max_length=512
     ),
     image_tokenizer=ImageTokenizerConfig(
-        codebook_size=256, code_dim=8, latent_channels=64, base_channels=32, channel_multipliers=(1, 1, 1, 2), res_blocks=0
+        codebook_size=256,
+        code_dim=8,
+        latent_channels=64,
+        base_channels=32,
+        channel_multipliers=(1, 1, 1, 2),
+        res_blocks=0,
     ),
     gen_head_dim=128,
 )

@@ -94,6 +94,14 @@ class LanguageModel(nnx.Module):
         """Text logits in float32."""
         return self.lm_head(states).astype(jnp.float32)
 
+    def cached(
+        self, x_NLD: Float[Array, "N L D"], positions: Any, mask: Any, cache: Cache, index: Any
+    ) -> tuple[Float[Array, "N L D"], Cache]:
+        """``__call__`` with a cache, which comes back updated."""
+        states, updated = self(x_NLD, positions, mask, cache, index)
+        assert updated is not None
+        return states, updated
+
     def empty_cache(self, rows: int, length: int) -> Cache:
         """A cache for ``rows`` sequences of up to ``length`` positions."""
         return Cache.empty(self.cfg.depth, rows, length, self.cfg.kv_heads, self.cfg.head_size, self.dtype)

@@ -1,4 +1,4 @@
-"""Small parts that several networks share: linear maps with logical axes, the two-layer MLP, rotary positions, stacking.
+"""Small parts that several networks share: linear maps with logical axes, two-layer MLP, rotary positions, stacking.
 
 In: arrays ``[..., D]`` and NNX random streams. Out: arrays; parameters are float32 and cast to ``dtype`` for compute.
 """
@@ -41,9 +41,7 @@ def linear(
 class Mlp2(nnx.Module):
     """Linear, exact GELU, linear, with biases: the aligners and the image head (``modeling_janus.py``)."""
 
-    def __init__(
-        self, inputs: int, hidden: int, outputs: int, axes: tuple[str, str], *, dtype: Any, rngs: nnx.Rngs
-    ):
+    def __init__(self, inputs: int, hidden: int, outputs: int, axes: tuple[str, str], *, dtype: Any, rngs: nnx.Rngs):
         self.fc1 = linear(inputs, hidden, (None, axes[0]), bias=True, dtype=dtype, rngs=rngs)
         self.fc2 = linear(hidden, outputs, axes, bias=True, dtype=dtype, rngs=rngs)
 
@@ -77,7 +75,9 @@ def stack(make: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) ->
     return build(rngs)
 
 
-def scan_layers(layers: nnx.Module, call: Callable[[Any, Any], Any], carry: Any, depth: int, remat: str = "none") -> Any:
+def scan_layers(
+    layers: nnx.Module, call: Callable[[Any, Any], Any], carry: Any, depth: int, remat: str = "none"
+) -> Any:
     """Runs stacked ``layers`` in order, ``carry = call(layer, index, carry)``, as one scan.
 
     Args:

@@ -1,4 +1,4 @@
-"""Group-relative advantages, and how the two tasks of one prompt are paired. In: rewards ``[B, G]``; out: the same shape."""
+"""Group-relative advantages, and how the two tasks of one prompt are paired. In and out: ``[B, G]``."""
 
 from __future__ import annotations
 

@@ -84,9 +84,7 @@ def _outside_top_p(logits: Float[Array, "... V"], top_p: Any) -> Bool[Array, "..
     return jax.nn.softmax(logits, -1) < smallest
 
 
-def draw(
-    keys: Any, log_probs: Float[Array, "N V"], sampling: Sampling
-) -> tuple[Int[Array, "N"], Float[Array, "N"]]:
+def draw(keys: Any, log_probs: Float[Array, "N V"], sampling: Sampling) -> tuple[Int[Array, "N"], Float[Array, "N"]]:
     """One id per row with its log-prob; the most likely one at temperature 0.
 
     Args:

@@ -72,8 +72,9 @@ def load_params(folder: str | pathlib.Path, cfg: JanusConfig) -> Params:
 def plan_of(cfg: JanusConfig) -> dict[str, tuple[Rule, list[str], tuple[int, ...]]]:
     """For every path of ours: its rule, the foreign names, and the foreign shape of each."""
     plan = {}
-    for path, leaf in flatten_abstract(abstract(cfg)).items():
-        rule, names = foreign_names(path, TRANSFORMERS, lambda p, leaf=leaf: leaf.shape[0])
+    leaves = flatten_abstract(abstract(cfg))
+    for path, leaf in leaves.items():
+        rule, names = foreign_names(path, TRANSFORMERS, lambda p: leaves[p].shape[0])
         one = leaf.shape[1:] if rule.stacked else leaf.shape
         plan[path] = (rule, names, rule.layout.outward(np.broadcast_to(np.float32(0), one)).shape)
     return plan

@@ -1,4 +1,4 @@
-"""Pure string reading: tags, answers, options, number words, overlap. In: strings; out: strings, verdicts, fractions."""
+"""Pure string reading: tags, answers, options, number words, overlap. In: strings; out: strings and verdicts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import collections
 import re
 from collections.abc import Sequence
 
-WELL_FORMED = re.compile(r"<think>((?:(?!</?think>|</?answer>).)*)</think>\s*<answer>((?:(?!</?think>|</?answer>).)*)</answer>", re.S)
+INNER = r"((?:(?!</?think>|</?answer>).)*)"
+WELL_FORMED = re.compile(rf"<think>{INNER}</think>\s*<answer>{INNER}</answer>", re.S)
 ANSWER = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.S)
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
@@ -37,7 +38,7 @@ def option_of(answer: str, choices: Sequence[str]) -> str | None:
     """The letter that an answer to multiple choice means, or None.
 
     Read in this order: a lone letter with or without brackets or a dot (``B``, ``(b)``, ``B.``), a letter before the
-    option's own text (``B. red``), the option's text alone, or one letter announced as the answer (``the answer is B``).
+    option's own text (``B. red``), the option's text alone, or a letter announced as the answer (``the answer is B``).
     A letter inside prose, such as the article ``a``, is no answer.
     """
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(choices)]

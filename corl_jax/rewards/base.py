@@ -52,7 +52,9 @@ def _column(name: str, completions: Sequence[Completion], context: RewardContext
         row = _failing_row(function, completions, context)
         raise UserError(f"reward {name!r} failed on {row}: {type(error).__name__}: {error}") from error
     if values.shape != (len(completions),):
-        raise UserError(f"reward {name!r} gave shape {values.shape} for {len(completions)} completions; expected one each")
+        raise UserError(
+            f"reward {name!r} gave shape {values.shape}; expected one number for each of {len(completions)}"
+        )
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
         record = completions[bad[0]].record.id

@@ -28,5 +28,5 @@ def accuracy(completions: Sequence[Completion], context: RewardContext) -> np.nd
 
 @rewards.register("format")
 def format_(completions: Sequence[Completion], context: RewardContext) -> np.ndarray:
-    """1 where thinking and answer stand in their tags: ``<think> x </think> <answer> y </answer>`` (CoRL's R_Format)."""
+    """1 where thinking and answer stand in their tags, ``<think>x</think><answer>y</answer>`` (CoRL's R_Format)."""
     return np.array([float(well_formed(text_of(c))) for c in completions])

@@ -35,7 +35,7 @@ def prefill(
     cache = model.language_model.empty_cache(rows, width + length)
     mask = jnp.pad(prompt_mask(prompts.mask), ((0, 0), (0, 0), (0, length)))
     x = model.embed_prompt(prompts.tokens, prompts.images, image_id)
-    states, cache = model.language_model(x, prompt_positions(prompts.mask), mask, cache, 0)
+    states, cache = model.language_model.cached(x, prompt_positions(prompts.mask), mask, cache, 0)
     seen = jnp.pad(prompts.mask, ((0, 0), (0, length)))
     last, seen, real = (jnp.repeat(a, samples, 0) for a in (states[:, -1], seen, jnp.sum(prompts.mask, 1)))
     return last, cache.tile(samples), seen, real
@@ -44,7 +44,7 @@ def prefill(
 def advance(model: Janus, x_ND: Any, cache: Cache, seen: Any, real: Any, prompt: int, step: Any) -> tuple[Any, Cache]:
     """Feeds the input of completion position ``step`` to every row; returns the state that predicts the next token."""
     visible = seen | ((jnp.arange(seen.shape[1]) >= prompt) & (jnp.arange(seen.shape[1]) <= prompt + step))[None]
-    states, cache = model.language_model(
+    states, cache = model.language_model.cached(
         x_ND[:, None], (real + step)[:, None], visible[:, None], cache, prompt + step
     )
     return states[:, 0], cache
@@ -102,7 +102,9 @@ def decode_text(
     def body(carry):
         step, state_ND, cache, done, tokens, log_probs = carry
         distribution = log_distribution(model.text_logits(state_ND), None, sampling)
-        chosen, chosen_log_probs = draw(jax.vmap(lambda key: jax.random.fold_in(key, step))(keys), distribution, sampling)
+        chosen, chosen_log_probs = draw(
+            jax.vmap(lambda key: jax.random.fold_in(key, step))(keys), distribution, sampling
+        )
         chosen = jnp.where(done, ids.pad, chosen)
         tokens = tokens.at[:, step].set(chosen)
         log_probs = log_probs.at[:, step].set(jnp.where(done, 0.0, chosen_log_probs))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from corl_jax.core.sharding import constrain
 from corl_jax.core.trees import bind
-from corl_jax.core.types import Params, Prompts, Rollout
+from corl_jax.core.types import Modality, Params, Prompts, Rollout
 from corl_jax.models.config import JanusConfig
 from corl_jax.objectives.distribution import Sampling
 from corl_jax.sampling.decode import decode_image, decode_text
@@ -41,7 +41,9 @@ class Sampler:
         banned = self.ids.banned_mask(self.cfg.decoder.vocab_size) if modality == "text" else None
         return Sampling(jnp.float32(guidance), jnp.float32(temperature), 1.0, 0, banned)
 
-    def draw(self, params: Params, prompts: Prompts, keys: jax.Array, sampling: Sampling, guided: bool = True) -> Rollout:
+    def draw(
+        self, params: Params, prompts: Prompts, keys: jax.Array, sampling: Sampling, guided: bool = True
+    ) -> Rollout:
         """``G`` pictures per prompt, decoded to pixels in the same program.
 
         Args:
@@ -59,7 +61,9 @@ class Sampler:
         tokens, mask, log_probs = _write(self, params, prompts, keys, sampling, length)
         return Rollout(tokens, mask, log_probs, None, "text")
 
-    def log_probs(self, params: Params, prompts: Prompts, rollout: Rollout, sampling: Sampling, **how: bool) -> jax.Array:
+    def log_probs(
+        self, params: Params, prompts: Prompts, rollout: Rollout, sampling: Sampling, **how: bool
+    ) -> jax.Array:
         """``[B, G, T]`` of a rollout under ``params``; ``how`` as in ``score``."""
         return _score(self, params, prompts, rollout.tokens, sampling, rollout.modality, **how)
 
@@ -84,6 +88,8 @@ def _write(sampler: Sampler, params: Params, prompts: Prompts, keys: Any, sampli
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5), static_argnames=("guided", "shared_prefix"))
-def _score(sampler: Sampler, params: Params, prompts: Prompts, tokens: Any, sampling: Sampling, modality: str, **how: Any) -> Any:
+def _score(
+    sampler: Sampler, params: Params, prompts: Prompts, tokens: Any, sampling: Sampling, modality: Modality, **how: Any
+) -> Any:
     model = bind(sampler.graphdef, params)
     return score(model, prompts, tokens, sampling, sampler.ids, modality=modality, **how)[0]

@@ -44,9 +44,7 @@ def prompt_mask(mask: Bool[Array, "B P"]) -> Bool[Array, "B P P"]:
     return jnp.tril(jnp.ones((length, length), bool))[None] & mask[:, None, :]
 
 
-def unconditional_tokens(
-    tokens: Int[Array, "B P"], mask: Bool[Array, "B P"], pad: int
-) -> Int[Array, "B P"]:
+def unconditional_tokens(tokens: Int[Array, "B P"], mask: Bool[Array, "B P"], pad: int) -> Int[Array, "B P"]:
     """The prompt without its words: all but the first and last real token become padding that is attended to.
 
     Equal to replacing before padding, so that BOS survives in every row (decisions 23).
@@ -57,9 +55,7 @@ def unconditional_tokens(
     return jnp.where(keep, tokens, pad)
 
 
-def packed(
-    mask: Bool[Array, "R P"], samples: int, length: int
-) -> tuple[Int[Array, "R L"], Bool[Array, "R L L"]]:
+def packed(mask: Bool[Array, "R P"], samples: int, length: int) -> tuple[Int[Array, "R L"], Bool[Array, "R L L"]]:
     """Positions and mask of rows that hold one prompt and ``samples`` completions of ``length`` inputs each.
 
     A completion sees the prompt and its own past, never its neighbours::

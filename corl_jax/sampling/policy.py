@@ -137,9 +137,7 @@ class Policy:
             texts += [self.tokenizer.decode(row) for row in np.asarray(out.tokens)[:real, 0]]
         return texts
 
-    def _draw(
-        self, prompts: Sequence[str], samples: int, seed: int, guidance: float, temperature: float
-    ) -> Rollout:
+    def _draw(self, prompts: Sequence[str], samples: int, seed: int, guidance: float, temperature: float) -> Rollout:
         """Rollouts of all prompts, on the host."""
         _listed(prompts, "prompts")
         _counted(samples, "samples")

@@ -63,7 +63,7 @@ def hidden_states(
     modality: Modality,
     shared_prefix: bool,
 ) -> Float[Array, "B G T D"]:
-    """The state that predicts each token: the prompt's last for the first, then the completion's own, shifted by one."""
+    """The state that predicts each token: the prompt's last for the first, then the completion's, shifted by one."""
     groups, samples, length = tokens.shape
     x = model.embed_prompt(prompts.tokens, prompts.images, ids.image)
     mask = prompts.mask

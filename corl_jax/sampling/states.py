@@ -44,7 +44,8 @@ class PolicyStates:
         captions = np.zeros_like(mask)
         tail = len(self.tokenizer.encode("\n\n<|Assistant|>:"))
         for i, text in enumerate(texts):
-            captions[i, tokens.shape[1] - tail - len(self.tokenizer.encode(text.strip())) : tokens.shape[1] - tail] = True
+            end = tokens.shape[1] - tail
+            captions[i, end - len(self.tokenizer.encode(text.strip())) : end] = True
         return states, tokens == ids.image, states, captions
 
 

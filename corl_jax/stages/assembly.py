@@ -74,7 +74,7 @@ class Parts:
 
 
 def assemble(config: Mapping[str, Any], workdir: pathlib.Path) -> Parts:
-    """Reads the blocks ``model``, ``mesh`` and ``init_from`` and builds the parts; copies the tokenizer into ``workdir``.
+    """Reads ``model``, ``mesh`` and ``init_from`` and builds the parts; copies the text tokenizer into ``workdir``.
 
     Raises:
       UserError: a name, size or folder that does not exist or does not fit.

@@ -32,6 +32,7 @@ from corl_jax.sampling.states import PolicyStates
 from corl_jax.stages.assembly import Parts, records
 from corl_jax.stages.rl_loss import policy_loss
 from corl_jax.stages.rl_settings import RlSettings, read_settings
+from corl_jax.tasks.base import Task
 from corl_jax.tasks.joint import Joint
 from corl_jax.tasks.text_to_image import TextToImage
 from corl_jax.tasks.visual_qa import VisualQA
@@ -55,7 +56,7 @@ class RlStage:
             s.pictures,
             s.questions,
         )
-        self.tasks = {"image": self.joint.drawing, "text": self.joint.asking}
+        self.tasks: dict[str, Task] = {"image": self.joint.drawing, "text": self.joint.asking}
         self.sheet: tuple[np.ndarray, list[str]] | None = None
         self.reference: Params = {}
 

@@ -19,7 +19,11 @@ from corl_jax.stages.rl_settings import RlSettings
 
 
 def policy_loss(
-    sampler: Sampler, settings: RlSettings, params: Params, batch: Mapping[str, PolicyBatch], algo: Mapping[str, kl.KlState]
+    sampler: Sampler,
+    settings: RlSettings,
+    params: Params,
+    batch: Mapping[str, PolicyBatch],
+    algo: Mapping[str, kl.KlState],
 ) -> tuple[jax.Array, Metrics]:
     """Weighted sum over all tokens of all tasks (OThink-MR1 Eq. 4 with CoRL's pairing of advantages).
 
@@ -30,7 +34,7 @@ def policy_loss(
       batch: one ``PolicyBatch`` per task.
       algo: one KL coefficient per task.
     """
-    total, metrics = jnp.zeros(()), {}
+    total, metrics = jnp.zeros(()), Metrics()
     for task, part in sorted(batch.items()):
         loss, named = task_loss(sampler, settings, params, task, part, algo[task].coef)
         total += settings.share(task) * loss

@@ -93,7 +93,7 @@ def read_settings(config: Mapping[str, Any], updates: int) -> RlSettings:
     raw_kl = {task: block(KlConfig, config["kl"][task], f"kl.{task}") for task in ("image", "text")}
     s = block(RlSettings, config["rl"], "rl", rewards=tables, kl=raw_kl)
     if s.group < 2:
-        raise UserError(f"rl.group={s.group} gives every sample the advantage 0; expected at least 2 samples per prompt")
+        raise UserError(f"rl.group={s.group} leaves nothing to compare with; expected at least 2 samples per prompt")
     if s.temperature == 0:
         raise UserError("rl.temperature=0 makes all samples of a group the same; expected more than 0")
     check_sampling(guidance=s.guidance, temperature=s.temperature)

@@ -20,9 +20,9 @@ from corl_jax.engine.update import make_update
 from corl_jax.engine.workdir import Workdir, open_workdir
 from corl_jax.porting.source import config_to_json
 from corl_jax.stages.assembly import Parts, assemble
-from corl_jax.stages.settings import HookSettings, block
 from corl_jax.stages.measure import Measure
 from corl_jax.stages.rl import RlStage
+from corl_jax.stages.settings import HookSettings, block
 from corl_jax.stages.sft import SftStage
 from corl_jax.stages.tokenizer import TokenizerStage
 
@@ -88,9 +88,7 @@ def steps(run: Assembled) -> Iterator[StepResult]:
     """Trains, one step at a time; resumes what the work directory holds."""
     with use(run.parts.sharder):
         update = make_update(run.stage.loss, run.stage.after, run.optimizer, run.microbatches)
-        yield from train(
-            run.stage, update, run.loop, run.workdir, config_to_json(run.parts.cfg), hooks=run.hooks
-        )
+        yield from train(run.stage, update, run.loop, run.workdir, config_to_json(run.parts.cfg), hooks=run.hooks)
 
 
 def run(config: Mapping[str, Any], workdir: str | Path) -> None:

@@ -16,8 +16,8 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class ModelSettings:
-    """``size``: a name in ``models.config.SIZES``, used from scratch; ``compute_dtype``: ``auto`` is float32 on CPU, else
-    bfloat16; ``remat``: a name in ``models.layers.REMAT_POLICIES``."""
+    """``size``: a name in ``models.config.SIZES``, used from scratch; ``compute_dtype``: ``auto`` is float32 on CPU,
+    else bfloat16; ``remat``: a name in ``models.layers.REMAT_POLICIES``."""
 
     size: str
     compute_dtype: str
@@ -44,7 +44,7 @@ class HookSettings:
 
 @dataclasses.dataclass(frozen=True)
 class EvalSettings:
-    """Evaluation before and after: ``n`` held-out records, pictures at every guidance in ``guidances``, seed of its own.
+    """Evaluation before and after: ``n`` held-out records, pictures at every guidance in ``guidances``, its own seed.
 
     ``batch``: records per compiled call. ``n=0`` skips evaluation.
     """

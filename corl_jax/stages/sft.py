@@ -29,7 +29,7 @@ from corl_jax.tasks.supervised import Lesson, Supervise
 
 @dataclasses.dataclass(frozen=True)
 class SftSettings:
-    """Shares and widths as in ``tasks.supervised.Supervise``; ``drawing_weight``: of the picture loss against the text loss."""
+    """Shares and widths as in ``tasks.supervised.Supervise``; ``drawing_weight``: picture loss against text loss."""
 
     caption_share: float
     sloppy_share: float

@@ -34,7 +34,7 @@ PART = "image_tokenizer/"
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerSettings:
-    """Weights of the loss terms: squared and absolute pixel error, codebook, commitment, code usage (and its softness)."""
+    """Weights of the loss: squared and absolute pixel error, codebook, commitment, code usage (and its softness)."""
 
     squared: float
     absolute: float

@@ -1,4 +1,4 @@
-"""The same records asked both ways: the transform that feeds reinforcement learning. In: records; out: one ``Asked`` per task."""
+"""The same records asked both ways, for reinforcement learning. In: records; out: one ``Asked`` per task."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Asked, Record
+from corl_jax.tasks.base import Task
 from corl_jax.tasks.text_to_image import TextToImage
 from corl_jax.tasks.visual_qa import VisualQA
 
@@ -24,7 +25,7 @@ class Joint:
 
     def __post_init__(self):
         if self.pictures < 0 or self.questions < 0 or self.pictures + self.questions == 0:
-            raise UserError(f"{self.pictures} prompts and {self.questions} questions per step leave nothing to train on")
+            raise UserError(f"{self.pictures} prompts and {self.questions} questions a step leave nothing to train on")
 
     @property
     def batch_size(self) -> int:
@@ -34,5 +35,5 @@ class Joint:
     def __call__(self, records: tuple[Record, ...], step: int) -> dict[str, Asked]:
         share = len(records) / self.batch_size
         counts = {"image": round(self.pictures * share), "text": round(self.questions * share)}
-        tasks = {"image": self.drawing, "text": self.asking}
+        tasks: dict[str, Task] = {"image": self.drawing, "text": self.asking}
         return {name: tasks[name].ask(records[:count]) for name, count in counts.items() if count}

@@ -41,7 +41,7 @@ class Supervise:
       tokenizer, image_tokens, image_size: of the model.
       seed: of captions, dropout and sloppiness.
       caption_share: share of reading rows that ask for a caption instead of the record's question.
-      sloppy_share: share of answers written out of form (no thinking, or bare), so that the base has something to learn.
+      sloppy_share: share of answers written out of form (no thinking, or bare), so that the base has room to learn.
       dropout: share of drawing rows whose prompt is silenced, which makes guidance possible.
       drawing_length, reading_length, target_length: fixed widths in tokens.
     """

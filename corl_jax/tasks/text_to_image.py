@@ -14,7 +14,7 @@ from corl_jax.tasks.base import as_prompts
 
 @dataclasses.dataclass(frozen=True)
 class TextToImage:
-    """Asks for a picture of the record's caption. ``prompt_length``: fixed width, or None for the next multiple of 8."""
+    """Asks for a picture of the caption. ``prompt_length``: fixed width, or None for the next multiple of 8."""
 
     tokenizer: TextTokenizer
     prompt_length: int | None = None
@@ -28,5 +28,7 @@ class TextToImage:
         """Pictures."""
         pixels = np.asarray(rollout.pixels)
         return [
-            Completion(record, pixels=picture) for record, group in zip(asked.records, pixels, strict=True) for picture in group
+            Completion(record, pixels=picture)
+            for record, group in zip(asked.records, pixels, strict=True)
+            for picture in group
         ]
