@@ -25,7 +25,7 @@ def set_up_jax() -> None:
 
     A cache folder that was chosen before (``JAX_COMPILATION_CACHE_DIR``) is kept.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     jax.config.update("jax_threefry_partitionable", True)

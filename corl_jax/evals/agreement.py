@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from corl_jax.core.types import Asked, Params, Rollout
 from corl_jax.data.shapes.examples import example
@@ -56,7 +56,7 @@ def measure(sampler: Sampler, params: Params, tokenizer: TextTokenizer, seed: in
     records = [example("test", i) for i in range(PROMPTS)]
     drawing = TextToImage(tokenizer).ask(records)
     asking = VisualQA(tokenizer, sampler.cfg.image_tokens, sampler.cfg.vision.image_size).ask(records)
-    keys = prompt_keys(seed, "doctor", jnp.arange(PROMPTS), SAMPLES)
+    keys = prompt_keys(seed, "doctor", np.arange(PROMPTS), SAMPLES)
     scorer, prefix = {}, {}
     with jax.default_matmul_precision("highest"):
         for weight in GUIDANCES:

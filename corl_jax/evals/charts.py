@@ -6,6 +6,7 @@ import dataclasses
 import io
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -77,7 +78,7 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
 
 def draw(panel: Panel, rows: Sequence[Mapping[str, float | None]]) -> str:
     """``panel`` as an SVG element: light raw lines, strong smoothed ones."""
-    settings = {
+    settings: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": panel.title,
         "font.size": 9.5,

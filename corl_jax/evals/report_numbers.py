@@ -48,8 +48,8 @@ def best_guidance(numbers: Numbers) -> str | None:
 def table(evals: Mapping[str, Any]) -> str:
     """All numbers; one side may be missing while a run is under way."""
     nothing: Numbers = {}
-    sides: list[Numbers] = [dict(evals[side]) if side in evals else nothing for side in ("before", "after")]
-    names = list(dict.fromkeys([*sides[0], *sides[1]]))
+    before, after = (dict(evals[side]) if side in evals else nothing for side in ("before", "after"))
+    names = list(dict.fromkeys([*before, *after]))
     groups: dict[str, list[str]] = {"Pictures": [], "Answers": [], "Answers by kind of question": []}
     for name in sorted(names, key=place):
         group = "Pictures" if name.startswith("t2i") else "Answers by kind of question" if "/" in name else "Answers"
@@ -59,7 +59,7 @@ def table(evals: Mapping[str, Any]) -> str:
     for title, members in groups.items():
         if members:
             body += f'<tr class="head"><td colspan="7">{escape(title)}</td></tr>'
-        body += "".join(_row(name, *sides, strong=name in (main, "qa_greedy")) for name in members)
+        body += "".join(_row(name, before, after, strong=name in (main, "qa_greedy")) for name in members)
     head = "<tr><th>measure</th><th></th><th class=num>before</th><th class=num>after</th><th></th>"
     head += "<th class=num>change</th><th class=num>records</th></tr>"
     key = '<i class="before"></i>before<i class="after"></i>after'
