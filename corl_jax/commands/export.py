@@ -1,4 +1,4 @@
-"""Write a policy as a Hugging Face folder that transformers loads."""
+"""Writes a policy as a Hugging Face folder that transformers loads."""
 
 from __future__ import annotations
 

@@ -56,6 +56,8 @@ def save_folder(
             if (pathlib.Path(tokenizer_folder) / name).is_file():
                 shutil.copyfile(pathlib.Path(tokenizer_folder) / name, aside / name)
         aside.chmod(0o755)
+        for file in aside.iterdir():
+            file.chmod(0o644)
         if out.exists():
             out.rmdir()
         aside.rename(out)

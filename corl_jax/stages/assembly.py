@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.runtime import compute_dtype
 from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.core.trees import flatten, flatten_abstract, matches
 from corl_jax.core.types import Params
@@ -31,8 +31,6 @@ from corl_jax.porting.source import Source, open_source
 from corl_jax.sampling.generate import Sampler
 from corl_jax.sampling.layout import SpecialIds
 from corl_jax.stages.settings import DataSettings, ModelSettings, block
-
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,15 +98,6 @@ def assemble(config: Mapping[str, Any], workdir: pathlib.Path) -> Parts:
     return Parts(
         sharder, cfg, Sampler(nnx.split(shape)[0], cfg, ids), tokenizer, folder, structs, sources, config["seed"]
     )
-
-
-def compute_dtype(name: str) -> Any:
-    """The dtype of activations; ``auto`` is float32 on CPU and bfloat16 elsewhere."""
-    if name == "auto":
-        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    if name not in DTYPES:
-        raise UserError(f"unknown compute_dtype {name!r}; expected auto, {', '.join(DTYPES)}")
-    return DTYPES[name]
 
 
 def parse_init_from(text: str) -> tuple[tuple[str, Source], ...]:

@@ -7,22 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from corl_jax import __version__
 from corl_jax.core.sharding import use
 from corl_jax.core.types import Params
 from corl_jax.data.pipeline import fixed
 from corl_jax.engine.handoff import load_params
 from corl_jax.engine.workdir import Workdir
 from corl_jax.evals.gallery import gallery, write_gallery
+from corl_jax.evals.provenance import machine, versions
 from corl_jax.evals.report import write_report
 from corl_jax.evals.runner import evaluate
 from corl_jax.stages.assembly import Parts, records
@@ -87,8 +84,8 @@ class Measure:
             "command": " ".join(["python -m corl_jax.main", *sys.argv[1:]]),
             "date": time.strftime("%Y-%m-%d"),
             "seconds": round(seconds, 1),
-            "machine": f"{platform.machine()}, {jax.device_count()} x {jax.devices()[0].device_kind}",
-            "versions": {"corl_jax": __version__, "jax": jax.__version__, "python": platform.python_version()},
+            "machine": machine(),
+            "versions": versions(),
         }
 
     def _read(self) -> dict[str, Any]:

@@ -29,8 +29,9 @@ from corl_jax.tasks.supervised import Lesson, Supervise
 
 @dataclasses.dataclass(frozen=True)
 class SftSettings:
-    """Shares and widths as in ``tasks.supervised.Supervise``; ``drawing_weight``: picture loss against text loss."""
+    """Rows, shares and widths as in ``tasks.supervised.Supervise``; ``drawing_weight``: of the picture loss."""
 
+    reading_rows: int
     caption_share: float
     sloppy_share: float
     dropout: float
@@ -54,6 +55,7 @@ class SftStage:
             tokenizer=parts.tokenizer,
             image_tokens=parts.cfg.image_tokens,
             image_size=parts.cfg.vision.image_size,
+            reading_rows=s.reading_rows // jax.process_count(),
             seed=self.seed,
             caption_share=s.caption_share,
             sloppy_share=s.sloppy_share,

@@ -19,7 +19,7 @@ from corl_jax.tasks.base import as_prompts, stack_pictures
 
 @pytree()
 class Lesson:
-    """One supervised batch, ``B`` rows of each task.
+    """One supervised batch: rows to read and rows to draw.
 
     Attributes:
       reading: prompts with pictures; ``targets [B, T]`` and ``target_mask`` are what to say.
@@ -39,6 +39,7 @@ class Supervise:
 
     Attributes:
       tokenizer, image_tokens, image_size: of the model.
+      reading_rows: records of a batch that are also read; all of them are drawn.
       seed: of captions, dropout and sloppiness.
       caption_share: share of reading rows that ask for a caption instead of the record's question.
       sloppy_share: share of answers written out of form (no thinking, or bare), so that the base has room to learn.
@@ -49,6 +50,7 @@ class Supervise:
     tokenizer: TextTokenizer
     image_tokens: int
     image_size: int
+    reading_rows: int
     seed: int
     caption_share: float
     sloppy_share: float
@@ -59,21 +61,23 @@ class Supervise:
 
     def __call__(self, records: tuple[Record, ...], step: int) -> Lesson:
         rng = np.random.default_rng([self.seed, step])
-        scenes = [parsed.scene for parsed in parse_batch(np.stack([record.image for record in records]))]
+        read = records[: self.reading_rows]
+        scenes = [parsed.scene for parsed in parse_batch(np.stack([record.image for record in read]))]
         asks, says, draws = [], [], []
-        for record, scene in zip(records, scenes, strict=True):
+        for record in records:
+            ids = self.tokenizer.drawing_prompt(record.prompt)
+            draws.append(self.tokenizer.unconditional(ids) if rng.random() < self.dropout else ids)
+        for record, scene in zip(read, scenes, strict=True):
             if rng.random() < self.caption_share:
                 asks.append(self.tokenizer.question_prompt(DESCRIBE, self.image_tokens))
                 says.append(describe(scene))
             else:
                 asks.append(self.tokenizer.question_prompt(record.question, self.image_tokens))
                 says.append(self._answer(listing(scene), record.answer, rng))
-            ids = self.tokenizer.drawing_prompt(record.prompt)
-            draws.append(self.tokenizer.unconditional(ids) if rng.random() < self.dropout else ids)
         pictures = stack_pictures(records, self.image_size)
         targets, mask = self._right_pad([[*self.tokenizer.encode(text), self.tokenizer.eos_id] for text in says])
         return Lesson(
-            as_prompts(asks, self.tokenizer, self.reading_length, pictures),
+            as_prompts(asks, self.tokenizer, self.reading_length, pictures[: self.reading_rows]),
             targets,
             mask,
             as_prompts(draws, self.tokenizer, self.drawing_length),

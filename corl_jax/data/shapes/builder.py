@@ -20,6 +20,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.runtime import cache_folder
 from corl_jax.core.types import Record
 from corl_jax.data.records import check
 from corl_jax.data.shapes.examples import Split, example
@@ -108,8 +109,7 @@ class ShapesSource:
 
 def default_data_dir() -> pathlib.Path:
     """Where data sets are kept: ``corl_jax/data`` in the user's cache folder."""
-    cache = os.environ["XDG_CACHE_HOME"] if os.environ.get("XDG_CACHE_HOME") else pathlib.Path.home() / ".cache"
-    return pathlib.Path(cache) / "corl_jax" / "data"
+    return cache_folder() / "data"
 
 
 def source(
