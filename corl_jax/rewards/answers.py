@@ -10,6 +10,8 @@ INNER = r"((?:(?!</?think>|</?answer>).)*)"
 WELL_FORMED = re.compile(rf"<think>{INNER}</think>\s*<answer>{INNER}</answer>", re.S)
 ANSWER = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.S)
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+ARTICLES = ("a", "an", "the")
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def well_formed(text: str, *, strict_whitespace: bool = False) -> bool:
@@ -27,11 +29,12 @@ def extract_answer(text: str) -> str:
 
 
 def normalise(text: str) -> str:
-    """Lower case, number words as digits, no articles or outer punctuation, single spaces."""
-    words = re.sub(r"[^\w\s.%/+-]", " ", text.lower()).split()
-    words = [word.strip(".") for word in words]
+    """Lower case, number words as digits, no articles (unless they are all there is) or outer punctuation, single
+    spaces."""
+    words = [word.strip(".") for word in re.sub(r"[^\w\s.%/+-]", " ", text.lower()).split()]
+    said = [word for word in words if word and word not in ARTICLES] or [word for word in words if word]
     digits = {word: str(number) for number, word in enumerate(NUMBERS)}
-    return " ".join(digits.get(word, word) for word in words if word and word not in ("a", "an", "the"))
+    return " ".join(digits.get(word, word) for word in said)
 
 
 def option_of(answer: str, choices: Sequence[str]) -> str | None:
@@ -39,22 +42,25 @@ def option_of(answer: str, choices: Sequence[str]) -> str | None:
 
     Read in this order: a lone letter with or without brackets or a dot (``B``, ``(b)``, ``B.``), a letter before the
     option's own text (``B. red``), the option's text alone, or a letter announced as the answer (``the answer is B``).
-    A letter inside prose, such as the article ``a``, is no answer.
+    A letter inside prose, such as the article ``a``, is no answer. Without ``choices`` any letter may be meant, and
+    texts mean nothing.
     """
-    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(choices)]
-    text = answer.strip()
+    letters = LETTERS[: len(choices)] if choices else LETTERS
+    text = " ".join(answer.split())  # so that no pattern below can spend long on white space
     lone = re.fullmatch(r"[(\[]?([A-Za-z])[)\].:]*", text)
     if lone and lone.group(1).upper() in letters:
         return lone.group(1).upper()
-    lettered = re.fullmatch(r"[(\[]?([A-Za-z])[)\].:]+\s*(.+)", text, re.S)
-    if lettered and lettered.group(1).upper() in letters:
+    lettered = re.fullmatch(r"[(\[]?([A-Za-z])[)\].:]+ ?(.+)", text)
+    if choices and lettered and lettered.group(1).upper() in letters:
         letter = lettered.group(1).upper()
         if normalise(lettered.group(2)) == normalise(choices[letters.index(letter)]):
             return letter
-    same = [letter for letter, choice in zip(letters, choices, strict=True) if normalise(choice) == normalise(text)]
+    same = [letter for letter, choice in zip(letters, choices, strict=False) if normalise(choice) == normalise(text)]
     if len(same) == 1:
         return same[0]
-    said = re.fullmatch(r"(?:the )?(?:correct )?(?:answer|option)(?: is|:)?\s*:?\s*[(\[]?([A-Za-z])[)\].]*", text, re.I)
+    said = re.fullmatch(
+        r"(?:the )?(?:correct )?(?:answer|option)(?: is)?(?: ?: ?| )[(\[]?([A-Za-z])[)\].]*", text, re.I
+    )
     return said.group(1).upper() if said and said.group(1).upper() in letters else None
 
 
