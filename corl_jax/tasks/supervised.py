@@ -9,6 +9,7 @@ import dataclasses
 
 import numpy as np
 
+from corl_jax.core.errors import UserError
 from corl_jax.core.types import Prompts, Record, pytree
 from corl_jax.data.shapes.captions import describe, listing
 from corl_jax.data.shapes.parser import parse_batch
@@ -45,6 +46,9 @@ class Supervise:
       sloppy_share: share of answers written out of form (no thinking, or bare), so that the base has room to learn.
       dropout: share of drawing rows whose prompt is silenced, which makes guidance possible.
       drawing_length, reading_length, target_length: fixed widths in tokens.
+
+    Raises:
+      UserError: no row to read, a share outside [0, 1], or, when called, a text longer than its width.
     """
 
     tokenizer: TextTokenizer
@@ -58,6 +62,13 @@ class Supervise:
     drawing_length: int
     reading_length: int
     target_length: int
+
+    def __post_init__(self):
+        if self.reading_rows < 1:
+            raise UserError(f"reading_rows={self.reading_rows} leaves nothing to read; expected 1 or more")
+        for name in ("caption_share", "sloppy_share", "dropout"):
+            if not 0 <= (share := vars(self)[name]) <= 1:
+                raise UserError(f"{name}={share} is no share; expected a number from 0 to 1")
 
     def __call__(self, records: tuple[Record, ...], step: int) -> Lesson:
         rng = np.random.default_rng([self.seed, step])
@@ -94,5 +105,9 @@ class Supervise:
         tokens = np.full((len(rows), self.target_length), self.tokenizer.pad_id, np.int32)
         mask = np.zeros((len(rows), self.target_length), bool)
         for i, row in enumerate(rows):
+            if len(row) > self.target_length:
+                raise UserError(
+                    f"a target has {len(row)} tokens, at most {self.target_length} are allowed; raise target_length"
+                )
             tokens[i, : len(row)], mask[i, : len(row)] = row, True
         return tokens, mask
