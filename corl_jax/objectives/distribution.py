@@ -18,21 +18,21 @@ BANNED = -1e30
 """Log-prob of a banned id: finite, so that differences of two policies stay finite."""
 
 
-@pytree("top_k")
+@pytree("top_p", "top_k")
 class Sampling:
-    """How logits become a distribution. Guidance, temperature and top-p are traced, so changing them compiles nothing.
+    """How logits become a distribution. Guidance and temperature are traced, so changing them compiles nothing.
 
     Attributes:
       guidance: weight ``w`` of ``u + w (c - u)``; 1 is the conditional distribution, 0 the unconditional one.
       temperature: logits are divided by it; 0 means greedy, scored at temperature 1.
-      top_p: keep the smallest set of ids whose probability reaches it; 1 keeps all.
+      top_p: keep the smallest set of ids whose probability reaches it; 1 keeps all. Static, so that 1 sorts nothing.
       top_k: keep the ``k`` most likely ids; 0 keeps all.
       banned: bool ``[V]`` of ids with probability 0, or None.
     """
 
     guidance: Any = 1.0
     temperature: Any = 1.0
-    top_p: Any = 1.0
+    top_p: float = 1.0
     top_k: int = 0
     banned: Any = None
 
@@ -70,14 +70,13 @@ def log_distribution(
     if sampling.top_k:
         kth = jax.lax.top_k(logits, sampling.top_k)[0][..., -1:]
         logits = jnp.where(logits < kth, BANNED, logits)
-    logits = jnp.where(_outside_top_p(logits, sampling.top_p), BANNED, logits)
+    if sampling.top_p < 1:
+        logits = jnp.where(_outside_top_p(logits, sampling.top_p), BANNED, logits)
     return jnp.maximum(jax.nn.log_softmax(logits, -1), BANNED)
 
 
-def _outside_top_p(logits: Float[Array, "... V"], top_p: Any) -> Bool[Array, "... V"]:
-    """Ids outside the nucleus. A Python 1.0 costs nothing: no sort is traced."""
-    if isinstance(top_p, (int, float)) and top_p >= 1:
-        return jnp.zeros(logits.shape, bool)
+def _outside_top_p(logits: Float[Array, "... V"], top_p: float) -> Bool[Array, "... V"]:
+    """Ids outside the nucleus."""
     ordered = jnp.sort(jax.nn.softmax(logits, -1), -1, descending=True)
     before = jnp.cumsum(ordered, -1) - ordered
     smallest = jnp.min(jnp.where(before < top_p, ordered, jnp.inf), -1, keepdims=True)

@@ -56,7 +56,7 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it():
     for top_p, expected in ((0.4, [1, 0, 0, 0]), (0.6, [0.625, 0.375, 0, 0]), (0.94, [10 / 19, 6 / 19, 3 / 19, 0])):
         got = np.exp(log_distribution(np.log(probs), None, Sampling(top_p=top_p)))
         np.testing.assert_allclose(got[0], expected, rtol=1e-5, atol=1e-12)
-        traced = jax.jit(lambda p: log_distribution(np.log(probs), None, Sampling(top_p=p)))(top_p)
+        traced = jax.jit(lambda s: log_distribution(np.log(probs), None, s))(Sampling(top_p=top_p))
         np.testing.assert_allclose(np.exp(traced)[0], expected, rtol=1e-5, atol=1e-12)
 
 
@@ -151,3 +151,9 @@ def test_bad_settings_are_named(setting, says):
     with pytest.raises(UserError, match=says):
         check_sampling(**setting)
     check_sampling(guidance=0.0, temperature=0.0, top_p=1.0)
+
+
+def test_settings_that_keep_everything_keep_unlikely_ids_under_jit():
+    logits = np.array([0.0, -5.0, -40.0, -80.0], np.float32)
+    got = jax.jit(lambda s: log_distribution(logits, None, s))(Sampling(guidance=jnp.float32(1), temperature=jnp.float32(1)))
+    np.testing.assert_allclose(got, jax.nn.log_softmax(logits), rtol=1e-6)
