@@ -280,7 +280,7 @@ assert abs(float(value)) < 1e-4 and float(optax.global_norm(gradient)) > 1e-3
 # every weight by about the learning rate, so even a small rate shows. Training warms up to its rate for this reason.
 
 # %%
-optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-4, b2=0.95, weight_decay=0.0))
+optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(5e-5, b2=0.95, weight_decay=0.0))
 updates, _ = optimizer.update(gradient, optimizer.init(trainable), trainable)
 params = optax.apply_updates(trainable, updates) | frozen
 
@@ -303,9 +303,9 @@ plt.show()
 
 for task in TASKS:
     good, bad = change[task][advantage[task] > 0].mean(), change[task][advantage[task] < 0].mean()
-    mean_kl = float(jnp.sum(kl.k3(after[task], reference[task]) * weights[task]))
-    print(f"{task}: good {good:+.2f}, bad {bad:+.2f} on average; moved {mean_kl:.4f} nats per token from the start")
-    assert good > 0 > bad and mean_kl > 0
+    leash = float(jnp.sum(kl.k3(after[task], reference[task]) * weights[task]))
+    print(f"{task}: good {good:+.2f}, bad {bad:+.2f} on average; the leash term is {leash:.4f} per token")
+    assert good > 0 > bad and leash > 0
 
 # %% [markdown]
 # The log-prob of good attempts (green) rose and that of bad ones (pink) fell, for pictures and for answers, by one
