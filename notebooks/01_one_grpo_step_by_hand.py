@@ -295,7 +295,9 @@ figure, panels = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
 for axes, task, name in zip(panels, TASKS, ("pictures", "answers"), strict=True):
     order = np.argsort(-advantage[task])
     colours = ["#22a99a" if value > 0 else "#e2588b" for value in advantage[task][order]]
-    axes.bar(range(GROUP), change[task][order], color=colours)
+    bars = axes.bar(range(GROUP), change[task][order], color=colours)
+    axes.bar_label(bars, fmt="%+.2f", fontsize=8)
+    axes.margins(y=0.12)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xticks(range(GROUP), [f"{value:+.1f}" for value in advantage[task][order]])
     axes.set(title=name, xlabel="advantage of the attempt", ylabel="change of its log-prob")
@@ -309,8 +311,9 @@ for task in TASKS:
 
 # %% [markdown]
 # The log-prob of good attempts (green) rose and that of bad ones (pink) fell, for pictures and for answers, by one
-# update of shared weights. Attempts that share most of their tokens pull on each other, so a single bar may be short or
-# even point the wrong way; it is the averages that come apart. And now the leash has something to hold.
+# update of shared weights. The good ones often rise little, for what was likely already has little room to rise.
+# Attempts that share most of their tokens pull on each other, so a single bar may even point the wrong way; it is the
+# averages that come apart. And now the leash has something to hold.
 #
 # Training repeats this a few hundred times, with more prompts:
 #
