@@ -40,7 +40,6 @@ def base(stage: str, arg: dict[str, str]) -> ml_collections.ConfigDict:
     c.stage = stage
     c.seed = 0
     c.steps = 0
-    c.batch_size = 0
     c.microbatches = 1
     c.updates_per_step = 1
     c.init_from = ""  # "" from scratch, SOURCE, or PATTERN=SOURCE,... ; SOURCE: tiny, HF folder, work directory

@@ -1,6 +1,12 @@
 """Shared set-up: eight fake CPU devices, parsed absl flags (Grain reads them), one seed per test."""
 
+import contextlib
+import functools
+import importlib
+import json
 import os
+import sys
+from pathlib import Path
 
 _DEVICES = "--xla_force_host_platform_device_count=8"
 if _DEVICES not in os.environ.get("XLA_FLAGS", ""):  # before jax is imported anywhere
@@ -50,16 +56,46 @@ def random_params():
 
 
 @pytest.fixture(scope="session")
-def tiny_policy_folder(tmp_path_factory, random_params):
-    """A Hugging Face folder with a policy of size ``tiny`` that has learnt nothing."""
+def write_policy(tmp_path_factory, random_params):
+    """A function from sizes to a Hugging Face folder with a policy that has learnt nothing."""
     from corl_jax.data.shapes.vocabulary import write_tokenizer
-    from corl_jax.models.config import TINY
     from corl_jax.models.unified import abstract
     from corl_jax.porting.save import save_folder
 
-    base = tmp_path_factory.mktemp("policy")
-    save_folder(random_params(abstract(TINY)), TINY, write_tokenizer(base / "words"), base / "tiny")
-    return base / "tiny"
+    def write(cfg, name):
+        base = tmp_path_factory.mktemp("policy")
+        save_folder(random_params(abstract(cfg)), cfg, write_tokenizer(base / "words"), base / name)
+        return base / name
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny_policy_folder(write_policy):
+    """A folder with a policy of size ``tiny``."""
+    from corl_jax.models.config import TINY
+
+    return write_policy(TINY, "tiny")
+
+
+@pytest.fixture(scope="session")
+def dot_policy_folder(write_policy):
+    """A folder with a policy that draws 16 pixels in 4 tokens: enough for what does not depend on size."""
+    from corl_jax.models.config import DecoderConfig, ImageTokenizerConfig, JanusConfig, VisionConfig
+
+    vision = VisionConfig(image_size=16, patch_size=8, width=32, depth=1, heads=2, mlp_dim=32)
+    decoder = DecoderConfig(
+        vocab_size=72, width=32, depth=2, heads=2, kv_heads=2, head_size=16, mlp_dim=64, max_length=128
+    )
+    codes = ImageTokenizerConfig(
+        codebook_size=32,
+        code_dim=8,
+        latent_channels=32,
+        base_channels=32,
+        channel_multipliers=(1, 1, 1, 1),
+        res_blocks=0,
+    )
+    return write_policy(JanusConfig(vision, decoder, codes, gen_head_dim=32), "dot")
 
 
 @pytest.fixture(scope="session")
@@ -68,3 +104,59 @@ def tiny_policy(tiny_policy_folder):
     from corl_jax import Policy
 
     return Policy.load(tiny_policy_folder, dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def small_world(tmp_path_factory):
+    """A context in which the embedded world holds few records and a mesh spreads over the first ``devices`` alone."""
+    from corl_jax.core import sharding
+    from corl_jax.data.shapes import builder
+    from corl_jax.stages import assembly
+
+    folder, real = tmp_path_factory.mktemp("shapes"), builder.source
+
+    def source(data_dir, split):
+        return real(folder, split, {"train": 96, "test": 96})
+
+    @contextlib.contextmanager
+    def world(devices=1):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(builder, "source", source)
+            mesh = functools.partial(sharding.make_mesh, devices=jax.devices()[:devices])
+            patch.setattr(assembly, "make_mesh", mesh)
+            yield
+
+    return world
+
+
+SMALL = {
+    "tokenizer": {"batch_size": 4},
+    "sft": {"batch_size": 4, "sft.reading_rows": 2},
+    "rl": {"rl.pictures": 2, "rl.questions": 4, "rl.group": 2, "rl.completion_length": 6, "evals.n": 0},
+}
+
+
+@pytest.fixture(scope="session")
+def small_config(dot_policy_folder):
+    """A function from the name of a config to its plain values, small enough for a test, and started from a policy that
+    has learnt nothing; dotted keys may be overridden."""
+    root = str(Path(__file__).parents[1])
+    if root not in sys.path:  # configs is no part of the package
+        sys.path.append(root)
+
+    def make(name, arg=None, policy=dot_policy_folder, **overrides):
+        config = importlib.import_module(f"configs.{name}").get_config(arg)
+        config.lock()
+        small = {
+            "steps": 2,
+            "init_from": f"image_tokenizer/*={policy}" if config.stage == "sft" else str(policy),
+            "hooks.save_every": 0,
+            "hooks.sample_every": 0,
+            "hooks.tensorboard_every": 0,
+            "optim.warmup_ratio": 0.0,
+            **SMALL[config.stage],
+        }
+        config.update_from_flattened_dict(small | overrides)
+        return json.loads(config.to_json_best_effort())
+
+    return make

@@ -1,6 +1,6 @@
 """Steps that every stage shares: mesh, model definition, weights by handoff, data.
 
-In: the config. Out: a ``Parts`` from which a stage is built.
+In: the config. Out: a ``Parts`` from which a stage is built. Nothing is written but what ``place_tokenizer`` is told to.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,10 +18,10 @@ from flax import nnx
 from corl_jax.core.errors import UserError
 from corl_jax.core.runtime import compute_dtype
 from corl_jax.core.sharding import Sharder, make_mesh
-from corl_jax.core.trees import flatten, flatten_abstract, matches
+from corl_jax.core.trees import flatten, flatten_abstract, matches, partition
 from corl_jax.core.types import Params
 from corl_jax.data.shapes import builder
-from corl_jax.data.shapes.vocabulary import write_tokenizer
+from corl_jax.data.shapes.vocabulary import build_tokenizer, write_tokenizer
 from corl_jax.data.sources import RecordSource
 from corl_jax.data.text import TextTokenizer
 from corl_jax.models.config import JanusConfig, named_size
@@ -32,6 +32,9 @@ from corl_jax.sampling.generate import Sampler
 from corl_jax.sampling.layout import SpecialIds
 from corl_jax.stages.settings import DataSettings, ModelSettings, block
 
+DEFAULT_SIZE = "tiny"
+"""What configs name when no size was asked for; a source's own size then holds."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
@@ -41,7 +44,7 @@ class Parts:
       sharder: mesh and rules.
       cfg: sizes.
       sampler: the compiled programs of the model.
-      tokenizer: text tokenizer; its files lie in ``tokenizer_folder``.
+      tokenizer: text tokenizer of the first source, or the embedded world's own.
       structs: shape, dtype and placement of every parameter.
       sources: (pattern, source) pairs of the handoff, first match wins; none means scratch.
       seed: of fresh parameters.
@@ -51,28 +54,55 @@ class Parts:
     cfg: JanusConfig
     sampler: Sampler
     tokenizer: TextTokenizer
-    tokenizer_folder: pathlib.Path
     structs: dict[str, jax.ShapeDtypeStruct]
     sources: tuple[tuple[str, Source], ...]
     seed: int
 
     def params(self, only: str = "*") -> Params:
         """Parameters whose path matches ``only``: handed off where a source matches, freshly initialised elsewhere."""
-        wanted = {path: struct for path, struct in self.structs.items() if matches(path, [only])}
+        handed, fresh = self._plan(only)
         params: Params = {}
-        for pattern, source in self.sources:
-            mine = {p: s for p, s in wanted.items() if matches(p, [pattern]) and p not in params}
-            if not mine:
-                raise UserError(f"init_from pattern {pattern!r} matches no parameter that is still to be filled")
-            params |= source.params(mine)
-        if missing := [path for path in wanted if path not in params]:
-            fresh = fresh_params(self.cfg, self.seed, self.structs)
-            params |= {path: fresh[path] for path in missing}
+        for source, wanted in handed:
+            params |= source.params(wanted)
+        if fresh:
+            made = fresh_params(self.cfg, self.seed, self.structs)
+            params |= {path: made[path] for path in fresh}
         return dict(sorted(params.items()))
 
+    def check(self, only: str = "*", trainable: Sequence[str] = ("*",)) -> None:
+        """Refuses what ``params`` and the trainable split would refuse later, before anything is read or written.
 
-def assemble(config: Mapping[str, Any], workdir: pathlib.Path) -> Parts:
-    """Reads ``model``, ``mesh`` and ``init_from`` and builds the parts; copies the text tokenizer into ``workdir``.
+        Raises:
+          UserError: a pattern that matches nothing, or a source that lacks what it is asked for.
+        """
+        partition({path: struct for path, struct in self.structs.items() if matches(path, [only])}, trainable)
+        for source, wanted in self._plan(only)[0]:
+            have = source.paths()
+            if have is not None and (missing := sorted(wanted.keys() - have)):
+                tops = ", ".join(sorted({f"{path.partition('/')[0]}/*" for path in have}))
+                raise UserError(
+                    f"init_from source {source.name!r} has no parameter {missing[0]!r}; it holds {tops} alone: "
+                    f"say so as init_from='{tops.split(', ')[0]}={source.name}'"
+                )
+
+    def _plan(self, only: str) -> tuple[list[tuple[Source, dict[str, jax.ShapeDtypeStruct]]], list[str]]:
+        """What each source gives, and the paths that nobody gives."""
+        left = {path: struct for path, struct in self.structs.items() if matches(path, [only])}
+        handed = []
+        for pattern, source in self.sources:
+            mine = {path: struct for path, struct in left.items() if matches(path, [pattern])}
+            if not mine:
+                raise UserError(
+                    f"init_from pattern {pattern!r} matches no parameter that is still to be filled; "
+                    f"expected for example image_tokenizer/*={source.name}"
+                )
+            handed.append((source, mine))
+            left = {path: struct for path, struct in left.items() if path not in mine}
+        return handed, list(left)
+
+
+def assemble(config: Mapping[str, Any]) -> Parts:
+    """Reads ``model``, ``mesh`` and ``init_from`` and builds the parts.
 
     Raises:
       UserError: a name, size or folder that does not exist or does not fit.
@@ -83,7 +113,13 @@ def assemble(config: Mapping[str, Any], workdir: pathlib.Path) -> Parts:
     sizes = {source.cfg for _, source in sources}
     if len(sizes) > 1:
         raise UserError(f"the sources in init_from={config['init_from']!r} hold models of different sizes")
-    cfg = sizes.pop() if sizes else named_size(model.size)
+    named = named_size(model.size)
+    cfg = sizes.pop() if sizes else named
+    if cfg != named and model.size != DEFAULT_SIZE:
+        raise UserError(
+            f"model size {model.size!r} is not the size of the policy in init_from={config['init_from']!r}; "
+            f"leave the size out, or start from a policy of that size"
+        )
     dtype = compute_dtype(model.compute_dtype)
     shape = abstract(cfg, dtype=dtype, remat=model.remat)
     axes, leaves = logical_axes(shape), flatten_abstract(shape)
@@ -91,35 +127,33 @@ def assemble(config: Mapping[str, Any], workdir: pathlib.Path) -> Parts:
         path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharder.fitted(leaf.shape, axes[path], path))
         for path, leaf in leaves.items()
     }
-    folder = workdir / "tokenizer"
-    place_tokenizer(sources, folder)
-    tokenizer = TextTokenizer.load(folder)
+    tokenizer = TextTokenizer.load(sources[0][1].tokenizer) if sources else TextTokenizer(build_tokenizer())
     ids = SpecialIds.of(tokenizer, cfg.decoder.vocab_size)
-    return Parts(
-        sharder, cfg, Sampler(nnx.split(shape)[0], cfg, ids), tokenizer, folder, structs, sources, config["seed"]
-    )
+    return Parts(sharder, cfg, Sampler(nnx.split(shape)[0], cfg, ids), tokenizer, structs, sources, config["seed"])
 
 
 def parse_init_from(text: str) -> tuple[tuple[str, Source], ...]:
     """``""`` (scratch), ``SOURCE``, or ``PATTERN=SOURCE,PATTERN=SOURCE`` to (pattern, source) pairs."""
     pairs = []
-    for part in filter(None, text.split(",")):
+    for part in filter(None, (part.strip() for part in text.split(","))):
         pattern, equals, name = part.partition("=")
         pairs.append((pattern, open_source(name)) if equals else ("*", open_source(part)))
     return tuple(pairs)
 
 
-def place_tokenizer(sources: tuple[tuple[str, Source], ...], folder: pathlib.Path) -> None:
-    """Puts the text tokenizer's files into ``folder`` once: the source's, or the embedded world's own."""
-    if (folder / "tokenizer.json").is_file():
+def place_tokenizer(sources: Sequence[tuple[str, Source]], folder: pathlib.Path) -> None:
+    """Puts the text tokenizer's files into ``folder`` once, whole or not at all: the first source's, or our own."""
+    if folder.is_dir():
         return
-    if not sources:
-        write_tokenizer(folder)
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in TOKENIZER_FILES:
-        if (sources[0][1].tokenizer / name).is_file():
-            shutil.copyfile(sources[0][1].tokenizer / name, folder / name)
+    aside = folder.with_name(folder.name + ".part")
+    aside.mkdir(parents=True, exist_ok=True)
+    if sources:
+        for name in TOKENIZER_FILES:
+            if (sources[0][1].tokenizer / name).is_file():
+                shutil.copyfile(sources[0][1].tokenizer / name, aside / name)
+    else:
+        write_tokenizer(aside)
+    aside.rename(folder)
 
 
 def fresh_params(cfg: JanusConfig, seed: int, structs: Mapping[str, jax.ShapeDtypeStruct]) -> Params:

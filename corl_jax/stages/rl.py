@@ -46,6 +46,7 @@ class RlStage:
     def __init__(self, config: Mapping[str, Any], parts: Parts, optimizer: Optimizer):
         self.parts, self.optimizer, self.seed = parts, optimizer, config["seed"]
         self.trainable, self.updates = tuple(config["trainable"]), config["updates_per_step"]
+        parts.check(trainable=self.trainable)
         self.total = config["steps"] * self.updates
         self.settings: RlSettings = read_settings(config, self.updates)
         self.train = records(config, "train")
@@ -57,6 +58,7 @@ class RlStage:
             s.questions,
         )
         self.tasks: dict[str, Task] = {"image": self.joint.drawing, "text": self.joint.asking}
+        self.rows = {"pictures": s.pictures, "questions": s.questions}
         self.sheet: tuple[np.ndarray, list[str]] | None = None
         self.reference: Params = {}
 
@@ -64,7 +66,7 @@ class RlStage:
         """The handed-off policy; a frozen copy of its trainable part stays aside as the reference."""
         trainable, frozen = partition(self.parts.params(), self.trainable)
         self.reference = merge(jax.tree.map(jnp.copy, trainable), frozen) if self.settings.needs_reference else {}
-        algo = {task: kl.initial(cfg, self.total) for task, cfg in self.settings.kl.items()}
+        algo = {task: kl.initial(self.settings.kl[task], self.total) for task in self.settings.asked}
         return create_state(trainable, frozen, self.optimizer, algo)
 
     def data(self) -> grain.DatasetIterator:

@@ -60,9 +60,14 @@ class RlSettings:
     kl: Mapping[str, KlConfig]
 
     @property
+    def asked(self) -> tuple[str, ...]:
+        """The tasks that are trained."""
+        return tuple(task for task, rows in (("image", self.pictures), ("text", self.questions)) if rows)
+
+    @property
     def needs_reference(self) -> bool:
         """Whether any KL coefficient can differ from 0."""
-        return any(cfg.used for cfg in self.kl.values())
+        return any(self.kl[task].used for task in self.asked)
 
     @property
     def guided_sampler(self) -> bool:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from corl_jax.core.errors import UserError
 from corl_jax.core.sharding import use
 from corl_jax.engine.alarm import AlarmConfig
@@ -19,7 +21,7 @@ from corl_jax.engine.optim import OptimConfig, Optimizer, make_optimizer
 from corl_jax.engine.update import make_update
 from corl_jax.engine.workdir import Workdir, open_workdir
 from corl_jax.porting.source import config_to_json
-from corl_jax.stages.assembly import Parts, assemble
+from corl_jax.stages.assembly import Parts, assemble, place_tokenizer
 from corl_jax.stages.measure import Measure
 from corl_jax.stages.rl import RlStage
 from corl_jax.stages.settings import HookSettings, block
@@ -48,20 +50,20 @@ class Assembled:
 
 
 def prepare(config: Mapping[str, Any], workdir: str | Path) -> Assembled:
-    """Opens the work directory and builds everything that training needs.
+    """Builds everything that training needs, and only then opens the work directory.
 
     Raises:
-      UserError: any value of the config that is wrong, or a work directory of another run; nothing is then trained.
+      UserError: any value of the config that is wrong, or a work directory of another run; nothing is then written.
     """
     name = config["stage"]
     if name not in STAGES:
         raise UserError(f"unknown stage {name!r}; expected one of {', '.join(STAGES)}")
-    if not isinstance(config["steps"], int) or config["steps"] < 1:
-        raise UserError(f"config.steps={config['steps']!r} is no length of a run; expected a whole number from 1 on")
+    for key in ("steps", "microbatches", "updates_per_step"):
+        if not isinstance(config[key], int) or config[key] < 1:
+            raise UserError(f"config.{key}={config[key]!r} is no count; expected a whole number from 1 on")
     hooks = block(HookSettings, config["hooks"], "hooks")
     optimizer = make_optimizer(optim_config(config))
-    opened = open_workdir(workdir, config)
-    parts = assemble(config, opened.path)
+    parts = assemble(config)
     stage = STAGES[name](config, parts, optimizer)
     loop = LoopConfig(
         steps=config["steps"],
@@ -71,6 +73,14 @@ def prepare(config: Mapping[str, Any], workdir: str | Path) -> Assembled:
         show=tuple(config["show"]),
         alarm=AlarmConfig(tuple(config["alarm"]["watch"]), config["alarm"]["patience"]),
     )
+    for what, rows in stage.rows.items():
+        if rows % config["microbatches"]:
+            raise UserError(
+                f"{rows} {what} a step do not split into {config['microbatches']} microbatches; choose a divisor"
+            )
+    opened = open_workdir(workdir, config)
+    if jax.process_index() == 0:
+        place_tokenizer(parts.sources, opened.path / "tokenizer")
     return Assembled(stage, parts, opened, loop, optimizer, config["microbatches"], stage.hooks(hooks.sample_every))
 
 

@@ -41,6 +41,11 @@ class HookSettings:
     tensorboard_every: int
     keep: int
 
+    def __post_init__(self):
+        for name, least in (("save_every", 0), ("sample_every", 0), ("tensorboard_every", 0), ("keep", 1)):
+            if vars(self)[name] < least:
+                raise UserError(f"hooks.{name}={vars(self)[name]} is out of range; expected {least} or more")
+
 
 @dataclasses.dataclass(frozen=True)
 class EvalSettings:
@@ -75,3 +80,15 @@ def block(cls: type[T], raw: Mapping[str, Any], name: str, **derived: Any) -> T:
         return cls(**values)
     except TypeError as error:
         raise UserError(f"config.{name}: {error}; expected {', '.join(sorted(fields))}") from None
+
+
+def one_update(config: Mapping[str, Any]) -> None:
+    """Refuses ``updates_per_step`` where nothing is sampled, so that there is nothing to use twice.
+
+    Raises:
+      UserError: it is not 1.
+    """
+    if config["updates_per_step"] != 1:
+        raise UserError(
+            f"config.updates_per_step={config['updates_per_step']} is for reinforcement learning; here it must be 1"
+        )

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from corl_jax.core.errors import UserError
 from corl_jax.core.numerics import Metrics, Weighted
 from corl_jax.core.trees import bind, partition
 from corl_jax.core.types import Params
@@ -23,7 +24,7 @@ from corl_jax.objectives.language import next_token_loss
 from corl_jax.objectives.weighting import token_weights
 from corl_jax.sampling.score import hidden_states
 from corl_jax.stages.assembly import Parts, records
-from corl_jax.stages.settings import block
+from corl_jax.stages.settings import block, one_update
 from corl_jax.tasks.supervised import Lesson, Supervise
 
 
@@ -49,7 +50,12 @@ class SftStage:
     def __init__(self, config: Mapping[str, Any], parts: Parts, optimizer: Optimizer):
         self.parts, self.optimizer, self.seed = parts, optimizer, config["seed"]
         self.batch_size, self.trainable = config["batch_size"], tuple(config["trainable"])
+        one_update(config)
+        parts.check(trainable=self.trainable)
         self.settings = s = block(SftSettings, config["sft"], "sft")
+        self.rows = {"pictures": self.batch_size, "questions": s.reading_rows}
+        if s.reading_rows > self.batch_size:
+            raise UserError(f"sft.reading_rows={s.reading_rows} is more than batch_size={self.batch_size}; lower it")
         self.train = records(config, "train")
         self.supervise = Supervise(
             tokenizer=parts.tokenizer,

@@ -27,7 +27,7 @@ from corl_jax.models.codebook import unit
 from corl_jax.models.image_tokenizer import ImageTokenizer
 from corl_jax.objectives import reconstruction
 from corl_jax.stages.assembly import Parts, records
-from corl_jax.stages.settings import block
+from corl_jax.stages.settings import block, one_update
 
 PART = "image_tokenizer/"
 
@@ -52,6 +52,9 @@ class TokenizerStage:
     def __init__(self, config: Mapping[str, Any], parts: Parts, optimizer: Optimizer):
         self.parts, self.optimizer, self.seed = parts, optimizer, config["seed"]
         self.batch_size = config["batch_size"]
+        self.rows = {"pictures": self.batch_size}
+        one_update(config)
+        parts.check(PART + "*")
         sizes = parts.cfg.image_tokenizer
         self.graphdef = nnx.split(nnx.eval_shape(lambda: ImageTokenizer(sizes, rngs=nnx.Rngs(0))))[0]
         self.settings = block(TokenizerSettings, config["tokenizer"], "tokenizer")

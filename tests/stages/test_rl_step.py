@@ -1,0 +1,145 @@
+"""One step of reinforcement learning: what must be true of the first, of its advantages, its parts and its placement."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from corl_jax.core.trees import digest
+from corl_jax.objectives.advantages import group
+from corl_jax.rewards.base import RewardContext, score
+
+
+@pytest.fixture(scope="session")
+def updated(first):
+    """The first step, applied."""
+    return first.run()
+
+
+def totals(step, task):
+    """Rewards ``[B, G]`` of the batch, read back from its tokens."""
+    batch, stage = step.batches[0][task], step.stage
+    rows, samples, _ = batch.tokens.shape
+    if task == "text":
+        tokens, mask = (np.asarray(leaf).reshape(rows * samples, -1) for leaf in (batch.tokens, batch.mask))
+        texts = [stage.parts.tokenizer.decode(row[seen]) for row, seen in zip(tokens, mask, strict=True)]
+        return np.array([len(text) / 10 for text in texts]).reshape(rows, samples)
+    pixels = stage.sheet[0]  # of the first prompts, all of them here
+    return (pixels[..., 0].mean((1, 2)) / 255).reshape(rows, samples)
+
+
+def close(left, right, atol):
+    assert left.keys() == right.keys()
+    return max(float(np.max(np.abs(np.asarray(left[k]) - np.asarray(right[k])))) for k in left) <= atol
+
+
+def test_truths_of_a_first_step(first, updated):
+    _, (said,) = updated
+    for task in ("image", "text"):
+        assert said[f"{task}/mismatch"] < 1e-4
+        assert said[f"{task}/ratio"] == 1 and said[f"{task}/clipped"] == 0
+        assert abs(said[f"{task}/kl"]) < 1e-6
+        assert said[f"{task}/kl_coef"] == pytest.approx(0.015)  # halfway between 0 and 0.03
+        assert said[f"{task}/entropy"] > 1
+        part = first.batches[0][task]
+        assert part.old_log_probs is None
+        np.testing.assert_allclose(part.ref_log_probs, part.sampler_log_probs, atol=1e-4)
+        assert float(part.weights.sum()) == pytest.approx(1) and not np.any(part.weights[~part.mask])
+    assert said["grad_norm"] > 1e-3
+    assert abs(said["loss"]) < 1e-2  # advantages of a group add to 0; only lengths keep the sum from it
+
+
+def test_the_batch_holds_what_was_asked_and_drawn(first):
+    image, text = first.batches[0]["image"], first.batches[0]["text"]
+    assert image.tokens.shape == (2, 2, 4) and text.tokens.shape == (4, 2, 6)
+    assert image.mask.all() and image.prompts.images is None and text.prompts.images.shape == (4, 16, 16, 3)
+    assert [r.id for r in first.raw["image"].records] == [r.id for r in first.raw["text"].records[:2]]
+    for task in ("image", "text"):
+        np.testing.assert_array_equal(first.batches[0][task].prompts.tokens, first.raw[task].prompts.tokens)
+        assert first.host[f"{task}/reward"] == pytest.approx(totals(first, task).mean(), rel=1e-5)
+        assert first.host[f"{task}/constant_groups"] == np.mean(np.ptp(totals(first, task), 1) == 0)
+    assert first.host["text/length"] == np.asarray(text.mask).sum(-1).mean()
+
+
+def test_only_what_is_trainable_moves(first, updated):
+    state, _ = updated
+    fresh = first.stage.init()
+    assert all(path.startswith("language_model/") for path in state.trainable)
+    assert digest(state.frozen) == digest(fresh.frozen) and len(state.frozen) > 30
+    still = [path for path in state.trainable if np.array_equal(state.trainable[path], fresh.trainable[path])]
+    assert not still
+
+
+def test_separate_advantages_reach_the_batch(first):
+    for task in ("image", "text"):
+        want = np.asarray(group(totals(first, task).astype(np.float32)))
+        np.testing.assert_allclose(first.batches[0][task].advantages, want, atol=2e-3)
+    assert np.any(first.batches[0]["image"].advantages) and np.any(first.batches[0]["text"].advantages)
+
+
+@pytest.mark.parametrize("pairing", ["unified", "sum_of_advantages"])
+def test_paired_advantages_reach_the_batch(take_step, pairing):
+    step = take_step(**{"rl.pairing": pairing, "rl.questions": 2})
+    image, text = (totals(step, task).astype(np.float32) for task in ("image", "text"))
+    want = group(image + 0.8 * text) if pairing == "unified" else group(image) + 0.8 * group(text)
+    for task in ("image", "text"):
+        np.testing.assert_allclose(step.batches[0][task].advantages, np.asarray(want), atol=2e-3)
+
+
+def test_rewards_of_the_first_samples_are_those_of_the_config(first):
+    """Names in the metrics are names in the config, and weights are applied."""
+    assert {"image/reward/redness", "text/reward/letters"} <= set(first.host)
+    completions = first.stage.tasks["text"].read_back(first.raw["text"], first.batches[0]["text"])
+    twice = score(completions, {"letters": 2.0}, RewardContext()).total
+    assert twice.mean() == pytest.approx(2 * first.host["text/reward"], rel=1e-5)
+
+
+@pytest.mark.parametrize(("silent", "task"), [("rl.pictures", "text"), ("rl.questions", "image")])
+def test_one_task_alone(take_step, silent, task):
+    step = take_step(**{silent: 0})
+    assert list(step.raw) == list(step.batches[0]) == [task]
+    state, (said,) = step.run()
+    assert set(state.algo) == {task} and int(state.algo[task].step) == 1
+    assert {name.partition("/")[0] for name in said if "/" in name} == {task}
+    assert said[f"{task}/mismatch"] < 1e-4 and said["grad_norm"] > 1e-3
+
+
+def test_microbatches_add_up_to_the_batch(first, updated):
+    whole, (said,) = updated
+    parts, (also_said,) = first.run(microbatches=2)
+    assert close(whole.trainable, parts.trainable, 1e-5)
+    for name, value in said.items():
+        assert also_said[name] == pytest.approx(value, abs=2e-5), name
+
+
+def test_a_second_update_leaves_the_ratio_of_one(take_step):
+    step = take_step(**{"updates_per_step": 2})
+    assert len(step.batches) == 2 and step.batches[0] is step.batches[1]
+    for part in step.batches[0].values():
+        np.testing.assert_allclose(part.old_log_probs, part.sampler_log_probs, atol=1e-4)
+    state, (one, two) = step.run(times=2)
+    assert int(state.step) == 2
+    for task in ("image", "text"):
+        assert one[f"{task}/ratio"] == pytest.approx(1, abs=1e-5) and abs(two[f"{task}/ratio"] - 1) > 1e-5
+        assert one[f"{task}/clipped"] == 0 and two[f"{task}/kl"] > 1e-6 > abs(one[f"{task}/kl"])
+
+
+def test_eight_devices_do_what_one_does(take_step):
+    """Batch over four times two, parameters over two: the same samples, and parameters within rounding."""
+    rows = {"rl.pictures": 8, "rl.questions": 8, "rl.completion_length": 4}
+    alone = take_step(**rows)
+    spread = take_step(devices=8, **rows, **{"mesh.data": 4, "mesh.fsdp": 2})
+    for task in ("image", "text"):
+        one, eight = alone.batches[0][task], spread.batches[0][task]
+        np.testing.assert_array_equal(one.tokens, eight.tokens)
+        np.testing.assert_allclose(one.sampler_log_probs, eight.sampler_log_probs, atol=1e-4)
+        np.testing.assert_allclose(one.ref_log_probs, eight.ref_log_probs, atol=1e-4)
+        np.testing.assert_allclose(one.advantages, eight.advantages, atol=1e-3)
+        assert len(eight.tokens.sharding.device_set) == 8
+    (left, (said,)), (right, (also_said,)) = alone.run(), spread.run()
+    kernels = [leaf for leaf in right.trainable.values() if not leaf.sharding.is_fully_replicated]
+    assert kernels and all(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(right.trainable))
+    assert close(left.trainable, right.trainable, 2e-5)
+    for name, value in said.items():
+        assert also_said[name] == pytest.approx(value, abs=1e-4), name
