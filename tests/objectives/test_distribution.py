@@ -155,5 +155,6 @@ def test_bad_settings_are_named(setting, says):
 
 def test_settings_that_keep_everything_keep_unlikely_ids_under_jit():
     logits = np.array([0.0, -5.0, -40.0, -80.0], np.float32)
-    got = jax.jit(lambda s: log_distribution(logits, None, s))(Sampling(guidance=jnp.float32(1), temperature=jnp.float32(1)))
+    sampling = Sampling(guidance=jnp.float32(1), temperature=jnp.float32(1))
+    got = jax.jit(lambda s: log_distribution(logits, None, s))(sampling)
     np.testing.assert_allclose(got, jax.nn.log_softmax(logits), rtol=1e-6)
