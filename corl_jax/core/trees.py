@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -13,6 +13,8 @@ from flax import nnx
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Params
+
+Leaf = TypeVar("Leaf")
 
 
 def flatten(module: nnx.Module) -> tuple[Any, Params]:
@@ -44,7 +46,7 @@ def matches(path: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
 
 
-def partition(params: Params, patterns: Sequence[str]) -> tuple[Params, Params]:
+def partition(params: dict[str, Leaf], patterns: Sequence[str]) -> tuple[dict[str, Leaf], dict[str, Leaf]]:
     """Parameters that match ``patterns`` and the rest. A pattern that matches nothing is an error."""
     for pattern in patterns:
         if not any(matches(path, [pattern]) for path in params):
