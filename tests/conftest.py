@@ -132,7 +132,7 @@ def small_world(tmp_path_factory):
 SMALL = {
     "tokenizer": {"batch_size": 4},
     "sft": {"batch_size": 4, "sft.reading_rows": 2},
-    "rl": {"rl.pictures": 2, "rl.questions": 4, "rl.group": 2, "rl.completion_length": 6, "evals.n": 0},
+    "rl": {"rl.pictures": 8, "rl.questions": 8, "rl.group": 2, "rl.completion_length": 4, "evals.n": 0},
 }
 
 

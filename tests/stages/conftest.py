@@ -28,11 +28,12 @@ def telling_rewards():
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """An RL stage after its first rollout. ``run`` applies updates to a fresh state."""
+    """An RL stage after its first rollouts. ``run`` applies updates to a fresh state."""
 
     config: dict
     stage: RlStage
     raw: dict
+    rollouts: dict
     batches: list
     host: dict
     optimizer: object
@@ -71,10 +72,12 @@ def take_step(rl_config, small_world):
             parts = assemble(config)
             optimizer = make_optimizer(optim_config(config))
             stage = RlStage(config, parts, optimizer)
+            rollouts, sample = {}, stage.sample
+            stage.sample = lambda params, task, *rest: rollouts.setdefault(task, sample(params, task, *rest))
             with use(parts.sharder):
                 state, raw = stage.init(), next(stage.data())
                 pairs = list(stage.batches(state, raw, 0))
-        return Step(config, stage, raw, [batch for batch, _ in pairs], pairs[0][1], optimizer)
+        return Step(config, stage, raw, rollouts, [batch for batch, _ in pairs], pairs[0][1], optimizer)
 
     return make
 

@@ -18,15 +18,12 @@ def updated(first):
 
 
 def totals(step, task):
-    """Rewards ``[B, G]`` of the batch, read back from its tokens."""
-    batch, stage = step.batches[0][task], step.stage
-    rows, samples, _ = batch.tokens.shape
-    if task == "text":
-        tokens, mask = (np.asarray(leaf).reshape(rows * samples, -1) for leaf in (batch.tokens, batch.mask))
-        texts = [stage.parts.tokenizer.decode(row[seen]) for row, seen in zip(tokens, mask, strict=True)]
-        return np.array([len(text) / 10 for text in texts]).reshape(rows, samples)
-    pixels = stage.sheet[0]  # of the first prompts, all of them here
-    return (pixels[..., 0].mean((1, 2)) / 255).reshape(rows, samples)
+    """Rewards ``[B, G]`` of the samples."""
+    rollout = step.rollouts[task]
+    if task == "image":
+        return np.asarray(rollout.pixels)[..., 0].mean((2, 3)) / 255
+    decode, rows = step.stage.parts.tokenizer.decode, zip(rollout.tokens, rollout.mask, strict=True)
+    return np.array([[len(decode(np.asarray(t)[np.asarray(m)])) / 10 for t, m in zip(*row, strict=True)] for row in rows])
 
 
 def close(left, right, atol):
@@ -52,9 +49,9 @@ def test_truths_of_a_first_step(first, updated):
 
 def test_the_batch_holds_what_was_asked_and_drawn(first):
     image, text = first.batches[0]["image"], first.batches[0]["text"]
-    assert image.tokens.shape == (2, 2, 4) and text.tokens.shape == (4, 2, 6)
-    assert image.mask.all() and image.prompts.images is None and text.prompts.images.shape == (4, 16, 16, 3)
-    assert [r.id for r in first.raw["image"].records] == [r.id for r in first.raw["text"].records[:2]]
+    assert image.tokens.shape == (8, 2, 4) and text.tokens.shape == (8, 2, 4)
+    assert image.mask.all() and image.prompts.images is None and text.prompts.images.shape == (8, 16, 16, 3)
+    assert [r.id for r in first.raw["image"].records] == [r.id for r in first.raw["text"].records]
     for task in ("image", "text"):
         np.testing.assert_array_equal(first.batches[0][task].prompts.tokens, first.raw[task].prompts.tokens)
         assert first.host[f"{task}/reward"] == pytest.approx(totals(first, task).mean(), rel=1e-5)
@@ -80,7 +77,7 @@ def test_separate_advantages_reach_the_batch(first):
 
 @pytest.mark.parametrize("pairing", ["unified", "sum_of_advantages"])
 def test_paired_advantages_reach_the_batch(take_step, pairing):
-    step = take_step(**{"rl.pairing": pairing, "rl.questions": 2})
+    step = take_step(**{"rl.pairing": pairing})
     image, text = (totals(step, task).astype(np.float32) for task in ("image", "text"))
     want = group(image + 0.8 * text) if pairing == "unified" else group(image) + 0.8 * group(text)
     for task in ("image", "text"):
@@ -125,19 +122,17 @@ def test_a_second_update_leaves_the_ratio_of_one(take_step):
         assert one[f"{task}/clipped"] == 0 and two[f"{task}/kl"] > 1e-6 > abs(one[f"{task}/kl"])
 
 
-def test_eight_devices_do_what_one_does(take_step):
+def test_eight_devices_do_what_one_does(take_step, first, updated):
     """Batch over four times two, parameters over two: the same samples, and parameters within rounding."""
-    rows = {"rl.pictures": 8, "rl.questions": 8, "rl.completion_length": 4}
-    alone = take_step(**rows)
-    spread = take_step(devices=8, **rows, **{"mesh.data": 4, "mesh.fsdp": 2})
+    spread = take_step(devices=8, **{"mesh.data": 4, "mesh.fsdp": 2})
     for task in ("image", "text"):
-        one, eight = alone.batches[0][task], spread.batches[0][task]
+        one, eight = first.batches[0][task], spread.batches[0][task]
         np.testing.assert_array_equal(one.tokens, eight.tokens)
         np.testing.assert_allclose(one.sampler_log_probs, eight.sampler_log_probs, atol=1e-4)
         np.testing.assert_allclose(one.ref_log_probs, eight.ref_log_probs, atol=1e-4)
         np.testing.assert_allclose(one.advantages, eight.advantages, atol=1e-3)
         assert len(eight.tokens.sharding.device_set) == 8
-    (left, (said,)), (right, (also_said,)) = alone.run(), spread.run()
+    (left, (said,)), (right, (also_said,)) = updated, spread.run()
     kernels = [leaf for leaf in right.trainable.values() if not leaf.sharding.is_fully_replicated]
     assert kernels and all(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(right.trainable))
     assert close(left.trainable, right.trainable, 2e-5)
