@@ -1,6 +1,6 @@
 """Steps that every stage shares: mesh, model definition, weights by handoff, data.
 
-In: the config. Out: a ``Parts`` from which a stage is built. Nothing is written but what ``place_tokenizer`` is told to.
+In: the config. Out: a ``Parts`` from which a stage is built. Nothing is written but what ``place_tokenizer`` writes.
 """
 
 from __future__ import annotations

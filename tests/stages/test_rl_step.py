@@ -1,4 +1,4 @@
-"""One step of reinforcement learning: what must be true of the first, of its advantages, its parts and its placement."""
+"""One step of reinforcement learning: what must be true of the first, its advantages, parts and placement."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def totals(step, task):
     if task == "image":
         return np.asarray(rollout.pixels)[..., 0].mean((2, 3)) / 255
     decode, rows = step.stage.parts.tokenizer.decode, zip(rollout.tokens, rollout.mask, strict=True)
-    return np.array([[len(decode(np.asarray(t)[np.asarray(m)])) / 10 for t, m in zip(*row, strict=True)] for row in rows])
+    texts = [[decode(np.asarray(t)[np.asarray(m)]) for t, m in zip(*row, strict=True)] for row in rows]
+    return np.array([[len(text) / 10 for text in row] for row in texts])
 
 
 def close(left, right, atol):
