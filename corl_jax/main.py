@@ -17,9 +17,7 @@ from ml_collections import config_flags
 from corl_jax.core.errors import UserError
 from corl_jax.core.runtime import set_up_jax
 
-FLAGS = flags.FLAGS
-CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/, with its argument after a colon")
-WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; an existing one resumes (default: runs/NAME)")
+EXAMPLE = "--config=configs/unified.py"
 
 
 def parse(argv: list[str]) -> tuple[dict, pathlib.Path]:
@@ -28,24 +26,46 @@ def parse(argv: list[str]) -> tuple[dict, pathlib.Path]:
     Raises:
       UserError: an unknown flag, key, file or argument.
     """
+    values = flags.FlagValues()
+    file = config_flags.DEFINE_config_file("config", None, "a config and its argument", values, sys_argv=argv)
+    place = flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
     try:
-        rest = FLAGS(argv)
+        rest = values(argv)
+        config = None if file.value is None else json.loads(file.value.to_json_best_effort())
     except UserError:
         raise
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError) as error:
-        raise UserError(" ".join(str(error.args[0] if error.args else error).split())) from None
+    except OSError:
+        wanted = config_flags.get_config_filename(values["config"])
+        raise UserError(f"the config file {wanted!r} cannot be read; expected for example {EXAMPLE}") from None
+    except (AttributeError, KeyError) as error:
+        raise UserError(f"the config has no such key: {_words(error)}") from None
+    except (flags.Error, TypeError, ValueError, ImportError, SyntaxError) as error:
+        raise UserError(f"{_words(error)}; expected for example {EXAMPLE} --config.seed=1") from None
     if len(rest) > 1:
-        raise UserError(f"unexpected argument {rest[1]!r}; expected --config=FILE [--workdir=DIR] [--config.KEY=VALUE]")
-    if CONFIG.value is None:
-        raise UserError("--config is missing; expected for example --config=configs/unified.py")
-    name = pathlib.Path(config_flags.get_config_filename(FLAGS["config"]).partition(":")[0]).stem
-    return json.loads(CONFIG.value.to_json_best_effort()), pathlib.Path(WORKDIR.value or f"runs/{name}")
+        raise UserError(f"unexpected argument {rest[1]!r}; expected {EXAMPLE} [--workdir=DIR] [--config.KEY=VALUE]")
+    if config is None:
+        raise UserError(f"--config is missing; expected for example {EXAMPLE}")
+    name = pathlib.Path(config_flags.get_config_filename(values["config"]).partition(":")[0]).stem
+    return config, pathlib.Path(place.value or f"runs/{name}")
+
+
+def _words(error: BaseException) -> str:
+    """What a foreign error says, on one line; some wrap another one."""
+    said: object = error
+    while isinstance(said, BaseException):
+        said = said.args[0] if said.args else type(said).__name__
+    return " ".join(str(said).split())
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one config to its end; the exit code."""
+    argv = sys.argv if argv is None else argv
+    if {"-h", "--help"} & set(argv[1:]):
+        print(__doc__.strip())
+        return 0
     try:
-        config, workdir = parse(sys.argv if argv is None else argv)
+        config, workdir = parse(argv)
+        flags.FLAGS.mark_as_parsed()  # Grain reads flags of its own, which keep their defaults
         set_up_jax()
         logging.set_verbosity(logging.WARNING)
         from corl_jax.stages.run import run  # after the flags: an error there should not wait for the libraries
