@@ -113,6 +113,8 @@ def read_settings(config: Mapping[str, Any], updates: int) -> RlSettings:
     for table in tables.values():
         for name in table:
             rewards[name]
+    if empty := [task for task in s.asked if not tables[task]]:
+        raise UserError(f"no reward is configured for {empty[0]}; name at least one in config.rewards.{empty[0]}")
     if s.pairing != "separate" and s.pictures and s.questions and s.pictures != s.questions:
         raise UserError(
             f"rl.pairing={s.pairing!r} pairs every picture with an answer, but there are {s.pictures} prompts and "

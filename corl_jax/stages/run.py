@@ -74,6 +74,8 @@ def prepare(config: Mapping[str, Any], workdir: str | Path) -> Assembled:
         alarm=AlarmConfig(tuple(config["alarm"]["watch"]), config["alarm"]["patience"]),
     )
     for what, rows in stage.rows.items():
+        if not 0 <= rows <= len(stage.train):
+            raise UserError(f"{rows} {what} a step do not fit a source of {len(stage.train)} records; ask for fewer")
         if rows % config["microbatches"]:
             raise UserError(
                 f"{rows} {what} a step do not split into {config['microbatches']} microbatches; choose a divisor"

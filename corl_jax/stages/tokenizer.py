@@ -115,7 +115,6 @@ class TokenizerStage:
 
     def hooks(self, sample_every: int) -> list[Hook]:
         """Held-out PSNR and a sheet of originals above their reconstructions."""
-        images = np.stack([record.image for record in self.held_out])
         pictures = StackPictures(self.parts.cfg.vision.image_size)(self.held_out, 0)
 
         @jax.jit
@@ -126,7 +125,7 @@ class TokenizerStage:
         def report(done: int, state: TrainState) -> Report:
             out = np.asarray(reconstruct(state.params, pictures))
             error = np.mean(np.square(out - pictures), (1, 2, 3))
-            sheet = np.concatenate([images[:8], to_uint8(out[:8])])
+            sheet = to_uint8(np.concatenate([pictures[:8], out[:8]]))
             labels = ["original"] * 8 + ["decoded"] * 8
             psnr = float(np.mean(np.asarray(reconstruction.psnr(jnp.asarray(error)))))
             return Report({"eval/psnr": psnr}, {"reconstruction": image_grid(sheet, labels, 8, scale=2)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -24,6 +25,14 @@ def telling_rewards():
         rewards.register("redness")(lambda cs, context: np.array([c.pixels[..., 0].mean() / 255 for c in cs]))
         rewards.register("letters")(lambda cs, context: np.array([len(c.text) / 10 for c in cs]))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compile_once(tmp_path_factory):
+    """Programs that several tests compile are compiled once, unless a folder for them was chosen already."""
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 @dataclasses.dataclass(frozen=True)
