@@ -33,7 +33,8 @@ STAGES: dict[str, Callable[[Mapping[str, Any], Parts, Optimizer], Any]] = {
     "sft": SftStage,
     "rl": RlStage,
 }
-"""Stage name in a config to its class."""
+"""Stage name in a config to its class. Beside the engine's ``Stage`` protocol it has ``train`` (its records), ``rows``
+(what it reads of them in a step, by name) and ``hooks(sample_every)``."""
 
 
 @dataclasses.dataclass(frozen=True)
