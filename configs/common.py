@@ -44,7 +44,10 @@ def base(stage: str, arg: dict[str, str]) -> ml_collections.ConfigDict:
     c.updates_per_step = 1
     c.init_from = ""  # "" from scratch, SOURCE, or PATTERN=SOURCE,... ; SOURCE: tiny, HF folder, work directory
 
-    c.model = ml_collections.ConfigDict({"size": arg["size"], "compute_dtype": "auto", "remat": "none"})
+    unroll = 4 if arg["size"] == "tiny" else 1  # a CPU runs the tiny layers a third faster without a loop
+    c.model = ml_collections.ConfigDict(
+        {"size": arg["size"], "compute_dtype": "auto", "remat": "none", "unroll": unroll}
+    )
     c.mesh = ml_collections.ConfigDict(MESHES[arg["mesh"]])
     c.data = ml_collections.ConfigDict({"name": "shapes", "dir": ""})
     c.optim = ml_collections.ConfigDict(

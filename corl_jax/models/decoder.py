@@ -46,8 +46,8 @@ class Block(nnx.Module):
 class LanguageModel(nnx.Module):
     """Embedding table, trunk and text head; the part that reinforcement learning trains."""
 
-    def __init__(self, cfg: DecoderConfig, *, dtype: Any, remat: str, rngs: nnx.Rngs):
-        self.cfg, self.dtype, self.remat = cfg, dtype, remat
+    def __init__(self, cfg: DecoderConfig, *, dtype: Any, remat: str, unroll: int = 1, rngs: nnx.Rngs):
+        self.cfg, self.dtype, self.remat, self.unroll = cfg, dtype, remat, unroll
         self.embed = nnx.Embed(
             cfg.vocab_size,
             cfg.width,
@@ -87,7 +87,7 @@ class LanguageModel(nnx.Module):
             return block(x, rope, mask, cache, layer, index)
 
         carry = (constrain(x_NLD.astype(self.dtype), "batch"), cache)
-        x_NLD, cache = scan_layers(self.layers, call, carry, self.cfg.depth, self.remat)
+        x_NLD, cache = scan_layers(self.layers, call, carry, self.cfg.depth, self.remat, self.unroll)
         return self.norm(x_NLD), cache
 
     def logits(self, states: Float[Array, "... D"]) -> Float[Array, "... V"]:

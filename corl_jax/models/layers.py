@@ -76,7 +76,7 @@ def stack(make: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) ->
 
 
 def scan_layers(
-    layers: nnx.Module, call: Callable[[Any, Any], Any], carry: Any, depth: int, remat: str = "none"
+    layers: nnx.Module, call: Callable[[Any, Any], Any], carry: Any, depth: int, remat: str = "none", unroll: int = 1
 ) -> Any:
     """Runs stacked ``layers`` in order, ``carry = call(layer, index, carry)``, as one scan.
 
@@ -86,6 +86,7 @@ def scan_layers(
       carry: activations, and the cache when decoding (carried, so that it is updated in place).
       depth: number of layers.
       remat: one of ``REMAT_POLICIES``.
+      unroll: layers per turn of the loop; more gives the compiler more to overlap, and more to compile.
     """
     if remat not in REMAT_POLICIES:
         raise UserError(f"unknown remat policy {remat!r}; expected one of {', '.join(REMAT_POLICIES)}")
@@ -97,4 +98,4 @@ def scan_layers(
 
     if remat != "none":
         body = jax.checkpoint(body, policy=REMAT_POLICIES[remat], prevent_cse=False)
-    return jax.lax.scan(body, carry, (jnp.arange(depth), state))[0]
+    return jax.lax.scan(body, carry, (jnp.arange(depth), state), unroll=min(unroll, depth))[0]

@@ -20,14 +20,17 @@ from corl_jax.models.vision import VisionTower
 
 
 class Janus(nnx.Module):
-    """Sizes in ``cfg``; compute in ``dtype`` (the image tokenizer stays in float32); ``remat`` names a policy."""
+    """Sizes in ``cfg``; compute in ``dtype`` (the image tokenizer stays in float32); ``remat`` and ``unroll`` as in
+    ``layers.scan_layers``."""
 
-    def __init__(self, cfg: JanusConfig, *, dtype: Any = jnp.float32, remat: str = "none", rngs: nnx.Rngs):
+    def __init__(
+        self, cfg: JanusConfig, *, dtype: Any = jnp.float32, remat: str = "none", unroll: int = 1, rngs: nnx.Rngs
+    ):
         width, codes = cfg.decoder.width, cfg.image_tokenizer
         self.cfg = cfg
-        self.vision_model = VisionTower(cfg.vision, dtype=dtype, remat=remat, rngs=rngs)
+        self.vision_model = VisionTower(cfg.vision, dtype=dtype, remat=remat, unroll=unroll, rngs=rngs)
         self.aligner = Mlp2(cfg.vision.width, width, width, ("mlp", "embed"), dtype=dtype, rngs=rngs)
-        self.language_model = LanguageModel(cfg.decoder, dtype=dtype, remat=remat, rngs=rngs)
+        self.language_model = LanguageModel(cfg.decoder, dtype=dtype, remat=remat, unroll=unroll, rngs=rngs)
         self.gen_embed = nnx.Embed(
             codes.codebook_size,
             codes.code_dim,
@@ -73,9 +76,9 @@ class Janus(nnx.Module):
         return self.gen_head(states).astype(jnp.float32)
 
 
-def abstract(cfg: JanusConfig, *, dtype: Any = jnp.float32, remat: str = "none") -> Janus:
+def abstract(cfg: JanusConfig, *, dtype: Any = jnp.float32, remat: str = "none", unroll: int = 1) -> Janus:
     """The model with shapes instead of numbers, at any size, for free."""
-    return nnx.eval_shape(lambda: Janus(cfg, dtype=dtype, remat=remat, rngs=nnx.Rngs(0)))
+    return nnx.eval_shape(lambda: Janus(cfg, dtype=dtype, remat=remat, unroll=unroll, rngs=nnx.Rngs(0)))
 
 
 def logical_axes(model: nnx.Module) -> dict[str, tuple[str | None, ...]]:

@@ -58,8 +58,8 @@ class VisionBlock(nnx.Module):
 class VisionTower(nnx.Module):
     """Patch embedding, learned positions, blocks, final norm."""
 
-    def __init__(self, cfg: VisionConfig, *, dtype: Any, remat: str, rngs: nnx.Rngs):
-        self.cfg, self.remat = cfg, remat
+    def __init__(self, cfg: VisionConfig, *, dtype: Any, remat: str, unroll: int = 1, rngs: nnx.Rngs):
+        self.cfg, self.remat, self.unroll = cfg, remat, unroll
         self.patch_embed = nnx.Conv(
             3,
             cfg.width,
@@ -81,5 +81,6 @@ class VisionTower(nnx.Module):
         x = self.patch_embed(images)
         x = x.reshape(x.shape[0], -1, x.shape[-1])
         x = x + self.position[...].astype(x.dtype)
-        x = scan_layers(self.layers, lambda block, slice_: block(slice_[1]), x, self.cfg.depth, self.remat)
+        depth, remat, unroll = self.cfg.depth, self.remat, self.unroll
+        x = scan_layers(self.layers, lambda block, slice_: block(slice_[1]), x, depth, remat, unroll)
         return jnp.asarray(self.norm(x))

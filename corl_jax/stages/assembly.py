@@ -25,7 +25,6 @@ from corl_jax.data.shapes.vocabulary import build_tokenizer, write_tokenizer
 from corl_jax.data.sources import RecordSource
 from corl_jax.data.text import TextTokenizer
 from corl_jax.models.config import JanusConfig, named_size
-from corl_jax.models.layers import REMAT_POLICIES
 from corl_jax.models.unified import Janus, abstract, logical_axes
 from corl_jax.porting.save import TOKENIZER_FILES
 from corl_jax.porting.source import Source, open_source
@@ -109,8 +108,6 @@ def assemble(config: Mapping[str, Any]) -> Parts:
       UserError: a name, size or folder that does not exist or does not fit.
     """
     model = block(ModelSettings, config["model"], "model")
-    if model.remat not in REMAT_POLICIES:
-        raise UserError(f"unknown remat policy {model.remat!r}; expected one of {', '.join(REMAT_POLICIES)}")
     sharder = Sharder(make_mesh(dict(config["mesh"])))
     sources = parse_init_from(config["init_from"])
     sizes = {source.cfg for _, source in sources}
@@ -124,7 +121,7 @@ def assemble(config: Mapping[str, Any]) -> Parts:
             f"leave the size out, or start from a policy of that size"
         )
     dtype = compute_dtype(model.compute_dtype)
-    shape = abstract(cfg, dtype=dtype, remat=model.remat)
+    shape = abstract(cfg, dtype=dtype, remat=model.remat, unroll=model.unroll)
     axes, leaves = logical_axes(shape), flatten_abstract(shape)
     structs = {
         path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharder.fitted(leaf.shape, axes[path], path))
