@@ -50,7 +50,7 @@ def _column(name: str, completions: Sequence[Completion], context: RewardContext
         values = np.asarray(function(completions, context), np.float64)
     except Exception as error:
         row = _failing_row(function, completions, context)
-        raise UserError(f"reward {name!r} failed on {row}: {type(error).__name__}: {error}") from error
+        raise UserError(f"reward {name!r} failed on {row or f'the batch as a whole: {_told(error)}'}") from error
     if values.shape != (len(completions),):
         raise UserError(
             f"reward {name!r} gave shape {values.shape}; expected one number for each of {len(completions)}"
@@ -63,9 +63,15 @@ def _column(name: str, completions: Sequence[Completion], context: RewardContext
 
 
 def _failing_row(function: RewardFn, completions: Sequence[Completion], context: RewardContext) -> str:
+    """The first row that fails on its own, and how; empty if none does."""
     for i, completion in enumerate(completions):
         try:
             function([completion], context)
-        except Exception:
-            return f"row {i} (record {completion.record.id!r})"
-    return "the batch as a whole"
+        except Exception as error:
+            return f"row {i} (record {completion.record.id!r}): {_told(error)}"
+    return ""
+
+
+def _told(error: Exception) -> str:
+    """Kind and text of an error, on one line."""
+    return f"{type(error).__name__}: {error}"

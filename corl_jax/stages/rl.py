@@ -19,7 +19,6 @@ from corl_jax.core.numerics import Metrics
 from corl_jax.core.rng import sample_keys, stream
 from corl_jax.core.trees import partition
 from corl_jax.core.types import Asked, Params, PolicyBatch, Rollout, Scores
-from corl_jax.data.pipeline import batches
 from corl_jax.engine.hooks import Every, Hook, Report
 from corl_jax.engine.optim import Optimizer
 from corl_jax.engine.pictures import image_grid
@@ -29,7 +28,7 @@ from corl_jax.objectives import advantages, kl
 from corl_jax.objectives.weighting import token_weights
 from corl_jax.rewards.base import RewardContext, score
 from corl_jax.sampling.states import PolicyStates
-from corl_jax.stages.assembly import Parts, records
+from corl_jax.stages.assembly import Parts, read, records
 from corl_jax.stages.rl_loss import policy_loss
 from corl_jax.stages.rl_settings import RlSettings, read_settings
 from corl_jax.tasks.base import Task
@@ -71,14 +70,7 @@ class RlStage:
 
     def data(self) -> grain.DatasetIterator:
         """Records asked both ways."""
-        return batches(
-            self.train,
-            seed=self.seed,
-            batch_size=self.joint.batch_size,
-            transform=self.joint,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
+        return read(self.train, self.seed, self.joint.batch_size, self.joint)
 
     def batches(self, state: TrainState, raw: dict[str, Asked], step: int) -> Iterator[tuple[Any, HostMetrics]]:
         """One training step up to the update: this is the screen to read."""

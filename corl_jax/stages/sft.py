@@ -15,7 +15,6 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.numerics import Metrics, Weighted
 from corl_jax.core.trees import bind, partition
 from corl_jax.core.types import Params
-from corl_jax.data.pipeline import batches
 from corl_jax.engine.hooks import Hook
 from corl_jax.engine.optim import Optimizer
 from corl_jax.engine.stage import HostMetrics
@@ -23,7 +22,7 @@ from corl_jax.engine.state import TrainState, create_state
 from corl_jax.objectives.language import next_token_loss
 from corl_jax.objectives.weighting import token_weights
 from corl_jax.sampling.score import hidden_states
-from corl_jax.stages.assembly import Parts, records
+from corl_jax.stages.assembly import Parts, read, records
 from corl_jax.stages.settings import block, one_update
 from corl_jax.tasks.supervised import Lesson, Supervise
 
@@ -77,14 +76,7 @@ class SftStage:
 
     def data(self) -> grain.DatasetIterator:
         """Lessons."""
-        return batches(
-            self.train,
-            seed=self.seed,
-            batch_size=self.batch_size,
-            transform=self.supervise,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
+        return read(self.train, self.seed, self.batch_size, self.supervise)
 
     def batches(self, state: TrainState, raw: Lesson, step: int) -> Iterator[tuple[Any, HostMetrics]]:
         """The lesson with a weight for every target, filled now that all lengths are known."""

@@ -16,7 +16,7 @@ from corl_jax.core.numerics import Metrics, Weighted
 from corl_jax.core.trees import bind
 from corl_jax.core.types import Params
 from corl_jax.data.images import to_uint8
-from corl_jax.data.pipeline import batches, fixed
+from corl_jax.data.pipeline import fixed
 from corl_jax.data.transforms import StackPictures
 from corl_jax.engine.hooks import Every, Hook, Report
 from corl_jax.engine.optim import Optimizer
@@ -26,7 +26,7 @@ from corl_jax.engine.state import TrainState, create_state
 from corl_jax.models.codebook import unit
 from corl_jax.models.image_tokenizer import ImageTokenizer
 from corl_jax.objectives import reconstruction
-from corl_jax.stages.assembly import Parts, records
+from corl_jax.stages.assembly import Parts, read, records
 from corl_jax.stages.settings import block, one_update
 
 PART = "image_tokenizer/"
@@ -68,14 +68,7 @@ class TokenizerStage:
     def data(self) -> grain.DatasetIterator:
         """Pictures."""
         size = self.parts.cfg.vision.image_size
-        return batches(
-            self.train,
-            seed=self.seed,
-            batch_size=self.batch_size,
-            transform=StackPictures(size),
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
+        return read(self.train, self.seed, self.batch_size, StackPictures(size))
 
     def batches(self, state: TrainState, raw: Any, step: int) -> Iterator[tuple[Any, HostMetrics]]:
         """The pictures themselves."""
