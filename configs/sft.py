@@ -17,7 +17,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """``arg``: ``size``, ``mesh`` and ``tokenizer``, the work directory of the image tokenizer."""
     values = common.parse_arg(arg, tokenizer="runs/tokenizer")
     c = common.base("sft", values)
-    c.steps = 3000
+    c.steps = 2600
     c.batch_size = 64
     c.init_from = f"image_tokenizer/*={values['tokenizer']}"
     c.trainable = ("vision_model/*", "aligner/*", "language_model/*", "gen_embed/*", "gen_aligner/*", "gen_head/*")
@@ -28,7 +28,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     c.optim.weight_decay = 0.01
     c.sft = ml_collections.ConfigDict(
         {
-            "reading_rows": 7,
+            "reading_rows": 18,
             "caption_share": 0.25,
             "sloppy_share": 0.35,
             "dropout": 0.1,

@@ -13,17 +13,17 @@ from configs import common
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """``arg``: ``size`` and ``mesh``."""
     c = common.base("rl", common.parse_arg(arg))
-    c.steps = 220
+    c.steps = 200
     c.init_from = "tiny"
     c.trainable = ("language_model/*",)
     c.optim.learning_rate = 2e-4
     c.optim.warmup_ratio = 0.025
     c.optim.schedule = "linear"
-    c.optim.final_fraction = 0.1
+    c.optim.final_fraction = 0.2
     c.rl = ml_collections.ConfigDict(
         {
             "pictures": 8,
-            "questions": 16,
+            "questions": 24,
             "group": 8,
             "guidance": 2.0,
             "temperature": 1.0,
@@ -39,7 +39,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
             "epsilon_low": 0.2,
             "epsilon_high": 0.2,
             "image_weight": 1.0,
-            "answer_weight": 1.0,
+            "answer_weight": 2.0,
             "shared_prefix": True,
         }
     )
@@ -51,7 +51,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     )
     c.kl = ml_collections.ConfigDict({task: kl_block() for task in ("image", "text")})
     c.evals = ml_collections.ConfigDict({"n": 512, "guidances": (1.0, 1.5, 2.0), "seed": 0, "batch": 64})
-    c.hooks.save_every = 55
+    c.hooks.save_every = 50
     c.hooks.sample_every = 25
     c.show = ("image/reward", "text/reward", "image/kl", "text/kl")
     c.alarm.watch = ("*/reward", "grad_norm")
