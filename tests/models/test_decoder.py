@@ -106,6 +106,21 @@ def test_scan_equals_an_unrolled_loop(lm, x):
     np.testing.assert_allclose(lm.norm(y), scanned, atol=1e-5)
 
 
+def test_unrolling_removes_the_loop_and_changes_no_state(small, x):
+    cfg, params = decoder_of(small)
+    out = {}
+    for unroll in (1, 2, 8):  # 8 is more than there are layers
+        shapes = nnx.eval_shape(
+            lambda u=unroll: LanguageModel(cfg, dtype=jnp.float32, remat="none", unroll=u, rngs=nnx.Rngs(0))
+        )
+        graphdef, _ = nnx.split(shapes)
+        lowered = jax.jit(lambda p, g=graphdef: run(bind(g, p), x)).lower(params)
+        out[unroll] = (lowered.compile()(params), "stablehlo.while" in lowered.as_text())
+    assert out[1][1] and not out[8][1]
+    for unroll in (2, 8):
+        np.testing.assert_allclose(out[unroll][0], out[1][0], atol=1e-5)
+
+
 def test_layers_are_initialised_differently():
     layers = stack(lambda rngs: linear(64, 48, ("embed", "mlp"), bias=False, dtype=None, rngs=rngs), 3, nnx.Rngs(0))
     kernel = np.asarray(layers.kernel[...])
@@ -113,10 +128,14 @@ def test_layers_are_initialised_differently():
     np.testing.assert_allclose(kernel.std((1, 2)), 64**-0.5, rtol=0.1)  # fan-in of one layer, not of the stack
 
 
+def decoder_of(small):
+    params = {k.removeprefix("language_model/"): v for k, v in small[1].items() if k.startswith("language_model/")}
+    return bind(*small).cfg.decoder, params
+
+
 @pytest.fixture(scope="module")
 def by_policy(small, x):
-    cfg = bind(*small).cfg.decoder
-    params = {k.removeprefix("language_model/"): v for k, v in small[1].items() if k.startswith("language_model/")}
+    cfg, params = decoder_of(small)
     out = {}
     for remat in ("none", "full", "dots"):
         shapes = nnx.eval_shape(lambda r=remat: LanguageModel(cfg, dtype=jnp.float32, remat=r, rngs=nnx.Rngs(0)))
