@@ -24,6 +24,26 @@ USER = "<|User|>"
 ASSISTANT = "<|Assistant|>"
 SPECIAL = (BOS, EOS, PAD, BEGIN_OF_IMAGE, END_OF_IMAGE, IMAGE, USER, ASSISTANT)
 
+CHAT_TEMPLATE = (
+    "{{ bos_token }}"
+    "{%- for message in messages -%}"
+    "{%- set user = message['role'] | lower in ['user', '<|user|>'] -%}"
+    "{{ '" + USER + "' if user else '" + ASSISTANT + "' }}:"
+    "{%- if message['content'] is string -%}"
+    "{{ ' ' + message['content'] | trim if message['content'] | trim else '' }}"
+    "{%- else -%}"
+    "{{ ' ' }}"
+    "{%- for part in message['content'] -%}"
+    "{{ '\n' if not loop.first else '' }}"
+    "{{ '" + IMAGE + "' if part['type'] == 'image' else part['text'] | trim }}"
+    "{%- endfor -%}"
+    "{%- endif -%}"
+    "{{ '\n\n' if user else eos_token }}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}" + ASSISTANT + ":{%- endif -%}"
+)
+"""The Janus chat template, for folders that have none."""
+
 
 class TextTokenizer:
     """A tokenizer in Hugging Face format together with the Janus chat template.

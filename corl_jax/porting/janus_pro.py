@@ -1,33 +1,32 @@
-"""Tables for the unified model in the transformers layout, and its ``config.json``.
+"""Tables of parameter names for the unified model: the transformers layout and the original one.
 
-Compatible with ``JanusForConditionalGeneration`` (transformers 5): names and shapes as in
-``deepseek-community/Janus-Pro-*``.
+Compatible with ``deepseek-community/Janus-Pro-*`` (transformers 5) and ``deepseek-ai/Janus-Pro-*``, ``Janus-1.3B``.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from corl_jax.porting.mapping import CONV, FIRST, LINEAR, SAME, Layout, Rule
 
-from corl_jax.core.errors import UserError
-from corl_jax.models.config import DecoderConfig, ImageTokenizerConfig, JanusConfig, VisionConfig
-from corl_jax.porting.mapping import CONV, LINEAR, Rule
+Part = tuple[int, int]
 
 
-def _affine(foreign: str, ours: str, layout=LINEAR) -> list[Rule]:
-    return [Rule(f"{foreign}.weight", f"{ours}/kernel", layout), Rule(f"{foreign}.bias", f"{ours}/bias")]
+def _affine(foreign: str, ours: str, layout: Layout = LINEAR, part: Part = (0, 1)) -> list[Rule]:
+    return [
+        Rule(f"{foreign}.weight", f"{ours}/kernel", layout, part),
+        Rule(f"{foreign}.bias", f"{ours}/bias", SAME, part),
+    ]
 
 
 def _norm(foreign: str, ours: str) -> list[Rule]:
     return [Rule(f"{foreign}.weight", f"{ours}/scale"), Rule(f"{foreign}.bias", f"{ours}/bias")]
 
 
-def _language_model() -> list[Rule]:
-    layer, ours = "model.language_model.layers.{layer}", "language_model/layers"
+def _language_model(trunk: str, head: str) -> list[Rule]:
+    layer, ours = f"{trunk}.layers.{{layer}}", "language_model/layers"
     rules = [
-        Rule("model.language_model.embed_tokens.weight", "language_model/embed/embedding"),
-        Rule("model.language_model.norm.weight", "language_model/norm/scale"),
-        Rule("lm_head.weight", "language_model/lm_head/kernel", LINEAR),
+        Rule(f"{trunk}.embed_tokens.weight", "language_model/embed/embedding"),
+        Rule(f"{trunk}.norm.weight", "language_model/norm/scale"),
+        Rule(f"{head}.weight", "language_model/lm_head/kernel", LINEAR),
         Rule(f"{layer}.input_layernorm.weight", f"{ours}/input_norm/scale"),
         Rule(f"{layer}.post_attention_layernorm.weight", f"{ours}/mlp_norm/scale"),
     ]
@@ -38,192 +37,103 @@ def _language_model() -> list[Rule]:
     return rules
 
 
-def _vision() -> list[Rule]:
-    layer, ours = "model.vision_model.encoder.layers.{layer}", "vision_model/layers"
+def _vision_transformers() -> list[Rule]:
+    tower, ours = "model.vision_model", "vision_model/layers"
+    layer = f"{tower}.encoder.layers.{{layer}}"
     rules = [
-        *_affine("model.vision_model.embeddings.patch_embedding", "vision_model/patch_embed", CONV),
-        Rule("model.vision_model.embeddings.position_embedding.weight", "vision_model/position"),
-        *_norm("model.vision_model.post_layernorm", "vision_model/norm"),
+        *_affine(f"{tower}.embeddings.patch_embedding", "vision_model/patch_embed", CONV),
+        Rule(f"{tower}.embeddings.position_embedding.weight", "vision_model/position"),
+        *_norm(f"{tower}.post_layernorm", "vision_model/norm"),
         *_norm(f"{layer}.layer_norm1", f"{ours}/norm1"),
         *_norm(f"{layer}.layer_norm2", f"{ours}/norm2"),
         *_affine(f"{layer}.self_attn.projection_layer", f"{ours}/o_proj"),
     ]
     for name in ("q_proj", "k_proj", "v_proj"):
         rules += _affine(f"{layer}.self_attn.{name}", f"{ours}/{name}")
-    for name in ("fc1", "fc2"):
-        rules += _affine(f"{layer}.mlp.{name}", f"{ours}/{name}")
-    return rules
+    return rules + _vision_mlp(layer)
 
 
-def _heads() -> list[Rule]:
-    return [
-        *_affine("model.aligner.fc1", "aligner/fc1"),
-        *_affine("model.aligner.hidden_layers.0", "aligner/fc2"),
-        *_affine("model.generation_aligner.fc1", "gen_aligner/fc1"),
-        *_affine("model.generation_aligner.hidden_layers.0", "gen_aligner/fc2"),
-        *_affine("model.generation_head.proj_out", "gen_head/fc1"),
-        *_affine("model.generation_head.vision_head", "gen_head/fc2"),
-        Rule("model.generation_embeddings.weight", "gen_embed/embedding"),
+def _vision_original() -> list[Rule]:
+    tower, ours = "vision_model.vision_tower", "vision_model/layers"
+    layer = f"{tower}.blocks.{{layer}}"
+    rules = [
+        *_affine(f"{tower}.patch_embed.proj", "vision_model/patch_embed", CONV),
+        Rule(f"{tower}.pos_embed", "vision_model/position", FIRST),
+        *_norm(f"{tower}.norm", "vision_model/norm"),
+        *_norm(f"{layer}.norm1", f"{ours}/norm1"),
+        *_norm(f"{layer}.norm2", f"{ours}/norm2"),
+        *_affine(f"{layer}.attn.proj", f"{ours}/o_proj"),
     ]
+    for i, name in enumerate(("q_proj", "k_proj", "v_proj")):
+        rules += _affine(f"{layer}.attn.qkv", f"{ours}/{name}", part=(i, 3))
+    return rules + _vision_mlp(layer)
 
 
-def _image_tokenizer() -> list[Rule]:
-    vq, ours = "model.vqmodel", "image_tokenizer"
+def _vision_mlp(layer: str) -> list[Rule]:
+    return [rule for name in ("fc1", "fc2") for rule in _affine(f"{layer}.mlp.{name}", f"vision_model/layers/{name}")]
+
+
+def _image_tokenizer(vq: str, middle: tuple[str, str, str], levels: dict[str, str], block: str) -> list[Rule]:
+    """``middle``: the residual, attention and residual block; ``levels`` and ``block``: what those lists are called."""
+    ours = "image_tokenizer"
     rules = [Rule(f"{vq}.quantize.embedding.weight", f"{ours}/quantize/embedding")]
-    convs = ["quant_conv", "post_quant_conv"]
-    norms = []
-    for half, levels, resize in (("encoder", "down", "downsample"), ("decoder", "up", "upsample")):
-        convs += [f"{half}.conv_in", f"{half}.conv_out", f"{half}.{levels}.{{i}}.{resize}.conv"]
-        norms.append(f"{half}.norm_out")
-        residual = [f"{half}.mid.block_1", f"{half}.mid.block_2", f"{half}.{levels}.{{i}}.block.{{j}}"]
-        for block in residual:
-            norms += [f"{block}.norm1", f"{block}.norm2"]
-            convs += [f"{block}.conv1", f"{block}.conv2", f"{block}.nin_shortcut"]
-        for block in (f"{half}.mid.attn_1", f"{half}.{levels}.{{i}}.attn.{{j}}"):
-            norms.append(f"{block}.norm")
-            convs += [f"{block}.{name}" for name in ("q", "k", "v", "proj_out")]
-    for name in convs:
-        rules += _affine(f"{vq}.{name}", f"{ours}/{name.replace('.', '/')}", CONV)
-    for name in norms:
-        rules += _norm(f"{vq}.{name}", f"{ours}/{name.replace('.', '/')}")
+    pairs: list[tuple[str, str]] = [(name, name) for name in ("quant_conv", "post_quant_conv")]
+    norms: list[tuple[str, str]] = []
+    for half, mine, resize in (("encoder", "down", "downsample"), ("decoder", "up", "upsample")):
+        theirs = f"{half}.{levels[half]}.{{i}}"
+        pairs += [(f"{half}.{name}", f"{half}.{name}") for name in ("conv_in", "conv_out")]
+        pairs.append((f"{theirs}.{resize}.conv", f"{half}.{mine}.{{i}}.{resize}.conv"))
+        norms.append((f"{half}.norm_out", f"{half}.norm_out"))
+        first, attention, second = (f"{half}.mid.{name}" for name in middle)
+        residual = [
+            (first, f"{half}.mid.block_1"),
+            (second, f"{half}.mid.block_2"),
+            (f"{theirs}.{block}.{{j}}", f"{half}.{mine}.{{i}}.block.{{j}}"),
+        ]
+        for foreign, own in residual:
+            norms += [(f"{foreign}.{name}", f"{own}.{name}") for name in ("norm1", "norm2")]
+            pairs += [(f"{foreign}.{name}", f"{own}.{name}") for name in ("conv1", "conv2", "nin_shortcut")]
+        attending = [(attention, f"{half}.mid.attn_1"), (f"{theirs}.attn.{{j}}", f"{half}.{mine}.{{i}}.attn.{{j}}")]
+        for foreign, own in attending:
+            norms.append((f"{foreign}.norm", f"{own}.norm"))
+            pairs += [(f"{foreign}.{name}", f"{own}.{name}") for name in ("q", "k", "v", "proj_out")]
+    for foreign, own in pairs:
+        rules += _affine(f"{vq}.{foreign}", f"{ours}/{own.replace('.', '/')}", CONV)
+    for foreign, own in norms:
+        rules += _norm(f"{vq}.{foreign}", f"{ours}/{own.replace('.', '/')}")
     return rules
 
 
-TRANSFORMERS: tuple[Rule, ...] = (*_language_model(), *_vision(), *_heads(), *_image_tokenizer())
+TRANSFORMERS: tuple[Rule, ...] = (
+    *_language_model("model.language_model", "lm_head"),
+    *_vision_transformers(),
+    *_affine("model.aligner.fc1", "aligner/fc1"),
+    *_affine("model.aligner.hidden_layers.0", "aligner/fc2"),
+    *_affine("model.generation_aligner.fc1", "gen_aligner/fc1"),
+    *_affine("model.generation_aligner.hidden_layers.0", "gen_aligner/fc2"),
+    *_affine("model.generation_head.proj_out", "gen_head/fc1"),
+    *_affine("model.generation_head.vision_head", "gen_head/fc2"),
+    Rule("model.generation_embeddings.weight", "gen_embed/embedding"),
+    *_image_tokenizer("model.vqmodel", ("block_1", "attn_1", "block_2"), {"encoder": "down", "decoder": "up"}, "block"),
+)
 """Every parameter of the model, in the transformers layout."""
 
+ORIGINAL: tuple[Rule, ...] = (
+    *_language_model("language_model.model", "language_model.lm_head"),
+    *_vision_original(),
+    *_affine("aligner.layers.0", "aligner/fc1"),
+    *_affine("aligner.layers.2", "aligner/fc2"),
+    *_affine("gen_aligner.layers.0", "gen_aligner/fc1"),
+    *_affine("gen_aligner.layers.2", "gen_aligner/fc2"),
+    *_affine("gen_head.output_mlp_projector", "gen_head/fc1"),
+    *_affine("gen_head.vision_head", "gen_head/fc2"),
+    Rule("gen_embed.weight", "gen_embed/embedding"),
+    *_image_tokenizer("gen_vision_model", ("0", "1", "2"), {"encoder": "conv_blocks", "decoder": "conv_blocks"}, "res"),
+)
+"""Every parameter of the model, in the original layout."""
 
-def read_config(raw: dict[str, Any], where: str) -> JanusConfig:
-    """Our config from a ``config.json``.
-
-    Raises:
-      UserError: not a Janus model, a number missing, or sizes that our modules do not build.
-    """
-    if not isinstance(raw, dict):
-        raise UserError(f"config.json in {where!r} holds a {type(raw).__name__}; expected an object of settings")
-    if raw.get("model_type") != "janus":
-        raise UserError(f"{where!r} holds a model of type {raw.get('model_type')!r}; expected a 'janus' folder")
-    try:
-        text, vision, vq = raw["text_config"], raw["vision_config"], raw["vq_config"]
-        heads = text["num_attention_heads"]
-        cfg = JanusConfig(
-            vision=VisionConfig(
-                image_size=vision["image_size"],
-                patch_size=vision["patch_size"],
-                width=vision["hidden_size"],
-                depth=vision["num_hidden_layers"],
-                heads=vision["num_attention_heads"],
-                mlp_dim=int(vision["hidden_size"] * vision["mlp_ratio"]),
-                norm_eps=vision["layer_norm_eps"],
-            ),
-            decoder=DecoderConfig(
-                vocab_size=text["vocab_size"],
-                width=text["hidden_size"],
-                depth=text["num_hidden_layers"],
-                heads=heads,
-                kv_heads=text["num_key_value_heads"],
-                head_size=text["head_dim"] if text.get("head_dim") else text["hidden_size"] // heads,
-                mlp_dim=text["intermediate_size"],
-                norm_eps=text["rms_norm_eps"],
-                rope_theta=text["rope_theta"] if "rope_theta" in text else text["rope_parameters"]["rope_theta"],
-                max_length=text["max_position_embeddings"],
-            ),
-            image_tokenizer=ImageTokenizerConfig(
-                codebook_size=vq["num_embeddings"],
-                code_dim=vq["embed_dim"],
-                latent_channels=vq["latent_channels"],
-                base_channels=vq["base_channels"],
-                channel_multipliers=tuple(vq["channel_multiplier"]),
-                res_blocks=vq["num_res_blocks"],
-            ),
-            gen_head_dim=vq["projection_dim"],
-        )
-    except KeyError as error:
-        raise UserError(f"config.json in {where!r} lacks {error}; take the file of the original checkpoint") from None
-    except TypeError as error:
-        raise UserError(
-            f"config.json in {where!r} has a value of another type ({error}); take the file of the original checkpoint"
-        ) from None
-    for name, got, ours in (
-        ("vq_config.double_latent", vq["double_latent"], False),
-        ("vision_config.depth", vision["depth"], 2),
-        ("vision_config.num_image_tokens", vision["num_image_tokens"], cfg.image_tokens),
-    ):
-        if got != ours:
-            raise UserError(f"config.json in {where!r} has {name}={got!r}; this program builds {ours!r}")
-    return cfg
-
-
-def _ratio(part: int, whole: int) -> float:
-    """``part / whole`` such that readers, who multiply and cut off the fraction, get ``part`` back."""
-    ratio = part / whole
-    while int(whole * ratio) < part:
-        ratio = math.nextafter(ratio, math.inf)
-    return ratio
-
-
-def write_config(cfg: JanusConfig, *, image_token_id: int, bos_id: int, eos_id: int, pad_id: int, boi_id: int) -> dict:
-    """The ``config.json`` of ``cfg`` for transformers, where ``gen_aligner`` and ``gen_head`` share one width."""
-    d, v, t = cfg.decoder, cfg.vision, cfg.image_tokenizer
-    if cfg.gen_head_dim != d.width:
-        raise UserError(f"gen_head_dim {cfg.gen_head_dim} differs from the width {d.width}; the layout has one number")
-    return {
-        "architectures": ["JanusForConditionalGeneration"],
-        "model_type": "janus",
-        "image_token_id": image_token_id,
-        "tie_word_embeddings": False,
-        "dtype": "float32",
-        "bos_token_id": bos_id,
-        "eos_token_id": eos_id,
-        "pad_token_id": pad_id,
-        "text_config": {
-            "model_type": "llama",
-            "vocab_size": d.vocab_size,
-            "hidden_size": d.width,
-            "num_hidden_layers": d.depth,
-            "num_attention_heads": d.heads,
-            "num_key_value_heads": d.kv_heads,
-            "head_dim": d.head_size,
-            "intermediate_size": d.mlp_dim,
-            "rms_norm_eps": d.norm_eps,
-            "rope_theta": d.rope_theta,
-            "max_position_embeddings": d.max_length,
-            "attention_bias": False,
-            "mlp_bias": False,
-            "hidden_act": "silu",
-            "tie_word_embeddings": False,
-            "bos_token_id": bos_id,
-            "eos_token_id": eos_id,
-            "pad_token_id": pad_id,
-        },
-        "vision_config": {
-            "model_type": "janus_vision_model",
-            "image_size": v.image_size,
-            "patch_size": v.patch_size,
-            "hidden_size": v.width,
-            "num_hidden_layers": v.depth,
-            "num_attention_heads": v.heads,
-            "mlp_ratio": _ratio(v.mlp_dim, v.width),
-            "layer_norm_eps": v.norm_eps,
-            "projection_dim": d.width,
-            "depth": 2,
-            "num_image_tokens": cfg.image_tokens,
-            "hidden_act": "gelu",
-        },
-        "vq_config": {
-            "model_type": "janus_vqgan",
-            "embed_dim": t.code_dim,
-            "num_embeddings": t.codebook_size,
-            "double_latent": False,
-            "latent_channels": t.latent_channels,
-            "base_channels": t.base_channels,
-            "channel_multiplier": list(t.channel_multipliers),
-            "num_res_blocks": t.res_blocks,
-            "num_patches": cfg.image_grid,
-            "projection_dim": d.width,
-            "num_hidden_layers": 2,
-            "hidden_act": "gelu",
-            "image_token_embed_dim": d.width,
-        },
-        "generation_kwargs": {"boi_token_id": boi_id},
-    }
+ORIGINAL_UNUSED: tuple[str, ...] = (
+    "vision_model.vision_tower.attn_pool.*",  # a pooling head that is built and never called
+    "gen_vision_model.quantize.codebook_used",  # bookkeeping of the tokenizer's training
+)
+"""Tensors of the original layout that no computation reads."""

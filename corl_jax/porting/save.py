@@ -1,93 +1,183 @@
-"""Parameters to a folder that transformers loads. In: ``Params``, config, tokenizer files; out: a folder."""
+"""Parameters to a folder of either layout. In: ``Params``, sizes, the files to carry over; out: a model folder.
+
+Tensors are written one by one, so host memory stays near the largest.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
+import math
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, BinaryIO
 
-import jax
+import ml_dtypes
 import numpy as np
-from safetensors.numpy import save_file
+from huggingface_hub import split_state_dict_into_shards_factory
+from tqdm import tqdm
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Params
 from corl_jax.data.text import TextTokenizer
 from corl_jax.models.config import JanusConfig
-from corl_jax.porting.janus_pro import write_config
-from corl_jax.porting.load import plan_of
+from corl_jax.porting.companions import write_companions
+from corl_jax.porting.formats import FORMATS, Format
+from corl_jax.porting.load import Folder, foreign_plan
+from corl_jax.porting.mapping import Piece, Tensor
+from corl_jax.porting.tensors import DTYPES, Header
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+EXPORT_DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+SHARD_BYTES = 5 * 10**9
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A tensor to write: what it will look like, and how to get it."""
+
+    header: Header
+    get: Callable[[], np.ndarray]
+
+    @property
+    def nbytes(self) -> int:
+        """Size in the file."""
+        return math.prod(self.header.shape) * self.header.dtype.itemsize
 
 
 def save_folder(
-    params: Params, cfg: JanusConfig, tokenizer_folder: str | pathlib.Path, out: str | pathlib.Path
+    params: Params,
+    cfg: JanusConfig,
+    companions: str | pathlib.Path,
+    out: str | pathlib.Path,
+    *,
+    layout: Format = FORMATS["transformers"],
+    dtype: str = "float32",
+    unused: Mapping[str, Entry] | None = None,
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Writes ``config.json``, ``model.safetensors``, processor and tokenizer files to ``out``, whole or not at all.
+    """Writes configuration, weights, tokenizer and processor files to ``out``, whole or not at all.
 
     The folder is written aside and renamed at the end.
 
+    Args:
+      params: every parameter of the model.
+      cfg: sizes.
+      companions: folder of the tokenizer's and processor's files to carry over.
+      out: new folder, or an empty one.
+      layout: one of ``formats.FORMATS``.
+      dtype: one of ``EXPORT_DTYPES``.
+      unused: tensors of the layout that are ours only to carry over.
+      shard_bytes: a file of weights becomes no larger.
+
     Raises:
-      UserError: ``out`` exists and is not empty.
+      UserError: ``out`` exists and is not empty, the disk is too small, or a file cannot be written.
     """
     out = pathlib.Path(out)
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{str(out)!r} exists and is not empty; choose another folder or delete it first")
-    tokenizer = TextTokenizer.load(tokenizer_folder)
-    config = write_config(
-        cfg,
-        image_token_id=tokenizer.image_id,
-        bos_id=tokenizer.bos_id,
-        eos_id=tokenizer.eos_id,
-        pad_id=tokenizer.pad_id,
-        boi_id=tokenizer.boi_id,
-    )
-    boi = config.pop("generation_kwargs")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = pathlib.Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    if dtype not in EXPORT_DTYPES:
+        raise UserError(f"unknown dtype {dtype!r}; expected {' or '.join(EXPORT_DTYPES)}")
+    tokenizer = TextTokenizer.load(companions)
+    entries = foreign_entries(params, cfg, layout, EXPORT_DTYPES[dtype]) | dict(unused or {})
     try:
-        generation = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        _write_json(aside / "config.json", config)
-        _write_json(aside / "generation_config.json", generation | {"generation_kwargs": boi})
-        _write_json(aside / "preprocessor_config.json", preprocessor(cfg))
-        save_file(foreign_tensors(params, cfg), aside / "model.safetensors", metadata={"format": "pt"})
-        for name in TOKENIZER_FILES:
-            if (pathlib.Path(tokenizer_folder) / name).is_file():
-                shutil.copyfile(pathlib.Path(tokenizer_folder) / name, aside / name)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _check_space(out.parent, sum(entry.nbytes for entry in entries.values()))
+        aside = pathlib.Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    except OSError as error:
+        raise UserError(f"{str(out)!r} cannot be written ({error}); choose another folder") from None
+    try:
+        write_companions(cfg, tokenizer, pathlib.Path(companions), aside, layout, dtype)
+        _write_weights(entries, aside, shard_bytes)
         aside.chmod(0o755)
         for file in aside.iterdir():
             file.chmod(0o644)
         if out.exists():
             out.rmdir()
         aside.rename(out)
+    except OSError as error:
+        shutil.rmtree(aside)
+        raise UserError(f"{str(out)!r} could not be written ({error}); nothing of it was left behind") from None
     except BaseException:
         shutil.rmtree(aside)
         raise
 
 
-def foreign_tensors(params: Params, cfg: JanusConfig) -> dict[str, np.ndarray]:
-    """All tensors under their foreign names, float32."""
-    tensors = {}
-    for path, (rule, names, _) in plan_of(cfg).items():
-        array = np.asarray(jax.device_get(params[path]), np.float32)
-        for name, part in zip(names, array if rule.stacked else [array], strict=True):
-            tensors[name] = np.ascontiguousarray(rule.layout.outward(part))
-    return tensors
+def foreign_entries(params: Params, cfg: JanusConfig, layout: Format, dtype: np.dtype) -> dict[str, Entry]:
+    """All tensors of the model under their foreign names, made when asked for."""
+
+    def entry(tensor: Tensor) -> Entry:
+        def get() -> np.ndarray:
+            return tensor.outward(functools.partial(_part, params)).astype(dtype)
+
+        return Entry(Header(tensor.shape, dtype), get)
+
+    return {name: entry(tensor) for name, tensor in foreign_plan(cfg, layout).items()}
 
 
-def preprocessor(cfg: JanusConfig) -> dict:
-    """``preprocessor_config.json``: how pictures are prepared for understanding."""
-    return {
-        "image_processor_type": "JanusImageProcessor",
-        "size": {"height": cfg.vision.image_size, "width": cfg.vision.image_size},
-        "min_size": 14,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
-        "rescale_factor": 1 / 255,
-        "resample": 3,
-    }
+def carried(source: Folder | None, layout: Format) -> dict[str, Entry]:
+    """Tensors of ``source`` that no computation reads, to be written again as they are stored.
+
+    Args:
+      source: where the policy came from, or None for a work directory, which has none.
+      layout: to write; another layout than the source's has no place for them.
+    """
+    if source is None or source.format is not layout:
+        return {}
+    weights = source.weights
+    return {name: Entry(weights.headers[name], functools.partial(weights.read, name)) for name in source.unused()}
 
 
-def _write_json(path: pathlib.Path, value: dict) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
+def _part(params: Params, piece: Piece) -> np.ndarray:
+    whole = params[piece.path]
+    return np.asarray(whole if piece.layer is None else whole[piece.layer])
+
+
+def _check_space(folder: pathlib.Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"the weights take {needed / 1e9:.1f} GB and {str(folder)!r} has {free / 1e9:.1f} GB free; "
+            "make room or choose another --out"
+        )
+
+
+def _write_weights(entries: Mapping[str, Entry], folder: pathlib.Path, shard_bytes: int) -> None:
+    """One ``model.safetensors``, or shards with their index."""
+    split = split_state_dict_into_shards_factory(
+        dict(entries),
+        get_storage_size=lambda entry: entry.nbytes,
+        get_storage_id=lambda entry: None,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=shard_bytes,
+    )
+    total = sum(entry.nbytes for entry in entries.values())
+    with tqdm(total=total, desc="write weights", unit="B", unit_scale=True, delay=1) as bar:
+        for file, names in split.filename_to_tensors.items():
+            with (folder / file).open("wb") as stream:
+                for written in _stream({name: entries[name] for name in names}, stream):
+                    bar.update(written)
+    if split.is_sharded:
+        index = {"metadata": {"total_size": total}, "weight_map": split.tensor_to_filename}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+
+
+def _stream(entries: Mapping[str, Entry], stream: BinaryIO) -> Iterator[int]:
+    """Writes the safetensors format (its library wants all tensors at once); yields bytes as they are written."""
+    ordered = sorted(entries, key=lambda name: (-entries[name].header.dtype.itemsize, name))  # keeps numbers aligned
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for name in ordered:
+        entry = entries[name]
+        shape, end = list(entry.header.shape), at + entry.nbytes
+        header[name] = {"dtype": NAMES[entry.header.dtype], "shape": shape, "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    stream.write(len(text).to_bytes(8, "little") + text)
+    for name in ordered:
+        stream.write(np.ascontiguousarray(entries[name].get()).tobytes())
+        yield entries[name].nbytes

@@ -1,4 +1,4 @@
-"""Where a policy comes from: the shipped base, a Hugging Face folder, or a work directory; one way to open all three.
+"""Where a policy comes from: the shipped base, a Hugging Face folder or hub id, a work directory; one way to open all.
 
 In: what a user typed. Out: sizes, parameters on the host or placed, the folder of the text tokenizer.
 """
@@ -17,10 +17,12 @@ import numpy as np
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Params
+from corl_jax.data.text import TextTokenizer
 from corl_jax.engine.handoff import load_params as load_checkpoint
 from corl_jax.engine.handoff import saved_manifest, saved_shapes
 from corl_jax.models.config import DecoderConfig, ImageTokenizerConfig, JanusConfig, VisionConfig
-from corl_jax.porting.load import load_config, load_params
+from corl_jax.porting import hub
+from corl_jax.porting.load import Folder
 
 TINY = "tiny"
 
@@ -51,15 +53,15 @@ class Source:
     Attributes:
       name: what the user typed.
       cfg: sizes of the model.
-      tokenizer: folder with the text tokenizer's files.
-      folder: Hugging Face folder, or None.
+      tokenizer: folder with the files that travel beside the weights.
+      folder: Hugging Face folder, opened, or None.
       workdir: work directory, or None.
     """
 
     name: str
     cfg: JanusConfig
     tokenizer: pathlib.Path
-    folder: pathlib.Path | None = None
+    folder: Folder | None = None
     workdir: pathlib.Path | None = None
 
     def paths(self) -> set[str] | None:
@@ -71,20 +73,38 @@ class Source:
         if self.workdir is not None:
             return load_checkpoint(self.workdir, dict(wanted))
         assert self.folder is not None
-        host = load_params(self.folder, self.cfg)
-        return {path: jax.device_put(np.asarray(host[path], s.dtype), s.sharding) for path, s in wanted.items()}
+        return self.folder.params(wanted)
+
+    def held(self, path: str) -> np.dtype:
+        """In which dtype a parameter is held when only used: as stored, but the image tokenizer in float32."""
+        if self.folder is None or path.startswith("image_tokenizer/"):
+            return np.dtype(np.float32)
+        return self.folder.dtype(path)
+
+    def load_tokenizer(self) -> TextTokenizer:
+        """The text tokenizer.
+
+        Raises:
+          UserError: there is none, or it belongs to another model.
+        """
+        return TextTokenizer.load(self.tokenizer) if self.folder is None else self.folder.load_tokenizer()
 
 
 def open_source(name: str) -> Source:
-    """Opens ``tiny``, a Hugging Face folder or a work directory.
+    """Opens ``tiny``, a Hugging Face folder, a model of the Hugging Face hub, or a work directory.
 
     Raises:
       UserError: nothing of the kind is there, or it is not a policy of ours.
     """
     folder = tiny_folder() if name == TINY else pathlib.Path(name).expanduser()
+    if not folder.is_dir() and hub.is_id(name):
+        folder = hub.fetch(name)
     if not folder.is_dir():
-        raise UserError(f"policy {name!r} is no folder; expected {TINY!r}, a Hugging Face folder or a work directory")
+        raise UserError(
+            f"policy {name!r} is no folder; expected {TINY!r}, a Hugging Face folder or hub id, or a work directory"
+        )
     if (folder / "checkpoints").is_dir():
         manifest = saved_manifest(folder)
         return Source(name, config_from_json(manifest.model), folder / "tokenizer", workdir=folder)
-    return Source(name, load_config(folder), folder, folder=folder)
+    opened = Folder(folder)
+    return Source(name, opened.cfg, folder, folder=opened)

@@ -49,7 +49,7 @@ class Policy:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], dtype: str = "auto") -> Policy:
-        """Opens ``tiny`` (the shipped base), a Hugging Face folder or a work directory.
+        """Opens ``tiny`` (the shipped base), a Hugging Face folder or hub id, or a work directory.
 
         Args:
           path: which.
@@ -63,10 +63,10 @@ class Policy:
         shape = abstract(source.cfg, dtype=compute_dtype(dtype))
         place = SingleDeviceSharding(jax.devices()[0])
         wanted = {
-            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+            name: jax.ShapeDtypeStruct(leaf.shape, source.held(name), sharding=place)
             for name, leaf in flatten_abstract(shape).items()
         }
-        tokenizer = TextTokenizer.load(source.tokenizer)
+        tokenizer = source.load_tokenizer()
         ids = SpecialIds.of(tokenizer, source.cfg.decoder.vocab_size)
         sampler = Sampler(nnx.split(shape)[0], source.cfg, ids)
         return cls(source.cfg, tokenizer, sampler, source.params(wanted))

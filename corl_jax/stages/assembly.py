@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,7 +27,7 @@ from corl_jax.data.sources import RecordSource
 from corl_jax.data.text import TextTokenizer
 from corl_jax.models.config import JanusConfig, named_size
 from corl_jax.models.unified import Janus, abstract, logical_axes
-from corl_jax.porting.save import TOKENIZER_FILES
+from corl_jax.porting.companions import copy_companions
 from corl_jax.porting.source import Source, open_source
 from corl_jax.sampling.generate import Sampler
 from corl_jax.sampling.layout import SpecialIds
@@ -129,7 +128,7 @@ def assemble(config: Mapping[str, Any]) -> Parts:
         path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharder.fitted(leaf.shape, axes[path], path))
         for path, leaf in leaves.items()
     }
-    tokenizer = TextTokenizer.load(sources[0][1].tokenizer) if sources else TextTokenizer(build_tokenizer())
+    tokenizer = sources[0][1].load_tokenizer() if sources else TextTokenizer(build_tokenizer())
     ids = SpecialIds.of(tokenizer, cfg.decoder.vocab_size)
     return Parts(sharder, cfg, Sampler(nnx.split(shape)[0], cfg, ids), tokenizer, structs, sources, config["seed"])
 
@@ -144,15 +143,16 @@ def parse_init_from(text: str) -> tuple[tuple[str, Source], ...]:
 
 
 def place_tokenizer(sources: Sequence[tuple[str, Source]], folder: pathlib.Path) -> None:
-    """Puts the text tokenizer's files into ``folder`` once, whole or not at all: the first source's, or our own."""
+    """Puts the files that travel beside the weights into ``folder`` once, whole or not at all.
+
+    They are the first source's, or our own text tokenizer.
+    """
     if folder.is_dir():
         return
     aside = folder.with_name(folder.name + ".part")
     aside.mkdir(parents=True, exist_ok=True)
     if sources:
-        for name in TOKENIZER_FILES:
-            if (sources[0][1].tokenizer / name).is_file():
-                shutil.copyfile(sources[0][1].tokenizer / name, aside / name)
+        copy_companions(sources[0][1].tokenizer, aside)
     else:
         write_tokenizer(aside)
     aside.rename(folder)

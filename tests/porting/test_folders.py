@@ -14,9 +14,10 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.trees import bind, digest
 from corl_jax.models.config import TINY
 from corl_jax.models.unified import abstract
-from corl_jax.porting.janus_pro import write_config
-from corl_jax.porting.load import load_config, load_params, plan_of
+from corl_jax.porting.formats import FORMATS
+from corl_jax.porting.load import foreign_plan, load_config, load_params
 from corl_jax.porting.save import save_folder
+from corl_jax.porting.transformers_config import write_config
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,7 @@ def test_damaged_configs(copy, tmp_path):
     with pytest.raises(UserError, match="lacks 'hidden_size'"):
         load_config(copy)
     change_config(copy, lambda raw: raw.update(model_type="llava"))
-    with pytest.raises(UserError, match="model of type 'llava'; expected a 'janus' folder"):
+    with pytest.raises(UserError, match="model of type 'llava'; expected a Janus folder: 'janus'"):
         load_config(copy)
     nothing = '{"model_type": "janus", "text_config": null, "vision_config": {}, "vq_config": {}}'
     for text in ('{"model_type": "janus",', "[1, 2]", '{"model_type": "janus", "text_config": {}}', nothing):
@@ -131,7 +132,7 @@ def test_configs_that_we_do_not_build(copy):
 @pytest.mark.parametrize("mlp_dim", [488, 920, 1840])
 def test_widths_survive_being_written_as_a_ratio(tmp_path, mlp_dim):
     cfg = dataclasses.replace(TINY, vision=dataclasses.replace(TINY.vision, width=56, mlp_dim=mlp_dim))
-    raw = write_config(cfg, image_token_id=5, bos_id=0, eos_id=1, pad_id=2, boi_id=3)
+    raw = write_config(cfg, "float32", image_token_id=5, bos_id=0, eos_id=1, pad_id=2)
     (tmp_path / "config.json").write_text(json.dumps(raw), "utf-8")
     assert load_config(tmp_path) == cfg
 
@@ -145,7 +146,7 @@ def test_damaged_weights(copy):
             load_params(copy, TINY)
         assert one_line(error)
     file.unlink()
-    with pytest.raises(UserError, match=r"no \*.safetensors"):
+    with pytest.raises(UserError, match=r"no \*.safetensors and no pytorch_model"):
         load_params(copy, TINY)
 
 
@@ -162,6 +163,3 @@ def test_every_misfit_is_listed_at_once(copy):
     assert "not used: model.surplus" in message and "model.generation_embeddings.weight (3, 2) instead of" in message
 
 
-def test_foreign_names_are_all_different(params):
-    names = [name for _, names, _ in plan_of(TINY).values() for name in names]
-    assert len(names) == len(set(names))

@@ -11,7 +11,18 @@ from tokenizers import models, pre_tokenizers
 
 from corl_jax.data.shapes.captions import NUMBERS
 from corl_jax.data.shapes.scene import COLOURS, SHAPES
-from corl_jax.data.text import ASSISTANT, BEGIN_OF_IMAGE, BOS, END_OF_IMAGE, EOS, IMAGE, PAD, SPECIAL, USER
+from corl_jax.data.text import (
+    ASSISTANT,
+    BEGIN_OF_IMAGE,
+    BOS,
+    CHAT_TEMPLATE,
+    END_OF_IMAGE,
+    EOS,
+    IMAGE,
+    PAD,
+    SPECIAL,
+    USER,
+)
 
 UNKNOWN = "<unk>"
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
@@ -27,25 +38,6 @@ WORDS = (
 )
 DESCRIBE = "describe the picture."
 """The request for a caption."""
-
-CHAT_TEMPLATE = (
-    "{{ bos_token }}"
-    "{%- for message in messages -%}"
-    "{%- set user = message['role'] | lower in ['user', '<|user|>'] -%}"
-    "{{ '" + USER + "' if user else '" + ASSISTANT + "' }}:"
-    "{%- if message['content'] is string -%}"
-    "{{ ' ' + message['content'] | trim if message['content'] | trim else '' }}"
-    "{%- else -%}"
-    "{{ ' ' }}"
-    "{%- for part in message['content'] -%}"
-    "{{ '\n' if not loop.first else '' }}"
-    "{{ '" + IMAGE + "' if part['type'] == 'image' else part['text'] | trim }}"
-    "{%- endfor -%}"
-    "{%- endif -%}"
-    "{{ '\n\n' if user else eos_token }}"
-    "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}" + ASSISTANT + ":{%- endif -%}"
-)
 
 
 def vocabulary() -> dict[str, int]:
