@@ -22,6 +22,19 @@ if not flags.FLAGS.is_parsed():
     flags.FLAGS(["pytest"])
 
 
+@pytest.fixture(scope="session")
+def test_data():
+    """A function from a name to that folder of test data beside the checkout, which skips where it is absent."""
+
+    def find(name):
+        folder = Path(__file__).resolve().parents[2] / "shared" / name
+        if not folder.exists():
+            pytest.skip(f"needs the test data {name} in a folder 'shared' beside the checkout")
+        return folder
+
+    return find
+
+
 @pytest.fixture
 def rng():
     """A NumPy generator that is the same in every run."""

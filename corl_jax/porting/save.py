@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
+import jax
 import ml_dtypes
 import numpy as np
 from huggingface_hub import split_state_dict_into_shards_factory
@@ -133,7 +134,9 @@ def carried(source: Folder | None, layout: Format) -> dict[str, Entry]:
 
 def _part(params: Params, piece: Piece) -> np.ndarray:
     whole = params[piece.path]
-    return np.asarray(whole if piece.layer is None else whole[piece.layer])
+    if piece.layer is None:
+        return np.asarray(whole)
+    return np.asarray(jax.lax.dynamic_index_in_dim(whole, piece.layer, keepdims=False))
 
 
 def _check_space(folder: pathlib.Path, needed: int) -> None:

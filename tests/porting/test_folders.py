@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import resource
 import shutil
+import signal
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,8 +16,8 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.trees import bind, digest
 from corl_jax.models.config import TINY
 from corl_jax.models.unified import abstract
-from corl_jax.porting.formats import FORMATS
-from corl_jax.porting.load import foreign_plan, load_config, load_params
+from corl_jax.porting.load import Folder, load_config, load_params
+from corl_jax.porting.original_config import IDS, image_token_id
 from corl_jax.porting.save import save_folder
 from corl_jax.porting.transformers_config import write_config
 
@@ -150,6 +152,58 @@ def test_damaged_weights(copy):
         load_params(copy, TINY)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("number", [np.nan, -np.inf])
+def test_numbers_that_are_none_are_refused(copy, dtype, number):
+    tensors = {name: np.asarray(jnp.asarray(t, dtype)) for name, t in load_file(copy / "model.safetensors").items()}
+    spoilt = "model.language_model.layers.2.mlp.up_proj.weight"
+    tensors[spoilt] = tensors[spoilt].copy()
+    tensors[spoilt][3, 4] = number
+    save_file(tensors, copy / "model.safetensors")
+    with pytest.raises(UserError, match=f"tensor '{spoilt}' in .* holds NaN or infinity"):
+        load_params(copy, TINY)
+
+
+def test_a_tensor_in_two_files(copy):
+    shutil.copy(copy / "model.safetensors", copy / "model-again.safetensors")
+    with pytest.raises(UserError, match="is in .*again.safetensors' and in .*; keep the files of one model"):
+        load_params(copy, TINY)
+
+
+def test_the_tokenizer_of_another_size(copy):
+    change_config(copy, lambda raw: raw.update(image_token_id=raw["image_token_id"] + 13))
+    with pytest.raises(UserError, match="has id 5 for the image placeholder, its model knows 18; take the tokenizer"):
+        Folder(copy).load_tokenizer()
+
+
+@pytest.mark.parametrize(("width", "ids"), [(2048, (100015, 100594)), (4096, (100002, 100581))])
+def test_the_tokenizer_of_the_other_released_size_in_the_original_layout(width, ids):
+    raw = {"language_config": {"hidden_size": width}}
+    assert image_token_id(raw, *ids) == IDS[width][1] != ids[1]
+    assert image_token_id(raw, *IDS[width]) == IDS[width][1]
+    assert image_token_id(raw, 2, 5) == 5
+
+
+def test_no_room_on_the_disk(params, tokenizer_folder, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**6))
+    with pytest.raises(UserError, match=r"weights take 0.0 GB and .* has 0.0 GB free; make room or choose another"):
+        save_folder(params, TINY, tokenizer_folder, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_fills_while_writing(params, tokenizer_folder, tmp_path, monkeypatch):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"out' could not be written \(.*\); nothing of it was left behind"):
+            save_folder(params, TINY, tokenizer_folder, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
+
+
 def test_every_misfit_is_listed_at_once(copy):
     tensors = load_file(copy / "model.safetensors")
     del tensors["lm_head.weight"], tensors["model.aligner.fc1.bias"]
@@ -163,3 +217,10 @@ def test_every_misfit_is_listed_at_once(copy):
     assert "not used: model.surplus" in message and "model.generation_embeddings.weight (3, 2) instead of" in message
 
 
+def test_layers_are_listed_together(copy):
+    tensors = load_file(copy / "model.safetensors")
+    for layer in (0, 1, 3):
+        del tensors[f"model.language_model.layers.{layer}.mlp.up_proj.weight"]
+    save_file(tensors, copy / "model.safetensors")
+    with pytest.raises(UserError, match=r"missing: model.language_model.layers.\[0-1,3\].mlp.up_proj.weight\)"):
+        load_params(copy, TINY)

@@ -8,8 +8,8 @@ import pytest
 from corl_jax.core.errors import UserError
 from corl_jax.engine.handoff import load_params
 from corl_jax.engine.manifest import read_manifest
-from corl_jax.porting.load import load_params as load_folder
 from corl_jax.porting.companions import TOKENIZER_FILES
+from corl_jax.porting.load import load_params as load_folder
 from corl_jax.stages.assembly import assemble
 from corl_jax.stages.run import prepare, run
 
