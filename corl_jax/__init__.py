@@ -1,6 +1,6 @@
 """Co-reinforcement learning for models that both understand and draw pictures.
 
-``Policy`` is loaded on first use, so that importing the package stays light.
+``Policy`` and ``PictureTokenizer`` are loaded on first use, so that importing the package stays light.
 """
 
 from __future__ import annotations
@@ -9,14 +9,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from corl_jax.sampling.pictures import PictureTokenizer
     from corl_jax.sampling.policy import Policy
 
 __version__ = "0.1.0"
-__all__ = ["Policy", "__version__"]
+__all__ = ["PictureTokenizer", "Policy", "__version__"]
+HOMES = {"Policy": "corl_jax.sampling.policy", "PictureTokenizer": "corl_jax.sampling.pictures"}
 
 
 def __getattr__(name: str) -> Any:
-    """``Policy``, from the room that it lives in."""
-    if name == "Policy":
-        return importlib.import_module("corl_jax.sampling.policy").Policy
+    """A name of ``HOMES``, from the room that it lives in."""
+    if name in HOMES:
+        return getattr(importlib.import_module(HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

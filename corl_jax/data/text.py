@@ -22,7 +22,8 @@ END_OF_IMAGE = "<end_of_image>"
 IMAGE = "<image_placeholder>"
 USER = "<|User|>"
 ASSISTANT = "<|Assistant|>"
-SPECIAL = (BOS, EOS, PAD, BEGIN_OF_IMAGE, END_OF_IMAGE, IMAGE, USER, ASSISTANT)
+NEEDED = (BOS, EOS, PAD, BEGIN_OF_IMAGE, END_OF_IMAGE, IMAGE)
+SPECIAL = (*NEEDED, USER, ASSISTANT)
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
@@ -51,6 +52,8 @@ class TextTokenizer:
     Attributes:
       bos_id, eos_id, pad_id: ids of the sentence marks and of padding.
       boi_id, eoi_id, image_id: ids of begin of image, end of image and the image placeholder.
+      user, assistant: how the two speakers are written: as tokens of their own, or as plain words where the tokenizer
+        has no such tokens, as in Janus-1.3B.
       vocab_size: number of ids, added tokens included.
     """
 
@@ -61,12 +64,13 @@ class TextTokenizer:
           UserError: a special token of Janus is missing.
         """
         known = tokenizer.get_vocab(with_added_tokens=True)
-        missing = [token for token in SPECIAL if token not in known]
+        missing = [token for token in NEEDED if token not in known]
         if missing:
             raise UserError(
                 f"{where} lacks the special tokens {', '.join(missing)}; expected the tokenizer of a Janus-Pro model"
             )
-        ids = {token: known[token] for token in SPECIAL}
+        ids = {token: known[token] for token in SPECIAL if token in known}
+        self.user, self.assistant = (token if token in known else token.strip("<|>") for token in (USER, ASSISTANT))
         self._tokenizer, self._where = tokenizer, where
         self.bos_id, self.eos_id, self.pad_id = ids[BOS], ids[EOS], ids[PAD]
         self.boi_id, self.eoi_id, self.image_id = ids[BEGIN_OF_IMAGE], ids[END_OF_IMAGE], ids[IMAGE]
@@ -126,7 +130,7 @@ class TextTokenizer:
           UserError: ``prompt`` is empty, or holds special tokens or unknown words.
         """
         text = self._checked(prompt, "prompt")
-        return [self.bos_id, *self.encode(f"{USER}: {text}\n\n{ASSISTANT}:{BEGIN_OF_IMAGE}")]
+        return [self.bos_id, *self.encode(f"{self.user}: {text}\n\n{self.assistant}:{BEGIN_OF_IMAGE}")]
 
     def question_prompt(self, question: str, image_tokens: int) -> list[int]:
         """Ids that ask ``question`` about one picture, which takes ``image_tokens`` placeholders between its marks.
@@ -135,7 +139,7 @@ class TextTokenizer:
           UserError: ``question`` is empty, or holds special tokens or unknown words.
         """
         text = self._checked(question, "question")
-        ids = self.encode(f"{USER}: {IMAGE}\n{text}\n\n{ASSISTANT}:")
+        ids = self.encode(f"{self.user}: {IMAGE}\n{text}\n\n{self.assistant}:")
         at = ids.index(self.image_id)
         picture = [self.boi_id, *[self.image_id] * image_tokens, self.eoi_id]
         return [self.bos_id, *ids[:at], *picture, *ids[at + 1 :]]

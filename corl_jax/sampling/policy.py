@@ -126,7 +126,7 @@ class Policy:
         check_sampling(guidance=1.0, temperature=temperature)
         _counted(max_tokens, "max_tokens")
         size = self.cfg.vision.image_size
-        pictures = np.stack([preprocess(_picture(image), size) for image in images])
+        pictures = np.stack([preprocess(as_picture(image), size) for image in images])
         ids = [self.tokenizer.question_prompt(question, self.cfg.image_tokens) for question in questions]
         prompts = Prompts(*left_pad(ids, self.tokenizer.pad_id), pictures)
         sampling = self.sampler.sampling("text", temperature=temperature)
@@ -169,7 +169,7 @@ def _whole(seed: int) -> int:
     return int(seed)
 
 
-def _picture(image: Picture) -> np.ndarray | Image.Image:
+def as_picture(image: Picture) -> np.ndarray | Image.Image:
     """A picture in memory."""
     if isinstance(image, str | os.PathLike):
         return load_image(image)

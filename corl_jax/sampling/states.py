@@ -42,7 +42,7 @@ class PolicyStates:
         pictures = np.stack([preprocess(image, cfg.vision.image_size) for image in images])
         states = np.asarray(_states(self.sampler, self.params, Prompts(tokens, mask, pictures)))
         captions = np.zeros_like(mask)
-        tail = len(self.tokenizer.encode("\n\n<|Assistant|>:"))
+        tail = len(self.tokenizer.encode(f"\n\n{self.tokenizer.assistant}:"))
         for i, text in enumerate(texts):
             end = tokens.shape[1] - tail
             captions[i, end - len(self.tokenizer.encode(text.strip())) : end] = True

@@ -131,3 +131,27 @@ def test_bad_input_is_one_line_and_code_two(capsys, tiny_policy_folder, tmp_path
 def test_slug():
     assert slug("Two RED circles, and a square!") == "two-red-circles-and-a-square"
     assert slug("../../etc") == "etc" and slug("?!") == "picture" and len(slug("a " * 100)) <= 60
+
+
+def test_tokenize_there_and_back(capsys, tiny_policy_folder, picture, tmp_path):
+    out = tmp_path / "codes"
+    code, said, _ = run(capsys, "tokenize", "--policy", tiny_policy_folder, "--image", picture, "--out", out)
+    assert code == 0 and said.split() == [str(out / "picture.png"), str(out / "picture.npy")]
+    assert np.load(out / "picture.npy").shape == (36,)
+    line = ("tokenize", "--policy", tiny_policy_folder, "--codes", out / "picture.npy", "--out")
+    assert run(capsys, *line, tmp_path / "again")[0] == 0
+    assert (tmp_path / "again/picture.png").read_bytes() == (out / "picture.png").read_bytes()
+    assert not (tmp_path / "again/picture.npy").exists()
+    before = (out / "picture.png").read_bytes()
+    code, _, err = run(capsys, *line, out)
+    assert code == 2 and "exists" in err and (out / "picture.png").read_bytes() == before
+    for bad, message in ((picture, "cannot be read as a .npy file"), (tmp_path / "none.npy", "do not exist")):
+        code, _, err = run(capsys, *line[:4], bad, "--out", tmp_path / "new")
+        assert code == 2 and message in err and not (tmp_path / "new").exists()
+
+
+def test_inspect_counts(capsys, tiny_policy_folder):
+    code, out, _ = run(capsys, "inspect", "--policy", tiny_policy_folder)
+    assert code == 0 and "transformers layout" in out and "special tokens: bos 0" in out
+    rows = dict(line.rsplit(None, 1) for line in out.splitlines() if line.startswith(("language_model", "parameters")))
+    assert int(rows["parameters"].replace(",", "")) > int(rows["language_model"].replace(",", "")) > 10**5
