@@ -11,6 +11,7 @@ import pytest
 from corl_jax.core.errors import UserError
 from corl_jax.core.trees import count
 from corl_jax.stages.assembly import assemble
+from corl_jax.stages.rl_settings import read_settings
 from corl_jax.stages.run import STAGES, optim_config, prepare, steps
 
 NAMES = sorted(
@@ -70,3 +71,18 @@ def test_unknown_keys_are_refused_and_arguments_arrive(small_config, name):
     plain = importlib.import_module(f"configs.{name}").get_config()
     assert plain.stage in STAGES and plain.steps > 0 and plain.model.size == "tiny"
     assert optim_config(plain.to_dict()).total_steps == plain.steps * plain.updates_per_step
+
+
+@pytest.mark.parametrize("size", ["janus_pro_1b", "janus_pro_7b"])
+def test_full_size_has_the_papers_values(small_config, size):
+    small_config("unified")
+    config = importlib.import_module("configs.unified").get_config(size).to_dict()
+    settings = read_settings(config, config["updates_per_step"])
+    assert (settings.pictures, settings.questions, settings.group, settings.guidance) == (16, 16, 8, 5.0)
+    assert (settings.pairing, settings.text_weight, settings.needs_reference) == ("unified", 0.8, False)
+    assert (settings.text_prompt_length, settings.completion_length) == (1024, 576)
+    optim = optim_config(config)
+    assert optim.learning_rate == 4e-6 and optim.total_steps * settings.pictures == pytest.approx(22_479, abs=16)
+    assert config["init_from"].startswith("deepseek-community/Janus-Pro-") and config["trainable"] == (
+        "language_model/*",
+    )

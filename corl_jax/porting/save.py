@@ -92,7 +92,7 @@ def save_folder(
         raise UserError(f"{str(out)!r} cannot be written ({error}); choose another folder") from None
     try:
         write_companions(cfg, tokenizer, pathlib.Path(companions), aside, layout, dtype)
-        _write_weights(entries, aside, shard_bytes)
+        write_weights(entries, aside, shard_bytes)
         aside.chmod(0o755)
         for file in aside.iterdir():
             file.chmod(0o644)
@@ -148,8 +148,8 @@ def _check_space(folder: pathlib.Path, needed: int) -> None:
         )
 
 
-def _write_weights(entries: Mapping[str, Entry], folder: pathlib.Path, shard_bytes: int) -> None:
-    """One ``model.safetensors``, or shards with their index."""
+def write_weights(entries: Mapping[str, Entry], folder: pathlib.Path, shard_bytes: int) -> None:
+    """Writes one ``model.safetensors``, or shards of at most ``shard_bytes`` with their index."""
     split = split_state_dict_into_shards_factory(
         dict(entries),
         get_storage_size=lambda entry: entry.nbytes,
