@@ -84,6 +84,7 @@ class Folder:
         self._prefix = self.format.prefix if not any(name.startswith(self.format.prefix) for name in found) else ""
         wanted = {self._name(name): tensor.shape for name, tensor in self._tensors.items()}
         check_names(wanted, found, self.format.unused, str(path))
+        _check_preprocessor(self.path)
         self._sources = _sources(self._tensors)
 
     def _name(self, name: str) -> str:
@@ -176,6 +177,19 @@ def _sources(tensors: Mapping[str, Tensor]) -> dict[str, list[tuple[str, Rule]]]
         for piece in tensor.pieces:
             sources.setdefault(piece.path, []).append((name, piece.rule))
     return sources
+
+
+def _check_preprocessor(folder: pathlib.Path) -> None:
+    """Refuses pictures prepared otherwise than ``data.images`` does it; a folder need not say."""
+    if not (folder / "preprocessor_config.json").is_file():
+        return
+    raw = read_json(folder, "preprocessor_config.json")
+    for name in ("image_mean", "image_std"):
+        if name in raw and list(raw[name]) != [0.5] * 3:
+            raise UserError(
+                f"preprocessor_config.json in {str(folder)!r} has {name}={raw[name]}; this program prepares pictures "
+                "with 0.5 as Janus-Pro does; take the file of the original checkpoint"
+            )
 
 
 def _nbytes(struct: jax.ShapeDtypeStruct) -> int:

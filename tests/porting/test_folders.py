@@ -184,6 +184,12 @@ def test_the_tokenizer_of_the_other_released_size_in_the_original_layout(width, 
     assert image_token_id(raw, 2, 5) == 5
 
 
+def test_pictures_that_are_prepared_otherwise(copy):
+    (copy / "preprocessor_config.json").write_text('{"image_mean": [0.48, 0.45, 0.4]}', "utf-8")
+    with pytest.raises(UserError, match=r"has image_mean=\[0.48, 0.45, 0.4\]; this program prepares pictures with 0.5"):
+        Folder(copy)
+
+
 def test_no_room_on_the_disk(params, tokenizer_folder, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**6))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.trees import digest
+from corl_jax.core.sharding import Sharder, make_mesh
+from corl_jax.core.trees import digest, flatten_abstract
 from corl_jax.models.config import JANUS_PRO_1B, JANUS_PRO_7B
+from corl_jax.models.unified import abstract, logical_axes
 from corl_jax.porting.formats import FORMATS
 from corl_jax.porting.load import Folder, foreign_plan, load_config, load_params
 from corl_jax.porting.mapping import Rule, knowingly_unused, parameters, plan
@@ -86,6 +89,23 @@ def test_transformers_names_without_their_prefix(pair, tmp_path):
 def test_layers_filled_in_place_give_the_same_bits(pair, monkeypatch):
     monkeypatch.setattr("corl_jax.porting.load.WHOLE", 1000)
     assert digest(load_params(pair.folder, pair.cfg)) == digest(pair.params)
+
+
+@pytest.mark.parametrize("whole", [2**28, 1000])
+def test_parameters_are_born_in_their_placement(pair, monkeypatch, whole):
+    monkeypatch.setattr("corl_jax.porting.load.WHOLE", whole)
+    model = abstract(pair.cfg)
+    axes, sharder = logical_axes(model), Sharder(make_mesh({"data": 2, "fsdp": 2, "tensor": 2}))
+    wanted = {
+        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharder.fitted(leaf.shape, axes[path], path))
+        for path, leaf in flatten_abstract(model).items()
+    }
+    params = Folder(pair.folder).params(wanted)
+    assert digest(params) == digest(pair.params)
+    assert all(params[path].sharding == struct.sharding for path, struct in wanted.items())
+    assert len(params["language_model/layers/gate_proj/kernel"].addressable_shards) == 8
+    part = params["language_model/layers/gate_proj/kernel"].addressable_shards[0].data.shape
+    assert np.prod(part) * 4 == np.prod(wanted["language_model/layers/gate_proj/kernel"].shape)
 
 
 def test_original_layout_goes_out_as_it_came_in(pair, torch, original, tmp_path):
