@@ -2,6 +2,8 @@
 
     python -m corl_jax.main --config=configs/unified.py[:ARG] [--workdir=DIR] [--config.KEY=VALUE]
 
+On every host of a TPU slice add --distributed; elsewhere --coordinator=HOST:PORT --processes=N --process=I.
+
 In: flags. Out: a work directory. Bad input ends with one line and exit code 2.
 """
 
@@ -15,13 +17,14 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.hosts import Hosts, connect
 from corl_jax.core.runtime import set_up_jax
 
 EXAMPLE = "--config=configs/unified.py"
 
 
-def parse(argv: list[str]) -> tuple[dict, pathlib.Path]:
-    """The config as plain JSON values, and the work directory.
+def parse(argv: list[str]) -> tuple[dict, pathlib.Path, Hosts | None]:
+    """The config as plain JSON values, the work directory, and where the other processes are, if there are any.
 
     Raises:
       UserError: an unknown flag, key, file or argument.
@@ -29,6 +32,10 @@ def parse(argv: list[str]) -> tuple[dict, pathlib.Path]:
     values = flags.FlagValues()
     file = config_flags.DEFINE_config_file("config", None, "a config and its argument", values, sys_argv=argv)
     place = flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
+    distributed = flags.DEFINE_bool("distributed", False, "join the hosts of a TPU slice or Slurm job", values)
+    coordinator = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where JAX cannot find it", values)
+    processes = flags.DEFINE_integer("processes", 0, "processes of the run, with --coordinator", flag_values=values)
+    process = flags.DEFINE_integer("process", -1, "number of this process, with --coordinator", flag_values=values)
     try:
         rest = values(argv)
         config = None if file.value is None else json.loads(file.value.to_json_best_effort())
@@ -46,7 +53,9 @@ def parse(argv: list[str]) -> tuple[dict, pathlib.Path]:
     if config is None:
         raise UserError(f"--config is missing; expected for example {EXAMPLE}")
     name = pathlib.Path(config_flags.get_config_filename(values["config"]).partition(":")[0]).stem
-    return config, pathlib.Path(place.value or f"runs/{name}")
+    hosts = Hosts(coordinator.value, processes.value, process.value)
+    alone = hosts == Hosts() and not distributed.value
+    return config, pathlib.Path(place.value or f"runs/{name}"), None if alone else hosts
 
 
 def _words(error: BaseException) -> str:
@@ -64,9 +73,11 @@ def main(argv: list[str] | None = None) -> int:
         print(__doc__.strip())
         return 0
     try:
-        config, workdir = parse(argv)
+        config, workdir, hosts = parse(argv)
         flags.FLAGS.mark_as_parsed()  # Grain reads flags of its own, which keep their defaults
         set_up_jax()
+        if hosts is not None:
+            connect(hosts)
         logging.set_verbosity(logging.WARNING)
         from corl_jax.stages.run import run  # after the flags: an error there should not wait for the libraries
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from corl_jax.core.errors import UserError
@@ -90,14 +91,69 @@ class Sharder:
         """Over how many devices the batch axis is spread."""
         return math.prod(self.mesh.shape[axis] for axis in _tuple(self.rules["batch"]))
 
+    def share(self, rows: int) -> range:
+        """Which of ``rows`` rows of a step this process reads, scores and hands to ``put_batch``: all on one process.
+
+        Raises:
+          UserError: several processes, and rows that do not divide over the batch axes of the mesh.
+        """
+        if jax.process_count() == 1:
+            return range(rows)
+        if rows % self.batch_shards:
+            raise UserError(
+                f"{rows} rows a step do not divide over the {self.batch_shards} devices of the batch axes, which "
+                "several processes need; choose a multiple, or another mesh"
+            )
+        held = self.named("batch").addressable_devices_indices_map((rows,)).values()
+        starts = {index[0].indices(rows)[:2] for index in held if index is not None}
+        first, end = min(start for start, _ in starts), max(stop for _, stop in starts)
+        if sum(stop - start for start, stop in starts) != end - first:
+            raise UserError(
+                f"process {jax.process_index()} holds rows {sorted(starts)} of {rows}, which are not side by side; "
+                "choose a mesh whose batch axes run along the processes"
+            )
+        return range(first, end)
+
     def put_batch(self, tree: Any) -> Any:
-        """Places host arrays on the mesh, first axis over the batch axes where it divides, else replicated."""
+        """Places a batch on the mesh, first axis over the batch axes where it divides, else replicated.
 
-        def put(leaf):
-            fits = np.ndim(leaf) > 0 and np.shape(leaf)[0] % self.batch_shards == 0
-            return jax.device_put(leaf, self.named("batch") if fits else self.named())
+        Args:
+          tree: host arrays that hold this process's ``share`` of the rows, or arrays that lie on the mesh already.
+        """
+        return jax.tree.map(self._put, tree)
 
-        return jax.tree.map(put, tree)
+    def _put(self, leaf: Any) -> jax.Array:
+        spread = np.ndim(leaf) > 0 and np.shape(leaf)[0] % self.batch_shards == 0
+        if jax.process_count() == 1 or (isinstance(leaf, jax.Array) and not leaf.is_fully_addressable):
+            return jax.device_put(leaf, self.named("batch") if spread else self.named())
+        placement = self.named("batch") if np.ndim(leaf) else self.named()
+        return jax.make_array_from_process_local_data(placement, np.asarray(leaf))
+
+    def own(self, tree: Any) -> Any:
+        """This process's rows of a batch on the mesh, as NumPy arrays; the inverse of ``put_batch``."""
+        return jax.tree.map(self._own, tree)
+
+    def _own(self, leaf: Any) -> np.ndarray:
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+            return np.asarray(leaf)
+        placed = jax.device_put(leaf, self.named("batch"))
+        parts = {shard.index[0].indices(placed.shape[0])[0]: shard.data for shard in placed.addressable_shards}
+        return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
+
+    def gather(self, tree: Any) -> Any:
+        """The rows of all processes, as NumPy arrays on each of them, from host arrays that hold its ``share``."""
+        return fetch(self.put_batch(tree)) if jax.process_count() > 1 else jax.tree.map(np.asarray, tree)
+
+
+def fetch(tree: Any) -> Any:
+    """Arrays on the mesh as NumPy arrays, whole on every process; all processes must call it."""
+
+    def whole(leaf: Any) -> np.ndarray:
+        if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+            return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+        return np.asarray(leaf)
+
+    return jax.tree.map(whole, tree)
 
 
 def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -1,13 +1,16 @@
 """The input pipeline. In: a source of Records and a transform; out: an endless, savable iterator of batches.
 
 Batch ``i`` is a pure function of ``(seed, i)``: it does not depend on threads, on how often the program was restarted,
-or on the number of processes, each of which reads only its own rows of it.
+or on the number of processes. A transform is handed the whole batch, of which it reads the rows that it looks at: that
+is how each process reads its own rows alone.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import operator
-from typing import Protocol, TypeVar
+from collections.abc import Sequence
+from typing import Protocol, TypeVar, overload
 
 import grain
 import numpy as np
@@ -20,9 +23,33 @@ T = TypeVar("T", covariant=True)
 
 
 class Transform(Protocol[T]):
-    """Makes one batch of the records of one process; ``step`` counts batches from 0. Pure, and called from threads."""
+    """Makes one batch of the records of a step, read as they are looked at; ``step`` counts batches from 0.
 
-    def __call__(self, records: tuple[Record, ...], step: int) -> T: ...
+    Pure, and called from threads.
+    """
+
+    def __call__(self, records: Sequence[Record], step: int) -> T: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows(Sequence[Record]):
+    """Some rows of a source, each read when it is asked for."""
+
+    source: RecordSource
+    rows: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> Rows: ...
+    def __getitem__(self, index: int | slice) -> Record | Rows:
+        """One record, or some of the rows, still unread."""
+        if isinstance(index, slice):
+            return Rows(self.source, self.rows[index])
+        return self.source[self.rows[index]]
 
 
 def batches(
@@ -32,8 +59,6 @@ def batches(
     batch_size: int,
     transform: Transform[T],
     shuffle: bool = True,
-    process_index: int = 0,
-    process_count: int = 1,
     threads: int = 2,
     prefetch: int = 4,
 ) -> grain.DatasetIterator[T]:
@@ -43,9 +68,8 @@ def batches(
       source: where records come from.
       seed: of the order.
       batch_size: records per step over all processes.
-      transform: called as ``transform(records, step)`` with this process's records.
+      transform: called as ``transform(records, step)``.
       shuffle: whether to mix the records; without, they come in the order of the source.
-      process_index, process_count: which equal, contiguous share of every batch is read here.
       threads, prefetch: how many threads prepare how many batches ahead; without effect on what comes out.
 
     Returns:
@@ -53,21 +77,15 @@ def batches(
       ``grain.checkpoint.CheckpointSave`` and ``CheckpointRestore``.
 
     Raises:
-      UserError: the source is smaller than a batch, or the batch does not divide over the processes.
+      UserError: the source is smaller than a batch.
     """
     if batch_size < 1 or len(source) < batch_size:
         raise UserError(
             f"batch size {batch_size} does not fit a source of {len(source)} records; expected 1 to {len(source)}"
         )
-    if batch_size % process_count:
-        raise UserError(f"batch size {batch_size} does not divide over {process_count} processes; take a multiple")
-    if not 0 <= process_index < process_count:
-        raise UserError(f"process index {process_index} is outside 0..{process_count - 1}")
-    share = batch_size // process_count
-    mine = slice(process_index * share, (process_index + 1) * share)
 
     def read(step: int, rows: np.ndarray) -> T:
-        return transform(tuple(source[int(row)] for row in rows[mine]), step)
+        return transform(Rows(source, tuple(map(int, rows))), step)
 
     order = grain.MapDataset.range(len(source)).seed(seed)
     if shuffle:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -14,15 +15,21 @@ from corl_jax.data.images import preprocess
 class Keep:
     """Hands the records on as they are."""
 
-    def __call__(self, records: tuple[Record, ...], step: int) -> tuple[Record, ...]:
-        return records
+    def __call__(self, records: Sequence[Record], step: int) -> tuple[Record, ...]:
+        return tuple(records)
 
 
 @dataclasses.dataclass(frozen=True)
 class StackPictures:
-    """The pictures as one float32 array ``[B, image_size, image_size, 3]`` in [-1, 1]."""
+    """The pictures as one float32 array ``[B, image_size, image_size, 3]`` in [-1, 1].
+
+    Attributes:
+      image_size: side in pixels.
+      share: from the number of rows in a step to those of this process.
+    """
 
     image_size: int
+    share: Callable[[int], range] = range
 
-    def __call__(self, records: tuple[Record, ...], step: int) -> np.ndarray:
-        return np.stack([preprocess(record.image, self.image_size) for record in records])
+    def __call__(self, records: Sequence[Record], step: int) -> np.ndarray:
+        return np.stack([preprocess(records[i].image, self.image_size) for i in self.share(len(records))])

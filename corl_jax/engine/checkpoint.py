@@ -1,6 +1,7 @@
 """Checkpoints of a run: Orbax folders that hold the state, the data position and a manifest, written together.
 
-In: a ``TrainState`` and a Grain iterator. Out: ``<folder>/<step>/{state,data,manifest}``, and both back bit for bit.
+In: a ``TrainState`` and a Grain iterator, whose position is the same on every process. Out:
+``<folder>/<step>/{state,data,manifest}``, and both back bit for bit, on any number of processes.
 A step folder gets its number only once it is complete, so a run killed while writing leaves nothing that counts.
 """
 
@@ -64,7 +65,7 @@ class Checkpointer:
             ),
             item_handlers={
                 "state": ocp.StandardCheckpointHandler(),
-                "data": grain.checkpoint.CheckpointHandler(),
+                "data": ocp.JsonCheckpointHandler(filename="position.json"),
                 "manifest": ocp.JsonCheckpointHandler(filename=FILE.name),
             },
         )
@@ -78,7 +79,7 @@ class Checkpointer:
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state),
-                data=grain.checkpoint.CheckpointSave(data),
+                data=ocp.args.JsonSave(data.get_state()),
                 manifest=ocp.args.JsonSave(manifest),
             ),
         )
@@ -106,10 +107,9 @@ class Checkpointer:
         try:
             restored = self._manager.restore(
                 step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(abstract_state), data=grain.checkpoint.CheckpointRestore(data)
-                ),
+                args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state), data=ocp.args.JsonRestore()),
             )
+            data.set_state(restored.data)
         except Exception as error:
             raise self._damaged(step, one_line(error)) from error
         wanted = read_manifest(self.folder / str(step)).params_digest

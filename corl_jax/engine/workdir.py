@@ -79,6 +79,20 @@ def open_workdir(path: str | Path, config_json: Mapping[str, Any], may_differ: S
     return workdir
 
 
+def joined_workdir(path: str | Path) -> Workdir:
+    """The work directory that ``open_workdir`` made, seen from any process of the run.
+
+    Raises:
+      UserError: it is not there, so the processes do not share a file system.
+    """
+    workdir = Workdir(Path(path).expanduser().absolute())
+    if not workdir.config.exists():
+        raise UserError(
+            f"workdir {workdir.path} is not seen by every process of the run; choose a folder that all hosts share"
+        )
+    return workdir
+
+
 def rewind_metrics(path: Path, step: int) -> None:
     """Keeps the rows of ``metrics.jsonl`` up to ``step``; later rows and a half-written last line go.
 

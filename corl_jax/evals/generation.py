@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import jax
-import numpy as np
 
+from corl_jax.core.sharding import fetch
 from corl_jax.core.types import Asked, Completion, Params, Record
 from corl_jax.data.text import TextTokenizer
 from corl_jax.evals.numbers import Numbers, number
@@ -50,7 +50,7 @@ def draw_all(
         keys = prompt_keys(seed, "eval/draw", rows, samples)
         rollout = sampler.draw(params, take(asked.prompts, rows), keys, sampling, guided=guidance != 1)
         some = Asked(asked.prompts, tuple(asked.records[row] for row in rows[:real]))
-        out += task.read_back(some, jax.tree.map(lambda leaf, real=real: np.asarray(leaf)[:real], rollout))
+        out += task.read_back(some, jax.tree.map(lambda leaf, real=real: leaf[:real], fetch(rollout)))
         advance(real)
     return out
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
+from corl_jax.core.sharding import fetch
 from corl_jax.core.types import Asked, Completion, Params, Record
 from corl_jax.data.text import TextTokenizer
 from corl_jax.evals.numbers import Numbers, number
@@ -43,7 +44,7 @@ def answer_all(
         keys = prompt_keys(seed, "eval/answer", rows, 1)
         rollout = sampler.write(params, take(asked.prompts, rows), keys, sampling, length)
         some = Asked(asked.prompts, tuple(asked.records[row] for row in rows[:real]))
-        out += task.read_back(some, jax.tree.map(lambda leaf, real=real: np.asarray(leaf)[:real], rollout))
+        out += task.read_back(some, jax.tree.map(lambda leaf, real=real: leaf[:real], fetch(rollout)))
         advance(real)
     return out
 

@@ -53,8 +53,8 @@ class Sampler:
           sampling: from ``self.sampling("image", ...)``.
           guided: False skips the unconditional stream, which guidance 1 does not need.
         """
-        codes, log_probs, pixels = _draw(self, params, prompts, keys, sampling, guided)
-        return Rollout(codes, jnp.ones(codes.shape, bool), log_probs, pixels, "image")
+        codes, mask, log_probs, pixels = _draw(self, params, prompts, keys, sampling, guided)
+        return Rollout(codes, mask, log_probs, pixels, "image")
 
     def write(self, params: Params, prompts: Prompts, keys: jax.Array, sampling: Sampling, length: int) -> Rollout:
         """``G`` texts of at most ``length`` tokens per prompt; arguments as in ``draw``."""
@@ -77,7 +77,8 @@ def _draw(sampler: Sampler, params: Params, prompts: Prompts, keys: Any, samplin
     codes, log_probs = decode_image(model, prompts, keys, sampling, sampler.ids, guided)
     pictures = model.image_tokenizer.decode(constrain(codes, "batch"))
     pixels = jnp.clip((pictures + 1) / 2 * 255, 0, 255).astype(jnp.uint8)
-    return tuple(leaf.reshape(*keys.shape, *leaf.shape[1:]) for leaf in (codes, log_probs, pixels))
+    out = (codes, jnp.ones(codes.shape, bool), log_probs, pixels)
+    return tuple(leaf.reshape(*keys.shape, *leaf.shape[1:]) for leaf in out)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5))

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from corl_jax.core.sharding import Sharder
 from corl_jax.core.trees import bind
 from corl_jax.core.types import Params, Prompts
 from corl_jax.data.images import preprocess
@@ -22,12 +23,19 @@ from corl_jax.sampling.layout import prompt_mask, prompt_positions
 
 @dataclasses.dataclass(frozen=True)
 class PolicyStates:
-    """A ``PolicyHandle`` over ``params``; ``prompt_length`` is the fixed width, or None for the next multiple of 8."""
+    """A ``PolicyHandle`` over ``params``.
+
+    Attributes:
+      sampler, tokenizer, params: of the policy.
+      prompt_length: the fixed width, or None for the next multiple of 8.
+      sharder: where the rows are spread over a mesh; each process asks about its own.
+    """
 
     sampler: Sampler
     tokenizer: TextTokenizer
     params: Params
     prompt_length: int | None = None
+    sharder: Sharder | None = None
 
     def token_states(
         self, images: np.ndarray, texts: list[str]
@@ -40,7 +48,11 @@ class PolicyStates:
         rows = [self.tokenizer.question_prompt(text, cfg.image_tokens) for text in texts]
         tokens, mask = left_pad(rows, ids.pad, length=self.prompt_length)
         pictures = np.stack([preprocess(image, cfg.vision.image_size) for image in images])
-        states = np.asarray(_states(self.sampler, self.params, Prompts(tokens, mask, pictures)))
+        prompts = Prompts(tokens, mask, pictures)
+        if self.sharder is None:
+            states = np.asarray(_states(self.sampler, self.params, prompts))
+        else:
+            states = self.sharder.own(_states(self.sampler, self.params, self.sharder.put_batch(prompts)))
         captions = np.zeros_like(mask)
         tail = len(self.tokenizer.encode(f"\n\n{self.tokenizer.assistant}:"))
         for i, text in enumerate(texts):

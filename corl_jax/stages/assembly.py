@@ -11,7 +11,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import grain
 import jax
 from flax import nnx
 
@@ -20,7 +19,6 @@ from corl_jax.core.runtime import compute_dtype
 from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.core.trees import flatten, flatten_abstract, matches, partition
 from corl_jax.core.types import Params
-from corl_jax.data.pipeline import Transform, batches
 from corl_jax.data.shapes import builder
 from corl_jax.data.shapes.vocabulary import build_tokenizer, write_tokenizer
 from corl_jax.data.sources import RecordSource
@@ -166,18 +164,6 @@ def fresh_params(cfg: JanusConfig, seed: int, structs: Mapping[str, jax.ShapeDty
         return flatten(Janus(cfg, rngs=nnx.Rngs(key)))[1]
 
     return make(jax.random.key(seed))
-
-
-def read(source: RecordSource, seed: int, batch_size: int, transform: Transform[Any]) -> grain.DatasetIterator:
-    """This process's share of every batch, for ever."""
-    return batches(
-        source,
-        seed=seed,
-        batch_size=batch_size,
-        transform=transform,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
 
 
 def records(config: Mapping[str, Any], split: str) -> RecordSource:

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from corl_jax.core.sharding import use
 from corl_jax.core.types import Params
 from corl_jax.data.pipeline import fixed
@@ -66,15 +68,25 @@ class Measure:
             numbers = self._evaluate(params, "after")
             self._write({"after": numbers, "after_step": self.steps, "guidance": self.guidance})
             self._write({"run": self._stamp()})
-        write_report(self.workdir.path)
+        if jax.process_index() == 0:
+            write_report(self.workdir.path)
 
     def _evaluate(self, params: Params, when: str) -> dict[str, Any]:
         sampler, tokenizer, s = self.parts.sampler, self.parts.tokenizer, self.settings
         with use(self.parts.sharder):
             numbers = evaluate(
-                sampler, params, tokenizer, self.held_out, guidances=s.guidances, seed=s.seed, batch=s.batch, what=when
+                sampler,
+                params,
+                tokenizer,
+                self.held_out,
+                guidances=s.guidances,
+                seed=s.seed,
+                batch=s.batch,
+                what=when,
+                quiet=jax.process_index() > 0,
             )
             shown = gallery(sampler, params, tokenizer, self.held_out, guidance=self.guidance, seed=s.seed)
+        if jax.process_index() == 0:
             write_gallery(self.workdir.samples, when, shown)
         return numbers
 
@@ -92,6 +104,8 @@ class Measure:
         return json.loads(self.path.read_text()) if self.path.exists() else {}
 
     def _write(self, new: Mapping[str, Any]) -> None:
+        if jax.process_index() > 0:
+            return
         part = self.path.with_suffix(".json.part")
         part.write_text(json.dumps(self._read() | dict(new), indent=2) + "\n")
         part.replace(self.path)

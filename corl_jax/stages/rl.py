@@ -19,6 +19,7 @@ from corl_jax.core.numerics import Metrics
 from corl_jax.core.rng import sample_keys, stream
 from corl_jax.core.trees import partition
 from corl_jax.core.types import Asked, Params, PolicyBatch, Rollout, Scores
+from corl_jax.data.pipeline import batches
 from corl_jax.engine.hooks import Every, Hook, Report
 from corl_jax.engine.optim import Optimizer
 from corl_jax.engine.pictures import image_grid
@@ -28,7 +29,7 @@ from corl_jax.objectives import advantages, kl
 from corl_jax.objectives.weighting import token_weights
 from corl_jax.rewards.base import RewardContext, score
 from corl_jax.sampling.states import PolicyStates
-from corl_jax.stages.assembly import Parts, read, records
+from corl_jax.stages.assembly import Parts, records
 from corl_jax.stages.rl_loss import policy_loss
 from corl_jax.stages.rl_settings import RlSettings, read_settings
 from corl_jax.tasks.base import Task
@@ -55,6 +56,7 @@ class RlStage:
             VisualQA(parts.tokenizer, cfg.image_tokens, cfg.vision.image_size, s.text_prompt_length),
             s.pictures,
             s.questions,
+            parts.sharder.share,
         )
         self.tasks: dict[str, Task] = {"image": self.joint.drawing, "text": self.joint.asking}
         self.rows = {"pictures": s.pictures, "questions": s.questions}
@@ -70,13 +72,15 @@ class RlStage:
 
     def data(self) -> grain.DatasetIterator:
         """Records asked both ways."""
-        return read(self.train, self.seed, self.joint.batch_size, self.joint)
+        return batches(self.train, seed=self.seed, batch_size=self.joint.batch_size, transform=self.joint)
 
     def batches(self, state: TrainState, raw: dict[str, Asked], step: int) -> Iterator[tuple[Any, HostMetrics]]:
         """One training step up to the update: this is the screen to read."""
-        params = state.params
+        params, sharder = state.params, self.parts.sharder
+        raw = {task: Asked(sharder.put_batch(asked.prompts), asked.records) for task, asked in raw.items()}
         rollouts = {task: self.sample(params, task, asked, step) for task, asked in raw.items()}
-        scores = {task: self.score(params, task, raw[task], rollouts[task]) for task in raw}
+        own = {task: sharder.own(rollout) for task, rollout in rollouts.items()}
+        scores = {task: self.score(params, task, raw[task], own[task]) for task in raw}
         advantage = self.advantages(scores)
         batch = {
             task: PolicyBatch(
@@ -86,39 +90,40 @@ class RlStage:
                 sampler_log_probs=rollout.log_probs,
                 old_log_probs=self.log_probs(params, task, raw[task], rollout) if self.updates > 1 else None,
                 ref_log_probs=self.log_probs(self.reference, task, raw[task], rollout) if self.reference else None,
-                advantages=advantage[task],
+                advantages=np.asarray(advantage[task])[sharder.share(len(advantage[task]))],
                 weights=token_weights(rollout.mask, aggregation=self.settings.aggregation),
             )
             for task, rollout in rollouts.items()
         }
-        metrics = self.host_metrics(scores, rollouts)
+        metrics = self.host_metrics(scores, own)
         if "image" in raw:
-            self.sheet = self.label_pictures(raw["image"], rollouts["image"], scores["image"])
-        batch = self.parts.sharder.put_batch(batch)
+            self.sheet = self.label_pictures(raw["image"], own["image"], scores["image"])
+        batch = sharder.put_batch(batch)
         for _ in range(self.updates):
             yield batch, metrics
 
     def sample(self, params: Params, task: str, asked: Asked, step: int) -> Rollout:
         """``G`` samples per prompt; the key of a sample depends on (seed, task, step, its number in the step)."""
         s, sampler = self.settings, self.parts.sampler
-        rows = len(asked.records)
-        first = jax.process_index() * rows * s.group
-        keys = sample_keys(stream(self.seed, task, step), first + jnp.arange(rows * s.group)).reshape(rows, s.group)
-        prompts, keys = self.parts.sharder.put_batch((asked.prompts, keys))
+        rows = asked.prompts.tokens.shape[0]
+        keys = sample_keys(stream(self.seed, task, step), rows * s.group).reshape(rows, s.group)
         if task == "image":
-            return sampler.draw(params, prompts, keys, self.settings.sampling(sampler, task), s.guided_sampler)
-        return sampler.write(params, prompts, keys, self.settings.sampling(sampler, task), s.completion_length)
+            return sampler.draw(params, asked.prompts, keys, self.settings.sampling(sampler, task), s.guided_sampler)
+        return sampler.write(params, asked.prompts, keys, self.settings.sampling(sampler, task), s.completion_length)
 
     def score(self, params: Params, task: str, asked: Asked, rollout: Rollout) -> Scores:
-        """Rewards of every sample."""
-        table = self.settings.rewards[task]
+        """Rewards of every sample, each computed by the process that holds it."""
+        table, parts = self.settings.rewards[task], self.parts
         policy = None
         if "matching" in table:
-            policy = PolicyStates(self.parts.sampler, self.parts.tokenizer, params, self.settings.text_prompt_length)
-        return score(self.tasks[task].read_back(asked, rollout), table, RewardContext(policy))
+            policy = PolicyStates(
+                parts.sampler, parts.tokenizer, params, self.settings.text_prompt_length, parts.sharder
+            )
+        mine = score(self.tasks[task].read_back(asked, rollout), table, RewardContext(policy))
+        return Scores(mine.names, *parts.sharder.gather((mine.matrix, mine.total)))
 
     def advantages(self, scores: Mapping[str, Scores]) -> dict[str, jax.Array]:
-        """``[B, G]`` per task, paired as the settings say."""
+        """``[B, G]`` per task, paired as the settings say; the same on every process."""
         s = self.settings
         totals = {task: jnp.asarray(one.total).reshape(-1, s.group) for task, one in scores.items()}
         if len(totals) == 1:
@@ -130,9 +135,9 @@ class RlStage:
 
     def log_probs(self, params: Params, task: str, asked: Asked, rollout: Rollout) -> jax.Array:
         """Teacher-forced log-probs of a rollout under ``params``."""
-        sampler, prompts = self.parts.sampler, self.parts.sharder.put_batch(asked.prompts)
+        sampler = self.parts.sampler
         return sampler.log_probs(
-            params, prompts, rollout, self.settings.sampling(sampler, task), **self.settings.scoring(task)
+            params, asked.prompts, rollout, self.settings.sampling(sampler, task), **self.settings.scoring(task)
         )
 
     def host_metrics(self, scores: Mapping[str, Scores], rollouts: Mapping[str, Rollout]) -> HostMetrics:
@@ -146,7 +151,8 @@ class RlStage:
             metrics[f"{task}/reward_std"] = float(groups.std(1, ddof=1).mean())
             metrics[f"{task}/constant_groups"] = float((np.ptp(groups, 1) == 0).mean())
         if "text" in rollouts:
-            metrics["text/length"] = float(np.asarray(rollouts["text"].mask).sum(-1).mean())
+            lengths = self.parts.sharder.gather(rollouts["text"].mask.sum((-2, -1)))
+            metrics["text/length"] = float(lengths.mean() / self.settings.group)
         return metrics
 
     def loss(self, params: Params, batch: Any, algo: Any) -> tuple[jax.Array, Metrics]:

@@ -6,6 +6,7 @@ In: a plain config and a work directory. Out: the files of the run. The same cal
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,15 @@ from typing import Any
 import jax
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.hosts import agree, first
 from corl_jax.core.sharding import use
 from corl_jax.engine.alarm import AlarmConfig
 from corl_jax.engine.hooks import Hook
 from corl_jax.engine.loop import LoopConfig, StepResult, train
 from corl_jax.engine.optim import OptimConfig, Optimizer, make_optimizer
 from corl_jax.engine.update import make_update
-from corl_jax.engine.workdir import Workdir, open_workdir
+from corl_jax.engine.workdir import Workdir, joined_workdir, open_workdir
+from corl_jax.evals.provenance import versions
 from corl_jax.porting.source import config_to_json
 from corl_jax.stages.assembly import Parts, assemble, place_tokenizer
 from corl_jax.stages.measure import Measure
@@ -56,6 +59,7 @@ def prepare(config: Mapping[str, Any], workdir: str | Path) -> Assembled:
     Raises:
       UserError: any value of the config that is wrong, or a work directory of another run; nothing is then written.
     """
+    preflight(config)
     name = config["stage"]
     if name not in STAGES:
         raise UserError(f"unknown stage {name!r}; expected one of {', '.join(STAGES)}")
@@ -81,10 +85,24 @@ def prepare(config: Mapping[str, Any], workdir: str | Path) -> Assembled:
             raise UserError(
                 f"{rows} {what} a step do not split into {config['microbatches']} microbatches; choose a divisor"
             )
-    opened = open_workdir(workdir, config)
-    if jax.process_index() == 0:
-        place_tokenizer(parts.sources, opened.path / "tokenizer")
+    first(lambda: place_tokenizer(parts.sources, open_workdir(workdir, config).path / "tokenizer"))
+    opened = joined_workdir(workdir)
     return Assembled(stage, parts, opened, loop, optimizer, config["microbatches"], stage.hooks(hooks.sample_every))
+
+
+def preflight(config: Mapping[str, Any]) -> None:
+    """Refuses processes that would not take part in the same run.
+
+    Raises:
+      UserError: another config, another version or another number of devices on some process.
+    """
+    if jax.device_count() != jax.local_device_count() * jax.process_count():
+        raise UserError(
+            f"process {jax.process_index()} has {jax.local_device_count()} of {jax.device_count()} devices; expected the "
+            f"same number on each of {jax.process_count()} processes"
+        )
+    agree("config", json.dumps(config, sort_keys=True))
+    agree("set of versions", json.dumps(versions(), sort_keys=True))
 
 
 def optim_config(config: Mapping[str, Any]) -> OptimConfig:

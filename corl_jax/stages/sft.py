@@ -8,13 +8,13 @@ from typing import Any
 
 import grain
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.numerics import Metrics, Weighted
 from corl_jax.core.trees import bind, partition
 from corl_jax.core.types import Params
+from corl_jax.data.pipeline import batches
 from corl_jax.engine.hooks import Hook
 from corl_jax.engine.optim import Optimizer
 from corl_jax.engine.stage import HostMetrics
@@ -22,7 +22,7 @@ from corl_jax.engine.state import TrainState, create_state
 from corl_jax.objectives.language import next_token_loss
 from corl_jax.objectives.weighting import token_weights
 from corl_jax.sampling.score import hidden_states
-from corl_jax.stages.assembly import Parts, read, records
+from corl_jax.stages.assembly import Parts, records
 from corl_jax.stages.settings import block, one_update
 from corl_jax.tasks.supervised import Lesson, Supervise
 
@@ -60,7 +60,7 @@ class SftStage:
             tokenizer=parts.tokenizer,
             image_tokens=parts.cfg.image_tokens,
             image_size=parts.cfg.vision.image_size,
-            reading_rows=s.reading_rows // jax.process_count(),
+            reading_rows=s.reading_rows,
             seed=self.seed,
             caption_share=s.caption_share,
             sloppy_share=s.sloppy_share,
@@ -68,6 +68,7 @@ class SftStage:
             drawing_length=s.drawing_length,
             reading_length=s.reading_length,
             target_length=s.target_length,
+            share=parts.sharder.share,
         )
 
     def init(self) -> TrainState:
@@ -76,14 +77,16 @@ class SftStage:
 
     def data(self) -> grain.DatasetIterator:
         """Lessons."""
-        return read(self.train, self.seed, self.batch_size, self.supervise)
+        return batches(self.train, seed=self.seed, batch_size=self.batch_size, transform=self.supervise)
 
     def batches(self, state: TrainState, raw: Lesson, step: int) -> Iterator[tuple[Any, HostMetrics]]:
         """The lesson with a weight for every target, filled now that all lengths are known."""
-        said = np.asarray(token_weights(jnp.asarray(raw.target_mask), aggregation="token_mean"))
-        drawn_shape = (len(raw.images), self.parts.cfg.image_tokens)
-        drawn = np.full(drawn_shape, self.settings.drawing_weight / np.prod(drawn_shape), np.float32)
-        yield self.parts.sharder.put_batch({"lesson": raw, "said": said, "drawn": drawn}), {}
+        sharder, tokens = self.parts.sharder, self.parts.cfg.image_tokens
+        lesson = sharder.put_batch(raw)
+        said = token_weights(lesson.target_mask, aggregation="token_mean")
+        weight = self.settings.drawing_weight / (self.batch_size * tokens)
+        drawn = sharder.put_batch(np.full((len(raw.images), tokens), weight, np.float32))
+        yield {"lesson": lesson, "said": said, "drawn": drawn}, {}
 
     def loss(self, params: Params, batch: Any, algo: Any) -> tuple[jax.Array, Metrics]:
         """Cross entropy of both heads."""

@@ -13,10 +13,11 @@ import numpy as np
 from flax import nnx
 
 from corl_jax.core.numerics import Metrics, Weighted
+from corl_jax.core.sharding import fetch
 from corl_jax.core.trees import bind
 from corl_jax.core.types import Params
 from corl_jax.data.images import to_uint8
-from corl_jax.data.pipeline import fixed
+from corl_jax.data.pipeline import batches, fixed
 from corl_jax.data.transforms import StackPictures
 from corl_jax.engine.hooks import Every, Hook, Report
 from corl_jax.engine.optim import Optimizer
@@ -26,7 +27,7 @@ from corl_jax.engine.state import TrainState, create_state
 from corl_jax.models.codebook import unit
 from corl_jax.models.image_tokenizer import ImageTokenizer
 from corl_jax.objectives import reconstruction
-from corl_jax.stages.assembly import Parts, read, records
+from corl_jax.stages.assembly import Parts, records
 from corl_jax.stages.settings import block, one_update
 
 PART = "image_tokenizer/"
@@ -68,14 +69,13 @@ class TokenizerStage:
     def data(self) -> grain.DatasetIterator:
         """Pictures."""
         size = self.parts.cfg.vision.image_size
-        return read(self.train, self.seed, self.batch_size, StackPictures(size))
+        pictures = StackPictures(size, self.parts.sharder.share)
+        return batches(self.train, seed=self.seed, batch_size=self.batch_size, transform=pictures)
 
     def batches(self, state: TrainState, raw: Any, step: int) -> Iterator[tuple[Any, HostMetrics]]:
         """The pictures themselves."""
-        yield {"images": self.parts.sharder.put_batch(raw), "weights": self._weights(len(raw))}, {}
-
-    def _weights(self, rows: int) -> jax.Array:
-        return self.parts.sharder.put_batch(np.full(rows, 1 / rows, np.float32))
+        rows = np.full(len(raw), 1 / self.batch_size, np.float32)
+        yield self.parts.sharder.put_batch({"images": raw, "weights": rows}), {}
 
     def loss(self, params: Params, batch: Any, algo: Any) -> tuple[jax.Array, Metrics]:
         """Weighted sum of the terms of ``TokenizerSettings``."""
@@ -116,7 +116,7 @@ class TokenizerStage:
             return model.decode(model.encode(x))
 
         def report(done: int, state: TrainState) -> Report:
-            out = np.asarray(reconstruct(state.params, pictures))
+            out = fetch(reconstruct(state.params, pictures))
             error = np.mean(np.square(out - pictures), (1, 2, 3))
             sheet = to_uint8(np.concatenate([pictures[:8], out[:8]]))
             labels = ["original"] * 8 + ["decoded"] * 8

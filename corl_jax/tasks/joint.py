@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Asked, Record
@@ -15,13 +16,15 @@ from corl_jax.tasks.visual_qa import VisualQA
 class Joint:
     """Asks the first ``pictures`` records of a batch for pictures and the first ``questions`` for answers.
 
-    Row ``i`` of both tasks is the same record, so that their rewards can be paired; 0 leaves a task out.
+    Row ``i`` of both tasks is the same record, so that their rewards can be paired; 0 leaves a task out. ``share``
+    tells this process's rows from their number in a step.
     """
 
     drawing: TextToImage
     asking: VisualQA
     pictures: int
     questions: int
+    share: Callable[[int], range] = range
 
     def __post_init__(self):
         if self.pictures < 0 or self.questions < 0 or self.pictures + self.questions == 0:
@@ -32,8 +35,9 @@ class Joint:
         """Records that one step reads."""
         return max(self.pictures, self.questions)
 
-    def __call__(self, records: tuple[Record, ...], step: int) -> dict[str, Asked]:
-        share = len(records) / self.batch_size
-        counts = {"image": round(self.pictures * share), "text": round(self.questions * share)}
+    def __call__(self, records: Sequence[Record], step: int) -> dict[str, Asked]:
+        counts = {"image": self.pictures, "text": self.questions}
         tasks: dict[str, Task] = {"image": self.drawing, "text": self.asking}
-        return {name: tasks[name].ask(records[:count]) for name, count in counts.items() if count}
+        return {
+            name: tasks[name].ask([records[i] for i in self.share(count)]) for name, count in counts.items() if count
+        }

@@ -6,6 +6,7 @@ In: records. Out: prompts with target texts, and drawing prompts with the pictur
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -16,6 +17,11 @@ from corl_jax.data.shapes.parser import parse_batch
 from corl_jax.data.shapes.vocabulary import DESCRIBE
 from corl_jax.data.text import TextTokenizer
 from corl_jax.tasks.base import as_prompts, stack_pictures
+
+CAPTION = "{scene}"
+WHOLE = "<think> {thought} </think> <answer> {answer} </answer>"
+SLOPPY = ("<answer> {answer} </answer>", "{answer}", "<think> {thought} </think> {answer}")
+"""Answers out of form."""
 
 
 @pytree()
@@ -46,6 +52,7 @@ class Supervise:
       sloppy_share: share of answers written out of form (no thinking, or bare), so that the base has room to learn.
       dropout: share of drawing rows whose prompt is silenced, which makes guidance possible.
       drawing_length, reading_length, target_length: fixed widths in tokens.
+      share: from a number of rows in a step to those of this process.
 
     Raises:
       UserError: no row to read, a share outside [0, 1], or, when called, a text longer than its width.
@@ -62,6 +69,7 @@ class Supervise:
     drawing_length: int
     reading_length: int
     target_length: int
+    share: Callable[[int], range] = range
 
     def __post_init__(self):
         if self.reading_rows < 1:
@@ -70,36 +78,38 @@ class Supervise:
             if not 0 <= (share := vars(self)[name]) <= 1:
                 raise UserError(f"{name}={share} is no share; expected a number from 0 to 1")
 
-    def __call__(self, records: tuple[Record, ...], step: int) -> Lesson:
-        rng = np.random.default_rng([self.seed, step])
-        read = records[: self.reading_rows]
-        scenes = [parsed.scene for parsed in parse_batch(np.stack([record.image for record in read]))]
-        asks, says, draws = [], [], []
-        for record in records:
+    def __call__(self, records: Sequence[Record], step: int) -> Lesson:
+        rng = np.random.default_rng([self.seed, step])  # decides for the rows of all processes, in order
+        silent = [rng.random() < self.dropout for _ in range(len(records))]
+        reading = min(self.reading_rows, len(records))
+        forms = [self._form(rng) for _ in range(reading)]
+        drawn = {i: records[i] for i in self.share(len(records))}
+        read = {i: drawn[i] if i in drawn else records[i] for i in self.share(reading)}
+        draws = []
+        for i, record in drawn.items():
             ids = self.tokenizer.drawing_prompt(record.prompt)
-            draws.append(self.tokenizer.unconditional(ids) if rng.random() < self.dropout else ids)
-        for record, scene in zip(read, scenes, strict=True):
-            if rng.random() < self.caption_share:
-                asks.append(self.tokenizer.question_prompt(DESCRIBE, self.image_tokens))
-                says.append(describe(scene))
-            else:
-                asks.append(self.tokenizer.question_prompt(record.question, self.image_tokens))
-                says.append(self._answer(listing(scene), record.answer, rng))
-        pictures = stack_pictures(records, self.image_size)
+            draws.append(self.tokenizer.unconditional(ids) if silent[i] else ids)
+        scenes = [parsed.scene for parsed in parse_batch(np.stack([record.image for record in read.values()]))]
+        asks, says = [], []
+        for (i, record), scene in zip(read.items(), scenes, strict=True):
+            question = DESCRIBE if forms[i] == CAPTION else record.question
+            asks.append(self.tokenizer.question_prompt(question, self.image_tokens))
+            says.append(forms[i].format(scene=describe(scene), thought=listing(scene), answer=record.answer))
         targets, mask = self._right_pad([[*self.tokenizer.encode(text), self.tokenizer.eos_id] for text in says])
+        pictures = stack_pictures(tuple(read.values()), self.image_size)
         return Lesson(
-            as_prompts(asks, self.tokenizer, self.reading_length, pictures[: self.reading_rows]),
+            as_prompts(asks, self.tokenizer, self.reading_length, pictures),
             targets,
             mask,
             as_prompts(draws, self.tokenizer, self.drawing_length),
-            pictures,
+            stack_pictures(tuple(drawn.values()), self.image_size),
         )
 
-    def _answer(self, thought: str, answer: str, rng: np.random.Generator) -> str:
-        if rng.random() >= self.sloppy_share:
-            return f"<think> {thought} </think> <answer> {answer} </answer>"
-        forms = (f"<answer> {answer} </answer>", answer, f"<think> {thought} </think> {answer}")
-        return forms[rng.integers(len(forms))]
+    def _form(self, rng: np.random.Generator) -> str:
+        """How a row is answered."""
+        if rng.random() < self.caption_share:
+            return CAPTION
+        return SLOPPY[rng.integers(len(SLOPPY))] if rng.random() < self.sloppy_share else WHOLE
 
     def _right_pad(self, rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
         tokens = np.full((len(rows), self.target_length), self.tokenizer.pad_id, np.int32)

@@ -25,6 +25,14 @@ class Ids:
         return step, [record.id for record in records]
 
 
+@dataclasses.dataclass(frozen=True)
+class Part:
+    rows: range
+
+    def __call__(self, records, step):
+        return step, [records[i].id for i in self.rows]
+
+
 @pytest.fixture(scope="module")
 def source() -> MemorySource:
     return MemorySource(example("train", i) for i in range(50))
@@ -47,11 +55,21 @@ def test_order_is_a_function_of_the_seed(source):
     assert unmixed[0][1] == unmixed[6][1] == [source[i].id for i in range(8)]
 
 
-def test_processes_share_no_row_and_make_one_batch(source):
-    whole = take(source)
-    parts = [take(source, process_index=i, process_count=2) for i in (0, 1)]
-    for (step, ids), (_, left), (_, right) in zip(whole, *parts, strict=True):
-        assert left + right == ids and not set(left) & set(right), step
+def test_a_process_reads_its_own_rows_alone(source):
+    class Counted(MemorySource):
+        read: list[str] = []
+
+        def __getitem__(self, index):
+            self.read.append(source[index].id)
+            return source[index]
+
+    counted = Counted(source[i] for i in range(50))
+    whole = take(source, 1)[0][1]
+    assert list(take(counted, 1, transform=Part(range(4, 8)), threads=0)[0][1]) == whole[4:]
+    assert set(whole[:4]).isdisjoint(counted.read[:4]) and counted.read[:4] == whole[4:]
+    pictures = next(batches(source, seed=3, batch_size=8, transform=StackPictures(48)))
+    half = next(batches(source, seed=3, batch_size=8, transform=StackPictures(48, lambda n: range(n // 2, n))))
+    np.testing.assert_array_equal(half, pictures[4:])
 
 
 def test_resuming_gives_the_same_next_batches(source, tmp_path):
@@ -78,7 +96,7 @@ def test_transforms(source):
     assert np.allclose(pictures[2] * 127.5 + 127.5, records[2].image, atol=1e-3)
 
 
-@pytest.mark.parametrize("changes", [{"batch_size": 51}, {"batch_size": 0}, {"process_count": 3}, {"process_index": 1}])
+@pytest.mark.parametrize("changes", [{"batch_size": 51}, {"batch_size": 0}])
 def test_impossible_batches(source, changes):
     with pytest.raises(UserError, match="batch size|process index"):
         take(source, **changes)

@@ -95,9 +95,21 @@ def test_joint_with_one_task(tokenizer, records, asking, pictures, questions, le
     assert list(only) == [left] and only[left].records == records[:4]
 
 
+def first_half(rows):
+    return range(rows // 2)
+
+
+def second_half(rows):
+    return range(rows // 2, rows)
+
+
 def test_joint_on_one_of_two_processes_takes_its_share(tokenizer, records, asking):
-    both = Joint(TextToImage(tokenizer, 20), asking, 4, 16)(records, 0)  # eight of sixteen records came here
-    assert len(both["image"].records) == 2 and len(both["text"].records) == 8
+    whole = Joint(TextToImage(tokenizer, 20), asking, 4, 8)(records, 0)
+    halves = [Joint(TextToImage(tokenizer, 20), asking, 4, 8, share)(records, 0) for share in (first_half, second_half)]
+    for task in ("image", "text"):
+        assert halves[0][task].records + halves[1][task].records == whole[task].records
+        tokens = [half[task].prompts.tokens for half in halves]
+        np.testing.assert_array_equal(np.concatenate(tokens), whole[task].prompts.tokens)
 
 
 @pytest.mark.parametrize(("pictures", "questions"), [(0, 0), (-1, 4), (4, -1)])

@@ -70,6 +70,15 @@ def test_a_lesson_is_a_pure_function_of_seed_and_step(supervise, records, lesson
     assert equal(supervise(records, 3), lesson)
 
 
+def test_processes_make_one_lesson_together(supervise, records):
+    whole = supervise(records[:40], 3)
+    parts = [
+        dataclasses.replace(supervise, share=share)(records[:40], 3)
+        for share in (lambda n: range(n // 2), lambda n: range(n // 2, n))
+    ]
+    assert equal(jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts), whole)
+
+
 def test_targets_end_in_the_end_token_which_counts(tokenizer, lesson):
     lengths = lesson.target_mask.sum(1)
     assert lesson.targets.shape == (400, 16) and lengths.min() >= 2
