@@ -55,6 +55,11 @@ def parse(argv: list[str]) -> tuple[dict, pathlib.Path, Hosts | None]:
     name = pathlib.Path(config_flags.get_config_filename(values["config"]).partition(":")[0]).stem
     hosts = Hosts(coordinator.value, processes.value, process.value)
     alone = hosts == Hosts() and not distributed.value
+    if place.value and "://" in place.value:
+        raise UserError(
+            f"--workdir={place.value} is an address, and a run writes to a folder; mount the bucket at the same place on "
+            "every host and give that folder"
+        )
     return config, pathlib.Path(place.value or f"runs/{name}"), None if alone else hosts
 
 

@@ -136,13 +136,18 @@ UNIFIED = "--config=configs/unified.py"
         (f"{UNIFIED} --config.rl.group=1", "rl.group=1"),
         (f"{UNIFIED} --config.steps=0", "config.steps=0"),
         (f"{UNIFIED} --config.init_from=nowhere", "policy 'nowhere' is no folder"),
-        (f"{UNIFIED}:janus_pro_1b", "'janus_pro_1b' is not the size of the policy in init_from='tiny'"),
+        (f"{UNIFIED}:janus_pro_1b --config.init_from=tiny", "'janus_pro_1b' is not the size of the policy in init_from='tiny'"),
         ("--config=configs/sft.py:tokenizer=nowhere", "policy 'nowhere' is no folder"),
     ],
 )
 def test_bad_input(refused, tmp_path, line, says):
     assert re.search(says, refused(*line.split(), f"--workdir={tmp_path / 'new'}"))
     assert not list(tmp_path.iterdir())
+
+
+def test_an_address_is_no_folder(refused):
+    said = refused(UNIFIED, "--workdir=gs://bucket/run")
+    assert "--workdir=gs://bucket/run is an address" in said and "mount the bucket" in said
 
 
 def test_work_directories_of_others(refused, stopped, dot_policy_folder, tmp_path):

@@ -122,7 +122,7 @@ class Kit:
         kind = {1: "v5litepod-8", 4: "v5p-32"}[size]
         self("create", "--name", "demo", "--zone", "us-west4-a", "--type", kind, "--spot")
         self("setup", "--name", "demo")
-        self("run", "--name", "demo", "--config=configs/unified.py", "--workdir=gs://b/run")
+        self("run", "--name", "demo", "--config=configs/unified.py", "--workdir=/mnt/b/run")
         self.runs()
         self.calls()
 
@@ -161,14 +161,14 @@ def test_dry_runs(kit, kind):
     ]
     run = [
         ssh + "'bash corl_jax/tpu/worker.sh ready'",
-        ssh + "'bash corl_jax/tpu/worker.sh start --config=configs/unified.py --workdir=gs://b/run --config.seed=1'",
+        ssh + "'bash corl_jax/tpu/worker.sh start --config=configs/unified.py --workdir=/mnt/b/run --config.seed=1'",
     ]
     delete = [f"{qr} delete demo {place} --force --quiet"]
 
     def printed(script, *rest):
         return kit(script, *flags, *rest)[0].splitlines()
 
-    program = ("--config=configs/unified.py", "--workdir=gs://b/run", "--config.seed=1")
+    program = ("--config=configs/unified.py", "--workdir=/mnt/b/run", "--config.seed=1")
     asked = ("--type", kind, "--spot", "--valid-until-duration=6h")
     assert printed("create", *asked) == create
     assert printed("setup", "--type", kind) == setup
@@ -224,7 +224,7 @@ def test_the_whole_life_of_a_slice_of_four(kit):
         assert pip == ["pip", "install", "--python", f"{home}/corl_venv/bin/python", "-e", ".[tpu]"]
     assert not list(kit.home.rglob("*.tar.gz"))
 
-    flags = ["--config=configs/unified.py", "--workdir=gs://b/run"]
+    flags = ["--config=configs/unified.py", "--workdir=/mnt/b/run"]
     kit("run", "--name", "demo", *flags)
     assert kit.verbs() == ["ssh", "ssh"]
     assert [run["args"] for run in kit.runs()] == [flags] * 4

@@ -90,7 +90,8 @@ def python(*args):
         print("Python 3.12.9")
     elif args[:2] == ("-m", "corl_jax.main"):
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        seen = {"args": args[2:], "cwd": os.getcwd(), "platforms": os.environ["JAX_PLATFORMS"]}
+        assert args[2] == "--distributed"
+        seen = {"args": args[3:], "cwd": os.getcwd(), "platforms": os.environ["JAX_PLATFORMS"]}
         (HOME / "run.new").write_text(json.dumps(seen))
         (HOME / "run.new").rename(HOME / "run.json")
         print("step 1", flush=True)

@@ -8,7 +8,7 @@
 #
 # What it does depends on what it finds: a request that is over (SUSPENDED, FAILED), or a node that was taken away, is
 # deleted and made anew; one that still waits is waited for; a slice that is there and idle is started again. The run
-# goes on from its work directory, which must have outlived the VMs (--workdir=gs://BUCKET/RUN).
+# goes on from its work directory, which must have outlived the VMs (a bucket mounted on every worker).
 
 # shellcheck source=common.sh
 . "$(dirname "$0")/common.sh"

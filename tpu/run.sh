@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Starts the same run on all workers at once; it goes on when the connection is lost.
 #
-#   tpu/run.sh --name demo --config=configs/unified.py --workdir=gs://bucket/unified --config.seed=1
+#   tpu/run.sh --name demo --config=configs/unified.py --workdir=/mnt/runs/unified --config.seed=1
 #
 # --name NAME       a TPU that setup.sh prepared
 # --config=FILE     this, --workdir=DIR and --config.KEY=VALUE go to `python -m corl_jax.main` as they are; relative
@@ -23,8 +23,8 @@ else
   [[ " ${program[*]-}" == *" --config="* ]] || die 2 "--config is missing; expected for example --config=configs/unified.py"
   command=$(quoted "${program[@]}")
 fi
-if ! [[ " $command" =~ " --workdir="\'?"gs://" ]]; then
-  say "note: the work directory is on the disks of the VMs and goes with them; --workdir=gs://BUCKET/RUN would stay"
+if ! [[ " $command" =~ " --workdir="\'?"/mnt/" ]]; then
+  say "note: the work directory is on the disks of the VMs and goes with them; one on a mounted bucket, /mnt/..., would stay"
 fi
 need_gcloud
 

@@ -42,4 +42,4 @@ on_all "flock -n corl.lock true || { echo 'error: a run is going; stop.sh ends i
   "echo $commit > COMMIT && bash tpu/worker.sh install $python"
 on_all "bash corl_jax/tpu/worker.sh check $workers $chips"
 remember
-say "next: tpu/run.sh --name $name --config=configs/unified.py --workdir=gs://BUCKET/RUN"
+say "next: tpu/run.sh --name $name --config=configs/unified.py --workdir=/mnt/runs/RUN"

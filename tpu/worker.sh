@@ -67,7 +67,7 @@ start() {
   if going; then die "a run is going; tail.sh follows it, stop.sh ends it"; fi
   [ -x "$venv/bin/python" ] || die "nothing is installed; setup.sh comes before run.sh"
   rm -f "$pid"
-  note "commit $(cat COMMIT): python -m corl_jax.main $*"
+  note "commit $(cat COMMIT): python -m corl_jax.main --distributed $*"
   setsid nohup bash "$self" job "$@" >>"$log" 2>&1 </dev/null &
   for _ in $(seq 100); do
     [ ! -s "$pid" ] || break
@@ -82,7 +82,7 @@ job() {
   exec 9>>"$lock"
   flock -n 9 || die "a run is going"
   local code=0
-  "$venv/bin/python" -m corl_jax.main "$@" &
+  "$venv/bin/python" -m corl_jax.main --distributed "$@" &
   echo $! >"$pid"
   wait $! || code=$?
   note "exit $code"
