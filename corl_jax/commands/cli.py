@@ -10,10 +10,10 @@ import sys
 from typing import NoReturn
 
 from corl_jax import __version__
-from corl_jax.commands import ask, doctor, evaluate, export, report, sample
+from corl_jax.commands import ask, bench, doctor, evaluate, export, report, sample
 from corl_jax.core.errors import UserError
 
-COMMANDS = (sample, ask, evaluate, report, doctor, export)
+COMMANDS = (sample, ask, evaluate, report, doctor, export, bench)
 
 
 class Parser(argparse.ArgumentParser):
