@@ -6,6 +6,7 @@ In: sizes. Out: a ``Speed``. The sides take turns, so each is idle while the oth
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 import statistics
 import tempfile
@@ -83,7 +84,7 @@ def measure(cfg: JanusConfig, repeats: int, log: Callable[[str], None] = lambda 
         for name, side in sides.items():
             seconds, codes = timed(side.draw)
             drawn[name].append(seconds)
-            shown[name].append(timed(lambda side=side, codes=codes: side.show(codes))[0])
+            shown[name].append(timed(functools.partial(side.show, codes))[0])
             log(f"turn {turn + 1} of {repeats}, {name}: {codes.size / seconds:.1f} image tokens/s")
     rate = {name: PROMPTS * cfg.image_tokens / statistics.median(drawn[name]) for name in sides}
     seconds_by_side = {name: side.seconds | {"pixels": statistics.median(shown[name])} for name, side in sides.items()}
