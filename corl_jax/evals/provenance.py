@@ -16,8 +16,12 @@ LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "num
 
 def versions() -> dict[str, str]:
     """Of Python, this package and the libraries that decide numbers."""
-    found = {name: metadata.version(name) for name in LIBRARIES}
-    return {"python": platform.python_version(), "corl_jax": __version__} | found
+    return {"python": platform.python_version(), "corl_jax": __version__} | versions_of(*LIBRARIES)
+
+
+def versions_of(*libraries: str) -> dict[str, str]:
+    """Of installed libraries by name."""
+    return {name: metadata.version(name) for name in libraries}
 
 
 def machine() -> str:

@@ -15,26 +15,60 @@ from corl_jax.models.layers import linear, rotate
 
 @pytree()
 class Cache:
-    """Keys and values of all layers, ``[Y, N, L, K, C]``; positions not yet written are hidden by the mask."""
+    """Keys and values, heads first, so that attention reads them as they lie; the mask hides what is not yet written.
+
+    Attributes:
+      k, v: ``[Y, N, K, L, C]`` for layers that run as a scan; for layers that run one by one a tuple of ``Y`` arrays
+        ``[N, K, L, C]``, each of which a loop over tokens updates in place and reads without a copy.
+    """
 
     k: Any
     v: Any
 
     @classmethod
-    def empty(cls, layers: int, rows: int, length: int, kv_heads: int, head_size: int, dtype: Any) -> Cache:
+    def empty(
+        cls, layers: int, rows: int, length: int, kv_heads: int, head_size: int, dtype: Any, stacked: bool = True
+    ) -> Cache:
         """A cache of zeros."""
-        zeros = jnp.zeros((layers, rows, length, kv_heads, head_size), dtype)
+        one = (rows, kv_heads, length, head_size)
+        zeros = jnp.zeros((layers, *one), dtype) if stacked else tuple(jnp.zeros(one, dtype) for _ in range(layers))
         return cls(zeros, zeros)
+
+    @property
+    def length(self) -> int:
+        """``L``, positions it has room for."""
+        return jax.tree.leaves(self.k)[0].shape[-2]
 
     def tile(self, times: int) -> Cache:
         """Every row ``times`` times in a row: a prompt prefilled once serves its whole group."""
-        return Cache(jnp.repeat(self.k, times, 1), jnp.repeat(self.v, times, 1))
+        return jax.tree.map(lambda leaf: jnp.repeat(leaf, times, leaf.ndim - 4), self)
+
+    def grow(self, length: int) -> Cache:
+        """Room for ``length`` positions, of which the new ones are zeros."""
+        return jax.tree.map(
+            lambda leaf: jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 2) + [(0, length - self.length), (0, 0)]), self
+        )
+
+    def write(self, k_NKLC: Any, v_NKLC: Any, layer: Any, index: Any) -> tuple[jax.Array, jax.Array, Cache]:
+        """Puts keys and values of ``layer`` at position ``index``; returns that layer's ``[N, K, L, C]``, and all."""
+        if isinstance(self.k, tuple):
+            k, v = (
+                jax.lax.dynamic_update_slice(old[layer], new.astype(old[layer].dtype), (0, 0, index, 0))
+                for old, new in ((self.k, k_NKLC), (self.v, v_NKLC))
+            )
+            after = slice(layer + 1, None)
+            return k, v, Cache((*self.k[:layer], k, *self.k[after]), (*self.v[:layer], v, *self.v[after]))
+        at = (layer, 0, 0, index, 0)
+        k = jax.lax.dynamic_update_slice(self.k, k_NKLC[None].astype(self.k.dtype), at)
+        v = jax.lax.dynamic_update_slice(self.v, v_NKLC[None].astype(self.v.dtype), at)
+        here = (jax.lax.dynamic_index_in_dim(all_, layer, keepdims=False) for all_ in (k, v))
+        return *here, Cache(k, v)
 
 
 def attend(
     q_NLHC: Float[Array, "N L H C"],
-    k_NSKC: Float[Array, "N S K C"],
-    v_NSKC: Float[Array, "N S K C"],
+    k_NKSC: Float[Array, "N K S C"],
+    v_NKSC: Float[Array, "N K S C"],
     mask_NLS: Bool[Array, "#N L S"] | None,
 ) -> Float[Array, "N L H C"]:
     """Softmax attention in float32, scale ``C**-0.5``; query heads share key/value heads in equal groups.
@@ -42,13 +76,13 @@ def attend(
     A query whose mask row is empty attends to everything evenly instead of giving NaN; nobody reads such rows.
     """
     n, length, heads, size = q_NLHC.shape
-    kv_heads = k_NSKC.shape[2]
+    kv_heads = k_NKSC.shape[1]
     q = q_NLHC.reshape(n, length, kv_heads, heads // kv_heads, size)
-    scores = jnp.einsum("NLKGC,NSKC->NKGLS", q, k_NSKC, preferred_element_type=jnp.float32) * size**-0.5
+    scores = jnp.einsum("NLKGC,NKSC->NKGLS", q, k_NKSC, preferred_element_type=jnp.float32) * size**-0.5
     if mask_NLS is not None:
         scores = jnp.where(mask_NLS[:, None, None], scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v_NSKC.dtype)
-    return jnp.einsum("NKGLS,NSKC->NLKGC", weights, v_NSKC).reshape(n, length, heads, size)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v_NKSC.dtype)
+    return jnp.einsum("NKGLS,NKSC->NLKGC", weights, v_NKSC).reshape(n, length, heads, size)
 
 
 class SelfAttention(nnx.Module):
@@ -76,13 +110,8 @@ class SelfAttention(nnx.Module):
         q = rotate(self.q_proj(x_NLD).reshape(n, length, self.heads, self.head_size), *rope)
         k = rotate(self.k_proj(x_NLD).reshape(n, length, self.kv_heads, self.head_size), *rope)
         v = self.v_proj(x_NLD).reshape(n, length, self.kv_heads, self.head_size)
+        k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
         if cache is not None:
-            at = (layer, 0, index, 0, 0)
-            cache = Cache(
-                jax.lax.dynamic_update_slice(cache.k, k[None].astype(cache.k.dtype), at),
-                jax.lax.dynamic_update_slice(cache.v, v[None].astype(cache.v.dtype), at),
-            )
-            k = jax.lax.dynamic_index_in_dim(cache.k, layer, keepdims=False)
-            v = jax.lax.dynamic_index_in_dim(cache.v, layer, keepdims=False)
+            k, v, cache = cache.write(k, v, layer, index)
         mixed = attend(q, k, v, mask_NLS).reshape(n, length, -1)
         return self.o_proj(mixed), cache

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from corl_jax.core.sharding import constrain
 from corl_jax.models.attention import Cache, SelfAttention
 from corl_jax.models.config import DecoderConfig
-from corl_jax.models.layers import linear, rotary, scan_layers, stack
+from corl_jax.models.layers import linear, rotary, scan_layers, stack, unstack
 
 
 def rms_norm(width: int, eps: float, dtype: Any, rngs: nnx.Rngs) -> nnx.RMSNorm:
@@ -67,6 +67,7 @@ class LanguageModel(nnx.Module):
         mask: Bool[Array, "N L S"],
         cache: Cache | None = None,
         index: Any = 0,
+        blocks: tuple[Block, ...] = (),
     ) -> tuple[Float[Array, "N L D"], Cache | None]:
         """Runs the trunk.
 
@@ -76,6 +77,7 @@ class LanguageModel(nnx.Module):
           mask: true where a query (row) may look at a key (column).
           cache: written at ``index`` and attended to as a whole, or None to attend within ``x``.
           index: first cache position of ``x``.
+          blocks: from ``blocks``, to run one by one; none runs the stack.
 
         Returns:
           states after the final norm, and the updated cache.
@@ -87,6 +89,10 @@ class LanguageModel(nnx.Module):
             return block(x, rope, mask, cache, layer, index)
 
         carry = (constrain(x_NLD.astype(self.dtype), "batch"), cache)
+        if blocks:
+            for layer, block in enumerate(blocks):
+                carry = call(block, (layer, carry))
+            return self.norm(carry[0]), carry[1]
         x_NLD, cache = scan_layers(self.layers, call, carry, self.cfg.depth, self.remat, self.unroll)
         return self.norm(x_NLD), cache
 
@@ -95,13 +101,29 @@ class LanguageModel(nnx.Module):
         return self.lm_head(states).astype(jnp.float32)
 
     def cached(
-        self, x_NLD: Float[Array, "N L D"], positions: Any, mask: Any, cache: Cache, index: Any
+        self,
+        x_NLD: Float[Array, "N L D"],
+        positions: Any,
+        mask: Any,
+        cache: Cache,
+        index: Any,
+        blocks: tuple[Block, ...],
     ) -> tuple[Float[Array, "N L D"], Cache]:
         """``__call__`` with a cache, which comes back updated."""
-        states, updated = self(x_NLD, positions, mask, cache, index)
+        states, updated = self(x_NLD, positions, mask, cache, index, blocks)
         assert updated is not None
         return states, updated
 
+    def blocks(self) -> tuple[Block, ...]:
+        """The layers one by one for a loop over tokens to call, or none where ``unroll`` leaves a scan over layers.
+
+        Taken apart before the loop, their parameters lie in it as arrays of their own; a CPU would copy every slice of
+        a stack at every token.
+        """
+        return unstack(self.layers, self.cfg.depth) if self.unroll >= self.cfg.depth else ()
+
     def empty_cache(self, rows: int, length: int) -> Cache:
-        """A cache for ``rows`` sequences of up to ``length`` positions."""
-        return Cache.empty(self.cfg.depth, rows, length, self.cfg.kv_heads, self.cfg.head_size, self.dtype)
+        """A cache for ``rows`` sequences of up to ``length`` positions, in the form that ``blocks`` asks for."""
+        c = self.cfg
+        stacked = self.unroll < c.depth
+        return Cache.empty(c.depth, rows, length, c.kv_heads, c.head_size, self.dtype, stacked)

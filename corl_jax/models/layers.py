@@ -75,6 +75,12 @@ def stack(make: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) ->
     return build(rngs)
 
 
+def unstack(layers: nnx.Module, depth: int) -> tuple[Any, ...]:
+    """The modules that ``stack`` put together, each with parameters of its own."""
+    graphdef, state = nnx.split(layers)
+    return tuple(nnx.merge(graphdef, jax.tree.map(lambda leaf, i=i: leaf[i], state)) for i in range(depth))
+
+
 def scan_layers(
     layers: nnx.Module, call: Callable[[Any, Any], Any], carry: Any, depth: int, remat: str = "none", unroll: int = 1
 ) -> Any:

@@ -50,7 +50,7 @@ class VisionBlock(nnx.Module):
         h = self.norm1(x_NSD)
         heads = (*h.shape[:2], self.heads, h.shape[2] // self.heads)
         q, k, v = (proj(h).reshape(heads) for proj in (self.q_proj, self.k_proj, self.v_proj))
-        x_NSD = x_NSD + self.o_proj(attend(q, k, v, None).reshape(h.shape))
+        x_NSD = x_NSD + self.o_proj(attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), None).reshape(h.shape))
         h = self.fc2(jax.nn.gelu(self.fc1(self.norm2(x_NSD)), approximate=False))
         return constrain(x_NSD + h, "batch")
 

@@ -17,35 +17,41 @@ from corl_jax.models.unified import Janus
 from corl_jax.objectives.distribution import Sampling, draw, log_distribution
 from corl_jax.sampling.layout import SpecialIds, prompt_mask, prompt_positions, unconditional_tokens
 
+SEGMENT = 144
+"""Image tokens between two growths of the cache. A step reads all of it, and at full length half would be unwritten.
+Every segment is compiled, so there are few: four for the 576 tokens of Janus-Pro."""
+
 
 def prefill(
-    model: Janus, prompts: Prompts, samples: int, length: int, image_id: int
-) -> tuple[Float[Array, "N D"], Cache, Bool[Array, "N L"], Int[Array, "N"]]:
+    model: Janus, blocks: Any, prompts: Prompts, samples: int, length: int, image_id: int
+) -> tuple[Float[Array, "N D"], Cache, Bool[Array, "N P"], Int[Array, "N"]]:
     """Reads every prompt once and tiles what was read to its samples.
 
     Args:
+      blocks: from ``LanguageModel.blocks``.
       prompts: ``B`` of them.
       samples: ``G``; rows of one prompt lie side by side.
-      length: ``T``, completion positions to leave room for.
+      length: completion positions to leave room for.
 
     Returns:
-      last states ``[N, D]``, the cache, which of its positions may be seen ``[N, P + T]``, real prompt lengths ``[N]``.
+      last states ``[N, D]``, the cache, which prompt positions are real ``[N, P]``, and how many of them ``[N]``.
     """
     rows, width = prompts.tokens.shape
     cache = model.language_model.empty_cache(rows, width + length)
     mask = jnp.pad(prompt_mask(prompts.mask), ((0, 0), (0, 0), (0, length)))
     x = model.embed_prompt(prompts.tokens, prompts.images, image_id)
-    states, cache = model.language_model.cached(x, prompt_positions(prompts.mask), mask, cache, 0)
-    seen = jnp.pad(prompts.mask, ((0, 0), (0, length)))
-    last, seen, real = (jnp.repeat(a, samples, 0) for a in (states[:, -1], seen, jnp.sum(prompts.mask, 1)))
+    states, cache = model.language_model.cached(x, prompt_positions(prompts.mask), mask, cache, 0, blocks)
+    last, seen, real = (jnp.repeat(a, samples, 0) for a in (states[:, -1], prompts.mask, jnp.sum(prompts.mask, 1)))
     return last, cache.tile(samples), seen, real
 
 
-def advance(model: Janus, x_ND: Any, cache: Cache, seen: Any, real: Any, prompt: int, step: Any) -> tuple[Any, Cache]:
+def advance(model: Janus, blocks: Any, x_ND: Any, cache: Cache, seen: Any, real: Any, step: Any) -> tuple[Any, Cache]:
     """Feeds the input of completion position ``step`` to every row; returns the state that predicts the next token."""
-    visible = seen | ((jnp.arange(seen.shape[1]) >= prompt) & (jnp.arange(seen.shape[1]) <= prompt + step))[None]
+    prompt = seen.shape[1]
+    written = jnp.arange(cache.length - prompt) <= step
+    visible = jnp.concatenate([seen, jnp.broadcast_to(written, (len(seen), *written.shape))], 1)
     states, cache = model.language_model.cached(
-        x_ND[:, None], (real + step)[:, None], visible[:, None], cache, prompt + step
+        x_ND[:, None], (real + step)[:, None], visible[:, None], cache, prompt + step, blocks
     )
     return states[:, 0], cache
 
@@ -53,7 +59,7 @@ def advance(model: Janus, x_ND: Any, cache: Cache, seen: Any, real: Any, prompt:
 def decode_image(
     model: Janus, prompts: Prompts, keys: Any, sampling: Sampling, ids: SpecialIds, guided: bool
 ) -> tuple[Int[Array, "N S"], Float[Array, "N S"]]:
-    """Image tokens: a scan of fixed length over conditional and, where ``guided``, unconditional rows, stacked.
+    """Image tokens: scans of fixed length over conditional and, where ``guided``, unconditional rows, stacked.
 
     Args:
       keys: ``[B, G]``, one per sample.
@@ -64,8 +70,8 @@ def decode_image(
     if guided:
         silent = unconditional_tokens(prompts.tokens, prompts.mask, ids.pad)
         prompts = Prompts(jnp.concatenate([prompts.tokens, silent]), jnp.concatenate([prompts.mask, prompts.mask]))
-    width = prompts.tokens.shape[1]
-    state, cache, seen, real = prefill(model, prompts, samples, total, ids.image)
+    blocks = model.language_model.blocks()
+    state, cache, seen, real = prefill(model, blocks, prompts, samples, 0, ids.image)
 
     def choose(state_ND, step):
         logits = model.image_logits(state_ND)
@@ -76,11 +82,17 @@ def decode_image(
         state_ND, cache = carry
         codes, log_probs = choose(state_ND, step)
         x = model.embed_codes(jnp.concatenate([codes, codes]) if guided else codes)
-        return advance(model, x, cache, seen, real, width, step), (codes, log_probs)
+        return advance(model, blocks, x, cache, seen, real, step), (codes, log_probs)
 
-    (state, _), (codes, log_probs) = jax.lax.scan(body, (state, cache), jnp.arange(total - 1))
-    last, last_log_probs = choose(state, jnp.int32(total - 1))
-    return jnp.vstack([codes, last]).T, jnp.vstack([log_probs, last_log_probs]).T
+    out = []
+    for start in range(0, total - 1, SEGMENT):
+        stop = min(start + SEGMENT, total - 1)
+        carry = (state, cache.grow(seen.shape[1] + stop))
+        (state, cache), written = jax.lax.scan(body, carry, jnp.arange(start, stop))
+        out.append(written)
+    out.append(jax.tree.map(lambda leaf: leaf[None], choose(state, jnp.int32(total - 1))))
+    codes, log_probs = jax.tree.map(lambda *parts: jnp.concatenate(parts).T, *out)
+    return codes, log_probs
 
 
 def decode_text(
@@ -92,8 +104,8 @@ def decode_text(
       tokens (padding after the end), mask up to and including the end token, log-probs.
     """
     groups, samples = keys.shape
-    keys, rows, width = keys.reshape(-1), groups * samples, prompts.tokens.shape[1]
-    state, cache, seen, real = prefill(model, prompts, samples, length, ids.image)
+    keys, rows, blocks = keys.reshape(-1), groups * samples, model.language_model.blocks()
+    state, cache, seen, real = prefill(model, blocks, prompts, samples, length, ids.image)
 
     def running(carry):
         step, _, _, done, *_ = carry
@@ -108,7 +120,7 @@ def decode_text(
         chosen = jnp.where(done, ids.pad, chosen)
         tokens = tokens.at[:, step].set(chosen)
         log_probs = log_probs.at[:, step].set(jnp.where(done, 0.0, chosen_log_probs))
-        state_ND, cache = advance(model, model.embed_text(chosen), cache, seen, real, width, step)
+        state_ND, cache = advance(model, blocks, model.embed_text(chosen), cache, seen, real, step)
         return step + 1, state_ND, cache, done | (chosen == ids.eos), tokens, log_probs
 
     empty = jnp.full((rows, length), ids.pad, jnp.int32)

@@ -68,7 +68,14 @@ def test_padding_gives_finite_gradients(lm, x):
     np.testing.assert_array_equal(grad[:, :3], 0)
 
 
-def test_cached_decode_equals_the_full_forward(lm, x):
+@pytest.mark.parametrize("unroll", [1, 3])
+def test_cached_decode_equals_the_full_forward(small, x, unroll):
+    cfg, params = decoder_of(small)
+    shapes = nnx.eval_shape(
+        lambda: LanguageModel(cfg, dtype=jnp.float32, remat="none", unroll=unroll, rngs=nnx.Rngs(0))
+    )
+    lm, stacked = bind(nnx.split(shapes)[0], params), unroll < cfg.depth
+    assert len(lm.blocks()) == (0 if stacked else cfg.depth)
     prompt, longer = 4, L + 2  # two cache slots stay empty
     full = jax.jit(run)(lm, x)
     slots = jnp.arange(longer)
@@ -77,7 +84,7 @@ def test_cached_decode_equals_the_full_forward(lm, x):
     def forward(lm, x, cache, index):
         at = index + jnp.arange(x.shape[1])
         mask = (slots[None, :] <= at[:, None])[None]
-        return lm(x, jnp.broadcast_to(at, x.shape[:2]), mask, cache, index)
+        return lm.cached(x, jnp.broadcast_to(at, x.shape[:2]), mask, cache, index, lm.blocks())
 
     states, cache = forward(lm, x[:, :prompt], lm.empty_cache(N, longer), 0)
     pieces = [states]
@@ -85,14 +92,38 @@ def test_cached_decode_equals_the_full_forward(lm, x):
         states, cache = forward(lm, x[:, i : i + 1], cache, jnp.asarray(i))
         pieces.append(states)
     np.testing.assert_allclose(jnp.concatenate(pieces, 1), full, atol=1e-5)
-    assert cache.k.shape == (3, N, longer, 2, 8) and not cache.k[:, :, L:].any()
+    assert isinstance(cache.k, tuple) != stacked and cache.length == longer
+    k = jnp.stack(cache.k)
+    assert k.shape == (3, N, 2, longer, 8) and k[:, :, :, :L].any((1, 2, 4)).all() and not k[:, :, :, L:].any()
 
 
-def test_tiled_cache_serves_the_group_in_order(rng):
-    cache = Cache(*(jnp.asarray(rng.normal(size=(3, N, L, 2, 8))) for _ in range(2)))
+def caches(rng):
+    """The same numbers in both forms."""
+    k, v = (jnp.asarray(rng.normal(size=(3, N, 2, L, 8))) for _ in range(2))
+    return {"stacked": Cache(k, v), "one by one": Cache(tuple(k), tuple(v))}
+
+
+@pytest.mark.parametrize("form", ["stacked", "one by one"])
+def test_tiled_cache_serves_the_group_in_order(rng, form):
+    cache = caches(rng)[form]
     tiled = cache.tile(3)
-    np.testing.assert_array_equal(tiled.k[:, :3], jnp.repeat(cache.k[:, :1], 3, 1))
-    np.testing.assert_array_equal(tiled.v[:, 3:], jnp.repeat(cache.v[:, 1:], 3, 1))
+    for layer in range(3):
+        np.testing.assert_array_equal(tiled.k[layer][:3], jnp.repeat(cache.k[layer][:1], 3, 0))
+        np.testing.assert_array_equal(tiled.v[layer][3:], jnp.repeat(cache.v[layer][1:], 3, 0))
+
+
+@pytest.mark.parametrize("form", ["stacked", "one by one"])
+def test_cache_is_written_where_it_was_told_and_grows_at_its_end(rng, form):
+    cache = caches(rng)[form].grow(L + 2)
+    assert cache.length == L + 2
+    new_k, new_v = (jnp.asarray(rng.normal(size=(N, 2, 1, 8))) for _ in range(2))
+    k, v, after = cache.write(new_k, new_v, 1, L)
+    for layer in range(3):
+        for old, now, new, here in ((cache.k, after.k, new_k, k), (cache.v, after.v, new_v, v)):
+            expected = old[layer].at[:, :, L].set(new[:, :, 0]) if layer == 1 else old[layer]
+            np.testing.assert_array_equal(now[layer], expected)
+            assert layer != 1 or (np.asarray(here) == expected).all()
+    assert not after.k[2][:, :, L:].any() and not after.k[1][:, :, L + 1 :].any()
 
 
 def test_scan_equals_an_unrolled_loop(lm, x):
@@ -177,7 +208,7 @@ def test_rotation_keeps_norms_and_depends_on_differences_only(rng):
 def test_attention_by_hand_with_shared_heads(rng):
     q, k, v = (rng.normal(size=(1, 3, heads, 4)).astype(np.float32) for heads in (4, 2, 2))
     mask = np.tril(np.ones((3, 3), bool))
-    got = attend(jnp.asarray(q), jnp.asarray(k), jnp.asarray(v), jnp.asarray(mask)[None])
+    got = attend(jnp.asarray(q), *(jnp.asarray(a).swapaxes(1, 2) for a in (k, v)), jnp.asarray(mask)[None])
     for head in range(4):
         scores = np.where(mask, q[0, :, head] @ k[0, :, head // 2].T / 2, -np.inf)
         weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)

@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from corl_jax.core.rng import sample_keys, stream
 from corl_jax.core.trees import bind
 from corl_jax.core.types import Prompts, Rollout
 from corl_jax.data.images import preprocess
 from corl_jax.data.text import left_pad
+from corl_jax.models.unified import abstract
 from corl_jax.sampling import decode
 from corl_jax.sampling.batching import take
 from corl_jax.sampling.layout import packed, prompt_mask, unconditional_tokens
@@ -204,3 +206,33 @@ def test_a_packed_row_shows_every_completion_its_own_past_alone():
         visible[0, 3:],
         np.array([[0, 1, 1, 1, 0, 0, 0], [0, 1, 1, 1, 1, 0, 0], [0, 1, 1, 0, 0, 1, 0], [0, 1, 1, 0, 0, 1, 1]], bool),
     )
+
+
+@pytest.mark.parametrize("unroll", [1, 4])
+def test_segments_change_no_token(tiny_policy, drawing, monkeypatch, unroll):
+    """The cache grows as tokens are written: in pieces, the last of them shorter, or at once."""
+    graphdef, _ = nnx.split(abstract(tiny_policy.cfg, unroll=unroll))
+    sampling, lengths, real = tiny_policy.sampler.sampling("image", guidance=2.5), [], decode.advance
+
+    def advance(*args):
+        lengths.append(args[3].length)
+        return real(*args)
+
+    monkeypatch.setattr(decode, "advance", advance)
+
+    def draw(segment):
+        monkeypatch.setattr(decode, "SEGMENT", segment)
+
+        @jax.jit
+        def run(params):
+            model = bind(graphdef, params)
+            return decode.decode_image(model, drawing, keys_of((0, 1, 2)), sampling, tiny_policy.sampler.ids, True)
+
+        lengths.clear()
+        return run(tiny_policy.params), {length - drawing.tokens.shape[1] for length in lengths}
+
+    (codes, log_probs), one = draw(144)
+    (pieces, piece_log_probs), several = draw(15)
+    assert one == {35} and several == {15, 30, 35}
+    np.testing.assert_array_equal(pieces, codes)
+    np.testing.assert_allclose(piece_log_probs, log_probs, atol=1e-5)
