@@ -136,7 +136,10 @@ UNIFIED = "--config=configs/unified.py"
         (f"{UNIFIED} --config.rl.group=1", "rl.group=1"),
         (f"{UNIFIED} --config.steps=0", "config.steps=0"),
         (f"{UNIFIED} --config.init_from=nowhere", "policy 'nowhere' is no folder"),
-        (f"{UNIFIED}:janus_pro_1b --config.init_from=tiny", "'janus_pro_1b' is not the size of the policy in init_from='tiny'"),
+        (
+            f"{UNIFIED}:janus_pro_1b --config.init_from=tiny",
+            "'janus_pro_1b' is not the size of the policy in init_from='tiny'",
+        ),
         ("--config=configs/sft.py:tokenizer=nowhere", "policy 'nowhere' is no folder"),
     ],
 )
