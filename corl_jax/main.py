@@ -2,7 +2,7 @@
 
     python -m corl_jax.main --config=configs/unified.py[:ARG] [--workdir=DIR] [--config.KEY=VALUE]
 
-On every host of a TPU slice add --distributed; elsewhere --coordinator=HOST:PORT --processes=N --process=I.
+On every host of a TPU slice add --distributed; else --coordinator=HOST:PORT --processes=N --process=I.
 
 In: flags. Out: a work directory. Bad input ends with one line and exit code 2.
 """
@@ -57,8 +57,8 @@ def parse(argv: list[str]) -> tuple[dict, pathlib.Path, Hosts | None]:
     alone = hosts == Hosts() and not distributed.value
     if place.value and "://" in place.value:
         raise UserError(
-            f"--workdir={place.value} is an address, and a run writes to a folder; mount the bucket at the same place on "
-            "every host and give that folder"
+            f"--workdir={place.value} is an address, and a run writes to a folder; mount the bucket at the same place "
+            "on every host and give that folder"
         )
     return config, pathlib.Path(place.value or f"runs/{name}"), None if alone else hosts
 

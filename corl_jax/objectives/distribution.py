@@ -91,8 +91,19 @@ def draw(keys: Any, log_probs: Float[Array, "N V"], sampling: Sampling) -> tuple
       log_probs: from ``log_distribution``.
       sampling: the same settings.
     """
-    sampled = jax.vmap(jax.random.categorical)(keys, log_probs)
-    tokens = jnp.where(sampling.temperature > 0, sampled, jnp.argmax(log_probs, -1)).astype(jnp.int32)
+    return choose(gumbel(keys, log_probs.shape[-1]), log_probs, sampling)
+
+
+def gumbel(keys: Any, size: int) -> Float[Array, "N V"]:
+    """Gumbel noise that turns the most likely of ``size`` ids into a sample; one row per key, float32."""
+    return jax.vmap(lambda key: jax.random.gumbel(key, (size,), jnp.float32))(keys)
+
+
+def choose(
+    noise: Float[Array, "N V"], log_probs: Float[Array, "N V"], sampling: Sampling
+) -> tuple[Int[Array, "N"], Float[Array, "N"]]:
+    """``draw`` with noise that was made before; the noise is left out at temperature 0."""
+    tokens = jnp.argmax(log_probs + jnp.where(sampling.temperature > 0, noise, 0), -1).astype(jnp.int32)
     return tokens, token_log_probs(log_probs, tokens)
 
 

@@ -14,12 +14,14 @@ from jaxtyping import Array, Bool, Float, Int
 from corl_jax.core.types import Prompts
 from corl_jax.models.attention import Cache
 from corl_jax.models.unified import Janus
-from corl_jax.objectives.distribution import Sampling, draw, log_distribution
+from corl_jax.objectives.distribution import Sampling, choose, draw, gumbel, log_distribution
 from corl_jax.sampling.layout import SpecialIds, prompt_mask, prompt_positions, unconditional_tokens
 
 SEGMENT = 144
 """Image tokens between two growths of the cache. A step reads all of it, and at full length half would be unwritten.
 Every segment is compiled, so there are few: four for the 576 tokens of Janus-Pro."""
+NOISE = 2**26
+"""Bytes of random numbers of a segment up to which they are made ahead, all at once, instead of step by step."""
 
 
 def prefill(
@@ -57,42 +59,58 @@ def advance(model: Janus, blocks: Any, x_ND: Any, cache: Cache, seen: Any, real:
 
 
 def decode_image(
-    model: Janus, prompts: Prompts, keys: Any, sampling: Sampling, ids: SpecialIds, guided: bool
+    model: Janus,
+    prompts: Prompts,
+    keys: Any,
+    sampling: Sampling,
+    ids: SpecialIds,
+    guided: bool,
+    length: int | None = None,
 ) -> tuple[Int[Array, "N S"], Float[Array, "N S"]]:
     """Image tokens: scans of fixed length over conditional and, where ``guided``, unconditional rows, stacked.
 
     Args:
       keys: ``[B, G]``, one per sample.
       guided: whether the unconditional stream is run; without it guidance is 1.
+      length: tokens to write; None for a whole picture.
     """
     groups, samples = keys.shape
-    keys, rows, total = keys.reshape(-1), groups * samples, model.cfg.image_tokens
+    keys, rows, codes = keys.reshape(-1), groups * samples, model.cfg.image_tokenizer.codebook_size
+    total = model.cfg.image_tokens if length is None else length
     if guided:
         silent = unconditional_tokens(prompts.tokens, prompts.mask, ids.pad)
         prompts = Prompts(jnp.concatenate([prompts.tokens, silent]), jnp.concatenate([prompts.mask, prompts.mask]))
     blocks = model.language_model.blocks()
     state, cache, seen, real = prefill(model, blocks, prompts, samples, 0, ids.image)
 
-    def choose(state_ND, step):
-        logits = model.image_logits(state_ND)
-        log_probs = log_distribution(logits[:rows], logits[rows:] if guided else None, sampling)
-        return draw(jax.vmap(lambda key: jax.random.fold_in(key, step))(keys), log_probs, sampling)
+    def noise_at(step):
+        return gumbel(step_keys(keys, step), codes)
 
-    def body(carry, step):
-        state_ND, cache = carry
-        codes, log_probs = choose(state_ND, step)
-        x = model.embed_codes(jnp.concatenate([codes, codes]) if guided else codes)
-        return advance(model, blocks, x, cache, seen, real, step), (codes, log_probs)
+    def pick(state_ND, noise_NI):
+        logits = model.image_logits(state_ND)
+        return choose(noise_NI, log_distribution(logits[:rows], logits[rows:] if guided else None, sampling), sampling)
+
+    def body(carry, at):
+        (state_ND, cache), (step, noise_NI) = carry, at
+        written, log_probs = pick(state_ND, noise_at(step) if noise_NI is None else noise_NI)
+        x = model.embed_codes(jnp.concatenate([written, written]) if guided else written)
+        return advance(model, blocks, x, cache, seen, real, step), (written, log_probs)
 
     out = []
     for start in range(0, total - 1, SEGMENT):
-        stop = min(start + SEGMENT, total - 1)
-        carry = (state, cache.grow(seen.shape[1] + stop))
-        (state, cache), written = jax.lax.scan(body, carry, jnp.arange(start, stop))
+        steps = jnp.arange(start, min(start + SEGMENT, total - 1))
+        noise = jax.vmap(noise_at)(steps) if len(steps) * rows * codes * 4 <= NOISE else None
+        carry = (state, cache.grow(seen.shape[1] + start + len(steps)))
+        (state, cache), written = jax.lax.scan(body, carry, (steps, noise))
         out.append(written)
-    out.append(jax.tree.map(lambda leaf: leaf[None], choose(state, jnp.int32(total - 1))))
-    codes, log_probs = jax.tree.map(lambda *parts: jnp.concatenate(parts).T, *out)
-    return codes, log_probs
+    out.append(jax.tree.map(lambda leaf: leaf[None], pick(state, noise_at(total - 1))))
+    tokens, log_probs = jax.tree.map(lambda *parts: jnp.concatenate(parts).T, *out)
+    return tokens, log_probs
+
+
+def step_keys(keys: Any, step: Any) -> Any:
+    """The keys of one step, ``[N]``: what is drawn does not depend on the other rows."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, step))(keys)
 
 
 def decode_text(
@@ -114,9 +132,7 @@ def decode_text(
     def body(carry):
         step, state_ND, cache, done, tokens, log_probs = carry
         distribution = log_distribution(model.text_logits(state_ND), None, sampling)
-        chosen, chosen_log_probs = draw(
-            jax.vmap(lambda key: jax.random.fold_in(key, step))(keys), distribution, sampling
-        )
+        chosen, chosen_log_probs = draw(step_keys(keys, step), distribution, sampling)
         chosen = jnp.where(done, ids.pad, chosen)
         tokens = tokens.at[:, step].set(chosen)
         log_probs = log_probs.at[:, step].set(jnp.where(done, 0.0, chosen_log_probs))

@@ -56,6 +56,12 @@ class Sampler:
         codes, mask, log_probs, pixels = _draw(self, params, prompts, keys, sampling, guided)
         return Rollout(codes, mask, log_probs, pixels, "image")
 
+    def codes(
+        self, params: Params, prompts: Prompts, keys: jax.Array, sampling: Sampling, length: int, guided: bool = True
+    ) -> jax.Array:
+        """The first ``length`` image tokens of pictures, ``[B, G, length]``, not decoded; arguments as in ``draw``."""
+        return _codes(self, params, prompts, keys, sampling, length, guided)
+
     def write(self, params: Params, prompts: Prompts, keys: jax.Array, sampling: Sampling, length: int) -> Rollout:
         """``G`` texts of at most ``length`` tokens per prompt; arguments as in ``draw``."""
         tokens, mask, log_probs = _write(self, params, prompts, keys, sampling, length)
@@ -79,6 +85,14 @@ def _draw(sampler: Sampler, params: Params, prompts: Prompts, keys: Any, samplin
     pixels = jnp.clip((pictures + 1) / 2 * 255, 0, 255).astype(jnp.uint8)
     out = (codes, jnp.ones(codes.shape, bool), log_probs, pixels)
     return tuple(leaf.reshape(*keys.shape, *leaf.shape[1:]) for leaf in out)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 5, 6))
+def _codes(
+    sampler: Sampler, params: Params, prompts: Prompts, keys: Any, sampling: Sampling, length: int, guided: bool
+) -> Any:
+    model = bind(sampler.graphdef, params)
+    return decode_image(model, prompts, keys, sampling, sampler.ids, guided, length)[0].reshape(*keys.shape, length)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5))

@@ -14,8 +14,8 @@ from PIL import Image
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.runtime import compute_dtype, set_up_jax
-from corl_jax.core.trees import flatten_abstract
-from corl_jax.core.types import Params, Prompts, Rollout
+from corl_jax.core.trees import count, flatten_abstract
+from corl_jax.core.types import Params, Prompts
 from corl_jax.data.images import load_image, preprocess
 from corl_jax.data.text import TextTokenizer, left_pad
 from corl_jax.models.config import JanusConfig
@@ -25,6 +25,9 @@ from corl_jax.porting.source import open_source
 from corl_jax.sampling.batching import batch_rows, batch_size, prompt_keys, take
 from corl_jax.sampling.generate import Sampler
 from corl_jax.sampling.layout import SpecialIds
+
+SMALL = 5 * 10**8
+"""Parameters up to which a CPU decodes layer by layer: faster, but the layers lie in memory twice meanwhile."""
 
 Picture = np.ndarray | Image.Image | str | os.PathLike[str]
 
@@ -60,9 +63,9 @@ class Policy:
         """
         set_up_jax()
         source = open_source(os.fspath(path))
-        # a CPU decodes faster without a loop over layers; elsewhere the loop costs nothing and compiles sooner
-        unroll = source.cfg.decoder.depth if jax.default_backend() == "cpu" else 1
-        shape = abstract(source.cfg, dtype=compute_dtype(dtype), unroll=unroll)
+        shape = abstract(source.cfg, dtype=compute_dtype(dtype))
+        if jax.default_backend() == "cpu" and count(flatten_abstract(shape)) < SMALL:
+            shape = abstract(source.cfg, dtype=compute_dtype(dtype), unroll=source.cfg.decoder.depth)
         place = SingleDeviceSharding(jax.devices()[0])
         wanted = {
             name: jax.ShapeDtypeStruct(leaf.shape, source.held(name), sharding=place)
@@ -91,13 +94,21 @@ class Policy:
         Raises:
           UserError: an empty or unreadable prompt, or a setting out of range.
         """
-        return self._draw(prompts, samples, seed, guidance, temperature).pixels
+        return self._draw(prompts, samples, seed, guidance, temperature)
 
     def sample_image_tokens(
-        self, prompts: Sequence[str], samples: int = 4, seed: int = 0, guidance: float = 2.0, temperature: float = 1.0
+        self,
+        prompts: Sequence[str],
+        samples: int = 4,
+        seed: int = 0,
+        guidance: float = 2.0,
+        temperature: float = 1.0,
+        length: int | None = None,
     ) -> np.ndarray:
-        """Image tokens of the pictures that ``generate`` draws: int32 ``[N, G, S]``."""
-        return self._draw(prompts, samples, seed, guidance, temperature).tokens
+        """Image tokens of the pictures that ``generate`` draws, or their first ``length``: int32 ``[N, G, S]``."""
+        if length is not None and not 1 <= length <= self.cfg.image_tokens:
+            raise UserError(f"length={length} is no part of a picture of {self.cfg.image_tokens} image tokens")
+        return self._draw(prompts, samples, seed, guidance, temperature, length or self.cfg.image_tokens)
 
     def answer(
         self,
@@ -139,8 +150,10 @@ class Policy:
             texts += [self.tokenizer.decode(row) for row in np.asarray(out.tokens)[:real, 0]]
         return texts
 
-    def _draw(self, prompts: Sequence[str], samples: int, seed: int, guidance: float, temperature: float) -> Rollout:
-        """Rollouts of all prompts, on the host."""
+    def _draw(
+        self, prompts: Sequence[str], samples: int, seed: int, guidance: float, temperature: float, length: int = 0
+    ) -> np.ndarray:
+        """Pixels of all prompts, or ``length`` image tokens where that is not 0, on the host."""
         _listed(prompts, "prompts")
         _counted(samples, "samples")
         check_sampling(guidance=guidance, temperature=temperature)
@@ -150,9 +163,13 @@ class Policy:
         parts = []
         for rows, real in batch_rows(len(ids), batch_size(len(ids), max(1, self.rows // samples))):
             keys = prompt_keys(_whole(seed), "policy/draw", rows, samples)
-            out = self.sampler.draw(self.params, take(asked, rows), keys, sampling, guided=guidance != 1)
-            parts.append(jax.tree.map(lambda leaf, real=real: np.asarray(leaf)[:real], out))
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+            given = (self.params, take(asked, rows), keys, sampling)
+            if length:
+                out = self.sampler.codes(*given, length, guided=guidance != 1)
+            else:
+                out = self.sampler.draw(*given, guided=guidance != 1).pixels
+            parts.append(np.asarray(out)[:real])
+        return np.concatenate(parts)
 
 
 def _listed(texts: Sequence[str], what: str) -> None:

@@ -98,8 +98,8 @@ def preflight(config: Mapping[str, Any]) -> None:
     """
     if jax.device_count() != jax.local_device_count() * jax.process_count():
         raise UserError(
-            f"process {jax.process_index()} has {jax.local_device_count()} of {jax.device_count()} devices; expected the "
-            f"same number on each of {jax.process_count()} processes"
+            f"process {jax.process_index()} has {jax.local_device_count()} of {jax.device_count()} devices; expected "
+            f"the same number on each of {jax.process_count()} processes"
         )
     agree("config", json.dumps(config, sort_keys=True))
     agree("set of versions", json.dumps(versions(), sort_keys=True))
