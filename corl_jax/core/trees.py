@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -56,7 +56,7 @@ def partition(params: dict[str, Leaf], patterns: Sequence[str]) -> tuple[dict[st
     return chosen, {path: leaf for path, leaf in params.items() if path not in chosen}
 
 
-def count(params: Params) -> int:
+def count(params: Mapping[str, Any]) -> int:
     """Number of parameters."""
     return sum(int(np.prod(leaf.shape)) for leaf in params.values())
 
