@@ -220,8 +220,9 @@ def test_segments_change_no_token(tiny_policy, drawing, monkeypatch, unroll):
 
     monkeypatch.setattr(decode, "advance", advance)
 
-    def draw(segment):
+    def draw(segment, noise=2**26):
         monkeypatch.setattr(decode, "SEGMENT", segment)
+        monkeypatch.setattr(decode, "NOISE", noise)
 
         @jax.jit
         def run(params):
@@ -236,3 +237,4 @@ def test_segments_change_no_token(tiny_policy, drawing, monkeypatch, unroll):
     assert one == {35} and several == {15, 30, 35}
     np.testing.assert_array_equal(pieces, codes)
     np.testing.assert_allclose(piece_log_probs, log_probs, atol=1e-5)
+    np.testing.assert_array_equal(draw(144, noise=0)[0][0], codes)  # random numbers made ahead or step by step

@@ -114,3 +114,14 @@ def test_importing_the_package_is_light():
         "assert 'Policy' in corl_jax.__all__"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_first_tokens_of_a_picture(tiny_policy):
+    whole = tiny_policy.sample_image_tokens(PROMPTS, samples=2)
+    for length in (1, 8, 36):
+        np.testing.assert_array_equal(
+            tiny_policy.sample_image_tokens(PROMPTS, samples=2, length=length), whole[..., :length]
+        )
+    for length in (0, 37):
+        with pytest.raises(UserError, match=f"length={length} is no part of a picture of 36 image tokens"):
+            tiny_policy.sample_image_tokens(PROMPTS, length=length)
