@@ -35,8 +35,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"{'in the files':24}{sum(math.prod(h.shape) for h in headers.values()):>16,}")
         dtypes = ", ".join(sorted({str(header.dtype) for header in headers.values()}))
         print(f"{'bytes':24}{source.folder.weights.nbytes:>16,}  {dtypes}")
-        for name in source.folder.unused():
-            print(f"read by nothing: {name} {list(headers[name].shape)}")
+        if unused := source.folder.unused():
+            number = sum(math.prod(headers[name].shape) for name in unused)
+            print(f"{'read by nothing':24}{number:>16,}  {', '.join(unused)}")
     words = source.load_tokenizer()
     ids = ("bos", "eos", "pad", "boi", "eoi", "image")
     print("special tokens: " + ", ".join(f"{name} {getattr(words, f'{name}_id')}" for name in ids))

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt8
 
 from corl_jax.models.codebook import Codebook
 from corl_jax.models.config import ImageTokenizerConfig
@@ -195,3 +195,7 @@ class ImageTokenizer(nnx.Module):
         """Pictures of codes; in about [-1, 1], not clamped."""
         side = round(codes.shape[1] ** 0.5)
         return self.decode_latents(self.quantize.lookup(codes.reshape(-1, side, side)))
+
+    def draw(self, codes: Int[Array, "N S"]) -> UInt8[Array, "N H W 3"]:
+        """Pictures of codes as bytes: clipped, fractions dropped (``generation_inference.py``)."""
+        return jnp.clip((self.decode(codes) + 1) / 2 * 255, 0, 255).astype(jnp.uint8)

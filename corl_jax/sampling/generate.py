@@ -81,8 +81,7 @@ class Sampler:
 def _draw(sampler: Sampler, params: Params, prompts: Prompts, keys: Any, sampling: Sampling, guided: bool) -> Any:
     model = bind(sampler.graphdef, params)
     codes, log_probs = decode_image(model, prompts, keys, sampling, sampler.ids, guided)
-    pictures = model.image_tokenizer.decode(constrain(codes, "batch"))
-    pixels = jnp.clip((pictures + 1) / 2 * 255, 0, 255).astype(jnp.uint8)
+    pixels = model.image_tokenizer.draw(constrain(codes, "batch"))
     out = (codes, jnp.ones(codes.shape, bool), log_probs, pixels)
     return tuple(leaf.reshape(*keys.shape, *leaf.shape[1:]) for leaf in out)
 

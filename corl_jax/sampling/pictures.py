@@ -115,5 +115,4 @@ def _encode(cfg: JanusConfig, params: Params, pictures: Any) -> Any:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _decode(cfg: JanusConfig, params: Params, codes: Any) -> Any:
-    pictures = bind(nnx.split(_abstract(cfg))[0], params).decode(codes)
-    return jnp.clip((pictures + 1) / 2 * 255, 0, 255).astype(jnp.uint8)
+    return bind(nnx.split(_abstract(cfg))[0], params).draw(codes)

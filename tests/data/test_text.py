@@ -134,3 +134,18 @@ def test_left_pad():
     assert left_pad([[1, 2]], 0, length=5)[0].shape == (1, 5)
     with pytest.raises(UserError, match="3 tokens, at most 2"):
         left_pad([[1, 2, 3]], 0, length=2)
+
+
+def test_speakers_are_plain_words_where_the_tokenizer_has_no_tokens_for_them(folder, tmp_path):
+    content = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    speakers = {"<|User|>": "User", "<|Assistant|>": "Assistant"}
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] not in speakers]
+    for token, word in speakers.items():
+        content["model"]["vocab"][word] = content["model"]["vocab"].pop(token)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), "utf-8")
+    words = TextTokenizer.load(tmp_path)
+    known = content["model"]["vocab"]
+    assert (words.user, words.assistant) == ("User", "Assistant")
+    ids = words.drawing_prompt("a red circle")
+    assert ids[1] == known["User"] and ids[-3] == known["Assistant"] and ids[-1] == words.boi_id
+    assert known["User"] in words.question_prompt("how many?", 3)
