@@ -1,4 +1,8 @@
-"""Attention with explicit masks, and the key/value cache. In: queries, keys, values, a mask; out: mixed values."""
+"""Attention with explicit masks, and the key/value cache. In: queries, keys, values, a mask; out: mixed values.
+
+What all samples of a prompt have in common is kept once: a cache may have a ``shared`` one before it, with a row per
+prompt instead of a row per sample.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +24,12 @@ class Cache:
     Attributes:
       k, v: ``[Y, N, K, L, C]`` for layers that run as a scan; for layers that run one by one a tuple of ``Y`` arrays
         ``[N, K, L, C]``, each of which a loop over tokens updates in place and reads without a copy.
+      shared: positions before these, which ``N / B`` rows side by side have in common, as a cache of ``B`` rows.
     """
 
     k: Any
     v: Any
+    shared: Cache | None = None
 
     @classmethod
     def empty(
@@ -39,30 +45,40 @@ class Cache:
         """``L``, positions it has room for."""
         return jax.tree.leaves(self.k)[0].shape[-2]
 
-    def tile(self, times: int) -> Cache:
-        """Every row ``times`` times in a row: a prompt prefilled once serves its whole group."""
-        return jax.tree.map(lambda leaf: jnp.repeat(leaf, times, leaf.ndim - 4), self)
+    def branch(self, times: int) -> Cache:
+        """``times`` rows behind every row of this one, which they share; they have no room of their own yet."""
+        none = jax.tree.map(lambda leaf: jnp.repeat(leaf[..., :0, :], times, leaf.ndim - 4), self)
+        return Cache(none.k, none.v, self)
 
     def grow(self, length: int) -> Cache:
-        """Room for ``length`` positions, of which the new ones are zeros."""
-        return jax.tree.map(
-            lambda leaf: jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 2) + [(0, length - self.length), (0, 0)]), self
-        )
+        """Room for ``length`` positions of its own, of which the new ones are zeros."""
 
-    def write(self, k_NKLC: Any, v_NKLC: Any, layer: Any, index: Any) -> tuple[jax.Array, jax.Array, Cache]:
-        """Puts keys and values of ``layer`` at position ``index``; returns that layer's ``[N, K, L, C]``, and all."""
+        def pad(leaf: jax.Array) -> jax.Array:
+            return jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 2) + [(0, length - self.length), (0, 0)])
+
+        k, v = jax.tree.map(pad, (self.k, self.v))
+        return Cache(k, v, self.shared)
+
+    def layer(self, layer: Any) -> tuple[jax.Array, jax.Array]:
+        """Keys and values ``[N, K, L, C]`` of one layer."""
+        if isinstance(self.k, tuple):
+            return self.k[layer], self.v[layer]
+        k, v = (jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False) for leaf in (self.k, self.v))
+        return k, v
+
+    def write(self, k_NKLC: Any, v_NKLC: Any, layer: Any, index: Any) -> Cache:
+        """Puts keys and values of ``layer`` at its own position ``index``."""
         if isinstance(self.k, tuple):
             k, v = (
                 jax.lax.dynamic_update_slice(old[layer], new.astype(old[layer].dtype), (0, 0, index, 0))
                 for old, new in ((self.k, k_NKLC), (self.v, v_NKLC))
             )
             after = slice(layer + 1, None)
-            return k, v, Cache((*self.k[:layer], k, *self.k[after]), (*self.v[:layer], v, *self.v[after]))
+            return Cache((*self.k[:layer], k, *self.k[after]), (*self.v[:layer], v, *self.v[after]), self.shared)
         at = (layer, 0, 0, index, 0)
         k = jax.lax.dynamic_update_slice(self.k, k_NKLC[None].astype(self.k.dtype), at)
         v = jax.lax.dynamic_update_slice(self.v, v_NKLC[None].astype(self.v.dtype), at)
-        here = (jax.lax.dynamic_index_in_dim(all_, layer, keepdims=False) for all_ in (k, v))
-        return *here, Cache(k, v)
+        return Cache(k, v, self.shared)
 
 
 def attend(
@@ -85,6 +101,43 @@ def attend(
     return jnp.einsum("NKGLS,NKSC->NLKGC", weights, v_NKSC).reshape(n, length, heads, size)
 
 
+def attend_behind(
+    q_NLHC: Float[Array, "N L H C"],
+    before: tuple[Float[Array, "B K P C"], Float[Array, "B K P C"]],
+    own: tuple[Float[Array, "N K S C"], Float[Array, "N K S C"]],
+    mask_NLS: Bool[Array, "#N L PS"],
+) -> Float[Array, "N L H C"]:
+    """``attend`` to keys and values that ``N / B`` rows share, and to those of each row; the mask covers both in turn.
+
+    The shared ones are read once for all rows that look at them; the softmax over both is put together from the sums of
+    each (Milakov and Gimelshein, 2018, section 3.1).
+    """
+    n, length, heads, size = q_NLHC.shape
+    (shared_k, shared_v), (k, v) = before, own
+    rows, kv_heads, prefix, _ = shared_k.shape
+    group, low = (heads // kv_heads, length), jnp.finfo(jnp.float32).min
+    q = q_NLHC.reshape(rows, n // rows, length, kv_heads, heads // kv_heads, size) * jnp.asarray(size**-0.5, v.dtype)
+    q_BJKGLC = jnp.moveaxis(q, 2, 4)
+    mask = jnp.broadcast_to(mask_NLS, (n, *mask_NLS.shape[1:])).reshape(rows, n // rows, 1, 1, length, -1)
+
+    def scores(q, k, shape):
+        q = q.reshape(len(k), kv_heads, -1, size)
+        return jnp.einsum("NKMC,NKSC->NKMS", q, k, preferred_element_type=jnp.float32).reshape(*shape, *group, -1)
+
+    def mixture(weights, v, shape):
+        weights = weights.astype(v.dtype).reshape(len(v), kv_heads, -1, v.shape[2])
+        return jnp.einsum("NKMS,NKSC->NKMC", weights, v).reshape(*shape, *group, size)
+
+    by_prompt, by_row = (rows, kv_heads, n // rows), (rows, n // rows, kv_heads)
+    common = jnp.where(mask[..., :prefix].swapaxes(1, 2), scores(q_BJKGLC.swapaxes(1, 2), shared_k, by_prompt), low)
+    single = jnp.where(mask[..., prefix:], scores(q_BJKGLC, k, by_row), low)
+    top = jnp.maximum(jnp.max(common, -1).swapaxes(1, 2), jnp.max(single, -1))
+    common, single = jnp.exp(common - top.swapaxes(1, 2)[..., None]), jnp.exp(single - top[..., None])
+    total = jnp.sum(common, -1).swapaxes(1, 2) + jnp.sum(single, -1)
+    mixed = mixture(common, shared_v, by_prompt).swapaxes(1, 2) + mixture(single, v, by_row)
+    return jnp.moveaxis(mixed / total[..., None].astype(v.dtype), 4, 2).reshape(n, length, heads, size)
+
+
 class SelfAttention(nnx.Module):
     """Rotary grouped-query self-attention without biases (Llama)."""
 
@@ -96,22 +149,27 @@ class SelfAttention(nnx.Module):
         self.o_proj = linear(heads * head_size, width, ("heads", "embed"), bias=False, dtype=dtype, rngs=rngs)
 
     def __call__(self, x_NLD, rope, mask_NLS, cache: Cache | None, layer, index) -> tuple[jax.Array, Cache | None]:
-        """Mixes ``x``; with a cache, writes its keys and values at ``index`` and attends to all of it.
+        """Mixes ``x``; with a cache, writes its keys and values at ``index`` and attends to what the mask covers of it.
 
         Args:
           x_NLD: ``[N, L, D]``.
           rope: cosine and sine from ``layers.rotary``.
-          mask_NLS: bool ``[N, L, S]``, true where a query may look; ``S`` is the cache's length, or ``L`` without one.
+          mask_NLS: bool ``[N, L, S]``, true where a query may look; ``S`` is ``L``, or with a cache how many positions
+            are read, first those of its shared part and then its own.
           cache: all layers' cache, or None.
           layer: number of this layer in the cache.
-          index: first position to write.
+          index: first position to write, counted within the cache's own part.
         """
         n, length, _ = x_NLD.shape
         q = rotate(self.q_proj(x_NLD).reshape(n, length, self.heads, self.head_size), *rope)
         k = rotate(self.k_proj(x_NLD).reshape(n, length, self.kv_heads, self.head_size), *rope)
         v = self.v_proj(x_NLD).reshape(n, length, self.kv_heads, self.head_size)
         k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+        before = None
         if cache is not None:
-            k, v, cache = cache.write(k, v, layer, index)
-        mixed = attend(q, k, v, mask_NLS).reshape(n, length, -1)
-        return self.o_proj(mixed), cache
+            cache = cache.write(k, v, layer, index)
+            before = None if cache.shared is None else cache.shared.layer(layer)
+            read = mask_NLS.shape[-1] - (0 if before is None else before[0].shape[2])
+            k, v = (leaf[:, :, :read] for leaf in cache.layer(layer))
+        mixed = attend(q, k, v, mask_NLS) if before is None else attend_behind(q, before, (k, v), mask_NLS)
+        return self.o_proj(mixed.reshape(n, length, -1)), cache

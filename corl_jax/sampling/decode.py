@@ -5,6 +5,7 @@ In: a bound model, prompts, one key per sample, a ``Sampling``. Out: tokens and 
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -18,42 +19,51 @@ from corl_jax.objectives.distribution import Sampling, choose, draw, gumbel, log
 from corl_jax.sampling.layout import SpecialIds, prompt_mask, prompt_positions, unconditional_tokens
 
 SEGMENT = 144
-"""Image tokens between two growths of the cache. A step reads all of it, and at full length half would be unwritten.
-Every segment is compiled, so there are few: four for the 576 tokens of Janus-Pro."""
+"""Image tokens for which a step reads the same part of the cache; at full length half of it would be unwritten. Every
+segment is compiled, so there are few: four for the 576 tokens of Janus-Pro."""
 NOISE = 2**26
 """Bytes of random numbers of a segment up to which they are made ahead, all at once, instead of step by step."""
 
 
 def prefill(
-    model: Janus, blocks: Any, prompts: Prompts, samples: int, length: int, image_id: int
+    model: Janus, blocks: Any, prompts: Prompts, samples: int, image_id: int
 ) -> tuple[Float[Array, "N D"], Cache, Bool[Array, "N P"], Int[Array, "N"]]:
-    """Reads every prompt once and tiles what was read to its samples.
+    """Reads every prompt once for all of its samples.
 
     Args:
       blocks: from ``LanguageModel.blocks``.
       prompts: ``B`` of them.
       samples: ``G``; rows of one prompt lie side by side.
-      length: completion positions to leave room for.
 
     Returns:
       last states ``[N, D]``, the cache, which prompt positions are real ``[N, P]``, and how many of them ``[N]``.
     """
-    rows, width = prompts.tokens.shape
-    cache = model.language_model.empty_cache(rows, width + length)
-    mask = jnp.pad(prompt_mask(prompts.mask), ((0, 0), (0, 0), (0, length)))
+    cache = model.language_model.empty_cache(*prompts.tokens.shape)
     x = model.embed_prompt(prompts.tokens, prompts.images, image_id)
-    states, cache = model.language_model.cached(x, prompt_positions(prompts.mask), mask, cache, 0, blocks)
+    positions, mask = prompt_positions(prompts.mask), prompt_mask(prompts.mask)
+    states, cache = model.language_model.cached(x, positions, mask, cache, 0, blocks)
     last, seen, real = (jnp.repeat(a, samples, 0) for a in (states[:, -1], prompts.mask, jnp.sum(prompts.mask, 1)))
-    return last, cache.tile(samples), seen, real
+    return last, cache.branch(samples) if samples > 1 else cache, seen, real
 
 
-def advance(model: Janus, blocks: Any, x_ND: Any, cache: Cache, seen: Any, real: Any, step: Any) -> tuple[Any, Cache]:
-    """Feeds the input of completion position ``step`` to every row; returns the state that predicts the next token."""
-    prompt = seen.shape[1]
-    written = jnp.arange(cache.length - prompt) <= step
-    visible = jnp.concatenate([seen, jnp.broadcast_to(written, (len(seen), *written.shape))], 1)
+def room(cache: Cache, prompt: int, length: int) -> Cache:
+    """The cache with room for ``length`` positions behind the prompt."""
+    return cache.grow(length if cache.shared is not None else prompt + length)
+
+
+def advance(
+    model: Janus, blocks: Any, x_ND: Any, cache: Cache, seen: Any, real: Any, step: Any, reads: int
+) -> tuple[Any, Cache]:
+    """Feeds the input of completion position ``step`` to every row; returns the state that predicts the next token.
+
+    Args:
+      reads: completion positions that are looked at, ``step < reads``.
+    """
+    written = jnp.arange(reads) <= step
+    visible = jnp.concatenate([seen, jnp.broadcast_to(written, (len(seen), reads))], 1)
+    index = step if cache.shared is not None else seen.shape[1] + step
     states, cache = model.language_model.cached(
-        x_ND[:, None], (real + step)[:, None], visible[:, None], cache, prompt + step, blocks
+        x_ND[:, None], (real + step)[:, None], visible[:, None], cache, index, blocks
     )
     return states[:, 0], cache
 
@@ -81,7 +91,10 @@ def decode_image(
         silent = unconditional_tokens(prompts.tokens, prompts.mask, ids.pad)
         prompts = Prompts(jnp.concatenate([prompts.tokens, silent]), jnp.concatenate([prompts.mask, prompts.mask]))
     blocks = model.language_model.blocks()
-    state, cache, seen, real = prefill(model, blocks, prompts, samples, 0, ids.image)
+    state, cache, seen, real = prefill(model, blocks, prompts, samples, ids.image)
+    prompt = seen.shape[1]
+    if not blocks:  # a stack is made once and read in part; layers of their own grow, since a CPU would copy the part
+        cache = room(cache, prompt, total - 1)
 
     def noise_at(step):
         return gumbel(step_keys(keys, step), codes)
@@ -90,18 +103,19 @@ def decode_image(
         logits = model.image_logits(state_ND)
         return choose(noise_NI, log_distribution(logits[:rows], logits[rows:] if guided else None, sampling), sampling)
 
-    def body(carry, at):
+    def body(carry, at, reads):
         (state_ND, cache), (step, noise_NI) = carry, at
         written, log_probs = pick(state_ND, noise_at(step) if noise_NI is None else noise_NI)
         x = model.embed_codes(jnp.concatenate([written, written]) if guided else written)
-        return advance(model, blocks, x, cache, seen, real, step), (written, log_probs)
+        return advance(model, blocks, x, cache, seen, real, step, reads), (written, log_probs)
 
     out = []
     for start in range(0, total - 1, SEGMENT):
         steps = jnp.arange(start, min(start + SEGMENT, total - 1))
         noise = jax.vmap(noise_at)(steps) if len(steps) * rows * codes * 4 <= NOISE else None
-        carry = (state, cache.grow(seen.shape[1] + start + len(steps)))
-        (state, cache), written = jax.lax.scan(body, carry, (steps, noise))
+        reads = start + len(steps)
+        carry = (state, room(cache, prompt, reads) if blocks else cache)
+        (state, cache), written = jax.lax.scan(functools.partial(body, reads=reads), carry, (steps, noise))
         out.append(written)
     out.append(jax.tree.map(lambda leaf: leaf[None], pick(state, noise_at(total - 1))))
     tokens, log_probs = jax.tree.map(lambda *parts: jnp.concatenate(parts).T, *out)
@@ -123,7 +137,8 @@ def decode_text(
     """
     groups, samples = keys.shape
     keys, rows, blocks = keys.reshape(-1), groups * samples, model.language_model.blocks()
-    state, cache, seen, real = prefill(model, blocks, prompts, samples, length, ids.image)
+    state, cache, seen, real = prefill(model, blocks, prompts, samples, ids.image)
+    cache = room(cache, seen.shape[1], length)
 
     def running(carry):
         step, _, _, done, *_ = carry
@@ -136,7 +151,7 @@ def decode_text(
         chosen = jnp.where(done, ids.pad, chosen)
         tokens = tokens.at[:, step].set(chosen)
         log_probs = log_probs.at[:, step].set(jnp.where(done, 0.0, chosen_log_probs))
-        state_ND, cache = advance(model, blocks, model.embed_text(chosen), cache, seen, real, step)
+        state_ND, cache = advance(model, blocks, model.embed_text(chosen), cache, seen, real, step, length)
         return step + 1, state_ND, cache, done | (chosen == ids.eos), tokens, log_probs
 
     empty = jnp.full((rows, length), ids.pad, jnp.int32)

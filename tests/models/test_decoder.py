@@ -6,7 +6,7 @@ from flax import nnx
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.trees import bind
-from corl_jax.models.attention import Cache, attend
+from corl_jax.models.attention import Cache, attend, attend_behind
 from corl_jax.models.decoder import LanguageModel
 from corl_jax.models.layers import linear, rotary, rotate, scan_layers, stack
 
@@ -104,26 +104,38 @@ def caches(rng):
 
 
 @pytest.mark.parametrize("form", ["stacked", "one by one"])
-def test_tiled_cache_serves_the_group_in_order(rng, form):
-    cache = caches(rng)[form]
-    tiled = cache.tile(3)
-    for layer in range(3):
-        np.testing.assert_array_equal(tiled.k[layer][:3], jnp.repeat(cache.k[layer][:1], 3, 0))
-        np.testing.assert_array_equal(tiled.v[layer][3:], jnp.repeat(cache.v[layer][1:], 3, 0))
-
-
-@pytest.mark.parametrize("form", ["stacked", "one by one"])
 def test_cache_is_written_where_it_was_told_and_grows_at_its_end(rng, form):
     cache = caches(rng)[form].grow(L + 2)
     assert cache.length == L + 2
     new_k, new_v = (jnp.asarray(rng.normal(size=(N, 2, 1, 8))) for _ in range(2))
-    k, v, after = cache.write(new_k, new_v, 1, L)
+    after = cache.write(new_k, new_v, 1, L)
     for layer in range(3):
-        for old, now, new, here in ((cache.k, after.k, new_k, k), (cache.v, after.v, new_v, v)):
-            expected = old[layer].at[:, :, L].set(new[:, :, 0]) if layer == 1 else old[layer]
-            np.testing.assert_array_equal(now[layer], expected)
-            assert layer != 1 or (np.asarray(here) == expected).all()
+        for old, now, new, here in zip(
+            cache.layer(layer), after.layer(layer), (new_k, new_v), (after.k[layer], after.v[layer]), strict=True
+        ):
+            expected = old.at[:, :, L].set(new[:, :, 0]) if layer == 1 else old
+            np.testing.assert_array_equal(now, expected)
+            np.testing.assert_array_equal(here, expected)
     assert not after.k[2][:, :, L:].any() and not after.k[1][:, :, L + 1 :].any()
+
+
+@pytest.mark.parametrize("form", ["stacked", "one by one"])
+def test_a_branch_has_rows_of_its_own_behind_the_shared_ones(rng, form):
+    cache = caches(rng)[form]
+    branch = cache.branch(3).grow(5)
+    assert branch.shared is cache and branch.length == 5 and cache.length == L
+    assert branch.layer(0)[0].shape == (3 * N, 2, 5, 8) and not branch.layer(2)[1].any()
+
+
+@pytest.mark.parametrize("length", [1, 3])
+def test_attention_behind_a_shared_part_equals_attention_to_all_of_it(rng, length):
+    rows, times, prefix, own = 2, 3, 7, 4
+    q = jnp.asarray(rng.normal(size=(rows * times, length, 4, 8)), jnp.float32)
+    shared = [jnp.asarray(rng.normal(size=(rows, 2, prefix, 8)), jnp.float32) for _ in range(2)]
+    mine = [jnp.asarray(rng.normal(size=(rows * times, 2, own, 8)), jnp.float32) for _ in range(2)]
+    mask = jnp.asarray(rng.random((rows * times, length, prefix + own)) < 0.6).at[0, 0].set(False)
+    whole = [jnp.concatenate([jnp.repeat(a, times, 0), b], 2) for a, b in zip(shared, mine, strict=True)]
+    np.testing.assert_allclose(attend_behind(q, shared, mine, mask), attend(q, *whole, mask), rtol=1e-5, atol=1e-6)
 
 
 def test_scan_equals_an_unrolled_loop(lm, x):
