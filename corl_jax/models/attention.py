@@ -59,11 +59,15 @@ class Cache:
         k, v = jax.tree.map(pad, (self.k, self.v))
         return Cache(k, v, self.shared)
 
-    def layer(self, layer: Any) -> tuple[jax.Array, jax.Array]:
-        """Keys and values ``[N, K, L, C]`` of one layer."""
+    def layer(self, layer: Any, reads: int) -> tuple[jax.Array, jax.Array]:
+        """Keys and values ``[N, K, reads, C]`` of one layer, its first positions."""
         if isinstance(self.k, tuple):
-            return self.k[layer], self.v[layer]
-        k, v = (jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False) for leaf in (self.k, self.v))
+            return self.k[layer][:, :, :reads], self.v[layer][:, :, :reads]
+        _, rows, kv_heads, _, size = self.k.shape  # one slice of all axes, which a TPU reads without a copy
+        k, v = (
+            jax.lax.dynamic_slice(leaf, (layer, 0, 0, 0, 0), (1, rows, kv_heads, reads, size))[0]
+            for leaf in (self.k, self.v)
+        )
         return k, v
 
     def write(self, k_NKLC: Any, v_NKLC: Any, layer: Any, index: Any) -> Cache:
@@ -168,8 +172,8 @@ class SelfAttention(nnx.Module):
         before = None
         if cache is not None:
             cache = cache.write(k, v, layer, index)
-            before = None if cache.shared is None else cache.shared.layer(layer)
-            read = mask_NLS.shape[-1] - (0 if before is None else before[0].shape[2])
-            k, v = (leaf[:, :, :read] for leaf in cache.layer(layer))
+            prefix = 0 if cache.shared is None else cache.shared.length
+            before = None if cache.shared is None else cache.shared.layer(layer, prefix)
+            k, v = cache.layer(layer, mask_NLS.shape[-1] - prefix)
         mixed = attend(q, k, v, mask_NLS) if before is None else attend_behind(q, before, (k, v), mask_NLS)
         return self.o_proj(mixed.reshape(n, length, -1)), cache

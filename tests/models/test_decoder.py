@@ -111,7 +111,7 @@ def test_cache_is_written_where_it_was_told_and_grows_at_its_end(rng, form):
     after = cache.write(new_k, new_v, 1, L)
     for layer in range(3):
         for old, now, new, here in zip(
-            cache.layer(layer), after.layer(layer), (new_k, new_v), (after.k[layer], after.v[layer]), strict=True
+            cache.layer(layer, L + 2), after.layer(layer, L + 2), (new_k, new_v), (after.k[layer], after.v[layer]), strict=True
         ):
             expected = old.at[:, :, L].set(new[:, :, 0]) if layer == 1 else old
             np.testing.assert_array_equal(now, expected)
@@ -124,7 +124,7 @@ def test_a_branch_has_rows_of_its_own_behind_the_shared_ones(rng, form):
     cache = caches(rng)[form]
     branch = cache.branch(3).grow(5)
     assert branch.shared is cache and branch.length == 5 and cache.length == L
-    assert branch.layer(0)[0].shape == (3 * N, 2, 5, 8) and not branch.layer(2)[1].any()
+    assert branch.layer(0, 4)[0].shape == (3 * N, 2, 4, 8) and not branch.layer(2, 5)[1].any()
 
 
 @pytest.mark.parametrize("length", [1, 3])
