@@ -7,11 +7,27 @@ import ml_collections
 from corl_jax.core.errors import UserError
 from corl_jax.models.config import SIZES
 
+
+def _mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> dict[str, int]:
+    return {"data": data, "fsdp": fsdp, "tensor": tensor}
+
+
 MESHES = {
-    "auto": {"data": -1, "fsdp": 1, "tensor": 1},
-    "cpu": {"data": 1, "fsdp": 1, "tensor": 1},
-    "cpu8": {"data": 4, "fsdp": 2, "tensor": 1},
+    "auto": _mesh(data=-1),
+    "cpu": _mesh(),
+    "cpu8": _mesh(data=4, fsdp=2),
+    "v5e-8": _mesh(fsdp=8),
+    "v5e-64": _mesh(fsdp=64),
+    "v5e-256": _mesh(data=4, fsdp=64),
+    "v6e-8": _mesh(fsdp=8),
+    "v6e-64": _mesh(fsdp=64),
+    "v5p-64": _mesh(fsdp=32),  # v4 and v5p are named by cores, of which a chip has two
+    "v5p-128": _mesh(fsdp=64),
+    "v4-32": _mesh(fsdp=16),
+    "h100x1": _mesh(),
+    "h100x8": _mesh(fsdp=8),
 }
+"""Names of meshes, for slices the names that Cloud TPU gives them."""
 
 
 def parse_arg(arg: str | None, **defaults: str) -> dict[str, str]:
@@ -49,6 +65,8 @@ def base(stage: str, arg: dict[str, str]) -> ml_collections.ConfigDict:
         {"size": arg["size"], "compute_dtype": "auto", "remat": "none", "unroll": unroll}
     )
     c.mesh = ml_collections.ConfigDict(MESHES[arg["mesh"]])
+    # Changes to the table of core/sharding.py, logical name to mesh axes: while training, and while the policy samples.
+    c.rules = ml_collections.ConfigDict({"update": {}, "rollout": {"embed": "", "vision": ""}})
     c.data = ml_collections.ConfigDict({"name": "shapes", "dir": ""})
     c.optim = ml_collections.ConfigDict(
         {

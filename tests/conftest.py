@@ -1,7 +1,6 @@
 """Shared set-up: eight fake CPU devices, parsed absl flags (Grain reads them), one seed per test."""
 
 import contextlib
-import functools
 import importlib
 import json
 import os
@@ -135,8 +134,8 @@ def small_world(tmp_path_factory):
     def world(devices=1):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(builder, "source", source)
-            mesh = functools.partial(sharding.make_mesh, devices=jax.devices()[:devices])
-            patch.setattr(assembly, "make_mesh", mesh)
+            few = jax.devices()[:devices]
+            patch.setattr(assembly, "make_mesh", lambda shape, given: sharding.make_mesh(shape, given or few))
             yield
 
     return world

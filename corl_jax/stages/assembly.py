@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from corl_jax.core.errors import UserError
@@ -29,6 +30,7 @@ from corl_jax.porting.companions import copy_companions
 from corl_jax.porting.source import Source, open_source
 from corl_jax.sampling.generate import Sampler
 from corl_jax.sampling.layout import SpecialIds
+from corl_jax.stages.placement import Structs, narrowed, place, placed, read_rules
 from corl_jax.stages.settings import DataSettings, ModelSettings, block
 
 DEFAULT_SIZE = "tiny"
@@ -40,11 +42,12 @@ class Parts:
     """What a stage is built from.
 
     Attributes:
-      sharder: mesh and rules.
+      sharder: mesh and rules of the update.
       cfg: sizes.
       sampler: the compiled programs of the model.
       tokenizer: text tokenizer of the first source, or the embedded world's own.
-      structs: shape, dtype and placement of every parameter.
+      structs: shape, dtype and placement of every parameter while training.
+      rollout: the same while sampling.
       sources: (pattern, source) pairs of the handoff, first match wins; none means scratch.
       seed: of fresh parameters.
     """
@@ -53,9 +56,14 @@ class Parts:
     cfg: JanusConfig
     sampler: Sampler
     tokenizer: TextTokenizer
-    structs: dict[str, jax.ShapeDtypeStruct]
+    structs: Structs
+    rollout: Structs
     sources: tuple[tuple[str, Source], ...]
     seed: int
+
+    def for_rollout(self, params: Params) -> Params:
+        """The whole model's parameters as the sampler reads them; see ``stages.placement``."""
+        return place(params, self.rollout)
 
     def params(self, only: str = "*") -> Params:
         """Parameters whose path matches ``only``: handed off where a source matches, freshly initialised elsewhere."""
@@ -100,14 +108,19 @@ class Parts:
         return handed, list(left)
 
 
-def assemble(config: Mapping[str, Any]) -> Parts:
-    """Reads ``model``, ``mesh`` and ``init_from`` and builds the parts.
+def assemble(config: Mapping[str, Any], devices: Sequence[jax.Device] | None = None) -> Parts:
+    """Reads ``model``, ``mesh``, ``rules`` and ``init_from`` and builds the parts.
+
+    Args:
+      config: of any stage.
+      devices: to spread over; None for all there are.
 
     Raises:
       UserError: a name, size or folder that does not exist or does not fit.
     """
     model = block(ModelSettings, config["model"], "model")
-    sharder = Sharder(make_mesh(dict(config["mesh"])))
+    mesh = make_mesh(dict(config["mesh"]), devices)
+    sharder, sampling = (Sharder(mesh, read_rules(config["rules"][name], name)) for name in ("update", "rollout"))
     sources = parse_init_from(config["init_from"])
     sizes = {source.cfg for _, source in sources}
     if len(sizes) > 1:
@@ -122,13 +135,12 @@ def assemble(config: Mapping[str, Any]) -> Parts:
     dtype = compute_dtype(model.compute_dtype)
     shape = abstract(cfg, dtype=dtype, remat=model.remat, unroll=model.unroll)
     axes, leaves = logical_axes(shape), flatten_abstract(shape)
-    structs = {
-        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharder.fitted(leaf.shape, axes[path], path))
-        for path, leaf in leaves.items()
-    }
+    structs, rollout = placed(leaves, axes, sharder), narrowed(placed(leaves, axes, sampling), jnp.dtype(dtype))
     tokenizer = sources[0][1].load_tokenizer() if sources else TextTokenizer(build_tokenizer())
     ids = SpecialIds.of(tokenizer, cfg.decoder.vocab_size)
-    return Parts(sharder, cfg, Sampler(nnx.split(shape)[0], cfg, ids), tokenizer, structs, sources, config["seed"])
+    return Parts(
+        sharder, cfg, Sampler(nnx.split(shape)[0], cfg, ids), tokenizer, structs, rollout, sources, config["seed"]
+    )
 
 
 def parse_init_from(text: str) -> tuple[tuple[str, Source], ...]:

@@ -66,7 +66,8 @@ class RlStage:
     def init(self) -> TrainState:
         """The handed-off policy; a frozen copy of its trainable part stays aside as the reference."""
         trainable, frozen = partition(self.parts.params(), self.trainable)
-        self.reference = merge(jax.tree.map(jnp.copy, trainable), frozen) if self.settings.needs_reference else {}
+        if self.settings.needs_reference:  # a copy, since updates donate what they move
+            self.reference = merge(jax.tree.map(jnp.copy, trainable), frozen)
         algo = {task: kl.initial(self.settings.kl[task], self.total) for task in self.settings.asked}
         return create_state(trainable, frozen, self.optimizer, algo)
 
@@ -76,7 +77,7 @@ class RlStage:
 
     def batches(self, state: TrainState, raw: dict[str, Asked], step: int) -> Iterator[tuple[Any, HostMetrics]]:
         """One training step up to the update: this is the screen to read."""
-        params, sharder = state.params, self.parts.sharder
+        params, sharder = self.parts.for_rollout(state.params), self.parts.sharder
         raw = {task: Asked(sharder.put_batch(asked.prompts), asked.records) for task, asked in raw.items()}
         rollouts = {task: self.sample(params, task, asked, step) for task, asked in raw.items()}
         own = {task: sharder.own(rollout) for task, rollout in rollouts.items()}
@@ -99,6 +100,7 @@ class RlStage:
         if "image" in raw:
             self.sheet = self.label_pictures(raw["image"], own["image"], scores["image"])
         batch = sharder.put_batch(batch)
+        del params, rollouts  # the update needs their room
         for _ in range(self.updates):
             yield batch, metrics
 

@@ -111,7 +111,11 @@ def test_cache_is_written_where_it_was_told_and_grows_at_its_end(rng, form):
     after = cache.write(new_k, new_v, 1, L)
     for layer in range(3):
         for old, now, new, here in zip(
-            cache.layer(layer, L + 2), after.layer(layer, L + 2), (new_k, new_v), (after.k[layer], after.v[layer]), strict=True
+            cache.layer(layer, L + 2),
+            after.layer(layer, L + 2),
+            (new_k, new_v),
+            (after.k[layer], after.v[layer]),
+            strict=True,
         ):
             expected = old.at[:, :, L].set(new[:, :, 0]) if layer == 1 else old
             np.testing.assert_array_equal(now, expected)
