@@ -56,6 +56,7 @@ def tiny(values: dict[str, str]) -> ml_collections.ConfigDict:
             "image_weight": 1.0,
             "answer_weight": 2.0,
             "shared_prefix": True,
+            "score_chunk": 0,  # tokens of a completion with logits at a time; 0: all
         }
     )
     c.rewards = ml_collections.ConfigDict(
@@ -96,6 +97,7 @@ def paper(c: ml_collections.ConfigDict, size: str) -> None:
             "completion_length": 576,
             "pairing": "unified",
             "answer_weight": 1.0,
+            "score_chunk": 144,
         }
     )
     c.rewards.image = ml_collections.ConfigDict({"matching": 1.0})

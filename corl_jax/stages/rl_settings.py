@@ -34,6 +34,7 @@ class RlSettings:
       scale: of advantages. aggregation: of token losses. clip, epsilon_low, epsilon_high: of the surrogate.
       image_weight, answer_weight: each task's share of the loss.
       shared_prefix: score the answers of a question behind one reading of it.
+      score_chunk: tokens of every completion whose logits are held at a time while scoring and in the update; 0: all.
       rewards: task to (reward name to weight). kl: task to its coefficient's config.
     """
 
@@ -56,6 +57,7 @@ class RlSettings:
     image_weight: float
     answer_weight: float
     shared_prefix: bool
+    score_chunk: int
     rewards: Mapping[str, Mapping[str, float]]
     kl: Mapping[str, KlConfig]
 
@@ -78,10 +80,11 @@ class RlSettings:
         """The sampler's settings, which the scorer uses too."""
         return sampler.sampling(task, guidance=self.guidance if task == "image" else 1.0, temperature=self.temperature)
 
-    def scoring(self, task: str) -> dict[str, bool]:
+    def scoring(self, task: str) -> dict[str, Any]:
         """How ``sampling.score`` is to score a task."""
         guided = task == "image" and self.guided_sampler and self.logprob_guidance == "matched"
-        return {"guided": guided, "shared_prefix": task == "text" and self.shared_prefix}
+        shared = task == "text" and self.shared_prefix
+        return {"guided": guided, "shared_prefix": shared, "chunk": self.score_chunk}
 
     def share(self, task: str) -> float:
         """The task's share of the loss."""
@@ -109,6 +112,8 @@ def read_settings(config: Mapping[str, Any], updates: int) -> RlSettings:
     ):
         if value not in known:
             raise UserError(f"rl.{name}={value!r} is unknown; expected one of {', '.join(known)}")
+    if s.score_chunk < 0:
+        raise UserError(f"rl.score_chunk={s.score_chunk} is no number of tokens; expected 0 (all at once) or more")
     scales[s.scale], aggregations[s.aggregation]
     for table in tables.values():
         for name in table:
