@@ -55,7 +55,7 @@ def tiny(values: dict[str, str]) -> ml_collections.ConfigDict:
             "epsilon_high": 0.2,
             "image_weight": 1.0,
             "answer_weight": 2.0,
-            "shared_prefix": True,
+            "shared_prefix": ("text",),  # tasks scored behind one reading of a prompt
             "score_chunk": 0,  # tokens of a completion with logits at a time; 0: all
         }
     )

@@ -18,6 +18,7 @@ BAD = [
     ("unified", {"rl.pictures": 999}, "999 pictures a step do not fit a source of 96"),
     ("unified", {"rl.scale": "odd"}, "unknown advantage scale 'odd'"),
     ("unified", {"rl.aggregation": "odd"}, "unknown loss aggregation 'odd'"),
+    ("unified", {"rl.shared_prefix": ("text", "sound")}, "rl.shared_prefix=\\('text', 'sound'\\) is no tuple of tasks"),
     ("unified", {"rl.score_chunk": -1}, "rl.score_chunk=-1 is no number of tokens"),
     ("unified", {"rl.logprob_guidance": "odd"}, "rl.logprob_guidance='odd'"),
     ("unified", {"kl.text.schedule": "odd"}, "unknown KL schedule 'odd'; expected one of adaptive"),

@@ -95,3 +95,9 @@ def test_the_update_is_the_same_without_logits_of_all_tokens(program):
     for path, leaf in want.trainable.items():
         moved = np.abs(np.asarray(leaf) - np.asarray(given[0].trainable[path])).max()
         np.testing.assert_allclose(found.trainable[path], leaf, atol=1e-4 * max(moved, 1e-3), err_msg=path)
+
+
+@pytest.mark.parametrize("tasks", [(), ("text",), ("image", "text")])
+def test_prompts_are_shared_for_the_tasks_that_are_named(small_config, tasks):
+    settings = read_settings(small_config("unified", **{"rl.shared_prefix": tasks}), 1)
+    assert {task for task in ("image", "text") if settings.scoring(task)["shared_prefix"]} == set(tasks)
