@@ -56,6 +56,8 @@ def tiny(values: dict[str, str]) -> ml_collections.ConfigDict:
             "image_weight": 1.0,
             "answer_weight": 2.0,
             "shared_prefix": ("text",),  # tasks scored behind one reading of a prompt
+            "rollout_weights": "same",  # or int8
+            "rollout_cache": "same",  # or int8
             "score_chunk": 0,  # tokens of a completion with logits at a time; 0: all
         }
     )

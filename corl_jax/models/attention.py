@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from corl_jax.core.types import pytree
+from corl_jax.models.eight_bits import Int8
 from corl_jax.models.layers import linear, rotate
 
 
@@ -19,7 +20,8 @@ class Cache:
 
     Attributes:
       k, v: ``[Y, N, K, L, C]`` for layers that run as a scan; for layers that run one by one a tuple of ``Y`` arrays
-        ``[N, K, L, C]``, each of which a loop over tokens updates in place and reads without a copy.
+        ``[N, K, L, C]``, each of which a loop over tokens updates in place and reads without a copy. Arrays, or
+        ``Int8`` scaled along ``C``.
     """
 
     k: Any
@@ -29,10 +31,15 @@ class Cache:
     def empty(
         cls, layers: int, rows: int, length: int, kv_heads: int, head_size: int, dtype: Any, stacked: bool = True
     ) -> Cache:
-        """A cache of zeros."""
+        """A cache of zeros; with ``dtype`` int8 every position of a head has a scale of its own."""
+
+        def zeros(*shape: int) -> Any:
+            values = jnp.zeros(shape, dtype)
+            return Int8(values, jnp.zeros((*shape[:-1], 1), jnp.float32)) if dtype == jnp.int8 else values
+
         one = (rows, kv_heads, length, head_size)
-        zeros = jnp.zeros((layers, *one), dtype) if stacked else tuple(jnp.zeros(one, dtype) for _ in range(layers))
-        return cls(zeros, zeros)
+        empty = zeros(layers, *one) if stacked else tuple(zeros(*one) for _ in range(layers))
+        return cls(empty, empty)
 
     @property
     def length(self) -> int:
@@ -51,18 +58,26 @@ class Cache:
 
     def write(self, k_NKLC: Any, v_NKLC: Any, layer: Any, index: Any) -> tuple[jax.Array, jax.Array, Cache]:
         """Puts keys and values of ``layer`` at position ``index``; returns that layer's ``[N, K, L, C]``, and all."""
+        pairs = ((self.k, k_NKLC), (self.v, v_NKLC))
         if isinstance(self.k, tuple):
-            k, v = (
-                jax.lax.dynamic_update_slice(old[layer], new.astype(old[layer].dtype), (0, 0, index, 0))
-                for old, new in ((self.k, k_NKLC), (self.v, v_NKLC))
-            )
+            k, v = (_put(old[layer], new, (0, 0, index, 0)) for old, new in pairs)
             after = slice(layer + 1, None)
-            return k, v, Cache((*self.k[:layer], k, *self.k[after]), (*self.v[:layer], v, *self.v[after]))
-        at = (layer, 0, 0, index, 0)
-        k = jax.lax.dynamic_update_slice(self.k, k_NKLC[None].astype(self.k.dtype), at)
-        v = jax.lax.dynamic_update_slice(self.v, v_NKLC[None].astype(self.v.dtype), at)
-        here = (jax.lax.dynamic_index_in_dim(all_, layer, keepdims=False) for all_ in (k, v))
-        return *here, Cache(k, v)
+            cache = Cache((*self.k[:layer], k, *self.k[after]), (*self.v[:layer], v, *self.v[after]))
+            return _read(k, k_NKLC.dtype), _read(v, v_NKLC.dtype), cache
+        k, v = (_put(old, new[None], (layer, 0, 0, index, 0)) for old, new in pairs)
+        here = (jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False), x) for x in (k, v))
+        k_here, v_here = (_read(x, new.dtype) for x, (_, new) in zip(here, pairs, strict=True))
+        return k_here, v_here, Cache(k, v)
+
+
+def _put(old: Any, new: jax.Array, at: tuple[Any, ...]) -> Any:
+    """``old`` with ``new`` at the indices ``at``, in the form that ``old`` has."""
+    form = Int8.of(new, -1) if isinstance(old, Int8) else new.astype(old.dtype)
+    return jax.tree.map(lambda to, part: jax.lax.dynamic_update_slice(to, part, at), old, form)
+
+
+def _read(x: Any, dtype: Any) -> jax.Array:
+    return x.to(dtype) if isinstance(x, Int8) else x
 
 
 def attend(

@@ -14,6 +14,7 @@ from corl_jax.objectives.policy import CLIPS
 from corl_jax.objectives.weighting import aggregations
 from corl_jax.rewards.base import rewards
 from corl_jax.sampling.generate import Sampler
+from corl_jax.sampling.light import KINDS
 from corl_jax.stages.settings import block
 
 TASKS = ("image", "text")
@@ -38,6 +39,7 @@ class RlSettings:
         longer than completions, as questions with a picture are; pictures behind a caption would see each other's
         blocks of the mask: 1.1 to 1.7 times the arithmetic and 3 to 4 times the memory at 8 of 576 tokens.
       score_chunk: tokens of every completion whose logits are held at a time while scoring and in the update; 0: all.
+      rollout_weights, rollout_cache: how the sampler holds them, see ``sampling.light``; the scorer never changes.
       rewards: task to (reward name to weight). kl: task to its coefficient's config.
     """
 
@@ -61,6 +63,8 @@ class RlSettings:
     answer_weight: float
     shared_prefix: tuple[str, ...]
     score_chunk: int
+    rollout_weights: str
+    rollout_cache: str
     rewards: Mapping[str, Mapping[str, float]]
     kl: Mapping[str, KlConfig]
 
@@ -111,6 +115,8 @@ def read_settings(config: Mapping[str, Any], updates: int) -> RlSettings:
         ("pairing", s.pairing, PAIRINGS),
         ("clip", s.clip, CLIPS),
         ("logprob_guidance", s.logprob_guidance, LOGPROB_GUIDANCE),
+        ("rollout_weights", s.rollout_weights, KINDS),
+        ("rollout_cache", s.rollout_cache, KINDS),
     ):
         if value not in known:
             raise UserError(f"rl.{name}={value!r} is unknown; expected one of {', '.join(known)}")

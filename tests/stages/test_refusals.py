@@ -19,6 +19,7 @@ BAD = [
     ("unified", {"rl.scale": "odd"}, "unknown advantage scale 'odd'"),
     ("unified", {"rl.aggregation": "odd"}, "unknown loss aggregation 'odd'"),
     ("unified", {"rl.shared_prefix": ("text", "sound")}, "rl.shared_prefix=\\('text', 'sound'\\) is no tuple of tasks"),
+    ("unified", {"rl.rollout_cache": "int4"}, "rl.rollout_cache='int4' is unknown; expected one of same, int8"),
     ("unified", {"rl.score_chunk": -1}, "rl.score_chunk=-1 is no number of tokens"),
     ("unified", {"rl.logprob_guidance": "odd"}, "rl.logprob_guidance='odd'"),
     ("unified", {"kl.text.schedule": "odd"}, "unknown KL schedule 'odd'; expected one of adaptive"),

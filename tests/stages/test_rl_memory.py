@@ -101,3 +101,14 @@ def test_the_update_is_the_same_without_logits_of_all_tokens(program):
 def test_prompts_are_shared_for_the_tasks_that_are_named(small_config, tasks):
     settings = read_settings(small_config("unified", **{"rl.shared_prefix": tasks}), 1)
     assert {task for task in ("image", "text") if settings.scoring(task)["shared_prefix"]} == set(tasks)
+
+
+def test_a_sampler_in_eight_bits_is_scored_by_the_policy_itself(take_step):
+    """The mismatch shows it; ratios are against the scorer's own log-probs, so they begin at 1."""
+    light = {"rl.rollout_weights": "int8", "rl.rollout_cache": "int8"}
+    step = take_step(**{"rl.pictures": 0, "updates_per_step": 2} | light)
+    gap = np.abs(np.asarray(step.batches[0]["text"].old_log_probs - step.batches[0]["text"].sampler_log_probs))
+    _, (said,) = step.run()
+    assert said["text/ratio"] == pytest.approx(1, abs=1e-5) and said["text/clipped"] == 0
+    mask = np.asarray(step.batches[0]["text"].mask)
+    assert said["text/mismatch"] == pytest.approx(gap[mask].mean(), rel=1e-3) and 1e-4 < said["text/mismatch"] < 0.3
