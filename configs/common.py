@@ -79,6 +79,7 @@ def base(stage: str, arg: dict[str, str]) -> ml_collections.ConfigDict:
             "eps": 1e-8,
             "weight_decay": 0.0,
             "clip_norm": 1.0,
+            "first_moment_dtype": "float32",  # or bfloat16
         }
     )
     c.hooks = ml_collections.ConfigDict({"save_every": 0, "sample_every": 0, "tensorboard_every": 10, "keep": 2})

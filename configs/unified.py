@@ -55,7 +55,10 @@ def tiny(values: dict[str, str]) -> ml_collections.ConfigDict:
             "epsilon_high": 0.2,
             "image_weight": 1.0,
             "answer_weight": 2.0,
-            "shared_prefix": True,
+            "shared_prefix": ("text",),  # tasks scored behind one reading of a prompt
+            "rollout_weights": "same",  # or int8
+            "rollout_cache": "same",  # or int8
+            "score_chunk": 0,  # tokens of a completion with logits at a time; 0: all
         }
     )
     c.rewards = ml_collections.ConfigDict(
@@ -96,6 +99,7 @@ def paper(c: ml_collections.ConfigDict, size: str) -> None:
             "completion_length": 576,
             "pairing": "unified",
             "answer_weight": 1.0,
+            "score_chunk": 144,
         }
     )
     c.rewards.image = ml_collections.ConfigDict({"matching": 1.0})

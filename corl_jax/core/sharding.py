@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -192,6 +192,27 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
         return x
     padded = names + (None,) * (x.ndim - len(names))
     return jax.lax.with_sharding_constraint(x, _active[-1].named(*padded))
+
+
+def per_device(work: Callable[[Any, Any], Any], whole: Any, rows: Any) -> Any:
+    """``work(whole, rows)``, by every device on its own rows; a plain call outside ``use`` or if rows do not divide.
+
+    What ``work`` loops over inside costs nothing between devices: they gather ``whole`` once before, and add up its
+    gradient once after. Where the compiler chooses, it does both at every turn of a loop.
+
+    Args:
+      work: to a pytree of arrays with the same rows.
+      whole: pytree that does not depend on the rows; over the other mesh axes it stays spread as it was.
+      rows: pytree of arrays whose first axis is the batch.
+    """
+    shards = _active[-1].batch_shards if _active else 1
+    if shards == 1 or any(leaf.shape[0] % shards for leaf in jax.tree.leaves(rows)):
+        return work(whole, rows)
+    mesh, axes = _active[-1].mesh, _tuple(_active[-1].rules["batch"])
+    spread = PartitionSpec(axes)
+    return jax.shard_map(
+        work, mesh=mesh, in_specs=(PartitionSpec(), spread), out_specs=spread, axis_names=set(axes), check_vma=False
+    )(whole, rows)
 
 
 def _tuple(axes: Any) -> tuple[str, ...]:

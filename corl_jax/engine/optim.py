@@ -19,6 +19,8 @@ from corl_jax.core.registry import Registry
 from corl_jax.core.types import Params
 
 Schedule = Callable[[Any], jax.Array]
+FIRST_MOMENTS = {"float32": None, "bfloat16": jnp.bfloat16}
+"""Types of the first moment by name; None is the type of the widened gradient."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +37,8 @@ class OptimConfig:
       weight_decay: decoupled, on arrays of rank 2 and more that ``no_decay`` does not name.
       no_decay: path patterns that are never decayed (stacked layers give norms a second axis).
       clip_norm: largest global norm of the gradient; 0 leaves it alone.
+      first_moment_dtype: ``float32``, or ``bfloat16`` to hold the mean of gradients in half the memory; the second
+        moment stays in float32, since it moves by less per update than bfloat16 can hold.
     """
 
     learning_rate: float
@@ -48,6 +52,7 @@ class OptimConfig:
     weight_decay: float = 0.0
     no_decay: tuple[str, ...] = ("*scale", "*bias")
     clip_norm: float = 1.0
+    first_moment_dtype: str = "float32"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Optimizer:
     """Optax direction and learning rate kept apart, so that the rate follows ``TrainState.step`` and nothing else.
 
     Attributes:
-      init: trainable parameters to moments, in float32 or wider.
+      init: trainable parameters to moments, in float32 or wider where the config does not say otherwise.
       direction: ``(gradients, opt_state, params) -> (direction, opt_state)``, before the learning rate and the sign.
       learning_rate: step to rate.
     """
@@ -114,15 +119,20 @@ def make_optimizer(cfg: OptimConfig) -> Optimizer:
     """AdamW (Loshchilov and Hutter, 2019) in float32 with global-norm clipping.
 
     Raises:
-      UserError: see ``make_schedule``, and a learning rate or clip norm below 0.
+      UserError: see ``make_schedule``, a learning rate or clip norm below 0, and an unknown type.
     """
     for name in ("learning_rate", "clip_norm", "weight_decay"):
         value = getattr(cfg, name)
         if not value >= 0:
             raise UserError(f"optim.{name}={value} is out of range; expected 0 or more")
+    if cfg.first_moment_dtype not in FIRST_MOMENTS:
+        raise UserError(
+            f"optim.first_moment_dtype={cfg.first_moment_dtype!r} is unknown; "
+            f"expected one of {', '.join(FIRST_MOMENTS)}"
+        )
     chain = optax.chain(
         optax.clip_by_global_norm(cfg.clip_norm) if cfg.clip_norm else optax.identity(),
-        optax.scale_by_adam(b1=cfg.b1, b2=cfg.b2, eps=cfg.eps),
+        optax.scale_by_adam(b1=cfg.b1, b2=cfg.b2, eps=cfg.eps, mu_dtype=FIRST_MOMENTS[cfg.first_moment_dtype]),
         optax.add_decayed_weights(cfg.weight_decay, mask=lambda params: decay_mask(params, cfg.no_decay))
         if cfg.weight_decay
         else optax.identity(),

@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from corl_jax.core.types import pytree
+from corl_jax.models.eight_bits import Int8
 from corl_jax.models.layers import linear, rotate
 
 
@@ -23,7 +24,8 @@ class Cache:
 
     Attributes:
       k, v: ``[Y, N, K, L, C]`` for layers that run as a scan; for layers that run one by one a tuple of ``Y`` arrays
-        ``[N, K, L, C]``, each of which a loop over tokens updates in place and reads without a copy.
+        ``[N, K, L, C]``, each of which a loop over tokens updates in place and reads without a copy. Arrays, or
+        ``Int8`` scaled along ``C``.
       shared: positions before these, which ``N / B`` rows side by side have in common, as a cache of ``B`` rows.
     """
 
@@ -35,10 +37,15 @@ class Cache:
     def empty(
         cls, layers: int, rows: int, length: int, kv_heads: int, head_size: int, dtype: Any, stacked: bool = True
     ) -> Cache:
-        """A cache of zeros."""
+        """A cache of zeros; with ``dtype`` int8 every position of a head has a scale of its own."""
+
+        def zeros(*shape: int) -> Any:
+            values = jnp.zeros(shape, dtype)
+            return Int8(values, jnp.zeros((*shape[:-1], 1), jnp.float32)) if dtype == jnp.int8 else values
+
         one = (rows, kv_heads, length, head_size)
-        zeros = jnp.zeros((layers, *one), dtype) if stacked else tuple(jnp.zeros(one, dtype) for _ in range(layers))
-        return cls(zeros, zeros)
+        empty = zeros(layers, *one) if stacked else tuple(zeros(*one) for _ in range(layers))
+        return cls(empty, empty)
 
     @property
     def length(self) -> int:
@@ -59,30 +66,41 @@ class Cache:
         k, v = jax.tree.map(pad, (self.k, self.v))
         return Cache(k, v, self.shared)
 
-    def layer(self, layer: Any, reads: int) -> tuple[jax.Array, jax.Array]:
+    def layer(self, layer: Any, reads: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
         """Keys and values ``[N, K, reads, C]`` of one layer, its first positions."""
-        if isinstance(self.k, tuple):
-            return self.k[layer][:, :, :reads], self.v[layer][:, :, :reads]
-        _, rows, kv_heads, _, size = self.k.shape  # one slice of all axes, which a TPU reads without a copy
-        k, v = (
-            jax.lax.dynamic_slice(leaf, (layer, 0, 0, 0, 0), (1, rows, kv_heads, reads, size))[0]
-            for leaf in (self.k, self.v)
-        )
-        return k, v
+        k, v = (_slice(x, layer, reads) for x in (self.k, self.v))
+        return _as(k, dtype), _as(v, dtype)
 
     def write(self, k_NKLC: Any, v_NKLC: Any, layer: Any, index: Any) -> Cache:
         """Puts keys and values of ``layer`` at its own position ``index``."""
+        pairs = ((self.k, k_NKLC), (self.v, v_NKLC))
         if isinstance(self.k, tuple):
-            k, v = (
-                jax.lax.dynamic_update_slice(old[layer], new.astype(old[layer].dtype), (0, 0, index, 0))
-                for old, new in ((self.k, k_NKLC), (self.v, v_NKLC))
-            )
+            k, v = (_put(old[layer], new, (0, 0, index, 0)) for old, new in pairs)
             after = slice(layer + 1, None)
             return Cache((*self.k[:layer], k, *self.k[after]), (*self.v[:layer], v, *self.v[after]), self.shared)
-        at = (layer, 0, 0, index, 0)
-        k = jax.lax.dynamic_update_slice(self.k, k_NKLC[None].astype(self.k.dtype), at)
-        v = jax.lax.dynamic_update_slice(self.v, v_NKLC[None].astype(self.v.dtype), at)
+        k, v = (_put(old, new[None], (layer, 0, 0, index, 0)) for old, new in pairs)
         return Cache(k, v, self.shared)
+
+
+def _slice(x: Any, layer: Any, reads: int) -> Any:
+    if isinstance(x, tuple):
+        return jax.tree.map(lambda leaf: leaf[:, :, :reads], x[layer])
+
+    def one(leaf: jax.Array) -> jax.Array:  # all axes at once, which a TPU reads without a copy
+        sizes = (1, *leaf.shape[1:3], reads, leaf.shape[4])
+        return jax.lax.dynamic_slice(leaf, (layer, 0, 0, 0, 0), sizes)[0]
+
+    return jax.tree.map(one, x)
+
+
+def _put(old: Any, new: jax.Array, at: tuple[Any, ...]) -> Any:
+    """``old`` with ``new`` at the indices ``at``, in the form that ``old`` has."""
+    form = Int8.of(new, -1) if isinstance(old, Int8) else new.astype(old.dtype)
+    return jax.tree.map(lambda to, part: jax.lax.dynamic_update_slice(to, part, at), old, form)
+
+
+def _as(x: Any, dtype: Any) -> jax.Array:
+    return x.to(dtype) if isinstance(x, Int8) else x
 
 
 def attend(
@@ -173,7 +191,7 @@ class SelfAttention(nnx.Module):
         if cache is not None:
             cache = cache.write(k, v, layer, index)
             prefix = 0 if cache.shared is None else cache.shared.length
-            before = None if cache.shared is None else cache.shared.layer(layer, prefix)
-            k, v = cache.layer(layer, mask_NLS.shape[-1] - prefix)
+            before = None if cache.shared is None else cache.shared.layer(layer, prefix, k.dtype)
+            k, v = cache.layer(layer, mask_NLS.shape[-1] - prefix, k.dtype)
         mixed = attend(q, k, v, mask_NLS) if before is None else attend_behind(q, before, (k, v), mask_NLS)
         return self.o_proj(mixed.reshape(n, length, -1)), cache

@@ -59,6 +59,7 @@ class LanguageModel(nnx.Module):
         self.layers = stack(lambda streams: Block(cfg, dtype, streams), cfg.depth, rngs)
         self.norm = rms_norm(cfg.width, cfg.norm_eps, dtype, rngs)
         self.lm_head = linear(cfg.width, cfg.vocab_size, ("embed", "vocab"), bias=False, dtype=dtype, rngs=rngs)
+        self.cache_dtype = dtype
 
     def __call__(
         self,
@@ -126,4 +127,4 @@ class LanguageModel(nnx.Module):
         """A cache for ``rows`` sequences of up to ``length`` positions, in the form that ``blocks`` asks for."""
         c = self.cfg
         stacked = self.unroll < c.depth
-        return Cache.empty(c.depth, rows, length, c.kv_heads, c.head_size, self.dtype, stacked)
+        return Cache.empty(c.depth, rows, length, c.kv_heads, c.head_size, self.cache_dtype, stacked)

@@ -68,7 +68,7 @@ class Sampler:
         return Rollout(tokens, mask, log_probs, None, "text")
 
     def log_probs(
-        self, params: Params, prompts: Prompts, rollout: Rollout, sampling: Sampling, **how: bool
+        self, params: Params, prompts: Prompts, rollout: Rollout, sampling: Sampling, **how: Any
     ) -> jax.Array:
         """``[B, G, T]`` of a rollout under ``params``; ``how`` as in ``score``."""
         return _score(self, params, prompts, rollout.tokens, sampling, rollout.modality, **how)
@@ -101,7 +101,7 @@ def _write(sampler: Sampler, params: Params, prompts: Prompts, keys: Any, sampli
     return tuple(leaf.reshape(*keys.shape, length) for leaf in out)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5), static_argnames=("guided", "shared_prefix"))
+@functools.partial(jax.jit, static_argnums=(0, 5), static_argnames=("guided", "shared_prefix", "chunk"))
 def _score(
     sampler: Sampler, params: Params, prompts: Prompts, tokens: Any, sampling: Sampling, modality: Modality, **how: Any
 ) -> Any:

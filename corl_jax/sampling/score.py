@@ -1,15 +1,20 @@
 """The scorer: log-probs of given completions in one teacher-forced pass, under the distribution they were sampled from.
 
 In: a bound model, prompts, completions. Out: log-probs and entropies ``[B, G, T]``. The distribution is made by
-``objectives.distribution.log_distribution``, the same function that the sampler calls.
+``objectives.distribution.log_distribution``, the same function that the sampler calls, over ``chunk`` tokens at a time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from corl_jax.core.sharding import per_device
 from corl_jax.core.types import Modality, Prompts
 from corl_jax.models.unified import Janus
 from corl_jax.objectives.distribution import Sampling, entropy, log_distribution, token_log_probs
@@ -26,6 +31,7 @@ def score(
     modality: Modality,
     guided: bool = False,
     shared_prefix: bool = False,
+    chunk: int = 0,
 ) -> tuple[Float[Array, "B G T"], Float[Array, "B G T"]]:
     """Scores ``G`` completions of each of ``B`` prompts.
 
@@ -36,22 +42,60 @@ def score(
       guided: score pictures under the guided distribution; runs the unconditional prompt as well.
       shared_prefix: read each prompt once and append its completions under a block mask; otherwise once per sample.
         The same numbers up to rounding; worth it where prompts are long and completions short.
+      chunk: at most so many tokens of every completion have logits at a time, see ``in_chunks``; 0 takes all at once.
 
     Returns:
       log-prob of every token and entropy of the distribution it was drawn from.
     """
-    states = hidden_states(model, prompts, tokens, ids, modality=modality, shared_prefix=shared_prefix)
-    if modality == "text":
-        log_probs = log_distribution(model.text_logits(states), None, sampling)
-        return token_log_probs(log_probs, tokens), entropy(log_probs)
-    logits, silent = model.image_logits(states), None
+
+    def states_after(asked: Prompts) -> jax.Array:
+        return hidden_states(model, asked, tokens, ids, modality=modality, shared_prefix=shared_prefix)
+
+    heard, silent = states_after(prompts), None
     if guided:
-        nothing = Prompts(unconditional_tokens(prompts.tokens, prompts.mask, ids.pad), prompts.mask)
-        silent = model.image_logits(
-            hidden_states(model, nothing, tokens, ids, modality=modality, shared_prefix=shared_prefix)
-        )
-    log_probs = log_distribution(logits, silent, sampling)
-    return token_log_probs(log_probs, tokens), entropy(log_probs)
+        silent = states_after(Prompts(unconditional_tokens(prompts.tokens, prompts.mask, ids.pad), prompts.mask))
+    graphdef, head = nnx.split(model.gen_head if modality == "image" else model.language_model.lm_head)
+
+    def read(whole: Any, rows: Any) -> tuple[jax.Array, jax.Array]:
+        (head, sampling), (heard, silent, chosen) = whole, rows
+        to_logits = nnx.merge(graphdef, head)
+        log_probs = log_distribution(to_logits(heard), None if silent is None else to_logits(silent), sampling)
+        return token_log_probs(log_probs, chosen), entropy(log_probs)
+
+    return in_chunks(read, (head, sampling), (heard, silent, tokens), chunk)
+
+
+def in_chunks(read: Callable[[Any, Any], Any], whole: Any, rows: Any, chunk: int) -> Any:
+    """``read(whole, rows)`` over at most ``chunk`` positions at a time: what it makes of them never exists for all.
+
+    Each chunk is made anew in the backward pass, and the gradient of ``whole`` adds up over the chunks in its own type,
+    float32 for parameters. The batch is not cut, so rows stay on their devices; those see one gathering of ``whole``
+    and one sum of its gradient, not one per chunk.
+
+    Args:
+      read: position by position, to arrays ``[..., T]``.
+      whole: parameters and settings.
+      rows: pytree of ``[B, G, T, ...]``.
+      chunk: 0, or no less than ``T``, reads all at once.
+    """
+    batch, group, length = jax.tree.leaves(rows)[0].shape[:3]
+    if not 0 < chunk < length:
+        return read(whole, rows)
+    count = -(-length // chunk)
+    size = -(-length // count)  # nearly even chunks, so that little is read in vain
+
+    def cut(leaf: jax.Array) -> jax.Array:
+        flat = leaf.reshape(batch * group, length, *leaf.shape[3:])
+        even = jnp.pad(flat, [(0, 0), (0, count * size - length), *[(0, 0)] * (flat.ndim - 2)])
+        return even.reshape(batch * group, count, size, *flat.shape[2:])
+
+    def loop(whole: Any, parts: Any) -> Any:
+        turns = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), parts)
+        out = jax.lax.map(jax.checkpoint(lambda turn: read(whole, turn)), turns)
+        return jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), out)
+
+    out = per_device(loop, whole, jax.tree.map(cut, rows))
+    return jax.tree.map(lambda leaf: leaf.reshape(batch, group, count * size)[..., :length], out)
 
 
 def hidden_states(

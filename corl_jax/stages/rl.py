@@ -28,6 +28,7 @@ from corl_jax.engine.state import TrainState, create_state, merge
 from corl_jax.objectives import advantages, kl
 from corl_jax.objectives.weighting import token_weights
 from corl_jax.rewards.base import RewardContext, score
+from corl_jax.sampling.light import lighter
 from corl_jax.sampling.states import PolicyStates
 from corl_jax.stages.assembly import Parts, records
 from corl_jax.stages.rl_loss import policy_loss
@@ -49,6 +50,8 @@ class RlStage:
         parts.check(trainable=self.trainable)
         self.total = config["steps"] * self.updates
         self.settings: RlSettings = read_settings(config, self.updates)
+        held = {"weights": self.settings.rollout_weights, "cache": self.settings.rollout_cache}
+        self.sampler, self.lighten = lighter(parts.sampler, parts.rollout, **held)
         self.train = records(config, "train")
         s, cfg = self.settings, parts.cfg
         self.joint = Joint(
@@ -79,7 +82,9 @@ class RlStage:
         """One training step up to the update: this is the screen to read."""
         params, sharder = self.parts.for_rollout(state.params), self.parts.sharder
         raw = {task: Asked(sharder.put_batch(asked.prompts), asked.records) for task, asked in raw.items()}
-        rollouts = {task: self.sample(params, task, asked, step) for task, asked in raw.items()}
+        light = self.lighten(params)
+        rollouts = {task: self.sample(light, task, asked, step) for task, asked in raw.items()}
+        del light
         own = {task: sharder.own(rollout) for task, rollout in rollouts.items()}
         scores = {task: self.score(params, task, raw[task], own[task]) for task in raw}
         advantage = self.advantages(scores)
@@ -105,8 +110,11 @@ class RlStage:
             yield batch, metrics
 
     def sample(self, params: Params, task: str, asked: Asked, step: int) -> Rollout:
-        """``G`` samples per prompt; the key of a sample depends on (seed, task, step, its number in the step)."""
-        s, sampler = self.settings, self.parts.sampler
+        """``G`` samples per prompt, from parameters that ``lighten`` made.
+
+        The key of a sample depends on (seed, task, step, its number in the step).
+        """
+        s, sampler = self.settings, self.sampler
         rows = asked.prompts.tokens.shape[0]
         keys = sample_keys(stream(self.seed, task, step), rows * s.group).reshape(rows, s.group)
         if task == "image":

@@ -12,6 +12,7 @@ from PIL import Image
 
 from corl_jax.commands.cli import main
 from corl_jax.commands.sample import slug
+from corl_jax.evals.agreement import Agreement
 
 
 @pytest.fixture
@@ -83,9 +84,26 @@ def test_doctor_agrees_on_a_healthy_policy_and_says_when_not(capsys, tiny_policy
     assert code == 1 and "NOT OK" in table
 
 
+def test_doctor_holds_a_sampler_in_int8_to_no_limit(capsys, tiny_policy_folder, monkeypatch):
+    asked = []
+
+    def measure(*policy, **held):
+        asked.append(held)
+        return Agreement({"text": 0.2}, {"text": 1e-3 if held["cache"] == "same" else 1e-6})
+
+    monkeypatch.setattr("corl_jax.evals.agreement.measure", measure)
+    line = ("doctor", "--policy", tiny_policy_folder, "--rollout-weights", "int8")
+    code, table, _ = run(capsys, *line, "--rollout-cache", "int8")
+    assert code == 0 and "2.00e-01" in table and "OK" in table and "held to no limit" in table
+    code, table, _ = run(capsys, *line)
+    assert code == 1 and "NOT OK: the scorer disagrees" in table
+    assert asked == [{"weights": "int8", "cache": "int8"}, {"weights": "int8", "cache": "same"}]
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
+        ("doctor --policy POLICY --rollout-cache int4", "int4"),
         ("", "COMMAND"),
         ("paint", "paint"),
         ("sample --policy POLICY --prompt red", "--out"),

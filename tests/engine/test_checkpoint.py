@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,17 +17,21 @@ from corl_jax.engine.state import abstract, create_state
 IDENTITY = Identity("toy", {"width": 8}, {"steps": 3})
 
 
-def sharded_state():
+def sharded_state(moment="float32"):
     sharder = Sharder(make_mesh({"fsdp": -1}))
     rows = 8 * len(jax.devices())
     kernel = jax.random.normal(jax.random.key(0), (rows, 300))
     trainable = {"layers/0/kernel": jax.device_put(kernel, sharder.named("embed", None))}
     frozen = {"norm.x/scale": jax.device_put(jnp.ones(300, jnp.bfloat16), sharder.named())}
-    return create_state(trainable, frozen, make_optimizer(OptimConfig(0.1, 10)), {"coef": 0.1, "none": None})
+    optimizer = make_optimizer(OptimConfig(0.1, 10, first_moment_dtype=moment))
+    state = create_state(trainable, frozen, optimizer, {"coef": 0.1, "none": None})
+    moments = jax.tree.map(lambda leaf: (leaf + 0.3).astype(leaf.dtype), state.opt_state)
+    return dataclasses.replace(state, opt_state=moments)
 
 
-def test_sharded_state_comes_back_bit_for_bit_in_its_placement(tmp_path):
-    state, data = sharded_state(), toy_stage.ToyStage().data()
+@pytest.mark.parametrize("moment", ["float32", "bfloat16"])
+def test_sharded_state_comes_back_bit_for_bit_in_its_placement(tmp_path, moment):
+    state, data = sharded_state(moment), toy_stage.ToyStage().data()
     keeper = Checkpointer(tmp_path, IDENTITY, keep=2)
     for step in (1, 2, 3):
         next(data)

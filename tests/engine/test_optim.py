@@ -1,10 +1,14 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.engine.optim import OptimConfig, decay_mask, make_optimizer, make_schedule
+from corl_jax.engine.state import create_state
+from corl_jax.engine.update import make_update
 
 
 def rates(steps, **fields):
@@ -28,6 +32,8 @@ def test_bad_configs_are_named():
         make_schedule(OptimConfig(1.0, 10, warmup_steps=10, schedule="linear"))
     with pytest.raises(UserError, match="clip_norm=-1"):
         make_optimizer(OptimConfig(1.0, 10, clip_norm=-1))
+    with pytest.raises(UserError, match="optim.first_moment_dtype='float16' is unknown; .*float32, bfloat16"):
+        make_optimizer(OptimConfig(1.0, 10, first_moment_dtype="float16"))
 
 
 def test_decay_touches_matrices_only():
@@ -52,3 +58,40 @@ def test_equals_optax_adamw_and_keeps_moments_wide():
     reference = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(0.1, weight_decay=0.01))
     expected, _ = reference.update({"kernel": jnp.asarray([[3.0, 4.0]])}, reference.init(wide), wide)
     np.testing.assert_allclose(-0.1 * direction["kernel"], expected["kernel"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+def test_moments_lie_where_their_parameters_lie(kind):
+    """On eight devices, before and after an update; the first of them in the type that was asked for."""
+    sharder = Sharder(make_mesh({"data": 2, "fsdp": 2, "tensor": 2}))
+    places = {"kernel": sharder.named("embed", "mlp"), "stack": sharder.named("layers", "mlp", "embed")}
+    params = {path: jax.device_put(jnp.ones((4, 8, 8)[-len(place.spec) :]), place) for path, place in places.items()}
+    optimizer = make_optimizer(OptimConfig(0.1, 10, first_moment_dtype=kind))
+    update = make_update(lambda params, batch, algo: (sum(p.sum() for p in params.values()) * batch, {}),
+                         lambda algo, metrics: algo, optimizer)  # fmt: skip
+
+    def check(state):
+        adam = state.opt_state[1]
+        for path, place in places.items():
+            assert adam.mu[path].dtype == kind and adam.nu[path].dtype == "float32"
+            for moment in (adam.mu[path], adam.nu[path]):
+                assert moment.sharding == place and moment.addressable_shards[0].data.size == moment.size // 4
+        return state
+
+    check(update(check(create_state(params, {}, optimizer)), jnp.ones(()))[0])
+
+
+def test_a_short_first_moment_follows_the_wide_one():
+    """Eight updates of a hundred numbers: within what eight bits of mantissa can tell, and not exactly."""
+
+    def directions(kind):
+        optimizer = make_optimizer(OptimConfig(0.1, 10, clip_norm=0, first_moment_dtype=kind))
+        params = {"kernel": jnp.ones((10, 10))}
+        moments, keys = optimizer.init(params), jax.random.split(jax.random.key(0), 8)
+        for key in keys:
+            direction, moments = optimizer.direction({"kernel": 1 + jax.random.normal(key, (10, 10))}, moments, params)
+        return direction["kernel"]
+
+    wide, short = directions("float32"), directions("bfloat16")
+    assert short.dtype == jnp.float32
+    assert 0 < float(jnp.abs(wide - short).max()) < 0.02 * float(jnp.abs(wide).max())

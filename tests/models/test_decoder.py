@@ -111,8 +111,8 @@ def test_cache_is_written_where_it_was_told_and_grows_at_its_end(rng, form):
     after = cache.write(new_k, new_v, 1, L)
     for layer in range(3):
         for old, now, new, here in zip(
-            cache.layer(layer, L + 2),
-            after.layer(layer, L + 2),
+            cache.layer(layer, L + 2, float),
+            after.layer(layer, L + 2, float),
             (new_k, new_v),
             (after.k[layer], after.v[layer]),
             strict=True,
@@ -128,7 +128,7 @@ def test_a_branch_has_rows_of_its_own_behind_the_shared_ones(rng, form):
     cache = caches(rng)[form]
     branch = cache.branch(3).grow(5)
     assert branch.shared is cache and branch.length == 5 and cache.length == L
-    assert branch.layer(0, 4)[0].shape == (3 * N, 2, 4, 8) and not branch.layer(2, 5)[1].any()
+    assert branch.layer(0, 4, float)[0].shape == (3 * N, 2, 4, 8) and not branch.layer(2, 5, float)[1].any()
 
 
 @pytest.mark.parametrize("length", [1, 3])
