@@ -14,6 +14,7 @@ def _mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> dict[str, int]:
 
 MESHES = {
     "auto": _mesh(data=-1),
+    "spread": _mesh(fsdp=-1),  # what "auto" is for large models
     "cpu": _mesh(),
     "cpu8": _mesh(data=4, fsdp=2),
     "v5e-8": _mesh(fsdp=8),
@@ -64,7 +65,8 @@ def base(stage: str, arg: dict[str, str]) -> ml_collections.ConfigDict:
     c.model = ml_collections.ConfigDict(
         {"size": arg["size"], "compute_dtype": "auto", "remat": "none", "unroll": unroll}
     )
-    c.mesh = ml_collections.ConfigDict(MESHES[arg["mesh"]])
+    mesh = arg["mesh"] if arg["mesh"] != "auto" or arg["size"] == "tiny" else "spread"
+    c.mesh = ml_collections.ConfigDict(MESHES[mesh])
     # Changes to the table of core/sharding.py, logical name to mesh axes: while training, and while the policy samples.
     c.rules = ml_collections.ConfigDict({"update": {}, "rollout": {"embed": "", "vision": ""}})
     c.data = ml_collections.ConfigDict({"name": "shapes", "dir": ""})

@@ -51,11 +51,19 @@ class Update:
         if self._microbatches > 1:
             check_rows(batch, self._microbatches)
         moving = dataclasses.replace(state, frozen={})
+        moved, metrics = self._program(moving)(moving, state.frozen, batch)
+        return dataclasses.replace(moved, frozen=state.frozen), metrics
+
+    def trace(self, state: TrainState, batch: Any) -> Any:
+        """The program that a call with such arguments runs (``jax.stages.Traced``); shapes with placement will do."""
+        moving = dataclasses.replace(state, frozen={})
+        return self._program(moving).trace(moving, state.frozen, batch)
+
+    def _program(self, moving: TrainState) -> Any:
         if self._jitted is None:
             placement = jax.tree.map(lambda leaf: leaf.sharding, moving)
             self._jitted = jax.jit(self._run, donate_argnums=0, out_shardings=(placement, None))
-        moved, metrics = self._jitted(moving, state.frozen, batch)
-        return dataclasses.replace(moved, frozen=state.frozen), metrics
+        return self._jitted
 
     def _run(self, moving: TrainState, frozen: Params, batch: Any) -> tuple[TrainState, Metrics]:
         self.trace_count += 1

@@ -50,9 +50,9 @@ class PolicyStates:
         pictures = np.stack([preprocess(image, cfg.vision.image_size) for image in images])
         prompts = Prompts(tokens, mask, pictures)
         if self.sharder is None:
-            states = np.asarray(_states(self.sampler, self.params, prompts))
+            states = np.asarray(final_states(self.sampler, self.params, prompts))
         else:
-            states = self.sharder.own(_states(self.sampler, self.params, self.sharder.put_batch(prompts)))
+            states = self.sharder.own(final_states(self.sampler, self.params, self.sharder.put_batch(prompts)))
         captions = np.zeros_like(mask)
         tail = len(self.tokenizer.encode(f"\n\n{self.tokenizer.assistant}:"))
         for i, text in enumerate(texts):
@@ -62,7 +62,7 @@ class PolicyStates:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _states(sampler: Sampler, params: Params, prompts: Prompts) -> Any:
+def final_states(sampler: Sampler, params: Params, prompts: Prompts) -> Any:
     model = bind(sampler.graphdef, params)
     x = model.embed_prompt(prompts.tokens, prompts.images, sampler.ids.image)
     return model.language_model(x, prompt_positions(prompts.mask), prompt_mask(prompts.mask))[0]

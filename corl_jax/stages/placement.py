@@ -71,7 +71,7 @@ def narrowed(structs: Structs, dtype: Any) -> Structs:
 
 def place(params: Params, structs: Structs) -> Params:
     """``params`` placed and cast as ``structs`` say; what fits already is handed on as it is, without a copy."""
-    moving = {path: leaf for path, leaf in params.items() if not _fits(leaf, structs[path])}
+    moving = {path: leaf for path, leaf in params.items() if not fits(leaf, structs[path])}
     if not moving:
         return params
     wanted = tuple(structs[path] for path in moving)
@@ -86,5 +86,6 @@ def _mover(wanted: tuple[jax.ShapeDtypeStruct, ...]) -> Any:
     return jax.jit(move, out_shardings=tuple(struct.sharding for struct in wanted))
 
 
-def _fits(leaf: Any, struct: jax.ShapeDtypeStruct) -> bool:
-    return leaf.dtype == struct.dtype and leaf.sharding.is_equivalent_to(struct.sharding, leaf.ndim)
+def fits(leaf: Any, struct: jax.ShapeDtypeStruct) -> bool:
+    """Whether an array, or the shape of one, is of that type and placement already."""
+    return leaf.dtype == struct.dtype and leaf.sharding.is_equivalent_to(struct.sharding, len(leaf.shape))

@@ -7,6 +7,7 @@ Serves the unified stage (both tasks) and refinements (one task, by asking 0 of 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from corl_jax.core.rng import sample_keys, stream
 from corl_jax.core.trees import partition
 from corl_jax.core.types import Asked, Params, PolicyBatch, Rollout, Scores
 from corl_jax.data.pipeline import batches
+from corl_jax.data.sources import RecordSource
 from corl_jax.engine.hooks import Every, Hook, Report
 from corl_jax.engine.optim import Optimizer
 from corl_jax.engine.pictures import image_grid
@@ -52,7 +54,7 @@ class RlStage:
         self.settings: RlSettings = read_settings(config, self.updates)
         held = {"weights": self.settings.rollout_weights, "cache": self.settings.rollout_cache}
         self.sampler, self.lighten = lighter(parts.sampler, parts.rollout, **held)
-        self.train = records(config, "train")
+        self._records = functools.partial(records, config, "train")
         s, cfg = self.settings, parts.cfg
         self.joint = Joint(
             TextToImage(parts.tokenizer, s.image_prompt_length),
@@ -65,6 +67,11 @@ class RlStage:
         self.rows = {"pictures": s.pictures, "questions": s.questions}
         self.sheet: tuple[np.ndarray, list[str]] | None = None
         self.reference: Params = {}
+
+    @functools.cached_property
+    def train(self) -> RecordSource:
+        """What is asked, built or opened when first looked at."""
+        return self._records()
 
     def init(self) -> TrainState:
         """The handed-off policy; a frozen copy of its trainable part stays aside as the reference."""

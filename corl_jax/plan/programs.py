@@ -1,0 +1,166 @@
+"""The programs that a step of reinforcement learning runs, on arrays that do not exist.
+
+In: a config and devices, real or abstract. Out: by phase, traced programs. They come from the stage's own methods, so
+what is planned is what training compiles.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+
+from corl_jax.core.errors import UserError
+from corl_jax.core.runtime import compute_dtype
+from corl_jax.core.sharding import use
+from corl_jax.core.trees import partition
+from corl_jax.core.types import Asked, Params, PolicyBatch, Prompts, Rollout
+from corl_jax.engine.optim import make_optimizer
+from corl_jax.engine.state import TrainState
+from corl_jax.engine.update import Update, make_update
+from corl_jax.objectives import kl
+from corl_jax.sampling.states import final_states
+from corl_jax.stages.assembly import Parts, assemble
+from corl_jax.stages.rl import RlStage
+from corl_jax.stages.run import optim_config
+
+PHASES = ("rollout_image", "rollout_text", "score", "update", "rewards")
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A stage over abstract arrays.
+
+    Attributes:
+      stage, parts: as training builds them.
+      state: shapes, dtypes and placement of all that training remembers.
+      update: the update, not yet traced.
+      microbatches: of the update.
+      compute_dtype: of activations and caches.
+    """
+
+    stage: RlStage
+    parts: Parts
+    state: TrainState
+    update: Update
+    microbatches: int
+    compute_dtype: Any
+
+    def prompts(self, task: str) -> Prompts:
+        """Abstract prompts of a step."""
+        s, size = self.stage.settings, self.parts.cfg.vision.image_size
+        rows, width = (s.pictures, s.image_prompt_length) if task == "image" else (s.questions, s.text_prompt_length)
+        pictures = None if task == "image" else self.rows((rows, size, size, 3), jnp.float32)
+        return Prompts(self.rows((rows, width), jnp.int32), self.rows((rows, width), jnp.bool_), pictures)
+
+    def rows(self, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+        """An abstract batch, placed as ``Sharder.put_batch`` places it."""
+        sharder = self.parts.sharder
+        placement = sharder.named("batch") if shape[0] % sharder.batch_shards == 0 else sharder.named()
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=placement)
+
+    def sample(self, task: str) -> Any:
+        """The rollout, traced."""
+
+        def run(params: Any, prompts: Prompts) -> Rollout:
+            return self.stage.sample(self.stage.lighten(params), task, Asked(prompts, ()), 0)
+
+        return jax.jit(run).trace(self.parts.rollout, self.prompts(task))
+
+    def rollout(self, task: str) -> Rollout:
+        """An abstract rollout."""
+        return jax.tree.map(lambda leaf: self.rows(leaf.shape, leaf.dtype), self.sample(task).out_info)
+
+    def score(self, task: str) -> Any:
+        """The reference's log-probs of a rollout, traced."""
+
+        def run(params: Any, prompts: Prompts, rollout: Rollout) -> jax.Array:
+            return self.stage.log_probs(params, task, Asked(prompts, ()), rollout)
+
+        return jax.jit(run).trace(self.parts.structs, self.prompts(task), self.rollout(task))
+
+    def matching(self) -> Any:
+        """The policy's own reading of its pictures, traced."""
+        s, parts = self.stage.settings, self.parts
+        rows, size = s.pictures * s.group, parts.cfg.vision.image_size
+        width = (rows, s.text_prompt_length)
+        prompts = Prompts(
+            self.rows(width, jnp.int32), self.rows(width, jnp.bool_), self.rows((rows, size, size, 3), jnp.float32)
+        )
+        return final_states.trace(parts.sampler, parts.rollout, prompts)
+
+    def batch(self) -> dict[str, PolicyBatch]:
+        """The update's abstract batch."""
+        s, out = self.stage.settings, {}
+        for task in s.asked:
+            rollout = self.rollout(task)
+            shape, number = rollout.tokens.shape, self.rows(rollout.tokens.shape, jnp.float32)
+            out[task] = PolicyBatch(
+                prompts=self.prompts(task),
+                tokens=rollout.tokens,
+                mask=rollout.mask,
+                sampler_log_probs=number,
+                old_log_probs=number if self.stage.updates > 1 else None,
+                ref_log_probs=number if s.needs_reference else None,
+                advantages=self.rows(shape[:2], jnp.float32),
+                weights=number,
+            )
+        return out
+
+    def phases(self) -> Mapping[str, list[Callable[[], Any]]]:
+        """What each phase runs, in order; call one to trace it."""
+        s = self.stage.settings
+        scored = s.asked if s.needs_reference else ()
+        return {
+            "rollout_image": [lambda: self.sample("image")] if "image" in s.asked else [],
+            "rollout_text": [lambda: self.sample("text")] if "text" in s.asked else [],
+            "score": [lambda task=task: self.score(task) for task in scored],  # type: ignore[misc]
+            "update": [lambda: self.update.trace(self.state, self.batch())],
+            "rewards": [self.matching] if "image" in s.asked and "matching" in s.rewards["image"] else [],
+        }
+
+    def trace(self, call: Callable[[], Any]) -> Any:
+        """Traces with the constraints that training has."""
+        with use(self.parts.sharder):
+            return call()
+
+
+def open_step(config: Mapping[str, Any], devices: Any) -> Step:
+    """The step that ``config`` trains, on ``devices``; no weights are read.
+
+    Raises:
+      UserError: a config that cannot be trained, or of another stage.
+    """
+    if config["stage"] != "rl":
+        raise UserError(f"the planner knows stages of reinforcement learning; this config trains {config['stage']!r}")
+    plain = json.loads(json.dumps(config)) | {"init_from": ""}
+    if devices is not None and plain["model"]["compute_dtype"] == "auto":
+        plain["model"]["compute_dtype"] = "bfloat16"
+    optimizer = make_optimizer(optim_config(plain))
+    parts = assemble(plain, devices)
+    stage = RlStage(plain, parts, optimizer)
+    trainable, frozen = partition(parts.structs, stage.trainable)
+    whole = parts.sharder.named()
+
+    def place(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
+        like = trainable.get(path[-1].key) if path and isinstance(path[-1], jax.tree_util.DictKey) else None
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole if like is None else like.sharding)
+
+    moments = jax.tree_util.tree_map_with_path(place, jax.eval_shape(optimizer.init, trainable))
+    algo = {
+        task: jax.eval_shape(lambda task=task: kl.initial(stage.settings.kl[task], 1)) for task in stage.settings.asked
+    }
+    state = TrainState(
+        jax.ShapeDtypeStruct((), jnp.int32, sharding=whole),
+        cast(Params, trainable),
+        cast(Params, frozen),
+        moments,
+        jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), algo),
+    )
+    update = make_update(stage.loss, stage.after, optimizer, plain["microbatches"])
+    dtype = jnp.dtype(compute_dtype(plain["model"]["compute_dtype"]))
+    return Step(stage, parts, state, update, plain["microbatches"], dtype)

@@ -1,0 +1,91 @@
+"""What lies on a chip, by part, from shapes and placement alone. In: an abstract step. Out: GiB per chip."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+
+from corl_jax.core.trees import matches
+from corl_jax.plan.programs import Step
+from corl_jax.stages.placement import fits
+
+GIB = 2**30
+READ = ("language_model/layers/*", "language_model/norm/*", "gen_head/*", "gen_aligner/*")
+"""Parameters that a step over image tokens reads whole."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheSize:
+    """Of the image rollout, both streams of guidance: all of it, what a step reads on average, one layer."""
+
+    total_gib: float
+    read_gib: float
+    layer_gib: float
+
+
+def on_chip(tree: Any) -> float:
+    """GiB of placed shapes on one device."""
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves) / GIB
+
+
+def parts(step: Step) -> dict[str, float]:
+    """The state of training, the reference, and the copy that samples; caches of the larger rollout."""
+    state, settings = step.state, step.stage.settings
+    moved = [one for path, one in step.parts.rollout.items() if not fits(step.parts.structs[path], one)]
+    return {
+        "parameters": on_chip((state.trainable, state.frozen)),
+        "moments": on_chip(state.opt_state),
+        "reference": on_chip(state.trainable) if settings.needs_reference else 0.0,
+        "rollout_parameters": on_chip(moved),
+        "caches": max(image_cache(step).total_gib, text_cache(step)),
+    }
+
+
+def image_cache(step: Step) -> CacheSize:
+    """``[Y, N, K, T - 1, C]`` behind one reading of each prompt; see ``sampling.decode``."""
+    s, tokens = step.stage.settings, step.parts.cfg.image_tokens
+    if "image" not in s.asked:
+        return CacheSize(0.0, 0.0, 0.0)
+    streams = 2 if s.guided_sampler else 1
+    own, shared = streams * s.pictures * s.group, streams * s.pictures * s.image_prompt_length
+    position = _position(step)
+    total = (own * (tokens - 1) + shared) * position
+    read = (own * (tokens - 1) / 2 + shared) * position
+    return CacheSize(total, read, own * (tokens - 1) * position / step.parts.cfg.decoder.depth / 2)
+
+
+def text_cache(step: Step) -> float:
+    """The same for answers, in GiB."""
+    s = step.stage.settings
+    if "text" not in s.asked:
+        return 0.0
+    return s.questions * (s.group * s.completion_length + s.text_prompt_length) * _position(step)
+
+
+def decoding_weights(step: Step) -> float:
+    """GiB of weights that lie on a chip and are read once per image token."""
+    return on_chip([one for path, one in step.parts.rollout.items() if matches(path, READ)])
+
+
+def update_collectives(step: Step) -> float:
+    """Bytes that a chip must send in an update whose trained parameters are spread: each micro-batch gathers them
+    twice, for the forward and the backward pass, and hands the gradient back once, in the dtype they are multiplied in.
+    """
+    mesh = step.parts.sharder.mesh.shape
+    share = (mesh["fsdp"] - 1) / mesh["fsdp"]
+    whole = sum(
+        math.prod(one.shape) * step.parts.rollout[path].dtype.itemsize for path, one in step.state.trainable.items()
+    )
+    return 3 * step.microbatches * whole / mesh["tensor"] * share
+
+
+def _position(step: Step) -> float:
+    """GiB that keys and values of one position of one row take on a chip, all layers."""
+    d, sharder = step.parts.cfg.decoder, step.parts.sharder
+    size = 1 if step.stage.settings.rollout_cache == "int8" else step.compute_dtype.itemsize
+    spread = sharder.batch_shards * math.gcd(d.kv_heads, sharder.mesh.shape["tensor"])
+    return 2 * d.depth * d.kv_heads * d.head_size * size / spread / GIB
