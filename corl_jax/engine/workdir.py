@@ -94,7 +94,7 @@ def open_workdir(path: str | Path, config_json: Mapping[str, Any], may_differ: S
         part.write_text(json.dumps(wanted, indent=2, sort_keys=True) + "\n")
         part.replace(workdir.config)
         for folder in (workdir.checkpoints, workdir.samples):
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
         workdir.metrics.touch()
     except OSError as error:
         raise UserError(f"workdir {workdir} cannot be written ({one_line(error)}); choose another --workdir") from error
@@ -112,6 +112,7 @@ def joined_workdir(path: str | Path) -> Workdir:
         raise UserError(
             f"workdir {workdir} is not seen by every process of the run; choose a folder that all hosts share, or gs://"
         )
+    workdir.samples.mkdir(exist_ok=True)  # a bucket keeps no empty folders
     return workdir
 
 
