@@ -27,6 +27,19 @@ def is_address(path: Any) -> bool:
     return "://" in str(path)
 
 
+def only_folders(path: Any) -> None:
+    """Refuses an address where only folders are read.
+
+    Raises:
+      UserError: it is one.
+    """
+    if is_address(path):
+        raise UserError(
+            f"{path} is an address, and here only folders are read; copy it first: "
+            f"gcloud storage cp --recursive {path} ."
+        )
+
+
 def remote_folder(address: str) -> epath.Path:
     """The folder at an address, not yet looked at.
 

@@ -14,6 +14,7 @@ from corl_jax.engine import workdir
 from corl_jax.engine.checkpoint import Checkpointer, saved_steps
 from corl_jax.engine.hooks import Every, Report
 from corl_jax.engine.mirror import Mirror, remote_folder
+from corl_jax.evals.report import write_report
 
 ADDRESS = "gs://bucket/run"
 
@@ -87,6 +88,8 @@ def test_only_what_changed_is_sent(tmp_path, monkeypatch):
 
 
 def test_places_that_are_none(bucket):
+    with pytest.raises(UserError, match=r"gcloud storage cp --recursive gs://bucket/run \."):
+        write_report(ADDRESS)
     for address in ("gs://bucket", "gs://bucket/", "s3://bucket/run", "http://host/run"):
         with pytest.raises(UserError, match=r"expected gs://BUCKET/FOLDER or a folder"):
             remote_folder(address)
