@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 
+import fsspec
 import pytest
 import toy_stage
 from etils import epath
+from PIL import Image
 from test_loop import final, rows
 
 from corl_jax.core.errors import UserError
@@ -27,8 +29,6 @@ def bucket(tmp_path, monkeypatch):
 
 
 def look(done, state):
-    from PIL import Image
-
     return Report({}, {"grid": Image.new("RGB", (4, 4), (done, 0, 0))})
 
 
@@ -64,6 +64,11 @@ def test_what_the_bucket_holds_is_enough_to_go_on_bit_for_bit(bucket, monkeypatc
     assert [row["step"] for row in rows(bucket)][-1] == (8 if when == "while one is written" else 4)
     assert [result.step for result in toy_stage.run(ADDRESS, 11)] == list(range(5, 12))
     assert rows(bucket) == rows(whole) and final(bucket) == final(whole)
+
+
+def test_what_other_hosts_write_to_a_bucket_is_seen():
+    remote_folder(ADDRESS)
+    assert fsspec.config.conf["gcs"] == {"use_listings_cache": False}  # gcsfs would remember what it once listed
 
 
 def test_only_what_changed_is_sent(tmp_path, monkeypatch):
