@@ -34,9 +34,18 @@ class Workdir:
         return str(self.mirror.remote if self.mirror else self.path)
 
     def publish(self) -> None:
-        """Makes what was written under ``path`` last longer than this host, where the run is at an address."""
-        if self.mirror:
-            self.mirror.push()
+        """Makes what was written under ``path`` last longer than this host, where the run is at an address.
+
+        Raises:
+          UserError: it cannot be written.
+        """
+        try:
+            if self.mirror:
+                self.mirror.push()
+        except Exception as error:
+            raise UserError(
+                f"workdir {self} cannot be written ({one_line(error)}); see to it and start again"
+            ) from error
 
     @property
     def config(self) -> Path:

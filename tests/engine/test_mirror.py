@@ -106,6 +106,17 @@ def test_places_that_are_none(bucket):
         workdir.joined_workdir(ADDRESS)
 
 
+def test_a_bucket_that_cannot_be_written_is_told(bucket, monkeypatch):
+    opened = workdir.open_workdir(ADDRESS, {})
+
+    def refuse(path, data):
+        raise PermissionError("403 Forbidden")
+
+    monkeypatch.setattr(type(epath.Path(bucket)), "write_bytes", refuse)
+    with pytest.raises(UserError, match=r"bucket cannot be written \(PermissionError: 403 Forbidden\)"):
+        opened.publish()
+
+
 def test_an_address_that_cannot_be_reached_is_told_with_what_it_needs(monkeypatch):
     def refuse(path):
         raise ImportError("Please install gcsfs to access Google Storage")
