@@ -1,6 +1,6 @@
 """The door: flags to config to stage to loop.
 
-    python -m corl_jax.main --config=configs/unified.py[:ARG] [--workdir=DIR] [--config.KEY=VALUE]
+    python -m corl_jax.main --config=configs/unified.py[:ARG] [--workdir=DIR|gs://BUCKET/DIR] [--config.KEY=VALUE]
 
 On every host of a TPU slice add --distributed; else --coordinator=HOST:PORT --processes=N --process=I.
 
@@ -23,7 +23,7 @@ from corl_jax.core.runtime import set_up_jax
 EXAMPLE = "--config=configs/unified.py"
 
 
-def parse(argv: list[str]) -> tuple[dict, pathlib.Path, Hosts | None]:
+def parse(argv: list[str]) -> tuple[dict, str, Hosts | None]:
     """The config as plain JSON values, the work directory, and where the other processes are, if there are any.
 
     Raises:
@@ -31,7 +31,7 @@ def parse(argv: list[str]) -> tuple[dict, pathlib.Path, Hosts | None]:
     """
     values = flags.FlagValues()
     file = config_flags.DEFINE_config_file("config", None, "a config and its argument", values, sys_argv=argv)
-    place = flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
+    place = flags.DEFINE_string("workdir", None, "folder of the run, or gs://BUCKET/FOLDER", flag_values=values)
     distributed = flags.DEFINE_bool("distributed", False, "join the hosts of a TPU slice or Slurm job", values)
     coordinator = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where JAX cannot find it", values)
     processes = flags.DEFINE_integer("processes", 0, "processes of the run, with --coordinator", flag_values=values)
@@ -55,12 +55,7 @@ def parse(argv: list[str]) -> tuple[dict, pathlib.Path, Hosts | None]:
     name = pathlib.Path(config_flags.get_config_filename(values["config"]).partition(":")[0]).stem
     hosts = Hosts(coordinator.value, processes.value, process.value)
     alone = hosts == Hosts() and not distributed.value
-    if place.value and "://" in place.value:
-        raise UserError(
-            f"--workdir={place.value} is an address, and a run writes to a folder; mount the bucket at the same place "
-            "on every host and give that folder"
-        )
-    return config, pathlib.Path(place.value or f"runs/{name}"), None if alone else hosts
+    return config, place.value or f"runs/{name}", None if alone else hosts
 
 
 def _words(error: BaseException) -> str:

@@ -148,9 +148,10 @@ def test_bad_input(refused, tmp_path, line, says):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_address_is_no_folder(refused):
-    said = refused(UNIFIED, "--workdir=gs://bucket/run")
-    assert "--workdir=gs://bucket/run is an address" in said and "mount the bucket" in said
+def test_addresses_that_nobody_writes_to_or_reads(refused):
+    assert "expected gs://BUCKET/FOLDER or a folder" in refused(UNIFIED, "--workdir=s3://bucket/run")
+    said = refused(UNIFIED, "--config.init_from=gs://bucket/run")
+    assert "copy it first: gcloud storage cp --recursive gs://bucket/run ." in said
 
 
 def test_work_directories_of_others(refused, stopped, dot_policy_folder, tmp_path):

@@ -221,7 +221,7 @@ def test_the_whole_life_of_a_slice_of_four(kit):
         assert (home / "corl_jax" / "COMMIT").read_text() == first + "\n"
         venv, pip = [json.loads(line) for line in (home / "uv.jsonl").read_text().splitlines()]
         assert venv == ["venv", "--python", "3.12", f"{home}/corl_venv"]
-        assert pip == ["pip", "install", "--python", f"{home}/corl_venv/bin/python", "-e", ".[tpu]"]
+        assert pip == ["pip", "install", "--python", f"{home}/corl_venv/bin/python", "-e", ".[tpu,gcs]"]
     assert not list(kit.home.rglob("*.tar.gz"))
 
     flags = ["--config=configs/unified.py", "--workdir=/mnt/b/run"]

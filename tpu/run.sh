@@ -23,8 +23,8 @@ else
   [[ " ${program[*]-}" == *" --config="* ]] || die 2 "--config is missing; expected for example --config=configs/unified.py"
   command=$(quoted "${program[@]}")
 fi
-if ! [[ " $command" =~ " --workdir="\'?"/mnt/" ]]; then
-  say "note: the work directory is on the disks of the VMs and goes with them; one on a mounted bucket, /mnt/..., would stay"
+if ! [[ " $command" =~ " --workdir="\'?("/mnt/"|"gs://") ]]; then
+  say "note: the work directory is on the disks of the VMs and goes with them; one in a bucket, gs://... or mounted at /mnt/..., would stay"
 fi
 need_gcloud
 

@@ -46,7 +46,7 @@ install() {
     rm -rf "$venv"
     "$uv" venv --python "$1" "$venv"
   fi
-  "$uv" pip install --python "$venv/bin/python" -e '.[tpu]'
+  "$uv" pip install --python "$venv/bin/python" -e '.[tpu,gcs]'
 }
 
 ready() {

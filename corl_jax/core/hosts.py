@@ -77,6 +77,26 @@ def first(action: Callable[[], T]) -> T | None:
     return out
 
 
+def everywhere(action: Callable[[], None]) -> None:
+    """Runs ``action`` on every process; what goes wrong on one is an error on all, so that none waits for it.
+
+    Raises:
+      UserError: on every process, where ``action`` raised it on some.
+    """
+    refused = None
+    try:
+        action()
+    except UserError as error:
+        refused = error
+    if jax.process_count() == 1:
+        flags = np.asarray([refused is not None])
+    else:
+        flags = np.asarray(multihost_utils.process_allgather(np.asarray(refused is not None)))
+    if flags.any():
+        others = ", ".join(map(str, np.flatnonzero(flags)))
+        raise refused or UserError(f"process {others} of {jax.process_count()} cannot go on; its message says why")
+
+
 def agree(what: str, text: str) -> None:
     """Makes sure that ``text`` is the same on every process.
 

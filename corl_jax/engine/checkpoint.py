@@ -2,7 +2,8 @@
 
 In: a ``TrainState`` and a Grain iterator, whose position is the same on every process. Out:
 ``<folder>/<step>/{state,data,manifest}``, and both back bit for bit, on any number of processes.
-A step folder gets its number only once it is complete, so a run killed while writing leaves nothing that counts.
+A step folder gets its number only once it is complete (in a bucket, a mark that it is), so a run killed while writing
+leaves nothing that counts.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import absl.logging
 import grain
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
 from corl_jax.core.errors import UserError
 from corl_jax.engine.manifest import (
@@ -27,21 +29,23 @@ from corl_jax.engine.manifest import (
     read_manifest,
     write_inventory,
 )
+from corl_jax.engine.mirror import CHECKPOINTS, is_address
 from corl_jax.engine.state import TrainState
 
 absl.logging.set_verbosity(absl.logging.ERROR)
 
 
-def saved_steps(folder: Path) -> list[int]:
+def saved_steps(folder: Path | epath.Path) -> list[int]:
     """Numbers of the completed step folders under ``folder``, ascending; empty where there is none."""
     if not folder.is_dir():
         return []
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit() and path.is_dir())
+    numbered = [path for path in folder.iterdir() if path.name.isdigit() and path.is_dir()]
+    return sorted(int(path.name) for path in numbered if ocp.utils.is_checkpoint_finalized(epath.Path(path)))
 
 
-def latest_step(workdir: str | Path) -> int | None:
+def latest_step(workdir: str | Path | epath.Path) -> int | None:
     """Newest step saved in a work directory, or None."""
-    steps = saved_steps(Path(workdir) / "checkpoints")
+    steps = saved_steps(epath.Path(workdir) / CHECKPOINTS)
     return steps[-1] if steps else None
 
 
@@ -49,15 +53,15 @@ class Checkpointer:
     """Saves and restores the steps of one run, synchronously.
 
     Args:
-      folder: created when missing.
+      folder: created when missing; may be in a bucket.
       identity: written into every manifest; a checkpoint of another stage is refused.
       keep: how many of the newest steps stay.
     """
 
-    def __init__(self, folder: Path, identity: Identity, keep: int = 2):
+    def __init__(self, folder: Path | epath.Path, identity: Identity, keep: int = 2):
         if keep < 1:
             raise UserError(f"keep={keep} would keep no checkpoint; expected 1 or more")
-        self.folder, self._identity = folder.resolve(), identity
+        self.folder, self._identity = folder if is_address(folder) else folder.resolve(), identity
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
@@ -83,8 +87,8 @@ class Checkpointer:
                 manifest=ocp.args.JsonSave(manifest),
             ),
         )
-        if jax.process_index() == 0:
-            write_inventory(self.folder / str(step))
+        if jax.process_index() == 0 and not is_address(self.folder):  # objects are whole or absent
+            write_inventory(Path(self.folder) / str(step))
 
     def restore(self, abstract_state: TrainState, data: grain.DatasetIterator) -> tuple[int, TrainState]:
         """Reads the newest step, and moves ``data`` to where it was.

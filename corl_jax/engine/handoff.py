@@ -1,6 +1,7 @@
 """Parameters out of another run's checkpoint: how one stage starts from the one before.
 
-In: a work directory or one of its step folders. Out: its manifest, its parameters' shapes, or the parameters placed.
+In: a work directory or one of its step folders, also in a bucket. Out: its manifest, its parameters' shapes, or the
+parameters placed.
 """
 
 from __future__ import annotations
@@ -9,23 +10,25 @@ from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
 from corl_jax.core import trees
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Params
 from corl_jax.engine.checkpoint import latest_step
 from corl_jax.engine.manifest import Manifest, damage, one_line, read_manifest
+from corl_jax.engine.mirror import CHECKPOINTS, is_address
 
 PARTS = ("trainable", "frozen")
 
 
-def step_folder(path: str | Path) -> Path:
+def step_folder(path: str | Path | epath.Path) -> Path | epath.Path:
     """``path`` itself if it is a step folder, else the newest step of the work directory ``path``.
 
     Raises:
       UserError: neither.
     """
-    path = Path(path).resolve()
+    path = epath.Path(path) if is_address(path) else Path(path).resolve()
     if path.name.isdigit() and (path / "state").is_dir():
         return path
     step = latest_step(path)
@@ -33,20 +36,20 @@ def step_folder(path: str | Path) -> Path:
         raise UserError(
             f"{path} holds no checkpoint; expected a work directory with checkpoints/<step> or such a step folder"
         )
-    return path / "checkpoints" / str(step)
+    return path / CHECKPOINTS / str(step)
 
 
-def saved_manifest(path: str | Path) -> Manifest:
+def saved_manifest(path: str | Path | epath.Path) -> Manifest:
     """Manifest of a work directory's newest step, or of a step folder. Raises UserError when there is none."""
     return read_manifest(step_folder(path))
 
 
-def saved_shapes(path: str | Path) -> dict[str, jax.ShapeDtypeStruct]:
+def saved_shapes(path: str | Path | epath.Path) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of all saved parameters by path, without reading them."""
     return {name: struct for part in _layout(step_folder(path)).values() for name, struct in part.items()}
 
 
-def load_params(path: str | Path, wanted: dict[str, jax.ShapeDtypeStruct]) -> Params:
+def load_params(path: str | Path | epath.Path, wanted: dict[str, jax.ShapeDtypeStruct]) -> Params:
     """Reads parameters straight into their placement, whatever mesh and trainable split wrote them.
 
     Args:
@@ -91,7 +94,7 @@ def load_params(path: str | Path, wanted: dict[str, jax.ShapeDtypeStruct]) -> Pa
     return params
 
 
-def _layout(folder: Path) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
+def _layout(folder: Path | epath.Path) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
     """Shape and dtype of the saved parameters, by part and path."""
     if what := damage(folder):
         raise UserError(f"checkpoint {folder} is damaged ({what}); choose another step")

@@ -18,7 +18,7 @@ from PIL import Image
 from corl_jax.core.errors import UserError
 from corl_jax.core.numerics import Metrics
 from corl_jax.engine.alarm import AlarmConfig
-from corl_jax.engine.checkpoint import Checkpointer, latest_step
+from corl_jax.engine.checkpoint import Checkpointer, saved_steps
 from corl_jax.engine.hooks import Hook, Preempted, Preemption
 from corl_jax.engine.manifest import Identity
 from corl_jax.engine.recorder import Recorder
@@ -89,7 +89,7 @@ def train(
     """
     if cfg.steps < 1:
         raise UserError(f"steps={cfg.steps} is no length of a run; expected 1 or more")
-    newest = latest_step(workdir.path)
+    newest = max(saved_steps(workdir.checkpoints), default=None)
     if newest is not None and newest >= cfg.steps:
         return
     config = json.loads(workdir.config.read_text())
@@ -103,7 +103,7 @@ def train(
     written = -1 if newest is None else done
     recorder = Recorder(workdir, cfg.steps, written, cfg.show, cfg.alarm, cfg.tensorboard_every, cfg.quiet)
     if newest is not None:
-        recorder.say(f"resuming {workdir.path} from step {done}")
+        recorder.say(f"resuming {workdir} from step {done}")
     try:
         with Preemption() as preemption:
             run = _Run(stage, update, cfg, recorder, checkpointer, tuple(hooks), preemption)
@@ -173,6 +173,7 @@ class _Run:
                 result = self._finish(pending, state, last)
                 pending = None
                 if save:
+                    self.recorder.publish()
                     self.checkpointer.save(step + 1, state, data)
                     self.mark = time.perf_counter()
                 yield result

@@ -13,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from etils import epath
+
 from corl_jax import __version__
 from corl_jax.core import trees
 from corl_jax.core.errors import UserError
@@ -73,7 +75,7 @@ def params_digest(state: TrainState) -> str | None:
     return trees.digest(state.params) if whole else None
 
 
-def read_manifest(step_folder: Path) -> Manifest:
+def read_manifest(step_folder: Path | epath.Path) -> Manifest:
     """The manifest of a step folder such as ``run/checkpoints/100``.
 
     Raises:
@@ -99,10 +101,11 @@ def write_inventory(step_folder: Path) -> None:
     part.replace(step_folder / INVENTORY)
 
 
-def damage(step_folder: Path) -> str | None:
+def damage(step_folder: Path | epath.Path) -> str | None:
     """What is missing from or cut short in a step folder, in words; None when all is there.
 
-    A folder without an inventory (the run was killed between the two writes) has nothing to be held against.
+    A folder without an inventory (in a bucket, or the run was killed between the two writes) has nothing to be held
+    against.
     """
     path = step_folder / INVENTORY
     if not path.exists():
@@ -112,7 +115,7 @@ def damage(step_folder: Path) -> str | None:
     except json.JSONDecodeError as error:
         return f"{INVENTORY} is cut short: {one_line(error)}"
     for name, size in sizes.items():
-        file = step_folder / name
+        file = Path(step_folder) / name
         if not file.exists():
             return f"{name} is missing"
         if file.stat().st_size != size:

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from corl_jax.engine.alarm import Alarm, AlarmConfig
-from corl_jax.engine.workdir import Workdir, rewind_metrics
-from corl_jax.engine.writers import JsonLines, Progress, TensorBoard
+from corl_jax.engine.workdir import Workdir
+from corl_jax.engine.writers import JsonLines, Progress, TensorBoard, rewind_metrics
 
 
 class Recorder:
@@ -75,9 +75,16 @@ class Recorder:
         if self._writes:
             self._progress.say(text)
 
+    def publish(self) -> None:
+        """Makes all rows and pictures so far last; called before a checkpoint, which must not be ahead of them."""
+        if self._writes:
+            self._events.flush()
+            self._workdir.publish()
+
     def close(self) -> None:
         """Closes every file."""
         self._progress.close()
         if self._writes:
             self._lines.close()
             self._events.close()
+            self._workdir.publish()

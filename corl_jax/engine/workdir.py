@@ -1,6 +1,6 @@
 """The folder of one run: what it was asked, what it measured, what it saved.
 
-In: a path and the run's config as JSON. Out: a ``Workdir`` that is either new or proven to be the same run.
+In: a path or address and the run's config as JSON. Out: a ``Workdir`` that is either new or proven to be the same run.
 """
 
 from __future__ import annotations
@@ -11,14 +11,41 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from etils import epath
+
 from corl_jax.core.errors import UserError
+from corl_jax.engine.manifest import one_line
+from corl_jax.engine.mirror import CHECKPOINTS, Mirror, is_address, remote_folder
 
 
 @dataclasses.dataclass(frozen=True)
 class Workdir:
-    """Paths inside a work directory: ``config.json metrics.jsonl checkpoints/ samples/ tb/``."""
+    """Paths inside a work directory: ``config.json metrics.jsonl checkpoints/ samples/ tb/``.
+
+    Attributes:
+      path: a folder of this host; of a run at an address, its twin without the checkpoints.
+      mirror: joins the two, where the run is at an address.
+    """
 
     path: Path
+    mirror: Mirror | None = None
+
+    def __str__(self) -> str:
+        return str(self.mirror.remote if self.mirror else self.path)
+
+    def publish(self) -> None:
+        """Makes what was written under ``path`` last longer than this host, where the run is at an address.
+
+        Raises:
+          UserError: it cannot be written.
+        """
+        try:
+            if self.mirror:
+                self.mirror.push()
+        except Exception as error:
+            raise UserError(
+                f"workdir {self} cannot be written ({one_line(error)}); see to it and start again"
+            ) from error
 
     @property
     def config(self) -> Path:
@@ -31,9 +58,9 @@ class Workdir:
         return self.path / "metrics.jsonl"
 
     @property
-    def checkpoints(self) -> Path:
-        """One folder per saved step."""
-        return self.path / "checkpoints"
+    def checkpoints(self) -> Path | epath.Path:
+        """One folder per saved step; the one thing that is written to an address directly, by all processes."""
+        return (self.mirror.remote if self.mirror else self.path) / CHECKPOINTS
 
     @property
     def samples(self) -> Path:
@@ -50,32 +77,36 @@ def open_workdir(path: str | Path, config_json: Mapping[str, Any], may_differ: S
     """Creates a work directory, or opens one of the same config to resume it.
 
     Args:
-      path: the folder; its parents are created too.
+      path: the folder, whose parents are created too, or an address ``gs://BUCKET/FOLDER``.
       config_json: the whole config, JSON values only.
       may_differ: keys (dotted for nested ones) that a resumed run may change, such as its length; what is on disk is
         then replaced by the new config.
 
     Raises:
-      UserError: the path is a file or a folder of something else, or its config differs; nothing is then written.
+      UserError: the path is a file or a folder of something else, its config differs, or it cannot be reached or
+        written; nothing is then changed.
     """
-    workdir = Workdir(Path(path).expanduser().absolute())
+    workdir = _located(path)
     wanted = json.loads(json.dumps(config_json, allow_nan=False))
     if workdir.path.exists() and not workdir.path.is_dir():
-        raise UserError(f"workdir {workdir.path} is a file; expected a folder or a new path")
+        raise UserError(f"workdir {workdir} is a file; expected a folder or a new path")
     if workdir.config.exists():
         _compare(workdir, wanted, may_differ)
-    elif workdir.path.exists() and any(workdir.path.iterdir()):
+    elif not _is_empty(workdir):
         raise UserError(
-            f"workdir {workdir.path} is not empty and has no config.json, so it is no run of ours; "
+            f"workdir {workdir} is not empty and has no config.json, so it is no run of ours; "
             f"choose an empty or new --workdir"
         )
-    workdir.path.mkdir(parents=True, exist_ok=True)
-    part = workdir.config.with_suffix(".json.part")
-    part.write_text(json.dumps(wanted, indent=2, sort_keys=True) + "\n")
-    part.replace(workdir.config)
-    for folder in (workdir.checkpoints, workdir.samples):
-        folder.mkdir(exist_ok=True)
-    workdir.metrics.touch()
+    try:
+        workdir.path.mkdir(parents=True, exist_ok=True)
+        part = workdir.config.with_suffix(".json.part")
+        part.write_text(json.dumps(wanted, indent=2, sort_keys=True) + "\n")
+        part.replace(workdir.config)
+        for folder in (workdir.checkpoints, workdir.samples):
+            folder.mkdir(parents=True, exist_ok=True)
+        workdir.metrics.touch()
+    except OSError as error:
+        raise UserError(f"workdir {workdir} cannot be written ({one_line(error)}); choose another --workdir") from error
     return workdir
 
 
@@ -85,36 +116,35 @@ def joined_workdir(path: str | Path) -> Workdir:
     Raises:
       UserError: it is not there, so the processes do not share a file system.
     """
-    workdir = Workdir(Path(path).expanduser().absolute())
+    workdir = _located(path)
     if not workdir.config.exists():
         raise UserError(
-            f"workdir {workdir.path} is not seen by every process of the run; choose a folder that all hosts share"
+            f"workdir {workdir} is not seen by every process of the run; choose a folder that all hosts share, or gs://"
         )
+    workdir.samples.mkdir(exist_ok=True)  # a bucket keeps no empty folders
     return workdir
 
 
-def rewind_metrics(path: Path, step: int) -> None:
-    """Keeps the rows of ``metrics.jsonl`` up to ``step``; later rows and a half-written last line go.
+def _located(path: str | Path) -> Workdir:
+    """Where a work directory is, with its twin filled where it is at an address and holds a run."""
+    if not is_address(path):
+        return Workdir(Path(path).expanduser().absolute())
+    mirror = Mirror(remote_folder(str(path)))
+    try:
+        if (mirror.remote / "config.json").exists():
+            mirror.pull()
+    except Exception as error:
+        raise UserError(
+            f"workdir {path} cannot be reached ({one_line(error)}); it needs pip install 'corl_jax[gcs]', a "
+            "bucket that exists, and gcloud auth application-default login where the host has no service account"
+        ) from error
+    return Workdir(mirror.local, mirror)
 
-    Raises:
-      UserError: a line before the last one is not JSON with a ``step``.
-    """
-    lines = path.read_bytes().split(b"\n")
-    kept = []
-    for number, line in enumerate(lines):
-        try:
-            row_step = json.loads(line)["step"]
-        except (ValueError, KeyError, TypeError) as error:
-            if number == len(lines) - 1:
-                break
-            raise UserError(
-                f"{path}, line {number + 1}: expected a JSON object with a step; repair or remove the file"
-            ) from error
-        if row_step <= step:
-            kept.append(line)
-    part = path.with_suffix(".jsonl.part")
-    part.write_bytes(b"".join(line + b"\n" for line in kept))
-    part.replace(path)
+
+def _is_empty(workdir: Workdir) -> bool:
+    """Whether nothing is there yet."""
+    place = workdir.mirror.remote if workdir.mirror else workdir.path
+    return not place.exists() or not any(place.iterdir())
 
 
 def _compare(workdir: Workdir, wanted: dict[str, Any], may_differ: Sequence[str]) -> None:
@@ -122,7 +152,7 @@ def _compare(workdir: Workdir, wanted: dict[str, Any], may_differ: Sequence[str]
     try:
         found = json.loads(workdir.config.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{workdir.config} is not readable JSON ({error}); choose another --workdir") from error
+        raise UserError(f"{workdir}/config.json is not readable JSON ({error}); choose another --workdir") from error
     here, there = _flat(wanted), _flat(found)
     differ = [
         f"{key} is {there.get(key, 'absent')!r} there and {here.get(key, 'absent')!r} here"
@@ -132,7 +162,7 @@ def _compare(workdir: Workdir, wanted: dict[str, Any], may_differ: Sequence[str]
     if differ:
         more = f" (and {len(differ) - 3} more)" if len(differ) > 3 else ""
         raise UserError(
-            f"workdir {workdir.path} belongs to a run of another config: {'; '.join(differ[:3])}{more}; "
+            f"workdir {workdir} belongs to a run of another config: {'; '.join(differ[:3])}{more}; "
             f"choose another --workdir, or the same config to resume (only {', '.join(may_differ)} may differ)"
         )
 

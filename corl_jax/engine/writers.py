@@ -15,6 +15,8 @@ from typing import TextIO
 import numpy as np
 from tqdm import tqdm
 
+from corl_jax.core.errors import UserError
+
 Row = Mapping[str, float]
 TIME = "time/"
 """Prefix of wall-clock columns: the only ones in which two equal runs may differ."""
@@ -35,6 +37,30 @@ class JsonLines:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+
+
+def rewind_metrics(path: Path, step: int) -> None:
+    """Keeps the rows of ``metrics.jsonl`` up to ``step``; later rows and a half-written last line go.
+
+    Raises:
+      UserError: a line before the last one is not JSON with a ``step``.
+    """
+    lines = path.read_bytes().split(b"\n")
+    kept = []
+    for number, line in enumerate(lines):
+        try:
+            row_step = json.loads(line)["step"]
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines) - 1:
+                break
+            raise UserError(
+                f"{path}, line {number + 1}: expected a JSON object with a step; repair or remove the file"
+            ) from error
+        if row_step <= step:
+            kept.append(line)
+    part = path.with_suffix(".jsonl.part")
+    part.write_bytes(b"".join(line + b"\n" for line in kept))
+    part.replace(path)
 
 
 class TensorBoard:
@@ -58,6 +84,11 @@ class TensorBoard:
     def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
         """Adds a uint8 ``[H, W, 3]`` picture."""
         self._writer().add_image(name, pixels, step, dataformats="HWC")
+
+    def flush(self) -> None:
+        """Brings everything to disk."""
+        if self._events is not None:
+            self._events.flush()
 
     def close(self) -> None:
         """Flushes and closes."""

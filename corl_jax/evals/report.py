@@ -15,6 +15,7 @@ from typing import Any
 
 from corl_jax import __version__
 from corl_jax.core.errors import UserError
+from corl_jax.engine.mirror import only_folders
 from corl_jax.evals import charts, report_numbers, report_samples
 from corl_jax.evals.report_samples import SIDES, empty
 from corl_jax.evals.report_style import CSS
@@ -31,6 +32,7 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
     Raises:
       UserError: no work directory, or a file in it that cannot be read; an older report then stays.
     """
+    only_folders(workdir)
     folder = pathlib.Path(workdir).expanduser()
     if not (folder / "config.json").is_file():
         raise UserError(f"{str(workdir)!r} has no config.json, so it is no work directory; expected one of a run")

@@ -20,6 +20,7 @@ from corl_jax.core.types import Params
 from corl_jax.data.text import TextTokenizer
 from corl_jax.engine.handoff import load_params as load_checkpoint
 from corl_jax.engine.handoff import saved_manifest, saved_shapes
+from corl_jax.engine.mirror import only_folders
 from corl_jax.models.config import DecoderConfig, ImageTokenizerConfig, JanusConfig, VisionConfig
 from corl_jax.porting import hub
 from corl_jax.porting.load import Folder
@@ -96,6 +97,7 @@ def open_source(name: str) -> Source:
     Raises:
       UserError: nothing of the kind is there, or it is not a policy of ours.
     """
+    only_folders(name)
     folder = tiny_folder() if name == TINY else pathlib.Path(name).expanduser()
     if not folder.is_dir() and hub.is_id(name):
         folder = hub.fetch(name)

@@ -18,6 +18,7 @@ import jax
 from corl_jax.core.sharding import use
 from corl_jax.core.types import Params
 from corl_jax.data.pipeline import fixed
+from corl_jax.engine.checkpoint import saved_steps
 from corl_jax.engine.handoff import load_params
 from corl_jax.engine.workdir import Workdir
 from corl_jax.evals.gallery import gallery, write_gallery
@@ -64,12 +65,14 @@ class Measure:
     def after(self) -> None:
         """The policy of the last checkpoint, then the report."""
         if self._read().get("after_step") != self.steps:
-            params = load_params(self.workdir.path, self.parts.structs)
+            newest = saved_steps(self.workdir.checkpoints)[-1]
+            params = load_params(self.workdir.checkpoints / str(newest), self.parts.structs)
             numbers = self._evaluate(params, "after")
             self._write({"after": numbers, "after_step": self.steps, "guidance": self.guidance})
             self._write({"run": self._stamp()})
         if jax.process_index() == 0:
             write_report(self.workdir.path)
+            self.workdir.publish()
 
     def _evaluate(self, params: Params, when: str) -> dict[str, Any]:
         sampler, tokenizer, s = self.parts.sampler, self.parts.tokenizer, self.settings
@@ -91,6 +94,8 @@ class Measure:
         return numbers
 
     def _stamp(self) -> dict[str, Any]:
+        if jax.process_index() > 0:  # which may hold no ``eval.json``
+            return {}
         seconds = time.time() - self._read()["started"]
         return {
             "command": " ".join(["python -m corl_jax.main", *sys.argv[1:]]),
@@ -109,3 +114,4 @@ class Measure:
         part = self.path.with_suffix(".json.part")
         part.write_text(json.dumps(self._read() | dict(new), indent=2) + "\n")
         part.replace(self.path)
+        self.workdir.publish()

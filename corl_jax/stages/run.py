@@ -1,12 +1,11 @@
 """From a config to a finished run: the stage by name, the loop, and what comes before and after it.
 
-In: a plain config and a work directory. Out: the files of the run. The same call resumes.
+In: a plain config and a work directory, a folder or an address. Out: the files of the run. The same call resumes.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import jax
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.hosts import agree, first
+from corl_jax.core.hosts import first
 from corl_jax.core.sharding import use
 from corl_jax.engine.alarm import AlarmConfig
 from corl_jax.engine.hooks import Hook
@@ -22,8 +21,8 @@ from corl_jax.engine.loop import LoopConfig, StepResult, train
 from corl_jax.engine.optim import OptimConfig, Optimizer, make_optimizer
 from corl_jax.engine.update import make_update
 from corl_jax.engine.workdir import Workdir, joined_workdir, open_workdir
-from corl_jax.evals.provenance import versions
 from corl_jax.porting.source import config_to_json
+from corl_jax.stages import preflight
 from corl_jax.stages.assembly import Parts, assemble, place_tokenizer
 from corl_jax.stages.measure import Measure
 from corl_jax.stages.rl import RlStage
@@ -59,7 +58,8 @@ def prepare(config: Mapping[str, Any], workdir: str | Path) -> Assembled:
     Raises:
       UserError: any value of the config that is wrong, or a work directory of another run; nothing is then written.
     """
-    preflight(config)
+    preflight.free_accelerator(jax.config.jax_platforms)  # type: ignore[attr-defined]
+    preflight.same_run(config)
     name = config["stage"]
     if name not in STAGES:
         raise UserError(f"unknown stage {name!r}; expected one of {', '.join(STAGES)}")
@@ -85,24 +85,22 @@ def prepare(config: Mapping[str, Any], workdir: str | Path) -> Assembled:
             raise UserError(
                 f"{rows} {what} a step do not split into {config['microbatches']} microbatches; choose a divisor"
             )
-    first(lambda: place_tokenizer(parts.sources, open_workdir(workdir, config).path / "tokenizer"))
-    opened = joined_workdir(workdir)
+    opened = _open(config, workdir, parts)
     return Assembled(stage, parts, opened, loop, optimizer, config["microbatches"], stage.hooks(hooks.sample_every))
 
 
-def preflight(config: Mapping[str, Any]) -> None:
-    """Refuses processes that would not take part in the same run.
+def _open(config: Mapping[str, Any], workdir: str | Path, parts: Parts) -> Workdir:
+    """The work directory with its config and tokenizer, as every process sees it and can write to it."""
 
-    Raises:
-      UserError: another config, another version or another number of devices on some process.
-    """
-    if jax.device_count() != jax.local_device_count() * jax.process_count():
-        raise UserError(
-            f"process {jax.process_index()} has {jax.local_device_count()} of {jax.device_count()} devices; expected "
-            f"the same number on each of {jax.process_count()} processes"
-        )
-    agree("config", json.dumps(config, sort_keys=True))
-    agree("set of versions", json.dumps(versions(), sort_keys=True))
+    def fill() -> None:
+        opened = open_workdir(workdir, config)
+        place_tokenizer(parts.sources, opened.path / "tokenizer")
+        opened.publish()
+
+    first(fill)
+    joined = joined_workdir(workdir)
+    preflight.writable(joined)
+    return joined
 
 
 def optim_config(config: Mapping[str, Any]) -> OptimConfig:

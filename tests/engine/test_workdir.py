@@ -1,7 +1,8 @@
 import pytest
 
 from corl_jax.core.errors import UserError
-from corl_jax.engine.workdir import open_workdir, rewind_metrics
+from corl_jax.engine.workdir import open_workdir
+from corl_jax.engine.writers import rewind_metrics
 
 CONFIG = {"steps": 10, "model": {"size": "tiny", "layers": [1, 2]}, "rate": 1.0}
 

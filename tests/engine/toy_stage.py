@@ -68,13 +68,18 @@ class ToyStage:
 CONFIG = {"steps": 0, "optim": {"learning_rate": 0.05}}
 
 
-def run(path, steps, stage=None, hooks=(), save_every=4, **options):
-    """Trains the toy in ``path``; returns the StepResults."""
+def start(path, steps, stage=None, hooks=(), save_every=4, **options):
+    """Trains the toy in ``path``, step by step."""
     stage = stage or ToyStage()
-    place = workdir.open_workdir(path, {**CONFIG, "steps": steps})
+    workdir.open_workdir(path, {**CONFIG, "steps": steps}).publish()
     cfg = loop.LoopConfig(steps=steps, save_every=save_every, quiet=True, tensorboard_every=0, **options)
     step = update.make_update(stage.loss, stage.after, stage.optimizer)
-    return list(loop.train(stage, step, cfg, place, {"width": stage.width}, hooks))
+    return loop.train(stage, step, cfg, workdir.joined_workdir(path), {"width": stage.width}, hooks)
+
+
+def run(*args, **options):
+    """As ``start``, to the end; returns the StepResults."""
+    return list(start(*args, **options))
 
 
 if __name__ == "__main__":

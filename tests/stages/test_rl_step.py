@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import jax
 import numpy as np
 import pytest
 
@@ -121,21 +120,3 @@ def test_a_second_update_leaves_the_ratio_of_one(take_step):
     for task in ("image", "text"):
         assert one[f"{task}/ratio"] == pytest.approx(1, abs=1e-5) and abs(two[f"{task}/ratio"] - 1) > 1e-5
         assert one[f"{task}/clipped"] == 0 and two[f"{task}/kl"] > 1e-6 > abs(one[f"{task}/kl"])
-
-
-def test_eight_devices_do_what_one_does(take_step, first, updated):
-    """Batch over four times two, parameters over two: the same samples, and parameters within rounding."""
-    spread = take_step(devices=8, **{"mesh.data": 4, "mesh.fsdp": 2})
-    for task in ("image", "text"):
-        one, eight = first.batches[0][task], spread.batches[0][task]
-        np.testing.assert_array_equal(one.tokens, eight.tokens)
-        np.testing.assert_allclose(one.sampler_log_probs, eight.sampler_log_probs, atol=1e-4)
-        np.testing.assert_allclose(one.ref_log_probs, eight.ref_log_probs, atol=1e-4)
-        np.testing.assert_allclose(one.advantages, eight.advantages, atol=1e-3)
-        assert len(eight.tokens.sharding.device_set) == 8
-    (left, (said,)), (right, (also_said,)) = updated, spread.run()
-    kernels = [leaf for leaf in right.trainable.values() if not leaf.sharding.is_fully_replicated]
-    assert kernels and all(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(right.trainable))
-    assert close(left.trainable, right.trainable, 2e-5)
-    for name, value in said.items():
-        assert also_said[name] == pytest.approx(value, abs=1e-4), name
