@@ -44,12 +44,13 @@ EXAMPLES = "v5e:2x4, v6e:8x8, v5p:4x4x4, h100:8"
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """``count`` chips; ``devices`` to compile for, or None where no compiler is at hand and formulas must do."""
+    """``count`` devices to plan for; ``compiled`` is false where they stand in for ones that have no compiler here."""
 
     name: str
     chip: Chip
     count: int
-    devices: Sequence[Any] | None
+    devices: Sequence[Any]
+    compiled: bool
 
 
 def open_slice(name: str) -> Slice:
@@ -63,7 +64,8 @@ def open_slice(name: str) -> Slice:
         raise UserError(f"--topology={name!r} is unknown; expected a chip ({', '.join(CHIPS)}) and a shape: {EXAMPLES}")
     chip, count = CHIPS[found.group(1)], math.prod(int(size) for size in found.group(2).split("x"))
     if chip.name.startswith("h"):
-        return Slice(name, chip, count, None)
+        jax.config.update("jax_num_cpu_devices", count)  # to trace and place, never to compile
+        return Slice(name, chip, count, jax.devices("cpu")[:count], False)
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(f"--topology={name} is compiled by libtpu, which is not installed; pip install 'corl_jax[tpu]'")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # no metadata server is asked: the slice is not this machine
@@ -79,4 +81,4 @@ def open_slice(name: str) -> Slice:
     cores = len(devices) // count  # a v4 chip is two devices to the compiler
     if cores > 1:
         chip = Chip(chip.name, *(getattr(chip, field.name) / cores for field in dataclasses.fields(chip)[1:]))
-    return Slice(name, chip, len(devices), devices)
+    return Slice(name, chip, len(devices), devices, True)

@@ -41,7 +41,7 @@ def _of_equation(equation: Any) -> float:
     if name == "cond":
         return max(inner)
     if name == "shard_map":
-        return math.prod(params["mesh"].shape[axis] for axis in params["manual_axes"]) * sum(inner)
+        return math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"]) * sum(inner)
     return sum(inner)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 from corl_jax.plan import flops, hlo, sizes, traffic
-from corl_jax.plan.chips import Slice
+from corl_jax.plan.chips import Chip, Slice
 from corl_jax.plan.programs import PHASES, Step
 
 GIB = 2**30
@@ -143,13 +143,7 @@ def _phase(programs: list[Compiled], slice_: Slice, held: float) -> Phase:
     total = sum(moved, traffic.Traffic(0.0, {}))
     work = sum(one.flops for one in programs) / slice_.count
     links = sum(total.collectives.values())
-    chip = slice_.chip
-    seconds = {
-        "compute": work / (chip.tflop_s * 1e12),
-        "memory": total.bytes / (chip.hbm_gb_s * 1e9),
-        "links": links / (chip.link_gb_s * 1e9),
-    }
-    slowest = max(seconds, key=lambda kind: seconds[kind])
+    seconds, slowest = bound(slice_.chip, work, total.bytes, links)
     return Phase(
         peak_gib=held + max(one.temp + one.extra for one in programs),
         temp_gib=max(one.temp for one in programs),
@@ -157,11 +151,22 @@ def _phase(programs: list[Compiled], slice_: Slice, held: float) -> Phase:
         bytes=total.bytes,
         collective_bytes=links,
         collectives=total.collectives,
-        roofline_seconds=seconds[slowest],
+        roofline_seconds=seconds,
         bound_by=slowest,
         compile_seconds=sum(one.seconds for one in programs),
         error=next((one.error for one in programs if one.error), ""),
     )
+
+
+def bound(chip: Chip, work: float, moved: float, sent: float) -> tuple[float, str]:
+    """Seconds that FLOPs, bytes and bytes over links take at the chip's peaks, the longest of the three, and which."""
+    seconds = {
+        "compute": work / (chip.tflop_s * 1e12),
+        "memory": moved / (chip.hbm_gb_s * 1e9),
+        "links": sent / (chip.link_gb_s * 1e9),
+    }
+    slowest = max(seconds, key=lambda kind: seconds[kind])
+    return seconds[slowest], slowest
 
 
 def _decode(step: Step, program: Compiled) -> Decode:

@@ -24,7 +24,7 @@ from corl_jax.engine.state import TrainState
 from corl_jax.engine.update import Update, make_update
 from corl_jax.objectives import kl
 from corl_jax.sampling.states import final_states
-from corl_jax.stages.assembly import Parts, assemble
+from corl_jax.stages.assembly import DEFAULT_SIZE, Parts, assemble
 from corl_jax.stages.rl import RlStage
 from corl_jax.stages.run import optim_config
 
@@ -41,6 +41,7 @@ class Step:
       update: the update, not yet traced.
       microbatches: of the update.
       compute_dtype: of activations and caches.
+      remat: what the backward pass keeps.
     """
 
     stage: RlStage
@@ -49,6 +50,7 @@ class Step:
     update: Update
     microbatches: int
     compute_dtype: Any
+    remat: str
 
     def prompts(self, task: str) -> Prompts:
         """Abstract prompts of a step."""
@@ -130,14 +132,16 @@ class Step:
 
 
 def open_step(config: Mapping[str, Any], devices: Any) -> Step:
-    """The step that ``config`` trains, on ``devices``; no weights are read.
+    """The step that ``config`` trains, on ``devices``; no weights are read, of a named size not even the folder.
 
     Raises:
       UserError: a config that cannot be trained, or of another stage.
     """
     if config["stage"] != "rl":
         raise UserError(f"the planner knows stages of reinforcement learning; this config trains {config['stage']!r}")
-    plain = json.loads(json.dumps(config)) | {"init_from": ""}
+    plain = json.loads(json.dumps(config))
+    if plain["model"]["size"] != DEFAULT_SIZE:  # else the size is that of the source
+        plain["init_from"] = ""
     if devices is not None and plain["model"]["compute_dtype"] == "auto":
         plain["model"]["compute_dtype"] = "bfloat16"
     optimizer = make_optimizer(optim_config(plain))
@@ -163,4 +167,4 @@ def open_step(config: Mapping[str, Any], devices: Any) -> Step:
     )
     update = make_update(stage.loss, stage.after, optimizer, plain["microbatches"])
     dtype = jnp.dtype(compute_dtype(plain["model"]["compute_dtype"]))
-    return Step(stage, parts, state, update, plain["microbatches"], dtype)
+    return Step(stage, parts, state, update, plain["microbatches"], dtype, plain["model"]["remat"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 import re
 from collections.abc import Iterator, Mapping
 
@@ -103,13 +104,23 @@ def collective(at: Computation, one: Instruction) -> dict[str, float]:
     if kind not in COLLECTIVES:
         return {}
     given = sum(array.bytes for name in one.operands for array in at.instructions[name].arrays)
-    groups = re.search(r"replica_groups=(?:\{\{([\d,]+)\}|\[(\d+),(\d+)\])", one.attributes)
-    members = 2
-    if groups:
-        members = len(groups.group(1).split(",")) if groups.group(1) else int(groups.group(3))
+    members = _members(one.attributes) if kind != "collective-permute" else 2
     share = (members - 1) / members
     per = {"all-gather": members - 1.0, "all-reduce": 2 * share, "reduce-scatter": share, "all-to-all": share}
     return {kind: given * per[kind] if kind in per else float(given)}
+
+
+def _members(attributes: str) -> int:
+    """Devices that take part in one group: ``{{0,1},{2,3}}``, ``[2,4]<=[8]`` or ``mesh['a'=2,'b'=4] {'b'}``."""
+    if found := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
+        return len(found.group(1).split(","))
+    if found := re.search(r"replica_groups=\[\d+,(\d+)\]", attributes):
+        return int(found.group(1))
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", attributes):
+        whole = {name: int(size) for name, size in re.findall(r"('\w+')=(\d+)", found.group(1))}
+        named = re.findall(r"('\w+')(?::\(\d+\)(\d+))?", found.group(2))
+        return math.prod(int(part) if part else whole[name] for name, part in named)
+    raise ValueError(f"no devices are named in {attributes[:200]!r}")
 
 
 def _body(module: Module, loop: Instruction) -> Computation:

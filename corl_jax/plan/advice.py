@@ -1,0 +1,79 @@
+"""What to change when a step does not fit, or is slower than it need be. In: a plan and its step; out: sentences.
+
+Sizes that other settings would have are estimates; ``corl plan`` with the setting that is named tells.
+"""
+
+from __future__ import annotations
+
+from corl_jax.plan.planner import Plan
+from corl_jax.plan.programs import Step
+
+FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+CUBE = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8")
+SHAPES = {"v5e": FLAT, "v6e": FLAT, "v4": CUBE, "v5p": CUBE, "h100": ("1", "2", "4", "8")}
+ROOM = 0.92
+"""Share of the memory that an estimate may fill."""
+
+
+def advise(plan: Plan, step: Step) -> list[str]:
+    """One sentence per change, the most useful first; none where nothing stands out."""
+    return _links(plan, step) if plan.fits else [*_placement(plan, step), *_micro(plan, step), *_larger(plan)]
+
+
+def _placement(plan: Plan, step: Step) -> list[str]:
+    state = sum(plan.parts[name] for name in ("parameters", "moments", "reference"))
+    if plan.mesh["data"] > 1 and state > plan.hbm_gib / 3:
+        whole = plan.mesh["data"] * plan.mesh["fsdp"]
+        return [
+            f"{state:.1f} GiB of parameters and moments lie on every chip: spread them, config.mesh.data=1 "
+            f"config.mesh.fsdp={whole}"
+        ]
+    return []
+
+
+def _micro(plan: Plan, step: Step) -> list[str]:
+    worst = max(plan.phases, key=lambda name: plan.phases[name].peak_gib)
+    if worst != "update":
+        if step.stage.settings.rollout_cache == "same":
+            return [f"{worst} needs the most, {plan.phases[worst].peak_gib:.1f} GiB: config.rl.rollout_cache=int8"]
+        return []
+    out = []
+    rows = [n for n in (step.stage.settings.pictures, step.stage.settings.questions) if n]
+    spread = plan.mesh["data"] * plan.mesh["fsdp"]
+    finer = [
+        n
+        for n in range(step.microbatches + 1, max(rows) + 1)
+        if all(r % n == 0 and r * step.stage.settings.group // n >= spread for r in rows)
+    ]
+    if finer:
+        out.append(f"the update needs {plan.phases[worst].peak_gib:.1f} GiB: config.microbatches={finer[0]}")
+    if step.remat != "full":
+        out.append("config.model.remat=full keeps less for the backward pass")
+    return out
+
+
+def _larger(plan: Plan) -> list[str]:
+    """The smallest slice of the same chip that should do: all but the sampler's copy is spread over its chips."""
+    chip, _, shape = plan.slice_name.partition(":")
+    fixed, peak = plan.parts["rollout_parameters"], plan.peak_gib
+    count = _chips(shape)
+    for other in SHAPES[chip]:
+        if _chips(other) > count and fixed + (peak - fixed) * count / _chips(other) <= ROOM * plan.hbm_gib:
+            return [f"a larger slice: --topology={chip}:{other}"]
+    return [f"chips with more memory than the {plan.hbm_gib:.0f} GiB of a {chip}"]
+
+
+def _links(plan: Plan, step: Step) -> list[str]:
+    if plan.phases["update"].bound_by == "links" and step.microbatches > 1:
+        return [
+            "the update waits for its links, since every micro-batch gathers the parameters: "
+            f"try config.microbatches={step.microbatches // 2}"
+        ]
+    return []
+
+
+def _chips(shape: str) -> int:
+    count = 1
+    for size in shape.split("x"):
+        count *= int(size)
+    return count

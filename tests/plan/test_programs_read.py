@@ -1,0 +1,113 @@
+"""Compiled programs read back: trips, bytes, collectives, arithmetic, each against a program small enough to count."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from corl_jax.core.sharding import Sharder, make_mesh
+from corl_jax.plan import flops, hlo, traffic
+
+N = 256
+
+
+def compiled(call, *args):
+    return hlo.parse(jax.jit(call).lower(*args).compile().as_text())
+
+
+def array(*shape, dtype=jnp.float32, sharding=None):
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+
+def test_types_carry_their_memory():
+    text = """HloModule m
+
+ENTRY %main (p: bf16[4,8]) -> (bf16[4,8], s32[]) {
+  %p = bf16[4,8]{1,0:T(8,128)(2,1)} parameter(0)
+  %copy-start.1 = (bf16[4,8]{1,0:T(8,128)(2,1)S(1)}, bf16[4,8]{1,0}, u32[]{:S(2)}) copy-start(%p)
+  %copy-done.1 = bf16[4,8]{1,0:T(8,128)(2,1)S(1)} copy-done(%copy-start.1)
+  %c = s32[] constant(3)
+  ROOT %t = (bf16[4,8]{1,0:T(8,128)(2,1)S(1)}, s32[]) tuple(%copy-done.1, %c)
+}
+"""
+    module = hlo.parse(text)
+    start = module.entry.instructions["copy-start.1"]
+    assert [(one.dtype, one.dims, one.memory, one.bytes) for one in start.arrays] == [
+        ("bf16", (4, 8), 1, 64),
+        ("bf16", (4, 8), 0, 64),
+        ("u32", (), 2, 4),
+    ]
+    assert module.entry.root.name == "t" and module.entry.parameters[0].name == "p"
+    assert traffic.of_program(module) == traffic.Traffic(64.0, {})  # read once on its way to the chip's own memory
+
+
+def test_a_loop_counts_as_often_as_it_runs():
+    def run(x, trips):
+        return jax.lax.fori_loop(0, trips, lambda i, x: jnp.sin(x) @ x, x)
+
+    few, many = (compiled(lambda x, n=n: run(x, n), array(N, N)) for n in (5, 20))
+    (_, body, trips), (_, _, more) = next(traffic.loops(few)), next(traffic.loops(many))
+    assert (trips, more) == (5, 20)
+    once = traffic.of_computation(few, body).bytes
+    assert once >= 3 * 4 * N * N  # both factors and the product at least
+    assert traffic.of_program(many).bytes - traffic.of_program(few).bytes == pytest.approx(15 * once, rel=0.01)
+
+
+def test_an_update_in_place_counts_as_the_update_and_a_slice_as_the_slice():
+    def run(x, rows):
+        def turn(i, x):
+            row = jax.lax.dynamic_slice(x, (i, 0), (1, N))
+            return jax.lax.dynamic_update_slice(x, row * 2, (i + 1, 0))
+
+        return jax.lax.fori_loop(0, 100, turn, x)
+
+    module = compiled(lambda x: run(x, N), array(N, N))
+    _, body, trips = next(traffic.loops(module))
+    assert trips == 100 and traffic.of_computation(module, body).bytes <= 8 * 4 * N < 4 * N * N
+    assert traffic.copies(module, body, 4 * N * N) == 0
+
+
+def test_a_copy_inside_a_loop_is_seen():
+    def run(x):
+        return jax.lax.fori_loop(0, 7, lambda i, x: jax.lax.optimization_barrier(x.T.copy()).at[i, 0].add(1.0), x)
+
+    module = compiled(run, array(N, N))
+    _, body, _ = next(traffic.loops(module))
+    assert traffic.copies(module, body, 4 * N * N) >= 1 and traffic.copies(module, body, 4 * N * N + 1) == 0
+
+
+def test_collectives_count_what_a_device_sends():
+    sharder = Sharder(make_mesh({"fsdp": 8}))
+    rows, whole = sharder.named("batch"), sharder.named()
+    gathered = compiled(lambda x: jax.lax.with_sharding_constraint(x * 2, whole), array(N, N, sharding=rows))
+    assert traffic.of_program(gathered).collectives == {"all-gather": 7 / 8 * 4 * N * N}
+    summed = compiled(lambda x: jnp.sum(x, 0), array(N, N, sharding=rows))
+    assert traffic.of_program(summed).collectives == {"all-reduce": 2 * 7 / 8 * 4 * N}
+
+
+def test_arithmetic_of_products_loops_branches_and_shards():
+    a, product = array(N, N), 2 * N**3
+
+    def loop(x, trips):
+        return jax.lax.while_loop(lambda c: c[0] < trips, lambda c: (c[0] + 1, c[1] @ c[1]), (0, x))
+
+    assert flops.of_call(lambda x: x @ x, a) == product
+    assert flops.of_call(lambda x: jax.lax.scan(lambda c, _: (c @ c, None), x, None, length=6), a) == 6 * product
+    assert flops.of_call(lambda x: loop(x, 9), a) == 9 * product
+    assert flops.of_call(lambda x: jax.lax.cond(x[0, 0] > 0, lambda: x @ x @ x, lambda: x @ x), a) == 2 * product
+    remat = jax.grad(lambda x: jnp.sum(jax.checkpoint(lambda x: jnp.sin(x @ x))(x)))
+    assert flops.of_call(remat, a) in (3 * product, 4 * product)  # forward, again, and two gradients
+    image, kernel = array(2, 16, 16, 3), array(3, 3, 3, 8)
+    convolve = flops.of_call(
+        lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")),
+        image,
+        kernel,
+    )
+    assert convolve == 2 * (2 * 16 * 16 * 8) * (3 * 3 * 3)
+    mesh = make_mesh({"fsdp": 8})
+    rows = PartitionSpec("fsdp")
+    split = jax.shard_map(lambda x: x @ np.ones((N, N), np.float32), mesh=mesh, in_specs=rows, out_specs=rows)
+    assert flops.of_call(split, a) == product
