@@ -46,7 +46,7 @@ def base(stage: str, arg: dict[str, str]) -> ml_collections.ConfigDict:
 
     unroll = 4 if arg["size"] == "tiny" else 1  # a CPU runs the tiny layers a third faster without a loop
     c.model = ml_collections.ConfigDict(
-        {"size": arg["size"], "compute_dtype": "auto", "remat": "none", "unroll": unroll}
+        {"size": arg["size"], "compute_dtype": "auto", "remat": "none", "unroll": unroll, "attention": "einsum"}
     )
     c.mesh = ml_collections.ConfigDict(MESHES[arg["mesh"]])
     c.data = ml_collections.ConfigDict({"name": "shapes", "dir": ""})

@@ -1,4 +1,4 @@
-"""Attention with explicit masks, and the key/value cache. In: queries, keys, values, a mask; out: mixed values."""
+"""Self-attention with explicit masks, and the key/value cache. In: states, positions, a mask; out: mixed states."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
 
 from corl_jax.core.types import pytree
+from corl_jax.models.kernels import attend, kernels
 from corl_jax.models.layers import linear, rotate
 
 
@@ -65,31 +65,13 @@ class Cache:
         return *here, Cache(k, v)
 
 
-def attend(
-    q_NLHC: Float[Array, "N L H C"],
-    k_NKSC: Float[Array, "N K S C"],
-    v_NKSC: Float[Array, "N K S C"],
-    mask_NLS: Bool[Array, "#N L S"] | None,
-) -> Float[Array, "N L H C"]:
-    """Softmax attention in float32, scale ``C**-0.5``; query heads share key/value heads in equal groups.
-
-    A query whose mask row is empty attends to everything evenly instead of giving NaN; nobody reads such rows.
-    """
-    n, length, heads, size = q_NLHC.shape
-    kv_heads = k_NKSC.shape[1]
-    q = q_NLHC.reshape(n, length, kv_heads, heads // kv_heads, size)
-    scores = jnp.einsum("NLKGC,NKSC->NKGLS", q, k_NKSC, preferred_element_type=jnp.float32) * size**-0.5
-    if mask_NLS is not None:
-        scores = jnp.where(mask_NLS[:, None, None], scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v_NKSC.dtype)
-    return jnp.einsum("NKGLS,NKSC->NLKGC", weights, v_NKSC).reshape(n, length, heads, size)
-
-
 class SelfAttention(nnx.Module):
-    """Rotary grouped-query self-attention without biases (Llama)."""
+    """Rotary grouped-query self-attention without biases (Llama); ``kernel`` is a name in ``models.kernels``."""
 
-    def __init__(self, width: int, heads: int, kv_heads: int, head_size: int, *, dtype: Any, rngs: nnx.Rngs):
-        self.heads, self.kv_heads, self.head_size = heads, kv_heads, head_size
+    def __init__(
+        self, width: int, heads: int, kv_heads: int, head_size: int, *, kernel: str, dtype: Any, rngs: nnx.Rngs
+    ):
+        self.heads, self.kv_heads, self.head_size, self.kernel = heads, kv_heads, head_size, kernel
         self.q_proj = linear(width, heads * head_size, ("embed", "heads"), bias=False, dtype=dtype, rngs=rngs)
         self.k_proj = linear(width, kv_heads * head_size, ("embed", "kv_heads"), bias=False, dtype=dtype, rngs=rngs)
         self.v_proj = linear(width, kv_heads * head_size, ("embed", "kv_heads"), bias=False, dtype=dtype, rngs=rngs)
@@ -113,5 +95,5 @@ class SelfAttention(nnx.Module):
         k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
         if cache is not None:
             k, v, cache = cache.write(k, v, layer, index)
-        mixed = attend(q, k, v, mask_NLS).reshape(n, length, -1)
-        return self.o_proj(mixed), cache
+        mix = attend if length == 1 else kernels[self.kernel].attend
+        return self.o_proj(mix(q, k, v, mask_NLS).reshape(n, length, -1)), cache

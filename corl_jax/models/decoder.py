@@ -26,9 +26,11 @@ def rms_norm(width: int, eps: float, dtype: Any, rngs: nnx.Rngs) -> nnx.RMSNorm:
 class Block(nnx.Module):
     """Pre-norm attention and SwiGLU."""
 
-    def __init__(self, cfg: DecoderConfig, dtype: Any, rngs: nnx.Rngs):
+    def __init__(self, cfg: DecoderConfig, attention: str, dtype: Any, rngs: nnx.Rngs):
         self.input_norm = rms_norm(cfg.width, cfg.norm_eps, dtype, rngs)
-        self.attention = SelfAttention(cfg.width, cfg.heads, cfg.kv_heads, cfg.head_size, dtype=dtype, rngs=rngs)
+        self.attention = SelfAttention(
+            cfg.width, cfg.heads, cfg.kv_heads, cfg.head_size, kernel=attention, dtype=dtype, rngs=rngs
+        )
         self.mlp_norm = rms_norm(cfg.width, cfg.norm_eps, dtype, rngs)
         self.gate_proj = linear(cfg.width, cfg.mlp_dim, ("embed", "mlp"), bias=False, dtype=dtype, rngs=rngs)
         self.up_proj = linear(cfg.width, cfg.mlp_dim, ("embed", "mlp"), bias=False, dtype=dtype, rngs=rngs)
@@ -46,7 +48,16 @@ class Block(nnx.Module):
 class LanguageModel(nnx.Module):
     """Embedding table, trunk and text head; the part that reinforcement learning trains."""
 
-    def __init__(self, cfg: DecoderConfig, *, dtype: Any, remat: str, unroll: int = 1, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        cfg: DecoderConfig,
+        *,
+        dtype: Any,
+        remat: str,
+        unroll: int = 1,
+        attention: str = "einsum",
+        rngs: nnx.Rngs,
+    ):
         self.cfg, self.dtype, self.remat, self.unroll = cfg, dtype, remat, unroll
         self.embed = nnx.Embed(
             cfg.vocab_size,
@@ -56,7 +67,7 @@ class LanguageModel(nnx.Module):
             embedding_init=nnx.initializers.normal(0.02),
             embedding_metadata={"logical": ("vocab", "embed")},
         )
-        self.layers = stack(lambda streams: Block(cfg, dtype, streams), cfg.depth, rngs)
+        self.layers = stack(lambda streams: Block(cfg, attention, dtype, streams), cfg.depth, rngs)
         self.norm = rms_norm(cfg.width, cfg.norm_eps, dtype, rngs)
         self.lm_head = linear(cfg.width, cfg.vocab_size, ("embed", "vocab"), bias=False, dtype=dtype, rngs=rngs)
 
