@@ -138,8 +138,8 @@ def splash(q_NLHC: Any, k_NKSC: Any, v_NKSC: Any, mask_NLS: Any) -> jax.Array:
         q_NHLC = q.swapaxes(1, 2) * q.shape[-1] ** -0.5
         if len(mask) > 1:
             return jax.vmap(mix)(q_NHLC, k, v, mask).swapaxes(1, 2)
-        one = [x.reshape(-1, *x.shape[2:]) for x in (q_NHLC, k, v)]  # under one mask, rows are so many more heads
-        return mix(*one, mask[0]).reshape(q_NHLC.shape).swapaxes(1, 2)
+        q_HLC, k_KSC, v_KSC = (x.reshape(-1, *x.shape[2:]) for x in (q_NHLC, k, v))  # rows are so many more heads
+        return mix(q_HLC, k_KSC, v_KSC, mask[0]).reshape(q_NHLC.shape).swapaxes(1, 2)
 
     return _on_each_device(local, q, k, v, mask)[:, :length]
 
