@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
+import subprocess
 
 import jax.numpy as jnp
 import pytest
 
 from corl_jax.commands import bench
-from corl_jax.commands.cli import main
+from corl_jax.commands.cli import main, parser
 from corl_jax.core.errors import UserError
-from corl_jax.evals import bench_decode, bench_sides
+from corl_jax.evals import bench_decode, bench_kernels, bench_sides
 from corl_jax.evals.bench_sizes import DOT, random_folder, sample_prompts
-from corl_jax.evals.bench_turns import Work
+from corl_jax.evals.bench_turns import PHASES, Work
 from corl_jax.stages import bench_scaling, bench_step
 
 
@@ -49,48 +49,61 @@ def test_both_sides_are_measured(capsys, tmp_path):
     assert f"{found['ours']:.1f}" in table and "transformers" in table and "turn 2 of 2" in progress
 
 
-def test_a_step_is_measured_beside_torch(capsys, tmp_path):
-    pytest.importorskip("torch", reason="the other side needs torch")
+def test_a_step_is_told_by_phase(capsys, tmp_path, monkeypatch):
+    asked = []
+    ours = {"rollout_image": 1.0, "rollout_text": 0.5, "update": 2.5, "total": 4.0}
+
+    def measure(cfg, work, repeats, *, beside_torch, log, profile):
+        asked.append((cfg.image_tokens, work.prompts, work.group, work.microbatches, repeats, profile.name))
+        sides = {"ours": ours, "theirs": {phase: 3 * seconds for phase, seconds in ours.items()}}
+        return (
+            bench_step.Found(sides, 7.0, dict.fromkeys(ours, 2)) if beside_torch else bench_step.Found(sides, 7.0, None)
+        )
+
+    monkeypatch.setattr(bench_step, "measure", measure)
     out = tmp_path / "step.json"
-    line = ["bench", "step", "--size", "dot", "--group", "2", "--repeats", "1", "--image-tokens", "9"]
-    assert main([*line, "--json", str(out), "--profile", str(tmp_path / "trace")]) == 0
-    table, progress = capsys.readouterr()
+    line = ["bench", "step", "--size", "mid", "--group", "4", "--image-tokens", "16", "--profile", "trace"]
+    assert main([*line, "--json", str(out)]) == 0
+    table, _ = capsys.readouterr()
     found = json.loads(out.read_text())
-    assert set(found["phases"]) == {"rollout_image", "rollout_text", "update", "total"} and found["unit"] == "steps/s"
-    for phase in found["phases"].values():
-        assert phase["ours"] > 0 and phase["ratio"] == pytest.approx(phase["theirs"] / phase["ours"])
-    assert found["ours"] == pytest.approx(1 / found["phases"]["total"]["ours"])
+    assert found["phases"]["update"] == {"ours": 2.5, "theirs": 7.5, "ratio": 3.0} and list(found["phases"]) == list(
+        ours
+    )
+    assert (found["ours"], found["theirs"], found["unit"]) == (0.25, 1 / 12, "steps/s")
     assert found["ratio"] == pytest.approx(found["ours"] / found["theirs"])
-    assert found["work"] == {"prompts": 2, "group": 2, "answer": 64, "microbatches": 1, "image_tokens": 9}
     assert {"torch", "transformers", "jax"} <= set(found["versions"]) and found["device"] in table
-    assert "rollout_text" in table and "turn 1 of 1, theirs" in progress
-    assert list((tmp_path / "trace").rglob("*.xplane.pb"))
+    assert "rollout_text" in table and "3.00" in table and "16 image tokens, answers of 64" in table
+    assert main([*line, "--prompts", "3", "--against", "nothing", "--json", str(out)]) == 0
+    alone = json.loads(out.read_text())
+    assert alone["theirs"] is alone["ratio"] is None and alone["phases"]["update"] == {"ours": 2.5}
+    assert asked == [(16, 2, 4, 2, 2, "trace"), (16, 3, 4, 3, 2, "trace")]
 
 
-def test_two_devices_do_twice_the_work_in_processes_of_their_own(capsys, tmp_path, monkeypatch):
-    """One child is real; the others are counted."""
-    real, asked = bench_scaling.child, []
+def test_scaling_asks_for_equal_work_on_each_device(capsys, tmp_path, monkeypatch):
+    """Children are read by the parser of the real ones, and take half a second and a tenth for each device."""
+    asked = []
 
-    def child(size, setting, repeats):
-        asked.append(setting)
-        if setting.devices == 2:
-            return real(size, dataclasses.replace(setting, group=2), 1)
-        return dict.fromkeys(("rollout_image", "rollout_text", "update", "total"), 0.5)
+    def child(line, env, **how):
+        args = parser().parse_args(line[3:])
+        devices = int(env["XLA_FLAGS"].rpartition("device_count=")[2])
+        asked.append((devices, args.prompts, args.group, args.image_tokens))
+        assert args.size == "dot" and args.against == "nothing" and args.repeats == 3
+        phase = {"ours": 0.5 + 0.1 * devices}
+        args.json.write_text(json.dumps({"phases": dict.fromkeys(PHASES, phase)}))
+        return subprocess.CompletedProcess(line, 0, "", "")
 
-    monkeypatch.setattr(bench_scaling, "child", child)
+    monkeypatch.setattr(subprocess, "run", child)
     out = tmp_path / "scaling.json"
-    line = ["bench", "scaling", "--size", "dot", "--devices", "1,2", "--image-tokens", "9", "--json", str(out)]
+    line = ["bench", "scaling", "--size", "dot", "--devices", "1,4", "--image-tokens", "9", "--json", str(out)]
     assert main(line) == 0
     table, _ = capsys.readouterr()
     found = json.loads(out.read_text())
-    assert [(s.devices, s.prompts, s.group, s.image_tokens) for s in asked] == [
-        (1, 2, 8, None), (2, 4, 8, None), (1, 2, 8, None), (1, 2, 4, None), (1, 2, 16, None), (1, 4, 8, None),
-        (1, 8, 8, None), (1, 2, 8, 9),
-    ]  # fmt: skip
-    one, two = found["devices"]
-    assert one["overhead"] == 1 and two["overhead"] == pytest.approx(two["seconds"]["total"] / (2 * 0.5))
-    assert one["samples_per_second"] == 64 and found["theirs"] == 64 and found["unit"] == "samples/s"
-    assert found["ours"] == pytest.approx(64 / two["seconds"]["total"])
+    sizes = [(1, 2, 8, None), (1, 2, 4, None), (1, 2, 16, None), (1, 4, 8, None), (1, 8, 8, None), (1, 2, 8, 9)]
+    assert asked == [(1, 2, 8, None), (4, 8, 8, None), *sizes]
+    one, four = found["devices"]
+    assert one["overhead"] == 1 and four["overhead"] == pytest.approx(0.9 / (4 * 0.6))
+    assert found["theirs"] == pytest.approx(32 / 0.6) and found["ours"] == pytest.approx(128 / 0.9)
+    assert found["ratio"] == pytest.approx(found["ours"] / found["theirs"]) and found["unit"] == "samples/s"
     assert "overhead" in table and "same cores" in table and len(found["sizes"]) == 6
 
 
@@ -99,17 +112,18 @@ def test_a_child_that_fails_is_told_by_its_last_line():
         bench_scaling.child("huge", bench_scaling.Setting(), 1)
 
 
-def test_kernels_are_timed_against_the_plain_one(capsys, tmp_path):
+def test_kernels_are_timed_against_the_plain_one(capsys, tmp_path, monkeypatch):
+    some = bench_kernels.cases("dot")[:1]
+    monkeypatch.setattr(bench_kernels, "cases", lambda size: some)
     out = tmp_path / "kernels.json"
     assert main(["bench", "kernels", "--size", "dot", "--repeats", "1", "--json", str(out)]) == 0
     found = json.loads(out.read_text())
-    assert [(row["kernel"], row["case"]["length"]) for row in found["kernels"]] == [("einsum", 23), ("einsum", 532)]
+    assert [(row["kernel"], row["case"]["length"]) for row in found["kernels"]] == [("einsum", 23)]
     assert all(row["forward_ms"] > 0 and row["deviation"] == 0 for row in found["kernels"])
     assert found["ratio"] == 1 and found["unit"] == "ms" and "einsum" in capsys.readouterr().out
 
 
 def test_a_kernel_that_deviates_is_seen(monkeypatch):
-    from corl_jax.evals import bench_kernels
     from corl_jax.models import kernels as room
 
     wrong = room.Kernel(lambda q, k, v, mask: 1.5 * room.attend(q, k, v, mask))

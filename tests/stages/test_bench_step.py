@@ -9,6 +9,7 @@ import pytest
 from corl_jax.evals.bench_sizes import DOT, sample_prompts, sample_questions
 from corl_jax.evals.bench_turns import PHASES, Work, timed_step
 from corl_jax.sampling.policy import Policy
+from corl_jax.stages import bench_step
 from corl_jax.stages.bench_step import OurStep
 
 WORK = Work(prompts=2, group=2, answer=5, microbatches=2)
@@ -78,3 +79,16 @@ def test_phases_add_up(sides):
     seconds = timed_step(sides[1], 3)
     assert tuple(seconds) == PHASES and min(seconds.values()) > 0
     assert sum(seconds[phase] for phase in PHASES[:3]) == pytest.approx(seconds["total"])
+
+
+def test_both_sides_are_measured_in_turns(sides, dot_policy_folder, tmp_path, monkeypatch):
+    one, lines = jax.devices()[:1], []
+    monkeypatch.setattr(jax, "devices", lambda: one)
+    monkeypatch.setattr(bench_step, "random_folder", lambda cfg, where: dot_policy_folder)
+    found = bench_step.measure(DOT, WORK, 2, log=lines.append, profile=tmp_path)
+    assert set(found.seconds) == {"ours", "theirs"} and found.compile_seconds > 0
+    assert all(tuple(seconds) == PHASES and min(seconds.values()) > 0 for seconds in found.seconds.values())
+    assert [line.split(":")[0] for line in lines[-4:]] == [
+        f"turn {i} of 2, {side}" for i in (1, 2) for side in found.seconds
+    ]
+    assert set(found.threads) == set(PHASES) and list(tmp_path.rglob("*.xplane.pb"))
