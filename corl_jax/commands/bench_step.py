@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import pathlib
 from collections.abc import Callable
 from typing import Any
 
 UNIT = "steps/s"
 REPEATS = {"dot": 3, "tiny": 5, "mid": 2, "janus_pro_1b": 2}
-MICROBATCHES = {"dot": 1, "tiny": 1, "mid": 2, "janus_pro_1b": 2}
-"""Parts of an update, on both sides: at ``mid`` a group's image logits are 0.3 GB, and are held several times."""
+LARGE = ("mid", "janus_pro_1b")
+"""Where updates are added up prompt by prompt, and torch's by half the samples of one: at ``mid`` a group's image logits
+are 0.3 GB, and are held several times."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -32,10 +34,13 @@ def measure(args: argparse.Namespace, log: Callable[[str], None]) -> dict[str, A
     from corl_jax.evals.bench_turns import PHASES, Work
     from corl_jax.stages.bench_step import measure
 
-    cfg, parts = size_named(args.size), MICROBATCHES[args.size]
+    cfg = size_named(args.size)
     if args.image_tokens is not None:
         cfg = with_image_tokens(cfg, args.image_tokens)
-    work = Work(args.prompts, args.group, microbatches=parts if args.prompts % parts == 0 else args.prompts)
+    work = Work(args.prompts, args.group)
+    if args.size in LARGE:
+        torch_parts = args.prompts * (2 if args.group % 2 == 0 else 1)
+        work = dataclasses.replace(work, microbatches=args.prompts, torch_parts=torch_parts)
     beside = args.against == "transformers"
     repeats = args.repeats or REPEATS[args.size]
     found = measure(cfg, work, repeats, beside_torch=beside, log=log, profile=args.profile)

@@ -72,7 +72,7 @@ class TorchStep:
         """One step of AdamW; the loss, and the norm of the gradient before it is clipped."""
         self._use("update")
         self.optimizer.zero_grad(set_to_none=True)
-        total, rows = 0.0, self.work.samples // self.work.microbatches
+        total, rows = 0.0, self.work.samples // self.work.torch_parts
         for start in range(0, self.work.samples, rows):
             part = slice(start, start + rows)
             for log_probs in (self.image_log_probs, self.text_log_probs):

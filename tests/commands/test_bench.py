@@ -54,7 +54,8 @@ def test_a_step_is_told_by_phase(capsys, tmp_path, monkeypatch):
     ours = {"rollout_image": 1.0, "rollout_text": 0.5, "update": 2.5, "total": 4.0}
 
     def measure(cfg, work, repeats, *, beside_torch, log, profile):
-        asked.append((cfg.image_tokens, work.prompts, work.group, work.microbatches, repeats, profile.name))
+        parts = (work.microbatches, work.torch_parts)
+        asked.append((cfg.image_tokens, work.prompts, work.group, *parts, repeats, profile.name))
         sides = {"ours": ours, "theirs": {phase: 3 * seconds for phase, seconds in ours.items()}}
         return (
             bench_step.Found(sides, 7.0, dict.fromkeys(ours, 2)) if beside_torch else bench_step.Found(sides, 7.0, None)
@@ -76,7 +77,7 @@ def test_a_step_is_told_by_phase(capsys, tmp_path, monkeypatch):
     assert main([*line, "--prompts", "3", "--against", "nothing", "--json", str(out)]) == 0
     alone = json.loads(out.read_text())
     assert alone["theirs"] is alone["ratio"] is None and alone["phases"]["update"] == {"ours": 2.5}
-    assert asked == [(16, 2, 4, 2, 2, "trace"), (16, 3, 4, 3, 2, "trace")]
+    assert asked == [(16, 2, 4, 2, 4, 2, "trace"), (16, 3, 4, 3, 6, 2, "trace")]
 
 
 def test_scaling_asks_for_equal_work_on_each_device(capsys, tmp_path, monkeypatch):
