@@ -11,8 +11,8 @@ from typing import Any
 UNIT = "steps/s"
 REPEATS = {"dot": 3, "tiny": 5, "mid": 2, "janus_pro_1b": 2}
 LARGE = ("mid", "janus_pro_1b")
-"""Where updates are added up prompt by prompt, and torch's by half the samples of one: at ``mid`` a group's image logits
-are 0.3 GB, and are held several times."""
+"""Where updates are added up prompt by prompt, and torch's by half the samples of one: at ``mid`` the image logits of a
+group are 0.3 GB, and are held several times."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

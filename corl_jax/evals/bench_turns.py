@@ -23,9 +23,9 @@ LEARNING_RATE, CLIP_NORM = 4e-6, 1.0
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """How much a step does: ``prompts`` of each task, ``group`` samples of each, answers of ``answer`` tokens. There is no
-    KL term, so no reference is scored. Gradients are added over ``microbatches`` parts of ours and ``torch_parts`` of
-    torch's, which keeps both in memory."""
+    """How much a step does: ``prompts`` of each task, ``group`` samples of each, answers of ``answer`` tokens. There is
+    no KL term, so no reference is scored. Gradients are added over ``microbatches`` parts of ours and ``torch_parts``
+    of torch's, which keeps both in memory."""
 
     prompts: int = 2
     group: int = 8
