@@ -63,7 +63,7 @@ def base(stage: str, arg: dict[str, str]) -> ml_collections.ConfigDict:
 
     unroll = 4 if arg["size"] == "tiny" else 1  # a CPU runs the tiny layers a third faster without a loop
     c.model = ml_collections.ConfigDict(
-        {"size": arg["size"], "compute_dtype": "auto", "remat": "none", "unroll": unroll}
+        {"size": arg["size"], "compute_dtype": "auto", "remat": "none", "unroll": unroll, "attention": "einsum"}
     )
     mesh = arg["mesh"] if arg["mesh"] != "auto" or arg["size"] == "tiny" else "spread"
     c.mesh = ml_collections.ConfigDict(MESHES[mesh])

@@ -83,7 +83,7 @@ def paper(c: ml_collections.ConfigDict, size: str) -> None:
         "janus_pro_7b": "deepseek-community/Janus-Pro-7B",
     }[size]
     c.steps = 1405  # 22,479 pairs by 16
-    c.microbatches = 16
+    c.microbatches = 2
     c.model.remat = "full"
     c.optim.learning_rate = 4e-6
     c.optim.warmup_ratio = 0.0
@@ -100,6 +100,7 @@ def paper(c: ml_collections.ConfigDict, size: str) -> None:
             "pairing": "unified",
             "answer_weight": 1.0,
             "score_chunk": 144,
+            "shared_prefix": ("image", "text"),
         }
     )
     c.rewards.image = ml_collections.ConfigDict({"matching": 1.0})

@@ -186,6 +186,11 @@ def use(sharder: Sharder) -> Iterator[Sharder]:
         _active.pop()
 
 
+def active() -> Sharder | None:
+    """Whom ``constrain`` speaks for now, or None outside ``use``."""
+    return _active[-1] if _active else None
+
+
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     """Constrains an activation to the logical ``names`` of its leading axes; identity outside ``use``."""
     if not _active:

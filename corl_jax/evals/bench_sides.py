@@ -1,6 +1,6 @@
 """The two programs that ``bench_decode`` times: our rollout, and transformers' own Janus in torch.
 
-In: a Hugging Face folder and prompts. Out: a ``Side``, warm.
+In: a Hugging Face folder and prompts. Out: a ``Side``, warm. Also what every benchmark beside torch starts with.
 """
 
 from __future__ import annotations
@@ -65,6 +65,13 @@ def ours(folder: pathlib.Path, prompts: Prompts) -> Side:
     return side
 
 
+def profiled(call: Callable[[], Any], folder: pathlib.Path | None) -> None:
+    """Runs ``call`` once more and writes JAX's trace of it into ``folder``; does nothing without one."""
+    if folder is not None:
+        with jax.profiler.trace(str(folder)):
+            call()
+
+
 def check_torch() -> None:
     """Refuses to go on without torch.
 
@@ -75,8 +82,8 @@ def check_torch() -> None:
         raise UserError("transformers runs on torch, which is not installed; pip install -e '.[test]' (Python 3.11)")
 
 
-def theirs(folder: pathlib.Path, prompts: Prompts) -> Side:
-    """``JanusForConditionalGeneration.generate`` with its own cache, on the number of threads that suits it best.
+def torch_model(folder: pathlib.Path) -> tuple[Any, Any, str]:
+    """Torch, ``JanusForConditionalGeneration`` from ``folder`` where JAX runs too, and that device.
 
     Raises:
       UserError: torch is not installed, or does not see the device that JAX runs on.
@@ -91,9 +98,18 @@ def theirs(folder: pathlib.Path, prompts: Prompts) -> Side:
         if not torch.cuda.is_available():
             raise UserError(f"JAX runs on {jax.default_backend()}, torch finds no CUDA device; set JAX_PLATFORMS=cpu")
     transformers.logging.set_verbosity_error()
-    start = time.perf_counter()
     model: Any = transformers.JanusForConditionalGeneration.from_pretrained(folder, dtype=dtype)
-    model = model.eval().to(device)
+    return torch, model.eval().to(device), device
+
+
+def theirs(folder: pathlib.Path, prompts: Prompts) -> Side:
+    """``JanusForConditionalGeneration.generate`` with its own cache, on the number of threads that suits it best.
+
+    Raises:
+      UserError: torch is not installed, or does not see the device that JAX runs on.
+    """
+    start = time.perf_counter()
+    torch, model, device = torch_model(folder)
     seconds = {"load": time.perf_counter() - start}
     tokens, mask = (torch.from_numpy(np.asarray(a, np.int64)).to(device) for a in (prompts.tokens, prompts.mask))
 

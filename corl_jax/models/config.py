@@ -91,6 +91,11 @@ class JanusConfig:
         return self.vision.tokens
 
     @property
+    def head_sizes(self) -> tuple[int, ...]:
+        """Head size of every kind of attention in it."""
+        return self.decoder.head_size, self.vision.width // self.vision.heads
+
+    @property
     def image_grid(self) -> int:
         """Image tokens along one side."""
         return math.isqrt(self.image_tokens)

@@ -13,7 +13,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from corl_jax.core.sharding import constrain
-from corl_jax.models.attention import Cache, SelfAttention
+from corl_jax.models.attention import SelfAttention
+from corl_jax.models.cache import Cache
 from corl_jax.models.config import DecoderConfig
 from corl_jax.models.layers import linear, rotary, scan_layers, stack, unstack
 
@@ -26,9 +27,11 @@ def rms_norm(width: int, eps: float, dtype: Any, rngs: nnx.Rngs) -> nnx.RMSNorm:
 class Block(nnx.Module):
     """Pre-norm attention and SwiGLU."""
 
-    def __init__(self, cfg: DecoderConfig, dtype: Any, rngs: nnx.Rngs):
+    def __init__(self, cfg: DecoderConfig, attention: str, dtype: Any, rngs: nnx.Rngs):
         self.input_norm = rms_norm(cfg.width, cfg.norm_eps, dtype, rngs)
-        self.attention = SelfAttention(cfg.width, cfg.heads, cfg.kv_heads, cfg.head_size, dtype=dtype, rngs=rngs)
+        self.attention = SelfAttention(
+            cfg.width, cfg.heads, cfg.kv_heads, cfg.head_size, kernel=attention, dtype=dtype, rngs=rngs
+        )
         self.mlp_norm = rms_norm(cfg.width, cfg.norm_eps, dtype, rngs)
         self.gate_proj = linear(cfg.width, cfg.mlp_dim, ("embed", "mlp"), bias=False, dtype=dtype, rngs=rngs)
         self.up_proj = linear(cfg.width, cfg.mlp_dim, ("embed", "mlp"), bias=False, dtype=dtype, rngs=rngs)
@@ -37,16 +40,33 @@ class Block(nnx.Module):
     def __call__(self, x_NLD, rope, mask_NLS, cache: Cache | None, layer, index) -> tuple[jax.Array, Cache | None]:
         """See ``SelfAttention.__call__``."""
         mixed, cache = self.attention(self.input_norm(x_NLD), rope, mask_NLS, cache, layer, index)
+        return self._feed(x_NLD, mixed), cache
+
+    def pair(self, prompt, own) -> tuple[jax.Array, jax.Array]:
+        """See ``SelfAttention.pair``."""
+        mixed = self.attention.pair(*((self.input_norm(x), *rest) for x, *rest in (prompt, own)))
+        return self._feed(prompt[0], mixed[0]), self._feed(own[0], mixed[1])
+
+    def _feed(self, x_NLD, mixed) -> jax.Array:
         x_NLD = constrain(x_NLD + mixed, "batch")
         h = self.mlp_norm(x_NLD)
         h = self.down_proj(jax.nn.silu(self.gate_proj(h)) * self.up_proj(h))
-        return constrain(x_NLD + h, "batch"), cache
+        return constrain(x_NLD + h, "batch")
 
 
 class LanguageModel(nnx.Module):
     """Embedding table, trunk and text head; the part that reinforcement learning trains."""
 
-    def __init__(self, cfg: DecoderConfig, *, dtype: Any, remat: str, unroll: int = 1, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        cfg: DecoderConfig,
+        *,
+        dtype: Any,
+        remat: str,
+        unroll: int = 1,
+        attention: str = "einsum",
+        rngs: nnx.Rngs,
+    ):
         self.cfg, self.dtype, self.remat, self.unroll = cfg, dtype, remat, unroll
         self.embed = nnx.Embed(
             cfg.vocab_size,
@@ -56,7 +76,7 @@ class LanguageModel(nnx.Module):
             embedding_init=nnx.initializers.normal(0.02),
             embedding_metadata={"logical": ("vocab", "embed")},
         )
-        self.layers = stack(lambda streams: Block(cfg, dtype, streams), cfg.depth, rngs)
+        self.layers = stack(lambda streams: Block(cfg, attention, dtype, streams), cfg.depth, rngs)
         self.norm = rms_norm(cfg.width, cfg.norm_eps, dtype, rngs)
         self.lm_head = linear(cfg.width, cfg.vocab_size, ("embed", "vocab"), bias=False, dtype=dtype, rngs=rngs)
         self.cache_dtype = dtype
@@ -96,6 +116,30 @@ class LanguageModel(nnx.Module):
             return self.norm(carry[0]), carry[1]
         x_NLD, cache = scan_layers(self.layers, call, carry, self.cfg.depth, self.remat, self.unroll)
         return self.norm(x_NLD), cache
+
+    def pair(
+        self,
+        prompt: tuple[Float[Array, "B P D"], Int[Array, "B P"], Bool[Array, "B P P"]],
+        own: tuple[Float[Array, "N T D"], Int[Array, "N T"], Bool[Array, "N T PT"]],
+    ) -> tuple[Float[Array, "B P D"], Float[Array, "N T D"]]:
+        """Runs the trunk over prompts and, behind each, over ``N / B`` rows that share its reading.
+
+        Args:
+          prompt, own: input embeddings, rotary positions and mask; that of ``own`` covers the prompt's positions and
+            then its own.
+
+        Returns:
+          states of both after the final norm.
+        """
+        ropes = [rotary(positions, self.cfg.head_size, self.cfg.rope_theta) for _, positions, _ in (prompt, own)]
+        masks = (prompt[2], own[2])
+
+        def call(block, slice_):
+            return block.pair(*zip(slice_[1], ropes, masks, strict=True))
+
+        carry = tuple(constrain(x.astype(self.dtype), "batch") for x, _, _ in (prompt, own))
+        x, x_own = scan_layers(self.layers, call, carry, self.cfg.depth, self.remat, self.unroll)
+        return self.norm(x), self.norm(x_own)
 
     def logits(self, states: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """Text logits in float32."""

@@ -21,16 +21,24 @@ from corl_jax.models.vision import VisionTower
 
 class Janus(nnx.Module):
     """Sizes in ``cfg``; compute in ``dtype`` (the image tokenizer stays in float32); ``remat`` and ``unroll`` as in
-    ``layers.scan_layers``."""
+    ``layers.scan_layers``; ``attention`` is a name in ``models.kernels``."""
 
     def __init__(
-        self, cfg: JanusConfig, *, dtype: Any = jnp.float32, remat: str = "none", unroll: int = 1, rngs: nnx.Rngs
+        self,
+        cfg: JanusConfig,
+        *,
+        dtype: Any = jnp.float32,
+        remat: str = "none",
+        unroll: int = 1,
+        attention: str = "einsum",
+        rngs: nnx.Rngs,
     ):
+        how: dict[str, Any] = {"dtype": dtype, "remat": remat, "unroll": unroll, "attention": attention}
         width, codes = cfg.decoder.width, cfg.image_tokenizer
         self.cfg = cfg
-        self.vision_model = VisionTower(cfg.vision, dtype=dtype, remat=remat, unroll=unroll, rngs=rngs)
+        self.vision_model = VisionTower(cfg.vision, **how, rngs=rngs)
         self.aligner = Mlp2(cfg.vision.width, width, width, ("mlp", "embed"), dtype=dtype, rngs=rngs)
-        self.language_model = LanguageModel(cfg.decoder, dtype=dtype, remat=remat, unroll=unroll, rngs=rngs)
+        self.language_model = LanguageModel(cfg.decoder, **how, rngs=rngs)
         self.gen_embed = nnx.Embed(
             codes.codebook_size,
             codes.code_dim,
@@ -76,9 +84,9 @@ class Janus(nnx.Module):
         return self.gen_head(states).astype(jnp.float32)
 
 
-def abstract(cfg: JanusConfig, *, dtype: Any = jnp.float32, remat: str = "none", unroll: int = 1) -> Janus:
-    """The model with shapes instead of numbers, at any size, for free."""
-    return nnx.eval_shape(lambda: Janus(cfg, dtype=dtype, remat=remat, unroll=unroll, rngs=nnx.Rngs(0)))
+def abstract(cfg: JanusConfig, **how: Any) -> Janus:
+    """The model with shapes instead of numbers, at any size, for free; ``how`` as ``Janus`` takes it."""
+    return nnx.eval_shape(lambda: Janus(cfg, **how, rngs=nnx.Rngs(0)))
 
 
 def logical_axes(model: nnx.Module) -> dict[str, tuple[str | None, ...]]:

@@ -13,8 +13,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from corl_jax.core.sharding import constrain
-from corl_jax.models.attention import attend
 from corl_jax.models.config import VisionConfig
+from corl_jax.models.kernels import kernels
 from corl_jax.models.layers import linear, scan_layers, stack
 
 
@@ -34,8 +34,8 @@ def layer_norm(width: int, eps: float, dtype: Any, rngs: nnx.Rngs) -> nnx.LayerN
 class VisionBlock(nnx.Module):
     """Pre-norm bidirectional attention and a GELU MLP, all with biases."""
 
-    def __init__(self, cfg: VisionConfig, dtype: Any, rngs: nnx.Rngs):
-        self.heads = cfg.heads
+    def __init__(self, cfg: VisionConfig, attention: str, dtype: Any, rngs: nnx.Rngs):
+        self.heads, self.kernel = cfg.heads, attention
         self.norm1 = layer_norm(cfg.width, cfg.norm_eps, dtype, rngs)
         self.q_proj = linear(cfg.width, cfg.width, ("vision", "heads"), bias=True, dtype=dtype, rngs=rngs)
         self.k_proj = linear(cfg.width, cfg.width, ("vision", "heads"), bias=True, dtype=dtype, rngs=rngs)
@@ -50,7 +50,8 @@ class VisionBlock(nnx.Module):
         h = self.norm1(x_NSD)
         heads = (*h.shape[:2], self.heads, h.shape[2] // self.heads)
         q, k, v = (proj(h).reshape(heads) for proj in (self.q_proj, self.k_proj, self.v_proj))
-        x_NSD = x_NSD + self.o_proj(attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), None).reshape(h.shape))
+        mixed = kernels[self.kernel].attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), None)
+        x_NSD = x_NSD + self.o_proj(mixed.reshape(h.shape))
         h = self.fc2(jax.nn.gelu(self.fc1(self.norm2(x_NSD)), approximate=False))
         return constrain(x_NSD + h, "batch")
 
@@ -58,7 +59,16 @@ class VisionBlock(nnx.Module):
 class VisionTower(nnx.Module):
     """Patch embedding, learned positions, blocks, final norm."""
 
-    def __init__(self, cfg: VisionConfig, *, dtype: Any, remat: str, unroll: int = 1, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        cfg: VisionConfig,
+        *,
+        dtype: Any,
+        remat: str,
+        unroll: int = 1,
+        attention: str = "einsum",
+        rngs: nnx.Rngs,
+    ):
         self.cfg, self.remat, self.unroll = cfg, remat, unroll
         self.patch_embed = nnx.Conv(
             3,
@@ -73,7 +83,7 @@ class VisionTower(nnx.Module):
         )
         positions = nnx.initializers.normal(0.02)(rngs.params(), (cfg.tokens, cfg.width))
         self.position = nnx.Param(positions, logical=("positions", "vision"))
-        self.layers = stack(lambda streams: VisionBlock(cfg, dtype, streams), cfg.depth, rngs)
+        self.layers = stack(lambda streams: VisionBlock(cfg, attention, dtype, streams), cfg.depth, rngs)
         self.norm = layer_norm(cfg.width, cfg.norm_eps, dtype, rngs)
 
     def __call__(self, images: Float[Array, "N H W 3"]) -> Float[Array, "N S D"]:

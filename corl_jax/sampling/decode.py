@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from corl_jax.core.types import Prompts
-from corl_jax.models.attention import Cache
+from corl_jax.models.cache import Cache
 from corl_jax.models.unified import Janus
 from corl_jax.objectives.distribution import Sampling, choose, draw, gumbel, log_distribution
 from corl_jax.sampling.layout import SpecialIds, prompt_mask, prompt_positions, unconditional_tokens

@@ -53,30 +53,3 @@ def unconditional_tokens(tokens: Int[Array, "B P"], mask: Bool[Array, "B P"], pa
     first = jnp.argmax(mask, 1)[:, None]
     keep = (column == first) | (column == tokens.shape[1] - 1)
     return jnp.where(keep, tokens, pad)
-
-
-def packed(mask: Bool[Array, "R P"], samples: int, length: int) -> tuple[Int[Array, "R L"], Bool[Array, "R L L"]]:
-    """Positions and mask of rows that hold one prompt and ``samples`` completions of ``length`` inputs each.
-
-    A completion sees the prompt and its own past, never its neighbours::
-
-            prompt  a a  b b
-        p   x
-        a   x       x
-        a   x       x x
-        b   x            x
-        b   x            x x
-
-    Returns:
-      positions ``[R, L]`` and mask ``[R, L, L]`` with ``L = P + samples * length``.
-    """
-    rows, prompt = mask.shape
-    own = jnp.arange(samples * length)
-    sample, step = own // length, own % length
-    real = jnp.sum(mask, 1, keepdims=True)
-    positions = jnp.concatenate([prompt_positions(mask), real + step[None]], 1)
-    causal = (sample[:, None] == sample[None]) & (step[:, None] >= step[None])
-    top = jnp.concatenate([prompt_mask(mask), jnp.zeros((rows, prompt, samples * length), bool)], 2)
-    left = jnp.broadcast_to(mask[:, None, :], (rows, samples * length, prompt))
-    bottom = jnp.concatenate([left, jnp.broadcast_to(causal[None], (rows, *causal.shape))], 2)
-    return positions.astype(jnp.int32), jnp.concatenate([top, bottom], 1)

@@ -18,7 +18,7 @@ from corl_jax.core.sharding import per_device
 from corl_jax.core.types import Modality, Prompts
 from corl_jax.models.unified import Janus
 from corl_jax.objectives.distribution import Sampling, entropy, log_distribution, token_log_probs
-from corl_jax.sampling.layout import SpecialIds, packed, unconditional_tokens
+from corl_jax.sampling.layout import SpecialIds, prompt_mask, prompt_positions, unconditional_tokens
 
 
 def score(
@@ -40,8 +40,8 @@ def score(
       ids: special ids.
       modality: which head, and how completions are embedded.
       guided: score pictures under the guided distribution; runs the unconditional prompt as well.
-      shared_prefix: read each prompt once and append its completions under a block mask; otherwise once per sample.
-        The same numbers up to rounding; worth it where prompts are long and completions short.
+      shared_prefix: read each prompt once, all its completions behind it; otherwise once per sample. The same numbers
+        up to rounding.
       chunk: at most so many tokens of every completion have logits at a time, see ``in_chunks``; 0 takes all at once.
 
     Returns:
@@ -110,19 +110,21 @@ def hidden_states(
     """The state that predicts each token: the prompt's last for the first, then the completion's, shifted by one."""
     groups, samples, length = tokens.shape
     x = model.embed_prompt(prompts.tokens, prompts.images, ids.image)
-    mask = prompts.mask
-    together = samples if shared_prefix else 1
-    if not shared_prefix:
-        x, mask = jnp.repeat(x, samples, 0), jnp.repeat(mask, samples, 0)
-    rows = groups * samples // together
-    inputs = tokens[..., :-1].reshape(rows, together * (length - 1))
+    inputs = tokens[..., :-1].reshape(groups * samples, length - 1)
     written = model.embed_codes(inputs) if modality == "image" else model.embed_text(inputs)
-    positions, visible = packed(mask, together, length - 1)
-    states, _ = model.language_model(jnp.concatenate([x, written], 1), positions, visible)
     prompt = x.shape[1]
-    last = jnp.broadcast_to(states[:, prompt - 1, None, None], (rows, together, 1, states.shape[-1]))
-    own = states[:, prompt:].reshape(rows, together, length - 1, -1)
-    return jnp.concatenate([last, own], 2).reshape(groups, samples, length, -1)
+    seen = jnp.repeat(prompts.mask, samples, 0)
+    whole = jnp.concatenate([seen, jnp.ones_like(inputs, bool)], 1)
+    positions, visible = prompt_positions(whole), prompt_mask(whole)
+    if shared_prefix:
+        asked = (x, prompt_positions(prompts.mask), prompt_mask(prompts.mask))
+        own = (written, positions[:, prompt:], visible[:, prompt:])
+        states, after = model.language_model.pair(asked, own)
+        states = jnp.concatenate([jnp.repeat(states[:, -1:], samples, 0), after], 1)
+    else:
+        x = jnp.concatenate([jnp.repeat(x, samples, 0), written], 1)
+        states = model.language_model(x, positions, visible)[0][:, prompt - 1 :]
+    return states.reshape(groups, samples, length, -1)
 
 
 def largest_gap(sampler: jax.Array, scorer: jax.Array, mask: jax.Array) -> jax.Array:

@@ -25,6 +25,7 @@ from corl_jax.data.shapes.vocabulary import build_tokenizer, write_tokenizer
 from corl_jax.data.sources import RecordSource
 from corl_jax.data.text import TextTokenizer
 from corl_jax.models.config import JanusConfig, named_size
+from corl_jax.models.kernels import check as check_kernel
 from corl_jax.models.unified import Janus, abstract, logical_axes
 from corl_jax.porting.companions import copy_companions
 from corl_jax.porting.source import Source, open_source
@@ -133,7 +134,9 @@ def assemble(config: Mapping[str, Any], devices: Sequence[jax.Device] | None = N
             f"leave the size out, or start from a policy of that size"
         )
     dtype = compute_dtype(model.compute_dtype)
-    shape = abstract(cfg, dtype=dtype, remat=model.remat, unroll=model.unroll)
+    platform = sharder.mesh.devices.flat[0].platform
+    check_kernel(model.attention, platform, cfg.head_sizes, dtype)
+    shape = abstract(cfg, dtype=dtype, remat=model.remat, unroll=model.unroll, attention=model.attention)
     axes, leaves = logical_axes(shape), flatten_abstract(shape)
     structs, rollout = placed(leaves, axes, sharder), narrowed(placed(leaves, axes, sampling), jnp.dtype(dtype))
     tokenizer = sources[0][1].load_tokenizer() if sources else TextTokenizer(build_tokenizer())

@@ -35,9 +35,7 @@ class RlSettings:
       pairing, text_weight: how the two tasks share rewards, see ``objectives.advantages.paired``.
       scale: of advantages. aggregation: of token losses. clip, epsilon_low, epsilon_high: of the surrogate.
       image_weight, answer_weight: each task's share of the loss.
-      shared_prefix: tasks whose completions are scored behind one reading of their prompt. It pays where prompts are
-        longer than completions, as questions with a picture are; pictures behind a caption would see each other's
-        blocks of the mask: 1.1 to 1.7 times the arithmetic and 3 to 4 times the memory at 8 of 576 tokens.
+      shared_prefix: tasks whose completions are scored behind one reading of their prompt.
       score_chunk: tokens of every completion whose logits are held at a time while scoring and in the update; 0: all.
       rollout_weights, rollout_cache: how the sampler holds them, see ``sampling.light``; the scorer never changes.
       rewards: task to (reward name to weight). kl: task to its coefficient's config.

@@ -6,9 +6,11 @@ from flax import nnx
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.trees import bind
-from corl_jax.models.attention import Cache, attend, attend_behind
+from corl_jax.models.cache import Cache
 from corl_jax.models.decoder import LanguageModel
+from corl_jax.models.kernels import attend
 from corl_jax.models.layers import linear, rotary, rotate, scan_layers, stack
+from corl_jax.models.prefix import attend_behind
 
 N, L, D = 2, 9, 32
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from corl_jax.models.attention import Cache
+from corl_jax.models.cache import Cache
 from corl_jax.models.config import TINY
 from corl_jax.models.eight_bits import Int8, Int8Linear, in_eight_bits
 from corl_jax.models.layers import linear

@@ -18,7 +18,7 @@ from corl_jax.data.text import left_pad
 from corl_jax.models.unified import abstract
 from corl_jax.sampling import decode
 from corl_jax.sampling.batching import take
-from corl_jax.sampling.layout import packed, prompt_mask, unconditional_tokens
+from corl_jax.sampling.layout import unconditional_tokens
 from corl_jax.sampling.score import hidden_states, largest_gap
 
 CAPTIONS = ("a red circle", "two blue squares and a green triangle", "a purple circle left of a red square")
@@ -195,17 +195,6 @@ def test_without_an_end_all_tokens_count(tiny_policy, write):
     _, rollout = write(1.0)
     open_rows = ~np.any(np.asarray(rollout.tokens) == tiny_policy.tokenizer.eos_id, -1)
     assert open_rows.any() and np.asarray(rollout.mask)[open_rows].all()
-
-
-def test_a_packed_row_shows_every_completion_its_own_past_alone():
-    mask = np.array([[False, True, True], [True, True, True]])
-    positions, visible = packed(jnp.asarray(mask), 2, 2)
-    np.testing.assert_array_equal(positions, [[0, 0, 1, 2, 3, 2, 3], [0, 1, 2, 3, 4, 3, 4]])
-    np.testing.assert_array_equal(visible[:, :3, :3], prompt_mask(jnp.asarray(mask)))
-    np.testing.assert_array_equal(
-        visible[0, 3:],
-        np.array([[0, 1, 1, 1, 0, 0, 0], [0, 1, 1, 1, 1, 0, 0], [0, 1, 1, 0, 0, 1, 0], [0, 1, 1, 0, 0, 1, 1]], bool),
-    )
 
 
 @pytest.mark.parametrize("unroll", [1, 4])

@@ -32,6 +32,7 @@ BAD = [
     ("unified", {"model.size": "janus_pro_1b"}, "model size 'janus_pro_1b' is not the size of the policy in init_from"),
     ("unified", {"model.size": "huge", "init_from": ""}, "unknown model size 'huge'"),
     ("unified", {"model.remat": "odd"}, "unknown remat policy 'odd'"),
+    ("unified", {"model.attention": "splash"}, "attention kernel 'splash' needs a TPU, the programs are for cpu"),
     ("unified", {"model.unroll": 0}, "model.unroll=0 is no number of layers"),
     ("unified", {"model.compute_dtype": "float8"}, "unknown compute_dtype 'float8'"),
     ("unified", {"mesh.data": 3}, "needs 3 devices, but there are 1"),

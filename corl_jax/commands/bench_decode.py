@@ -1,0 +1,45 @@
+"""Image tokens per second of a rollout, beside transformers."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+UNIT = "image tokens/s"
+REPEATS = {"dot": 2, "tiny": 5, "mid": 2, "janus_pro_1b": 2}
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags."""
+    parser.add_argument("--size", default="tiny", help="dot, tiny, mid, or (not on a CPU) janus_pro_1b (default: tiny)")
+    parser.add_argument("--against", default="transformers", choices=("transformers",), help="beside what")
+    parser.add_argument("--repeats", type=int, help="timings of each side (default: 5 at tiny, else 2)")
+    parser.add_argument("--profile", type=pathlib.Path, help="also write a JAX trace of one draw to this folder")
+
+
+def measure(args: argparse.Namespace, log: Callable[[str], None]) -> dict[str, Any]:
+    """Prints a table of both sides; the values for JSON."""
+    from corl_jax.evals.bench_decode import measure
+    from corl_jax.evals.bench_sizes import size_named
+
+    cfg = size_named(args.size)
+    found = measure(cfg, args.repeats or REPEATS[args.size], log, args.profile)
+    names = ("load", "compile", "pixels")
+    print(f"{args.size:14} {UNIT:>14} " + " ".join(f"{name + ' (s)':>12}" for name in names))
+    for side, rate in (("ours", found.ours), ("transformers", found.theirs)):
+        seconds = found.seconds["ours" if side == "ours" else "theirs"]
+        cells = (f"{seconds[name]:12.2f}" if name in seconds else f"{'-':>12}" for name in names)
+        print(f"{side:14} {rate:14.1f} " + " ".join(cells))
+    print(f"ratio {found.ratio:.2f}, torch on {found.threads} threads")
+    return {
+        "size": args.size,
+        "against": args.against,
+        "ours": found.ours,
+        "theirs": found.theirs,
+        "ratio": found.ratio,
+        "unit": UNIT,
+        "seconds": found.seconds,
+        "torch_threads": found.threads,
+    }

@@ -1,0 +1,73 @@
+"""Seconds of a whole training step (rollouts of both tasks, update), beside transformers."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+UNIT = "steps/s"
+REPEATS = {"dot": 3, "tiny": 5, "mid": 2, "janus_pro_1b": 2}
+LARGE = ("mid", "janus_pro_1b")
+"""Where updates are added up prompt by prompt, and torch's by half the samples of one: at ``mid`` the image logits of a
+group are 0.3 GB, and are held several times."""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags."""
+    parser.add_argument("--size", default="tiny", help="dot, tiny, mid, or (not on a CPU) janus_pro_1b (default: tiny)")
+    parser.add_argument(
+        "--against", default="transformers", choices=("transformers", "nothing"), help="beside what (transformers)"
+    )
+    parser.add_argument("--prompts", type=int, default=2, help="of each task (default: 2)")
+    parser.add_argument("--group", type=int, default=8, help="samples per prompt (default: 8)")
+    parser.add_argument("--image-tokens", type=int, help="of every picture (default: what the size has)")
+    parser.add_argument("--repeats", type=int, help="steps of each side (default: 5 at tiny, 2 at mid)")
+    parser.add_argument("--profile", type=pathlib.Path, help="also write a JAX trace of one step to this folder")
+
+
+def measure(args: argparse.Namespace, log: Callable[[str], None]) -> dict[str, Any]:
+    """Prints a table by phase; the values for JSON, in which ``ours`` and ``theirs`` are steps per second."""
+    from corl_jax.evals.bench_sizes import size_named, with_image_tokens
+    from corl_jax.evals.bench_turns import PHASES, Work
+    from corl_jax.stages.bench_step import measure
+
+    cfg = size_named(args.size)
+    if args.image_tokens is not None:
+        cfg = with_image_tokens(cfg, args.image_tokens)
+    work = Work(args.prompts, args.group)
+    if args.size in LARGE:
+        torch_parts = args.prompts * (2 if args.group % 2 == 0 else 1)
+        work = dataclasses.replace(work, microbatches=args.prompts, torch_parts=torch_parts)
+    beside = args.against == "transformers"
+    repeats = args.repeats or REPEATS[args.size]
+    found = measure(cfg, work, repeats, beside_torch=beside, log=log, profile=args.profile)
+    phases = {}
+    print(f"{args.size:14} {'ours (s)':>12}" + (f" {'theirs (s)':>12} {'ratio':>7} {'threads':>8}" if beside else ""))
+    for phase in PHASES:
+        ours, line = found.seconds["ours"][phase], f"{phase:14} {found.seconds['ours'][phase]:12.3f}"
+        phases[phase] = {"ours": ours}
+        if found.threads is not None:
+            theirs = found.seconds["theirs"][phase]
+            phases[phase] |= {"theirs": theirs, "ratio": theirs / ours}
+            threads = "" if phase == "total" else found.threads[phase]
+            line += f" {theirs:12.3f} {theirs / ours:7.2f} {threads:>8}"
+        print(line)
+    print(
+        f"{work.prompts} prompts and questions x {work.group} samples, {cfg.image_tokens} image tokens, "
+        f"answers of {work.answer}; compiled in {found.compile_seconds:.1f} s"
+    )
+    return {
+        "size": args.size,
+        "against": args.against,
+        "ours": 1 / found.seconds["ours"]["total"],
+        "theirs": 1 / found.seconds["theirs"]["total"] if beside else None,
+        "ratio": phases["total"]["ratio"] if beside else None,
+        "unit": UNIT,
+        "phases": phases,
+        "compile_seconds": found.compile_seconds,
+        "torch_threads": found.threads,
+        "work": vars(work) | {"image_tokens": cfg.image_tokens},
+    }
