@@ -50,6 +50,7 @@ def test_both_sides_are_measured(capsys, tmp_path):
 
 
 def test_a_step_is_told_by_phase(capsys, tmp_path, monkeypatch):
+    pytest.importorskip("torch", reason="its version is told")
     asked = []
     ours = {"rollout_image": 1.0, "rollout_text": 0.5, "update": 2.5, "total": 4.0}
 
