@@ -7,6 +7,7 @@ names to mesh axes. Activations are constrained by ``constrain(x, "batch", None,
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -197,6 +198,42 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
         return x
     padded = names + (None,) * (x.ndim - len(names))
     return jax.lax.with_sharding_constraint(x, _active[-1].named(*padded))
+
+
+def gathered(x: jax.Array, names: Sequence[str | None]) -> jax.Array:
+    """A parameter whole over the batch axes, as every device needs it for its own rows; identity outside ``use``.
+
+    Said once per layer and pass it is one gathering, however many products read it, and its gradient comes back as one
+    sum that is spread again. Left to the compiler, every product gathers for itself.
+
+    Args:
+      names: logical axes of ``x``.
+    """
+    if not _active:
+        return x
+    sharder = _active[-1]
+    spread = sharder.spec(names)
+    over = _tuple(sharder.rules["batch"])
+    whole = PartitionSpec(*(tuple(axis for axis in _tuple(axes) if axis not in over) or None for axes in spread))
+    if sharder.batch_shards == 1 or whole == spread:
+        return x
+    return _moved(x, NamedSharding(sharder.mesh, whole), NamedSharding(sharder.mesh, spread))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _moved(x: jax.Array, to: NamedSharding, back: NamedSharding) -> jax.Array:
+    return jax.lax.with_sharding_constraint(x, to)
+
+
+def _moved_forward(x: jax.Array, to: NamedSharding, back: NamedSharding) -> tuple[jax.Array, None]:
+    return _moved(x, to, back), None
+
+
+def _moved_backward(to: NamedSharding, back: NamedSharding, _: None, grad: jax.Array) -> tuple[jax.Array]:
+    return (jax.lax.with_sharding_constraint(grad, back),)
+
+
+_moved.defvjp(_moved_forward, _moved_backward)
 
 
 def per_device(work: Callable[[Any, Any], Any], whole: Any, rows: Any) -> Any:

@@ -114,7 +114,7 @@ class LanguageModel(nnx.Module):
             for layer, block in enumerate(blocks):
                 carry = call(block, (layer, carry))
             return self.norm(carry[0]), carry[1]
-        x_NLD, cache = scan_layers(self.layers, call, carry, self.cfg.depth, self.remat, self.unroll)
+        x_NLD, cache = scan_layers(self.layers, call, carry, self.cfg.depth, self.dtype, self.remat, self.unroll)
         return self.norm(x_NLD), cache
 
     def pair(
@@ -138,7 +138,7 @@ class LanguageModel(nnx.Module):
             return block.pair(*zip(slice_[1], ropes, masks, strict=True))
 
         carry = tuple(constrain(x.astype(self.dtype), "batch") for x, _, _ in (prompt, own))
-        x, x_own = scan_layers(self.layers, call, carry, self.cfg.depth, self.remat, self.unroll)
+        x, x_own = scan_layers(self.layers, call, carry, self.cfg.depth, self.dtype, self.remat, self.unroll)
         return self.norm(x), self.norm(x_own)
 
     def logits(self, states: Float[Array, "... D"]) -> Float[Array, "... V"]:

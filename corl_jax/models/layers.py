@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.sharding import gathered
 
 REMAT_POLICIES: dict[str, Any] = {
     "none": None,
@@ -81,8 +82,28 @@ def unstack(layers: nnx.Module, depth: int) -> tuple[Any, ...]:
     return tuple(nnx.merge(graphdef, jax.tree.map(lambda leaf, i=i: leaf[i], state)) for i in range(depth))
 
 
+def whole(parameters: Any, dtype: Any) -> Any:
+    """One layer's parameters gathered for its use, matrices in the dtype they are multiplied in."""
+
+    def one(path: Any, leaf: Any) -> Any:
+        narrow = path[-1] == "kernel" and leaf.dtype == jnp.float32
+        value = leaf[...].astype(dtype) if narrow else leaf[...]
+        return leaf.replace(gathered(value, leaf.get_metadata()["logical"]))
+
+    flat = nnx.to_flat_state(parameters)
+    return nnx.from_flat_state(
+        [(path, one(path, leaf) if "logical" in leaf.get_metadata() else leaf) for path, leaf in flat]
+    )
+
+
 def scan_layers(
-    layers: nnx.Module, call: Callable[[Any, Any], Any], carry: Any, depth: int, remat: str = "none", unroll: int = 1
+    layers: nnx.Module,
+    call: Callable[[Any, Any], Any],
+    carry: Any,
+    depth: int,
+    dtype: Any,
+    remat: str = "none",
+    unroll: int = 1,
 ) -> Any:
     """Runs stacked ``layers`` in order, ``carry = call(layer, index, carry)``, as one scan.
 
@@ -91,6 +112,7 @@ def scan_layers(
       call: ``(layer, (index, carry)) -> carry``; ``index`` is the traced number of the layer.
       carry: activations, and the cache when decoding (carried, so that it is updated in place).
       depth: number of layers.
+      dtype: that they compute in.
       remat: one of ``REMAT_POLICIES``.
       unroll: layers per turn of the loop; more gives the compiler more to overlap, and more to compile.
     """
@@ -100,7 +122,7 @@ def scan_layers(
 
     def body(carry, slice_):
         index, parameters = slice_
-        return call(nnx.merge(graphdef, parameters), (index, carry)), None
+        return call(nnx.merge(graphdef, whole(parameters, dtype)), (index, carry)), None
 
     if remat != "none":
         body = jax.checkpoint(body, policy=REMAT_POLICIES[remat], prevent_cse=False)

@@ -69,7 +69,7 @@ class VisionTower(nnx.Module):
         attention: str = "einsum",
         rngs: nnx.Rngs,
     ):
-        self.cfg, self.remat, self.unroll = cfg, remat, unroll
+        self.cfg, self.dtype, self.remat, self.unroll = cfg, dtype, remat, unroll
         self.patch_embed = nnx.Conv(
             3,
             cfg.width,
@@ -92,5 +92,5 @@ class VisionTower(nnx.Module):
         x = x.reshape(x.shape[0], -1, x.shape[-1])
         x = x + self.position[...].astype(x.dtype)
         depth, remat, unroll = self.cfg.depth, self.remat, self.unroll
-        x = scan_layers(self.layers, lambda block, slice_: block(slice_[1]), x, depth, remat, unroll)
+        x = scan_layers(self.layers, lambda block, slice_: block(slice_[1]), x, depth, self.dtype, remat, unroll)
         return jnp.asarray(self.norm(x))

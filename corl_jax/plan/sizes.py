@@ -13,6 +13,7 @@ from corl_jax.plan.programs import Step
 from corl_jax.stages.placement import fits
 
 GIB = 2**30
+LAYERS = ("*/layers/*",)
 READ = ("language_model/layers/*", "language_model/norm/*", "gen_head/*", "gen_aligner/*")
 """Parameters that a step over image tokens reads whole."""
 
@@ -72,15 +73,18 @@ def decoding_weights(step: Step) -> float:
 
 
 def update_collectives(step: Step) -> float:
-    """Bytes that a chip must send in an update whose trained parameters are spread: each micro-batch gathers them
-    twice, for the forward and the backward pass, and hands the gradient back once, in the dtype they are multiplied in.
+    """Bytes that a chip must send in an update whose trained parameters are spread.
+
+    A pass over the trunk, one for each task of each micro-batch, gathers its layers twice, forward and backward, and
+    hands their gradient back once, in the dtype they are multiplied in; so does a micro-batch with what is no layer.
     """
-    mesh = step.parts.sharder.mesh.shape
-    share = (mesh["fsdp"] - 1) / mesh["fsdp"]
-    whole = sum(
-        math.prod(one.shape) * step.parts.rollout[path].dtype.itemsize for path, one in step.state.trainable.items()
+    mesh, tasks = step.parts.sharder.mesh.shape, len(step.stage.settings.asked)
+    share = (mesh["fsdp"] - 1) / mesh["fsdp"] / mesh["tensor"]
+    once = sum(
+        math.prod(one.shape) * step.parts.rollout[path].dtype.itemsize * (tasks if matches(path, LAYERS) else 1)
+        for path, one in step.state.trainable.items()
     )
-    return 3 * step.microbatches * whole / mesh["tensor"] * share
+    return 3 * step.microbatches * once * share
 
 
 def _position(step: Step) -> float:

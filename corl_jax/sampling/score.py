@@ -48,12 +48,17 @@ def score(
       log-prob of every token and entropy of the distribution it was drawn from.
     """
 
-    def states_after(asked: Prompts) -> jax.Array:
-        return hidden_states(model, asked, tokens, ids, modality=modality, shared_prefix=shared_prefix)
-
-    heard, silent = states_after(prompts), None
+    asked, written = prompts, tokens
+    if guided:  # both streams of a prompt side by side, in one pass
+        nothing = unconditional_tokens(prompts.tokens, prompts.mask, ids.pad)
+        pairs = (jnp.stack(pair, 1) for pair in ((prompts.tokens, nothing), (prompts.mask,) * 2, (tokens,) * 2))
+        tokens_2B, mask_2B, written = (pair.reshape(-1, *pair.shape[2:]) for pair in pairs)
+        asked = Prompts(tokens_2B, mask_2B)
+    states = hidden_states(model, asked, written, ids, modality=modality, shared_prefix=shared_prefix)
+    heard, silent = states, None
     if guided:
-        silent = states_after(Prompts(unconditional_tokens(prompts.tokens, prompts.mask, ids.pad), prompts.mask))
+        both = states.reshape(len(tokens), 2, *states.shape[1:])
+        heard, silent = both[:, 0], both[:, 1]
     graphdef, head = nnx.split(model.gen_head if modality == "image" else model.language_model.lm_head)
 
     def read(whole: Any, rows: Any) -> tuple[jax.Array, jax.Array]:

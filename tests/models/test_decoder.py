@@ -209,7 +209,7 @@ def test_remat_is_really_on(by_policy):
 def test_unknown_remat_is_named():
     layers = stack(lambda rngs: nnx.Linear(2, 2, rngs=rngs), 2, nnx.Rngs(0))
     with pytest.raises(UserError, match="unknown remat policy 'ful'; expected one of none, full, dots"):
-        scan_layers(layers, lambda layer, s: layer(s[1]), jnp.ones((1, 2)), 2, "ful")
+        scan_layers(layers, lambda layer, s: layer(s[1]), jnp.ones((1, 2)), 2, jnp.float32, "ful")
 
 
 def test_rotation_keeps_norms_and_depends_on_differences_only(rng):

@@ -27,8 +27,9 @@ from corl_jax.stages.assembly import assemble
 from corl_jax.stages.run import STAGES, optim_config
 
 ROWS, WIDTH, MLP = 8, 64, 96
-LENGTH = {"rl": 64 + 2 * 3, "sft": 64 + 16 - 1}
-"""Positions of the longest pass of an update: question and answers; no other axis has this size."""
+LENGTH = {"rl": 3, "sft": 64 + 16 - 1}
+"""Positions of a pass of an update, answers behind their questions or both in one; no other axis has this size."""
+GROUP = {"rl": 2, "sft": 1}
 KERNEL = "language_model/layers/down_proj/kernel"
 CASES = [("rl", (2, 2, 2)), ("rl", (1, 8, 1)), ("sft", (1, 2, 4))]
 """Stage and mesh (data, fsdp, tensor)."""
@@ -133,6 +134,7 @@ def test_work_and_memory_are_spread(train, name, mesh):
         assert tree[KERNEL].addressable_shards[0].data.size == tree[KERNEL].size // (fsdp * tensor)
     rows = ROWS // (data * fsdp)
     assert all(leaf.addressable_shards[0].data.shape[0] == rows for leaf in jax.tree.leaves(ran.batches[0]))
+    rows *= GROUP[name]
     hidden = re.findall(rf"f32\[(\d+),{LENGTH[name]},({MLP}|{MLP // 2}|{MLP // 4})\]", ran.program)
     assert set(hidden) == {(str(rows), str(MLP // tensor))}
     gathered = f"f32[{WIDTH},{MLP // tensor}]"
