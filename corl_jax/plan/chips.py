@@ -69,7 +69,7 @@ def open_slice(name: str) -> Slice:
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(f"--topology={name} is compiled by libtpu, which is not installed; pip install 'corl_jax[tpu]'")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # no metadata server is asked: the slice is not this machine
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # and no chip of it is touched, so nobody need wait
     from jax.experimental import topologies
 
     try:
