@@ -70,14 +70,15 @@ def open_slice(name: str) -> Slice:
         raise UserError(f"--topology={name} is compiled by libtpu, which is not installed; pip install 'corl_jax[tpu]'")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # no metadata server is asked: the slice is not this machine
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # and no chip of it is touched, so nobody need wait
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")  # read, and complained about, but not used
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
     from jax.experimental import topologies
 
     try:
         devices = topologies.get_topology_desc(platform="tpu", topology_name=name).devices
     except (jax.errors.JaxRuntimeError, ValueError) as error:
-        raise UserError(
-            f"--topology={name}: libtpu knows no such slice ({' '.join(str(error).split())[:200]})"
-        ) from None
+        raise UserError(f"--topology={name} is no slice to libtpu: {' '.join(str(error).split())[:200]}") from None
     cores = len(devices) // count  # a v4 chip is two devices to the compiler
     if cores > 1:
         chip = Chip(chip.name, *(getattr(chip, field.name) / cores for field in dataclasses.fields(chip)[1:]))

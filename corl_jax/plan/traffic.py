@@ -116,7 +116,7 @@ def _members(attributes: str) -> int:
         return len(found.group(1).split(","))
     if found := re.search(r"replica_groups=\[\d+,(\d+)\]", attributes):
         return int(found.group(1))
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", attributes):
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", attributes):
         whole = {name: int(size) for name, size in re.findall(r"('\w+')=(\d+)", found.group(1))}
         named = re.findall(r"('\w+')(?::\(\d+\)(\d+))?", found.group(2))
         return math.prod(int(part) if part else whole[name] for name, part in named)
