@@ -54,7 +54,7 @@ def test_bad_arguments(small_config, name):
     get_config = importlib.import_module(f"configs.{name}").get_config
     for arg, says in (
         ("huge", "unknown model size 'huge'; expected one of tiny, janus_pro_1b"),
-        ("mesh=cube", "unknown mesh 'cube'; expected one of auto, cpu"),
+        ("mesh=cube", "unknown mesh 'cube'; expected one of auto, spread, cpu"),
         ("tiny,colour=red", "unknown config argument 'colour'; expected .*mesh, size"),
     ):
         with pytest.raises(UserError, match=says):

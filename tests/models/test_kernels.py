@@ -16,9 +16,18 @@ from corl_jax.models import kernels as room
 from corl_jax.models.config import JANUS_PRO_1B, TINY
 from corl_jax.models.kernels import attend, available, check, kernels
 from corl_jax.models.unified import abstract
-from corl_jax.sampling.layout import packed, prompt_mask
+from corl_jax.sampling.layout import prompt_mask
 
 HEADS, KV_HEADS, SIZE = 4, 2, 16
+
+
+def behind(prompts, samples, length):
+    """A prompt and then ``samples`` pieces that see it and their own past: blocks that no causal mask has."""
+    sample, step = jnp.divmod(jnp.arange(samples * length), length)
+    own = (sample[:, None] == sample) & (step[:, None] >= step)
+    whole = jnp.pad(prompts, ((0, 0), (0, samples * length)), constant_values=True)
+    width = prompts.shape[1]
+    return prompt_mask(whole).at[:, width:, width:].set(own)
 
 
 def arguments(rng, rows, length, keys):
@@ -35,7 +44,7 @@ def left_padded(*real, length):
 def masks():
     """Mask, and which of its queries anybody reads."""
     prompts = left_padded(20, 13, length=20)
-    blocks = packed(prompts, 3, 5)[1]
+    blocks = behind(prompts, 3, 5)
     long = left_padded(140, 3, length=140)
     return {
         "none": (None, jnp.ones((2, 20), bool), 20),
