@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import pathlib
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
 from corl_jax.commands.common import check_file, write_json
 from corl_jax.core.errors import UserError
+
+if TYPE_CHECKING:
+    from corl_jax.plan.planner import Plan
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     return 0 if best.plan.fits else 1
 
 
-def table(plan: Any, advice: list[str]) -> str:
+def table(plan: Plan, advice: list[str]) -> str:
     """A plan for people."""
     mesh = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
     lines = [f"{plan.slice_name}, mesh {mesh}, {plan.hbm_gib:.0f} GiB a device"]

@@ -21,12 +21,11 @@ PLAIN = "einsum"
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """Rows of one ``prompt`` and ``samples`` completions of ``completion`` tokens each, under the scorer's mask."""
+    """Rows of a left-padded ``prompt`` and a ``completion``, in tokens, each of which sees what is before it."""
 
     name: str
     rows: int
     prompt: int
-    samples: int
     completion: int
     heads: int
     head_size: int
@@ -34,11 +33,11 @@ class Case:
     @property
     def length(self) -> int:
         """``L``."""
-        return self.prompt + self.samples * self.completion
+        return self.prompt + self.completion
 
 
 def cases(size: str) -> tuple[Case, ...]:
-    """Image tokens behind short prompts, and the answers of a group behind one reading of their picture.
+    """Image tokens behind short prompts, and answers behind questions with a picture.
 
     Args:
       size: ``dot``, ``tiny``, ``mid`` or ``janus_pro_1b``, as for the other benchmarks.
@@ -50,8 +49,8 @@ def cases(size: str) -> tuple[Case, ...]:
         "janus_pro_1b": (16, 576, 16, 128),
     }[size]
     return (
-        Case("image", rows, 20, 1, image_tokens - 1, heads, head_size),
-        Case("answers", max(1, rows // 4), image_tokens + 24, 8, 63, heads, head_size),
+        Case("image", rows, 20, image_tokens - 1, heads, head_size),
+        Case("answers", rows, image_tokens + 24, 63, heads, head_size),
     )
 
 

@@ -5,6 +5,7 @@ Sizes that other settings would have are estimates; ``corl plan`` with the setti
 
 from __future__ import annotations
 
+from corl_jax.plan.chips import chips_in
 from corl_jax.plan.planner import Plan
 from corl_jax.plan.programs import Step
 
@@ -56,9 +57,9 @@ def _larger(plan: Plan) -> list[str]:
     """The smallest slice of the same chip that should do: all but the sampler's copy is spread over its chips."""
     chip, _, shape = plan.slice_name.partition(":")
     fixed, peak = plan.parts["rollout_parameters"], plan.peak_gib
-    count = _chips(shape)
+    count = chips_in(shape)
     for other in SHAPES[chip]:
-        if _chips(other) > count and fixed + (peak - fixed) * count / _chips(other) <= ROOM * plan.hbm_gib:
+        if chips_in(other) > count and fixed + (peak - fixed) * count / chips_in(other) <= ROOM * plan.hbm_gib:
             return [f"a larger slice: --topology={chip}:{other}"]
     return [f"chips with more memory than the {plan.hbm_gib:.0f} GiB of a {chip}"]
 
@@ -70,10 +71,3 @@ def _links(plan: Plan, step: Step) -> list[str]:
             f"try config.microbatches={step.microbatches // 2}"
         ]
     return []
-
-
-def _chips(shape: str) -> int:
-    count = 1
-    for size in shape.split("x"):
-        count *= int(size)
-    return count

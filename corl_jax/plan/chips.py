@@ -53,6 +53,11 @@ class Slice:
     compiled: bool
 
 
+def chips_in(shape: str) -> int:
+    """Of a slice's shape: ``4x8`` has 32."""
+    return math.prod(int(size) for size in shape.split("x"))
+
+
 def open_slice(name: str) -> Slice:
     """``v5e:4x8`` (chips along each axis of the slice) or ``h100:8``.
 
@@ -62,12 +67,13 @@ def open_slice(name: str) -> Slice:
     found = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
     if not found or found.group(1) not in CHIPS:
         raise UserError(f"--topology={name!r} is unknown; expected a chip ({', '.join(CHIPS)}) and a shape: {EXAMPLES}")
-    chip, count = CHIPS[found.group(1)], math.prod(int(size) for size in found.group(2).split("x"))
+    chip, count = CHIPS[found.group(1)], chips_in(found.group(2))
     if chip.name.startswith("h"):
         jax.config.update("jax_num_cpu_devices", count)  # to trace and place, never to compile
         return Slice(name, chip, count, jax.devices("cpu")[:count], False)
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(f"--topology={name} is compiled by libtpu, which is not installed; pip install 'corl_jax[tpu]'")
+    jax.config.update("jax_platforms", "cpu")  # where this process itself computes; a TPU of this host stays free
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # no metadata server is asked: the slice is not this machine
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # and no chip of it is touched, so nobody need wait
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")  # read, and complained about, but not used

@@ -1,8 +1,8 @@
 """A plan without a compiler, for GPUs. In: an abstract step and a slice. Out: a ``Plan`` that says so.
 
-Arithmetic is the programs' own. Bytes: a decoding step reads weights and the filled cache; a pass over whole sequences
-reads the weights and moves every block's activations a dozen times. Activations: one state per token and layer under
-full remat, all of a block's otherwise, and the logits of one chunk.
+Arithmetic is the programs' own. Bytes: a decoding step reads the weights and of pictures the filled cache, of texts all
+of it; a pass over whole sequences reads the weights and moves every block's activations a dozen times. Activations: one
+state per token and layer under full remat, all of a block's otherwise, and the logits of one chunk.
 """
 
 from __future__ import annotations

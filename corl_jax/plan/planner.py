@@ -7,7 +7,6 @@ compiler is at hand, memory and bytes are formulas, see ``plan.formula``, and on
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -33,7 +32,7 @@ class Phase:
       collectives: bytes by kind.
       roofline_seconds: the longest of arithmetic, memory and links at their peaks; ``bound_by`` says which.
       compile_seconds: on this machine.
-      error: what the compiler said when it gave up, or "".
+      error: what the compiler said when it ran out of memory, or ""; ``temp_gib`` is then all that it wanted.
     """
 
     peak_gib: float = 0.0
@@ -126,14 +125,25 @@ def _compile(step: Step, call: Callable[[], Any], name: str, log: Callable[[str]
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        used = re.search(r"Used ([\d.]+)([GM]) of", str(error))
-        size = float(used.group(1)) / (1 if used.group(2) == "G" else 1024) if used else math.inf
         said = " ".join(str(error).split())[:300]
-        return Compiled(None, size, 0.0, work, time.perf_counter() - start, said)
+        return Compiled(None, wanted_gib(said), 0.0, work, time.perf_counter() - start, said)
     seconds, memory = time.perf_counter() - start, program.memory_analysis()
     extra = (memory.output_size_in_bytes - memory.alias_size_in_bytes) / GIB
     module = hlo.parse(program.as_text())
     return Compiled(module, memory.temp_size_in_bytes / GIB, extra, work, seconds, "")
+
+
+def wanted_gib(said: str) -> float:
+    """GiB that a program wanted when the compiler ran out of memory: the largest size in its message.
+
+    Raises:
+      ValueError: the message names no size.
+    """
+    unit = {"K": 2**-20, "M": 2**-10, "G": 1.0, "T": 2**10}
+    found = [float(size) * unit[letter] for size, letter in re.findall(r"(\d+(?:\.\d+)?)([KMGT])\b", said)]
+    if not found:
+        raise ValueError(f"out of memory, by how much is not said: {said}")
+    return max(found)
 
 
 def _phase(programs: list[Compiled], slice_: Slice, held: float) -> Phase:
@@ -169,8 +179,8 @@ def bound(chip: Chip, work: float, moved: float, sent: float) -> tuple[float, st
     return seconds[slowest], slowest
 
 
-def _decode(step: Step, program: Compiled) -> Decode:
-    """Of the loops whose turns run all layers: those over image tokens."""
+def _decode(step: Step, program: Compiled) -> Decode | None:
+    """Of the loops whose turns run all layers: those over image tokens. None where layers do not run as a loop."""
     assert program.module is not None
     module, cache = program.module, sizes.image_cache(step)
     turns, moved, copies = 0, 0.0, 0
@@ -180,7 +190,7 @@ def _decode(step: Step, program: Compiled) -> Decode:
             moved += trips * traffic.of_computation(module, body).bytes
             copies += traffic.copies(module, body, int(cache.layer_gib * GIB / 2))
     if not turns:
-        return Decode(math.nan, math.nan, 0)
+        return None
     least = sizes.decoding_weights(step) + cache.read_gib
     resident = sizes.decoding_weights(step) + cache.total_gib
     return Decode(moved / turns / GIB / least, (program.temp - cache.total_gib) / resident, copies)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
+import operator
 import re
 from collections.abc import Iterator, Mapping
 
@@ -49,7 +50,10 @@ def of_computation(module: Module, at: Computation) -> Traffic:
         if one.opcode == "while":
             total += of_computation(module, _body(module, one)).times(module.trips(one))
         elif one.opcode in ("call", "conditional"):
-            total += max((of_computation(module, module.computations[name]) for name in one.called), key=_weight)
+            total += max(
+                (of_computation(module, module.computations[name]) for name in one.called),
+                key=operator.attrgetter("bytes"),
+            )
         else:
             total += Traffic(moved(module, at, one), collective(at, one))
     return total
@@ -177,7 +181,3 @@ def _written(module: Module, inner: Computation) -> float:
 def _only_copies(module: Module, one: Instruction) -> bool:
     inside = {inner.opcode for inner in module.computations[one.called[0]].instructions.values()}
     return "copy" in inside and inside <= {"copy", "parameter", "bitcast", "tuple", "transpose", "reshape"}
-
-
-def _weight(traffic: Traffic) -> float:
-    return traffic.bytes

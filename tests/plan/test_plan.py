@@ -15,7 +15,7 @@ from corl_jax.plan import sizes
 from corl_jax.plan.advice import advise
 from corl_jax.plan.chips import CHIPS, Slice, open_slice
 from corl_jax.plan.formula import plan_by_formula
-from corl_jax.plan.planner import Plan, make_plan
+from corl_jax.plan.planner import Plan, make_plan, wanted_gib
 from corl_jax.plan.programs import PHASES, open_step
 from corl_jax.plan.search import candidates
 
@@ -83,6 +83,19 @@ def test_too_small_a_chip_does_not_fit_and_says_what_would(plan, step):
 def test_a_phase_that_the_compiler_gives_up_on_does_not_fit(plan):
     failed = dataclasses.replace(plan.phases["update"], error="RESOURCE_EXHAUSTED")
     assert not dataclasses.replace(plan, phases=plan.phases | {"update": failed}).fits
+
+
+@pytest.mark.parametrize(
+    ("said", "gib"),
+    [
+        ("total memory required for HLO temporaries (128.25G) exceeds available HBM (15.75G).", 128.25),
+        ("Ran out of memory in memory space hbm. Used 16896.00M of 15.75G hbm.", 16.5),
+    ],
+)
+def test_what_a_program_wanted_is_read_off_the_message(said, gib):
+    assert wanted_gib("RESOURCE_EXHAUSTED: " + said) == gib
+    with pytest.raises(ValueError, match="by how much is not said"):
+        wanted_gib("RESOURCE_EXHAUSTED")
 
 
 def test_a_formula_agrees_with_the_compiler_where_both_speak(plan, step):

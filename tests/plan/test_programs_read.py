@@ -88,6 +88,26 @@ def test_collectives_count_what_a_device_sends():
     assert traffic.of_program(summed).collectives == {"all-reduce": 2 * 7 / 8 * 4 * N}
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={0}",
+        "replica_groups=[2,4]<=[8], dimensions={0}",
+        "replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}, dimensions={0}",
+        "replica_groups=mesh['axis_0'=8,'axis_1'=1], device_ids=([2,4]T(1,0)) {'axis_0':(2)4}, dimensions={0}",
+    ],
+)
+def test_groups_of_four_in_every_form(said):
+    text = f"""HloModule m
+
+ENTRY %main (p: f32[8]) -> f32[32] {{
+  %p = f32[8]{{0}} parameter(0)
+  ROOT %g = f32[32]{{0}} all-gather(%p), channel_id=1, {said}
+}}
+"""
+    assert traffic.of_program(hlo.parse(text)).collectives == {"all-gather": 3 * 32}
+
+
 def test_arithmetic_of_products_loops_branches_and_shards():
     a, product = array(N, N), 2 * N**3
 
