@@ -59,6 +59,8 @@ def tiny(values: dict[str, str]) -> ml_collections.ConfigDict:
             "rollout_weights": "same",  # or int8
             "rollout_cache": "same",  # or int8
             "score_chunk": 0,  # tokens of a completion with logits at a time; 0: all
+            "stale_rollouts": False,  # sample one update early, while rewards are computed
+            "importance_cap": 0.0,  # largest weight of a token whose sampler differed from the policy; 0: none
         }
     )
     c.rewards = ml_collections.ConfigDict(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 from collections.abc import Sequence
-from typing import Protocol, TypeVar, overload
+from typing import Any, Generic, Protocol, TypeVar, overload
 
 import grain
 import numpy as np
@@ -93,6 +93,30 @@ def batches(
     rows = order.batch(batch_size, drop_remainder=True, batch_fn=np.asarray).repeat()
     reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
     return iter(rows.map_with_index(read).to_iter_dataset(reading))
+
+
+class Ahead(grain.DatasetIterator, Generic[T]):
+    """Every batch together with the one after it; its position is that of the batch."""
+
+    def __init__(self, inner: grain.DatasetIterator[T]):
+        super().__init__()
+        self._inner, self._following = inner, None
+
+    def __next__(self) -> tuple[T, T]:
+        """A batch and the next."""
+        batch = next(self._inner) if self._following is None else self._following
+        self._position = self._inner.get_state()
+        self._following = next(self._inner)
+        return batch, self._following
+
+    def get_state(self) -> Any:
+        """As the inner iterator's, behind the newest batch."""
+        return self._inner.get_state() if self._following is None else self._position
+
+    def set_state(self, state: Any) -> None:
+        """Goes to where ``get_state`` was asked."""
+        self._inner.set_state(state)
+        self._following = None
 
 
 def fixed(source: RecordSource, n: int, seed: int = 0) -> tuple[Record, ...]:

@@ -5,6 +5,7 @@ In: trainable and frozen parameters that are already placed. Out: a ``TrainState
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -25,6 +26,7 @@ class TrainState:
       frozen: parameters that stay; disjoint paths.
       opt_state: the optimiser's moments, shaped and placed like ``trainable``.
       algo: the algorithm's own state (a KL coefficient, codebook usage), any pytree of arrays.
+      previous: ``trainable`` as it was before the last update, for a sampler that is one behind; else empty.
     """
 
     step: Any
@@ -32,6 +34,7 @@ class TrainState:
     frozen: Params
     opt_state: Any
     algo: Any
+    previous: Params = dataclasses.field(default_factory=dict)
 
     @property
     def params(self) -> Params:
@@ -50,7 +53,9 @@ def merge(trainable: Params, frozen: Params) -> Params:
     return dict(sorted({**trainable, **frozen}.items()))
 
 
-def create_state(trainable: Params, frozen: Params, optimizer: Optimizer, algo: Any = ()) -> TrainState:
+def create_state(
+    trainable: Params, frozen: Params, optimizer: Optimizer, algo: Any = (), *, keep_previous: bool = False
+) -> TrainState:
     """A state at step 0. Moments are placed like their parameters, everything else is replicated on the same mesh.
 
     Args:
@@ -58,6 +63,7 @@ def create_state(trainable: Params, frozen: Params, optimizer: Optimizer, algo: 
       frozen: placed parameters, disjoint from ``trainable``; never donated, so others may share them.
       optimizer: from ``optim.make_optimizer``.
       algo: pytree of arrays or numbers; numbers become arrays.
+      keep_previous: whether updates keep the parameters that they moved.
     """
     merge(trainable, frozen)
     state = TrainState(
@@ -66,6 +72,7 @@ def create_state(trainable: Params, frozen: Params, optimizer: Optimizer, algo: 
         frozen=frozen,
         opt_state=optimizer.init(trainable),
         algo=jax.tree.map(jnp.asarray, algo),
+        previous=jax.tree.map(jnp.copy, trainable) if keep_previous else {},
     )
     meshes = {leaf.sharding.mesh for leaf in trainable.values() if isinstance(leaf.sharding, NamedSharding)}
     whole = NamedSharding(meshes.pop(), PartitionSpec()) if meshes else None

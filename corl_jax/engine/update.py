@@ -82,8 +82,8 @@ class Update:
             "param_norm": _one(optax.tree.norm(widen(trainable))),
             "learning_rate": _one(rate),
         }
-        algo = self._after(state.algo, metrics)
-        return TrainState(state.step + 1, trainable, {}, opt_state, algo), metrics
+        algo, previous = self._after(state.algo, metrics), state.trainable if state.previous else {}
+        return TrainState(state.step + 1, trainable, {}, opt_state, algo, previous), metrics
 
     def _gradient(self, state: TrainState, batch: Any) -> tuple[jax.Array, Metrics, Params]:
         """Loss, metrics and gradient of the whole batch; each is a sum over its micro-batches."""

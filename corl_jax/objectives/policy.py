@@ -1,4 +1,5 @@
-"""The clipped surrogate of GRPO, per token. In: log-probs and advantages; out: a loss per token, to be weighted."""
+"""The clipped surrogate of GRPO and what a sampler that differs costs, per token. In: log-probs and advantages; out: a
+loss per token, to be weighted."""
 
 from __future__ import annotations
 
@@ -42,3 +43,19 @@ def surrogate(
         return -gain, ratio, jnp.zeros_like(ratio)
     clipped = jnp.clip(ratio, 1 - epsilon_low, 1 + epsilon_high) * advantages
     return -jnp.minimum(gain, clipped), ratio, (clipped < gain).astype(jnp.float32)
+
+
+def importance(
+    log_probs: Float[Array, "..."], sampler_log_probs: Float[Array, "..."], cap: float
+) -> Float[Array, "..."]:
+    """``min(pi / mu, cap)`` per token: how much more likely a token is under the policy than under its sampler.
+
+    Makes up for a sampler that is one update behind or rounds differently; truncated, since a few tokens would outweigh
+    all others (Ionides, 2008; Yao et al., 2025, on rollouts in another engine). No gradient flows through it.
+
+    Args:
+      log_probs: of the policy that the surrogate's ratio is taken against.
+      sampler_log_probs: of the distribution that was sampled from.
+      cap: the largest weight, 1 or more.
+    """
+    return jax.lax.stop_gradient(jnp.minimum(jnp.exp(log_probs - sampler_log_probs), cap))

@@ -22,7 +22,7 @@ def advise(plan: Plan, step: Step) -> list[str]:
 
 
 def _placement(plan: Plan, step: Step) -> list[str]:
-    state = sum(plan.parts[name] for name in ("parameters", "moments", "reference"))
+    state = sum(plan.parts[name] for name in ("parameters", "moments", "reference", "previous_parameters"))
     if plan.mesh["data"] > 1 and state > plan.hbm_gib / 3:
         whole = plan.mesh["data"] * plan.mesh["fsdp"]
         return [

@@ -87,7 +87,7 @@ def make_plan(step: Step, slice_: Slice, log: Callable[[str], None] = lambda lin
     phases, decode, links = {}, None, None
     for name in PHASES:
         compiled = [_compile(step, call, f"{name} {i + 1}", log) for i, call in enumerate(step.phases()[name])]
-        held = parts["parameters"] + parts["moments"] + parts["reference"]
+        held = parts["parameters"] + parts["moments"] + parts["reference"] + parts["previous_parameters"]
         held += 0 if name == "update" else parts["rollout_parameters"]
         phases[name] = _phase(compiled, slice_, held)
         if name == "rollout_image" and compiled and compiled[0].module is not None:

@@ -164,6 +164,7 @@ def open_step(config: Mapping[str, Any], devices: Any) -> Step:
         cast(Params, frozen),
         moments,
         jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), algo),
+        cast(Params, dict(trainable)) if stage.settings.stale_rollouts else {},
     )
     update = make_update(stage.loss, stage.after, optimizer, plain["microbatches"])
     dtype = jnp.dtype(compute_dtype(plain["model"]["compute_dtype"]))

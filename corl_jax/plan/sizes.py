@@ -34,13 +34,14 @@ def on_chip(tree: Any) -> float:
 
 
 def parts(step: Step) -> dict[str, float]:
-    """The state of training, the reference, and the copy that samples; caches of the larger rollout."""
+    """The state of training, the reference, the copy that samples; caches of the larger rollout."""
     state, settings = step.state, step.stage.settings
     moved = [one for path, one in step.parts.rollout.items() if not fits(step.parts.structs[path], one)]
     return {
         "parameters": on_chip((state.trainable, state.frozen)),
         "moments": on_chip(state.opt_state),
         "reference": on_chip(state.trainable) if settings.needs_reference else 0.0,
+        "previous_parameters": on_chip(state.previous),
         "rollout_parameters": on_chip(moved),
         "caches": max(image_cache(step).total_gib, text_cache(step)),
     }

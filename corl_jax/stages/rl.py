@@ -7,6 +7,7 @@ Serves the unified stage (both tasks) and refinements (one task, by asking 0 of 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -20,7 +21,7 @@ from corl_jax.core.numerics import Metrics
 from corl_jax.core.rng import sample_keys, stream
 from corl_jax.core.trees import partition
 from corl_jax.core.types import Asked, Params, PolicyBatch, Rollout, Scores
-from corl_jax.data.pipeline import batches
+from corl_jax.data.pipeline import Ahead, batches
 from corl_jax.data.sources import RecordSource
 from corl_jax.engine.hooks import Every, Hook, Report
 from corl_jax.engine.optim import Optimizer
@@ -41,6 +42,15 @@ from corl_jax.tasks.text_to_image import TextToImage
 from corl_jax.tasks.visual_qa import VisualQA
 
 
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """Rollouts of ``step``, begun and maybe not over: by task what was asked, on the mesh, and what is written."""
+
+    step: int
+    asked: dict[str, Asked]
+    rollouts: dict[str, Rollout]
+
+
 class RlStage:
     """GRPO over one or both tasks; see the head of this file."""
 
@@ -50,7 +60,7 @@ class RlStage:
         self.parts, self.optimizer, self.seed = parts, optimizer, config["seed"]
         self.trainable, self.updates = tuple(config["trainable"]), config["updates_per_step"]
         parts.check(trainable=self.trainable)
-        self.total = config["steps"] * self.updates
+        self.steps, self.total = config["steps"], config["steps"] * self.updates
         self.settings: RlSettings = read_settings(config, self.updates)
         held = {"weights": self.settings.rollout_weights, "cache": self.settings.rollout_cache}
         self.sampler, self.lighten = lighter(parts.sampler, parts.rollout, **held)
@@ -67,6 +77,7 @@ class RlStage:
         self.rows = {"pictures": s.pictures, "questions": s.questions}
         self.sheet: tuple[np.ndarray, list[str]] | None = None
         self.reference: Params = {}
+        self.ahead: Drawn | None = None
 
     @functools.cached_property
     def train(self) -> RecordSource:
@@ -79,42 +90,70 @@ class RlStage:
         if self.settings.needs_reference:  # a copy, since updates donate what they move
             self.reference = merge(jax.tree.map(jnp.copy, trainable), frozen)
         algo = {task: kl.initial(self.settings.kl[task], self.total) for task in self.settings.asked}
-        return create_state(trainable, frozen, self.optimizer, algo)
+        behind = self.settings.stale_rollouts
+        return create_state(trainable, frozen, self.optimizer, algo, keep_previous=behind)
 
     def data(self) -> grain.DatasetIterator:
-        """Records asked both ways."""
-        return batches(self.train, seed=self.seed, batch_size=self.joint.batch_size, transform=self.joint)
+        """Records asked both ways; with stale rollouts each batch beside the next."""
+        found = batches(self.train, seed=self.seed, batch_size=self.joint.batch_size, transform=self.joint)
+        return Ahead(found) if self.settings.stale_rollouts else found
 
-    def batches(self, state: TrainState, raw: dict[str, Asked], step: int) -> Iterator[tuple[Any, HostMetrics]]:
-        """One training step up to the update: this is the screen to read."""
+    def batches(self, state: TrainState, raw: Any, step: int) -> Iterator[tuple[Any, HostMetrics]]:
+        """One training step up to the update: this is the screen to read.
+
+        What the device is to do is handed to it first; rewards are computed meanwhile, task by task as they come.
+        """
         params, sharder = self.parts.for_rollout(state.params), self.parts.sharder
-        raw = {task: Asked(sharder.put_batch(asked.prompts), asked.records) for task, asked in raw.items()}
-        light = self.lighten(params)
-        rollouts = {task: self.sample(light, task, asked, step) for task, asked in raw.items()}
-        del light
-        own = {task: sharder.own(rollout) for task, rollout in rollouts.items()}
-        scores = {task: self.score(params, task, raw[task], own[task]) for task in raw}
-        advantage = self.advantages(scores)
+        drawn = self.drawn(state, params, raw, step)
+        asked = drawn.asked
         batch = {
             task: PolicyBatch(
-                prompts=raw[task].prompts,
+                prompts=asked[task].prompts,
                 tokens=rollout.tokens,
                 mask=rollout.mask,
                 sampler_log_probs=rollout.log_probs,
-                old_log_probs=self.log_probs(params, task, raw[task], rollout) if self.updates > 1 else None,
-                ref_log_probs=self.log_probs(self.reference, task, raw[task], rollout) if self.reference else None,
-                advantages=np.asarray(advantage[task])[sharder.share(len(advantage[task]))],
+                old_log_probs=self.log_probs(params, task, asked[task], rollout) if self.updates > 1 else None,
+                ref_log_probs=self.log_probs(self.reference, task, asked[task], rollout) if self.reference else None,
+                advantages=None,
                 weights=token_weights(rollout.mask, aggregation=self.settings.aggregation),
             )
-            for task, rollout in rollouts.items()
+            for task, rollout in drawn.rollouts.items()
         }
-        metrics = self.host_metrics(scores, own)
-        if "image" in raw:
-            self.sheet = self.label_pictures(raw["image"], own["image"], scores["image"])
-        batch = sharder.put_batch(batch)
-        del params, rollouts  # the update needs their room
+        own, scores = {}, {}
+        for task, rollout in drawn.rollouts.items():
+            own[task] = sharder.own(rollout)
+            scores[task] = self.score(params, task, asked[task], own[task])
+        del params, drawn, rollout  # the update needs their room
+        for task, advantage in self.advantages(scores).items():
+            mine = np.asarray(advantage)[sharder.share(len(advantage))]
+            batch[task] = dataclasses.replace(batch[task], advantages=mine)
+        batch, metrics = sharder.put_batch(batch), self.host_metrics(scores, own)
+        if "image" in own:
+            self.sheet = self.label_pictures(asked["image"], own["image"], scores["image"])
         for _ in range(self.updates):
             yield batch, metrics
+
+    def drawn(self, state: TrainState, params: Params, raw: Any, step: int) -> Drawn:
+        """The rollouts of a step, from ``params``.
+
+        Stale ones were begun a step ago, before the last update, and the next step's are begun now. A resumed run makes
+        those that it lost from the parameters that its state kept, the same bit for bit.
+        """
+        if not self.settings.stale_rollouts:
+            return self.draw(params, raw, step)
+        now, following = raw
+        drawn, self.ahead = self.ahead, None
+        if drawn is None or drawn.step != step:
+            drawn = self.draw(self.parts.for_rollout(merge(state.previous, state.frozen)), now, step)
+        if step + 1 < self.steps:
+            self.ahead = self.draw(params, following, step + 1)
+        return drawn
+
+    def draw(self, params: Params, raw: Mapping[str, Asked], step: int) -> Drawn:
+        """Asks the batch of ``step`` and begins its rollouts."""
+        asked = {task: Asked(self.parts.sharder.put_batch(one.prompts), one.records) for task, one in raw.items()}
+        light = self.lighten(params)
+        return Drawn(step, asked, {task: self.sample(light, task, one, step) for task, one in asked.items()})
 
     def sample(self, params: Params, task: str, asked: Asked, step: int) -> Rollout:
         """``G`` samples per prompt, from parameters that ``lighten`` made.

@@ -12,7 +12,7 @@ from corl_jax.core.numerics import Metrics, Weighted
 from corl_jax.core.trees import bind
 from corl_jax.core.types import Params, PolicyBatch
 from corl_jax.objectives import kl
-from corl_jax.objectives.policy import surrogate
+from corl_jax.objectives.policy import importance, surrogate
 from corl_jax.sampling.generate import Sampler
 from corl_jax.sampling.score import score
 from corl_jax.stages.rl_settings import RlSettings
@@ -69,6 +69,11 @@ def task_loss(
         "clipped": Weighted.of(clipped, part.mask),
         "mismatch": Weighted.of(jnp.abs(log_probs - part.sampler_log_probs), part.mask),
     }
+    if s.importance_cap:
+        anchor = log_probs if part.old_log_probs is None else part.old_log_probs
+        weight = importance(anchor, part.sampler_log_probs, s.importance_cap)
+        per_token = weight * per_token
+        metrics["importance"] = Weighted.of(weight, part.mask)
     if part.ref_log_probs is not None:
         divergence = kl.estimators[s.kl[task].estimator](log_probs, part.ref_log_probs)
         per_token = per_token + coef * divergence

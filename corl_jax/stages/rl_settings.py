@@ -38,6 +38,9 @@ class RlSettings:
       shared_prefix: tasks whose completions are scored behind one reading of their prompt.
       score_chunk: tokens of every completion whose logits are held at a time while scoring and in the update; 0: all.
       rollout_weights, rollout_cache: how the sampler holds them, see ``sampling.light``; the scorer never changes.
+      stale_rollouts: sample a step's completions one update early, so that rewards are computed while the device samples.
+      importance_cap: the longest weight of a token by which its sampler may differ from the policy, see
+        ``objectives.policy.importance``; 0: none.
       rewards: task to (reward name to weight). kl: task to its coefficient's config.
     """
 
@@ -63,6 +66,8 @@ class RlSettings:
     score_chunk: int
     rollout_weights: str
     rollout_cache: str
+    stale_rollouts: bool
+    importance_cap: float
     rewards: Mapping[str, Mapping[str, float]]
     kl: Mapping[str, KlConfig]
 
@@ -126,6 +131,15 @@ def read_settings(config: Mapping[str, Any], updates: int) -> RlSettings:
     for table in tables.values():
         for name in table:
             rewards[name]
+    if s.importance_cap != 0 and s.importance_cap < 1:
+        raise UserError(
+            f"rl.importance_cap={s.importance_cap} would shrink tokens that need no weight; expected 0 or 1 up"
+        )
+    if s.stale_rollouts and (s.importance_cap == 0 or updates > 1):
+        raise UserError(
+            f"rl.stale_rollouts needs importance weights and one update a step, but rl.importance_cap={s.importance_cap} "
+            f"and updates_per_step={updates}; set rl.importance_cap=2 and updates_per_step=1"
+        )
     if empty := [task for task in s.asked if not tables[task]]:
         raise UserError(f"no reward is configured for {empty[0]}; name at least one in config.rewards.{empty[0]}")
     if s.pairing != "separate" and s.pictures and s.questions and s.pictures != s.questions:

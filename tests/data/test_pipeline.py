@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from corl_jax.core.errors import UserError
-from corl_jax.data.pipeline import batches, fixed
+from corl_jax.data.pipeline import Ahead, batches, fixed
 from corl_jax.data.records import check
 from corl_jax.data.shapes.examples import example
 from corl_jax.data.sources import MemorySource, RecordSource
@@ -161,3 +161,19 @@ def test_the_builder_gives_back_its_examples(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="another data_dir"):
         builder.source(tmp_path / "file", "train")
+
+
+def test_looking_ahead_does_not_move_the_position(source):
+    plain = take(source)
+
+    def pairs():
+        return Ahead(batches(source, seed=3, batch_size=8, transform=Ids()))
+
+    one = pairs()
+    assert [next(one) for _ in range(3)] == list(zip(plain, plain[1:4], strict=False))
+    other = pairs()
+    other.set_state(one.get_state())
+    assert next(other) == next(one) == (plain[3], plain[4])
+    fresh = pairs()
+    fresh.set_state(pairs().get_state())
+    assert next(fresh)[0] == plain[0]

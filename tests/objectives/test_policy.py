@@ -5,7 +5,7 @@ import pytest
 from jax.test_util import check_grads
 
 from corl_jax.core.errors import UserError
-from corl_jax.objectives.policy import surrogate
+from corl_jax.objectives.policy import importance, surrogate
 
 PPO = {"clip": "ppo", "epsilon_low": 0.2, "epsilon_high": 0.3}
 OLD = jnp.log(jnp.asarray([0.5, 0.5, 0.5, 0.5, 0.5, 0.5]))
@@ -65,3 +65,9 @@ def test_old_log_probs_and_advantages_per_row_broadcast(rng):
 def test_unknown_clip_is_named():
     with pytest.raises(UserError, match="unknown clip 'pp0'; expected one of ppo, none"):
         surrogate(NEW, OLD, A, clip="pp0", epsilon_low=0.2, epsilon_high=0.2)
+
+
+def test_importance_is_cut_and_stands_still():
+    new, sampler = jnp.log(jnp.array([0.2, 0.5, 0.9])), jnp.log(jnp.array([0.4, 0.4, 0.1]))
+    np.testing.assert_allclose(importance(new, sampler, 2.0), [0.5, 1.25, 2.0], rtol=1e-6)
+    assert not jax.grad(lambda x: importance(x, sampler, 2.0).sum())(new).any()

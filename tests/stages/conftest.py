@@ -82,7 +82,13 @@ def take_step(rl_config, small_world):
             optimizer = make_optimizer(optim_config(config))
             stage = RlStage(config, parts, optimizer)
             rollouts, sample = {}, stage.sample
-            stage.sample = lambda params, task, *rest: rollouts.setdefault(task, sample(params, task, *rest))
+
+            def watched(params, task, *rest):
+                rollout = sample(params, task, *rest)
+                rollouts.setdefault(task, rollout)
+                return rollout
+
+            stage.sample = watched
             with use(parts.sharder):
                 state, raw = stage.init(), next(stage.data())
                 pairs = list(stage.batches(state, raw, 0))

@@ -21,6 +21,8 @@ BAD = [
     ("unified", {"rl.shared_prefix": ("text", "sound")}, "rl.shared_prefix=\\('text', 'sound'\\) is no tuple of tasks"),
     ("unified", {"rl.rollout_cache": "int4"}, "rl.rollout_cache='int4' is unknown; expected one of same, int8"),
     ("unified", {"rl.score_chunk": -1}, "rl.score_chunk=-1 is no number of tokens"),
+    ("unified", {"rl.importance_cap": 0.5}, "rl.importance_cap=0.5 would shrink"),
+    ("unified", {"rl.stale_rollouts": True}, "rl.importance_cap=0.0 and updates_per_step=1; set rl.importance_cap=2"),
     ("unified", {"rl.logprob_guidance": "odd"}, "rl.logprob_guidance='odd'"),
     ("unified", {"kl.text.schedule": "odd"}, "unknown KL schedule 'odd'; expected one of adaptive"),
     ("unified", {"kl.image.end": -1.0}, "KL coefficients"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from corl_jax.engine.manifest import read_manifest
 from corl_jax.stages.run import prepare, run, steps
 
@@ -14,8 +16,10 @@ def rows(folder):
     return [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines]
 
 
-def test_stopped_and_resumed_equals_never_stopped(rl_config, small_world, tmp_path):
-    config, whole, parts = rl_config(**{"steps": 4, "hooks.save_every": 2}), tmp_path / "whole", tmp_path / "parts"
+@pytest.mark.parametrize("stale", [False, True])
+def test_stopped_and_resumed_equals_never_stopped(rl_config, small_world, tmp_path, stale):
+    behind = {"rl.stale_rollouts": True, "rl.importance_cap": 2.0} if stale else {}
+    config, whole, parts = rl_config(**{"steps": 4, "hooks.save_every": 2} | behind), tmp_path / "a", tmp_path / "b"
     with small_world():
         run(config, whole)
         going = steps(prepare(config, parts))
@@ -32,3 +36,4 @@ def test_stopped_and_resumed_equals_never_stopped(rl_config, small_world, tmp_pa
         assert (parts / "metrics.jsonl").read_bytes() == before
     assert {"image/kl", "text/kl", "image/reward/redness", "text/mismatch"} <= set(rows(whole)[0])
     assert any(row["text/kl"] > 0 for row in rows(whole))
+    assert [row["text/mismatch"] > 1e-4 for row in rows(whole)] == [False, stale, stale, stale]

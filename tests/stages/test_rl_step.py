@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from corl_jax.core.sharding import use
 from corl_jax.core.trees import digest
+from corl_jax.engine.state import merge
 from corl_jax.objectives.advantages import group
 from corl_jax.rewards.base import RewardContext, score
 
@@ -120,3 +122,25 @@ def test_a_second_update_leaves_the_ratio_of_one(take_step):
     for task in ("image", "text"):
         assert one[f"{task}/ratio"] == pytest.approx(1, abs=1e-5) and abs(two[f"{task}/ratio"] - 1) > 1e-5
         assert one[f"{task}/clipped"] == 0 and two[f"{task}/kl"] > 1e-6 > abs(one[f"{task}/kl"])
+
+
+def test_stale_rollouts_are_those_of_the_policy_before_the_last_update(take_step):
+    """Weighed by how much more likely the policy that is updated finds them."""
+    plain, step = take_step(), take_step(**{"rl.stale_rollouts": True, "rl.importance_cap": 1.02})
+    np.testing.assert_array_equal(step.batches[0]["text"].tokens, plain.batches[0]["text"].tokens)
+    begun = step.stage.ahead.rollouts["text"]  # by step 0, for step 1
+    state, (said,) = step.run()
+    assert said["text/importance"] == pytest.approx(1, abs=1e-4)
+    assert digest(state.previous) == digest(step.stage.init().trainable) != digest(state.trainable)
+    stage, params = step.stage, merge(state.previous, state.frozen)
+    with use(stage.parts.sharder):
+        again = stage.sample(params, "text", step.raw[1]["text"], 1)
+        batch, _ = next(stage.batches(state, (step.raw[1], step.raw[1]), 1))
+        for rollout in (batch["text"], again):
+            np.testing.assert_array_equal(rollout.tokens, begun.tokens)
+        assert not np.array_equal(begun.tokens, step.batches[0]["text"].tokens)
+        now = stage.log_probs(state.params, "text", step.raw[1]["text"], begun)
+        _, metrics = stage.loss(state.params, batch, state.algo)
+    weights = np.minimum(np.exp(np.asarray(now) - np.asarray(begun.log_probs)), 1.02)[np.asarray(begun.mask)]
+    assert metrics["text/importance"].value == pytest.approx(weights.mean(), rel=1e-5)
+    assert weights.max() == np.float32(1.02) and weights.min() < 0.99
