@@ -100,23 +100,24 @@ class Ahead(grain.DatasetIterator, Generic[T]):
 
     def __init__(self, inner: grain.DatasetIterator[T]):
         super().__init__()
-        self._inner, self._following = inner, None
+        self._inner: grain.DatasetIterator[T] = inner
+        self._read: list[tuple[T, Any]] = []  # at most one, and the position before it
 
     def __next__(self) -> tuple[T, T]:
         """A batch and the next."""
-        batch = next(self._inner) if self._following is None else self._following
-        self._position = self._inner.get_state()
-        self._following = next(self._inner)
-        return batch, self._following
+        batch = self._read.pop()[0] if self._read else next(self._inner)
+        position = self._inner.get_state()
+        self._read.append((next(self._inner), position))
+        return batch, self._read[0][0]
 
     def get_state(self) -> Any:
         """As the inner iterator's, behind the newest batch."""
-        return self._inner.get_state() if self._following is None else self._position
+        return self._read[0][1] if self._read else self._inner.get_state()
 
     def set_state(self, state: Any) -> None:
         """Goes to where ``get_state`` was asked."""
         self._inner.set_state(state)
-        self._following = None
+        self._read.clear()
 
 
 def fixed(source: RecordSource, n: int, seed: int = 0) -> tuple[Record, ...]:

@@ -38,7 +38,7 @@ class RlSettings:
       shared_prefix: tasks whose completions are scored behind one reading of their prompt.
       score_chunk: tokens of every completion whose logits are held at a time while scoring and in the update; 0: all.
       rollout_weights, rollout_cache: how the sampler holds them, see ``sampling.light``; the scorer never changes.
-      stale_rollouts: sample a step's completions one update early, so that rewards are computed while the device samples.
+      stale_rollouts: sample a step's completions one update early, so that the device samples during rewards.
       importance_cap: the longest weight of a token by which its sampler may differ from the policy, see
         ``objectives.policy.importance``; 0: none.
       rewards: task to (reward name to weight). kl: task to its coefficient's config.
@@ -137,8 +137,9 @@ def read_settings(config: Mapping[str, Any], updates: int) -> RlSettings:
         )
     if s.stale_rollouts and (s.importance_cap == 0 or updates > 1):
         raise UserError(
-            f"rl.stale_rollouts needs importance weights and one update a step, but rl.importance_cap={s.importance_cap} "
-            f"and updates_per_step={updates}; set rl.importance_cap=2 and updates_per_step=1"
+            f"rl.stale_rollouts needs importance weights and one update a step, but "
+            f"rl.importance_cap={s.importance_cap} and updates_per_step={updates}; set rl.importance_cap=2 and "
+            "updates_per_step=1"
         )
     if empty := [task for task in s.asked if not tables[task]]:
         raise UserError(f"no reward is configured for {empty[0]}; name at least one in config.rewards.{empty[0]}")
