@@ -236,6 +236,16 @@ def _moved_backward(to: NamedSharding, back: NamedSharding, _: None, grad: jax.A
 _moved.defvjp(_moved_forward, _moved_backward)
 
 
+def copies(groups: int, samples: int) -> int:
+    """How often to repeat each of ``groups`` prompts, its samples dealt out, so that they divide over the batch axes.
+
+    1 where they divide already, where no number of copies helps, and outside ``use``.
+    """
+    shards = _active[-1].batch_shards if _active else 1
+    count = shards // math.gcd(groups, shards)
+    return count if samples % count == 0 else 1
+
+
 def per_device(work: Callable[[Any, Any], Any], whole: Any, rows: Any) -> Any:
     """``work(whole, rows)``, by every device on its own rows; a plain call outside ``use`` or if rows do not divide.
 
