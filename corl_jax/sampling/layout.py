@@ -37,7 +37,7 @@ class SpecialIds:
 
 
 def dealt(prompts: Prompts, samples: int) -> tuple[Prompts, int]:
-    """Prompts such that each device has whole groups: repeated where they are fewer than the devices, samples shared out.
+    """Prompts that divide over the devices: repeated where they are too few, their samples shared out.
 
     A device then reads a prompt for itself, instead of waiting for others to hand it around.
 

@@ -53,7 +53,7 @@ def test_eight_devices_write_and_score_two_prompts_as_one_does(tiny_policy, shar
         program = jax.jit(run).lower(params, prompts).compile()
     spread, also_scored = program(params, prompts)
     loops, _, _ = program.as_text().partition("\nENTRY")
-    assert "all-gather" not in loops  # nothing is handed around while layers run
+    assert "all-gather" not in loops  # nothing is handed around
     np.testing.assert_array_equal(alone.tokens, spread.tokens)
     np.testing.assert_allclose(alone.log_probs, spread.log_probs, rtol=0, atol=1e-5)
     np.testing.assert_allclose(scored, also_scored, rtol=0, atol=1e-5)
