@@ -13,7 +13,7 @@ from flax import nnx
 from corl_jax.models.cache import Cache
 from corl_jax.models.kernels import attend, kernels
 from corl_jax.models.layers import linear, rotate
-from corl_jax.models.prefix import attend_behind
+from corl_jax.models.prefix import attend_behind, attend_causally_behind
 
 
 class SelfAttention(nnx.Module):
@@ -55,13 +55,14 @@ class SelfAttention(nnx.Module):
         """Mixes prompts ``[B, P, D]``, and behind them ``N / B`` rows each ``[N, T, D]``.
 
         Args:
-          prompt, own: states, rotary angles and mask; that of ``own`` covers the prompt's positions and then its own.
+          prompt, own: states, rotary angles and mask; that of ``own`` covers the prompt's positions and then its own,
+            of which none after the query's.
         """
         (x, rope, mask), (x_own, rope_own, mask_own) = prompt, own
         q, k, v = self._project(x, rope)
         q_own, k_own, v_own = self._project(x_own, rope_own)
         mixed = kernels[self.kernel].attend(q, k, v, mask)
-        return self._out(mixed), self._out(attend_behind(q_own, (k, v), (k_own, v_own), mask_own))
+        return self._out(mixed), self._out(attend_causally_behind(q_own, (k, v), (k_own, v_own), mask_own))
 
     def _project(self, x_NLD, rope) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Queries ``[N, L, H, C]``, keys and values ``[N, K, L, C]``, rotated."""

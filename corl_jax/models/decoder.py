@@ -126,7 +126,7 @@ class LanguageModel(nnx.Module):
 
         Args:
           prompt, own: input embeddings, rotary positions and mask; that of ``own`` covers the prompt's positions and
-            then its own.
+            then its own, of which none after the query's.
 
         Returns:
           states of both after the final norm.

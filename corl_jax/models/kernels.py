@@ -80,12 +80,15 @@ def attend(
     """
     n, length, heads, size = q_NLHC.shape
     kv_heads = k_NKSC.shape[1]
-    q = q_NLHC.reshape(n, length, kv_heads, heads // kv_heads, size)
-    scores = jnp.einsum("NLKGC,NKSC->NKGLS", q, k_NKSC, preferred_element_type=jnp.float32) * size**-0.5
+    q = q_NLHC.reshape(n, length, kv_heads, heads // kv_heads, size) * jnp.asarray(size**-0.5, k_NKSC.dtype)
+    q_NKMC = jnp.moveaxis(q, 1, 3).reshape(n, kv_heads, -1, size)  # heads first: plain products of matrices
+    scores = jnp.einsum("NKMC,NKSC->NKMS", q_NKMC, k_NKSC, preferred_element_type=jnp.float32)
+    scores = scores.reshape(n, kv_heads, -1, length, k_NKSC.shape[2])
     if mask_NLS is not None:
         scores = jnp.where(mask_NLS[:, None, None], scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v_NKSC.dtype)
-    return jnp.einsum("NKGLS,NKSC->NLKGC", weights, v_NKSC).reshape(n, length, heads, size)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v_NKSC.dtype).reshape(n, kv_heads, -1, k_NKSC.shape[2])
+    mixed = jnp.einsum("NKMS,NKSC->NKMC", weights, v_NKSC).reshape(n, kv_heads, -1, length, size)
+    return jnp.moveaxis(mixed, 3, 1).reshape(n, length, heads, size)
 
 
 kernels.register("einsum")(Kernel(attend))

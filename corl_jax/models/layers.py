@@ -34,9 +34,16 @@ def linear(
         use_bias=bias,
         dtype=dtype,
         rngs=rngs,
+        dot_general=over_rows,
         kernel_metadata={"logical": axes},
         bias_metadata={"logical": axes[1:]},
     )
+
+
+def over_rows(x: jax.Array, kernel: jax.Array, dimensions: Any, **how: Any) -> jax.Array:
+    """``x @ kernel`` with all leading axes as one; without, a CPU needs nearly twice as long for the gradient."""
+    rows = x.reshape(-1, x.shape[-1])
+    return jax.lax.dot_general(rows, kernel, (((1,), (0,)), ((), ())), **how).reshape(*x.shape[:-1], -1)
 
 
 class Mlp2(nnx.Module):

@@ -6,6 +6,7 @@ from flax import nnx
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.trees import bind
+from corl_jax.models import prefix
 from corl_jax.models.cache import Cache
 from corl_jax.models.decoder import LanguageModel
 from corl_jax.models.kernels import attend
@@ -133,15 +134,28 @@ def test_a_branch_has_rows_of_its_own_behind_the_shared_ones(rng, form):
     assert branch.layer(0, 4, float)[0].shape == (3 * N, 2, 4, 8) and not branch.layer(2, 5, float)[1].any()
 
 
-@pytest.mark.parametrize("length", [1, 3])
-def test_attention_behind_a_shared_part_equals_attention_to_all_of_it(rng, length):
-    rows, times, prefix, own = 2, 3, 7, 4
+def shared_and_own(rng, length, own, rows=2, times=3, prefix=7):
+    """Queries, keys and values of a shared part and of each row, a mask over both, and all keys and values by row."""
     q = jnp.asarray(rng.normal(size=(rows * times, length, 4, 8)), jnp.float32)
     shared = [jnp.asarray(rng.normal(size=(rows, 2, prefix, 8)), jnp.float32) for _ in range(2)]
     mine = [jnp.asarray(rng.normal(size=(rows * times, 2, own, 8)), jnp.float32) for _ in range(2)]
     mask = jnp.asarray(rng.random((rows * times, length, prefix + own)) < 0.6).at[0, 0].set(False)
     whole = [jnp.concatenate([jnp.repeat(a, times, 0), b], 2) for a, b in zip(shared, mine, strict=True)]
+    return q, shared, mine, mask, whole
+
+
+@pytest.mark.parametrize("length", [1, 3])
+def test_attention_behind_a_shared_part_equals_attention_to_all_of_it(rng, length):
+    q, shared, mine, mask, whole = shared_and_own(rng, length, own=4)
     np.testing.assert_allclose(attend_behind(q, shared, mine, mask), attend(q, *whole, mask), rtol=1e-5, atol=1e-6)
+
+
+def test_attention_block_by_block_equals_attention_at_once(rng, monkeypatch):
+    monkeypatch.setattr(prefix, "BLOCK", 2)
+    q, shared, mine, mask, whole = shared_and_own(rng, length=5, own=5)
+    mask = mask & (jnp.arange(12) - 7 <= jnp.arange(5)[:, None]) | (jnp.arange(12) == 0)
+    found = prefix.attend_causally_behind(q, shared, mine, mask)
+    np.testing.assert_allclose(found, attend(q, *whole, mask), rtol=1e-5, atol=1e-6)
 
 
 def test_scan_equals_an_unrolled_loop(lm, x):
