@@ -31,11 +31,11 @@ def run(args: argparse.Namespace) -> int:
         print(f"{top:24}{number:>16,}")
     print(f"{'parameters':24}{sum(parts.values()):>16,}")
     if source.folder is not None:
-        headers = source.folder.weights.headers
+        headers = source.folder.reader.weights.headers
         print(f"{'in the files':24}{sum(math.prod(h.shape) for h in headers.values()):>16,}")
         dtypes = ", ".join(sorted({str(header.dtype) for header in headers.values()}))
-        print(f"{'bytes':24}{source.folder.weights.nbytes:>16,}  {dtypes}")
-        if unused := source.folder.unused():
+        print(f"{'bytes':24}{source.folder.reader.weights.nbytes:>16,}  {dtypes}")
+        if unused := source.folder.reader.unused():
             number = sum(math.prod(headers[name].shape) for name in unused)
             print(f"{'read by nothing':24}{number:>16,}  {', '.join(unused)}")
     words = source.load_tokenizer()

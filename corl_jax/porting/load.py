@@ -7,17 +7,10 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import pathlib
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import ml_dtypes
-import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
-from tqdm import tqdm
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.trees import flatten_abstract
@@ -26,8 +19,8 @@ from corl_jax.data.text import TextTokenizer
 from corl_jax.models.config import JanusConfig
 from corl_jax.models.unified import abstract
 from corl_jax.porting.formats import Format, format_of
-from corl_jax.porting.mapping import Rule, Tensor, check_names, plan
-from corl_jax.porting.tensors import Weights, open_weights
+from corl_jax.porting.mapping import Tensor, plan
+from corl_jax.porting.reader import Reader
 
 WHOLE = 2**28
 """Bytes up to which stacked layers are put together on the host; larger stacks are filled layer by layer in place."""
@@ -65,7 +58,7 @@ class Folder:
       path: the folder.
       format: its layout.
       cfg: sizes.
-      weights: its files.
+      reader: its weights.
     """
 
     def __init__(self, path: str | pathlib.Path):
@@ -78,23 +71,15 @@ class Folder:
         self.path = pathlib.Path(path)
         self.format: Format = format_of(raw, str(path))
         self.cfg = self.format.read_config(raw, str(path))
-        self.weights: Weights = open_weights(path)
-        self._tensors = foreign_plan(self.cfg, self.format)
-        found = {name: header.shape for name, header in self.weights.headers.items()}
-        self._prefix = self.format.prefix if not any(name.startswith(self.format.prefix) for name in found) else ""
-        wanted = {self._name(name): tensor.shape for name, tensor in self._tensors.items()}
-        check_names(wanted, found, self.format.unused, str(path))
+        prefix = self.format.prefix
+
+        def written(name: str, found: frozenset[str]) -> str:
+            """Older writers left the prefix of the layout out."""
+            return name if any(other.startswith(prefix) for other in found) else name.removeprefix(prefix)
+
+        leaves = {path: leaf.shape for path, leaf in flatten_abstract(abstract(self.cfg)).items()}
+        self.reader = Reader(path, leaves, self.format.rules, self.format.unused, written)
         _check_preprocessor(self.path)
-        self._sources = _sources(self._tensors)
-
-    def _name(self, name: str) -> str:
-        """The name in the files, which older writers left without the prefix of the layout."""
-        return name.removeprefix(self._prefix)
-
-    def dtype(self, path: str) -> np.dtype:
-        """How one of our parameters is held when it is only used: bfloat16 where the files have that, else float32."""
-        stored = self.weights.headers[self._name(self._sources[path][0][0])].dtype
-        return stored if stored == ml_dtypes.bfloat16 else np.dtype(np.float32)
 
     def load_tokenizer(self) -> TextTokenizer:
         """The folder's text tokenizer.
@@ -111,42 +96,6 @@ class Folder:
             )
         return tokenizer
 
-    def unused(self) -> list[str]:
-        """Tensors of the files that no computation reads."""
-        used = {self._name(name) for name in self._tensors}
-        return sorted(self.weights.headers.keys() - used)
-
-    def params(self, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> Params:
-        """Parameters ``wanted`` (shape, dtype and sharding by path), placed.
-
-        Raises:
-          UserError: a damaged file, or numbers that are none.
-        """
-        total = sum(_nbytes(struct) for struct in wanted.values())
-        params = {}
-        with tqdm(total=total, desc="load weights", unit="B", unit_scale=True, delay=1) as bar:
-            for path, struct in wanted.items():
-                params[path] = self._param(path, struct)
-                bar.update(_nbytes(struct))
-        return params
-
-    def _param(self, path: str, struct: jax.ShapeDtypeStruct) -> jax.Array:
-        parts = self._parts(path, struct.dtype)
-        if not self._sources[path][0][1].stacked:
-            return _place(next(parts), struct.sharding)
-        if _nbytes(struct) <= WHOLE:
-            return _place(np.stack(list(parts)), struct.sharding)
-        layer = _without_layers(struct.sharding)
-        out = jax.jit(jnp.zeros, static_argnums=(0, 1), out_shardings=struct.sharding)(struct.shape, struct.dtype)
-        for i, part in enumerate(parts):
-            out = _write_layer(out, _place(part, layer), i)
-        return out
-
-    def _parts(self, path: str, dtype: Any) -> Iterator[np.ndarray]:
-        """What our parameter is made of, layer by layer."""
-        for name, rule in self._sources[path]:
-            yield np.ascontiguousarray(rule.inward(self.weights.read(self._name(name))).astype(dtype))
-
 
 def load_params(folder: str | pathlib.Path, cfg: JanusConfig) -> Params:
     """Every parameter of the model in float32 on the default device; nothing is missing, nothing is left over.
@@ -159,7 +108,7 @@ def load_params(folder: str | pathlib.Path, cfg: JanusConfig) -> Params:
         raise UserError(f"the model in {str(folder)!r} has other sizes than the one asked for")
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     leaves = flatten_abstract(abstract(cfg))
-    return opened.params(
+    return opened.reader.params(
         {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here) for path, leaf in leaves.items()}
     )
 
@@ -168,15 +117,6 @@ def load_params(folder: str | pathlib.Path, cfg: JanusConfig) -> Params:
 def foreign_plan(cfg: JanusConfig, layout: Format) -> dict[str, Tensor]:
     """Every tensor of the layout at these sizes, and what it is made of."""
     return plan({path: leaf.shape for path, leaf in flatten_abstract(abstract(cfg)).items()}, layout.rules)
-
-
-def _sources(tensors: Mapping[str, Tensor]) -> dict[str, list[tuple[str, Rule]]]:
-    """For each of our paths the foreign names that fill it, in order of layers, with the rule."""
-    sources: dict[str, list[tuple[str, Rule]]] = {}
-    for name, tensor in tensors.items():
-        for piece in tensor.pieces:
-            sources.setdefault(piece.path, []).append((name, piece.rule))
-    return sources
 
 
 def _check_preprocessor(folder: pathlib.Path) -> None:
@@ -190,24 +130,3 @@ def _check_preprocessor(folder: pathlib.Path) -> None:
                 f"preprocessor_config.json in {str(folder)!r} has {name}={raw[name]}; this program prepares pictures "
                 "with 0.5 as Janus-Pro does; take the file of the original checkpoint"
             )
-
-
-def _nbytes(struct: jax.ShapeDtypeStruct) -> int:
-    return math.prod(struct.shape) * struct.dtype.itemsize
-
-
-def _place(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
-    """Puts a host array that every process has onto the devices; each takes its own part."""
-    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
-
-
-def _without_layers(sharding: Any) -> Any:
-    """The placement of one layer of a stacked parameter."""
-    if isinstance(sharding, NamedSharding):
-        return NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
-    return sharding
-
-
-@functools.partial(jax.jit, donate_argnums=0)
-def _write_layer(stacked: jax.Array, layer: jax.Array, index: Any) -> jax.Array:
-    return jax.lax.dynamic_update_index_in_dim(stacked, layer, index, 0)

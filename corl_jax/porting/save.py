@@ -128,8 +128,10 @@ def carried(source: Folder | None, layout: Format) -> dict[str, Entry]:
     """
     if source is None or source.format is not layout:
         return {}
-    weights = source.weights
-    return {name: Entry(weights.headers[name], functools.partial(weights.read, name)) for name in source.unused()}
+    weights = source.reader.weights
+    return {
+        name: Entry(weights.headers[name], functools.partial(weights.read, name)) for name in source.reader.unused()
+    }
 
 
 def _part(params: Params, piece: Piece) -> np.ndarray:

@@ -74,13 +74,13 @@ class Source:
         if self.workdir is not None:
             return load_checkpoint(self.workdir, dict(wanted))
         assert self.folder is not None
-        return self.folder.params(wanted)
+        return self.folder.reader.params(wanted)
 
     def held(self, path: str) -> np.dtype:
         """In which dtype a parameter is held when only used: as stored, but the image tokenizer in float32."""
         if self.folder is None or path.startswith("image_tokenizer/"):
             return np.dtype(np.float32)
-        return self.folder.dtype(path)
+        return self.folder.reader.dtype(path)
 
     def load_tokenizer(self) -> TextTokenizer:
         """The text tokenizer.

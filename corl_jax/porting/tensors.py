@@ -22,6 +22,8 @@ DTYPES = {
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
 }
 
 
@@ -80,8 +82,7 @@ def open_weights(folder: str | pathlib.Path) -> Weights:
         openers = dict.fromkeys(files, _open_torch)
     if not files:
         raise UserError(
-            f"there are no *.safetensors and no pytorch_model*.bin in {str(folder)!r}; "
-            "expected the weights of a Janus model"
+            f"there are no *.safetensors and no pytorch_model*.bin in {str(folder)!r}; expected the weights of a model"
         )
     headers: dict[str, Header] = {}
     home: dict[str, pathlib.Path] = {}

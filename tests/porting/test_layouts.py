@@ -56,7 +56,7 @@ def test_original_layout_from_torch_pickles(pair, torch, original):
     assert load_config(folder) == pair.cfg
     torch.save(tensors, folder / "pytorch_model.bin")
     assert digest(load_params(folder, pair.cfg)) == digest(pair.params)
-    assert Folder(folder).unused() == [
+    assert Folder(folder).reader.unused() == [
         "gen_vision_model.quantize.codebook_used",
         "vision_model.vision_tower.attn_pool.latent",
     ]
@@ -74,7 +74,7 @@ def test_original_layout_from_safetensors_in_bfloat16(pair, torch, original):
     save_file({name: tensor.bfloat16() for name, tensor in tensors.items()}, folder / "model.safetensors")
     rounded = {path: np.asarray(leaf.astype("bfloat16").astype("float32")) for path, leaf in pair.params.items()}
     assert digest(load_params(folder, pair.cfg)) == digest(rounded)
-    assert {str(Folder(folder).dtype(path)) for path in rounded} == {"bfloat16"}
+    assert {str(Folder(folder).reader.dtype(path)) for path in rounded} == {"bfloat16"}
 
 
 def test_transformers_names_without_their_prefix(pair, tmp_path):
@@ -116,9 +116,9 @@ def test_original_layout_goes_out_as_it_came_in(pair, torch, original, tmp_path)
     layout = FORMATS["original"]
     save_folder(pair.params, pair.cfg, folder, out, layout=layout, unused=carried(source, layout), shard_bytes=10**6)
     again = Folder(out)
-    assert again.weights.headers.keys() == tensors.keys() and again.cfg == pair.cfg
+    assert again.reader.weights.headers.keys() == tensors.keys() and again.cfg == pair.cfg
     for name, tensor in tensors.items():
-        np.testing.assert_array_equal(again.weights.read(name), tensor.numpy(), err_msg=name)
+        np.testing.assert_array_equal(again.reader.weights.read(name), tensor.numpy(), err_msg=name)
     index = json.loads((out / "model.safetensors.index.json").read_text("utf-8"))
     assert index["weight_map"].keys() == tensors.keys() and len(set(index["weight_map"].values())) > 1
     assert json.loads((out / "processor_config.json").read_text("utf-8"))["surprise"] == 1

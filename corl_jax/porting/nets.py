@@ -1,0 +1,117 @@
+"""Reward models by name: how each is read from a folder, and its random twin for tests and tiny runs.
+
+In: a kind of net and where it lies (a folder, a hub id, or ``tiny``). Out: a ``Net``: module, placed parameters, sizes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from corl_jax.core.errors import UserError
+from corl_jax.core.sharding import Sharder
+from corl_jax.core.trees import flatten, flatten_abstract
+from corl_jax.core.types import Params
+from corl_jax.models.unified import logical_axes
+from corl_jax.porting import hub
+from corl_jax.porting.load import read_json
+from corl_jax.porting.mapping import Rule
+from corl_jax.porting.reader import Reader
+
+TINY = "tiny"
+"""A net of the smallest size with random weights, for tests and for runs that only show that all is connected."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NetKind:
+    """One kind of reward model.
+
+    Attributes:
+      name: as errors call it, e.g. ``captioner``.
+      build: ``(sizes, rngs) -> module``.
+      tiny: the smallest sizes.
+      read_config: ``(config.json, folder) -> sizes``.
+      rules: the table of tensors.
+      unused: patterns of tensors that are knowingly left alone.
+      rename: see ``porting.reader.Reader``.
+      home: id on the Hugging Face hub of what the papers used. gigabytes: its size there.
+      config: the file with the sizes.
+    """
+
+    name: str
+    build: Callable[[Any, nnx.Rngs], nnx.Module]
+    tiny: Any
+    read_config: Callable[[Any, str], Any]
+    rules: Sequence[Rule]
+    home: str
+    gigabytes: float
+    unused: Sequence[str] = ()
+    rename: Callable[[str, frozenset[str]], str] = lambda name, found: name
+    config: str = "config.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Net:
+    """A reward model that is ready to run.
+
+    Attributes:
+      graphdef: of the module; ``core.trees.bind(graphdef, params)`` gives it back.
+      params: placed.
+      cfg: sizes.
+      folder: where its tokenizer and the like lie; None for ``tiny``.
+    """
+
+    graphdef: Any
+    params: Params
+    cfg: Any
+    folder: pathlib.Path | None
+
+
+def open_net(kind: NetKind, source: str, sharder: Sharder) -> Net:
+    """Reads a reward model, placed on the mesh like everything else.
+
+    Args:
+      kind: what it must be.
+      source: folder, hub id, or ``tiny``.
+      sharder: of the run.
+
+    Raises:
+      UserError: no such folder, a damaged one, or one of another kind.
+    """
+    folder = None if source == TINY else _located(kind, source)
+    cfg = kind.tiny if folder is None else kind.read_config(read_json(folder, kind.config), str(folder))
+    module = nnx.eval_shape(lambda: kind.build(cfg, nnx.Rngs(0)))
+    leaves, axes = flatten_abstract(module), logical_axes(module)
+    wanted = {
+        path: jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=sharder.fitted(leaf.shape, axes[path], path))
+        for path, leaf in leaves.items()
+    }
+    graphdef = nnx.split(module)[0]
+    if folder is None:
+        return Net(graphdef, _random(kind, cfg, wanted), cfg, None)
+    shapes = {path: leaf.shape for path, leaf in leaves.items()}
+    return Net(graphdef, Reader(folder, shapes, kind.rules, kind.unused, kind.rename).params(wanted), cfg, folder)
+
+
+def _located(kind: NetKind, source: str) -> pathlib.Path:
+    folder = pathlib.Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    hint = f"{kind.home} ({kind.gigabytes} GB) is what the papers used"
+    if not hub.is_id(source):
+        raise UserError(f"the {kind.name} {source!r} is no folder; expected one, a hub id, or {TINY!r}; {hint}")
+    try:
+        return hub.fetch(source)
+    except UserError as error:
+        raise UserError(f"the {kind.name}: {error}; {hint}") from None
+
+
+def _random(kind: NetKind, cfg: Any, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> Params:
+    made = flatten(kind.build(cfg, nnx.Rngs(0)))[1]
+    return {path: jax.device_put(made[path], struct.sharding) for path, struct in wanted.items()}
