@@ -14,16 +14,17 @@ def _mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> dict[str, int]:
 
 MESHES = {
     "auto": _mesh(data=-1),
-    "spread": _mesh(fsdp=-1),  # what "auto" is for large models
+    "spread": _mesh(data=-1, fsdp=-8),  # "auto" of large models: up to 8 chips share the state, others repeat it
+    "wide": _mesh(data=-1, fsdp=-16),  # "auto" of 7B
     "cpu": _mesh(),
     "cpu8": _mesh(data=4, fsdp=2),
     "v5e-8": _mesh(fsdp=8),
-    "v5e-64": _mesh(fsdp=64),
-    "v5e-256": _mesh(data=4, fsdp=64),
+    "v5e-64": _mesh(data=8, fsdp=8),
+    "v5e-256": _mesh(data=32, fsdp=8),
     "v6e-8": _mesh(fsdp=8),
-    "v6e-64": _mesh(fsdp=64),
-    "v5p-64": _mesh(fsdp=32),  # v4 and v5p are named by cores, of which a chip has two
-    "v5p-128": _mesh(fsdp=64),
+    "v6e-64": _mesh(data=4, fsdp=16),
+    "v5p-64": _mesh(data=2, fsdp=16),  # v4 and v5p are named by cores, of which a chip has two
+    "v5p-128": _mesh(data=4, fsdp=16),
     "v4-32": _mesh(fsdp=16),
     "h100x1": _mesh(),
     "h100x8": _mesh(fsdp=8),
@@ -65,7 +66,8 @@ def base(stage: str, arg: dict[str, str]) -> ml_collections.ConfigDict:
     c.model = ml_collections.ConfigDict(
         {"size": arg["size"], "compute_dtype": "auto", "remat": "none", "unroll": unroll, "attention": "einsum"}
     )
-    mesh = arg["mesh"] if arg["mesh"] != "auto" or arg["size"] == "tiny" else "spread"
+    spread = {"janus_pro_1b": "spread", "janus_pro_7b": "wide"}
+    mesh = spread[arg["size"]] if arg["mesh"] == "auto" and arg["size"] in spread else arg["mesh"]
     c.mesh = ml_collections.ConfigDict(MESHES[mesh])
     # Changes to the table of core/sharding.py, logical name to mesh axes: while training, and while the policy samples.
     c.rules = ml_collections.ConfigDict({"update": {}, "rollout": {"embed": "", "vision": ""}})
@@ -84,7 +86,7 @@ def base(stage: str, arg: dict[str, str]) -> ml_collections.ConfigDict:
             "first_moment_dtype": "float32",  # or bfloat16
         }
     )
-    c.hooks = ml_collections.ConfigDict({"save_every": 0, "sample_every": 0, "tensorboard_every": 10, "keep": 2})
+    c.hooks = ml_collections.ConfigDict({"save_every": 0, "sample_every": 0, "probe_every": 0, "tensorboard_every": 10, "keep": 2})
     c.show = ("loss",)
-    c.alarm = ml_collections.ConfigDict({"watch": ("grad_norm",), "patience": 20})
+    c.alarm = ml_collections.ConfigDict({"watch": ("grad_norm",), "patience": 20, "dominates": 0.95, "probes": 3})
     return c

@@ -2,6 +2,7 @@
 
 python -m corl_jax.main --config=configs/unified.py                  the embedded world, minutes on a CPU
 python -m corl_jax.main --config=configs/unified.py:janus_pro_1b     CoRL's Stage I values on the released weights
+python -m corl_jax.main --config=configs/unified.py:tiny,rewards=paper   its rewards, with random tiny reward models
 
 The embedded world takes more questions than pictures, and each task its own advantage, since that measured better
 (docs/tuning.md). At full size the numbers are the paper's: 16 prompts of 8 samples, both of a pair with one reward
@@ -14,14 +15,19 @@ from __future__ import annotations
 import ml_collections
 
 from configs import common
+from corl_jax.core.errors import UserError
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """``arg``: ``size`` and ``mesh``."""
-    values = common.parse_arg(arg)
+    """``arg``: ``size``, ``mesh``, and ``rewards``: ``shapes`` or ``paper``, at full size always the paper's."""
+    values = common.parse_arg(arg, rewards="shapes")
+    if values["rewards"] not in ("shapes", "paper"):
+        raise UserError(f"unknown rewards {values['rewards']!r}; expected shapes or paper")
     c = tiny(values)
     if values["size"] != "tiny":
         paper(c, values["size"])
+    if values["size"] != "tiny" or values["rewards"] == "paper":
+        paper_rewards(c, values["size"])
     return c
 
 
@@ -69,10 +75,23 @@ def tiny(values: dict[str, str]) -> ml_collections.ConfigDict:
             "text": {"accuracy": 1.0, "format": 1.0},
         }
     )
+    c.reward = ml_collections.ConfigDict(
+        {
+            "normalise": "unit",
+            "captioner": "shapes_parser",
+            "similarity": "token_f1",
+            "closeness": "rmse",
+            "open_ended": "exact",
+            "strict_whitespace": False,
+            "own": (),  # your rewards, "module:function"
+            "models": {"captioner": "", "bert": "", "sentence": "", "clip": "", "lpips": ""},
+        }
+    )
     c.kl = ml_collections.ConfigDict({task: kl_block() for task in ("image", "text")})
     c.evals = ml_collections.ConfigDict({"n": 512, "guidances": (1.0, 1.5, 2.0), "seed": 0, "batch": 64})
     c.hooks.save_every = 50
     c.hooks.sample_every = 25
+    c.hooks.probe_every = 25
     c.show = ("image/reward", "text/reward", "image/kl", "text/kl")
     c.alarm.watch = ("*/reward", "grad_norm")
     return c
@@ -85,7 +104,7 @@ def paper(c: ml_collections.ConfigDict, size: str) -> None:
         "janus_pro_7b": "deepseek-community/Janus-Pro-7B",
     }[size]
     c.steps = 1405  # 22,479 pairs by 16
-    c.microbatches = 2
+    c.microbatches = 2 if size == "janus_pro_1b" else 1
     c.model.remat = "full"
     c.optim.learning_rate = 4e-6
     c.optim.warmup_ratio = 0.0
@@ -105,11 +124,29 @@ def paper(c: ml_collections.ConfigDict, size: str) -> None:
             "shared_prefix": ("image", "text"),
         }
     )
-    c.rewards.image = ml_collections.ConfigDict({"matching": 1.0})
     for task in ("image", "text"):
         c.kl[task].update({"schedule": "constant", "start": 0.0, "end": 0.0})
     c.evals.n = 0  # the parser of the embedded world reads its own small pictures alone
     c.hooks.save_every = 100
+
+
+def paper_rewards(c: ml_collections.ConfigDict, size: str) -> None:
+    """CoRL's rewards as its first code has them: cycle consistency by BLIP, BERTScore and LPIPS, and matching.
+
+    At ``tiny`` the reward models are random: that shows that all is connected, and teaches nothing.
+    """
+    c.rewards.image = ml_collections.ConfigDict({"cycle_both": 1.0, "matching": 1.0})
+    c.reward.update({"captioner": "blip", "similarity": "bertscore", "closeness": "lpips"})
+    for name, home in MODELS.items():
+        c.reward.models[name] = "tiny" if size == "tiny" else home
+
+
+MODELS = {
+    "captioner": "Salesforce/blip-image-captioning-base",
+    "bert": "google-bert/bert-base-uncased",
+    "lpips": "timm/vgg16.tv_in1k",
+}
+"""Where the paper's reward models lie on the Hugging Face hub."""
 
 
 def kl_block() -> dict[str, float | str]:

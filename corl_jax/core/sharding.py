@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from corl_jax.core.errors import UserError
@@ -92,8 +92,19 @@ class Sharder:
         """Over how many devices the batch axis is spread."""
         return math.prod(self.mesh.shape[axis] for axis in _tuple(self.rules["batch"]))
 
-    def share(self, rows: int) -> range:
+    def copies(self, groups: int, samples: int) -> int:
+        """How often each of ``groups`` prompts is repeated, its samples dealt out, so that rows divide over the devices.
+
+        ``[B, G]`` samples are then ``[B * f, G / f]``, side by side as before, and each device reads the prompts of its
+        own samples. 1 where prompts divide already, or where no number of copies helps.
+        """
+        count = self.batch_shards // math.gcd(groups, self.batch_shards)
+        return count if samples % count == 0 else 1
+
+    def share(self, rows: int) -> Sequence[int]:
         """Which of ``rows`` rows of a step this process reads, scores and hands to ``put_batch``: all on one process.
+
+        They rise, but need not be neighbours: the hosts of a TPU slice hold chips from several rows of the mesh.
 
         Raises:
           UserError: several processes, and rows that do not divide over the batch axes of the mesh.
@@ -105,15 +116,14 @@ class Sharder:
                 f"{rows} rows a step do not divide over the {self.batch_shards} devices of the batch axes, which "
                 "several processes need; choose a multiple, or another mesh"
             )
-        held = self.named("batch").addressable_devices_indices_map((rows,)).values()
-        starts = {index[0].indices(rows)[:2] for index in held if index is not None}
-        first, end = min(start for start, _ in starts), max(stop for _, stop in starts)
-        if sum(stop - start for start, stop in starts) != end - first:
-            raise UserError(
-                f"process {jax.process_index()} holds rows {sorted(starts)} of {rows}, which are not side by side; "
-                "choose a mesh whose batch axes run along the processes"
-            )
-        return range(first, end)
+        each = rows // self.batch_shards
+        return [row for shard in self._shards for row in range(shard * each, (shard + 1) * each)]
+
+    @property
+    def _shards(self) -> list[int]:
+        """Numbers of this process's parts of the batch."""
+        held = self.named("batch").addressable_devices_indices_map((self.batch_shards,)).values()
+        return sorted({index[0].indices(self.batch_shards)[0] for index in held if index is not None})
 
     def put_batch(self, tree: Any) -> Any:
         """Places a batch on the mesh, first axis over the batch axes where it divides, else replicated.
@@ -127,8 +137,15 @@ class Sharder:
         spread = np.ndim(leaf) > 0 and np.shape(leaf)[0] % self.batch_shards == 0
         if jax.process_count() == 1 or (isinstance(leaf, jax.Array) and not leaf.is_fully_addressable):
             return jax.device_put(leaf, self.named("batch") if spread else self.named())
-        placement = self.named("batch") if np.ndim(leaf) else self.named()
-        return jax.make_array_from_process_local_data(placement, np.asarray(leaf))
+        if not np.ndim(leaf):
+            return jax.make_array_from_process_local_data(self.named(), np.asarray(leaf))
+        rows, shards = np.asarray(leaf), self._shards
+        each = len(rows) // len(shards)
+        parts = {shard * each: rows[i * each : (i + 1) * each] for i, shard in enumerate(shards)}
+        shape = (each * self.batch_shards, *rows.shape[1:])
+        return jax.make_array_from_callback(
+            shape, self.named("batch"), lambda index: parts[index[0].indices(shape[0])[0]]
+        )
 
     def own(self, tree: Any) -> Any:
         """This process's rows of a batch on the mesh, as NumPy arrays; the inverse of ``put_batch``."""
@@ -158,7 +175,11 @@ def fetch(tree: Any) -> Any:
 
 
 def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Mesh over ``devices`` (default: all); one axis of ``shape`` may be -1 and takes what is left.
+    """Mesh over ``devices`` (default: all).
+
+    Args:
+      shape: sizes by axis. One may be -1 and takes what is left; ``-n`` takes up to ``n``, as many as divide.
+      devices: in the order of their slice, whose axes may be split.
 
     Raises:
       UserError: unknown axis, or sizes whose product is not the number of devices.
@@ -167,11 +188,16 @@ def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     sizes = {axis: shape.get(axis, 1) for axis in AXES}
     if set(shape) - set(AXES):
         raise UserError(f"mesh axes {sorted(set(shape) - set(AXES))} are unknown; expected some of {', '.join(AXES)}")
-    fixed = math.prod(size for size in sizes.values() if size != -1)
-    sizes = {axis: len(devices) // fixed if size == -1 else size for axis, size in sizes.items()}
+    left = len(devices) // math.prod(size for size in sizes.values() if size > 0)
+    for axis, size in sizes.items():
+        if size < -1:
+            sizes[axis] = max(count for count in range(1, -size + 1) if left % count == 0)
+            left //= sizes[axis]
+    sizes = {axis: left if size == -1 else size for axis, size in sizes.items()}
     if math.prod(sizes.values()) != len(devices):
         raise UserError(f"mesh {sizes} needs {math.prod(sizes.values())} devices, but there are {len(devices)}")
-    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    placed = mesh_utils.create_device_mesh(tuple(sizes.values()), devices, allow_split_physical_axes=True)
+    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 _active: list[Sharder] = []
@@ -234,16 +260,6 @@ def _moved_backward(to: NamedSharding, back: NamedSharding, _: None, grad: jax.A
 
 
 _moved.defvjp(_moved_forward, _moved_backward)
-
-
-def copies(groups: int, samples: int) -> int:
-    """How often to repeat each of ``groups`` prompts, its samples dealt out, so that they divide over the batch axes.
-
-    1 where they divide already, where no number of copies helps, and outside ``use``.
-    """
-    shards = _active[-1].batch_shards if _active else 1
-    count = shards // math.gcd(groups, shards)
-    return count if samples % count == 0 else 1
 
 
 def per_device(work: Callable[[Any, Any], Any], whole: Any, rows: Any) -> Any:

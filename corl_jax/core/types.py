@@ -59,6 +59,8 @@ class Record:
       qa_type: ``"MC"`` (multiple choice) or ``"OE"`` (open ended).
       choices: texts of the options A, B, ... for multiple choice, else empty.
       kind: what the question is about (count, colour, ...); free text used for break-downs.
+      class_question, class_answer: asks which classes of objects the picture shows, and the classes; "" for none.
+      box_question, box_answer: asks where objects are, and their boxes; "" for none.
     """
 
     id: str
@@ -69,6 +71,10 @@ class Record:
     qa_type: Literal["MC", "OE"]
     choices: tuple[str, ...] = ()
     kind: str = ""
+    class_question: str = ""
+    class_answer: str = ""
+    box_question: str = ""
+    box_answer: str = ""
 
 
 @pytree()
@@ -138,6 +144,7 @@ class PolicyBatch:
       ref_log_probs: ``[B, G, T]`` of the frozen reference, or None when the KL coefficient is 0 throughout.
       advantages: ``[B, G]``.
       weights: ``[B, G, T]``; zero where masked, and over the whole step summing to the task's share.
+      rewards: ``[B, G, R]``, part by part, where their moments are kept; else None.
     """
 
     prompts: Prompts
@@ -148,6 +155,7 @@ class PolicyBatch:
     ref_log_probs: Any
     advantages: Any
     weights: Any
+    rewards: Any = None
 
 
 class PolicyHandle(Protocol):
@@ -164,5 +172,14 @@ class PolicyHandle(Protocol):
 
         Returns:
           image states ``[N, S, D]``, image mask ``[N, S]``, text states ``[N, L, D]``, text mask ``[N, L]``.
+        """
+        ...
+
+    def answers(self, images: np.ndarray, questions: list[str]) -> list[str]:
+        """What the policy answers, greedily.
+
+        Args:
+          images: uint8 ``[N, H, W, 3]``.
+          questions: ``N`` of them.
         """
         ...

@@ -29,7 +29,7 @@ class StackPictures:
     """
 
     image_size: int
-    share: Callable[[int], range] = range
+    share: Callable[[int], Sequence[int]] = range
 
     def __call__(self, records: Sequence[Record], step: int) -> np.ndarray:
         return np.stack([preprocess(records[i].image, self.image_size) for i in self.share(len(records))])

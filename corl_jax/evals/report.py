@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import math
 import pathlib
 from collections.abc import Mapping
 from html import escape
@@ -15,6 +16,7 @@ from typing import Any
 
 from corl_jax import __version__
 from corl_jax.core.errors import UserError
+from corl_jax.engine.alarm import Alarm, AlarmConfig
 from corl_jax.engine.mirror import only_folders
 from corl_jax.evals import charts, report_numbers, report_samples
 from corl_jax.evals.report_samples import SIDES, empty
@@ -67,6 +69,8 @@ def render(folder: pathlib.Path) -> str:
             report_samples.pictures(parts["gallery"]) if parts["gallery"] else empty("There is no gallery yet."),
             "<h2>What it answers</h2>",
             report_samples.answers(parts["answers"]) if parts["answers"] else empty("There is no transcript yet."),
+            "<h2>Alarms</h2>",
+            _alarms(config, rows),
             "<h2>Curves</h2>",
             _curves(rows),
             "<h2>Samples during training</h2>",
@@ -113,6 +117,16 @@ def _head(folder: pathlib.Path, config: Any, rows: list[dict[str, Any]], run: Ma
         f'<p class="soft">Report of a run of corl_jax {escape(__version__)}, written {now}.</p>'
         f'<div class="card small"><dl>{listed}</dl></div>'
     )
+
+
+def _alarms(config: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
+    """What the run said of its own numbers, step by step."""
+    alarm = Alarm(AlarmConfig(**config["alarm"] | {"watch": tuple(config["alarm"]["watch"])}))
+    said = []
+    for row in rows:
+        known = {name: math.nan if value is None else value for name, value in row.items()}
+        said += [f"step {int(row['step'])}: {text}" for text in alarm.feed(known)]
+    return "<ul>" + "".join(f"<li>{escape(text)}</li>" for text in said) + "</ul>" if said else empty("None rang.")
 
 
 def _fact(name: str, text: str) -> str:

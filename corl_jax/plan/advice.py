@@ -18,7 +18,7 @@ ROOM = 0.92
 
 def advise(plan: Plan, step: Step) -> list[str]:
     """One sentence per change, the most useful first; none where nothing stands out."""
-    return _links(plan, step) if plan.fits else [*_placement(plan, step), *_micro(plan, step), *_larger(plan)]
+    return _links(plan, step) if plan.fits else [*_placement(plan, step), *_each_phase(plan, step), *_larger(plan)]
 
 
 def _placement(plan: Plan, step: Step) -> list[str]:
@@ -32,24 +32,30 @@ def _placement(plan: Plan, step: Step) -> list[str]:
     return []
 
 
-def _micro(plan: Plan, step: Step) -> list[str]:
-    worst = max(plan.phases, key=lambda name: plan.phases[name].peak_gib)
-    if worst != "update":
-        if step.stage.settings.rollout_cache == "same":
-            return [f"{worst} needs the most, {plan.phases[worst].peak_gib:.1f} GiB: config.rl.rollout_cache=int8"]
-        return []
+def _each_phase(plan: Plan, step: Step) -> list[str]:
+    """For every phase that wants more than there is."""
+    over = {name: phase.peak_gib for name, phase in plan.phases.items() if phase.peak_gib > plan.hbm_gib}
     out = []
-    rows = [n for n in (step.stage.settings.pictures, step.stage.settings.questions) if n]
-    spread = plan.mesh["data"] * plan.mesh["fsdp"]
+    if rollouts := [name for name in over if name.startswith("rollout")]:
+        if step.stage.settings.rollout_cache == "same":
+            out.append(f"{' and '.join(rollouts)}: {max(over[n] for n in rollouts):.1f} GiB: config.rl.rollout_cache=int8")
+    if "update" in over:
+        out += _micro(step, plan.mesh["data"] * plan.mesh["fsdp"], over["update"])
+    return out
+
+
+def _micro(step: Step, spread: int, needs: float) -> list[str]:
+    out, settings = [], step.stage.settings
+    rows = [n for n in (settings.pictures, settings.questions) if n]
     finer = [
         n
         for n in range(step.microbatches + 1, max(rows) + 1)
-        if all(r % n == 0 and r * step.stage.settings.group // n >= spread for r in rows)
+        if all(r % n == 0 and r * settings.group // n >= spread for r in rows)
     ]
     if finer:
-        out.append(f"the update needs {plan.phases[worst].peak_gib:.1f} GiB: config.microbatches={finer[0]}")
+        out.append(f"update: {needs:.1f} GiB: config.microbatches={finer[0]}")
     if step.remat != "full":
-        out.append("config.model.remat=full keeps less for the backward pass")
+        out.append("update: config.model.remat=full keeps less for the backward pass")
     return out
 
 

@@ -22,7 +22,6 @@ from corl_jax.core.types import Asked, Params, PolicyBatch, Prompts, Rollout
 from corl_jax.engine.optim import make_optimizer
 from corl_jax.engine.state import TrainState
 from corl_jax.engine.update import Update, make_update
-from corl_jax.objectives import kl
 from corl_jax.sampling.states import final_states
 from corl_jax.stages.assembly import DEFAULT_SIZE, Parts, assemble
 from corl_jax.stages.rl import RlStage
@@ -55,7 +54,7 @@ class Step:
     def prompts(self, task: str) -> Prompts:
         """Abstract prompts of a step."""
         s, size = self.stage.settings, self.parts.cfg.vision.image_size
-        rows, width = (s.pictures, s.image_prompt_length) if task == "image" else (s.questions, s.text_prompt_length)
+        rows, width = self.stage.rows_in(task), s.image_prompt_length if task == "image" else s.text_prompt_length
         pictures = None if task == "image" else self.rows((rows, size, size, 3), jnp.float32)
         return Prompts(self.rows((rows, width), jnp.int32), self.rows((rows, width), jnp.bool_), pictures)
 
@@ -110,6 +109,9 @@ class Step:
                 ref_log_probs=number if s.needs_reference else None,
                 advantages=self.rows(shape[:2], jnp.float32),
                 weights=number,
+                rewards=self.rows((*shape[:2], len(s.rewards[task])), jnp.float32)
+                if s.reward.normalise == "running"
+                else None,
             )
         return out
 
@@ -155,9 +157,7 @@ def open_step(config: Mapping[str, Any], devices: Any) -> Step:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole if like is None else like.sharding)
 
     moments = jax.tree_util.tree_map_with_path(place, jax.eval_shape(optimizer.init, trainable))
-    algo = {
-        task: jax.eval_shape(lambda task=task: kl.initial(stage.settings.kl[task], 1)) for task in stage.settings.asked
-    }
+    algo = jax.eval_shape(stage.algo)
     state = TrainState(
         jax.ShapeDtypeStruct((), jnp.int32, sharding=whole),
         cast(Params, trainable),

@@ -53,7 +53,7 @@ def image_cache(step: Step) -> CacheSize:
     if "image" not in s.asked:
         return CacheSize(0.0, 0.0, 0.0)
     streams = 2 if s.guided_sampler else 1
-    own, shared = streams * s.pictures * s.group, streams * s.pictures * s.image_prompt_length
+    own, shared = streams * s.pictures * s.group, streams * step.stage.rows_in("image") * s.image_prompt_length
     position = _position(step)
     total = (own * (tokens - 1) + shared) * position
     read = (own * (tokens - 1) / 2 + shared) * position
@@ -65,7 +65,8 @@ def text_cache(step: Step) -> float:
     s = step.stage.settings
     if "text" not in s.asked:
         return 0.0
-    return s.questions * (s.group * s.completion_length + s.text_prompt_length) * _position(step)
+    kept = s.questions * s.group * s.completion_length + step.stage.rows_in("text") * s.text_prompt_length
+    return kept * _position(step)
 
 
 def decoding_weights(step: Step) -> float:
@@ -78,14 +79,16 @@ def update_collectives(step: Step) -> float:
 
     A pass over the trunk, one for each task of each micro-batch, gathers its layers twice, forward and backward, and
     hands their gradient back once, in the dtype they are multiplied in; so does a micro-batch with what is no layer.
+    Where chips repeat each other's share (the axis ``data``), they add up its gradient beside that, there and back.
     """
     mesh, tasks = step.parts.sharder.mesh.shape, len(step.stage.settings.asked)
     share = (mesh["fsdp"] - 1) / mesh["fsdp"] / mesh["tensor"]
+    repeated = 2 * (mesh["data"] - 1) / mesh["data"] / mesh["fsdp"] / mesh["tensor"]
     once = sum(
         math.prod(one.shape) * step.parts.rollout[path].dtype.itemsize * (tasks if matches(path, LAYERS) else 1)
         for path, one in step.state.trainable.items()
     )
-    return 3 * step.microbatches * once * share
+    return step.microbatches * once * (3 * share + repeated)
 
 
 def _position(step: Step) -> float:

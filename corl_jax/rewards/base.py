@@ -4,19 +4,46 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.registry import Registry
 from corl_jax.core.types import Completion, PolicyHandle, Scores
+from corl_jax.rewards.settings import RewardSettings
+
+if TYPE_CHECKING:
+    from corl_jax.rewards.nets import Nets
 
 
 @dataclasses.dataclass(frozen=True)
 class RewardContext:
-    """What a reward may need beside completions: ``policy``, a narrow handle on the policy in training, or None."""
+    """What a reward may need beside completions.
+
+    Attributes:
+      policy: a narrow handle on the policy in training, or None.
+      models: reward models, or None.
+      settings: choices that several rewards share.
+    """
 
     policy: PolicyHandle | None = None
+    models: Nets | None = None
+    settings: RewardSettings = RewardSettings()
+
+    @property
+    def reader(self) -> PolicyHandle:
+        """The policy; an error without one."""
+        if self.policy is None:
+            raise ValueError("this reward reads with the policy, but no policy was handed in")
+        return self.policy
+
+    @property
+    def nets(self) -> Nets:
+        """The reward models; an error without them."""
+        if self.models is None:
+            raise ValueError("this reward needs a reward model, but none was handed in")
+        return self.models
 
 
 RewardFn = Callable[[Sequence[Completion], RewardContext], np.ndarray]

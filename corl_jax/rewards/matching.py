@@ -1,4 +1,4 @@
-"""Text-image matching on the policy's own token states. In: picture completions; out: a number in [0, 1] each."""
+"""Text-image matching: on the policy's own token states, and by CLIP. In: picture completions; out: a number each."""
 
 from __future__ import annotations
 
@@ -21,14 +21,27 @@ def matching_score(image_SD: np.ndarray, text_LD: np.ndarray) -> float:
 
 @rewards.register("matching")
 def matching(completions: Sequence[Completion], context: RewardContext) -> np.ndarray:
-    """CoRL's R_TIM, mapped to [0, 1]: the policy reads the picture and its prompt; spans come from the token layout."""
-    if context.policy is None:
-        raise ValueError("this reward reads the policy's own states, but no policy was handed in")
+    """CoRL's R_TIM: the policy reads the picture and its prompt; spans come from the token layout.
+
+    Mapped to [0, 1], unless ``reward.normalise=none``, as the reference code has it.
+    """
     pictures = np.stack([pixels_of(c) for c in completions])
-    states = context.policy.token_states(pictures, [c.record.prompt for c in completions])
-    return np.array(
+    states = context.reader.token_states(pictures, [c.record.prompt for c in completions])
+    cosines = np.array(
         [
-            (matching_score(image[image_mask], text[text_mask]) + 1) / 2
+            matching_score(image[image_mask], text[text_mask])
             for image, image_mask, text, text_mask in zip(*states, strict=True)
         ]
     )
+    return cosines if context.settings.normalise == "none" else (cosines + 1) / 2
+
+
+@rewards.register("clip")
+def clip(completions: Sequence[Completion], context: RewardContext) -> np.ndarray:
+    """Cosine of picture and prompt under CLIP (the reward of CoRL's pilot study), mapped to [0, 1].
+
+    Under ``reward.normalise=none`` twice the cosine, as the reference code has it.
+    """
+    pictures = np.stack([pixels_of(c) for c in completions])
+    cosines = context.nets.clip.cosine(pictures, [c.record.prompt for c in completions])
+    return 2 * cosines if context.settings.normalise == "none" else (cosines + 1) / 2

@@ -16,7 +16,7 @@ from corl_jax.core.types import Prompts
 from corl_jax.models.cache import Cache
 from corl_jax.models.unified import Janus
 from corl_jax.objectives.distribution import Sampling, choose, draw, gumbel, log_distribution
-from corl_jax.sampling.layout import SpecialIds, dealt, prompt_mask, prompt_positions, unconditional_tokens
+from corl_jax.sampling.layout import SpecialIds, prompt_mask, prompt_positions, unconditional_tokens
 
 SEGMENT = 144
 """Image tokens for which a step reads the same part of the cache; at full length half of it would be unwritten. Every
@@ -84,8 +84,8 @@ def decode_image(
       guided: whether the unconditional stream is run; without it guidance is 1.
       length: tokens to write; None for a whole picture.
     """
-    keys, rows, codes = keys.reshape(-1), keys.size, model.cfg.image_tokenizer.codebook_size
-    prompts, samples = dealt(prompts, rows // len(prompts.tokens))
+    groups, samples = keys.shape
+    keys, rows, codes = keys.reshape(-1), groups * samples, model.cfg.image_tokenizer.codebook_size
     total = model.cfg.image_tokens if length is None else length
     if guided:
         silent = unconditional_tokens(prompts.tokens, prompts.mask, ids.pad)
@@ -135,8 +135,8 @@ def decode_text(
     Returns:
       tokens (padding after the end), mask up to and including the end token, log-probs.
     """
-    keys, rows, blocks = keys.reshape(-1), keys.size, model.language_model.blocks()
-    prompts, samples = dealt(prompts, rows // len(prompts.tokens))
+    groups, samples = keys.shape
+    keys, rows, blocks = keys.reshape(-1), groups * samples, model.language_model.blocks()
     state, cache, seen, real = prefill(model, blocks, prompts, samples, ids.image)
     cache = room(cache, seen.shape[1], length)
 

@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from corl_jax.core.sharding import constrain, copies
-from corl_jax.core.types import Prompts
 from corl_jax.data.text import TextTokenizer
 
 
@@ -34,24 +31,6 @@ class SpecialIds:
     def banned_mask(self, vocab_size: int) -> Bool[Array, "V"]:
         """Bool ``[V]``."""
         return jnp.zeros(vocab_size, bool).at[jnp.array(self.banned, jnp.int32)].set(True)
-
-
-def dealt(prompts: Prompts, samples: int) -> tuple[Prompts, int]:
-    """Prompts that divide over the devices: repeated where they are too few, their samples shared out.
-
-    A device then reads a prompt for itself, instead of waiting for others to hand it around.
-
-    Args:
-      prompts: ``B`` of them.
-      samples: ``G`` of each; rows of one prompt lie side by side, so ``[B, G]`` is also ``[B * f, G / f]``.
-
-    Returns:
-      ``B * f`` prompts and ``G / f``.
-    """
-    count = copies(len(prompts.tokens), samples)
-    if count == 1:
-        return prompts, samples
-    return jax.tree.map(lambda leaf: constrain(jnp.repeat(leaf, count, 0), "batch"), prompts), samples // count
 
 
 def prompt_positions(mask: Bool[Array, "B P"]) -> Int[Array, "B P"]:

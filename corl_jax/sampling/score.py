@@ -14,11 +14,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from corl_jax.core.sharding import constrain, per_device
+from corl_jax.core.sharding import per_device
 from corl_jax.core.types import Modality, Prompts
 from corl_jax.models.unified import Janus
 from corl_jax.objectives.distribution import Sampling, entropy, log_distribution, token_log_probs
-from corl_jax.sampling.layout import SpecialIds, dealt, prompt_mask, prompt_positions, unconditional_tokens
+from corl_jax.sampling.layout import SpecialIds, prompt_mask, prompt_positions, unconditional_tokens
 
 
 def score(
@@ -47,9 +47,7 @@ def score(
     Returns:
       log-prob of every token and entropy of the distribution it was drawn from.
     """
-    groups, samples, length = tokens.shape
-    prompts, samples = dealt(prompts, samples)
-    tokens = constrain(tokens.reshape(-1, samples, length), "batch")
+
     asked, written = prompts, tokens
     if guided:  # both streams of a prompt side by side, in one pass
         nothing = unconditional_tokens(prompts.tokens, prompts.mask, ids.pad)
@@ -69,8 +67,7 @@ def score(
         log_probs = log_distribution(to_logits(heard), None if silent is None else to_logits(silent), sampling)
         return token_log_probs(log_probs, chosen), entropy(log_probs)
 
-    found = in_chunks(read, (head, sampling), (heard, silent, tokens), chunk)
-    return jax.tree.map(lambda leaf: leaf.reshape(groups, -1, length), found)
+    return in_chunks(read, (head, sampling), (heard, silent, tokens), chunk)
 
 
 def in_chunks(read: Callable[[Any, Any], Any], whole: Any, rows: Any, chunk: int) -> Any:

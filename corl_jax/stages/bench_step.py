@@ -31,6 +31,7 @@ from corl_jax.models.unified import logical_axes
 from corl_jax.objectives import kl
 from corl_jax.objectives.distribution import Sampling
 from corl_jax.objectives.weighting import token_weights
+from corl_jax.rewards.settings import RewardSettings
 from corl_jax.sampling.batching import prompt_keys
 from corl_jax.sampling.layout import SpecialIds
 from corl_jax.sampling.policy import Policy
@@ -47,7 +48,7 @@ def settings(work: Work) -> RlSettings:
         pairing="unified", text_weight=0.8, scale="group", aggregation="sequence_mean", clip="ppo", epsilon_low=0.2,
         epsilon_high=0.2, image_weight=1.0, answer_weight=1.0, shared_prefix=("image", "text"),
         score_chunk=0, rollout_weights="same", rollout_cache="same", stale_rollouts=False, importance_cap=0.0,
-        rewards={}, kl={"image": none, "text": none},
+        reward=RewardSettings(), rewards={}, kl={"image": none, "text": none},
     )  # fmt: skip
 
 

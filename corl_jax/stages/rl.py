@@ -21,21 +21,23 @@ from corl_jax.core.numerics import Metrics
 from corl_jax.core.rng import sample_keys, stream
 from corl_jax.core.trees import partition
 from corl_jax.core.types import Asked, Params, PolicyBatch, Rollout, Scores
-from corl_jax.data.pipeline import Ahead, batches
+from corl_jax.data.pipeline import Ahead, batches, fixed
 from corl_jax.data.sources import RecordSource
+from corl_jax.engine.alarm import HELD_OUT
 from corl_jax.engine.hooks import Every, Hook, Report
 from corl_jax.engine.optim import Optimizer
 from corl_jax.engine.pictures import image_grid
 from corl_jax.engine.stage import HostMetrics
 from corl_jax.engine.state import TrainState, create_state, merge
 from corl_jax.objectives import advantages, kl
+from corl_jax.objectives.running import nothing_seen
 from corl_jax.objectives.weighting import token_weights
-from corl_jax.rewards.base import RewardContext, score
 from corl_jax.sampling.light import lighter
-from corl_jax.sampling.states import PolicyStates
 from corl_jax.stages.assembly import Parts, records
-from corl_jax.stages.rl_loss import policy_loss
+from corl_jax.stages.rl_loss import policy_loss, reward_sums
+from corl_jax.stages.rl_rewards import Judge
 from corl_jax.stages.rl_settings import RlSettings, read_settings
+from corl_jax.stages.settings import HookSettings
 from corl_jax.tasks.base import Task
 from corl_jax.tasks.joint import Joint
 from corl_jax.tasks.text_to_image import TextToImage
@@ -64,16 +66,17 @@ class RlStage:
         self.settings: RlSettings = read_settings(config, self.updates)
         held = {"weights": self.settings.rollout_weights, "cache": self.settings.rollout_cache}
         self.sampler, self.lighten = lighter(parts.sampler, parts.rollout, **held)
-        self._records = functools.partial(records, config, "train")
+        self._records = functools.partial(records, config)
         s, cfg = self.settings, parts.cfg
         self.joint = Joint(
             TextToImage(parts.tokenizer, s.image_prompt_length),
             VisualQA(parts.tokenizer, cfg.image_tokens, cfg.vision.image_size, s.text_prompt_length),
             s.pictures,
             s.questions,
-            parts.sharder.share,
+            lambda prompts: [row // self.copies(prompts) for row in parts.sharder.share(prompts * self.copies(prompts))],
         )
-        self.tasks: dict[str, Task] = {"image": self.joint.drawing, "text": self.joint.asking}
+        tasks: dict[str, Task] = {"image": self.joint.drawing, "text": self.joint.asking}
+        self.judge = Judge(parts, s, tasks)
         self.rows = {"pictures": s.pictures, "questions": s.questions}
         self.sheet: tuple[np.ndarray, list[str]] | None = None
         self.reference: Params = {}
@@ -82,16 +85,28 @@ class RlStage:
     @functools.cached_property
     def train(self) -> RecordSource:
         """What is asked, built or opened when first looked at."""
-        return self._records()
+        return self._records("train")
 
     def init(self) -> TrainState:
         """The handed-off policy; a frozen copy of its trainable part stays aside as the reference."""
         trainable, frozen = partition(self.parts.params(), self.trainable)
         if self.settings.needs_reference:  # a copy, since updates donate what they move
             self.reference = merge(jax.tree.map(jnp.copy, trainable), frozen)
-        algo = {task: kl.initial(self.settings.kl[task], self.total) for task in self.settings.asked}
         behind = self.settings.stale_rollouts
-        return create_state(trainable, frozen, self.optimizer, algo, keep_previous=behind)
+        return create_state(trainable, frozen, self.optimizer, self.algo(), keep_previous=behind)
+
+    def algo(self) -> dict[str, Any]:
+        """By task the state of its KL coefficient; under ``rewards``, where they are standardised, their moments."""
+        s = self.settings
+        algo: dict[str, Any] = {task: kl.initial(s.kl[task], self.total) for task in s.asked}
+        if s.reward.normalise == "running":
+            algo["rewards"] = {task: nothing_seen(len(s.rewards[task])) for task in s.asked}
+        return algo
+
+    def open(self) -> None:
+        """Reads reward models and records, before anything is written."""
+        self.judge.open()
+        len(self.train)
 
     def data(self) -> grain.DatasetIterator:
         """Records asked both ways; with stale rollouts each batch beside the next."""
@@ -122,12 +137,15 @@ class RlStage:
         own, scores = {}, {}
         for task, rollout in drawn.rollouts.items():
             own[task] = sharder.own(rollout)
-            scores[task] = self.score(params, task, asked[task], own[task])
+            found = self.judge.score(params, task, asked[task], own[task])
+            scores[task] = self.judge.standardised(task, found, state.algo)
+            if self.settings.reward.normalise == "running":
+                values = self.rows_of(task, found.matrix)
+                batch[task] = dataclasses.replace(batch[task], rewards=values)
         del params, drawn, rollout  # the update needs their room
         for task, advantage in self.advantages(scores).items():
-            mine = np.asarray(advantage)[sharder.share(len(advantage))]
-            batch[task] = dataclasses.replace(batch[task], advantages=mine)
-        batch, metrics = sharder.put_batch(batch), self.host_metrics(scores, own)
+            batch[task] = dataclasses.replace(batch[task], advantages=self.rows_of(task, np.ravel(advantage)))
+        batch, metrics = sharder.put_batch(batch), self.judge.metrics(scores) | self.lengths(own)
         if "image" in own:
             self.sheet = self.label_pictures(asked["image"], own["image"], scores["image"])
         for _ in range(self.updates):
@@ -149,34 +167,23 @@ class RlStage:
             self.ahead = self.draw(params, following, step + 1)
         return drawn
 
-    def draw(self, params: Params, raw: Mapping[str, Asked], step: int) -> Drawn:
-        """Asks the batch of ``step`` and begins its rollouts."""
+    def draw(self, params: Params, raw: Mapping[str, Asked], step: int, name: str = "") -> Drawn:
+        """Asks the batch of ``step`` and begins its rollouts; ``name`` makes their keys others than those of training."""
         asked = {task: Asked(self.parts.sharder.put_batch(one.prompts), one.records) for task, one in raw.items()}
         light = self.lighten(params)
-        return Drawn(step, asked, {task: self.sample(light, task, one, step) for task, one in asked.items()})
+        return Drawn(step, asked, {task: self.sample(light, task, one, step, name) for task, one in asked.items()})
 
-    def sample(self, params: Params, task: str, asked: Asked, step: int) -> Rollout:
+    def sample(self, params: Params, task: str, asked: Asked, step: int, name: str = "") -> Rollout:
         """``G`` samples per prompt, from parameters that ``lighten`` made.
 
         The key of a sample depends on (seed, task, step, its number in the step).
         """
         s, sampler = self.settings, self.sampler
-        rows = asked.prompts.tokens.shape[0]
-        keys = sample_keys(stream(self.seed, task, step), rows * s.group).reshape(rows, s.group)
+        rows, samples = asked.prompts.tokens.shape[0], s.prompts(task) * s.group
+        keys = sample_keys(stream(self.seed, name + task, step), samples).reshape(rows, -1)
         if task == "image":
             return sampler.draw(params, asked.prompts, keys, self.settings.sampling(sampler, task), s.guided_sampler)
         return sampler.write(params, asked.prompts, keys, self.settings.sampling(sampler, task), s.completion_length)
-
-    def score(self, params: Params, task: str, asked: Asked, rollout: Rollout) -> Scores:
-        """Rewards of every sample, each computed by the process that holds it."""
-        table, parts = self.settings.rewards[task], self.parts
-        policy = None
-        if "matching" in table:
-            policy = PolicyStates(
-                parts.sampler, parts.tokenizer, params, self.settings.text_prompt_length, parts.sharder
-            )
-        mine = score(self.tasks[task].read_back(asked, rollout), table, RewardContext(policy))
-        return Scores(mine.names, *parts.sharder.gather((mine.matrix, mine.total)))
 
     def advantages(self, scores: Mapping[str, Scores]) -> dict[str, jax.Array]:
         """``[B, G]`` per task, paired as the settings say; the same on every process."""
@@ -196,43 +203,63 @@ class RlStage:
             params, asked.prompts, rollout, self.settings.sampling(sampler, task), **self.settings.scoring(task)
         )
 
-    def host_metrics(self, scores: Mapping[str, Scores], rollouts: Mapping[str, Rollout]) -> HostMetrics:
-        """Rewards part by part, their spread, share of groups without signal, lengths."""
-        metrics: HostMetrics = {}
-        for task, one in scores.items():
-            for name, column in zip(one.names, one.matrix.T, strict=True):
-                metrics[f"{task}/reward/{name}"] = float(column.mean())
-            groups = one.total.reshape(-1, self.settings.group)
-            metrics[f"{task}/reward"] = float(one.total.mean())
-            metrics[f"{task}/reward_std"] = float(groups.std(1, ddof=1).mean())
-            metrics[f"{task}/constant_groups"] = float((np.ptp(groups, 1) == 0).mean())
-        if "text" in rollouts:
-            lengths = self.parts.sharder.gather(rollouts["text"].mask.sum((-2, -1)))
-            metrics["text/length"] = float(lengths.mean() / self.settings.group)
-        return metrics
+    def copies(self, prompts: int) -> int:
+        """How often a step repeats each prompt, with fewer samples each, so that every device has its own."""
+        return self.parts.sharder.copies(prompts, self.settings.group)
+
+    def rows_of(self, task: str, values: np.ndarray) -> np.ndarray:
+        """This process's rows ``[B * f, G / f, ...]`` of what there is one of per sample, ``[N, ...]``."""
+        rows = self.rows_in(task)
+        return values.reshape(rows, -1, *values.shape[1:])[np.asarray(self.parts.sharder.share(rows))]
+
+    def rows_in(self, task: str) -> int:
+        """Rows of a step, ``B * f``."""
+        prompts = self.settings.prompts(task)
+        return prompts * self.copies(prompts)
+
+    def lengths(self, rollouts: Mapping[str, Rollout]) -> HostMetrics:
+        """Mean length of answers in tokens."""
+        if "text" not in rollouts:
+            return {}
+        lengths = self.parts.sharder.gather(rollouts["text"].mask.sum((-2, -1)))
+        return {"text/length": float(lengths.sum() / (self.settings.questions * self.settings.group))}
 
     def loss(self, params: Params, batch: Any, algo: Any) -> tuple[jax.Array, Metrics]:
         """Sum of the tasks' weighted losses."""
         return policy_loss(self.parts.sampler, self.settings, params, batch, algo)
 
     def after(self, algo: Any, metrics: Metrics) -> Any:
-        """Moves the KL coefficients."""
-        if not self.settings.needs_reference:
-            return algo
-        return {
-            task: kl.advance(self.settings.kl[task], one, metrics[f"{task}/kl"].value, self.total)
-            for task, one in algo.items()
-        }
+        """Moves the KL coefficients, and adds the step's rewards to their moments."""
+        s, moved = self.settings, dict(algo)
+        if s.needs_reference:
+            for task in s.asked:
+                moved[task] = kl.advance(s.kl[task], algo[task], metrics[f"{task}/kl"].value, self.total)
+        if "rewards" in algo:
+            moved["rewards"] = {
+                task: seen.with_sums(*reward_sums(metrics, task, tuple(s.rewards[task])))
+                for task, seen in algo["rewards"].items()
+            }
+        return moved
 
     def label_pictures(self, asked: Asked, rollout: Rollout, scores: Scores) -> tuple[np.ndarray, list[str]]:
         """The first prompts' pictures of this step with prompt and reward."""
-        rows = min(4, len(asked.records))
-        pictures = np.asarray(rollout.pixels[:rows]).reshape(-1, *rollout.pixels.shape[2:])
-        prompts = [record.prompt for record in asked.records[:rows] for _ in range(self.settings.group)]
+        shown, pixels = 4 * self.settings.group, rollout.pixels
+        pictures = np.asarray(pixels).reshape(-1, *pixels.shape[2:])[:shown]
+        prompts = [record.prompt for record in asked.records for _ in range(pixels.shape[1])][:shown]
         return pictures, [f"{p}\n{r:.2f}" for p, r in zip(prompts, scores.total, strict=False)]
 
-    def hooks(self, sample_every: int) -> list[Hook]:
-        """A sheet of the newest pictures with prompts and rewards."""
+    def probe(self, params: Params) -> dict[str, float]:
+        """Rewards on held-out prompts, always the same ones and with the same keys, as many as a step has."""
+        held_out = fixed(self._records("test"), self.joint.batch_size, self.seed)
+        drawn = self.draw(params, self.joint(held_out, 0), 0, "probe")
+        rewards = {}
+        for task, rollout in drawn.rollouts.items():
+            found = self.judge.score(params, task, drawn.asked[task], self.parts.sharder.own(rollout))
+            rewards[task + HELD_OUT] = float(found.total.mean())
+        return rewards
+
+    def hooks(self, settings: HookSettings) -> list[Hook]:
+        """A sheet of the newest pictures with prompts and rewards, and probes of held-out prompts."""
 
         def report(done: int, state: TrainState) -> Report:
             if self.sheet is None:
@@ -240,4 +267,7 @@ class RlStage:
             pictures, labels = self.sheet
             return Report({}, {"rollout": image_grid(pictures, labels, self.settings.group, scale=2)})
 
-        return [Every(sample_every, report)]
+        def probe(done: int, state: TrainState) -> Report:
+            return Report(self.probe(self.parts.for_rollout(state.params)))
+
+        return [Every(settings.sample_every, report), Every(settings.probe_every, probe, at_end=False)]

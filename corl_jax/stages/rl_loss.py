@@ -69,6 +69,12 @@ def task_loss(
         "clipped": Weighted.of(clipped, part.mask),
         "mismatch": Weighted.of(jnp.abs(log_probs - part.sampler_log_probs), part.mask),
     }
+    if part.rewards is not None:
+        metrics |= {
+            f"reward_moment_{power}/{name}": Weighted.of(part.rewards[..., i] ** power)
+            for i, name in enumerate(s.rewards[task])
+            for power in (1, 2)
+        }
     if s.importance_cap:
         anchor = log_probs if part.old_log_probs is None else part.old_log_probs
         weight = importance(anchor, part.sampler_log_probs, s.importance_cap)
@@ -79,3 +85,13 @@ def task_loss(
         per_token = per_token + coef * divergence
         metrics |= {"kl": Weighted.of(divergence, part.mask), "kl_coef": Weighted.of(coef)}
     return jnp.sum(jnp.where(part.mask, per_token, 0) * part.weights), metrics
+
+
+def reward_sums(metrics: Metrics, task: str, names: tuple[str, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Number, mean and sum of squared deviations ``[R]`` of a step's rewards, as ``task_loss`` added them up."""
+    first, second = (
+        [metrics[f"{task}/reward_moment_{power}/{name}"] for name in names] for power in (1, 2)
+    )
+    count = jnp.stack([one.weight for one in first])
+    mean = jnp.stack([one.sum for one in first]) / count
+    return count, mean, jnp.maximum(jnp.stack([one.sum for one in second]) - count * mean**2, 0)

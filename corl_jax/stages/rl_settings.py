@@ -13,6 +13,10 @@ from corl_jax.objectives.kl import KlConfig
 from corl_jax.objectives.policy import CLIPS
 from corl_jax.objectives.weighting import aggregations
 from corl_jax.rewards.base import rewards
+from corl_jax.rewards.closeness import closeness
+from corl_jax.rewards.cycle import captioners, similarities
+from corl_jax.rewards.own import register_own
+from corl_jax.rewards.settings import RewardSettings
 from corl_jax.sampling.generate import Sampler
 from corl_jax.sampling.light import KINDS
 from corl_jax.stages.settings import block
@@ -41,6 +45,7 @@ class RlSettings:
       stale_rollouts: sample a step's completions one update early, so that the device samples during rewards.
       importance_cap: the longest weight of a token by which its sampler may differ from the policy, see
         ``objectives.policy.importance``; 0: none.
+      reward: choices that rewards share.
       rewards: task to (reward name to weight). kl: task to its coefficient's config.
     """
 
@@ -68,6 +73,7 @@ class RlSettings:
     rollout_cache: str
     stale_rollouts: bool
     importance_cap: float
+    reward: RewardSettings
     rewards: Mapping[str, Mapping[str, float]]
     kl: Mapping[str, KlConfig]
 
@@ -75,6 +81,10 @@ class RlSettings:
     def asked(self) -> tuple[str, ...]:
         """The tasks that are trained."""
         return tuple(task for task, rows in (("image", self.pictures), ("text", self.questions)) if rows)
+
+    def prompts(self, task: str) -> int:
+        """Prompts of a task per step, ``B``."""
+        return self.pictures if task == "image" else self.questions
 
     @property
     def needs_reference(self) -> bool:
@@ -108,7 +118,9 @@ def read_settings(config: Mapping[str, Any], updates: int) -> RlSettings:
     """
     tables = {task: dict(config["rewards"][task]) for task in TASKS}
     raw_kl = {task: block(KlConfig, config["kl"][task], f"kl.{task}") for task in TASKS}
-    s = block(RlSettings, config["rl"], "rl", rewards=tables, kl=raw_kl)
+    reward = block(RewardSettings, config["reward"] | {"own": tuple(config["reward"]["own"])}, "reward")
+    register_own(reward.own)
+    s = block(RlSettings, config["rl"], "rl", reward=reward, rewards=tables, kl=raw_kl)
     if s.group < 2:
         raise UserError(f"rl.group={s.group} leaves nothing to compare with; expected at least 2 samples per prompt")
     if s.temperature == 0:
@@ -128,6 +140,7 @@ def read_settings(config: Mapping[str, Any], updates: int) -> RlSettings:
     if s.score_chunk < 0:
         raise UserError(f"rl.score_chunk={s.score_chunk} is no number of tokens; expected 0 (all at once) or more")
     scales[s.scale], aggregations[s.aggregation]
+    captioners[reward.captioner], similarities[reward.similarity], closeness[reward.closeness]
     for table in tables.values():
         for name in table:
             rewards[name]

@@ -36,7 +36,8 @@ STAGES: dict[str, Callable[[Mapping[str, Any], Parts, Optimizer], Any]] = {
     "rl": RlStage,
 }
 """Stage name in a config to its class. Beside the engine's ``Stage`` protocol it has ``train`` (its records), ``rows``
-(what it reads of them in a step, by name) and ``hooks(sample_every)``."""
+(what it reads of them in a step, by name), ``open`` (reads what it needs before anything is written) and
+``hooks(settings)``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +77,9 @@ def prepare(config: Mapping[str, Any], workdir: str | Path) -> Assembled:
         keep=hooks.keep,
         tensorboard_every=hooks.tensorboard_every,
         show=tuple(config["show"]),
-        alarm=AlarmConfig(tuple(config["alarm"]["watch"]), config["alarm"]["patience"]),
+        alarm=block(AlarmConfig, config["alarm"] | {"watch": tuple(config["alarm"]["watch"])}, "alarm"),
     )
+    stage.open()
     for what, rows in stage.rows.items():
         if not 0 <= rows <= len(stage.train):
             raise UserError(f"{rows} {what} a step do not fit a source of {len(stage.train)} records; ask for fewer")
@@ -86,7 +88,7 @@ def prepare(config: Mapping[str, Any], workdir: str | Path) -> Assembled:
                 f"{rows} {what} a step do not split into {config['microbatches']} microbatches; choose a divisor"
             )
     opened = _open(config, workdir, parts)
-    return Assembled(stage, parts, opened, loop, optimizer, config["microbatches"], stage.hooks(hooks.sample_every))
+    return Assembled(stage, parts, opened, loop, optimizer, config["microbatches"], stage.hooks(hooks))
 
 
 def _open(config: Mapping[str, Any], workdir: str | Path, parts: Parts) -> Workdir:

@@ -71,6 +71,9 @@ class SftStage:
             share=parts.sharder.share,
         )
 
+    def open(self) -> None:
+        """Nothing beside what ``__init__`` opened."""
+
     def init(self) -> TrainState:
         """The handed-off image tokenizer and, usually, fresh everything else."""
         return create_state(*partition(self.parts.params(), self.trainable), self.optimizer)
@@ -109,6 +112,6 @@ class SftStage:
         """Nothing to remember."""
         return algo
 
-    def hooks(self, sample_every: int) -> list[Hook]:
+    def hooks(self, settings: HookSettings) -> list[Hook]:
         """None: the base is measured by ``corl evaluate``."""
         return []

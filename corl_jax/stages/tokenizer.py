@@ -62,6 +62,9 @@ class TokenizerStage:
         self.train = records(config, "train")
         self.held_out = fixed(records(config, "test"), 64)
 
+    def open(self) -> None:
+        """Nothing beside what ``__init__`` opened."""
+
     def init(self) -> TrainState:
         """Fresh or handed-off parameters."""
         return create_state(self.parts.params(PART + "*"), {}, self.optimizer)
@@ -106,7 +109,7 @@ class TokenizerStage:
     def _model(self, params: Params) -> ImageTokenizer:
         return bind(self.graphdef, {path.removeprefix(PART): leaf for path, leaf in params.items()})
 
-    def hooks(self, sample_every: int) -> list[Hook]:
+    def hooks(self, settings: HookSettings) -> list[Hook]:
         """Held-out PSNR and a sheet of originals above their reconstructions."""
         pictures = StackPictures(self.parts.cfg.vision.image_size)(self.held_out, 0)
 
@@ -123,4 +126,4 @@ class TokenizerStage:
             psnr = float(np.mean(np.asarray(reconstruction.psnr(jnp.asarray(error)))))
             return Report({"eval/psnr": psnr}, {"reconstruction": image_grid(sheet, labels, 8, scale=2)})
 
-        return [Every(sample_every, report)]
+        return [Every(settings.sample_every, report)]

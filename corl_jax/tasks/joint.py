@@ -17,14 +17,14 @@ class Joint:
     """Asks the first ``pictures`` records of a batch for pictures and the first ``questions`` for answers.
 
     Row ``i`` of both tasks is the same record, so that their rewards can be paired; 0 leaves a task out. ``share``
-    tells this process's rows from their number in a step.
+    tells which of so many records this process asks, in order; it may name one several times.
     """
 
     drawing: TextToImage
     asking: VisualQA
     pictures: int
     questions: int
-    share: Callable[[int], range] = range
+    share: Callable[[int], Sequence[int]] = range
 
     def __post_init__(self):
         if self.pictures < 0 or self.questions < 0 or self.pictures + self.questions == 0:

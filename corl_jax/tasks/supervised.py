@@ -69,7 +69,7 @@ class Supervise:
     drawing_length: int
     reading_length: int
     target_length: int
-    share: Callable[[int], range] = range
+    share: Callable[[int], Sequence[int]] = range
 
     def __post_init__(self):
         if self.reading_rows < 1:

@@ -110,6 +110,25 @@ def test_steps_must_be_positive(tmp_path):
         toy_stage.run(tmp_path / "w", 0)
 
 
+def test_alarm_where_one_reward_decides_alone():
+    alarm = Alarm(AlarmConfig(patience=2, dominates=0.9))
+    rows = [{"image/share/cycle": value, "image/share/clip": 1 - value} for value in (0.95, 0.5, 0.95, 0.96, 0.97)]
+    said = [alarm.feed(row) for row in rows]
+    assert said == [[], [], [], ["image: the reward 'cycle' alone has told samples apart for 2 steps (96%)"], []]
+    assert alarm.ringing == 1
+
+
+def test_alarm_where_the_held_out_reward_falls_as_the_trained_one_rises():
+    alarm, said = Alarm(AlarmConfig(probes=2)), []
+    for step, held_out in enumerate((0.5, 0.6, 0.5, 0.4, 0.3, 0.5)):
+        said += [alarm.feed({"image/reward": step / 10 - 0.01}), alarm.feed({"image/reward": step / 10} | {"image/held_out": held_out})]
+    assert [i for i, one in enumerate(said) if one] == [7]
+    assert said[7] == ["image: the reward on held-out prompts fell 2 times in a row while the trained one rose"]
+    assert alarm.ringing == 0
+    for _ in range(4):  # both fall: nothing to say
+        assert alarm.feed({"image/reward": 0.0, "image/held_out": 0.0}) == []
+
+
 def test_alarm_tells_once_and_survives_a_resume(tmp_path):
     alarm = Alarm(AlarmConfig(("rewards/*",), patience=3))
     said = [alarm.feed({"rewards/a": 0.0, "loss": 1.0}) for _ in range(4)]

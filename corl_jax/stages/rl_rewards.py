@@ -1,0 +1,86 @@
+"""The rewards of a step: who may be asked for them, how they are combined, what is logged of them.
+
+In: rollouts on the host. Out: ``Scores``, totals for the advantages, metrics.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from corl_jax.core.types import Asked, Params, Rollout, Scores
+from corl_jax.engine.stage import HostMetrics
+from corl_jax.objectives.running import Moments
+from corl_jax.rewards.base import RewardContext, score
+from corl_jax.rewards.nets import Nets, needed
+from corl_jax.sampling.states import PolicyStates
+from corl_jax.stages.assembly import Parts
+from corl_jax.stages.rl_settings import RlSettings
+from corl_jax.tasks.base import Task
+
+
+class Judge:
+    """Scores what a policy wrote, as ``config.rewards`` and ``config.reward`` say."""
+
+    def __init__(self, parts: Parts, settings: RlSettings, tasks: Mapping[str, Task]):
+        self.parts, self.settings, self.tasks = parts, settings, tasks
+
+    @functools.cached_property
+    def nets(self) -> Nets:
+        """The reward models, each read when first asked for."""
+        return Nets(self.settings.reward.models, self.parts.sharder)
+
+    def open(self) -> None:
+        """Reads the reward models that this run uses.
+
+        Raises:
+          UserError: one is not named, not there, or damaged.
+        """
+        names = {name for task in self.settings.asked for name in self.settings.rewards[task]}
+        self.nets.open(sorted(needed(names, self.settings.reward)))
+
+    def score(self, params: Params, task: str, asked: Asked, rollout: Rollout) -> Scores:
+        """Rewards of every sample, each computed by the process that holds it; whole on every process.
+
+        Args:
+          params: of the policy, for the rewards that read with it.
+          rollout: this process's rows, on the host.
+        """
+        s, parts = self.settings, self.parts
+        policy = PolicyStates(
+            parts.sampler, parts.tokenizer, params, s.text_prompt_length, parts.sharder, s.completion_length
+        )
+        context = RewardContext(policy, self.nets, s.reward)
+        mine = score(self.tasks[task].read_back(asked, rollout), s.rewards[task], context)
+        return Scores(mine.names, *parts.sharder.gather((mine.matrix, mine.total)))
+
+    def standardised(self, task: str, one: Scores, algo: Mapping[str, Any]) -> Scores:
+        """``one`` with its total made of z-scores over the run so far, this step included, where the config says so."""
+        if self.settings.reward.normalise != "running":
+            return one
+        moments: Moments = jax.device_get(algo["rewards"][task])
+        values = one.matrix.astype(np.float64)
+        weights = np.array(list(self.settings.rewards[task].values()))
+        total = moments.with_values(values).z_scores(values) @ weights
+        return Scores(one.names, one.matrix, total.astype(np.float32))
+
+    def metrics(self, scores: Mapping[str, Scores]) -> HostMetrics:
+        """Rewards part by part, their spread within groups, each part's share of it, groups without signal."""
+        metrics: HostMetrics = {}
+        for task, one in scores.items():
+            weights = np.array(list(self.settings.rewards[task].values()))
+            groups = one.matrix.reshape(-1, self.settings.group, len(one.names)) * weights
+            spread = groups.std(1, ddof=1).mean(0)
+            for name, column, part in zip(one.names, one.matrix.T, spread, strict=True):
+                metrics[f"{task}/reward/{name}"] = float(column.mean())
+                if len(one.names) > 1:
+                    metrics[f"{task}/share/{name}"] = float(part / max(spread.sum(), 1e-12))
+            totals = one.total.reshape(-1, self.settings.group)
+            metrics[f"{task}/reward"] = float(one.total.mean())
+            metrics[f"{task}/reward_std"] = float(totals.std(1, ddof=1).mean())
+            metrics[f"{task}/constant_groups"] = float((np.ptp(totals, 1) == 0).mean())
+        return metrics
