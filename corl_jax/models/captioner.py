@@ -1,7 +1,7 @@
 """BLIP's captioner: pictures to token ids. In: uint8 pictures of the model's size; out: ids of their captions.
 
-Compatible with ``BlipForConditionalGeneration`` (transformers 5); Li et al. 2022, "BLIP". The tower's blocks are those of
-``models/vision.py``; a class token comes first, and all states feed the decoder.
+Compatible with ``BlipForConditionalGeneration`` (transformers 5); Li et al. 2022, "BLIP". The tower's blocks are those
+of ``models/vision.py``; a class token comes first, and all states feed the decoder.
 """
 
 from __future__ import annotations

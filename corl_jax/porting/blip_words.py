@@ -46,8 +46,7 @@ def load_words(folder: pathlib.Path | None, vocab_size: int, sep_id: int) -> tok
         raise UserError(f"there is no tokenizer.json and no vocab.txt in {str(folder)!r}; get the model's folder again")
     path = json if json.is_file() else text
     try:
-        lines = text.read_text("utf-8").splitlines() if path == text else []
-        tokenizer = word_pieces(lines) if lines else tokenizers.Tokenizer.from_file(str(path))
+        tokenizer = tokenizers.Tokenizer.from_file(str(json)) if path == json else word_pieces(_lines(text))
     except Exception as error:  # the library raises nothing narrower
         raise UserError(f"{str(path)!r} cannot be read as a tokenizer ({error}); get the file again") from None
     size = tokenizer.get_vocab_size(with_added_tokens=True)
@@ -57,3 +56,8 @@ def load_words(folder: pathlib.Path | None, vocab_size: int, sep_id: int) -> tok
             f"expected at most {vocab_size} and '[SEP]', as config.json says; take the files of one checkpoint"
         )
     return tokenizer
+
+
+def _lines(path: pathlib.Path) -> list[str]:
+    """One piece a line; a piece may hold characters that Python takes for ends of lines too."""
+    return path.read_text("utf-8").removesuffix("\n").split("\n")
