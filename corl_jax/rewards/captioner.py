@@ -1,0 +1,90 @@
+"""Captions of pictures by a reward model. In: uint8 pictures; out: one line of text each.
+
+The captioner is BLIP (``models/captioner.py``), decoding is greedy, and everything is computed in float32, as in the
+published rewards (CoRL Eq. 3: the caption of a picture against its prompt).
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+
+from corl_jax.core.errors import UserError
+from corl_jax.core.sharding import Sharder, use
+from corl_jax.core.trees import bind
+from corl_jax.core.types import Params
+from corl_jax.porting.blip_words import load_words
+from corl_jax.porting.nets import Net
+
+ROWS = 16
+"""Pictures per run of the program, rounded up to the devices of the batch axes."""
+
+
+class Captioner:
+    """A captioner over placed parameters; one program per caption length."""
+
+    def __init__(self, net: Net, sharder: Sharder):
+        """Reads the tokenizer.
+
+        Args:
+          net: opened as ``porting.blip.CAPTIONER``.
+          sharder: where the rows are spread.
+
+        Raises:
+          UserError: the folder has no tokenizer, or another model's.
+        """
+        cfg = net.cfg.text
+        self._net, self._sharder = net, sharder
+        self._words = load_words(net.folder, cfg.vocab_size, cfg.sep_id)
+        self._rows = len(sharder.share(-(-ROWS // sharder.batch_shards) * sharder.batch_shards))
+        self._program = jax.jit(functools.partial(_greedy, net.graphdef), static_argnums=2)
+
+    def captions(self, pictures: np.ndarray, max_new_tokens: int = 50) -> list[str]:
+        """A caption for every picture, special tokens left out.
+
+        Args:
+          pictures: uint8 ``[N, H, W, 3]``, of any size; on several processes each brings its own, equally many.
+          max_new_tokens: length at most, in tokens.
+
+        Raises:
+          UserError: more tokens than the model has positions.
+        """
+        rows = self.tokens(pictures, max_new_tokens)
+        return [self._words.decode(row.tolist(), skip_special_tokens=True) for row in rows]
+
+    def tokens(self, pictures: np.ndarray, max_new_tokens: int = 50) -> np.ndarray:
+        """The ids of those captions, int32 ``[N, max_new_tokens]``: the end id, then padding, where one ends early."""
+        cfg = self._net.cfg
+        if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[-1] != 3:
+            raise ValueError(f"expected uint8 pictures [N, H, W, 3], not {pictures.dtype} {pictures.shape}")
+        if not 1 <= max_new_tokens <= cfg.text.max_length:
+            raise UserError(
+                f"captions of {max_new_tokens} tokens; this captioner writes 1 to {cfg.text.max_length}, choose one"
+            )
+        out = np.empty((len(pictures), max_new_tokens), np.int32)
+        for start in range(0, len(pictures), self._rows):
+            part = resized(pictures[start : start + self._rows], cfg.vision.image_size)
+            filled = np.concatenate([part, np.repeat(part[:1], self._rows - len(part), 0)])
+            out[start : start + len(part)] = self._run(filled, max_new_tokens)[: len(part)]
+        return out
+
+    def _run(self, pictures: np.ndarray, length: int) -> np.ndarray:
+        with use(self._sharder), jax.default_matmul_precision("float32"):
+            return self._sharder.own(self._program(self._net.params, self._sharder.put_batch(pictures), length))
+
+
+def resized(pictures: np.ndarray, size: int) -> np.ndarray:
+    """uint8 ``[N, size, size, 3]``: both sides bicubic with Pillow, shape not kept (``BlipImageProcessor``)."""
+    if pictures.shape[1:3] == (size, size):
+        return pictures
+    return np.stack(
+        [np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC)) for picture in pictures]
+    )
+
+
+def _greedy(graphdef: Any, params: Params, pictures: jax.Array, length: int) -> jax.Array:
+    return bind(graphdef, params).greedy(pictures, length)
