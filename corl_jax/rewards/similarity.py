@@ -104,11 +104,19 @@ class BertScore(TextSimilarity):
 class SentenceSimilarity(TextSimilarity):
     """The same on the token states of a sentence encoder (the reference's second version)."""
 
-    def soft_jaccard_embedding(self, candidates: Sequence[str], references: Sequence[str]) -> np.ndarray:
-        """Mean of soft Jaccard and ``f1``; arguments, result and errors as there."""
-        embedding = self.f1(candidates, references)
-        words = [soft_jaccard(left, right) for left, right in zip(candidates, references, strict=True)]
-        return (np.asarray(words, np.float32) + embedding) / 2
+
+def soft_jaccard_embedding(
+    sentence: TextSimilarity, candidates: Sequence[str], references: Sequence[str]
+) -> np.ndarray:
+    """Mean of ``soft_jaccard`` and ``sentence.f1``: the text side of the cycle reward, the reference's second version.
+
+    Args:
+      sentence: a ``SentenceSimilarity`` there.
+      candidates, references: as ``f1`` takes them; result and errors as there.
+    """
+    embedding = sentence.f1(candidates, references)
+    words = [soft_jaccard(left, right) for left, right in zip(candidates, references, strict=True)]
+    return (np.asarray(words, np.float32) + embedding) / 2
 
 
 def greedy_f1(

@@ -4,8 +4,13 @@ import json
 
 import numpy as np
 
-WORDS = "a the red blue circle square dog cat on grass above ##s ##ing run two three . , ! ? ' caf ##e".split()
-MARKS = {"bert": "[PAD] [UNK] [CLS] [SEP] [MASK]".split(), "mpnet": "<s> <pad> </s> [UNK] <mask>".split()}
+# fmt: off
+WORDS = [
+    "a", "the", "red", "blue", "circle", "square", "dog", "cat", "on", "grass", "above", "##s", "##ing", "run", "two",
+    "three", ".", ",", "!", "?", "'", "caf", "##e",
+]
+# fmt: on
+MARKS = {"bert": ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], "mpnet": ["<s>", "<pad>", "</s>", "[UNK]", "<mask>"]}
 TEXTS = ["a red circle above the blue square", "two dogs running on grass.", "", "the cat", "Café, zebra!", "red " * 40]
 
 

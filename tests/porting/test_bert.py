@@ -19,6 +19,7 @@ from corl_jax.porting.nets import open_net
 from corl_jax.porting.wordpieces import BERT_MARKS, MPNET_MARKS, WordPieces
 from tests.porting.encoders import TEXTS, torch_states, write_encoder
 
+MPNET = {"model_type": "mpnet", "pad_token_id": 1}
 KINDS = {"bert": (BERT, BERT_MARKS), "mpnet": (SENTENCE, MPNET_MARKS)}
 
 
@@ -152,7 +153,8 @@ def test_tiny_reads_any_text(name):
     [
         (BERT, {"model_type": "roberta"}, "model_type='roberta'; expected 'bert'"),
         (SENTENCE, {}, "model_type='bert'; expected 'mpnet'"),
-        (SENTENCE, {"model_type": "mpnet", "relative_attention_num_buckets": 8}, "num_buckets=8; expected 32"),
+        (SENTENCE, {"model_type": "mpnet"}, "pad_token_id=0; expected 1"),
+        (SENTENCE, MPNET | {"relative_attention_num_buckets": 8}, "num_buckets=8; expected 32"),
         (BERT, {"hidden_act": "relu"}, "hidden_act='relu'; expected 'gelu'"),
         (BERT, {"position_embedding_type": "relative_key"}, "'relative_key'; expected 'absolute'"),
         (BERT, {"hidden_size": None}, "hidden_size=None; expected a whole number of at least 1"),
