@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pathlib
 import re
+from collections.abc import Sequence
 
 import huggingface_hub
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
 from corl_jax.core.errors import UserError
+from corl_jax.porting.tensors import WEIGHTS
 
 SMALL = ("*.json", "*.jinja", "*.model", "*.txt")
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
-"""Kinds of weight files; the first kind that a model has is fetched."""
 
 
 def is_id(name: str) -> bool:
@@ -20,17 +20,21 @@ def is_id(name: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) is not None
 
 
-def fetch(name: str) -> pathlib.Path:
+def fetch(name: str, kinds: Sequence[str] = WEIGHTS) -> pathlib.Path:
     """The folder of ``name`` in the local cache; downloaded with a progress bar where it is not there yet.
+
+    Args:
+      name: on the hub.
+      kinds: patterns of weight files; those of the first kind that it has are fetched.
 
     Raises:
       UserError: it is not cached and cannot be had: no network, or no such model.
     """
-    if (cached := _cached(name)) is not None:
+    if (cached := _cached(name, kinds)) is not None:
         return cached
     try:
         files = [file.rfilename for file in huggingface_hub.model_info(name).siblings or []]
-        kind = next((kind for kind in WEIGHTS if any(pathlib.PurePath(file).match(kind) for file in files)), WEIGHTS[0])
+        kind = next((kind for kind in kinds if any(pathlib.PurePath(file).match(kind) for file in files)), kinds[0])
         return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=[*SMALL, kind]))
     except RepositoryNotFoundError:
         raise UserError(
@@ -45,11 +49,11 @@ def fetch(name: str) -> pathlib.Path:
         ) from None
 
 
-def _cached(name: str) -> pathlib.Path | None:
+def _cached(name: str, kinds: Sequence[str]) -> pathlib.Path | None:
     """The whole model in the cache, or None."""
     try:
         folder = pathlib.Path(huggingface_hub.snapshot_download(name, local_files_only=True))
     except (LocalEntryNotFoundError, OSError):
         return None
-    has_weights = any(any(folder.glob(kind)) for kind in WEIGHTS)
+    has_weights = any(any(folder.glob(kind)) for kind in kinds)
     return folder if has_weights and (folder / "config.json").is_file() else None

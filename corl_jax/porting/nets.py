@@ -23,6 +23,7 @@ from corl_jax.porting import hub
 from corl_jax.porting.load import read_json
 from corl_jax.porting.mapping import Rule
 from corl_jax.porting.reader import Reader
+from corl_jax.porting.tensors import WEIGHTS
 
 TINY = "tiny"
 """A net of the smallest size with random weights, for tests and for runs that only show that all is connected."""
@@ -41,7 +42,9 @@ class NetKind:
       unused: patterns of tensors that are knowingly left alone.
       rename: see ``porting.reader.Reader``.
       home: id on the Hugging Face hub of what the papers used. gigabytes: its size there.
-      config: the file with the sizes.
+      config: the file with the sizes; None where no file has them, and ``read_config`` is handed nothing.
+      weights, beside: see ``porting.tensors.open_weights``.
+      choose: from a folder to the kind that it is, where a model is published in several layouts.
     """
 
     name: str
@@ -53,7 +56,10 @@ class NetKind:
     gigabytes: float
     unused: Sequence[str] = ()
     rename: Callable[[str, frozenset[str]], str] = lambda name, found: name
-    config: str = "config.json"
+    config: str | None = "config.json"
+    weights: Sequence[str] = WEIGHTS
+    beside: Sequence[str] = ()
+    choose: Callable[[pathlib.Path], NetKind] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +91,9 @@ def open_net(kind: NetKind, source: str, sharder: Sharder) -> Net:
       UserError: no such folder, a damaged one, or one of another kind.
     """
     folder = None if source == TINY else _located(kind, source)
-    cfg = kind.tiny if folder is None else kind.read_config(read_json(folder, kind.config), str(folder))
+    if folder is not None and kind.choose is not None:
+        kind = kind.choose(folder)
+    cfg = kind.tiny if folder is None else kind.read_config(_config(kind, folder), str(folder))
     module = nnx.eval_shape(lambda: kind.build(cfg, nnx.Rngs(0)))
     leaves, axes = flatten_abstract(module), logical_axes(module)
     wanted = {
@@ -96,7 +104,12 @@ def open_net(kind: NetKind, source: str, sharder: Sharder) -> Net:
     if folder is None:
         return Net(graphdef, _random(kind, cfg, wanted), cfg, None)
     shapes = {path: leaf.shape for path, leaf in leaves.items()}
-    return Net(graphdef, Reader(folder, shapes, kind.rules, kind.unused, kind.rename).params(wanted), cfg, folder)
+    reader = Reader(folder, shapes, kind.rules, kind.unused, kind.rename, kind.weights, kind.beside)
+    return Net(graphdef, reader.params(wanted), cfg, folder)
+
+
+def _config(kind: NetKind, folder: pathlib.Path) -> Any:
+    return {} if kind.config is None else read_json(folder, kind.config)
 
 
 def _located(kind: NetKind, source: str) -> pathlib.Path:
@@ -107,7 +120,7 @@ def _located(kind: NetKind, source: str) -> pathlib.Path:
     if not hub.is_id(source):
         raise UserError(f"the {kind.name} {source!r} is no folder; expected one, a hub id, or {TINY!r}; {hint}")
     try:
-        return hub.fetch(source)
+        return hub.fetch(source, kind.weights)
     except UserError as error:
         raise UserError(f"the {kind.name}: {error}; {hint}") from None
 

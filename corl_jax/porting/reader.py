@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from corl_jax.core.types import Params
 from corl_jax.porting.mapping import Rule, Shape, Tensor, check_names, plan
-from corl_jax.porting.tensors import Weights, open_weights
+from corl_jax.porting.tensors import WEIGHTS, Weights, open_weights
 
 WHOLE = 2**28
 """Bytes up to which stacked layers are put together on the host; larger stacks are filled layer by layer in place."""
@@ -41,6 +41,8 @@ class Reader:
         rules: Sequence[Rule],
         unused: Sequence[str],
         rename: Callable[[str, frozenset[str]], str] = lambda name, found: name,
+        kinds: Sequence[str] = WEIGHTS,
+        beside: Sequence[str] = (),
     ):
         """Reads descriptions only.
 
@@ -50,11 +52,12 @@ class Reader:
           rules: the table.
           unused: patterns of tensors that are knowingly left alone.
           rename: from a name of the table, and all names in the files, to the one that it has there.
+          kinds, beside: see ``open_weights``.
 
         Raises:
           UserError: no weights, a damaged file, or names and shapes that do not fit.
         """
-        self.weights: Weights = open_weights(folder)
+        self.weights: Weights = open_weights(folder, kinds, beside)
         self.tensors: dict[str, Tensor] = plan(leaves, rules)
         found = {name: header.shape for name, header in self.weights.headers.items()}
         self._names = {name: rename(name, frozenset(found)) for name in self.tensors}

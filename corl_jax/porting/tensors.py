@@ -1,13 +1,15 @@
 """Foreign weight files, opened tensor by tensor. In: a folder; out: names, shapes, dtypes, and arrays when asked.
 
-safetensors (one file or shards) and, where there are none, ``pytorch_model.bin`` (one file or shards).
+safetensors (one file or shards) and, where there are none, ``pytorch_model.bin`` (one file or shards). Some nets have
+other names, or a small file beside.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -16,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from corl_jax.core.errors import UserError
 from corl_jax.porting.torch_file import TorchFile
+from corl_jax.porting.torch_legacy import is_legacy, read_legacy
 
 DTYPES = {
     "F64": np.dtype(np.float64),
@@ -68,27 +71,31 @@ class Weights:
         return sum(int(np.prod(h.shape)) * h.dtype.itemsize for h in self.headers.values())
 
 
-def open_weights(folder: str | pathlib.Path) -> Weights:
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+"""Kinds of weight files; the first kind that a folder has is read."""
+
+
+def open_weights(folder: str | pathlib.Path, kinds: Sequence[str] = WEIGHTS, beside: Sequence[str] = ()) -> Weights:
     """Names, shapes and dtypes of every tensor in ``folder``.
+
+    Args:
+      folder: with the files.
+      kinds: patterns of weight files; those of the first kind that is there are read.
+      beside: patterns of files that are read as well, where they are there.
 
     Raises:
       UserError: no weights, or a damaged file.
     """
     folder = pathlib.Path(folder)
-    files = sorted(folder.glob("*.safetensors"))
-    openers: dict[pathlib.Path, Callable[[pathlib.Path], Any]] = dict.fromkeys(files, _open_safetensors)
+    files = next((found for kind in kinds if (found := sorted(folder.glob(kind)))), [])
     if not files:
-        files = sorted(folder.glob("pytorch_model*.bin"))
-        openers = dict.fromkeys(files, _open_torch)
-    if not files:
-        raise UserError(
-            f"there are no *.safetensors and no pytorch_model*.bin in {str(folder)!r}; expected the weights of a model"
-        )
+        raise UserError(f"there are no {' and no '.join(kinds)} in {str(folder)!r}; expected the weights of a model")
+    files += [file for pattern in beside for file in sorted(folder.glob(pattern))]
     headers: dict[str, Header] = {}
     home: dict[str, pathlib.Path] = {}
     readers = {}
     for file in files:
-        found, readers[file] = openers[file](file)
+        found, readers[file] = OPENERS[file.suffix](file)
         if twice := sorted(found.keys() & headers.keys()):
             raise UserError(
                 f"tensor {twice[0]!r} is in {str(home[twice[0]])!r} and in {str(file)!r}; keep the files of one model"
@@ -121,8 +128,32 @@ def _open_safetensors(file: pathlib.Path) -> tuple[dict[str, Header], Callable[[
 
 
 def _open_torch(file: pathlib.Path) -> tuple[dict[str, Header], Callable[[str], np.ndarray]]:
+    if is_legacy(file):
+        return _held(read_legacy(file))
     archive = TorchFile.open(file)
     return {name: Header(lazy.shape, lazy.dtype) for name, lazy in archive.tensors.items()}, archive.read
+
+
+def _open_npz(file: pathlib.Path) -> tuple[dict[str, Header], Callable[[str], np.ndarray]]:
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return _held(dict(arrays))
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{str(file)!r} cannot be read ({error}); expected arrays as np.savez writes them") from None
+
+
+def _held(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Header], Callable[[str], np.ndarray]]:
+    """Arrays of a small file, which are in memory already."""
+    return {name: Header(array.shape, array.dtype) for name, array in arrays.items()}, arrays.__getitem__
+
+
+OPENERS: Mapping[str, Callable[[pathlib.Path], Any]] = {
+    ".safetensors": _open_safetensors,
+    ".bin": _open_torch,
+    ".pth": _open_torch,
+    ".npz": _open_npz,
+}
+"""How a file is opened, by the end of its name."""
 
 
 def finite(array: np.ndarray) -> bool:

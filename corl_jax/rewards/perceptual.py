@@ -1,0 +1,61 @@
+"""How different a drawn picture looks from the real one (LPIPS). In: pairs of pictures of any size; out: distances."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from corl_jax.core.sharding import Sharder
+from corl_jax.core.trees import bind
+from corl_jax.porting.nets import Net
+from corl_jax.rewards.rows import in_batches
+
+SIDE = 224
+"""Pictures are compared at this size, as CoRL's cycle reward does."""
+
+
+def resized(picture: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "224 224 3"]:
+    """A picture stretched to ``SIDE`` square (Pillow, bilinear); one of that size keeps its pixels."""
+    if picture.shape[:2] == (SIDE, SIDE):
+        return picture
+    return np.asarray(Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+
+
+class Lpips:
+    """Distances of pairs of pictures, compared at ``SIDE`` square whatever their size."""
+
+    def __init__(self, net: Net, sharder: Sharder):
+        """``net`` is opened by ``porting.nets.open_net(porting.perceptual.LPIPS, ...)`` on the mesh of ``sharder``."""
+        self._params, self._sharder = net.params, sharder
+
+        @jax.jit
+        def run(params, pictures, reals):
+            model = bind(net.graphdef, params)
+            return model(pictures.astype(jnp.float32) / 255, reals.astype(jnp.float32) / 255)
+
+        self._run = run
+
+    def distance(self, pictures: UInt8[np.ndarray, "N H W 3"], reals: Sequence[np.ndarray]) -> np.ndarray:
+        """The distance of each picture from the real one of its row.
+
+        Args:
+          pictures: ``N`` drawn pictures.
+          reals: ``N`` uint8 pictures ``[h, w, 3]``, each of its own size.
+
+        Returns:
+          float32 ``[N]``, never negative.
+
+        Raises:
+          ValueError: not as many real pictures as drawn ones.
+        """
+        if len(pictures) != len(reals):
+            raise ValueError(f"{len(pictures)} pictures and {len(reals)} real ones; expected one for each")
+        if not len(reals):
+            return np.zeros(0, np.float32)
+        columns = [np.stack([resized(picture) for picture in side]) for side in (pictures, reals)]
+        return in_batches(self._sharder, lambda *batch: self._run(self._params, *batch), columns)
