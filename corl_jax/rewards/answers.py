@@ -6,10 +6,12 @@ import collections
 import re
 from collections.abc import Sequence
 
+from corl_jax.rewards.numbers import as_digits
+
 INNER = r"((?:(?!</?think>|</?answer>).)*)"
 WELL_FORMED = re.compile(rf"<think>{INNER}</think>\s*<answer>{INNER}</answer>", re.S)
 ANSWER = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.S)
-NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 ARTICLES = ("a", "an", "the")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -20,6 +22,11 @@ def well_formed(text: str, *, strict_whitespace: bool = False) -> bool:
     Outer whitespace is stripped first unless ``strict_whitespace`` (decisions 19).
     """
     return WELL_FORMED.fullmatch(text if strict_whitespace else text.strip()) is not None
+
+
+def tags_once(text: str) -> float:
+    """The share of the four tags that stand exactly once, in quarters; their order is not looked at."""
+    return sum(text.count(tag) == 1 for tag in TAGS) / len(TAGS)
 
 
 def extract_answer(text: str) -> str:
@@ -33,8 +40,7 @@ def normalise(text: str) -> str:
     spaces."""
     words = [word.strip(".") for word in re.sub(r"[^\w\s.%/+-]", " ", text.lower()).split()]
     said = [word for word in words if word and word not in ARTICLES] or [word for word in words if word]
-    digits = {word: str(number) for number, word in enumerate(NUMBERS)}
-    return " ".join(digits.get(word, word) for word in said)
+    return " ".join(as_digits(said))
 
 
 def option_of(answer: str, choices: Sequence[str]) -> str | None:
