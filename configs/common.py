@@ -86,7 +86,9 @@ def base(stage: str, arg: dict[str, str]) -> ml_collections.ConfigDict:
             "first_moment_dtype": "float32",  # or bfloat16
         }
     )
-    c.hooks = ml_collections.ConfigDict({"save_every": 0, "sample_every": 0, "probe_every": 0, "tensorboard_every": 10, "keep": 2})
+    c.hooks = ml_collections.ConfigDict(
+        {"save_every": 0, "sample_every": 0, "probe_every": 0, "tensorboard_every": 10, "keep": 2}
+    )
     c.show = ("loss",)
     c.alarm = ml_collections.ConfigDict({"watch": ("grad_norm",), "patience": 20, "dominates": 0.95, "probes": 3})
     return c

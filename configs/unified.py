@@ -81,7 +81,6 @@ def tiny(values: dict[str, str]) -> ml_collections.ConfigDict:
             "captioner": "shapes_parser",
             "similarity": "token_f1",
             "closeness": "rmse",
-            "open_ended": "exact",
             "strict_whitespace": False,
             "own": (),  # your rewards, "module:function"
             "models": {"captioner": "", "bert": "", "sentence": "", "clip": "", "lpips": ""},

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import pathlib
+from typing import Any
 
 from corl_jax.commands.common import check_file, write_json
 from corl_jax.core.errors import UserError
@@ -47,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
     names = [name.rpartition(":")[2] for name in names]
     for name in names:
         rewards[name]
-    settings = dataclasses.replace(RewardSettings(models=pairs(args.model, "--model")), **pairs(args.set, "--set"))
+    chosen: dict[str, Any] = {**pairs(args.set, "--set"), "models": pairs(args.model, "--model")}
+    settings = RewardSettings(**chosen)
     rows = read_records(args.records)
     if args.answer and args.policy is None:
         raise UserError("--answer needs a policy; pass --policy")
@@ -67,7 +68,7 @@ def pairs(texts: list[str], flag: str) -> dict[str, str]:
     Raises:
       UserError: a text without ``=``, or a name that settings do not have.
     """
-    known = {"normalise", "captioner", "similarity", "closeness", "open_ended"}
+    known = {"normalise", "captioner", "similarity", "closeness"}
     out = {}
     for text in texts:
         name, equals, value = text.partition("=")

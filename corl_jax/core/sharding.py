@@ -93,7 +93,7 @@ class Sharder:
         return math.prod(self.mesh.shape[axis] for axis in _tuple(self.rules["batch"]))
 
     def copies(self, groups: int, samples: int) -> int:
-        """How often each of ``groups`` prompts is repeated, its samples dealt out, so that rows divide over the devices.
+        """How often to repeat each of ``groups`` prompts, its samples dealt out, so that rows divide over the devices.
 
         ``[B, G]`` samples are then ``[B * f, G / f]``, side by side as before, and each device reads the prompts of its
         own samples. 1 where prompts divide already, or where no number of copies helps.
@@ -143,9 +143,11 @@ class Sharder:
         each = len(rows) // len(shards)
         parts = {shard * each: rows[i * each : (i + 1) * each] for i, shard in enumerate(shards)}
         shape = (each * self.batch_shards, *rows.shape[1:])
-        return jax.make_array_from_callback(
-            shape, self.named("batch"), lambda index: parts[index[0].indices(shape[0])[0]]
-        )
+
+        def part(index: Any) -> np.ndarray:
+            return parts[index[0].indices(shape[0])[0]]
+
+        return jax.make_array_from_callback(shape, self.named("batch"), part)
 
     def own(self, tree: Any) -> Any:
         """This process's rows of a batch on the mesh, as NumPy arrays; the inverse of ``put_batch``."""

@@ -1,8 +1,8 @@
 """Records in a JSON Lines file, one a row, with the columns of ``mm-vl/x2x_rft_22k``. In: a path; out: ``Row``s.
 
-``prompt``, ``real_image`` (a path, relative to the file), ``qa_problem``, ``qa_solution``, ``qa_type``; where a row has
-them ``id``, ``cls_problem``, ``cls_solution``, ``od_problem``, ``od_solution``, and what is to be judged: ``picture`` (a
-path) and ``completion`` (a text).
+``prompt``, ``real_image`` (a path, relative to the file), ``qa_problem``, ``qa_solution``, ``qa_type``; where a row
+has them ``id``, ``cls_problem``, ``cls_solution``, ``od_problem``, ``od_solution``, and what is to be judged:
+``picture`` (a path) and ``completion`` (a text).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _row(line: str, path: pathlib.Path, number: int) -> Row:
         raise UserError(f"{where} has no text {missing[0]!r}; expected {', '.join(NEEDED)}")
     real = load_image(path.parent / raw["real_image"])
     picture = load_image(path.parent / raw["picture"]) if "picture" in raw else real
-    name = raw["id"] if "id" in raw else f"{path.stem}-{number}"
+    name = raw.get("id", f"{path.stem}-{number}")
     return Row(check(record_of(raw, str(name), real)), picture, raw.get("completion"))
 
 
@@ -73,7 +73,9 @@ def record_of(raw: Mapping[str, Any], name: str, image: np.ndarray) -> Record:
     question, kind = raw["qa_problem"], "MC" if raw["qa_type"] == "MC" else "OE"
     _, listed, options = question.partition("Options:")
     found = OPTION.findall(options) if listed else []
-    choices = tuple(text for i, (letter, text) in enumerate(found) if letter == chr(ord("A") + i)) if kind == "MC" else ()
+    choices = (
+        tuple(text for i, (letter, text) in enumerate(found) if letter == chr(ord("A") + i)) if kind == "MC" else ()
+    )
     extra = {
         ours: bare(raw[theirs]) if ours.endswith("answer") else raw[theirs]
         for ours, theirs in (

@@ -38,7 +38,9 @@ def _each_phase(plan: Plan, step: Step) -> list[str]:
     out = []
     if rollouts := [name for name in over if name.startswith("rollout")]:
         if step.stage.settings.rollout_cache == "same":
-            out.append(f"{' and '.join(rollouts)}: {max(over[n] for n in rollouts):.1f} GiB: config.rl.rollout_cache=int8")
+            out.append(
+                f"{' and '.join(rollouts)}: {max(over[n] for n in rollouts):.1f} GiB: config.rl.rollout_cache=int8"
+            )
     if "update" in over:
         out += _micro(step, plan.mesh["data"] * plan.mesh["fsdp"], over["update"])
     return out

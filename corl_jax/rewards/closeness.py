@@ -65,7 +65,7 @@ def ssim(pictures: np.ndarray, reals: np.ndarray, context: RewardContext) -> np.
 @closeness.register("lpips")
 def lpips(pictures: np.ndarray, reals: np.ndarray, context: RewardContext) -> np.ndarray:
     """``1 - LPIPS`` on VGG16 (Zhang et al., 2018; the reference's choice); 0 where they are further apart than 1."""
-    return np.clip(1 - context.nets.lpips.distance(pictures, reals), 0, 1)
+    return np.clip(1 - context.nets.lpips.distance(pictures, list(reals)), 0, 1)
 
 
 def to_real(completions: Sequence[Completion], name: str, context: RewardContext) -> np.ndarray:

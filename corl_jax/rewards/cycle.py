@@ -17,6 +17,7 @@ from corl_jax.rewards.answers import token_f1
 from corl_jax.rewards.base import RewardContext, rewards
 from corl_jax.rewards.closeness import to_real
 from corl_jax.rewards.image import pixels_of
+from corl_jax.rewards.similarity import soft_jaccard_embedding
 
 Captioner = Callable[[Sequence[Completion], RewardContext], tuple[list[str], list[str]]]
 """To what each picture shows, and the prompt in the words that it is to be compared with."""
@@ -71,7 +72,7 @@ def by_bert(captions: Sequence[str], prompts: Sequence[str], context: RewardCont
 @similarities.register("soft_jaccard_embedding")
 def by_sentences(captions: Sequence[str], prompts: Sequence[str], context: RewardContext) -> np.ndarray:
     """Mean of soft Jaccard and token F1 on a sentence encoder, as in the second version of the reference."""
-    return np.clip(context.nets.sentence.soft_jaccard_embedding(captions, prompts), 0, 1)
+    return np.clip(soft_jaccard_embedding(context.nets.sentence, captions, prompts), 0, 1)
 
 
 @rewards.register("cycle")

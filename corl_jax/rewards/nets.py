@@ -19,7 +19,13 @@ from corl_jax.rewards.perceptual import Lpips
 from corl_jax.rewards.settings import RewardSettings
 from corl_jax.rewards.similarity import BertScore, SentenceSimilarity
 
-KINDS: Mapping[str, NetKind] = {"captioner": CAPTIONER, "bert": BERT, "sentence": SENTENCE, "clip": CLIP, "lpips": LPIPS}
+KINDS: Mapping[str, NetKind] = {
+    "captioner": CAPTIONER,
+    "bert": BERT,
+    "sentence": SENTENCE,
+    "clip": CLIP,
+    "lpips": LPIPS,
+}
 
 
 class Nets:

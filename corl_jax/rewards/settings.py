@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from corl_jax.core.errors import UserError
 
 NORMALISE = ("unit", "none", "running")
-OPEN_ENDED = ("exact", "soft_jaccard")
 MODELS = ("captioner", "bert", "sentence", "clip", "lpips")
 
 
@@ -23,7 +22,6 @@ class RewardSettings:
       captioner: says what a picture shows, for ``cycle``: ``shapes_parser``, ``blip``, ``self``.
       similarity: compares that with the prompt: ``token_f1``, ``bertscore``, ``soft_jaccard_embedding``.
       closeness: compares two pictures, for ``cycle_both``: ``rmse``, ``mse``, ``ssim``, ``psnr``, ``lpips``.
-      open_ended: ``exact`` is 0 or 1 as the paper says, ``soft_jaccard`` the partial credit of the reference code.
       strict_whitespace: whether white space around the tags costs the format reward, as in the reference code.
       own: the user's rewards, ``module:function``; a reward is called like its function.
       models: reward model to where it lies: a folder, a hub id, ``tiny`` (random) or "" for none.
@@ -33,14 +31,12 @@ class RewardSettings:
     captioner: str = "shapes_parser"
     similarity: str = "token_f1"
     closeness: str = "rmse"
-    open_ended: str = "exact"
     strict_whitespace: bool = False
     own: tuple[str, ...] = ()
     models: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        for name, known in (("normalise", NORMALISE), ("open_ended", OPEN_ENDED)):
-            if vars(self)[name] not in known:
-                raise UserError(f"reward.{name}={vars(self)[name]!r} is unknown; expected one of {', '.join(known)}")
+        if self.normalise not in NORMALISE:
+            raise UserError(f"reward.normalise={self.normalise!r} is unknown; expected one of {', '.join(NORMALISE)}")
         if wrong := sorted(set(self.models) - set(MODELS)):
             raise UserError(f"reward.models has {wrong[0]!r}, which no reward uses; expected {', '.join(MODELS)}")

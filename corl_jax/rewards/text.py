@@ -55,8 +55,12 @@ def accuracy_soft(completions: Sequence[Completion], context: RewardContext) -> 
 
 @rewards.register("format")
 def format_(completions: Sequence[Completion], context: RewardContext) -> np.ndarray:
-    """1 where thinking and answer stand in their tags, ``<think>x</think><answer>y</answer>`` (CoRL's R_Format)."""
-    return np.array([float(well_formed(text_of(c))) for c in completions])
+    """1 where thinking and answer stand in their tags, ``<think>x</think><answer>y</answer>`` (CoRL's R_Format).
+
+    White space around them costs it where ``reward.strict_whitespace`` says so.
+    """
+    strict = context.settings.strict_whitespace
+    return np.array([float(well_formed(text_of(c), strict_whitespace=strict)) for c in completions])
 
 
 @rewards.register("format_tags")

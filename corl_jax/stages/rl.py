@@ -73,7 +73,9 @@ class RlStage:
             VisualQA(parts.tokenizer, cfg.image_tokens, cfg.vision.image_size, s.text_prompt_length),
             s.pictures,
             s.questions,
-            lambda prompts: [row // self.copies(prompts) for row in parts.sharder.share(prompts * self.copies(prompts))],
+            lambda prompts: [
+                row // self.copies(prompts) for row in parts.sharder.share(prompts * self.copies(prompts))
+            ],
         )
         tasks: dict[str, Task] = {"image": self.joint.drawing, "text": self.joint.asking}
         self.judge = Judge(parts, s, tasks)
@@ -168,7 +170,7 @@ class RlStage:
         return drawn
 
     def draw(self, params: Params, raw: Mapping[str, Asked], step: int, name: str = "") -> Drawn:
-        """Asks the batch of ``step`` and begins its rollouts; ``name`` makes their keys others than those of training."""
+        """Asks the batch of ``step`` and begins its rollouts; ``name`` makes their keys others than training's."""
         asked = {task: Asked(self.parts.sharder.put_batch(one.prompts), one.records) for task, one in raw.items()}
         light = self.lighten(params)
         return Drawn(step, asked, {task: self.sample(light, task, one, step, name) for task, one in asked.items()})

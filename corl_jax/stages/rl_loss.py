@@ -89,9 +89,7 @@ def task_loss(
 
 def reward_sums(metrics: Metrics, task: str, names: tuple[str, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Number, mean and sum of squared deviations ``[R]`` of a step's rewards, as ``task_loss`` added them up."""
-    first, second = (
-        [metrics[f"{task}/reward_moment_{power}/{name}"] for name in names] for power in (1, 2)
-    )
+    first, second = ([metrics[f"{task}/reward_moment_{power}/{name}"] for name in names] for power in (1, 2))
     count = jnp.stack([one.weight for one in first])
     mean = jnp.stack([one.sum for one in first]) / count
     return count, mean, jnp.maximum(jnp.stack([one.sum for one in second]) - count * mean**2, 0)

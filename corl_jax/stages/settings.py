@@ -46,8 +46,8 @@ class DataSettings:
 
 @dataclasses.dataclass(frozen=True)
 class HookSettings:
-    """Steps between checkpoints, sample sheets, probes of held-out prompts and TensorBoard rows; 0 for never (checkpoints:
-    at the end only)."""
+    """Steps between checkpoints, sample sheets, probes of held-out prompts, TensorBoard rows; 0 for never
+    (checkpoints: at the end only)."""
 
     save_every: int
     sample_every: int
@@ -56,7 +56,13 @@ class HookSettings:
     keep: int
 
     def __post_init__(self):
-        for name, least in (("save_every", 0), ("sample_every", 0), ("probe_every", 0), ("tensorboard_every", 0), ("keep", 1)):
+        for name, least in (
+            ("save_every", 0),
+            ("sample_every", 0),
+            ("probe_every", 0),
+            ("tensorboard_every", 0),
+            ("keep", 1),
+        ):
             if vars(self)[name] < least:
                 raise UserError(f"hooks.{name}={vars(self)[name]} is out of range; expected {least} or more")
 

@@ -23,7 +23,7 @@ from corl_jax.objectives.language import next_token_loss
 from corl_jax.objectives.weighting import token_weights
 from corl_jax.sampling.score import hidden_states
 from corl_jax.stages.assembly import Parts, records
-from corl_jax.stages.settings import block, one_update
+from corl_jax.stages.settings import HookSettings, block, one_update
 from corl_jax.tasks.supervised import Lesson, Supervise
 
 

@@ -28,7 +28,7 @@ from corl_jax.models.codebook import unit
 from corl_jax.models.image_tokenizer import ImageTokenizer
 from corl_jax.objectives import reconstruction
 from corl_jax.stages.assembly import Parts, records
-from corl_jax.stages.settings import block, one_update
+from corl_jax.stages.settings import HookSettings, block, one_update
 
 PART = "image_tokenizer/"
 

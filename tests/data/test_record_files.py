@@ -35,7 +35,13 @@ def write(tmp_path):
 
 
 def test_rows_become_records(write):
-    extra = {"id": "x", "picture": "drawn.png", "completion": "B", "cls_problem": "which?", "cls_solution": "<answer>cat</answer>"}
+    extra = {
+        "id": "x",
+        "picture": "drawn.png",
+        "completion": "B",
+        "cls_problem": "which?",
+        "cls_solution": "<answer>cat</answer>",
+    }
     plain, full = read_records(write(ROW, "", ROW | extra))
     record = plain.record
     assert (record.id, record.answer, record.choices, record.qa_type) == ("records-1", "B", ("a cat", "a dog"), "MC")

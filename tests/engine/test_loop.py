@@ -121,7 +121,10 @@ def test_alarm_where_one_reward_decides_alone():
 def test_alarm_where_the_held_out_reward_falls_as_the_trained_one_rises():
     alarm, said = Alarm(AlarmConfig(probes=2)), []
     for step, held_out in enumerate((0.5, 0.6, 0.5, 0.4, 0.3, 0.5)):
-        said += [alarm.feed({"image/reward": step / 10 - 0.01}), alarm.feed({"image/reward": step / 10} | {"image/held_out": held_out})]
+        said += [
+            alarm.feed({"image/reward": step / 10 - 0.01}),
+            alarm.feed({"image/reward": step / 10} | {"image/held_out": held_out}),
+        ]
     assert [i for i, one in enumerate(said) if one] == [7]
     assert said[7] == ["image: the reward on held-out prompts fell 2 times in a row while the trained one rose"]
     assert alarm.ringing == 0

@@ -89,7 +89,7 @@ def test_paired_advantages_reach_the_batch(take_step, pairing):
 def test_rewards_of_the_first_samples_are_those_of_the_config(first):
     """Names in the metrics are names in the config, and weights are applied."""
     assert {"image/reward/redness", "text/reward/letters"} <= set(first.host)
-    completions = first.stage.tasks["text"].read_back(first.raw["text"], first.batches[0]["text"])
+    completions = first.stage.judge.tasks["text"].read_back(first.raw["text"], first.batches[0]["text"])
     twice = score(completions, {"letters": 2.0}, RewardContext()).total
     assert twice.mean() == pytest.approx(2 * first.host["text/reward"], rel=1e-5)
 

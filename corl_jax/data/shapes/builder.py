@@ -78,7 +78,7 @@ class CorlShapes(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split: Split, size: int) -> Iterator[tuple[int, dict[str, Any]]]:
         for index in range(size):
             record = example(split, index)
-            columns = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+            columns = {name: vars(record)[name] for name in self.info.features}
             yield index, {**columns, "image": io.BytesIO(_png(record.image)), "choices": list(record.choices)}
 
 
