@@ -62,7 +62,7 @@ TABLES = {
         ("<answer></answer>", "donut", "OE", 0),
         ("<answer>A</answer>", "B", "OE", 0),
         ("<answer>The answer is B</answer>", "B", "MC", 1),
-        ("<answer>red or blue</answer>", "B", "MC", 0),  # no partial credit for naming several options
+        ("<answer>A or B</answer>", "B", "MC", 0),  # no partial credit for naming several options
         ("orange juice", "juice", "OE", 0.5),
     ],
     "format": [
