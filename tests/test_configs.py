@@ -25,9 +25,9 @@ def test_there_are_configs():
     assert {"tokenizer", "sft", "unified"} <= set(NAMES)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_two_steps(small_config, small_world, tiny_policy_folder, tmp_path, name):
-    config = small_config(name, policy=tiny_policy_folder)
+@pytest.mark.parametrize(("name", "arg"), [*((name, None) for name in NAMES), ("unified", "tiny,rewards=paper")])
+def test_two_steps(small_config, small_world, tiny_policy_folder, tmp_path, name, arg):
+    config = small_config(name, arg, policy=tiny_policy_folder)
     if config["stage"] == "rl":
         config["rl"] |= {key: 2 for key in ("pictures", "questions") if config["rl"][key]}
     with small_world():
@@ -36,6 +36,9 @@ def test_two_steps(small_config, small_world, tiny_policy_folder, tmp_path, name
     assert all(math.isfinite(value) for result in results for value in result.metrics.values())
     assert set(config["show"]) <= set(results[0].metrics) and results[0].metrics["grad_norm"] >= 0
     assert (tmp_path / "run" / "checkpoints" / "2").is_dir()
+    if arg is not None:  # BLIP, BERT and VGG, at tiny sizes, decide alone what a picture is worth
+        assert {"image/reward/cycle_both", "image/reward/matching"} <= set(results[0].metrics)
+        assert results[0].metrics["image/share/cycle_both"] > 0.01
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -54,8 +57,8 @@ def test_bad_arguments(small_config, name):
     get_config = importlib.import_module(f"configs.{name}").get_config
     for arg, says in (
         ("huge", "unknown model size 'huge'; expected one of tiny, janus_pro_1b"),
-        ("mesh=cube", "unknown mesh 'cube'; expected one of auto, spread, cpu"),
-        ("tiny,colour=red", "unknown config argument 'colour'; expected .*mesh, size"),
+        ("mesh=cube", "unknown mesh 'cube'; expected one of auto, spread, wide, cpu"),
+        ("tiny,colour=red", "unknown config argument 'colour'; expected .*mesh, .*size"),
     ):
         with pytest.raises(UserError, match=says):
             get_config(arg)

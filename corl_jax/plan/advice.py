@@ -36,11 +36,10 @@ def _each_phase(plan: Plan, step: Step) -> list[str]:
     """For every phase that wants more than there is."""
     over = {name: phase.peak_gib for name, phase in plan.phases.items() if phase.peak_gib > plan.hbm_gib}
     out = []
-    if rollouts := [name for name in over if name.startswith("rollout")]:
-        if step.stage.settings.rollout_cache == "same":
-            out.append(
-                f"{' and '.join(rollouts)}: {max(over[n] for n in rollouts):.1f} GiB: config.rl.rollout_cache=int8"
-            )
+    rollouts = [name for name in over if name.startswith("rollout")]
+    if rollouts and step.stage.settings.rollout_cache == "same":
+        most = max(over[name] for name in rollouts)
+        out.append(f"{' and '.join(rollouts)}: {most:.1f} GiB: config.rl.rollout_cache=int8")
     if "update" in over:
         out += _micro(step, plan.mesh["data"] * plan.mesh["fsdp"], over["update"])
     return out

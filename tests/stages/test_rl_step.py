@@ -7,6 +7,7 @@ import pytest
 
 from corl_jax.core.sharding import use
 from corl_jax.core.trees import digest
+from corl_jax.data.shapes.examples import example
 from corl_jax.engine.state import merge
 from corl_jax.objectives.advantages import group
 from corl_jax.rewards.base import RewardContext, score
@@ -144,3 +145,28 @@ def test_stale_rollouts_are_those_of_the_policy_before_the_last_update(take_step
     weights = np.minimum(np.exp(np.asarray(now) - np.asarray(begun.log_probs)), 1.02)[np.asarray(begun.mask)]
     assert metrics["text/importance"].value == pytest.approx(weights.mean(), rel=1e-5)
     assert weights.max() == np.float32(1.02) and weights.min() < 0.99
+
+
+def test_running_scores_are_kept_in_the_state(take_step, first):
+    step = take_step(**{"reward.normalise": "running"})
+    state, (said,) = step.run()
+    for task in ("image", "text"):
+        raw = totals(first, task).ravel()
+        seen = state.algo["rewards"][task]
+        np.testing.assert_allclose(seen.count, [raw.size])
+        np.testing.assert_allclose(seen.mean, [raw.mean()], rtol=1e-4)
+        np.testing.assert_allclose(seen.squares, [raw.var() * raw.size], rtol=1e-2)
+        assert step.host[f"{task}/reward"] == pytest.approx(0, abs=1e-4)  # z-scores of one step add to nothing
+        assert step.host[f"{task}/reward/{'redness' if task == 'image' else 'letters'}"] == pytest.approx(
+            raw.mean(), rel=1e-4
+        )
+
+
+def test_probes_ask_held_out_prompts_the_same_way_every_time(first):
+    stage, held_out = first.stage, []
+    with use(stage.parts.sharder):
+        stage._records = lambda split: held_out.append(split) or [example(split, i) for i in range(20)]
+        params = stage.init().params
+        one, again = stage.probe(params), stage.probe(params)
+    assert one == again and set(one) == {"image/held_out", "text/held_out"} and held_out == ["test", "test"]
+    assert one["image/held_out"] != first.host["image/reward"]
