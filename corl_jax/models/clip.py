@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from corl_jax.core.sharding import constrain
+from corl_jax.core.sharding import constrain, gathered
 from corl_jax.models.kernels import attend
 from corl_jax.models.layers import linear, scan_layers, stack
 from corl_jax.models.vision import layer_norm
@@ -153,7 +153,8 @@ class TextTower(nnx.Module):
         """Features of texts; what follows the end token does not matter, since nothing before it sees it."""
         length = ids.shape[1]
         causal = jnp.tril(jnp.ones((1, length, length), bool))
-        x = self.token[...][ids] + self.position[...][:length]
+        token = gathered(self.token[...], ("vocab", "embed"))
+        x = constrain(token[ids] + self.position[...][:length], "batch")
         x = scan_layers(self.layers, lambda block, slice_: block(slice_[1], causal), x, self.cfg.depth, FLOAT32)
         end = jnp.argmax(ids if self.end_id is None else ids == self.end_id, axis=1)
         return self.project(self.norm(x[jnp.arange(len(ids)), end]))

@@ -64,7 +64,7 @@ def _complete(folder: pathlib.Path) -> NetKind:
 LPIPS = NetKind(
     name="perceptual distance",
     build=Perceptual,
-    tiny=PerceptualConfig((8, 8, 16, 16, 16), (1, 1, 1, 1, 1)),
+    tiny=PerceptualConfig((8, 8, 8, 8, 8), (1, 1, 1, 1, 1)),
     read_config=lambda raw, where: PerceptualConfig(),
     rules=RULES,
     home="timm/vgg16.tv_in1k",

@@ -10,6 +10,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundEr
 
 from corl_jax.core.errors import UserError
 from corl_jax.porting import hub
+from corl_jax.porting.clip import CLIP
 from corl_jax.porting.source import open_source, tiny_folder
 
 ID = "someone/Janus-Small"
@@ -61,6 +62,17 @@ def test_only_one_kind_of_weights_is_downloaded(monkeypatch, files, kind):
     fake = FakeHub(monkeypatch, files)
     assert open_source(ID).folder.path == tiny_folder()
     assert fake.patterns[-1] == kind and "*.json" in fake.patterns and len(fake.patterns) == len(hub.SMALL) + 1
+
+
+def test_a_hub_folder_of_two_layouts_is_fetched_once(monkeypatch):
+    """ViT-H-14's holds the same weights four times."""
+    files = ["open_clip_pytorch_model.bin", "open_clip_model.safetensors", "pytorch_model.bin", "model.safetensors"]
+    fake = FakeHub(monkeypatch, files=["config.json", "open_clip_config.json", *files])
+    hub.fetch(ID, CLIP.weights)
+    assert fake.patterns == [*hub.SMALL, "model*.safetensors"]
+    fake.files = ["open_clip_config.json", *files[:2]]
+    hub.fetch(ID, CLIP.weights)
+    assert fake.patterns == [*hub.SMALL, "open_clip*.safetensors"]
 
 
 def test_a_cache_without_weights_is_not_enough(monkeypatch, tmp_path):
