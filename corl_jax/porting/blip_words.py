@@ -60,4 +60,4 @@ def load_words(folder: pathlib.Path | None, vocab_size: int, sep_id: int) -> tok
 
 def _lines(path: pathlib.Path) -> list[str]:
     """One piece a line; a piece may hold characters that Python takes for ends of lines too."""
-    return path.read_text("utf-8").removesuffix("\n").split("\n")
+    return [line.removesuffix("\r") for line in path.read_text("utf-8").removesuffix("\n").split("\n")]

@@ -128,8 +128,8 @@ def test_teacher_forced_logits_are_those_of_transformers(pair):
     with torch.no_grad():
         theirs = pair.theirs(pixel_values=pair.pixels, input_ids=torch.tensor(ids)).logits.numpy()
     ours = jax.jit(bind(net.graphdef, net.params).__call__)(pair.pictures, ids)
-    gap = np.abs(np.asarray(ours) - theirs).max()
-    assert np.std(theirs) > 0.5 and gap < 1e-4, f"difference {gap:.1e}"
+    gap = np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
+    assert np.std(theirs) > 0.5 and gap < 3e-5, f"relative difference {gap:.1e}"  # torch itself is 1.3e-5 off float64
 
 
 def test_pictures_of_another_size_are_prepared_as_by_transformers():
