@@ -1,7 +1,4 @@
-"""Foreign folders to parameters, tensor by tensor. In: a Hugging Face folder of either layout; out: placed ``Params``.
-
-Host memory stays near the largest tensor: each is read, turned into our layout, placed, and let go.
-"""
+"""Folders of Janus models. In: a Hugging Face folder of either layout; out: sizes, tokenizer, a reader of its weights."""
 
 from __future__ import annotations
 
@@ -21,9 +18,6 @@ from corl_jax.models.unified import abstract
 from corl_jax.porting.formats import Format, format_of
 from corl_jax.porting.mapping import Tensor, plan
 from corl_jax.porting.reader import Reader
-
-WHOLE = 2**28
-"""Bytes up to which stacked layers are put together on the host; larger stacks are filled layer by layer in place."""
 
 
 def read_json(folder: str | pathlib.Path, name: str) -> Any:

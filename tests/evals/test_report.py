@@ -16,6 +16,7 @@ from corl_jax.evals import charts
 from corl_jax.evals.gallery import png_base64
 from corl_jax.evals.report import write_report
 
+ALARM = {"watch": ("*/reward",), "patience": 2, "dominates": 0.95, "probes": 3}
 EVIL = "<script>alert('x')</script>&\""
 
 
@@ -26,7 +27,7 @@ def number(value):
 @pytest.fixture
 def workdir(tmp_path):
     """A finished run, with hostile text wherever text can be."""
-    config = {"stage": "rl", "seed": 0, "steps": 40, "init_from": "tiny", "note": EVIL}
+    config = {"stage": "rl", "seed": 0, "steps": 40, "init_from": "tiny", "note": EVIL, "alarm": ALARM}
     (tmp_path / "config.json").write_text(json.dumps(config))
     sides = {"before": 0.3, "after": 0.5}
     names = ("t2i_strict@w=1.5", "t2i_strict@w=2", "qa_greedy", "qa_sampled_strict", "qa_format", f"qa_greedy/{EVIL}")
@@ -90,7 +91,9 @@ def test_changes_beyond_two_standard_errors_are_marked(workdir):
 
 
 def test_a_run_that_has_just_begun_is_reported_too(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"stage": "sft", "seed": 0, "steps": 9, "init_from": ""}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"stage": "sft", "seed": 0, "steps": 9, "init_from": "", "alarm": ALARM})
+    )
     page = write_report(tmp_path).read_text()
     for missing in ("evaluation", "gallery", "transcript", "metrics", "sheet of samples"):
         assert re.search(f"There (is|are) no {missing}", page)

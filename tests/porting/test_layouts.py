@@ -87,13 +87,13 @@ def test_transformers_names_without_their_prefix(pair, tmp_path):
 
 
 def test_layers_filled_in_place_give_the_same_bits(pair, monkeypatch):
-    monkeypatch.setattr("corl_jax.porting.load.WHOLE", 1000)
+    monkeypatch.setattr("corl_jax.porting.reader.WHOLE", 1000)
     assert digest(load_params(pair.folder, pair.cfg)) == digest(pair.params)
 
 
 @pytest.mark.parametrize("whole", [2**28, 1000])
 def test_parameters_are_born_in_their_placement(pair, monkeypatch, whole):
-    monkeypatch.setattr("corl_jax.porting.load.WHOLE", whole)
+    monkeypatch.setattr("corl_jax.porting.reader.WHOLE", whole)
     model = abstract(pair.cfg)
     axes, sharder = logical_axes(model), Sharder(make_mesh({"data": 2, "fsdp": 2, "tensor": 2}))
     wanted = {
