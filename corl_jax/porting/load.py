@@ -1,4 +1,4 @@
-"""Folders of Janus models. In: a Hugging Face folder of either layout; out: sizes, tokenizer, a reader of its weights."""
+"""Folders of Janus models. In: a Hugging Face folder of either layout; out: sizes, tokenizer, a reader of weights."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def test_parameters_are_born_in_their_placement(pair, monkeypatch, whole):
         path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharder.fitted(leaf.shape, axes[path], path))
         for path, leaf in flatten_abstract(model).items()
     }
-    params = Folder(pair.folder).params(wanted)
+    params = Folder(pair.folder).reader.params(wanted)
     assert digest(params) == digest(pair.params)
     assert all(params[path].sharding == struct.sharding for path, struct in wanted.items())
     assert len(params["language_model/layers/gate_proj/kernel"].addressable_shards) == 8
