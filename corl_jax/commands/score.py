@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pathlib
+import sys
 from typing import Any
 
 from corl_jax.commands.common import check_file, write_json
@@ -15,7 +16,7 @@ SIZE = 384
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags."""
     parser.add_argument("--records", type=pathlib.Path, required=True, help="JSON Lines, see docs/rewards.md")
-    parser.add_argument("--rewards", required=True, help="names, separated by commas")
+    parser.add_argument("--rewards", required=True, help="names, separated by commas; your own as module:function")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="JSON file for the numbers")
     parser.add_argument("--policy", help="for rewards that read with a policy, and for --answer")
     parser.add_argument(
@@ -38,17 +39,20 @@ def run(args: argparse.Namespace) -> int:
     from corl_jax.evals import provenance
     from corl_jax.evals.scoring import score_rows
     from corl_jax.rewards.base import rewards
+    from corl_jax.rewards.cycle import check_names
     from corl_jax.rewards.own import register_own
     from corl_jax.rewards.settings import RewardSettings
     from corl_jax.sampling.policy import Policy
 
     names = [name for name in args.rewards.split(",") if name]
+    sys.path.insert(0, "")  # your own lie where the command is called, as under python -m
     register_own([name for name in names if ":" in name])
     names = [name.rpartition(":")[2] for name in names]
     for name in names:
         rewards[name]
     chosen: dict[str, Any] = {**pairs(args.set, "--set"), "models": pairs(args.model, "--model")}
     settings = RewardSettings(**chosen)
+    check_names(settings)
     rows = read_records(args.records)
     if args.answer and args.policy is None:
         raise UserError("--answer needs a policy; pass --policy")

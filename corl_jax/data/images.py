@@ -32,6 +32,13 @@ def load_image(path: str | os.PathLike[str]) -> np.ndarray:
         raise UserError(f"image {str(path)!r} cannot be read ({error}); check or replace the file") from None
 
 
+def resized(image: np.ndarray, size: tuple[int, int], how: Image.Resampling = Image.Resampling.BICUBIC) -> np.ndarray:
+    """A picture uint8 ``[h, w, 3]`` at ``(width, height)``, its shape not kept; one of that size keeps its pixels."""
+    if (image.shape[1], image.shape[0]) == size:
+        return image
+    return np.asarray(Image.fromarray(image).resize(size, how))
+
+
 def preprocess(image: np.ndarray | Image.Image, image_size: int) -> np.ndarray:
     """Makes a picture ready for the understanding encoder, as Janus-Pro does.
 

@@ -48,7 +48,7 @@ class Alarm:
         self._cfg = cfg
         self._seen: dict[str, tuple[float, int]] = {}
         self._alone: dict[str, int] = {}
-        self._since: dict[str, list[float]] = {}
+        self._since: dict[str, tuple[float, int]] = {}
         self._probes: dict[str, _Probe] = {}
 
     def feed(self, row: Mapping[str, float]) -> list[str]:
@@ -92,12 +92,12 @@ class Alarm:
 
     def _parting(self, row: Mapping[str, float]) -> Iterator[str]:
         for task in sorted(name.removesuffix("/reward") for name in row if name.endswith("/reward")):
-            since = self._since.setdefault(task, [])
-            since.append(row[f"{task}/reward"])
+            total, count = self._since.pop(task, (0.0, 0))
+            total, count = total + row[f"{task}/reward"], count + 1
             if task + HELD_OUT not in row:
+                self._since[task] = total, count
                 continue
-            held_out, trained, before = row[task + HELD_OUT], sum(since) / len(since), self._probes.get(task)
-            since.clear()
+            held_out, trained, before = row[task + HELD_OUT], total / count, self._probes.get(task)
             parted = before is not None and held_out < before.held_out and trained > before.trained
             apart = before.apart + 1 if parted and before is not None else 0
             self._probes[task] = _Probe(held_out, trained, apart)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.core.types import Completion
+from corl_jax.data.images import resized
 from corl_jax.data.record_files import Row
 from corl_jax.rewards.base import RewardContext, score
 from corl_jax.rewards.nets import Nets, needed
@@ -49,7 +49,7 @@ def score_rows(
         for i, text in zip(silent, said, strict=True):
             texts[i] = text
     completions = [
-        Completion(row.record, text=text, pixels=resized(row.picture, size))
+        Completion(row.record, text=text, pixels=resized(row.picture, (size, size)))
         for row, text in zip(rows, texts, strict=True)
     ]
     table = dict.fromkeys(names, 1.0)
@@ -68,10 +68,3 @@ def score_rows(
             for one, values in zip(completions, matrix, strict=True)
         ],
     }
-
-
-def resized(picture: np.ndarray, size: int) -> np.ndarray:
-    """A square of ``size`` pixels, bicubic; a picture of that size keeps its pixels."""
-    if picture.shape[:2] == (size, size):
-        return picture
-    return np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from corl_jax.plan.chips import chips_in
 from corl_jax.plan.planner import Plan
 from corl_jax.plan.programs import Step
+from corl_jax.rewards.nets import needed
 
 FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 CUBE = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8")
@@ -17,8 +18,15 @@ ROOM = 0.92
 
 
 def advise(plan: Plan, step: Step) -> list[str]:
-    """One sentence per change, the most useful first; none where nothing stands out."""
-    return _links(plan, step) if plan.fits else [*_placement(plan, step), *_each_phase(plan, step), *_larger(plan)]
+    """One sentence per change, the most useful first, then what the plan leaves out; none where nothing stands out."""
+    changes = _links(plan, step) if plan.fits else [*_placement(plan, step), *_each_phase(plan, step), *_larger(plan)]
+    return [*changes, *_not_counted(step)]
+
+
+def _not_counted(step: Step) -> list[str]:
+    settings = step.stage.settings
+    nets = sorted(needed({name for task in settings.asked for name in settings.rewards[task]}, settings.reward))
+    return [f"not counted: the reward models {', '.join(nets)}, neither their memory nor their time"] if nets else []
 
 
 def _placement(plan: Plan, step: Step) -> list[str]:

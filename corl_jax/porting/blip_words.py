@@ -13,6 +13,7 @@ from tokenizers import decoders, models
 
 from corl_jax.core.errors import UserError
 from corl_jax.data.shapes.vocabulary import WORDS
+from corl_jax.porting.wordpieces import read_tokenizer
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 TINY_WORDS = (*SPECIAL, *dict.fromkeys(WORDS))
@@ -41,23 +42,11 @@ def load_words(folder: pathlib.Path | None, vocab_size: int, sep_id: int) -> tok
     """
     if folder is None:
         return word_pieces(TINY_WORDS)
-    json, text = folder / "tokenizer.json", folder / "vocab.txt"
-    if not json.is_file() and not text.is_file():
-        raise UserError(f"there is no tokenizer.json and no vocab.txt in {str(folder)!r}; get the model's folder again")
-    path = json if json.is_file() else text
-    try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(json)) if path == json else word_pieces(_lines(text))
-    except Exception as error:  # the library raises nothing narrower
-        raise UserError(f"{str(path)!r} cannot be read as a tokenizer ({error}); get the file again") from None
+    tokenizer = read_tokenizer(folder, word_pieces)
     size = tokenizer.get_vocab_size(with_added_tokens=True)
     if size > vocab_size or tokenizer.id_to_token(sep_id) != "[SEP]":
         raise UserError(
-            f"the tokenizer {str(path)!r} has {size} tokens and id {sep_id} is {tokenizer.id_to_token(sep_id)!r}; "
+            f"the tokenizer in {str(folder)!r} has {size} tokens and id {sep_id} is {tokenizer.id_to_token(sep_id)!r}; "
             f"expected at most {vocab_size} and '[SEP]', as config.json says; take the files of one checkpoint"
         )
     return tokenizer
-
-
-def _lines(path: pathlib.Path) -> list[str]:
-    """One piece a line; a piece may hold characters that Python takes for ends of lines too."""
-    return [line.removesuffix("\r") for line in path.read_text("utf-8").removesuffix("\n").split("\n")]

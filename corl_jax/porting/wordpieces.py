@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tokenizers
@@ -77,7 +77,12 @@ class WordPieces:
         return [[self._start, *row.ids[: self._max_tokens - 2], self._end] for row in rows]
 
 
-def _of_folder(folder: pathlib.Path, marks: Marks) -> tokenizers.Tokenizer:
+def read_tokenizer(folder: pathlib.Path, of_words: Callable[[list[str]], tokenizers.Tokenizer]) -> tokenizers.Tokenizer:
+    """``tokenizer.json`` as it lies in a folder, or ``of_words`` of the lines of its ``vocab.txt``.
+
+    Raises:
+      UserError: neither is there, or one is damaged.
+    """
     path = folder / "tokenizer.json"
     if path.is_file():
         try:
@@ -90,11 +95,16 @@ def _of_folder(folder: pathlib.Path, marks: Marks) -> tokenizers.Tokenizer:
             f"there is no tokenizer.json and no vocab.txt in {str(folder)!r}; expected one of them beside the weights"
         )
     try:
-        words = path.read_text("utf-8").removesuffix("\n").split("\n")
+        lines = path.read_text("utf-8").removesuffix("\n").split("\n")  # a piece may hold other ends of lines
     except UnicodeDecodeError as error:
         raise UserError(f"{str(path)!r} is not a list of words in UTF-8 ({error}); get the file again") from None
+    return of_words([line.removesuffix("\r") for line in lines])
+
+
+def _of_folder(folder: pathlib.Path, marks: Marks) -> tokenizers.Tokenizer:
     told = folder / "tokenizer_config.json"
-    return _pieces(words, marks, read_json(folder, told.name) if told.is_file() else {})
+    config = read_json(folder, told.name) if told.is_file() else {}
+    return read_tokenizer(folder, lambda words: _pieces(words, marks, config))
 
 
 def _pieces(words: Sequence[str], marks: Marks, config: dict[str, Any]) -> tokenizers.Tokenizer:

@@ -11,17 +11,15 @@ from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.sharding import Sharder, use
+from corl_jax.core.sharding import Sharder
 from corl_jax.core.trees import bind
 from corl_jax.core.types import Params
+from corl_jax.data.images import resized
 from corl_jax.porting.blip_words import load_words
 from corl_jax.porting.nets import Net
-
-ROWS = 16
-"""Pictures per run of the program, rounded up to the devices of the batch axes."""
+from corl_jax.rewards.rows import in_batches
 
 
 class Captioner:
@@ -40,7 +38,6 @@ class Captioner:
         cfg = net.cfg.text
         self._net, self._sharder = net, sharder
         self._words = load_words(net.folder, cfg.vocab_size, cfg.sep_id)
-        self._rows = len(sharder.share(-(-ROWS // sharder.batch_shards) * sharder.batch_shards))
         self._program = jax.jit(functools.partial(_greedy, net.graphdef), static_argnums=2)
 
     def captions(self, pictures: np.ndarray, max_new_tokens: int = 50) -> list[str]:
@@ -65,25 +62,14 @@ class Captioner:
             raise UserError(
                 f"captions of {max_new_tokens} tokens; this captioner writes 1 to {cfg.text.max_length}, choose one"
             )
-        out = np.empty((len(pictures), max_new_tokens), np.int32)
-        for start in range(0, len(pictures), self._rows):
-            part = resized(pictures[start : start + self._rows], cfg.vision.image_size)
-            filled = np.concatenate([part, np.repeat(part[:1], self._rows - len(part), 0)])
-            out[start : start + len(part)] = self._run(filled, max_new_tokens)[: len(part)]
-        return out
-
-    def _run(self, pictures: np.ndarray, length: int) -> np.ndarray:
-        with use(self._sharder), jax.default_matmul_precision("float32"):
-            return self._sharder.own(self._program(self._net.params, self._sharder.put_batch(pictures), length))
-
-
-def resized(pictures: np.ndarray, size: int) -> np.ndarray:
-    """uint8 ``[N, size, size, 3]``: both sides bicubic with Pillow, shape not kept (``BlipImageProcessor``)."""
-    if pictures.shape[1:3] == (size, size):
-        return pictures
-    return np.stack(
-        [np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC)) for picture in pictures]
-    )
+        if not len(pictures):
+            return np.zeros((0, max_new_tokens), np.int32)
+        side = cfg.vision.image_size  # both sides bicubic with Pillow, shape not kept (``BlipImageProcessor``)
+        squares = np.stack([resized(picture, (side, side)) for picture in pictures])
+        with jax.default_matmul_precision("float32"):
+            return in_batches(
+                self._sharder, lambda rows: self._program(self._net.params, rows, max_new_tokens), [squares]
+            )
 
 
 def _greedy(graphdef: Any, params: Params, pictures: jax.Array, length: int) -> jax.Array:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from corl_jax.core.registry import Registry
 from corl_jax.core.types import Completion
+from corl_jax.data.images import resized
 from corl_jax.rewards.base import RewardContext, rewards
 from corl_jax.rewards.image import pixels_of
 
@@ -71,13 +71,8 @@ def lpips(pictures: np.ndarray, reals: np.ndarray, context: RewardContext) -> np
 def to_real(completions: Sequence[Completion], name: str, context: RewardContext) -> np.ndarray:
     """Every picture against its record's, which is brought to its size; ``[N]``."""
     pictures = np.stack([pixels_of(c) for c in completions])
-    size = pictures.shape[2], pictures.shape[1]
-    reals = [c.record.image for c in completions]
-    fitted = [
-        real if real.shape == pictures.shape[1:] else Image.fromarray(real).resize(size, Image.Resampling.BICUBIC)
-        for real in reals
-    ]
-    return closeness[name](pictures, np.stack([np.asarray(real) for real in fitted]), context)
+    reals = [resized(c.record.image, (pictures.shape[2], pictures.shape[1])) for c in completions]
+    return closeness[name](pictures, np.stack(reals), context)
 
 
 @rewards.register("pixel")

@@ -15,8 +15,9 @@ from corl_jax.data.shapes.captions import describe, parse_caption, satisfies, wr
 from corl_jax.data.shapes.parser import parse_batch
 from corl_jax.rewards.answers import token_f1
 from corl_jax.rewards.base import RewardContext, rewards
-from corl_jax.rewards.closeness import to_real
+from corl_jax.rewards.closeness import closeness, to_real
 from corl_jax.rewards.image import pixels_of
+from corl_jax.rewards.settings import RewardSettings
 from corl_jax.rewards.similarity import soft_jaccard_embedding
 
 Captioner = Callable[[Sequence[Completion], RewardContext], tuple[list[str], list[str]]]
@@ -27,6 +28,15 @@ Similarity = Callable[[Sequence[str], Sequence[str], RewardContext], np.ndarray]
 captioners: Registry[Captioner] = Registry("captioner")
 similarities: Registry[Similarity] = Registry("text similarity")
 ASK = "Describe the main content of the image in one sentence."
+
+
+def check_names(settings: RewardSettings) -> None:
+    """Refuses names of a captioner, a similarity or a closeness that there are not.
+
+    Raises:
+      UserError: it lists those that there are.
+    """
+    captioners[settings.captioner], similarities[settings.similarity], closeness[settings.closeness]
 
 
 @captioners.register("shapes_parser")

@@ -12,18 +12,12 @@ from PIL import Image
 
 from corl_jax.core.sharding import Sharder
 from corl_jax.core.trees import bind
+from corl_jax.data.images import resized
 from corl_jax.porting.nets import Net
 from corl_jax.rewards.rows import in_batches
 
 SIDE = 224
 """Pictures are compared at this size, as CoRL's cycle reward does."""
-
-
-def resized(picture: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "224 224 3"]:
-    """A picture stretched to ``SIDE`` square (Pillow, bilinear); one of that size keeps its pixels."""
-    if picture.shape[:2] == (SIDE, SIDE):
-        return picture
-    return np.asarray(Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
 
 
 class Lpips:
@@ -57,5 +51,6 @@ class Lpips:
             raise ValueError(f"{len(pictures)} pictures and {len(reals)} real ones; expected one for each")
         if not len(reals):
             return np.zeros(0, np.float32)
-        columns = [np.stack([resized(picture) for picture in side]) for side in (pictures, reals)]
+        how = ((SIDE, SIDE), Image.Resampling.BILINEAR)
+        columns = [np.stack([resized(picture, *how) for picture in side]) for side in (pictures, reals)]
         return in_batches(self._sharder, lambda *batch: self._run(self._params, *batch), columns)

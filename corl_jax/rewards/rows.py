@@ -10,8 +10,13 @@ import numpy as np
 
 from corl_jax.core.sharding import Sharder, use
 
-ROWS = 8
+ROWS = 16
 """Rows of a call, rounded up to what divides over the devices of the batch axes."""
+
+
+def call_rows(sharder: Sharder) -> int:
+    """Rows that this process brings to a call."""
+    return len(sharder.share(-(-ROWS // sharder.batch_shards) * sharder.batch_shards))
 
 
 def in_batches(sharder: Sharder, run: Callable[..., jax.Array], columns: Sequence[np.ndarray]) -> np.ndarray:
@@ -27,8 +32,7 @@ def in_batches(sharder: Sharder, run: Callable[..., jax.Array], columns: Sequenc
       ``N`` results, in the order of the rows.
     """
     total = len(columns[0])
-    shards = max(sharder.batch_shards // jax.process_count(), 1)
-    size = -(-ROWS // shards) * shards
+    size = call_rows(sharder)
     results: list[Any] = []
     with use(sharder):
         for start in range(0, total, size):

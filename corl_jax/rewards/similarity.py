@@ -15,15 +15,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.sharding import Sharder, use
+from corl_jax.core.sharding import Sharder
 from corl_jax.core.trees import bind
 from corl_jax.core.types import Params
 from corl_jax.porting.nets import Net
 from corl_jax.porting.wordpieces import BERT_MARKS, MPNET_MARKS, WordPieces
 from corl_jax.rewards.overlap import soft_jaccard
+from corl_jax.rewards.rows import call_rows, in_batches
 
-ROWS = 16
-"""Pairs per call of the program, rounded up to a multiple of the devices."""
 WIDTHS = (32, 64, 128, 256, 512)
 """Lengths to which texts are filled up, so that few programs are compiled; the last is the encoder's own limit."""
 
@@ -48,7 +47,6 @@ class TextSimilarity:
         marks = MPNET_MARKS if net.cfg.buckets else BERT_MARKS
         self._pieces = WordPieces(net.folder, marks, net.cfg.max_tokens, net.cfg.vocab_size)
         self._widths = (*(width for width in WIDTHS if width < net.cfg.max_tokens), net.cfg.max_tokens)
-        self._rows = -(-ROWS // sharder.batch_shards) * sharder.batch_shards
         self._program = jax.jit(functools.partial(_f1, net.graphdef))
 
     def f1(self, candidates: Sequence[str], references: Sequence[str]) -> np.ndarray:
@@ -74,21 +72,13 @@ class TextSimilarity:
             return np.zeros(0, np.float32)
         rows = [self._pieces(texts) for texts in (candidates, references)]
         tokens, lengths = self._padded(rows)
-        step = len(self._sharder.share(self._rows))
-        scores = []
-        for start in range(0, len(tokens), step):
-            chunk = self._sharder.put_batch((tokens[start : start + step], lengths[start : start + step]))
-            with use(self._sharder):
-                scores.append(self._sharder.own(self._program(self._net.params, *chunk)))
-        return np.concatenate(scores)[: len(candidates)]
+        return in_batches(self._sharder, lambda *batch: self._program(self._net.params, *batch), [tokens, lengths])
 
     def _padded(self, rows: Sequence[Sequence[Sequence[int]]]) -> tuple[np.ndarray, np.ndarray]:
-        """Ids ``[M, 2, L]`` and lengths ``[M, 2]``, ``M`` filled up to whole calls with texts that have no words."""
-        step = len(self._sharder.share(self._rows))
-        longest = np.full(step, max(len(row) for side in rows for row in side))
+        """Ids ``[N, 2, L]`` and lengths ``[N, 2]``."""
+        longest = np.full(call_rows(self._sharder), max(len(row) for side in rows for row in side))
         longest = self._sharder.gather(longest).max()  # of all processes, which run one program
-        width = next(width for width in self._widths if width >= longest)
-        count = -(-len(rows[0]) // step) * step
+        width, count = next(width for width in self._widths if width >= longest), len(rows[0])
         tokens = np.full((count, 2, width), self._pieces.pad_id, np.int32)
         lengths = np.full((count, 2), 2, np.int32)
         for side, texts in enumerate(rows):

@@ -20,7 +20,7 @@ import numpy as np
 from corl_jax.core.numerics import Metrics
 from corl_jax.core.rng import sample_keys, stream
 from corl_jax.core.trees import partition
-from corl_jax.core.types import Asked, Params, PolicyBatch, Rollout, Scores
+from corl_jax.core.types import Asked, Params, PolicyBatch, Record, Rollout, Scores
 from corl_jax.data.pipeline import Ahead, batches, fixed
 from corl_jax.data.sources import RecordSource
 from corl_jax.engine.alarm import HELD_OUT
@@ -88,6 +88,11 @@ class RlStage:
     def train(self) -> RecordSource:
         """What is asked, built or opened when first looked at."""
         return self._records("train")
+
+    @functools.cached_property
+    def held_out(self) -> tuple[Record, ...]:
+        """What probes ask."""
+        return fixed(self._records("test"), self.joint.batch_size, self.seed)
 
     def init(self) -> TrainState:
         """The handed-off policy; a frozen copy of its trainable part stays aside as the reference."""
@@ -252,8 +257,7 @@ class RlStage:
 
     def probe(self, params: Params) -> dict[str, float]:
         """Rewards on held-out prompts, always the same ones and with the same keys, as many as a step has."""
-        held_out = fixed(self._records("test"), self.joint.batch_size, self.seed)
-        drawn = self.draw(params, self.joint(held_out, 0), 0, "probe")
+        drawn = self.draw(params, self.joint(self.held_out, 0), 0, "probe/")
         rewards = {}
         for task, rollout in drawn.rollouts.items():
             found = self.judge.score(params, task, drawn.asked[task], self.parts.sharder.own(rollout))

@@ -69,7 +69,10 @@ class Judge:
         return Scores(one.names, one.matrix, total.astype(np.float32))
 
     def metrics(self, scores: Mapping[str, Scores]) -> HostMetrics:
-        """Rewards part by part, their spread within groups, each part's share of it, groups without signal."""
+        """Rewards part by part, their spread within groups, each part's share of it, groups without signal.
+
+        Parts and shares are of the rewards as they came, before they are standardised.
+        """
         metrics: HostMetrics = {}
         for task, one in scores.items():
             weights = np.array(list(self.settings.rewards[task].values()))

@@ -13,8 +13,7 @@ from corl_jax.objectives.kl import KlConfig
 from corl_jax.objectives.policy import CLIPS
 from corl_jax.objectives.weighting import aggregations
 from corl_jax.rewards.base import rewards
-from corl_jax.rewards.closeness import closeness
-from corl_jax.rewards.cycle import captioners, similarities
+from corl_jax.rewards.cycle import check_names
 from corl_jax.rewards.own import register_own
 from corl_jax.rewards.settings import RewardSettings
 from corl_jax.sampling.generate import Sampler
@@ -140,7 +139,7 @@ def read_settings(config: Mapping[str, Any], updates: int) -> RlSettings:
     if s.score_chunk < 0:
         raise UserError(f"rl.score_chunk={s.score_chunk} is no number of tokens; expected 0 (all at once) or more")
     scales[s.scale], aggregations[s.aggregation]
-    captioners[reward.captioner], similarities[reward.similarity], closeness[reward.closeness]
+    check_names(reward)
     for table in tables.values():
         for name in table:
             rewards[name]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 
 import pytest
 
 from corl_jax.commands.cli import main
+from corl_jax.rewards.base import rewards
 
 
 @pytest.fixture
@@ -29,6 +31,18 @@ def test_the_photographs_are_scored(photographs, tmp_path, capsys):
     assert len({row["clip"] for row in found["rows"]}) == 12
 
 
+def test_a_users_own_reward_lies_where_the_command_is_called(photographs, tmp_path, monkeypatch):
+    monkeypatch.setattr(rewards, "_items", dict(rewards._items))
+    monkeypatch.setattr("sys.path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bright_rewards.py").write_text(
+        "def brightness(completions, context):\n    return [c.pixels.mean() / 255 for c in completions]\n"
+    )
+    flags = ["--rewards", "bright_rewards:brightness", "--out", "bright.json"]
+    assert main(["score", "--records", photographs, *flags]) == 0
+    assert 0.1 < json.loads((tmp_path / "bright.json").read_text())["rewards"]["brightness"]["mean"] < 0.9
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [
@@ -37,6 +51,7 @@ def test_the_photographs_are_scored(photographs, tmp_path, capsys):
         (["--rewards", "accuracy"], "reward 'accuracy' failed on row 0 .* the completion is a picture"),
         (["--rewards", "matching"], "no policy was handed in"),
         (["--rewards", "pixel", "--answer"], "--answer needs a policy"),
+        (["--rewards", "cycle", "--set", "captioner=parrot"], "unknown captioner 'parrot'; expected one of blip, self"),
         (["--rewards", "pixel", "--set", "colour=red"], "--set 'colour=red': unknown name"),
     ],
 )

@@ -44,6 +44,9 @@ def test_a_size_that_does_not_divide_is_named(sharder):
 def test_mesh_sizes():
     assert dict(make_mesh({"data": 2, "fsdp": -1}).shape) == {"data": 2, "fsdp": 4, "tensor": 1}
     assert make_mesh({"data": 2}, jax.devices()[:2]).size == 2
+    assert dict(make_mesh({"data": -1, "fsdp": -4}).shape) == {"data": 2, "fsdp": 4, "tensor": 1}
+    assert dict(make_mesh({"data": -1, "fsdp": -3}).shape) == {"data": 4, "fsdp": 2, "tensor": 1}
+    assert dict(make_mesh({"data": -1, "fsdp": -8}, jax.devices()[:1]).shape) == {"data": 1, "fsdp": 1, "tensor": 1}
     with pytest.raises(UserError, match="needs 3 devices, but there are 8"):
         make_mesh({"data": 3})
     with pytest.raises(UserError, match="needs 6 devices, but there are 8"):

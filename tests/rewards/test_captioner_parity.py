@@ -12,10 +12,11 @@ import pytest
 
 from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.core.trees import bind
+from corl_jax.data.images import resized
 from corl_jax.models.captioner import normalise
 from corl_jax.porting.blip import CAPTIONER
 from corl_jax.porting.nets import Net, open_net
-from corl_jax.rewards.captioner import Captioner, resized
+from corl_jax.rewards.captioner import Captioner
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 TOKENS = 30
@@ -138,7 +139,9 @@ def test_pictures_of_another_size_are_prepared_as_by_transformers():
     pictures = np.random.default_rng(2).integers(0, 256, (2, 31, 50, 3), dtype=np.uint8)
     processor = processing.BlipImageProcessorPil(size={"height": 24, "width": 24})
     theirs = np.stack(processor(list(pictures))["pixel_values"]).transpose(0, 2, 3, 1)
-    np.testing.assert_allclose(normalise(resized(pictures, 24)), theirs, atol=2e-6)
+    np.testing.assert_allclose(
+        normalise(np.stack([resized(picture, (24, 24)) for picture in pictures])), theirs, atol=2e-6
+    )
 
 
 @pytest.mark.parametrize("pair", ["wide"], indirect=True)

@@ -9,7 +9,8 @@ from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.porting.bert import BERT, SENTENCE
 from corl_jax.porting.nets import TINY, open_net
 from corl_jax.rewards.overlap import soft_jaccard
-from corl_jax.rewards.similarity import ROWS, BertScore, SentenceSimilarity, soft_jaccard_embedding
+from corl_jax.rewards.rows import ROWS
+from corl_jax.rewards.similarity import BertScore, SentenceSimilarity, soft_jaccard_embedding
 from tests.porting.encoders import torch_states, write_encoder
 
 PAIRS = [
