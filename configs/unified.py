@@ -145,7 +145,7 @@ MODELS = {
     "bert": "google-bert/bert-base-uncased",
     "lpips": "timm/vgg16.tv_in1k",
 }
-"""Where the paper's reward models lie on the Hugging Face hub; lpips also wants a file beside it, see docs/rewards.md."""
+"""Where the paper's reward models lie on the Hugging Face hub; lpips wants a file beside it: docs/rewards.md."""
 
 
 def kl_block() -> dict[str, float | str]:
