@@ -50,21 +50,9 @@ def float64():
 @pytest.fixture(scope="session")
 def random_params():
     """A function from an abstract model to random parameters of sensible size, without compiling anything."""
-    from corl_jax.core.trees import flatten_abstract
+    from corl_jax.models.random import random_params
 
-    def make(model, seed=0):
-        rng, params = np.random.default_rng(seed), {}
-        for path, leaf in flatten_abstract(model).items():
-            values = rng.normal(size=leaf.shape)
-            if path.endswith("kernel"):  # not counting a leading axis of layers
-                fan_in = np.prod(leaf.shape[1 if "/layers/" in path else 0 : -1])
-                values *= fan_in**-0.5
-            elif path.endswith(("scale", "bias")):
-                values = 0.1 * values + path.endswith("scale")
-            params[path] = np.asarray(values, leaf.dtype)
-        return params
-
-    return make
+    return random_params
 
 
 @pytest.fixture(scope="session")

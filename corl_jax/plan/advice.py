@@ -8,7 +8,8 @@ from __future__ import annotations
 from corl_jax.plan.chips import chips_in
 from corl_jax.plan.planner import Plan
 from corl_jax.plan.programs import Step
-from corl_jax.rewards.nets import needed
+from corl_jax.plan.reward_calls import assumed
+from corl_jax.plan.sizes import STATE
 
 FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 CUBE = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8")
@@ -18,19 +19,13 @@ ROOM = 0.92
 
 
 def advise(plan: Plan, step: Step) -> list[str]:
-    """One sentence per change, the most useful first, then what the plan leaves out; none where nothing stands out."""
+    """One sentence per change, the most useful first, then what was assumed; none where nothing stands out."""
     changes = _links(plan, step) if plan.fits else [*_placement(plan, step), *_each_phase(plan, step), *_larger(plan)]
-    return [*changes, *_not_counted(step)]
-
-
-def _not_counted(step: Step) -> list[str]:
-    settings = step.stage.settings
-    nets = sorted(needed({name for task in settings.asked for name in settings.rewards[task]}, settings.reward))
-    return [f"not counted: the reward models {', '.join(nets)}, neither their memory nor their time"] if nets else []
+    return [*changes, *assumed(step.stage)]
 
 
 def _placement(plan: Plan, step: Step) -> list[str]:
-    state = sum(plan.parts[name] for name in ("parameters", "moments", "reference", "previous_parameters"))
+    state = sum(plan.parts[name] for name in STATE)
     if plan.mesh["data"] > 1 and state > plan.hbm_gib / 3:
         whole = plan.mesh["data"] * plan.mesh["fsdp"]
         return [

@@ -20,7 +20,7 @@ MOVES = 12
 def plan_by_formula(step: Step, slice_: Slice) -> Plan:
     """All phases of ``step`` on ``slice_``."""
     held = sizes.parts(step)
-    state = held["parameters"] + held["moments"] + held["reference"]
+    state = sum(held[part] for part in sizes.STATE) + held["reward_models"]
     s, d = step.stage.settings, step.parts.cfg.decoder
     cache, weights = sizes.image_cache(step), sizes.decoding_weights(step)
     tokens = {"image": step.parts.cfg.image_tokens, "text": s.completion_length}
@@ -32,12 +32,13 @@ def plan_by_formula(step: Step, slice_: Slice) -> Plan:
     head = max(step.parts.cfg.image_tokenizer.codebook_size, d.vocab_size)
     logits = 3 * 4 * max(rows.values()) / step.microbatches * chunk * head / spread / GIB
     kept = d.depth * states / step.microbatches * (1 if step.remat == "full" else MOVES)
+    calls, phases = step.phases(), {}
     read = {
         "rollout_image": tokens["image"] * (weights + cache.read_gib),
         "rollout_text": tokens["text"] * (weights + sizes.text_cache(step)),
         "score": weights + MOVES * d.depth * states,
         "update": 3 * step.microbatches * weights + 4 * MOVES * d.depth * states,
-        "rewards": weights + MOVES * d.depth * states / 2,
+        "rewards": len(calls["rewards"]) * (weights + held["reward_models"]) + MOVES * d.depth * states / 2,
     }
     temp = {
         "rollout_image": cache.total_gib,
@@ -46,9 +47,8 @@ def plan_by_formula(step: Step, slice_: Slice) -> Plan:
         "update": kept + MOVES * states / step.microbatches + logits + held["parameters"],
         "rewards": MOVES * states / 2,
     }
-    calls, phases = step.phases(), {}
     for name in PHASES:
-        work = sum(flops.of_jaxpr(step.trace(call).jaxpr.jaxpr) for call in calls[name]) / slice_.count
+        work = sum(one.times * flops.of_jaxpr(step.trace(one).jaxpr.jaxpr) for one in calls[name]) / slice_.count
         if not calls[name]:
             phases[name] = Phase()
             continue
@@ -57,7 +57,7 @@ def plan_by_formula(step: Step, slice_: Slice) -> Plan:
         seconds, slowest = bound(slice_.chip, work, read[name] * GIB, sent)
         peak = state + copy + temp[name]
         phases[name] = Phase(peak, temp[name], work, read[name] * GIB, sent, {}, seconds, slowest)
-    held |= {"activations": temp["update"], "reward_models": 0.0}
+    held["activations"] = temp["update"]
     seconds = sum(phase.roofline_seconds for phase in phases.values())
     rate = s.pictures * s.group / seconds / slice_.count if seconds else 0.0
     mesh = dict(step.parts.sharder.mesh.shape)

@@ -10,11 +10,11 @@ import dataclasses
 import re
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 
 from corl_jax.plan import flops, hlo, sizes, traffic
+from corl_jax.plan.calls import Call
 from corl_jax.plan.chips import Chip, Slice
 from corl_jax.plan.programs import PHASES, Step
 
@@ -87,7 +87,7 @@ def make_plan(step: Step, slice_: Slice, log: Callable[[str], None] = lambda lin
     phases, decode, links = {}, None, None
     for name in PHASES:
         compiled = [_compile(step, call, f"{name} {i + 1}", log) for i, call in enumerate(step.phases()[name])]
-        held = parts["parameters"] + parts["moments"] + parts["reference"] + parts["previous_parameters"]
+        held = sum(parts[part] for part in sizes.STATE) + parts["reward_models"]
         held += 0 if name == "update" else parts["rollout_parameters"]
         phases[name] = _phase(compiled, slice_, held)
         if name == "rollout_image" and compiled and compiled[0].module is not None:
@@ -95,7 +95,7 @@ def make_plan(step: Step, slice_: Slice, log: Callable[[str], None] = lambda lin
         if name == "update" and compiled[0].module is not None:
             least = sizes.update_collectives(step)
             links = phases[name].collective_bytes / least if least else None
-    parts |= {"activations": max((phase.temp_gib for phase in phases.values()), default=0.0), "reward_models": 0.0}
+    parts["activations"] = max((phase.temp_gib for phase in phases.values()), default=0.0)
     seconds = sum(phase.roofline_seconds for phase in phases.values())
     pictures = step.stage.settings.pictures * step.stage.settings.group
     rate = pictures / seconds / slice_.count if seconds else 0.0
@@ -105,7 +105,10 @@ def make_plan(step: Step, slice_: Slice, log: Callable[[str], None] = lambda lin
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """One compiled program: its text, memory in GiB, FLOPs of all chips, seconds; ``error`` instead where it failed."""
+    """One compiled program: its text, memory in GiB, FLOPs of all chips, seconds; ``error`` instead where it failed.
+
+    A step runs it ``times`` times.
+    """
 
     module: hlo.Module | None
     temp: float
@@ -113,9 +116,10 @@ class Compiled:
     flops: float
     seconds: float
     error: str
+    times: int
 
 
-def _compile(step: Step, call: Callable[[], Any], name: str, log: Callable[[str], None]) -> Compiled:
+def _compile(step: Step, call: Call, name: str, log: Callable[[str], None]) -> Compiled:
     log(f"compiling {name}")
     start = time.perf_counter()
     traced = step.trace(call)
@@ -126,11 +130,11 @@ def _compile(step: Step, call: Callable[[], Any], name: str, log: Callable[[str]
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         said = " ".join(str(error).split())[:300]
-        return Compiled(None, wanted_gib(said), 0.0, work, time.perf_counter() - start, said)
+        return Compiled(None, wanted_gib(said), 0.0, work, time.perf_counter() - start, said, call.times)
     seconds, memory = time.perf_counter() - start, program.memory_analysis()
     extra = (memory.output_size_in_bytes - memory.alias_size_in_bytes) / GIB
     module = hlo.parse(program.as_text())
-    return Compiled(module, memory.temp_size_in_bytes / GIB, extra, work, seconds, "")
+    return Compiled(module, memory.temp_size_in_bytes / GIB, extra, work, seconds, "", call.times)
 
 
 def wanted_gib(said: str) -> float:
@@ -149,9 +153,9 @@ def wanted_gib(said: str) -> float:
 def _phase(programs: list[Compiled], slice_: Slice, held: float) -> Phase:
     if not programs:
         return Phase()
-    moved = [traffic.of_program(one.module) for one in programs if one.module is not None]
+    moved = [traffic.of_program(one.module).times(one.times) for one in programs if one.module is not None]
     total = sum(moved, traffic.Traffic(0.0, {}))
-    work = sum(one.flops for one in programs) / slice_.count
+    work = sum(one.times * one.flops for one in programs) / slice_.count
     links = sum(total.collectives.values())
     seconds, slowest = bound(slice_.chip, work, total.bytes, links)
     return Phase(

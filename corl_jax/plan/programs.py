@@ -7,8 +7,9 @@ what is planned is what training compiles.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 import jax
@@ -22,7 +23,9 @@ from corl_jax.core.types import Asked, Params, PolicyBatch, Prompts, Rollout
 from corl_jax.engine.optim import make_optimizer
 from corl_jax.engine.state import TrainState
 from corl_jax.engine.update import Update, make_update
-from corl_jax.sampling.states import final_states
+from corl_jax.plan.calls import Call
+from corl_jax.plan.reward_calls import planned_nets, reward_calls
+from corl_jax.porting.nets import Net
 from corl_jax.stages.assembly import DEFAULT_SIZE, Parts, assemble
 from corl_jax.stages.rl import RlStage
 from corl_jax.stages.run import optim_config
@@ -41,6 +44,7 @@ class Step:
       microbatches: of the update.
       compute_dtype: of activations and caches.
       remat: what the backward pass keeps.
+      nets: the reward models, by name.
     """
 
     stage: RlStage
@@ -50,6 +54,7 @@ class Step:
     microbatches: int
     compute_dtype: Any
     remat: str
+    nets: Mapping[str, Net]
 
     def prompts(self, task: str) -> Prompts:
         """Abstract prompts of a step."""
@@ -84,16 +89,6 @@ class Step:
 
         return jax.jit(run).trace(self.parts.structs, self.prompts(task), self.rollout(task))
 
-    def matching(self) -> Any:
-        """The policy's own reading of its pictures, traced."""
-        s, parts = self.stage.settings, self.parts
-        rows, size = s.pictures * s.group, parts.cfg.vision.image_size
-        width = (rows, s.text_prompt_length)
-        prompts = Prompts(
-            self.rows(width, jnp.int32), self.rows(width, jnp.bool_), self.rows((rows, size, size, 3), jnp.float32)
-        )
-        return final_states.trace(parts.sampler, parts.rollout, prompts)
-
     def batch(self) -> dict[str, PolicyBatch]:
         """The update's abstract batch."""
         s, out = self.stage.settings, {}
@@ -115,22 +110,22 @@ class Step:
             )
         return out
 
-    def phases(self) -> Mapping[str, list[Callable[[], Any]]]:
-        """What each phase runs, in order; call one to trace it."""
+    def phases(self) -> Mapping[str, list[Call]]:
+        """What each phase runs, in order."""
         s = self.stage.settings
         scored = s.asked if s.needs_reference else ()
         return {
-            "rollout_image": [lambda: self.sample("image")] if "image" in s.asked else [],
-            "rollout_text": [lambda: self.sample("text")] if "text" in s.asked else [],
-            "score": [lambda task=task: self.score(task) for task in scored],  # type: ignore[misc]
-            "update": [lambda: self.update.trace(self.state, self.batch())],
-            "rewards": [self.matching] if "image" in s.asked and "matching" in s.rewards["image"] else [],
+            "rollout_image": [Call(lambda: self.sample("image"))] if "image" in s.asked else [],
+            "rollout_text": [Call(lambda: self.sample("text"))] if "text" in s.asked else [],
+            "score": [Call(functools.partial(self.score, task)) for task in scored],
+            "update": [Call(lambda: self.update.trace(self.state, self.batch()))],
+            "rewards": reward_calls(self.stage, self.rows, self.nets),
         }
 
-    def trace(self, call: Callable[[], Any]) -> Any:
+    def trace(self, call: Call) -> Any:
         """Traces with the constraints that training has."""
         with use(self.parts.sharder):
-            return call()
+            return call.trace()
 
 
 def open_step(config: Mapping[str, Any], devices: Any) -> Step:
@@ -168,4 +163,5 @@ def open_step(config: Mapping[str, Any], devices: Any) -> Step:
     )
     update = make_update(stage.loss, stage.after, optimizer, plain["microbatches"])
     dtype = jnp.dtype(compute_dtype(plain["model"]["compute_dtype"]))
-    return Step(stage, parts, state, update, plain["microbatches"], dtype, plain["model"]["remat"])
+    nets = planned_nets(stage)
+    return Step(stage, parts, state, update, plain["microbatches"], dtype, plain["model"]["remat"], nets)

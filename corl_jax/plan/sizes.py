@@ -16,6 +16,8 @@ GIB = 2**30
 LAYERS = ("*/layers/*",)
 READ = ("language_model/layers/*", "language_model/norm/*", "gen_head/*", "gen_aligner/*")
 """Parameters that a step over image tokens reads whole."""
+STATE = ("parameters", "moments", "reference", "previous_parameters")
+"""Parts that lie on a chip from the first step to the last; reward models do too."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +36,7 @@ def on_chip(tree: Any) -> float:
 
 
 def parts(step: Step) -> dict[str, float]:
-    """The state of training, the reference, the copy that samples; caches of the larger rollout."""
+    """The state of training, the reference, the copy that samples, reward models; caches of the larger rollout."""
     state, settings = step.state, step.stage.settings
     moved = [one for path, one in step.parts.rollout.items() if not fits(step.parts.structs[path], one)]
     return {
@@ -43,6 +45,7 @@ def parts(step: Step) -> dict[str, float]:
         "reference": on_chip(state.trainable) if settings.needs_reference else 0.0,
         "previous_parameters": on_chip(state.previous),
         "rollout_parameters": on_chip(moved),
+        "reward_models": on_chip([net.params for net in step.nets.values()]),
         "caches": max(image_cache(step).total_gib, text_cache(step)),
     }
 

@@ -147,6 +147,7 @@ BERT = NetKind(
     name="text encoder",
     build=lambda cfg, rngs: Bert(cfg, rngs=rngs),
     tiny=BertConfig(vocab_size=128, width=32, depth=2, heads=2, mlp_dim=64, positions=512, token_types=2),
+    full=BertConfig(vocab_size=30522, width=768, depth=12, heads=12, mlp_dim=3072, positions=512, token_types=2),
     read_config=read_bert,
     rules=BERT_RULES,
     home="google-bert/bert-base-uncased",
@@ -161,6 +162,9 @@ SENTENCE = NetKind(
     build=lambda cfg, rngs: Bert(cfg, rngs=rngs),
     tiny=BertConfig(
         vocab_size=128, width=32, depth=2, heads=2, mlp_dim=64, positions=514, first_position=2, buckets=32
+    ),
+    full=BertConfig(
+        vocab_size=30527, width=768, depth=12, heads=12, mlp_dim=3072, positions=514, first_position=2, buckets=32
     ),
     read_config=read_mpnet,
     rules=MPNET_RULES,

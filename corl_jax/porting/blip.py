@@ -95,6 +95,7 @@ CAPTIONER = NetKind(
     name="captioner",
     build=lambda cfg, rngs: CaptionNet(cfg, rngs=rngs),
     tiny=TINY,
+    full=CaptionerConfig(),
     read_config=read_config,
     rules=RULES,
     home=HOME,

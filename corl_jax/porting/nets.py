@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,9 @@ from flax import nnx
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.sharding import Sharder
-from corl_jax.core.trees import flatten, flatten_abstract
+from corl_jax.core.trees import flatten_abstract
 from corl_jax.core.types import Params
+from corl_jax.models.random import random_params
 from corl_jax.models.unified import logical_axes
 from corl_jax.porting import hub
 from corl_jax.porting.load import read_json
@@ -36,7 +37,7 @@ class NetKind:
     Attributes:
       name: as errors call it, e.g. ``captioner``.
       build: ``(sizes, rngs) -> module``.
-      tiny: the smallest sizes.
+      tiny: the smallest sizes. full: those of ``home``, for plans.
       read_config: ``(config.json, folder) -> sizes``.
       rules: the table of tensors.
       unused: patterns of tensors that are knowingly left alone.
@@ -50,6 +51,7 @@ class NetKind:
     name: str
     build: Callable[[Any, nnx.Rngs], nnx.Module]
     tiny: Any
+    full: Any
     read_config: Callable[[Any, str], Any]
     rules: Sequence[Rule]
     home: str
@@ -68,7 +70,7 @@ class Net:
 
     Attributes:
       graphdef: of the module; ``core.trees.bind(graphdef, params)`` gives it back.
-      params: placed.
+      params: placed; for plans only their shapes.
       cfg: sizes.
       folder: where its tokenizer and the like lie; None for ``tiny``.
     """
@@ -93,23 +95,42 @@ def open_net(kind: NetKind, source: str, sharder: Sharder) -> Net:
     folder = None if source == TINY else _located(kind, source)
     if folder is not None and kind.choose is not None:
         kind = kind.choose(folder)
-    cfg = kind.tiny if folder is None else kind.read_config(_config(kind, folder), str(folder))
-    module = nnx.eval_shape(lambda: kind.build(cfg, nnx.Rngs(0)))
-    leaves, axes = flatten_abstract(module), logical_axes(module)
-    wanted = {
-        path: jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=sharder.fitted(leaf.shape, axes[path], path))
-        for path, leaf in leaves.items()
-    }
+    cfg = kind.tiny if folder is None else _sizes(kind, folder)
+    module, wanted = _abstract(kind, cfg, sharder)
     graphdef = nnx.split(module)[0]
     if folder is None:
-        return Net(graphdef, _random(kind, cfg, wanted), cfg, None)
-    shapes = {path: leaf.shape for path, leaf in leaves.items()}
+        made = random_params(module)
+        placed = {path: jax.device_put(made[path], struct.sharding) for path, struct in wanted.items()}
+        return Net(graphdef, placed, cfg, None)
+    shapes = {path: struct.shape for path, struct in wanted.items()}
     reader = Reader(folder, shapes, kind.rules, kind.unused, kind.rename, kind.weights, kind.beside)
     return Net(graphdef, reader.params(wanted), cfg, folder)
 
 
-def _config(kind: NetKind, folder: pathlib.Path) -> Any:
-    return {} if kind.config is None else read_json(folder, kind.config)
+def plan_net(kind: NetKind, source: str, sharder: Sharder) -> Net:
+    """The same for a plan: shapes in the place of parameters; of a hub id, or none, the sizes of ``kind.home``."""
+    folder = pathlib.Path(source).expanduser()
+    if source and source != TINY and folder.is_dir():
+        kind = kind.choose(folder) if kind.choose is not None else kind
+        cfg = _sizes(kind, folder)
+    else:
+        cfg = kind.tiny if source == TINY else kind.full
+    module, wanted = _abstract(kind, cfg, sharder)
+    return Net(nnx.split(module)[0], cast(Params, wanted), cfg, None)
+
+
+def _abstract(kind: NetKind, cfg: Any, sharder: Sharder) -> tuple[nnx.Module, dict[str, jax.ShapeDtypeStruct]]:
+    """The module under ``nnx.eval_shape``, and its parameters as they are to lie on the mesh."""
+    module = nnx.eval_shape(lambda: kind.build(cfg, nnx.Rngs(0)))
+    axes = logical_axes(module)
+    return module, {
+        path: jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=sharder.fitted(leaf.shape, axes[path], path))
+        for path, leaf in flatten_abstract(module).items()
+    }
+
+
+def _sizes(kind: NetKind, folder: pathlib.Path) -> Any:
+    return kind.read_config({} if kind.config is None else read_json(folder, kind.config), str(folder))
 
 
 def _located(kind: NetKind, source: str) -> pathlib.Path:
@@ -123,8 +144,3 @@ def _located(kind: NetKind, source: str) -> pathlib.Path:
         return hub.fetch(source, kind.weights)
     except UserError as error:
         raise UserError(f"the {kind.name}: {error}; {hint}") from None
-
-
-def _random(kind: NetKind, cfg: Any, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> Params:
-    made = flatten(kind.build(cfg, nnx.Rngs(0)))[1]
-    return {path: jax.device_put(made[path], struct.sharding) for path, struct in wanted.items()}

@@ -65,6 +65,7 @@ LPIPS = NetKind(
     name="perceptual distance",
     build=Perceptual,
     tiny=PerceptualConfig((8, 8, 8, 8, 8), (1, 1, 1, 1, 1)),
+    full=PerceptualConfig(),
     read_config=lambda raw, where: PerceptualConfig(),
     rules=RULES,
     home="timm/vgg16.tv_in1k",

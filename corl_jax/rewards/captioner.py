@@ -6,7 +6,6 @@ published rewards (CoRL Eq. 3: the caption of a picture against its prompt).
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -20,6 +19,9 @@ from corl_jax.data.images import resized
 from corl_jax.porting.blip_words import load_words
 from corl_jax.porting.nets import Net
 from corl_jax.rewards.rows import in_batches
+
+LENGTH = 50
+"""Tokens of a caption at most, as in the published rewards."""
 
 
 class Captioner:
@@ -38,9 +40,9 @@ class Captioner:
         cfg = net.cfg.text
         self._net, self._sharder = net, sharder
         self._words = load_words(net.folder, cfg.vocab_size, cfg.sep_id)
-        self._program = jax.jit(functools.partial(_greedy, net.graphdef), static_argnums=2)
+        self._program = captioning(net)
 
-    def captions(self, pictures: np.ndarray, max_new_tokens: int = 50) -> list[str]:
+    def captions(self, pictures: np.ndarray, max_new_tokens: int = LENGTH) -> list[str]:
         """A caption for every picture, special tokens left out.
 
         Args:
@@ -53,7 +55,7 @@ class Captioner:
         rows = self.tokens(pictures, max_new_tokens)
         return [self._words.decode(row.tolist(), skip_special_tokens=True) for row in rows]
 
-    def tokens(self, pictures: np.ndarray, max_new_tokens: int = 50) -> np.ndarray:
+    def tokens(self, pictures: np.ndarray, max_new_tokens: int = LENGTH) -> np.ndarray:
         """The ids of those captions, int32 ``[N, max_new_tokens]``: the end id, then padding, where one ends early."""
         cfg = self._net.cfg
         if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[-1] != 3:
@@ -66,11 +68,14 @@ class Captioner:
             return np.zeros((0, max_new_tokens), np.int32)
         side = cfg.vision.image_size  # both sides bicubic with Pillow, shape not kept (``BlipImageProcessor``)
         squares = np.stack([resized(picture, (side, side)) for picture in pictures])
+        return in_batches(self._sharder, lambda rows: self._program(self._net.params, rows, max_new_tokens), [squares])
+
+
+def captioning(net: Net) -> Any:
+    """The program: from parameters, uint8 pictures of the captioner's own size and a static length to token ids."""
+
+    def run(params: Params, pictures: jax.Array, length: int) -> jax.Array:
         with jax.default_matmul_precision("float32"):
-            return in_batches(
-                self._sharder, lambda rows: self._program(self._net.params, rows, max_new_tokens), [squares]
-            )
+            return bind(net.graphdef, params).greedy(pictures, length)
 
-
-def _greedy(graphdef: Any, params: Params, pictures: jax.Array, length: int) -> jax.Array:
-    return bind(graphdef, params).greedy(pictures, length)
+    return jax.jit(run, static_argnums=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from PIL import Image
 
 from corl_jax.core.sharding import Sharder
 from corl_jax.core.trees import bind
+from corl_jax.core.types import Params
 from corl_jax.porting.clip_text import ClipTokenizer
 from corl_jax.porting.nets import Net
 from corl_jax.rewards.rows import in_batches
@@ -42,13 +44,7 @@ class ClipSimilarity:
         """
         self._params, self._sharder, self._size = net.params, sharder, net.cfg.image_size
         self._tokenizer = ClipTokenizer.of(net)
-
-        @jax.jit
-        def run(params, pictures, ids):
-            colours = (pictures.astype(jnp.float32) / 255 - jnp.asarray(MEAN)) / jnp.asarray(DEVIATION)
-            return bind(net.graphdef, params).cosine(colours, ids)
-
-        self._run = run
+        self._run = fitting(net)
 
     def cosine(self, pictures: UInt8[np.ndarray, "N H W 3"], texts: Sequence[str]) -> np.ndarray:
         """How well each picture fits the text of its row.
@@ -71,3 +67,14 @@ class ClipSimilarity:
         return in_batches(
             self._sharder, lambda *batch: self._run(self._params, *batch), [squares, self._tokenizer(texts)]
         )
+
+
+def fitting(net: Net) -> Any:
+    """The program: from parameters, uint8 pictures of CLIP's own size and token ids ``[N, 77]`` to cosines."""
+
+    @jax.jit
+    def run(params: Params, pictures: jax.Array, ids: jax.Array) -> jax.Array:
+        colours = (pictures.astype(jnp.float32) / 255 - jnp.asarray(MEAN)) / jnp.asarray(DEVIATION)
+        return bind(net.graphdef, params).cosine(colours, ids)
+
+    return run

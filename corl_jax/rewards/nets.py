@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from corl_jax.core.errors import UserError
@@ -80,10 +81,23 @@ class Nets:
 
 def needed(table: Iterable[str], settings: RewardSettings) -> set[str]:
     """Names of the models that rewards of these names use."""
-    cycle = {"blip": {"captioner"}}.get(settings.captioner, set()) | {
-        "bertscore": {"bert"},
-        "soft_jaccard_embedding": {"sentence"},
-    }.get(settings.similarity, set())
-    near = {"lpips": {"lpips"}}.get(settings.closeness, set())
-    uses = {"cycle": cycle, "cycle_both": cycle | near, "pixel": near, "perceptual": {"lpips"}, "clip": {"clip"}}
-    return set().union(*(uses.get(name, set()) for name in table))
+    return set(uses(table, settings)) & set(KINDS)
+
+
+def uses(table: Iterable[str], settings: RewardSettings) -> Counter[str]:
+    """How many rewards of these names ask each model; the policy counts as ``states`` or, writing, ``answers``."""
+    caption = {"blip": ["captioner"], "self": ["answers"]}.get(settings.captioner, [])
+    compare = {"bertscore": ["bert"], "soft_jaccard_embedding": ["sentence"]}.get(settings.similarity, [])
+    near = ["lpips"] if settings.closeness == "lpips" else []
+    asked = {
+        "cycle": caption + compare,
+        "cycle_both": caption + compare + near,
+        "pixel": near,
+        "perceptual": ["lpips"],
+        "clip": ["clip"],
+        "matching": ["states"],
+        "self_answer": ["answers"],
+        "self_classes": ["answers"],
+        "self_boxes": ["answers"],
+    }
+    return Counter(model for name in table for model in asked.get(name, []))

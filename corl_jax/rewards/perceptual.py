@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from PIL import Image
 
 from corl_jax.core.sharding import Sharder
 from corl_jax.core.trees import bind
+from corl_jax.core.types import Params
 from corl_jax.data.images import resized
 from corl_jax.porting.nets import Net
 from corl_jax.rewards.rows import in_batches
@@ -26,13 +28,7 @@ class Lpips:
     def __init__(self, net: Net, sharder: Sharder):
         """``net`` is opened by ``porting.nets.open_net(porting.perceptual.LPIPS, ...)`` on the mesh of ``sharder``."""
         self._params, self._sharder = net.params, sharder
-
-        @jax.jit
-        def run(params, pictures, reals):
-            model = bind(net.graphdef, params)
-            return model(pictures.astype(jnp.float32) / 255, reals.astype(jnp.float32) / 255)
-
-        self._run = run
+        self._run = difference(net)
 
     def distance(self, pictures: UInt8[np.ndarray, "N H W 3"], reals: Sequence[np.ndarray]) -> np.ndarray:
         """The distance of each picture from the real one of its row.
@@ -54,3 +50,14 @@ class Lpips:
         how = ((SIDE, SIDE), Image.Resampling.BILINEAR)
         columns = [np.stack([resized(picture, *how) for picture in side]) for side in (pictures, reals)]
         return in_batches(self._sharder, lambda *batch: self._run(self._params, *batch), columns)
+
+
+def difference(net: Net) -> Any:
+    """The program: from parameters and two uint8 ``[N, SIDE, SIDE, 3]`` to distances."""
+
+    @jax.jit
+    def run(params: Params, pictures: jax.Array, reals: jax.Array) -> jax.Array:
+        model = bind(net.graphdef, params)
+        return model(pictures.astype(jnp.float32) / 255, reals.astype(jnp.float32) / 255)
+
+    return run

@@ -5,7 +5,6 @@ Rows come back in the order in which they went in (decisions 21).
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,7 +46,7 @@ class TextSimilarity:
         marks = MPNET_MARKS if net.cfg.buckets else BERT_MARKS
         self._pieces = WordPieces(net.folder, marks, net.cfg.max_tokens, net.cfg.vocab_size)
         self._widths = (*(width for width in WIDTHS if width < net.cfg.max_tokens), net.cfg.max_tokens)
-        self._program = jax.jit(functools.partial(_f1, net.graphdef))
+        self._program = comparison(net)
 
     def f1(self, candidates: Sequence[str], references: Sequence[str]) -> np.ndarray:
         """The F1 of each pair, compatible with BERTScore (Zhang et al. 2020, Eq. 1-3) as torchmetrics computes it.
@@ -131,12 +130,16 @@ def greedy_f1(
     return 2 * precision * recall / jnp.maximum(precision + recall, 1e-12)
 
 
-def _f1(graphdef: Any, params: Params, tokens: Int[Array, "N 2 L"], lengths: Int[Array, "N 2"]) -> Float[Array, "N"]:
-    """Both sides through the encoder at once, in full float32 on every device, then ``greedy_f1``."""
-    n, sides, width = tokens.shape
-    with jax.default_matmul_precision("highest"):
-        states = bind(graphdef, params)(tokens.reshape(n * sides, width), lengths.reshape(n * sides))
-        states = states.reshape(n, sides, width, -1)
-        at = jnp.arange(width)
-        words = (at >= 1) & (at < lengths[..., None] - 1)
-        return greedy_f1(states[:, 0], words[:, 0], states[:, 1], words[:, 1])
+def comparison(net: Net) -> Any:
+    """The program: both sides through the encoder at once, in full float32 on every device, then ``greedy_f1``."""
+
+    def run(params: Params, tokens: Int[Array, "N 2 L"], lengths: Int[Array, "N 2"]) -> Float[Array, "N"]:
+        n, sides, width = tokens.shape
+        with jax.default_matmul_precision("highest"):
+            states = bind(net.graphdef, params)(tokens.reshape(n * sides, width), lengths.reshape(n * sides))
+            states = states.reshape(n, sides, width, -1)
+            at = jnp.arange(width)
+            words = (at >= 1) & (at < lengths[..., None] - 1)
+            return greedy_f1(states[:, 0], words[:, 0], states[:, 1], words[:, 1])
+
+    return jax.jit(run)

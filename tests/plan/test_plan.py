@@ -7,6 +7,7 @@ import importlib.util
 import json
 
 import jax
+import numpy as np
 import pytest
 
 from corl_jax.commands.cli import main
@@ -17,7 +18,10 @@ from corl_jax.plan.chips import CHIPS, Slice, open_slice
 from corl_jax.plan.formula import plan_by_formula
 from corl_jax.plan.planner import Plan, make_plan, wanted_gib
 from corl_jax.plan.programs import PHASES, open_step
+from corl_jax.plan.reward_calls import assumed
 from corl_jax.plan.search import candidates
+from corl_jax.porting.nets import open_net
+from corl_jax.rewards.nets import KINDS
 
 CONFIG = "--config=configs/unified.py"
 
@@ -51,6 +55,11 @@ def test_every_phase_is_compiled_and_adds_up(plan, step):
     assert plan.decode.cache_copies == 0 and plan.decode.bytes_over_minimum > 0.9
 
 
+def held(tree):
+    """GiB on the first device."""
+    return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree)) / 2**30
+
+
 def test_sizes_are_those_of_arrays(step, config, small_world):
     from corl_jax.engine.optim import make_optimizer
     from corl_jax.stages.assembly import assemble
@@ -60,16 +69,40 @@ def test_sizes_are_those_of_arrays(step, config, small_world):
     with small_world(2):
         parts, optimizer = assemble(config), make_optimizer(optim_config(config))
         state = RlStage(config, parts, optimizer).init()
-
-    def held(tree):
-        return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree)) / 2**30
-
     found = sizes.parts(step)
     assert found["parameters"] == pytest.approx(held(state.params), rel=1e-6)
     assert found["moments"] == pytest.approx(held(state.opt_state), rel=1e-6)
     sampled = parts.for_rollout(state.params)
     moved = {path: leaf for path, leaf in sampled.items() if leaf is not state.params[path]}
     assert found["rollout_parameters"] == pytest.approx(held(moved), rel=1e-6) and moved
+
+
+def test_reward_models_are_counted(small_config, step, config):
+    """What the papers' rewards add to the same step, at the sizes that ``tiny`` has and at those of the hub."""
+    rewards = {
+        "image": {"cycle_both": 1.0, "matching": 1.0, "self_answer": 1.0},
+        "text": dict(config["rewards"]["text"]),
+    }
+    how = {"captioner": "blip", "similarity": "bertscore", "closeness": "lpips"}
+    models = dict.fromkeys(("captioner", "bert", "lpips"), "tiny")
+    changed = config | {"rewards": rewards, "reward": config["reward"] | how | {"models": models}}
+    asked = open_step(changed, jax.devices()[:2])
+    assert sorted(asked.nets) == ["bert", "captioner", "lpips"] and sizes.parts(step)["reward_models"] == 0
+    opened = [open_net(KINDS[name], "tiny", asked.parts.sharder).params for name in asked.nets]
+    assert sizes.parts(asked)["reward_models"] == pytest.approx(held(opened), rel=1e-6)
+    calls = asked.phases()["rewards"]
+    assert [call.times for call in calls] == [1] * 5  # a step has fewer samples than a call takes rows
+    found = make_plan(asked, Slice("v5e:1x2", CHIPS["v5e"], 2, jax.devices()[:2], True))
+    phase = found.phases["rewards"]
+    assert phase.flops > 0 and phase.peak_gib > found.parts["reward_models"] > 0 and not advise(found, asked)
+    far = changed["reward"] | {"models": {"captioner": "some/captioner", "bert": KINDS["bert"].home, "lpips": ""}}
+    larger = open_step(changed | {"reward": far}, jax.devices()[:2])
+    counts = {name: sum(np.prod(one.shape) for one in net.params.values()) for name, net in larger.nets.items()}
+    assert counts == {"bert": 108_891_648, "captioner": 223_971_644, "lpips": 14_716_160}
+    assert [line.split(" is no folder")[0] for line in assumed(larger.stage)] == [
+        "config.reward.models.captioner='some/captioner'",
+        "config.reward.models.lpips=''",
+    ]
 
 
 def test_too_small_a_chip_does_not_fit_and_says_what_would(plan, step):
