@@ -59,7 +59,10 @@ class Step:
     def prompts(self, task: str) -> Prompts:
         """Abstract prompts of a step."""
         s, size = self.stage.settings, self.parts.cfg.vision.image_size
-        rows, width = self.stage.rows_in(task), s.image_prompt_length if task == "image" else s.text_prompt_length
+        rows, width = (
+            self.stage.rollouts.rows_in(task),
+            s.image_prompt_length if task == "image" else s.text_prompt_length,
+        )
         pictures = None if task == "image" else self.rows((rows, size, size, 3), jnp.float32)
         return Prompts(self.rows((rows, width), jnp.int32), self.rows((rows, width), jnp.bool_), pictures)
 
@@ -73,7 +76,7 @@ class Step:
         """The rollout, traced."""
 
         def run(params: Any, prompts: Prompts) -> Rollout:
-            return self.stage.sample(self.stage.lighten(params), task, Asked(prompts, ()), 0)
+            return self.stage.rollouts.sample(self.stage.rollouts.lighten(params), task, Asked(prompts, ()), 0)
 
         return jax.jit(run).trace(self.parts.rollout, self.prompts(task))
 
@@ -85,7 +88,7 @@ class Step:
         """The reference's log-probs of a rollout, traced."""
 
         def run(params: Any, prompts: Prompts, rollout: Rollout) -> jax.Array:
-            return self.stage.log_probs(params, task, Asked(prompts, ()), rollout)
+            return self.stage.rollouts.log_probs(params, task, Asked(prompts, ()), rollout)
 
         return jax.jit(run).trace(self.parts.structs, self.prompts(task), self.rollout(task))
 

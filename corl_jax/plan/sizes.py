@@ -56,7 +56,7 @@ def image_cache(step: Step) -> CacheSize:
     if "image" not in s.asked:
         return CacheSize(0.0, 0.0, 0.0)
     streams = 2 if s.guided_sampler else 1
-    own, shared = streams * s.pictures * s.group, streams * step.stage.rows_in("image") * s.image_prompt_length
+    own, shared = streams * s.pictures * s.group, streams * step.stage.rollouts.rows_in("image") * s.image_prompt_length
     position = _position(step)
     total = (own * (tokens - 1) + shared) * position
     read = (own * (tokens - 1) / 2 + shared) * position
@@ -68,7 +68,7 @@ def text_cache(step: Step) -> float:
     s = step.stage.settings
     if "text" not in s.asked:
         return 0.0
-    kept = s.questions * s.group * s.completion_length + step.stage.rows_in("text") * s.text_prompt_length
+    kept = s.questions * s.group * s.completion_length + step.stage.rollouts.rows_in("text") * s.text_prompt_length
     return kept * _position(step)
 
 

@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from corl_jax.core.numerics import Metrics
-from corl_jax.core.rng import sample_keys, stream
 from corl_jax.core.trees import partition
 from corl_jax.core.types import Asked, Params, PolicyBatch, Record, Rollout, Scores
 from corl_jax.data.pipeline import Ahead, batches, fixed
@@ -32,25 +31,16 @@ from corl_jax.engine.state import TrainState, create_state, merge
 from corl_jax.objectives import advantages, kl
 from corl_jax.objectives.running import nothing_seen
 from corl_jax.objectives.weighting import token_weights
-from corl_jax.sampling.light import lighter
 from corl_jax.stages.assembly import Parts, records
 from corl_jax.stages.rl_loss import policy_loss, reward_sums
 from corl_jax.stages.rl_rewards import Judge
+from corl_jax.stages.rl_rollouts import Rollouts
 from corl_jax.stages.rl_settings import RlSettings, read_settings
 from corl_jax.stages.settings import HookSettings
 from corl_jax.tasks.base import Task
 from corl_jax.tasks.joint import Joint
 from corl_jax.tasks.text_to_image import TextToImage
 from corl_jax.tasks.visual_qa import VisualQA
-
-
-@dataclasses.dataclass(frozen=True)
-class Drawn:
-    """Rollouts of ``step``, begun and maybe not over: by task what was asked, on the mesh, and what is written."""
-
-    step: int
-    asked: dict[str, Asked]
-    rollouts: dict[str, Rollout]
 
 
 class RlStage:
@@ -64,8 +54,7 @@ class RlStage:
         parts.check(trainable=self.trainable)
         self.steps, self.total = config["steps"], config["steps"] * self.updates
         self.settings: RlSettings = read_settings(config, self.updates)
-        held = {"weights": self.settings.rollout_weights, "cache": self.settings.rollout_cache}
-        self.sampler, self.lighten = lighter(parts.sampler, parts.rollout, **held)
+        self.rollouts = Rollouts(parts, self.settings, self.seed, self.steps)
         self._records = functools.partial(records, config)
         s, cfg = self.settings, parts.cfg
         self.joint = Joint(
@@ -73,16 +62,13 @@ class RlStage:
             VisualQA(parts.tokenizer, cfg.image_tokens, cfg.vision.image_size, s.text_prompt_length),
             s.pictures,
             s.questions,
-            lambda prompts: [
-                row // self.copies(prompts) for row in parts.sharder.share(prompts * self.copies(prompts))
-            ],
+            self.rollouts.share,
         )
         tasks: dict[str, Task] = {"image": self.joint.drawing, "text": self.joint.asking}
         self.judge = Judge(parts, s, tasks)
         self.rows = {"pictures": s.pictures, "questions": s.questions}
         self.sheet: tuple[np.ndarray, list[str]] | None = None
         self.reference: Params = {}
-        self.ahead: Drawn | None = None
 
     @functools.cached_property
     def train(self) -> RecordSource:
@@ -126,7 +112,7 @@ class RlStage:
         What the device is to do is handed to it first; rewards are computed meanwhile, task by task as they come.
         """
         params, sharder = self.parts.for_rollout(state.params), self.parts.sharder
-        drawn = self.drawn(state, params, raw, step)
+        drawn = self.rollouts.drawn(state, params, raw, step)
         asked = drawn.asked
         batch = {
             task: PolicyBatch(
@@ -134,8 +120,10 @@ class RlStage:
                 tokens=rollout.tokens,
                 mask=rollout.mask,
                 sampler_log_probs=rollout.log_probs,
-                old_log_probs=self.log_probs(params, task, asked[task], rollout) if self.updates > 1 else None,
-                ref_log_probs=self.log_probs(self.reference, task, asked[task], rollout) if self.reference else None,
+                old_log_probs=self.rollouts.log_probs(params, task, asked[task], rollout) if self.updates > 1 else None,
+                ref_log_probs=self.rollouts.log_probs(self.reference, task, asked[task], rollout)
+                if self.reference
+                else None,
                 advantages=None,
                 weights=token_weights(rollout.mask, aggregation=self.settings.aggregation),
             )
@@ -147,50 +135,16 @@ class RlStage:
             found = self.judge.score(params, task, asked[task], own[task])
             scores[task] = self.judge.standardised(task, found, state.algo)
             if self.settings.reward.normalise == "running":
-                values = self.rows_of(task, found.matrix)
+                values = self.rollouts.rows_of(task, found.matrix)
                 batch[task] = dataclasses.replace(batch[task], rewards=values)
         del params, drawn, rollout  # the update needs their room
         for task, advantage in self.advantages(scores).items():
-            batch[task] = dataclasses.replace(batch[task], advantages=self.rows_of(task, np.ravel(advantage)))
+            batch[task] = dataclasses.replace(batch[task], advantages=self.rollouts.rows_of(task, np.ravel(advantage)))
         batch, metrics = sharder.put_batch(batch), self.judge.metrics(scores) | self.lengths(own)
         if "image" in own:
             self.sheet = self.label_pictures(asked["image"], own["image"], scores["image"])
         for _ in range(self.updates):
             yield batch, metrics
-
-    def drawn(self, state: TrainState, params: Params, raw: Any, step: int) -> Drawn:
-        """The rollouts of a step, from ``params``.
-
-        Stale ones were begun a step ago, before the last update, and the next step's are begun now. A resumed run makes
-        those that it lost from the parameters that its state kept, the same bit for bit.
-        """
-        if not self.settings.stale_rollouts:
-            return self.draw(params, raw, step)
-        now, following = raw
-        drawn, self.ahead = self.ahead, None
-        if drawn is None or drawn.step != step:
-            drawn = self.draw(self.parts.for_rollout(merge(state.previous, state.frozen)), now, step)
-        if step + 1 < self.steps:
-            self.ahead = self.draw(params, following, step + 1)
-        return drawn
-
-    def draw(self, params: Params, raw: Mapping[str, Asked], step: int, name: str = "") -> Drawn:
-        """Asks the batch of ``step`` and begins its rollouts; ``name`` makes their keys others than training's."""
-        asked = {task: Asked(self.parts.sharder.put_batch(one.prompts), one.records) for task, one in raw.items()}
-        light = self.lighten(params)
-        return Drawn(step, asked, {task: self.sample(light, task, one, step, name) for task, one in asked.items()})
-
-    def sample(self, params: Params, task: str, asked: Asked, step: int, name: str = "") -> Rollout:
-        """``G`` samples per prompt, from parameters that ``lighten`` made.
-
-        The key of a sample depends on (seed, task, step, its number in the step).
-        """
-        s, sampler = self.settings, self.sampler
-        rows, samples = asked.prompts.tokens.shape[0], s.prompts(task) * s.group
-        keys = sample_keys(stream(self.seed, name + task, step), samples).reshape(rows, -1)
-        if task == "image":
-            return sampler.draw(params, asked.prompts, keys, self.settings.sampling(sampler, task), s.guided_sampler)
-        return sampler.write(params, asked.prompts, keys, self.settings.sampling(sampler, task), s.completion_length)
 
     def advantages(self, scores: Mapping[str, Scores]) -> dict[str, jax.Array]:
         """``[B, G]`` per task, paired as the settings say; the same on every process."""
@@ -202,27 +156,6 @@ class RlStage:
             totals["image"], totals["text"], pairing=s.pairing, scale=s.scale, text_weight=s.text_weight
         )
         return {"image": image, "text": text}
-
-    def log_probs(self, params: Params, task: str, asked: Asked, rollout: Rollout) -> jax.Array:
-        """Teacher-forced log-probs of a rollout under ``params``."""
-        sampler = self.parts.sampler
-        return sampler.log_probs(
-            params, asked.prompts, rollout, self.settings.sampling(sampler, task), **self.settings.scoring(task)
-        )
-
-    def copies(self, prompts: int) -> int:
-        """How often a step repeats each prompt, with fewer samples each, so that every device has its own."""
-        return self.parts.sharder.copies(prompts, self.settings.group)
-
-    def rows_of(self, task: str, values: np.ndarray) -> np.ndarray:
-        """This process's rows ``[B * f, G / f, ...]`` of what there is one of per sample, ``[N, ...]``."""
-        rows = self.rows_in(task)
-        return values.reshape(rows, -1, *values.shape[1:])[np.asarray(self.parts.sharder.share(rows))]
-
-    def rows_in(self, task: str) -> int:
-        """Rows of a step, ``B * f``."""
-        prompts = self.settings.prompts(task)
-        return prompts * self.copies(prompts)
 
     def lengths(self, rollouts: Mapping[str, Rollout]) -> HostMetrics:
         """Mean length of answers in tokens."""
@@ -257,7 +190,7 @@ class RlStage:
 
     def probe(self, params: Params) -> dict[str, float]:
         """Rewards on held-out prompts, always the same ones and with the same keys, as many as a step has."""
-        drawn = self.draw(params, self.joint(self.held_out, 0), 0, "probe/")
+        drawn = self.rollouts.draw(params, self.joint(self.held_out, 0), 0, "probe/")
         rewards = {}
         for task, rollout in drawn.rollouts.items():
             found = self.judge.score(params, task, drawn.asked[task], self.parts.sharder.own(rollout))

@@ -81,14 +81,14 @@ def take_step(rl_config, small_world):
             parts = assemble(config)
             optimizer = make_optimizer(optim_config(config))
             stage = RlStage(config, parts, optimizer)
-            rollouts, sample = {}, stage.sample
+            rollouts, sample = {}, stage.rollouts.sample
 
             def watched(params, task, *rest):
                 rollout = sample(params, task, *rest)
                 rollouts.setdefault(task, rollout)
                 return rollout
 
-            stage.sample = watched
+            stage.rollouts.sample = watched
             with use(parts.sharder):
                 state, raw = stage.init(), next(stage.data())
                 pairs = list(stage.batches(state, raw, 0))

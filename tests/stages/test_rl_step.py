@@ -129,18 +129,18 @@ def test_stale_rollouts_are_those_of_the_policy_before_the_last_update(take_step
     """Weighed by how much more likely the policy that is updated finds them."""
     plain, step = take_step(), take_step(**{"rl.stale_rollouts": True, "rl.importance_cap": 1.02})
     np.testing.assert_array_equal(step.batches[0]["text"].tokens, plain.batches[0]["text"].tokens)
-    begun = step.stage.ahead.rollouts["text"]  # by step 0, for step 1
+    begun = step.stage.rollouts.ahead.rollouts["text"]  # by step 0, for step 1
     state, (said,) = step.run()
     assert said["text/importance"] == pytest.approx(1, abs=1e-4)
     assert digest(state.previous) == digest(step.stage.init().trainable) != digest(state.trainable)
     stage, params = step.stage, merge(state.previous, state.frozen)
     with use(stage.parts.sharder):
-        again = stage.sample(params, "text", step.raw[1]["text"], 1)
+        again = stage.rollouts.sample(params, "text", step.raw[1]["text"], 1)
         batch, _ = next(stage.batches(state, (step.raw[1], step.raw[1]), 1))
         for rollout in (batch["text"], again):
             np.testing.assert_array_equal(rollout.tokens, begun.tokens)
         assert not np.array_equal(begun.tokens, step.batches[0]["text"].tokens)
-        now = stage.log_probs(state.params, "text", step.raw[1]["text"], begun)
+        now = stage.rollouts.log_probs(state.params, "text", step.raw[1]["text"], begun)
         _, metrics = stage.loss(state.params, batch, state.algo)
     weights = np.minimum(np.exp(np.asarray(now) - np.asarray(begun.log_probs)), 1.02)[np.asarray(begun.mask)]
     assert metrics["text/importance"].value == pytest.approx(weights.mean(), rel=1e-5)
