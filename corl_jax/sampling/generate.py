@@ -74,6 +74,10 @@ class Sampler:
         return _score(self, params, prompts, rollout.tokens, sampling, rollout.modality, **how)
 
     def __hash__(self) -> int:
+        return self._hash
+
+    @functools.cached_property
+    def _hash(self) -> int:  # asked for at every call of a program, and the definition of a model is a large tree
         return hash((self.graphdef, self.cfg, self.ids))
 
 
