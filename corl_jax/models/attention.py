@@ -14,7 +14,6 @@ from corl_jax.models.cache import Cache
 from corl_jax.models.kernels import attend, kernels
 from corl_jax.models.layers import linear, rotate
 from corl_jax.models.prefix import attend_behind, attend_causally_behind
-from corl_jax.models.turned import Turned, join, turn
 
 
 class SelfAttention(nnx.Module):
@@ -28,7 +27,6 @@ class SelfAttention(nnx.Module):
         self.k_proj = linear(width, kv_heads * head_size, ("embed", "kv_heads"), bias=False, dtype=dtype, rngs=rngs)
         self.v_proj = linear(width, kv_heads * head_size, ("embed", "kv_heads"), bias=False, dtype=dtype, rngs=rngs)
         self.o_proj = linear(heads * head_size, width, ("heads", "embed"), bias=False, dtype=dtype, rngs=rngs)
-        self.joined: Turned | None = nnx.data(None)
 
     def __call__(self, x_NLD, rope, mask_NLS, cache: Cache | None, layer, index) -> tuple[jax.Array, Cache | None]:
         """Mixes ``x``; with a cache, writes its keys and values at ``index`` and attends to what the mask covers of it.
@@ -66,20 +64,13 @@ class SelfAttention(nnx.Module):
         mixed = kernels[self.kernel].attend(q, k, v, mask)
         return self._out(mixed), self._out(attend_causally_behind(q_own, (k, v), (k_own, v_own), mask_own))
 
-    def turn(self) -> None:
-        """Makes this layer ready for a loop over tokens, see ``models.turned``."""
-        names = ("q_proj", "k_proj", "v_proj")
-        self.joined = join(self, *names)
-        turn(self, "o_proj", *(() if self.joined else names))
-
     def _project(self, x_NLD, rope) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Queries ``[N, L, H, C]``, keys and values ``[N, K, L, C]``, rotated."""
-        if self.joined is not None:
-            mapped = self.joined.parts(x_NLD)
-        else:
-            mapped = [self.q_proj(x_NLD), self.k_proj(x_NLD), self.v_proj(x_NLD)]
-        q, k, v = (x.reshape(*x.shape[:2], -1, self.head_size) for x in mapped)
-        return rotate(q, *rope), rotate(k, *rope).swapaxes(1, 2), v.swapaxes(1, 2)
+        n, length, _ = x_NLD.shape
+        q = rotate(self.q_proj(x_NLD).reshape(n, length, self.heads, self.head_size), *rope)
+        k = rotate(self.k_proj(x_NLD).reshape(n, length, self.kv_heads, self.head_size), *rope)
+        v = self.v_proj(x_NLD).reshape(n, length, self.kv_heads, self.head_size)
+        return q, k.swapaxes(1, 2), v.swapaxes(1, 2)
 
     def _out(self, mixed_NLHC) -> jax.Array:
         return self.o_proj(mixed_NLHC.reshape(*mixed_NLHC.shape[:2], -1))

@@ -17,7 +17,6 @@ from corl_jax.models.attention import SelfAttention
 from corl_jax.models.cache import Cache
 from corl_jax.models.config import DecoderConfig
 from corl_jax.models.layers import linear, rotary, scan_layers, stack, unstack
-from corl_jax.models.turned import Turned, join, turn
 
 
 def rms_norm(width: int, eps: float, dtype: Any, rngs: nnx.Rngs) -> nnx.RMSNorm:
@@ -37,7 +36,6 @@ class Block(nnx.Module):
         self.gate_proj = linear(cfg.width, cfg.mlp_dim, ("embed", "mlp"), bias=False, dtype=dtype, rngs=rngs)
         self.up_proj = linear(cfg.width, cfg.mlp_dim, ("embed", "mlp"), bias=False, dtype=dtype, rngs=rngs)
         self.down_proj = linear(cfg.mlp_dim, cfg.width, ("mlp", "embed"), bias=False, dtype=dtype, rngs=rngs)
-        self.joined: Turned | None = nnx.data(None)
 
     def __call__(self, x_NLD, rope, mask_NLS, cache: Cache | None, layer, index) -> tuple[jax.Array, Cache | None]:
         """See ``SelfAttention.__call__``."""
@@ -49,19 +47,11 @@ class Block(nnx.Module):
         mixed = self.attention.pair(*((self.input_norm(x), *rest) for x, *rest in (prompt, own)))
         return self._feed(prompt[0], mixed[0]), self._feed(own[0], mixed[1])
 
-    def turn(self) -> Block:
-        """This layer ready for a loop over tokens, see ``models.turned``; changed in place."""
-        names = ("gate_proj", "up_proj")
-        self.attention.turn()
-        self.joined = join(self, *names)
-        turn(self, "down_proj", *(() if self.joined else names))
-        return self
-
     def _feed(self, x_NLD, mixed) -> jax.Array:
         x_NLD = constrain(x_NLD + mixed, "batch")
         h = self.mlp_norm(x_NLD)
-        gate, up = self.joined.parts(h) if self.joined is not None else (self.gate_proj(h), self.up_proj(h))
-        return constrain(x_NLD + self.down_proj(jax.nn.silu(gate) * up), "batch")
+        h = self.down_proj(jax.nn.silu(self.gate_proj(h)) * self.up_proj(h))
+        return constrain(x_NLD + h, "batch")
 
 
 class LanguageModel(nnx.Module):
@@ -173,12 +163,9 @@ class LanguageModel(nnx.Module):
         """The layers one by one for a loop over tokens to call, or none where ``unroll`` leaves a scan over layers.
 
         Taken apart before the loop, their parameters lie in it as arrays of their own; a CPU would copy every slice of
-        a stack at every token. The text head is turned with them, in place.
+        a stack at every token.
         """
-        if self.unroll < self.cfg.depth:
-            return ()
-        turn(self, "lm_head")
-        return tuple(block.turn() for block in unstack(self.layers, self.cfg.depth))
+        return unstack(self.layers, self.cfg.depth) if self.unroll >= self.cfg.depth else ()
 
     def empty_cache(self, rows: int, length: int) -> Cache:
         """A cache for ``rows`` sequences of up to ``length`` positions, in the form that ``blocks`` asks for."""

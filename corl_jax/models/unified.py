@@ -16,7 +16,6 @@ from corl_jax.models.config import JanusConfig
 from corl_jax.models.decoder import LanguageModel
 from corl_jax.models.image_tokenizer import ImageTokenizer
 from corl_jax.models.layers import Mlp2
-from corl_jax.models.turned import turn
 from corl_jax.models.vision import VisionTower
 
 
@@ -79,11 +78,6 @@ class Janus(nnx.Module):
     def text_logits(self, states: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """Text head, float32."""
         return self.language_model.logits(states)
-
-    def turn_image_maps(self) -> None:
-        """Makes what reads and writes image tokens ready for a loop over them, see ``models.turned``; in place."""
-        for mlp in (self.gen_head, self.gen_aligner):
-            turn(mlp, "fc1", "fc2")
 
     def image_logits(self, states: Float[Array, "... D"]) -> Float[Array, "... I"]:
         """Image head, float32."""

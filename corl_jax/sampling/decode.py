@@ -91,8 +91,6 @@ def decode_image(
         silent = unconditional_tokens(prompts.tokens, prompts.mask, ids.pad)
         prompts = Prompts(jnp.concatenate([prompts.tokens, silent]), jnp.concatenate([prompts.mask, prompts.mask]))
     blocks = model.language_model.blocks()
-    if blocks:
-        model.turn_image_maps()
     state, cache, seen, real = prefill(model, blocks, prompts, samples, ids.image)
     prompt = seen.shape[1]
     if not blocks:  # a stack is made once and read in part; layers of their own grow, since a CPU would copy the part
