@@ -87,7 +87,14 @@ def base(stage: str, arg: dict[str, str]) -> ml_collections.ConfigDict:
         }
     )
     c.hooks = ml_collections.ConfigDict(
-        {"save_every": 0, "sample_every": 0, "probe_every": 0, "tensorboard_every": 10, "keep": 2}
+        {
+            "save_every": 0,
+            "sample_every": 0,
+            "probe_every": 0,
+            "interference_every": 0,
+            "tensorboard_every": 10,
+            "keep": 2,
+        }
     )
     c.show = ("loss",)
     c.alarm = ml_collections.ConfigDict({"watch": ("grad_norm",), "patience": 20, "dominates": 0.95, "probes": 3})

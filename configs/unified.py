@@ -91,6 +91,7 @@ def tiny(values: dict[str, str]) -> ml_collections.ConfigDict:
     c.hooks.save_every = 50
     c.hooks.sample_every = 25
     c.hooks.probe_every = 25
+    c.hooks.interference_every = 25
     c.show = ("image/reward", "text/reward", "image/kl", "text/kl")
     c.alarm.watch = ("*/reward", "grad_norm")
     return c
@@ -127,6 +128,7 @@ def paper(c: ml_collections.ConfigDict, size: str) -> None:
         c.kl[task].update({"schedule": "constant", "start": 0.0, "end": 0.0})
     c.evals.n = 0  # the parser of the embedded world reads its own small pictures alone
     c.hooks.save_every = 100
+    c.hooks.interference_every = 100  # holds both gradients; ``corl plan`` does not count it
 
 
 def paper_rewards(c: ml_collections.ConfigDict, size: str) -> None:

@@ -36,6 +36,7 @@ MAIN = (
 MORE = (
     ("Spread of rewards within a group", "reward", r"(image|text)/reward_std"),
     ("Groups without signal", "share", r"(image|text)/constant_groups"),
+    ("Interference of the tasks", "cosine of gradients", r"interference/cosine"),
     ("Clipped tokens", "share", r"(image|text)/clipped"),
     ("Probability ratio", "ratio", r"(image|text)/ratio"),
     ("Sampler against scorer", "nats per token", r"(image|text)/mismatch"),

@@ -19,10 +19,9 @@ import numpy as np
 
 from corl_jax.core.numerics import Metrics
 from corl_jax.core.trees import partition
-from corl_jax.core.types import Asked, Params, PolicyBatch, Record, Rollout, Scores
-from corl_jax.data.pipeline import Ahead, batches, fixed
+from corl_jax.core.types import Asked, Params, PolicyBatch, Rollout, Scores
+from corl_jax.data.pipeline import Ahead, batches
 from corl_jax.data.sources import RecordSource
-from corl_jax.engine.alarm import HELD_OUT
 from corl_jax.engine.hooks import Every, Hook, Report
 from corl_jax.engine.optim import Optimizer
 from corl_jax.engine.pictures import image_grid
@@ -32,7 +31,9 @@ from corl_jax.objectives import advantages, kl
 from corl_jax.objectives.running import nothing_seen
 from corl_jax.objectives.weighting import token_weights
 from corl_jax.stages.assembly import Parts, records
+from corl_jax.stages.rl_interference import Interference
 from corl_jax.stages.rl_loss import policy_loss, reward_sums
+from corl_jax.stages.rl_probe import Probe
 from corl_jax.stages.rl_rewards import Judge
 from corl_jax.stages.rl_rollouts import Rollouts
 from corl_jax.stages.rl_settings import RlSettings, read_settings
@@ -57,15 +58,18 @@ class RlStage:
         self.rollouts = Rollouts(parts, self.settings, self.seed, self.steps)
         self._records = functools.partial(records, config)
         s, cfg = self.settings, parts.cfg
-        self.joint = Joint(
-            TextToImage(parts.tokenizer, s.image_prompt_length),
-            VisualQA(parts.tokenizer, cfg.image_tokens, cfg.vision.image_size, s.text_prompt_length),
-            s.pictures,
-            s.questions,
-            self.rollouts.share,
-        )
-        tasks: dict[str, Task] = {"image": self.joint.drawing, "text": self.joint.asking}
+        drawing = TextToImage(parts.tokenizer, s.image_prompt_length)
+        asking = VisualQA(parts.tokenizer, cfg.image_tokens, cfg.vision.image_size, s.text_prompt_length)
+
+        def joint(s: RlSettings, rollouts: Rollouts) -> Joint:
+            return Joint(drawing, asking, s.pictures, s.questions, rollouts.share)
+
+        self.joint = joint(s, self.rollouts)
+        tasks: dict[str, Task] = {"image": drawing, "text": asking}
         self.judge = Judge(parts, s, tasks)
+        self.probing, self.comparing = config["hooks"]["probe_every"], config["hooks"]["interference_every"]
+        self.probe = Probe(parts, s, tasks, joint, lambda split: self._records(split), self.seed)
+        self.interference = Interference(self.one_loss, config["microbatches"])
         self.rows = {"pictures": s.pictures, "questions": s.questions}
         self.sheet: tuple[np.ndarray, list[str]] | None = None
         self.reference: Params = {}
@@ -74,11 +78,6 @@ class RlStage:
     def train(self) -> RecordSource:
         """What is asked, built or opened when first looked at."""
         return self._records("train")
-
-    @functools.cached_property
-    def held_out(self) -> tuple[Record, ...]:
-        """What probes ask."""
-        return fixed(self._records("test"), self.joint.batch_size, self.seed)
 
     def init(self) -> TrainState:
         """The handed-off policy; a frozen copy of its trainable part stays aside as the reference."""
@@ -99,6 +98,8 @@ class RlStage:
     def open(self) -> None:
         """Reads reward models and records, before anything is written."""
         self.judge.open()
+        if self.probing:
+            self.probe.open()
         len(self.train)
 
     def data(self) -> grain.DatasetIterator:
@@ -141,6 +142,8 @@ class RlStage:
         for task, advantage in self.advantages(scores).items():
             batch[task] = dataclasses.replace(batch[task], advantages=self.rollouts.rows_of(task, np.ravel(advantage)))
         batch, metrics = sharder.put_batch(batch), self.judge.metrics(scores) | self.lengths(own)
+        if self.comparing and (step + 1) % self.comparing == 0:
+            metrics |= self.interference(state, batch)
         if "image" in own:
             self.sheet = self.label_pictures(asked["image"], own["image"], scores["image"])
         for _ in range(self.updates):
@@ -168,6 +171,10 @@ class RlStage:
         """Sum of the tasks' weighted losses."""
         return policy_loss(self.parts.sampler, self.settings, params, batch, algo)
 
+    def one_loss(self, params: Params, task: str, part: PolicyBatch, algo: Any) -> jax.Array:
+        """One task's part of ``loss``."""
+        return policy_loss(self.parts.sampler, self.settings, params, {task: part}, algo)[0]
+
     def after(self, algo: Any, metrics: Metrics) -> Any:
         """Moves the KL coefficients, and adds the step's rewards to their moments."""
         s, moved = self.settings, dict(algo)
@@ -187,15 +194,6 @@ class RlStage:
         pictures = np.asarray(pixels).reshape(-1, *pixels.shape[2:])[:shown]
         prompts = [record.prompt for record in asked.records for _ in range(pixels.shape[1])][:shown]
         return pictures, [f"{p}\n{r:.2f}" for p, r in zip(prompts, scores.total, strict=False)]
-
-    def probe(self, params: Params) -> dict[str, float]:
-        """Rewards on held-out prompts, always the same ones and with the same keys, as many as a step has."""
-        drawn = self.rollouts.draw(params, self.joint(self.held_out, 0), 0, "probe/")
-        rewards = {}
-        for task, rollout in drawn.rollouts.items():
-            found = self.judge.score(params, task, drawn.asked[task], self.parts.sharder.own(rollout))
-            rewards[task + HELD_OUT] = float(found.total.mean())
-        return rewards
 
     def hooks(self, settings: HookSettings) -> list[Hook]:
         """A sheet of the newest pictures with prompts and rewards, and probes of held-out prompts."""

@@ -46,12 +46,13 @@ class DataSettings:
 
 @dataclasses.dataclass(frozen=True)
 class HookSettings:
-    """Steps between checkpoints, sample sheets, probes of held-out prompts, TensorBoard rows; 0 for never
-    (checkpoints: at the end only)."""
+    """Steps between checkpoints, sample sheets, probes of held-out prompts, comparisons of the tasks' gradients,
+    TensorBoard rows; 0 for never (checkpoints: at the end only)."""
 
     save_every: int
     sample_every: int
     probe_every: int
+    interference_every: int
     tensorboard_every: int
     keep: int
 
@@ -60,6 +61,7 @@ class HookSettings:
             ("save_every", 0),
             ("sample_every", 0),
             ("probe_every", 0),
+            ("interference_every", 0),
             ("tensorboard_every", 0),
             ("keep", 1),
         ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 import pytest
 
@@ -160,6 +161,37 @@ def test_running_scores_are_kept_in_the_state(take_step, first):
         assert step.host[f"{task}/reward/{'redness' if task == 'image' else 'letters'}"] == pytest.approx(
             raw.mean(), rel=1e-4
         )
+
+
+def loss_of(stage, state, batch):
+    """The loss as a function of what is trained."""
+    return lambda trainable: stage.loss(merge(trainable, state.frozen), batch, state.algo)[0]
+
+
+def test_interference_is_that_of_the_tasks_gradients(take_step, first):
+    """Against gradients of the whole loss with one task's share at 0; micro-batches change nothing."""
+    every = take_step(**{"hooks.interference_every": 1, "microbatches": 2})
+    found = {name: float(value) for name, value in every.host.items() if name.startswith("interference/")}
+    grads = {}
+    for task, other in (("image", "answer_weight"), ("text", "image_weight")):
+        stage = take_step(**{f"rl.{other}": 0.0}).stage
+        with use(stage.parts.sharder):
+            grad = jax.grad(loss_of(stage, stage.init(), first.batches[0]))(stage.init().trainable)
+        grads[task] = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(grad)])
+    norms = {task: np.linalg.norm(grad) for task, grad in grads.items()}
+    cosine = grads["image"] @ grads["text"] / norms["image"] / norms["text"]
+    assert found["interference/cosine"] == pytest.approx(cosine, abs=1e-4) and 0 < abs(cosine) < 1
+    for task, norm in norms.items():
+        assert found[f"interference/{task}_norm"] == pytest.approx(norm, rel=1e-4)
+    assert not any(name.startswith("interference/") for name in first.host)
+
+
+def test_the_task_that_is_not_trained_is_probed_too(take_step):
+    stage = take_step(**{"rl.questions": 0, "hooks.probe_every": 1}).stage
+    with use(stage.parts.sharder):
+        stage._records = lambda split: [example(split, i) for i in range(20)]
+        found = stage.probe(stage.init().params)
+    assert set(found) == {"image/held_out", "text/held_out"}
 
 
 def test_probes_ask_held_out_prompts_the_same_way_every_time(first):
