@@ -15,19 +15,19 @@ from __future__ import annotations
 import ml_collections
 
 from configs import common
-from corl_jax.core.errors import UserError
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """``arg``: ``size``, ``mesh``, and ``rewards``: ``shapes`` or ``paper``, at full size always the paper's."""
+    """``arg``: ``size``, ``mesh``, and ``rewards``: ``shapes`` (at full size the paper's), ``paper``, or rewards of
+    pictures by name, joined by ``+``, which then count the same."""
     values = common.parse_arg(arg, rewards="shapes")
-    if values["rewards"] not in ("shapes", "paper"):
-        raise UserError(f"unknown rewards {values['rewards']!r}; expected shapes or paper")
     c = tiny(values)
     if values["size"] != "tiny":
         paper(c, values["size"])
     if values["size"] != "tiny" or values["rewards"] == "paper":
         paper_rewards(c, values["size"])
+    if values["rewards"] not in ("shapes", "paper"):
+        c.rewards.image = ml_collections.ConfigDict(dict.fromkeys(values["rewards"].split("+"), 1.0))
     return c
 
 
