@@ -21,14 +21,11 @@ NAMES = sorted(
 )
 
 
-VARIED = [("unified", "tiny,rewards=paper"), ("unified", "tiny,compat=reference")]
-
-
 def test_there_are_configs():
     assert {"tokenizer", "sft", "unified"} <= set(NAMES)
 
 
-@pytest.mark.parametrize(("name", "arg"), [*((name, None) for name in NAMES), *VARIED])
+@pytest.mark.parametrize(("name", "arg"), [*((name, None) for name in NAMES), ("unified", "tiny,rewards=paper")])
 def test_two_steps(small_config, small_world, tiny_policy_folder, tmp_path, name, arg):
     config = small_config(name, arg, policy=tiny_policy_folder)
     if config["stage"] == "rl":
@@ -39,7 +36,7 @@ def test_two_steps(small_config, small_world, tiny_policy_folder, tmp_path, name
     assert all(math.isfinite(value) for result in results for value in result.metrics.values())
     assert set(config["show"]) <= set(results[0].metrics) and results[0].metrics["grad_norm"] >= 0
     assert (tmp_path / "run" / "checkpoints" / "2").is_dir()
-    if arg is not None and "rewards" in arg:  # BLIP, BERT and VGG, at tiny sizes, decide alone what a picture is worth
+    if arg is not None:  # BLIP, BERT and VGG, at tiny sizes, decide alone what a picture is worth
         assert {"image/reward/cycle_both", "image/reward/matching"} <= set(results[0].metrics)
         assert results[0].metrics["image/share/cycle_both"] > 0.01
 
