@@ -66,6 +66,7 @@ def base(stage: str, arg: dict[str, str]) -> ml_collections.ConfigDict:
     c.model = ml_collections.ConfigDict(
         {"size": arg["size"], "compute_dtype": "auto", "remat": "none", "unroll": unroll, "attention": "einsum"}
     )
+    c.model.param_dtype = "float32"  # or bfloat16, which keeps no master weights
     spread = {"janus_pro_1b": "spread", "janus_pro_7b": "wide"}
     mesh = spread[arg["size"]] if arg["mesh"] == "auto" and arg["size"] in spread else arg["mesh"]
     c.mesh = ml_collections.ConfigDict(MESHES[mesh])

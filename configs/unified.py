@@ -3,11 +3,19 @@
 python -m corl_jax.main --config=configs/unified.py                  the embedded world, minutes on a CPU
 python -m corl_jax.main --config=configs/unified.py:janus_pro_1b     CoRL's Stage I values on the released weights
 python -m corl_jax.main --config=configs/unified.py:tiny,rewards=paper   its rewards, with random tiny reward models
+python -m corl_jax.main --config=configs/unified.py:tiny,compat=reference   what CoRL's code does where we do otherwise
 
 The embedded world takes more questions than pictures, and each task its own advantage, since that measured better
 (docs/tuning.md). At full size the numbers are the paper's: 16 prompts of 8 samples, both of a pair with one reward
 ``r_image + 0.8 r_text`` and one advantage, guidance 5, no KL, learning rate 4e-6 falling to 0 over one epoch of 22,479
 pairs. ``config.init_from`` may be any folder of Janus-Pro in either layout.
+
+``compat=reference``, at any size, sets what ``REFERENCE`` below lists: the first version of CoRL's code scores an image
+token by the state that has read it already, and without the guidance that drew it; keeps parameters in bfloat16 with no
+master copy; has no clip; adds up picture rewards as they come; gives open answers credit in part; and takes white space
+around the tags for a wrong form. Each is a switch of its own (docs/variants.md), and none is on by default: token
+and score belong together, the paper's text has binary answers and rewards in [0, 1], and of a bfloat16 policy most
+parameters do not move at its learning rate.
 """
 
 from __future__ import annotations
@@ -18,9 +26,11 @@ from configs import common
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """``arg``: ``size``, ``mesh``, and ``rewards``: ``shapes`` (at full size the paper's), ``paper``, or rewards of
-    pictures by name, joined by ``+``, which then count the same."""
-    values = common.parse_arg(arg, rewards="shapes")
+    """``arg``: ``size``, ``mesh``; ``rewards``: ``shapes`` (at full size the paper's), ``paper``, or those of pictures
+    by name, joined by ``+``, which then count the same; ``compat``: ``none`` or ``reference``."""
+    values = common.parse_arg(arg, rewards="shapes", compat="none")
+    if values["compat"] not in ("none", "reference"):
+        raise UserError(f"unknown compat {values['compat']!r}; expected none or reference")
     c = tiny(values)
     if values["size"] != "tiny":
         paper(c, values["size"])
@@ -28,6 +38,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         paper_rewards(c, values["size"])
     if values["rewards"] not in ("shapes", "paper"):
         c.rewards.image = ml_collections.ConfigDict(dict.fromkeys(values["rewards"].split("+"), 1.0))
+    if values["compat"] == "reference":
+        c.update_from_flattened_dict(REFERENCE | {"rl.questions": c.rl.pictures})  # which it asks in pairs
     return c
 
 
@@ -48,17 +60,21 @@ def tiny(values: dict[str, str]) -> ml_collections.ConfigDict:
             "group": 8,
             "guidance": 2.0,
             "temperature": 1.0,
-            "logprob_guidance": "matched",
+            "logprob_guidance": "matched",  # or conditional
+            "image_logprob_alignment": "aligned",  # or reference_off_by_one
             "image_prompt_length": 20,
             "text_prompt_length": 64,
             "completion_length": 18,
             "pairing": "separate",
             "text_weight": 0.8,
-            "scale": "group",
-            "aggregation": "sequence_mean",
-            "clip": "ppo",
+            "baseline": "mean",  # or leave_one_out
+            "scale": "group",  # or batch, none
+            "aggregation": "sequence_mean",  # or token_mean, fixed_length
+            "clip": "ppo",  # or two_sided, none
             "epsilon_low": 0.2,
             "epsilon_high": 0.2,
+            "clip_ceiling": 3.0,  # of the ratio where the advantage is negative; two_sided alone
+            "entropy_bonus": {"image": 0.0, "text": 0.0},
             "image_weight": 1.0,
             "answer_weight": 2.0,
             "shared_prefix": ("text",),  # tasks scored behind one reading of a prompt
@@ -67,6 +83,9 @@ def tiny(values: dict[str, str]) -> ml_collections.ConfigDict:
             "score_chunk": 0,  # tokens of a completion with logits at a time; 0: all
             "stale_rollouts": False,  # sample one update early, while rewards are computed
             "importance_cap": 0.0,  # largest weight of a token whose sampler differed from the policy; 0: none
+            "reference_every": 0,  # steps from one move of the reference towards the policy to the next; 0: it stays
+            "reference_mix": 0.6,  # how far
+            "refill": 0,  # rounds a step that replace groups whose rewards are all equal, at most
         }
     )
     c.rewards = ml_collections.ConfigDict(
@@ -82,6 +101,7 @@ def tiny(values: dict[str, str]) -> ml_collections.ConfigDict:
             "similarity": "token_f1",
             "closeness": "rmse",
             "strict_whitespace": False,
+            "open_ended": "exact",  # or soft_jaccard
             "own": (),  # your rewards, "module:function"
             "models": {"captioner": "", "bert": "", "sentence": "", "clip": "", "lpips": ""},
         }
@@ -141,6 +161,23 @@ def paper_rewards(c: ml_collections.ConfigDict, size: str) -> None:
     for name, home in MODELS.items():
         c.reward.models[name] = "tiny" if size == "tiny" else home
 
+
+REFERENCE = {
+    "model.param_dtype": "bfloat16",
+    "rl.image_logprob_alignment": "reference_off_by_one",
+    "rl.logprob_guidance": "conditional",
+    "rl.clip": "none",
+    "rl.pairing": "unified",
+    "rl.text_weight": 0.8,
+    "rl.answer_weight": 1.0,
+    "rl.baseline": "mean",
+    "rl.scale": "group",
+    "rl.aggregation": "sequence_mean",
+    "reward.normalise": "none",
+    "reward.open_ended": "soft_jaccard",
+    "reward.strict_whitespace": True,
+}
+"""The first public version of CoRL's code, where it differs from what we do (at ``tiny`` also from what is paired)."""
 
 MODELS = {
     "captioner": "Salesforce/blip-image-captioning-base",

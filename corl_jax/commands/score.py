@@ -72,7 +72,7 @@ def pairs(texts: list[str], flag: str) -> dict[str, str]:
     Raises:
       UserError: a text without ``=``, or a name that settings do not have.
     """
-    known = {"normalise", "captioner", "similarity", "closeness"}
+    known = {"normalise", "captioner", "similarity", "closeness", "open_ended"}
     out = {}
     for text in texts:
         name, equals, value = text.partition("=")

@@ -57,7 +57,8 @@ def load_params(path: str | Path | epath.Path, wanted: dict[str, jax.ShapeDtypeS
       wanted: shape, dtype and ``sharding`` by parameter path; may be fewer than are saved.
 
     Returns:
-      the wanted parameters, bit for bit. When all are wanted, they are checked against the manifest's digest.
+      the wanted parameters, bit for bit, or rounded where they are wanted in another type than they were saved in.
+      When all are wanted, they are checked against the manifest's digest.
 
     Raises:
       UserError: a wanted parameter is absent or of another shape, or the checkpoint is damaged.
@@ -69,12 +70,13 @@ def load_params(path: str | Path | epath.Path, wanted: dict[str, jax.ShapeDtypeS
         if name not in saved:
             raise UserError(f"{folder} has no parameter {name!r}; it holds {len(saved)}, such as {sorted(saved)[:3]}")
         have = layout[saved[name]][name]
-        if (have.shape, have.dtype) != (tuple(struct.shape), struct.dtype):
+        if have.shape != tuple(struct.shape):
             raise UserError(
                 f"{folder}: parameter {name!r} is {have.dtype}{list(have.shape)} there, but "
                 f"{struct.dtype}{list(struct.shape)} is wanted; start from a checkpoint of the same model size"
             )
-    like = {part: {name: struct for name, struct in wanted.items() if saved[name] == part} for part in PARTS}
+    stored = {name: struct.update(dtype=layout[saved[name]][name].dtype) for name, struct in wanted.items()}
+    like = {part: {name: struct for name, struct in stored.items() if saved[name] == part} for part in PARTS}
     like = {part: structs for part, structs in like.items() if structs}
     if not like:
         return {}
@@ -91,7 +93,7 @@ def load_params(path: str | Path | epath.Path, wanted: dict[str, jax.ShapeDtypeS
     whole = all(leaf.is_fully_addressable for leaf in params.values())
     if digest is not None and params.keys() == saved.keys() and whole and trees.digest(params) != digest:
         raise UserError(f"checkpoint {folder} is damaged (digest differs from its manifest); choose another step")
-    return params
+    return {name: leaf.astype(wanted[name].dtype) for name, leaf in params.items()}
 
 
 def _layout(folder: Path | epath.Path) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:

@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from corl_jax.core.types import Params, pytree
 from corl_jax.engine.optim import Optimizer
+from corl_jax.engine.reference import Reference
 
 
 @pytree()
@@ -27,6 +28,7 @@ class TrainState:
       opt_state: the optimiser's moments, shaped and placed like ``trainable``.
       algo: the algorithm's own state (a KL coefficient, codebook usage), any pytree of arrays.
       previous: ``trainable`` as it was before the last update, for a sampler that is one behind; else empty.
+      reference: one that follows ``trainable``, or None.
     """
 
     step: Any
@@ -35,6 +37,7 @@ class TrainState:
     opt_state: Any
     algo: Any
     previous: Params = dataclasses.field(default_factory=dict)
+    reference: Reference | None = None
 
     @property
     def params(self) -> Params:
@@ -54,7 +57,13 @@ def merge(trainable: Params, frozen: Params) -> Params:
 
 
 def create_state(
-    trainable: Params, frozen: Params, optimizer: Optimizer, algo: Any = (), *, keep_previous: bool = False
+    trainable: Params,
+    frozen: Params,
+    optimizer: Optimizer,
+    algo: Any = (),
+    *,
+    keep_previous: bool = False,
+    reference: Reference | None = None,
 ) -> TrainState:
     """A state at step 0. Moments are placed like their parameters, everything else is replicated on the same mesh.
 
@@ -64,6 +73,7 @@ def create_state(
       optimizer: from ``optim.make_optimizer``.
       algo: pytree of arrays or numbers; numbers become arrays.
       keep_previous: whether updates keep the parameters that they moved.
+      reference: over copies of ``trainable``, where one is to follow it.
     """
     merge(trainable, frozen)
     state = TrainState(
@@ -73,6 +83,7 @@ def create_state(
         opt_state=optimizer.init(trainable),
         algo=jax.tree.map(jnp.asarray, algo),
         previous=jax.tree.map(jnp.copy, trainable) if keep_previous else {},
+        reference=reference,
     )
     meshes = {leaf.sharding.mesh for leaf in trainable.values() if isinstance(leaf.sharding, NamedSharding)}
     whole = NamedSharding(meshes.pop(), PartitionSpec()) if meshes else None

@@ -83,7 +83,9 @@ class Update:
             "learning_rate": _one(rate),
         }
         algo, previous = self._after(state.algo, metrics), state.trainable if state.previous else {}
-        return TrainState(state.step + 1, trainable, {}, opt_state, algo, previous), metrics
+        step, reference = state.step + 1, state.reference
+        followed = None if reference is None else reference.after(trainable, step)
+        return TrainState(step, trainable, {}, opt_state, algo, previous, followed), metrics
 
     def _gradient(self, state: TrainState, batch: Any) -> tuple[jax.Array, Metrics, Params]:
         """Loss, metrics and gradient of the whole batch; each is a sum over its micro-batches."""

@@ -1,45 +1,70 @@
-"""Group-relative advantages, and how the two tasks of one prompt are paired. In and out: ``[B, G]``."""
+"""Group-relative advantages, and how the two tasks of one prompt are paired. In: rewards ``[B, G]``; out: the same
+shape, or one flag per group."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Bool, Float
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.registry import Registry
 
 EPSILON = 1e-4
 
-scales: Registry[Callable[[Array], Array]] = Registry("advantage scale")
+baselines: Registry[Callable[[Array], Array]] = Registry("baseline")
+
+
+@baselines.register("mean")
+def mean(rewards: Float[Array, "B G"]) -> Float[Array, "B G"]:
+    """Less the mean of the group (GRPO)."""
+    return rewards - jnp.mean(rewards, 1, keepdims=True)
+
+
+@baselines.register("leave_one_out")
+def leave_one_out(rewards: Float[Array, "B G"]) -> Float[Array, "B G"]:
+    """Less the mean of the others in the group (RLOO; Ahmadian et al., 2024): ``G / (G - 1)`` of ``mean``."""
+    others = (jnp.sum(rewards, 1, keepdims=True) - rewards) / (rewards.shape[1] - 1)
+    return rewards - others
+
+
+scales: Registry[Callable[..., Array]] = Registry("advantage scale")
+"""``(rewards, baseline="mean")`` to advantages. What is divided by does not depend on the baseline."""
 
 
 @scales.register("group")
-def group(rewards: Float[Array, "B G"]) -> Float[Array, "B G"]:
+def group(rewards: Float[Array, "B G"], baseline: str = "mean") -> Float[Array, "B G"]:
     """``(r - mean) / (std + 1e-4)`` within the group, std with ddof 1 (CoRL Eq. 1, as its code has it)."""
-    centred = rewards - jnp.mean(rewards, 1, keepdims=True)
-    return centred / (jnp.std(rewards, 1, ddof=1, keepdims=True) + EPSILON)
+    return baselines[baseline](rewards) / (jnp.std(rewards, 1, ddof=1, keepdims=True) + EPSILON)
 
 
 @scales.register("batch")
-def batch(rewards: Float[Array, "B G"]) -> Float[Array, "B G"]:
-    """Centred within the group, divided by the std of the whole batch."""
-    centred = rewards - jnp.mean(rewards, 1, keepdims=True)
-    return centred / (jnp.std(centred, ddof=1) + EPSILON)
+def batch(rewards: Float[Array, "B G"], baseline: str = "mean") -> Float[Array, "B G"]:
+    """Centred within the group, divided by the std of all that is centred so in the batch (REINFORCE++ with a group
+    baseline). ``scale_rewards="batch"`` of TRL takes the std of the rewards themselves, which is larger."""
+    return baselines[baseline](rewards) / (jnp.std(mean(rewards), ddof=1) + EPSILON)
 
 
 @scales.register("none")
-def none(rewards: Float[Array, "B G"]) -> Float[Array, "B G"]:
+def none(rewards: Float[Array, "B G"], baseline: str = "mean") -> Float[Array, "B G"]:
     """Centred within the group only (Dr. GRPO)."""
-    return rewards - jnp.mean(rewards, 1, keepdims=True)
+    return baselines[baseline](rewards)
 
 
 PAIRINGS = ("unified", "separate", "sum_of_advantages")
 
 
 def paired(
-    image: Float[Array, "B G"], text: Float[Array, "E G"], *, pairing: str, scale: str, text_weight: float
+    image: Float[Array, "B G"],
+    text: Float[Array, "E G"],
+    *,
+    pairing: str,
+    scale: str,
+    text_weight: float,
+    baseline: str = "mean",
 ) -> tuple[Float[Array, "B G"], Float[Array, "E G"]]:
     """Advantages of both tasks.
 
@@ -51,11 +76,12 @@ def paired(
         ``A_image + text_weight * A_text``, not renormalised.
       scale: a name in ``scales``.
       text_weight: lambda, 0.8 in the paper.
+      baseline: a name in ``baselines``.
 
     Raises:
       UserError: unknown name, or rows that cannot be paired.
     """
-    normalise = scales[scale]
+    normalise = functools.partial(scales[scale], baseline=baseline)
     if pairing == "separate":
         return normalise(image), normalise(text)
     if pairing not in PAIRINGS:
@@ -70,3 +96,23 @@ def paired(
     else:
         shared = normalise(image) + text_weight * normalise(text)
     return shared, shared
+
+
+def silent(
+    totals: Mapping[str, Float[np.ndarray, "B G"]], *, pairing: str, text_weight: float
+) -> dict[str, Bool[np.ndarray, "B"]]:
+    """By task, the groups whose advantages are all 0, since their rewards are all equal.
+
+    Args:
+      totals: by task; with both, ``pairing`` says whose rewards an advantage is made of.
+      pairing, text_weight: as in ``paired``.
+    """
+
+    def equal(rewards: np.ndarray) -> np.ndarray:
+        return np.ptp(rewards, 1) == 0
+
+    if pairing == "separate" or len(totals) == 1:
+        return {task: equal(rewards) for task, rewards in totals.items()}
+    image, text = totals["image"], totals["text"]
+    both = equal(image + text_weight * text) if pairing == "unified" else equal(image) & equal(text)
+    return {"image": both, "text": both}

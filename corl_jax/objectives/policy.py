@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from corl_jax.core.errors import UserError
 
-CLIPS = ("ppo", "none")
+CLIPS = ("ppo", "two_sided", "none")
 
 
 def surrogate(
@@ -20,6 +20,7 @@ def surrogate(
     clip: str,
     epsilon_low: float,
     epsilon_high: float,
+    ceiling: float = 3.0,
 ) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]:
     """``-min(rho A, clip(rho, 1 - low, 1 + high) A)`` per token (OThink-MR1 Eq. 4; CoRL has no clip).
 
@@ -28,8 +29,11 @@ def surrogate(
       old_log_probs: of the policy that sampled, or None with one update per rollout: then the ratio is 1 and its
         gradient is that of ``log_probs``.
       advantages: broadcast against the tokens.
-      clip: ``ppo`` or ``none``.
-      epsilon_low, epsilon_high: width of the trust region.
+      clip: ``ppo``; ``two_sided``, which also bounds the ratio where the advantage is negative, at ``ceiling``, so that
+        no token loses more than ``-ceiling A`` (dual clip, Ye et al., 2020; ``delta`` of TRL, ``clip_ratio_c`` of
+        verl); or ``none``.
+      epsilon_low, epsilon_high: width of the trust region; DAPO's clip-higher is a wider ``epsilon_high``.
+      ceiling: of ``two_sided``, more than ``1 + epsilon_high``.
 
     Returns:
       loss, ratio, and 1.0 where the clip is active, each per token.
@@ -41,8 +45,10 @@ def surrogate(
     gain = ratio * advantages
     if clip == "none":
         return -gain, ratio, jnp.zeros_like(ratio)
-    clipped = jnp.clip(ratio, 1 - epsilon_low, 1 + epsilon_high) * advantages
-    return -jnp.minimum(gain, clipped), ratio, (clipped < gain).astype(jnp.float32)
+    kept = jnp.minimum(gain, jnp.clip(ratio, 1 - epsilon_low, 1 + epsilon_high) * advantages)
+    if clip == "two_sided":
+        kept = jnp.where(advantages < 0, jnp.maximum(kept, ceiling * advantages), kept)
+    return -kept, ratio, (kept != gain).astype(jnp.float32)
 
 
 def importance(

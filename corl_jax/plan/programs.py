@@ -163,6 +163,7 @@ def open_step(config: Mapping[str, Any], devices: Any) -> Step:
         moments,
         jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), algo),
         cast(Params, dict(trainable)) if stage.settings.stale_rollouts else {},
+        stage.follower(cast(Params, dict(trainable))),
     )
     update = make_update(stage.loss, stage.after, optimizer, plain["microbatches"])
     dtype = jnp.dtype(compute_dtype(plain["model"]["compute_dtype"]))

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from corl_jax.core.errors import UserError
 
 NORMALISE = ("unit", "none", "running")
+OPEN_ENDED = ("exact", "soft_jaccard")
 MODELS = ("captioner", "bert", "sentence", "clip", "lpips")
 
 
@@ -23,6 +24,8 @@ class RewardSettings:
       similarity: compares that with the prompt: ``token_f1``, ``bertscore``, ``soft_jaccard_embedding``.
       closeness: compares two pictures, for ``cycle_both``: ``rmse``, ``mse``, ``ssim``, ``psnr``, ``lpips``.
       strict_whitespace: whether white space around the tags costs the format reward, as in the reference code.
+      open_ended: what ``accuracy`` gives a wrong open answer: ``exact`` nothing, ``soft_jaccard`` the part of its words
+        that it shares with the reference, as in the reference code.
       own: the user's rewards, ``module:function``; a reward is called like its function.
       models: reward model to where it lies: a folder, a hub id, ``tiny`` (random) or "" for none.
     """
@@ -32,11 +35,14 @@ class RewardSettings:
     similarity: str = "token_f1"
     closeness: str = "rmse"
     strict_whitespace: bool = False
+    open_ended: str = "exact"
     own: tuple[str, ...] = ()
     models: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         if self.normalise not in NORMALISE:
             raise UserError(f"reward.normalise={self.normalise!r} is unknown; expected one of {', '.join(NORMALISE)}")
+        if self.open_ended not in OPEN_ENDED:
+            raise UserError(f"reward.open_ended={self.open_ended!r} is unknown; expected {' or '.join(OPEN_ENDED)}")
         if wrong := sorted(set(self.models) - set(MODELS)):
             raise UserError(f"reward.models has {wrong[0]!r}, which no reward uses; expected {', '.join(MODELS)}")

@@ -33,19 +33,28 @@ def _compared(compare: Callable[[str, str], float], completions: Sequence[Comple
     return np.array([float(compare(extract_answer(text_of(c)), extract_answer(c.record.answer))) for c in completions])
 
 
-@rewards.register("accuracy")
-def accuracy(completions: Sequence[Completion], context: RewardContext) -> np.ndarray:
-    """1 where the answer is right, see ``answers.is_right`` (CoRL's R_Acc, R_MCQ-Acc and R_OE-Acc)."""
+def _right(completions: Sequence[Completion]) -> Float[np.ndarray, "N"]:
+    """1 where the answer is right, 0 elsewhere."""
     return np.array(
         [float(is_right(text_of(c), c.record.answer, c.record.qa_type, c.record.choices)) for c in completions]
     )
 
 
+@rewards.register("accuracy")
+def accuracy(completions: Sequence[Completion], context: RewardContext) -> np.ndarray:
+    """1 where the answer is right, see ``answers.is_right`` (CoRL's R_Acc, R_MCQ-Acc and R_OE-Acc).
+
+    Where ``reward.open_ended`` says so it is ``accuracy_soft``.
+    """
+    soft = context.settings.open_ended == "soft_jaccard"
+    return accuracy_soft(completions, context) if soft else _right(completions)
+
+
 @rewards.register("accuracy_soft")
 def accuracy_soft(completions: Sequence[Completion], context: RewardContext) -> np.ndarray:
-    """``accuracy``, but a wrong open answer earns its ``overlap.soft_jaccard`` with the reference (ULM-R1's code,
-    ``qa_accuracy``). Multiple choice stays 0 or 1."""
-    values = accuracy(completions, context)
+    """1 where the answer is right, but a wrong open answer earns its ``overlap.soft_jaccard`` with the reference
+    (ULM-R1's code, ``qa_accuracy``). Multiple choice stays 0 or 1."""
+    values = _right(completions)
     for i, completion in enumerate(completions):
         if not values[i] and completion.record.qa_type == "OE":
             answer = extract_answer(text_of(completion)).rstrip(".,!?")

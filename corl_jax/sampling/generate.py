@@ -105,7 +105,7 @@ def _write(sampler: Sampler, params: Params, prompts: Prompts, keys: Any, sampli
     return tuple(leaf.reshape(*keys.shape, length) for leaf in out)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5), static_argnames=("guided", "shared_prefix", "chunk"))
+@functools.partial(jax.jit, static_argnums=(0, 5), static_argnames=("guided", "shared_prefix", "chunk", "aligned"))
 def _score(
     sampler: Sampler, params: Params, prompts: Prompts, tokens: Any, sampling: Sampling, modality: Modality, **how: Any
 ) -> Any:

@@ -32,6 +32,7 @@ def score(
     guided: bool = False,
     shared_prefix: bool = False,
     chunk: int = 0,
+    aligned: bool = True,
 ) -> tuple[Float[Array, "B G T"], Float[Array, "B G T"]]:
     """Scores ``G`` completions of each of ``B`` prompts.
 
@@ -43,6 +44,7 @@ def score(
       shared_prefix: read each prompt once, all its completions behind it; otherwise once per sample. The same numbers
         up to rounding.
       chunk: at most so many tokens of every completion have logits at a time, see ``in_chunks``; 0 takes all at once.
+      aligned: whether a token is scored by the state that predicts it; see ``hidden_states``.
 
     Returns:
       log-prob of every token and entropy of the distribution it was drawn from.
@@ -54,7 +56,8 @@ def score(
         pairs = (jnp.stack(pair, 1) for pair in ((prompts.tokens, nothing), (prompts.mask,) * 2, (tokens,) * 2))
         tokens_2B, mask_2B, written = (pair.reshape(-1, *pair.shape[2:]) for pair in pairs)
         asked = Prompts(tokens_2B, mask_2B)
-    states = hidden_states(model, asked, written, ids, modality=modality, shared_prefix=shared_prefix)
+    how: dict[str, Any] = {"modality": modality, "shared_prefix": shared_prefix, "aligned": aligned}
+    states = hidden_states(model, asked, written, ids, **how)
     heard, silent = states, None
     if guided:
         both = states.reshape(len(tokens), 2, *states.shape[1:])
@@ -111,11 +114,16 @@ def hidden_states(
     *,
     modality: Modality,
     shared_prefix: bool,
+    aligned: bool = True,
 ) -> Float[Array, "B G T D"]:
-    """The state that predicts each token: the prompt's last for the first, then the completion's, shifted by one."""
+    """The state that predicts each token: the prompt's last for the first, then the completion's, shifted by one.
+
+    Not ``aligned``, token ``t`` gets the state that has read tokens ``1 .. t`` already and so predicts token ``t + 1``,
+    as ULM-R1's code scores pictures (decisions 1); the prompt's last state then scores nothing.
+    """
     groups, samples, length = tokens.shape
     x = model.embed_prompt(prompts.tokens, prompts.images, ids.image)
-    inputs = tokens[..., :-1].reshape(groups * samples, length - 1)
+    inputs = (tokens[..., :-1] if aligned else tokens).reshape(groups * samples, -1)
     written = model.embed_codes(inputs) if modality == "image" else model.embed_text(inputs)
     prompt = x.shape[1]
     seen = jnp.repeat(prompts.mask, samples, 0)
@@ -125,10 +133,10 @@ def hidden_states(
         asked = (x, prompt_positions(prompts.mask), prompt_mask(prompts.mask))
         own = (written, positions[:, prompt:], visible[:, prompt:])
         states, after = model.language_model.pair(asked, own)
-        states = jnp.concatenate([jnp.repeat(states[:, -1:], samples, 0), after], 1)
+        states = jnp.concatenate([jnp.repeat(states[:, -1:], samples, 0), after], 1) if aligned else after
     else:
         x = jnp.concatenate([jnp.repeat(x, samples, 0), written], 1)
-        states = model.language_model(x, positions, visible)[0][:, prompt - 1 :]
+        states = model.language_model(x, positions, visible)[0][:, prompt - 1 if aligned else prompt :]
     return states.reshape(groups, samples, length, -1)
 
 

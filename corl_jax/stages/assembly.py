@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.runtime import compute_dtype
+from corl_jax.core.runtime import DTYPES, compute_dtype
 from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.core.trees import flatten, flatten_abstract, matches, partition
 from corl_jax.core.types import Params
@@ -31,7 +31,7 @@ from corl_jax.porting.companions import copy_companions
 from corl_jax.porting.source import Source, open_source
 from corl_jax.sampling.generate import Sampler
 from corl_jax.sampling.layout import SpecialIds
-from corl_jax.stages.placement import Structs, narrowed, place, placed, read_rules
+from corl_jax.stages.placement import Structs, kept, narrowed, place, placed, read_rules
 from corl_jax.stages.settings import DataSettings, ModelSettings, block
 
 DEFAULT_SIZE = "tiny"
@@ -137,7 +137,7 @@ def assemble(config: Mapping[str, Any], devices: Sequence[jax.Device] | None = N
     platform = sharder.mesh.devices.flat[0].platform
     check_kernel(model.attention, platform, cfg.head_sizes, dtype)
     shape = abstract(cfg, dtype=dtype, remat=model.remat, unroll=model.unroll, attention=model.attention)
-    axes, leaves = logical_axes(shape), flatten_abstract(shape)
+    axes, leaves = logical_axes(shape), kept(flatten_abstract(shape), jnp.dtype(DTYPES[model.param_dtype]))
     structs, rollout = placed(leaves, axes, sharder), narrowed(placed(leaves, axes, sampling), jnp.dtype(dtype))
     tokenizer = sources[0][1].load_tokenizer() if sources else TextTokenizer(build_tokenizer())
     ids = SpecialIds.of(tokenizer, cfg.decoder.vocab_size)
@@ -176,7 +176,8 @@ def fresh_params(cfg: JanusConfig, seed: int, structs: Mapping[str, jax.ShapeDty
 
     @functools.partial(jax.jit, out_shardings={path: struct.sharding for path, struct in structs.items()})
     def make(key: jax.Array) -> Params:
-        return flatten(Janus(cfg, rngs=nnx.Rngs(key)))[1]
+        made = flatten(Janus(cfg, rngs=nnx.Rngs(key)))[1]
+        return {path: leaf.astype(structs[path].dtype) for path, leaf in made.items()}
 
     return make(jax.random.key(seed))
 

@@ -59,6 +59,15 @@ def placed(shapes: Mapping[str, Any], axes: Mapping[str, tuple[str | None, ...]]
     }
 
 
+def kept(structs: Structs, dtype: Any) -> Structs:
+    """``structs`` with all that is not ``EXACT`` kept in ``dtype`` between updates.
+
+    In bfloat16 a parameter moves by an update only if that is about 1/256 of it: at CoRL's learning rate most do not.
+    That is what the reference code does (decisions 5); moments stay in float32.
+    """
+    return {path: one if matches(path, EXACT) else one.update(dtype=dtype) for path, one in structs.items()}
+
+
 def narrowed(structs: Structs, dtype: Any) -> Structs:
     """``structs`` with the matrices of all that computes in ``dtype`` kept in it."""
     return {

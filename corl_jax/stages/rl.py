@@ -25,6 +25,7 @@ from corl_jax.data.sources import RecordSource
 from corl_jax.engine.hooks import Every, Hook, Report
 from corl_jax.engine.optim import Optimizer
 from corl_jax.engine.pictures import image_grid
+from corl_jax.engine.reference import Reference
 from corl_jax.engine.stage import HostMetrics
 from corl_jax.engine.state import TrainState, create_state, merge
 from corl_jax.objectives import advantages, kl
@@ -34,6 +35,7 @@ from corl_jax.stages.assembly import Parts, records
 from corl_jax.stages.rl_interference import Interference
 from corl_jax.stages.rl_loss import policy_loss, reward_sums
 from corl_jax.stages.rl_probe import Probe
+from corl_jax.stages.rl_refill import Refill
 from corl_jax.stages.rl_rewards import Judge
 from corl_jax.stages.rl_rollouts import Rollouts
 from corl_jax.stages.rl_settings import RlSettings, read_settings
@@ -70,6 +72,7 @@ class RlStage:
         self.probing, self.comparing = config["hooks"]["probe_every"], config["hooks"]["interference_every"]
         self.probe = Probe(parts, s, tasks, joint, lambda split: self._records(split), self.seed)
         self.interference = Interference(self.one_loss, config["microbatches"])
+        self.refill = Refill(self.joint, self.rollouts, self.judge, lambda: self.train, self.seed)
         self.rows = {"pictures": s.pictures, "questions": s.questions}
         self.sheet: tuple[np.ndarray, list[str]] | None = None
         self.reference: Params = {}
@@ -80,12 +83,22 @@ class RlStage:
         return self._records("train")
 
     def init(self) -> TrainState:
-        """The handed-off policy; a frozen copy of its trainable part stays aside as the reference."""
+        """The handed-off policy; a copy of its trainable part is the reference, inside where it follows, else aside."""
         trainable, frozen = partition(self.parts.params(), self.trainable)
-        if self.settings.needs_reference:  # a copy, since updates donate what they move
-            self.reference = merge(jax.tree.map(jnp.copy, trainable), frozen)
-        behind = self.settings.stale_rollouts
-        return create_state(trainable, frozen, self.optimizer, self.algo(), keep_previous=behind)
+        copy = jax.tree.map(jnp.copy, trainable) if self.settings.needs_reference else {}  # updates donate the original
+        follower, behind = self.follower(copy), self.settings.stale_rollouts
+        self.reference = merge(copy, frozen) if copy and follower is None else {}
+        return create_state(trainable, frozen, self.optimizer, self.algo(), keep_previous=behind, reference=follower)
+
+    def follower(self, trainable: Params) -> Reference | None:
+        """A reference over these parameters that follows the policy, or None where it stays."""
+        s = self.settings
+        every = s.reference_every * self.updates
+        return Reference(trainable, every, s.reference_mix) if every else None
+
+    def reference_in(self, state: TrainState) -> Params:
+        """What the KL is measured from; empty where its coefficient is 0 throughout."""
+        return self.reference if state.reference is None else merge(state.reference.params, state.frozen)
 
     def algo(self) -> dict[str, Any]:
         """By task the state of its KL coefficient; under ``rewards``, where they are standardised, their moments."""
@@ -112,8 +125,12 @@ class RlStage:
 
         What the device is to do is handed to it first; rewards are computed meanwhile, task by task as they come.
         """
-        params, sharder = self.parts.for_rollout(state.params), self.parts.sharder
+        params, reference = self.parts.for_rollout(state.params), self.reference_in(state)
         drawn = self.rollouts.drawn(state, params, raw, step)
+        judged = None
+        if self.settings.refill:  # what is drawn in the end depends on the rewards
+            judged = self.refill(params, self.judge.judged(params, drawn))
+            drawn = judged.drawn
         asked = drawn.asked
         batch = {
             task: PolicyBatch(
@@ -122,26 +139,24 @@ class RlStage:
                 mask=rollout.mask,
                 sampler_log_probs=rollout.log_probs,
                 old_log_probs=self.rollouts.log_probs(params, task, asked[task], rollout) if self.updates > 1 else None,
-                ref_log_probs=self.rollouts.log_probs(self.reference, task, asked[task], rollout)
-                if self.reference
-                else None,
+                ref_log_probs=self.rollouts.log_probs(reference, task, asked[task], rollout) if reference else None,
                 advantages=None,
                 weights=token_weights(rollout.mask, aggregation=self.settings.aggregation),
             )
             for task, rollout in drawn.rollouts.items()
         }
-        own, scores = {}, {}
-        for task, rollout in drawn.rollouts.items():
-            own[task] = sharder.own(rollout)
-            found = self.judge.score(params, task, asked[task], own[task])
+        judged = judged or self.judge.judged(params, drawn)
+        own, said, scores = judged.own, judged.said, {}
+        for task, found in judged.scores.items():
             scores[task] = self.judge.standardised(task, found, state.algo)
             if self.settings.reward.normalise == "running":
                 values = self.rollouts.rows_of(task, found.matrix)
                 batch[task] = dataclasses.replace(batch[task], rewards=values)
-        del params, drawn, rollout  # the update needs their room
+        del params, reference, drawn, judged  # the update needs their room
         for task, advantage in self.advantages(scores).items():
             batch[task] = dataclasses.replace(batch[task], advantages=self.rollouts.rows_of(task, np.ravel(advantage)))
-        batch, metrics = sharder.put_batch(batch), self.judge.metrics(scores) | self.lengths(own)
+        batch = self.parts.sharder.put_batch(batch)
+        metrics = self.judge.metrics(scores) | self.lengths(own) | said
         if self.comparing and (step + 1) % self.comparing == 0:
             metrics |= self.interference(state, batch)
         if "image" in own:
@@ -154,10 +169,9 @@ class RlStage:
         s = self.settings
         totals = {task: jnp.asarray(one.total).reshape(-1, s.group) for task, one in scores.items()}
         if len(totals) == 1:
-            return {task: advantages.scales[s.scale](total) for task, total in totals.items()}
-        image, text = advantages.paired(
-            totals["image"], totals["text"], pairing=s.pairing, scale=s.scale, text_weight=s.text_weight
-        )
+            return {task: advantages.scales[s.scale](total, s.baseline) for task, total in totals.items()}
+        how: dict[str, Any] = {"scale": s.scale, "baseline": s.baseline, "text_weight": s.text_weight}
+        image, text = advantages.paired(totals["image"], totals["text"], pairing=s.pairing, **how)
         return {"image": image, "text": text}
 
     def lengths(self, rollouts: Mapping[str, Rollout]) -> HostMetrics:

@@ -62,6 +62,7 @@ def task_loss(
         clip=s.clip,
         epsilon_low=s.epsilon_low,
         epsilon_high=s.epsilon_high,
+        ceiling=s.clip_ceiling,
     )
     metrics = {
         "entropy": Weighted.of(entropies, part.mask),
@@ -84,6 +85,8 @@ def task_loss(
         divergence = kl.estimators[s.kl[task].estimator](log_probs, part.ref_log_probs)
         per_token = per_token + coef * divergence
         metrics |= {"kl": Weighted.of(divergence, part.mask), "kl_coef": Weighted.of(coef)}
+    if s.entropy_bonus[task]:
+        per_token = per_token - s.entropy_bonus[task] * entropies
     return jnp.sum(jnp.where(part.mask, per_token, 0) * part.weights), metrics
 
 

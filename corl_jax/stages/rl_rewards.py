@@ -5,6 +5,7 @@ In: rollouts on the host. Out: ``Scores``, totals for the advantages, metrics.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -19,8 +20,26 @@ from corl_jax.rewards.base import RewardContext, score
 from corl_jax.rewards.nets import Nets, needed
 from corl_jax.sampling.states import PolicyStates
 from corl_jax.stages.assembly import Parts
+from corl_jax.stages.rl_rollouts import Drawn
 from corl_jax.stages.rl_settings import RlSettings
 from corl_jax.tasks.base import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """Rollouts of a step and what they are worth.
+
+    Attributes:
+      drawn: on the mesh.
+      own: by task this process's rows, on the host.
+      scores: by task, whole on every process.
+      said: to be logged.
+    """
+
+    drawn: Drawn
+    own: dict[str, Rollout]
+    scores: dict[str, Scores]
+    said: HostMetrics = dataclasses.field(default_factory=dict)
 
 
 class Judge:
@@ -42,6 +61,14 @@ class Judge:
         """
         names = {name for task in self.settings.asked for name in self.settings.rewards[task]}
         self.nets.open(sorted(needed(names, self.settings.reward)))
+
+    def judged(self, params: Params, drawn: Drawn) -> Judged:
+        """All of ``drawn`` with its rewards, task by task as rollouts come."""
+        own, scores = {}, {}
+        for task, rollout in drawn.rollouts.items():
+            own[task] = self.parts.sharder.own(rollout)
+            scores[task] = self.score(params, task, drawn.asked[task], own[task])
+        return Judged(drawn, own, scores)
 
     def score(self, params: Params, task: str, asked: Asked, rollout: Rollout) -> Scores:
         """Rewards of every sample, each computed by the process that holds it; whole on every process.

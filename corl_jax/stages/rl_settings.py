@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from corl_jax.core.errors import UserError
-from corl_jax.objectives.advantages import PAIRINGS, scales
+from corl_jax.objectives.advantages import PAIRINGS, baselines, scales
 from corl_jax.objectives.distribution import Sampling, check_sampling
 from corl_jax.objectives.kl import KlConfig
 from corl_jax.objectives.policy import CLIPS
@@ -22,6 +22,7 @@ from corl_jax.stages.settings import block
 
 TASKS = ("image", "text")
 LOGPROB_GUIDANCE = ("matched", "conditional")
+ALIGNMENTS = ("aligned", "reference_off_by_one")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +35,13 @@ class RlSettings:
       guidance, temperature: of the sampler; the scorer uses the same.
       logprob_guidance: ``matched`` scores pictures under the guided distribution, ``conditional`` without guidance, as
         the reference code does.
+      image_logprob_alignment: ``aligned`` scores an image token by the state that predicts it,
+        ``reference_off_by_one`` by the one after, as the reference code does.
       image_prompt_length, text_prompt_length, completion_length: fixed widths in tokens.
       pairing, text_weight: how the two tasks share rewards, see ``objectives.advantages.paired``.
-      scale: of advantages. aggregation: of token losses. clip, epsilon_low, epsilon_high: of the surrogate.
+      baseline, scale: of advantages. aggregation: of token losses.
+      clip, epsilon_low, epsilon_high, clip_ceiling: of the surrogate, see ``objectives.policy.surrogate``.
+      entropy_bonus: task to what a nat of entropy per token takes off its loss.
       image_weight, answer_weight: each task's share of the loss.
       shared_prefix: tasks whose completions are scored behind one reading of their prompt.
       score_chunk: tokens of every completion whose logits are held at a time while scoring and in the update; 0: all.
@@ -44,6 +49,9 @@ class RlSettings:
       stale_rollouts: sample a step's completions one update early, so that the device samples during rewards.
       importance_cap: the longest weight of a token by which its sampler may differ from the policy, see
         ``objectives.policy.importance``; 0: none.
+      reference_every, reference_mix: steps after which the reference moves towards the policy, and how far; 0: it
+        stays. See ``engine.reference``.
+      refill: further rounds per step that replace groups without signal, at most; see ``stages.rl_refill``.
       reward: choices that rewards share.
       rewards: task to (reward name to weight). kl: task to its coefficient's config.
     """
@@ -54,16 +62,20 @@ class RlSettings:
     guidance: float
     temperature: float
     logprob_guidance: str
+    image_logprob_alignment: str
     image_prompt_length: int
     text_prompt_length: int
     completion_length: int
     pairing: str
     text_weight: float
+    baseline: str
     scale: str
     aggregation: str
     clip: str
     epsilon_low: float
     epsilon_high: float
+    clip_ceiling: float
+    entropy_bonus: Mapping[str, float]
     image_weight: float
     answer_weight: float
     shared_prefix: tuple[str, ...]
@@ -72,6 +84,9 @@ class RlSettings:
     rollout_cache: str
     stale_rollouts: bool
     importance_cap: float
+    reference_every: int
+    reference_mix: float
+    refill: int
     reward: RewardSettings
     rewards: Mapping[str, Mapping[str, float]]
     kl: Mapping[str, KlConfig]
@@ -102,7 +117,9 @@ class RlSettings:
     def scoring(self, task: str) -> dict[str, Any]:
         """How ``sampling.score`` is to score a task."""
         guided = task == "image" and self.guided_sampler and self.logprob_guidance == "matched"
-        return {"guided": guided, "shared_prefix": task in self.shared_prefix, "chunk": self.score_chunk}
+        aligned = task == "text" or self.image_logprob_alignment == "aligned"
+        shared = task in self.shared_prefix
+        return {"guided": guided, "aligned": aligned, "shared_prefix": shared, "chunk": self.score_chunk}
 
     def share(self, task: str) -> float:
         """The task's share of the loss."""
@@ -129,6 +146,7 @@ def read_settings(config: Mapping[str, Any], updates: int) -> RlSettings:
         ("pairing", s.pairing, PAIRINGS),
         ("clip", s.clip, CLIPS),
         ("logprob_guidance", s.logprob_guidance, LOGPROB_GUIDANCE),
+        ("image_logprob_alignment", s.image_logprob_alignment, ALIGNMENTS),
         ("rollout_weights", s.rollout_weights, KINDS),
         ("rollout_cache", s.rollout_cache, KINDS),
     ):
@@ -138,7 +156,8 @@ def read_settings(config: Mapping[str, Any], updates: int) -> RlSettings:
         raise UserError(f"rl.shared_prefix={s.shared_prefix!r} is no tuple of tasks; expected some of {TASKS}, or ()")
     if s.score_chunk < 0:
         raise UserError(f"rl.score_chunk={s.score_chunk} is no number of tokens; expected 0 (all at once) or more")
-    scales[s.scale], aggregations[s.aggregation]
+    scales[s.scale], baselines[s.baseline], aggregations[s.aggregation]
+    _check_variants(s)
     check_names(reward)
     for table in tables.values():
         for name in table:
@@ -163,3 +182,39 @@ def read_settings(config: Mapping[str, Any], updates: int) -> RlSettings:
     if updates < 1:
         raise UserError(f"updates_per_step={updates} is no count; expected 1 or more")
     return s
+
+
+def _check_variants(s: RlSettings) -> None:
+    """Refuses what the variants of the objective cannot mean.
+
+    Raises:
+      UserError: a number out of range, or two settings that contradict each other.
+    """
+    if s.clip == "two_sided" and s.clip_ceiling <= 1 + s.epsilon_high:
+        raise UserError(
+            f"rl.clip_ceiling={s.clip_ceiling} lies within the clip, which ends at 1 + rl.epsilon_high="
+            f"{1 + s.epsilon_high:g}; expected more, such as 3"
+        )
+    if not isinstance(s.entropy_bonus, Mapping) or set(s.entropy_bonus) != set(TASKS):
+        raise UserError(f"rl.entropy_bonus={s.entropy_bonus!r}; expected one number for each of {', '.join(TASKS)}")
+    for task, bonus in s.entropy_bonus.items():
+        if not 0 <= bonus < float("inf"):
+            raise UserError(f"rl.entropy_bonus.{task}={bonus} is out of range; expected 0 or more")
+    for name, count in (("reference_every", s.reference_every), ("refill", s.refill)):
+        if not isinstance(count, int) or count < 0:
+            raise UserError(f"rl.{name}={count!r} is no count; expected 0 (never) or a whole number above")
+    if s.reference_every and not s.needs_reference:
+        raise UserError(
+            f"rl.reference_every={s.reference_every} moves a reference that nothing is measured from; give config.kl "
+            "a coefficient above 0, or set rl.reference_every=0"
+        )
+    if not 0 < s.reference_mix <= 1:
+        raise UserError(
+            f"rl.reference_mix={s.reference_mix} is no share of the policy; expected more than 0, at most 1"
+        )
+    if s.importance_cap and s.image_logprob_alignment != "aligned" and "image" in s.asked:
+        raise UserError(
+            f"rl.importance_cap={s.importance_cap} compares the scorer with the sampler, whose distributions "
+            f"rl.image_logprob_alignment={s.image_logprob_alignment!r} makes those of different tokens; set one of "
+            "rl.importance_cap=0, rl.image_logprob_alignment=aligned"
+        )

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.runtime import DTYPES
 from corl_jax.models.kernels import kernels
 from corl_jax.models.layers import REMAT_POLICIES
 
@@ -19,16 +20,20 @@ T = TypeVar("T")
 @dataclasses.dataclass(frozen=True)
 class ModelSettings:
     """``size``: a name in ``models.config.SIZES``, used from scratch; ``compute_dtype``: ``auto`` is float32 on CPU,
-    else bfloat16; ``remat``: a name in ``models.layers.REMAT_POLICIES``; ``unroll``: layers per turn of the loop;
-    ``attention``: a name in ``models.kernels``."""
+    else bfloat16; ``param_dtype``: of parameters between updates, see ``placement.kept``; ``remat``: a name in
+    ``models.layers.REMAT_POLICIES``; ``unroll``: layers per turn of the loop; ``attention``: a name in
+    ``models.kernels``."""
 
     size: str
     compute_dtype: str
+    param_dtype: str
     remat: str
     unroll: int
     attention: str
 
     def __post_init__(self):
+        if self.param_dtype not in DTYPES:
+            raise UserError(f"model.param_dtype={self.param_dtype!r} is unknown; expected one of {', '.join(DTYPES)}")
         if self.remat not in REMAT_POLICIES:
             raise UserError(f"unknown remat policy {self.remat!r}; expected one of {', '.join(REMAT_POLICIES)}")
         if self.unroll < 1:

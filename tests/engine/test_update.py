@@ -121,3 +121,22 @@ def test_own_metric_names_are_refused():
 def test_a_path_cannot_be_trained_and_frozen():
     with pytest.raises(ValueError, match="'w'"):
         create_state({"w": jnp.ones(2)}, {"w": jnp.ones(2)}, OPTIMIZER)
+
+
+def test_parameters_in_bfloat16_move_only_by_what_they_can_hold():
+    """At CoRL's learning rate a twelfth of common weights, and none near 1; in float32 all of them."""
+    rng, rate = np.random.default_rng(0), 4e-6
+    optimizer = make_optimizer(OptimConfig(rate, 10))
+    start = {"w": rng.normal(0, 0.02, 20000).astype(np.float32), "norm": rng.uniform(0.9, 1.1, 200).astype(np.float32)}
+    slope = {path: np.sign(rng.normal(size=leaf.shape)).astype(np.float32) for path, leaf in start.items()}
+    moved = {}
+    for dtype in (jnp.bfloat16, jnp.float32):
+        params = {path: jnp.asarray(leaf, dtype) for path, leaf in start.items()}
+        before = {path: np.asarray(leaf) for path, leaf in params.items()}
+        run = make_update(lambda p, b, a: (sum(jnp.sum(p[k] * b[k]) for k in p), {}), lambda a, m: a, optimizer)
+        state, _ = run(create_state(params, {}, optimizer), slope)
+        assert all(leaf.dtype == dtype for leaf in state.trainable.values())
+        assert {leaf.dtype for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim} == {jnp.dtype("float32")}
+        moved[dtype] = {path: np.mean(before[path] != np.asarray(leaf)) for path, leaf in state.trainable.items()}
+    assert 0.05 < moved[jnp.bfloat16]["w"] < 0.12 and moved[jnp.bfloat16]["norm"] == 0
+    assert moved[jnp.float32]["w"] > 0.999 and moved[jnp.float32]["norm"] > 0.999

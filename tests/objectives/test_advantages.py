@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from corl_jax.core.errors import UserError
-from corl_jax.objectives.advantages import EPSILON, paired, scales
+from corl_jax.objectives.advantages import EPSILON, PAIRINGS, baselines, paired, scales, silent
 
 REWARDS = jnp.asarray([[1.0, 2.0, 3.0, 6.0], [0.0, 0.0, 1.0, 1.0]])
 
@@ -21,6 +21,30 @@ def test_batch_and_none_scales_by_hand():
     centred = np.asarray([[-2, -1, 0, 3], [-0.5, -0.5, 0.5, 0.5]])
     np.testing.assert_allclose(scales["none"](REWARDS), centred)
     np.testing.assert_allclose(scales["batch"](REWARDS), centred / (np.sqrt(15 / 7) + EPSILON), rtol=1e-6)
+
+
+def test_leaving_one_out_by_hand():
+    # row 0: the others' means are 11/3, 10/3, 3, 2; row 1: 2/3 for each 0, 1/3 for each 1
+    centred = np.asarray([[-8 / 3, -4 / 3, 0, 4], [-2 / 3, -2 / 3, 2 / 3, 2 / 3]])
+    np.testing.assert_allclose(baselines["leave_one_out"](REWARDS), centred, rtol=1e-6)
+    stds = {"group": np.sqrt([[14 / 3], [1 / 3]]) + EPSILON, "batch": np.sqrt(15 / 7) + EPSILON, "none": 1}
+    for name, std in stds.items():
+        np.testing.assert_allclose(scales[name](REWARDS, "leave_one_out"), centred / std, rtol=1e-6)
+    both = paired(REWARDS, REWARDS, pairing="unified", scale="none", text_weight=0.5, baseline="leave_one_out")
+    np.testing.assert_allclose(both, [1.5 * centred] * 2, rtol=1e-6)
+
+
+def test_a_group_is_silent_if_the_rewards_that_its_advantage_is_made_of_are_equal():
+    image, text = np.float32([[1, 1], [1, 1], [2, 1], [2, 1]]), np.float32([[3, 3], [3, 4], [3, 3], [1, 3]])
+    found = {name: silent({"image": image, "text": text}, pairing=name, text_weight=0.5) for name in PAIRINGS}
+    np.testing.assert_array_equal(found["separate"]["image"], [1, 1, 0, 0])
+    np.testing.assert_array_equal(found["separate"]["text"], [1, 0, 1, 0])
+    for task in ("image", "text"):
+        np.testing.assert_array_equal(found["unified"][task], [1, 0, 0, 1])  # 2 + 0.5 = 1 + 1.5
+        np.testing.assert_array_equal(found["sum_of_advantages"][task], [1, 0, 0, 0])
+        both = paired(jnp.asarray(image), jnp.asarray(text), pairing="unified", scale="group", text_weight=0.5)
+        np.testing.assert_array_equal(~np.any(both[0], 1), found["unified"][task])
+    np.testing.assert_array_equal(silent({"text": text}, pairing="unified", text_weight=0.5)["text"], [1, 0, 1, 0])
 
 
 @pytest.mark.parametrize("name", ["group", "batch", "none"])

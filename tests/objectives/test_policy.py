@@ -20,6 +20,18 @@ def test_clipped_loss_by_hand():
     np.testing.assert_array_equal(active, [0, 1, 0, 0, 1, 0])
 
 
+def test_two_sides_bound_what_a_token_can_lose():
+    two_sided = {**PPO, "clip": "two_sided", "ceiling": 3.0}
+    ratios, a = jnp.asarray([4.0, 4.0, 2.0, 0.5, 0.5, 1.1]), jnp.asarray([-2.0, 1.0, -1.0, -1.0, 1.0, -1.0])
+    loss, _, active = surrogate(jnp.log(ratios), jnp.zeros(6), a, **two_sided)
+    np.testing.assert_allclose(loss, [6, -1.3, 2, 0.8, -0.5, 1.1], rtol=1e-6)
+    np.testing.assert_array_equal(active, [1, 1, 0, 1, 0, 0])
+    one_sided, _, _ = surrogate(jnp.log(ratios), jnp.zeros(6), a, **PPO)
+    np.testing.assert_allclose(one_sided, [8, -1.3, 2, 0.8, -0.5, 1.1], rtol=1e-6)
+    grad = jax.grad(lambda x: surrogate(x, jnp.zeros(6), a, **two_sided)[0].sum())(jnp.log(ratios))
+    np.testing.assert_allclose(grad, [0, 0, 2, 0, -0.5, 1.1], rtol=1e-6)
+
+
 def test_gradient_vanishes_where_the_clip_is_active_only():
     grad = jax.grad(lambda x: surrogate(x, OLD, A, **PPO)[0].sum())(NEW)
     np.testing.assert_allclose(grad, [-2, 0, 1.6, -0.6, 0, -3.3], rtol=1e-6)
@@ -31,7 +43,7 @@ def test_without_a_clip_the_ratio_is_free():
     np.testing.assert_array_equal(active, 0)
 
 
-@pytest.mark.parametrize("clip", ["ppo", "none"])
+@pytest.mark.parametrize("clip", ["ppo", "two_sided", "none"])
 def test_one_update_per_rollout_has_ratio_one_and_the_score_gradient(clip):
     settings = {**PPO, "clip": clip}
     loss, ratio, active = surrogate(NEW, None, A, **settings)
@@ -63,7 +75,7 @@ def test_old_log_probs_and_advantages_per_row_broadcast(rng):
 
 
 def test_unknown_clip_is_named():
-    with pytest.raises(UserError, match="unknown clip 'pp0'; expected one of ppo, none"):
+    with pytest.raises(UserError, match="unknown clip 'pp0'; expected one of ppo, two_sided, none"):
         surrogate(NEW, OLD, A, clip="pp0", epsilon_low=0.2, epsilon_high=0.2)
 
 

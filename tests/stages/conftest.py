@@ -63,9 +63,9 @@ def rl_config(small_config):
     """The unified config with rewards that differ, a KL that begins above 0, and an optimiser that does not magnify
     rounding (a large epsilon)."""
 
-    def make(**overrides):
+    def make(image="redness", text="letters", **overrides):
         config = small_config("unified", **{"optim.eps": 1e-3, "optim.learning_rate": 1e-2} | overrides)
-        config["rewards"] = {"image": {"redness": 1.0}, "text": {"letters": 1.0}}
+        config["rewards"] = {"image": {image: 1.0}, "text": {text: 1.0}}
         return config
 
     return make

@@ -59,7 +59,7 @@ def assert_same(found, wanted):
 def config(rl_config):
     """Pictures and answers by different numbers of rows, on a mesh with two axes."""
     changes = {"rl.pictures": 4, "rl.questions": 8, "mesh.data": 2, "mesh.fsdp": 2, "hooks.sample_every": 1}
-    return rl_config(steps=3, **changes, **{"hooks.save_every": 1, "hooks.keep": 3})
+    return rl_config(steps=3, **changes, **{"hooks.save_every": 1, "hooks.keep": 3, "rl.refill": 1})
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +85,7 @@ def pair(config, home, alone):
 
 def test_two_processes_train_as_one(alone, pair):
     assert_same(rows(pair), alone)
+    assert any(row["text/refilled"] > 0 for row in alone)
     assert alone[0]["grad_norm"] > 0 and alone[0]["image/reward_std"] > 0 and alone[0]["text/reward_std"] > 0
     assert len(list((pair / "samples").glob("*.png"))) == 3
 

@@ -7,11 +7,27 @@ import pytest
 from corl_jax.core.errors import UserError
 from corl_jax.stages.run import prepare, run
 
+NO_KL = {f"kl.{task}.{end}": 0.0 for task in ("image", "text") for end in ("start", "end")}
+OFF_BY_ONE = {"rl.image_logprob_alignment": "reference_off_by_one"}
 BAD = [
     ("unified", {"rl.group": 1}, "rl.group=1 .*at least 2"),
     ("unified", {"rl.temperature": 0.0}, "rl.temperature=0"),
     ("unified", {"rl.guidance": -1.0}, "guidance=-1"),
-    ("unified", {"rl.clip": "hard"}, "rl.clip='hard' is unknown; expected one of ppo, none"),
+    ("unified", {"rl.clip": "hard"}, "rl.clip='hard' is unknown; expected one of ppo, two_sided, none"),
+    ("unified", {"rl.clip": "two_sided", "rl.clip_ceiling": 1.2}, "rl.clip_ceiling=1.2 lies within the clip, .* 1.2;"),
+    ("unified", {"rl.baseline": "odd"}, "unknown baseline 'odd'; expected one of leave_one_out, mean"),
+    ("unified", {"rl.entropy_bonus.text": -0.1}, "rl.entropy_bonus.text=-0.1 is out of range"),
+    ("unified", {"rl.refill": -1}, "rl.refill=-1 is no count; expected 0"),
+    ("unified", {"rl.reference_every": 2, **NO_KL}, "rl.reference_every=2 moves a reference that nothing is measured"),
+    ("unified", {"rl.reference_mix": 0.0}, "rl.reference_mix=0.0 is no share"),
+    ("unified", {"rl.image_logprob_alignment": "odd"}, "rl.image_logprob_alignment='odd' is unknown"),
+    ("unified", {**OFF_BY_ONE, "rl.importance_cap": 2.0}, "rl.importance_cap=2.0 compares .* of different tokens; set"),
+    (
+        "unified",
+        {"model.param_dtype": "int8"},
+        "model.param_dtype='int8' is unknown; expected one of float32, bfloat16",
+    ),
+    ("unified", {"reward.open_ended": "odd"}, "reward.open_ended='odd' is unknown; expected exact or soft_jaccard"),
     ("unified", {"rl.pairing": "odd"}, "rl.pairing='odd' is unknown"),
     ("unified", {"rl.pairing": "unified", "rl.questions": 4}, "8 prompts and 4 questions"),
     ("unified", {"rl.pictures": 0, "rl.questions": 0}, "nothing to train on"),

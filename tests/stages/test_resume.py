@@ -16,10 +16,21 @@ def rows(folder):
     return [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines]
 
 
-@pytest.mark.parametrize("stale", [False, True])
-def test_stopped_and_resumed_equals_never_stopped(rl_config, small_world, tmp_path, stale):
-    behind = {"rl.stale_rollouts": True, "rl.importance_cap": 2.0} if stale else {}
-    config, whole, parts = rl_config(**{"steps": 4, "hooks.save_every": 2} | behind), tmp_path / "a", tmp_path / "b"
+CHANGES = {
+    "plain": {},
+    "stale": {"rl.stale_rollouts": True, "rl.importance_cap": 2.0},
+    "following": {"rl.refill": 1, "rl.reference_every": 2, "rl.reference_mix": 0.5},
+}
+
+
+@pytest.mark.parametrize("how", CHANGES)
+def test_stopped_and_resumed_equals_never_stopped(rl_config, small_world, tmp_path, how):
+    stale = how == "stale"
+    config, whole, parts = (
+        rl_config(**{"steps": 4, "hooks.save_every": 2} | CHANGES[how]),
+        tmp_path / "a",
+        tmp_path / "b",
+    )
     with small_world():
         run(config, whole)
         going = steps(prepare(config, parts))
@@ -36,4 +47,6 @@ def test_stopped_and_resumed_equals_never_stopped(rl_config, small_world, tmp_pa
         assert (parts / "metrics.jsonl").read_bytes() == before
     assert {"image/kl", "text/kl", "image/reward/redness", "text/mismatch"} <= set(rows(whole)[0])
     assert any(row["text/kl"] > 0 for row in rows(whole))
+    if how == "following":
+        assert any(row["refill/rounds"] for row in rows(whole)[2:]), rows(whole)
     assert [row["text/mismatch"] > 1e-4 for row in rows(whole)] == [False, stale, stale, stale]
