@@ -10,10 +10,23 @@ import sys
 from typing import NoReturn
 
 from corl_jax import __version__
-from corl_jax.commands import ask, bench, doctor, evaluate, export, inspect, plan, report, sample, score, tokenize
+from corl_jax.commands import (
+    ask,
+    bench,
+    doctor,
+    evaluate,
+    export,
+    inspect,
+    merge,
+    plan,
+    report,
+    sample,
+    score,
+    tokenize,
+)
 from corl_jax.core.errors import UserError
 
-COMMANDS = (sample, ask, evaluate, score, report, doctor, inspect, tokenize, export, plan, bench)
+COMMANDS = (sample, ask, evaluate, score, report, doctor, inspect, tokenize, export, merge, plan, bench)
 
 
 class Parser(argparse.ArgumentParser):

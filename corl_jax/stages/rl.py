@@ -2,7 +2,8 @@
 
     records -> prompts -> rollouts -> rewards -> advantages -> weighted surrogate + KL -> update
 
-Serves the unified stage (both tasks) and refinements (one task, by asking 0 of the other).
+Serves the unified stage (both tasks), refinements (one task, by asking 0 of the other) and training by turns, where a
+step asks, samples and updates one task alone (``rl.alternate``): which one is a function of the step.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ class RlStage:
             s.pictures,
             s.questions,
             self.rollouts.share,
+            s.alternate,
         )
         tasks: dict[str, Task] = {"image": self.joint.drawing, "text": self.joint.asking}
         self.judge = Judge(parts, s, tasks)
@@ -169,14 +171,18 @@ class RlStage:
         return policy_loss(self.parts.sampler, self.settings, params, batch, algo)
 
     def after(self, algo: Any, metrics: Metrics) -> Any:
-        """Moves the KL coefficients, and adds the step's rewards to their moments."""
+        """Moves all KL coefficients, whoever's turn it was, and adds the step's rewards to their moments."""
         s, moved = self.settings, dict(algo)
         if s.needs_reference:
             for task in s.asked:
-                moved[task] = kl.advance(s.kl[task], algo[task], metrics[f"{task}/kl"].value, self.total)
+                name, on_target = f"{task}/kl", s.kl[task].target
+                seen = metrics[name].value if name in metrics else on_target
+                moved[task] = kl.advance(s.kl[task], algo[task], seen, self.total)
         if "rewards" in algo:
             moved["rewards"] = {
                 task: seen.with_sums(*reward_sums(metrics, task, tuple(s.rewards[task])))
+                if f"{task}/entropy" in metrics
+                else seen
                 for task, seen in algo["rewards"].items()
             }
         return moved
@@ -190,7 +196,8 @@ class RlStage:
 
     def probe(self, params: Params) -> dict[str, float]:
         """Rewards on held-out prompts, always the same ones and with the same keys, as many as a step has."""
-        drawn = self.rollouts.draw(params, self.joint(self.held_out, 0), 0, "probe/")
+        joint = dataclasses.replace(self.joint, alternate=0)
+        drawn = self.rollouts.draw(params, joint(self.held_out, 0), 0, "probe/")
         rewards = {}
         for task, rollout in drawn.rollouts.items():
             found = self.judge.score(params, task, drawn.asked[task], self.parts.sharder.own(rollout))
