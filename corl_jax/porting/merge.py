@@ -7,7 +7,6 @@ beside the new folder.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import pathlib
 import tempfile
@@ -82,7 +81,7 @@ def merge_policies(base: str, experts: Sequence[str], out: str | pathlib.Path, s
     _check_alike(sources)
     first = sources[0]
     dtype = str(first.held(HEAD)) if settings.dtype == STORED else settings.dtype
-    how = functools.partial(merges[settings.method], lam=settings.lam, weights=weights)
+    method = merges[settings.method]
     structs = flatten_abstract(abstract(first.cfg))
     layered = _layered(first)
     try:
@@ -96,7 +95,8 @@ def merge_policies(base: str, experts: Sequence[str], out: str | pathlib.Path, s
             parts = [_read(source, path, structs[path]) for source in sources]
             held = np.memmap(f"{folder}/{number}", EXPORT_DTYPES[dtype], "w+", shape=parts[0].shape)
             for layer in range(len(held)) if path in layered else [...]:
-                held[layer] = how(parts[0][layer], [part[layer] for part in parts[1:]])
+                began, others = parts[0][layer], [part[layer] for part in parts[1:]]
+                held[layer] = method(began, others, settings.lam, weights)
             merged[path] = held
         transformers = FORMATS["transformers"]
         unused = carried(first.folder, transformers)

@@ -21,7 +21,8 @@ def test_gaussian_by_hand():
     """10 and both -1 (at the very end) are outliers, kept whole; both 1 and the zeros are inliers, halved."""
     np.testing.assert_allclose(merged("gaussian", ONE, TWO), BASE + [0.5, -1, 0.5, -1, 10], rtol=1e-6)
     np.testing.assert_allclose(merged("gaussian", TWO, ONE), BASE + [0.5, -1, 0.5, -1, 10], rtol=1e-6)
-    np.testing.assert_allclose(merged("gaussian", ONE, TWO, lam=10.0), BASE + [0.5, -0.5, 0.5, -0.5, 10], rtol=1e-6)
+    np.testing.assert_allclose(merged("gaussian", ONE, TWO, lam=8.0), BASE + [0.5, -0.5, 0.5, -0.5, 10], rtol=1e-6)
+    np.testing.assert_allclose(merged("gaussian", ONE, TWO, lam=10.0), BASE + [0.5, -0.5, 0.5, -0.5, 5], rtol=1e-6)
     np.testing.assert_allclose(merged("gaussian", ONE, TWO, lam=1.5), BASE + [0.5, -1, 0.5, -1, 10], rtol=1e-6)
 
 
