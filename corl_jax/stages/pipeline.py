@@ -38,7 +38,7 @@ def run_pipeline(config: Mapping[str, Any], workdir: str | Path) -> None:
     settings = read_pipeline(config, str(workdir))
     if jax.process_count() > 1:
         raise UserError("a pipeline runs on one process; on several hosts run the configs of its stages one by one")
-    pipeline = Pipeline(settings, Path(workdir).expanduser())
+    pipeline = Pipeline(settings, Path(workdir).expanduser().absolute())
     pipeline.check()
     for number, name in enumerate(settings.order, 1):
         pipeline.advance(name, f"stage {number} of {len(settings.order)}: {name}")

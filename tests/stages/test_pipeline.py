@@ -1,4 +1,7 @@
-"""A pipeline that was killed goes on at the right stage and ends as one that never was; what is over is not redone."""
+"""A pipeline that was killed goes on at the right stage and ends as one that never was; what is over is not redone.
+
+All stages ask questions alone and have one KL coefficient, so that they share their programs.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,15 @@ from corl_jax.rewards.base import rewards
 from corl_jax.stages import pipeline_results
 from corl_jax.stages.pipeline import run_pipeline
 
-STAGES = ("unified", "refined_t2i", "refined_mc", "refined_oe")
+STAGES = ("unified", "refined_mc", "refined_oe")
 SMALL = {
     "steps": 2,
     "hooks.save_every": 1,
     "hooks.sample_every": 0,
     "hooks.probe_every": 0,
     "hooks.tensorboard_every": 0,
+    "rl.pictures": 0,
+    "rl.questions": 4,
     "rl.group": 2,
     "rl.completion_length": 4,
     "optim.learning_rate": 1e-2,
@@ -36,9 +41,11 @@ class Killed(BaseException):
 def config(small_config, dot_policy_folder):
     small_config("unified")  # makes configs importable
     c = importlib.import_module("configs.corl").get_config()
+    del c.train["refined_t2i"]
+    c.order = (*STAGES, "merged")
     for name in STAGES:
-        one = c.train[name]
-        one.update_from_flattened_dict({**SMALL, **{f"rl.{k}": 4 for k in ("pictures", "questions") if one.rl[k]}})
+        c.train[name].update_from_flattened_dict(SMALL)
+        c.train[name].kl = c.train.refined_mc.kl.copy_and_resolve_references()
     c.train.unified.init_from = str(dot_policy_folder)
     c.evals.n = 2
     found = json.loads(c.to_json_best_effort())
@@ -95,17 +102,17 @@ def test_stages_hand_on_what_they_made(whole):
     noted = json.loads((whole / "pipeline.json").read_text())
     end = f"step 2 {saved_manifest(whole / 'unified').params_digest}"
     assert noted["unified"] == {"from": {}}
-    assert [noted[name]["from"] for name in STAGES[1:]] == [{"unified": end}] * 3
+    assert [noted[name]["from"] for name in STAGES[1:]] == [{"unified": end}] * 2
     assert list(noted["merged"]["from"]) == ["unified", "refined_mc", "refined_oe"]
     digests = {saved_manifest(whole / name).params_digest for name in STAGES}
-    assert len(digests) == 4 and (whole / "merged" / "model.safetensors").is_file()
+    assert len(digests) == 3 and (whole / "merged" / "model.safetensors").is_file()
 
 
 def test_killed_in_the_middle_it_goes_on_at_the_right_stage(
     config, whole, die, measured, small_world, tmp_path, capsys
 ):
     home = tmp_path / "parts"
-    revive = die(at=4)  # in the second step of refined_mc: unified asks for texts twice, refined_t2i never
+    revive = die(at=4)  # in the second step of refined_mc
     with small_world():
         with pytest.raises(Killed):
             run_pipeline(config, home)
@@ -117,14 +124,13 @@ def test_killed_in_the_middle_it_goes_on_at_the_right_stage(
         with pytest.raises(Killed):
             run_pipeline(config, home)
         said = capsys.readouterr().out.splitlines()
-        assert said[:3] == [
-            "stage 1 of 5: unified is finished",
-            "stage 2 of 5: refined_t2i is finished",
-            "stage 3 of 5: refined_mc, from unified: step 1 of 2",
+        assert said == [
+            "stage 1 of 4: unified is finished",
+            "stage 2 of 4: refined_mc, from unified: step 1 of 2",
+            "stage 3 of 4: refined_oe, from unified: step 0 of 2",
+            "stage 4 of 4: merged, merging unified, refined_mc, refined_oe",
         ]
-        assert said[3].startswith("stage 4 of 5: refined_oe, from unified: step 0 of 2")
-        assert said[4] == "stage 5 of 5: merged, merging unified, refined_mc, refined_oe"
-        assert measured[1:] == ["start", "unified", "refined_t2i"]
+        assert measured[1:] == ["start", "unified"]
         measured.clear()
         run_pipeline(config, home)
     assert measured == ["refined_mc", "refined_oe", "merged"]
@@ -144,7 +150,7 @@ def test_all_over_nothing_is_done_again(config, whole, measured, small_world, ca
         run_pipeline(config, whole)
     assert measured == [] and {path: path.stat().st_mtime_ns for path in before} == before
     said = capsys.readouterr().out.splitlines()
-    assert said[:5] == [f"stage {i} of 5: {name} is finished" for i, name in enumerate((*STAGES, "merged"), 1)]
+    assert said[:4] == [f"stage {i} of 4: {name} is finished" for i, name in enumerate((*STAGES, "merged"), 1)]
 
 
 def changed(config, **values):
@@ -166,19 +172,16 @@ def test_a_stage_made_from_another_policy_is_not_passed_over(config, whole, meas
             run_pipeline(changed(config, merge__merged__lam=1.0), whole)
         with pytest.raises(UserError, match="seed is 0 there and 1 here"):
             run_pipeline(changed(config, train__unified__seed=1), whole)
-        with pytest.raises(UserError, match="refined_t2i was made from another policy .* delete that folder"):
+        with pytest.raises(UserError, match="refined_mc was made from another policy .* delete that folder"):
             run_pipeline(changed(config, train__unified__steps=3), whole)
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (
-            {"order": ["refined_t2i", "unified", "refined_mc", "refined_oe", "merged"]},
-            "starts from @unified, which does",
-        ),
-        ({"order": ["unified", "refined_t2i", "refined_mc", "refined_oe"]}, "differ in 'merged'"),
-        ({"order": ["unified"] * 2}, "differ in|stands twice"),
+        ({"order": ["refined_mc", "unified", "refined_oe", "merged"]}, "starts from @unified, which does"),
+        ({"order": ["unified", "refined_mc", "refined_oe"]}, "differ in 'merged'"),
+        ({"order": ["unified"] * 2}, "'unified' stands twice"),
         ({"train__refined_oe__rl__group": 1}, "config.train.refined_oe: rl.group=1"),
         ({"train__refined_oe__stage": "dream"}, "train.refined_oe: unknown stage 'dream'"),
         ({"merge__merged__method": "mean"}, "unknown merge method 'mean'"),
