@@ -28,6 +28,8 @@ from corl_jax.porting.source import Source, open_source
 
 STORED = "stored"
 """The dtype that the base's weights are held in."""
+TOGETHER = 2**28
+"""Bytes of parameters that are read at once."""
 HEAD = "language_model/lm_head/kernel"
 
 
@@ -91,13 +93,14 @@ def merge_policies(base: str, experts: Sequence[str], out: str | pathlib.Path, s
         raise UserError(f"{str(out)!r} cannot be written ({error}); choose another folder") from None
     with scratch as folder:
         merged: dict[str, Any] = {}
-        for number, path in enumerate(tqdm(structs, desc="merge", unit="tensor", delay=1)):
-            parts = [_read(source, path, structs[path]) for source in sources]
-            held = np.memmap(f"{folder}/{number}", EXPORT_DTYPES[dtype], "w+", shape=parts[0].shape)
-            for layer in range(len(held)) if path in layered else [...]:
-                began, others = parts[0][layer], [part[layer] for part in parts[1:]]
-                held[layer] = method(began, others, settings.lam, weights)
-            merged[path] = held
+        for some in tqdm(_groups(structs), desc="merge", unit="group", delay=1):
+            read = [_read(source, some) for source in sources]
+            for path, struct in some.items():
+                began, *others = (params.pop(path) for params in read)
+                held = np.memmap(f"{folder}/{len(merged)}", EXPORT_DTYPES[dtype], "w+", shape=struct.shape)
+                for layer in range(len(held)) if path in layered else [...]:
+                    held[layer] = method(began[layer], [other[layer] for other in others], settings.lam, weights)
+                merged[path] = held
         transformers = FORMATS["transformers"]
         unused = carried(first.folder, transformers)
         save_folder(merged, first.cfg, first.tokenizer, out, layout=transformers, dtype=dtype, unused=unused)
@@ -138,8 +141,24 @@ def _layered(source: Source) -> set[str]:
     return {piece.path for tensor in tensors for piece in tensor.pieces if piece.layer is not None}
 
 
-def _read(source: Source, path: str, struct: jax.ShapeDtypeStruct) -> np.ndarray:
-    """One parameter on the host."""
+def _groups(structs: Mapping[str, jax.ShapeDtypeStruct]) -> list[dict[str, jax.ShapeDtypeStruct]]:
+    """Parameters that are read together: up to ``TOGETHER`` bytes, or one; opening a checkpoint takes its time."""
+    groups: list[dict[str, jax.ShapeDtypeStruct]] = []
+    room = 0
+    for path, struct in structs.items():
+        size = math.prod(struct.shape) * struct.dtype.itemsize
+        if not groups or size > room:
+            groups.append({})
+            room = TOGETHER
+        groups[-1][path] = struct
+        room -= size
+    return groups
+
+
+def _read(source: Source, some: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
+    """Parameters on the host."""
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    wanted = {path: jax.ShapeDtypeStruct(struct.shape, source.held(path), sharding=here)}
-    return np.asarray(source.params(wanted)[path])
+    wanted = {
+        path: jax.ShapeDtypeStruct(struct.shape, source.held(path), sharding=here) for path, struct in some.items()
+    }
+    return {path: np.asarray(leaf) for path, leaf in source.params(wanted).items()}
