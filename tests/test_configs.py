@@ -155,9 +155,8 @@ def test_records_in_files_train(small_config, small_world, dot_policy_folder, tm
     rows = []
     for i in range(8):
         Image.fromarray(np.full((20, 30, 3), 30 * i, np.uint8)).save(folder / f"{i}.png")
-        kind = (
-            {"qa_solution": "<answer>B</answer>", "qa_type": "MC"} if i % 2 else {"qa_solution": "red", "qa_type": "OE"}
-        )
+        said, type_ = ("B", "MC") if i % 2 else ("red", "OE")
+        kind = {"qa_solution": f"<think> a red circle </think> <answer> {said} </answer>", "qa_type": type_}
         options = "\nOptions:\nA. red\nB. blue" if i % 2 else ""
         rows.append({"prompt": "a red circle", "real_image": f"{i}.png", "qa_problem": "what colour?" + options} | kind)
     (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
