@@ -72,7 +72,9 @@ def base(stage: str, arg: dict[str, str]) -> ml_collections.ConfigDict:
     c.mesh = ml_collections.ConfigDict(MESHES[mesh])
     # Changes to the table of core/sharding.py, logical name to mesh axes: while training, and while the policy samples.
     c.rules = ml_collections.ConfigDict({"update": {}, "rollout": {"embed": "", "vision": ""}})
-    c.data = ml_collections.ConfigDict({"name": "shapes", "dir": ""})
+    # shapes, or records: train.jsonl (and test.jsonl for probes) in dir. Of the questions those kinds and that type
+    # (MC, OE) alone; of the training records the first ``limit``. Empty and 0: all.
+    c.data = ml_collections.ConfigDict({"name": "shapes", "dir": "", "questions": (), "qa_type": "", "limit": 0})
     c.optim = ml_collections.ConfigDict(
         {
             "learning_rate": 1e-3,

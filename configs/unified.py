@@ -8,7 +8,8 @@ python -m corl_jax.main --config=configs/unified.py:tiny,compat=reference   what
 The embedded world takes more questions than pictures, and each task its own advantage, since that measured better
 (docs/tuning.md). At full size the numbers are the paper's: 16 prompts of 8 samples, both of a pair with one reward
 ``r_image + 0.8 r_text`` and one advantage, guidance 5, no KL, learning rate 4e-6 falling to 0 over one epoch of 22,479
-pairs. ``config.init_from`` may be any folder of Janus-Pro in either layout.
+pairs, which are files in ``config.data.dir`` (docs/recipes.md). ``config.init_from`` may be any folder of Janus-Pro in
+either layout.
 
 ``compat=reference``, at any size, sets what ``REFERENCE`` below lists: the first version of CoRL's code scores an image
 token by the state that has read it already, and without the guidance that drew it; keeps parameters in bfloat16 with no
@@ -57,6 +58,7 @@ def tiny(values: dict[str, str]) -> ml_collections.ConfigDict:
         {
             "pictures": 8,
             "questions": 24,
+            "alternate": 0,  # steps of one task alone, then as many of the other; 0: both in every step
             "group": 8,
             "guidance": 2.0,
             "temperature": 1.0,
@@ -146,6 +148,8 @@ def paper(c: ml_collections.ConfigDict, size: str) -> None:
     )
     for task in ("image", "text"):
         c.kl[task].update({"schedule": "constant", "start": 0.0, "end": 0.0})
+    c.data.update({"name": "records", "dir": "data/x2x_rft_22k"})
+    c.hooks.probe_every = 0  # they would need a test.jsonl
     c.evals.n = 0  # the parser of the embedded world reads its own small pictures alone
     c.hooks.save_every = 100
     c.hooks.interference_every = 100  # holds both gradients; ``corl plan`` does not count it

@@ -79,9 +79,11 @@ def main(argv: list[str] | None = None) -> int:
         if hosts is not None:
             connect(hosts)
         logging.set_verbosity(logging.WARNING)
-        from corl_jax.stages.run import run  # after the flags: an error there should not wait for the libraries
+        # after the flags: an error there should not wait for the libraries
+        from corl_jax.stages.pipeline import run_pipeline
+        from corl_jax.stages.run import run
 
-        run(config, workdir)
+        (run_pipeline if config["stage"] == "pipeline" else run)(config, workdir)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -147,6 +147,10 @@ def small_config(dot_policy_folder):
     def make(name, arg=None, policy=dot_policy_folder, **overrides):
         config = importlib.import_module(f"configs.{name}").get_config(arg)
         config.lock()
+        sizes = dict(SMALL[config.stage])
+        for rows in ("pictures", "questions"):  # a task that is not asked stays out
+            if config.stage == "rl" and config.rl[rows] == 0:
+                sizes[f"rl.{rows}"] = 0
         small = {
             "steps": 2,
             "init_from": f"image_tokenizer/*={policy}" if config.stage == "sft" else str(policy),
@@ -154,7 +158,7 @@ def small_config(dot_policy_folder):
             "hooks.sample_every": 0,
             "hooks.tensorboard_every": 0,
             "optim.warmup_ratio": 0.0,
-            **SMALL[config.stage],
+            **sizes,
         }
         config.update_from_flattened_dict(small | overrides)
         return json.loads(config.to_json_best_effort())

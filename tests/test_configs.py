@@ -3,38 +3,51 @@
 from __future__ import annotations
 
 import importlib
+import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.trees import count
 from corl_jax.stages.assembly import assemble
+from corl_jax.stages.pipeline_settings import read_pipeline
 from corl_jax.stages.rl_settings import read_settings
 from corl_jax.stages.run import STAGES, optim_config, prepare, steps
 
+PIPELINES = ("corl",)
 NAMES = sorted(
     path.stem
     for path in (Path(__file__).parents[1] / "configs").glob("*.py")
-    if path.stem not in ("__init__", "common") and "def get_config" in path.read_text()
+    if path.stem not in ("__init__", "common", *PIPELINES) and "def get_config" in path.read_text()
 )
+STAGE_TWO = ("refined_t2i", "refined_mc", "refined_oe")
 
 
 def test_there_are_configs():
-    assert {"tokenizer", "sft", "unified"} <= set(NAMES)
+    assert {"tokenizer", "sft", "unified", "cycle", "counting", "cold_sft", *STAGE_TWO} <= set(NAMES)
 
 
 @pytest.mark.parametrize(("name", "arg"), [*((name, None) for name in NAMES), ("unified", "tiny,rewards=paper")])
-def test_two_steps(small_config, small_world, tiny_policy_folder, tmp_path, name, arg):
-    config = small_config(name, arg, policy=tiny_policy_folder)
+def test_two_steps(small_config, small_world, tiny_policy_folder, dot_policy_folder, tmp_path, name, arg):
+    """Recipes that only change settings of others start from a smaller policy, whose pictures no parser reads."""
+    recipe = name not in ("tokenizer", "sft", "unified")
+    config = small_config(name, arg, policy=dot_policy_folder if recipe else tiny_policy_folder)
+    if recipe:
+        config["init_from"] = str(dot_policy_folder)
     if config["stage"] == "rl":
         config["rl"] |= {key: 2 for key in ("pictures", "questions") if config["rl"][key]}
+        config["data"]["limit"] = min(config["data"]["limit"], 8)
+        config["rewards"]["image"] = {"pixel": 1.0} if recipe else config["rewards"]["image"]
     with small_world():
         results = list(steps(prepare(config, tmp_path / "run")))
     assert [result.step for result in results] == [1, 2]
     assert all(math.isfinite(value) for result in results for value in result.metrics.values())
-    assert set(config["show"]) <= set(results[0].metrics) and results[0].metrics["grad_norm"] >= 0
+    assert set(config["show"]) <= {name for result in results for name in result.metrics}
+    assert results[0].metrics["grad_norm"] >= 0
     assert (tmp_path / "run" / "checkpoints" / "2").is_dir()
     if arg is not None:  # BLIP, BERT and VGG, at tiny sizes, decide alone what a picture is worth
         assert {"image/reward/cycle_both", "image/reward/matching"} <= set(results[0].metrics)
@@ -89,3 +102,88 @@ def test_full_size_has_the_papers_values(small_config, size):
     assert config["init_from"].startswith("deepseek-community/Janus-Pro-") and config["trainable"] == (
         "language_model/*",
     )
+
+
+def full(name, size="janus_pro_1b"):
+    return importlib.import_module(f"configs.{name}").get_config(size).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "prompts"),
+    [(n, t, p) for n, t, p in zip(STAGE_TWO, ("image", "text", "text"), (16, 32, 32), strict=True)],
+)
+def test_stage_two_has_the_papers_values(small_config, name, asked, prompts):
+    small_config("unified")
+    config = full(name)
+    s = read_settings(config, 1)
+    assert (s.asked, s.prompts(asked), s.group) == ((asked,), prompts, 16)
+    assert (s.kl[asked].schedule, s.kl[asked].start, optim_config(config).learning_rate) == ("constant", 0.02, 1e-6)
+    assert (s.image_prompt_length, s.text_prompt_length, s.completion_length) == (256, 1024, 512)
+    assert config["init_from"] == "runs/unified" and config["data"]["name"] == "records"
+    assert config["data"]["qa_type"] == {"refined_mc": "MC", "refined_oe": "OE"}.get(name, "")
+    assert {"cycle_both", "matching"} == set(s.rewards["image"]) and {"accuracy", "format"} == set(s.rewards["text"])
+
+
+def test_the_pilot_has_the_papers_values(small_config):
+    small_config("unified")
+    for name, asked in (("separate_t2i", ("image",)), ("separate_und", ("text",)), ("cycle", ("image", "text"))):
+        s = read_settings(full(name), 1)
+        assert (s.asked, s.group, s.needs_reference) == (asked, 8, False)
+        assert set(s.rewards["image"]) == {"clip"} and s.alternate == (name == "cycle")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "betas"), [("counting", "count", (0.07, 0.04, 0.1)), ("geometry", "relation", (0.01, 0.0, 0.02))]
+)
+def test_othink_has_the_papers_values(small_config, name, kind, betas):
+    from corl_jax.objectives.kl import schedules
+
+    tiny, large = small_config(name), full(name)
+    assert tiny["data"]["questions"] == [kind] and large["data"]["limit"] == (100 if name == "counting" else 0)
+    s = read_settings(large, 1)
+    assert (s.asked, s.group, s.completion_length) == (("text",), 8, 512)
+    cfg = s.kl["text"]
+    found = [float(schedules[cfg.schedule](cfg, step, 0.0, 0.0, 1000)) for step in (0, 300, 1000)]
+    assert found == pytest.approx(betas)
+    assert read_settings(tiny, 1).kl["text"] == cfg
+
+
+def test_records_in_files_train(small_config, small_world, dot_policy_folder, tmp_path):
+    """The full-size configs' way to data, at a tiny size: rows of a file, of one type alone."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rows = []
+    for i in range(8):
+        Image.fromarray(np.full((20, 30, 3), 30 * i, np.uint8)).save(folder / f"{i}.png")
+        said, type_ = ("B", "MC") if i % 2 else ("red", "OE")
+        kind = {"qa_solution": f"<think> a red circle </think> <answer> {said} </answer>", "qa_type": type_}
+        options = "\nOptions:\nA. red\nB. blue" if i % 2 else ""
+        rows.append({"prompt": "a red circle", "real_image": f"{i}.png", "qa_problem": "what colour?" + options} | kind)
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    small = {"data.name": "records", "data.dir": str(folder), "hooks.probe_every": 0}
+    config = small_config("refined_oe", **small, **{"rl.questions": 4})
+    cold = small_config("cold_sft", **small, **{"init_from": str(dot_policy_folder)})
+    with small_world():
+        prepared = prepare(config, tmp_path / "run")
+        assert [prepared.stage.train[i].answer for i in range(len(prepared.stage.train))] == ["red"] * 4
+        for run in (prepared, prepare(cold, tmp_path / "cold")):
+            assert [math.isfinite(result.metrics["loss"]) for result in steps(run)] == [True, True]
+        with pytest.raises(UserError, match="config.data.dir='nowhere' has no train.jsonl; put the records there"):
+            prepare(config | {"data": config["data"] | {"dir": "nowhere"}}, tmp_path / "new")
+
+
+@pytest.mark.parametrize("size", ["tiny", "janus_pro_1b", "janus_pro_7b"])
+def test_the_pipeline_is_made_of_these(small_config, size):
+    small_config("unified")
+    config = importlib.import_module("configs.corl").get_config(size)
+    config.seed = 3
+    found = json.loads(config.to_json_best_effort())
+    pipeline = read_pipeline(found, "runs/corl")
+    assert pipeline.order == ("unified", *STAGE_TWO, "merged")
+    assert [pipeline.sources(name) for name in STAGE_TWO] == [("unified",)] * 3
+    assert {one["seed"] for one in found["train"].values()} == {3}
+    own = importlib.import_module("configs.refined_mc").get_config(size).to_dict()
+    differ = {key for key in own if json.loads(json.dumps(own[key])) != found["train"]["refined_mc"][key]}
+    assert differ <= {"seed", "init_from", "steps", "evals"}
+    with pytest.raises(UserError, match="unknown model size 'huge'"):
+        importlib.import_module("configs.corl").get_config("huge")

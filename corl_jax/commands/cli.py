@@ -17,6 +17,7 @@ from corl_jax.commands import (
     evaluate,
     export,
     inspect,
+    merge,
     plan,
     report,
     sample,
@@ -26,7 +27,7 @@ from corl_jax.commands import (
 )
 from corl_jax.core.errors import UserError
 
-COMMANDS = (sample, ask, evaluate, score, report, doctor, inspect, tokenize, export, plan, bench, study)
+COMMANDS = (sample, ask, evaluate, score, report, doctor, inspect, tokenize, export, merge, plan, bench, study)
 
 
 class Parser(argparse.ArgumentParser):

@@ -61,6 +61,7 @@ class Record:
       kind: what the question is about (count, colour, ...); free text used for break-downs.
       class_question, class_answer: asks which classes of objects the picture shows, and the classes; "" for none.
       box_question, box_answer: asks where objects are, and their boxes; "" for none.
+      solution: the whole text that supervised training imitates, tags and all; "" for none.
     """
 
     id: str
@@ -75,6 +76,7 @@ class Record:
     class_answer: str = ""
     box_question: str = ""
     box_answer: str = ""
+    solution: str = ""
 
 
 @pytree()

@@ -1,7 +1,7 @@
 """Records in a JSON Lines file, one a row, with the columns of ``mm-vl/x2x_rft_22k``. In: a path; out: ``Row``s.
 
 ``prompt``, ``real_image`` (a path, relative to the file), ``qa_problem``, ``qa_solution``, ``qa_type``; where a row
-has them ``id``, ``cls_problem``, ``cls_solution``, ``od_problem``, ``od_solution``, and what is to be judged:
+has them ``id``, ``kind``, ``cls_problem``, ``cls_solution``, ``od_problem``, ``od_solution``, and what is to be judged:
 ``picture`` (a path) and ``completion`` (a text).
 """
 
@@ -22,6 +22,14 @@ from corl_jax.data.images import load_image
 from corl_jax.data.records import check
 
 NEEDED = ("prompt", "real_image", "qa_problem", "qa_solution", "qa_type")
+MAYBE = {
+    "kind": "kind",
+    "class_question": "cls_problem",
+    "class_answer": "cls_solution",
+    "box_question": "od_problem",
+    "box_answer": "od_solution",
+}
+"""Fields of a Record that a row may have, and how its column is called."""
 TAG = re.compile(r"<answer>(.*?)</answer>", re.S)
 OPTION = re.compile(r"^([A-Z])[.)] *(.+?) *$", re.M)
 
@@ -43,17 +51,26 @@ def read_records(path: pathlib.Path) -> list[Row]:
     """
     if not path.is_file():
         raise UserError(f"{str(path)!r} is no file; expected records as JSON Lines")
+    return [_row(raw, path, name) for _, name, raw in read_lines(path)]
+
+
+def read_lines(path: pathlib.Path) -> list[tuple[str, str, dict[str, Any]]]:
+    """Every row of a file as it stands: where it is, for errors; its id; its columns. No picture is read.
+
+    Raises:
+      UserError: a row that is no object with the columns needed, or no row.
+    """
     rows = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text("utf-8").split("\n"), 1):
         if line.strip():
-            rows.append(_row(line, path, number))
+            raw = _columns(line, where := f"line {number} of {str(path)!r}")
+            rows.append((where, str(raw.get("id", f"{path.stem}-{number}")), raw))
     if not rows:
         raise UserError(f"{str(path)!r} holds no record; expected one JSON object a line")
     return rows
 
 
-def _row(line: str, path: pathlib.Path, number: int) -> Row:
-    where = f"line {number} of {str(path)!r}"
+def _columns(line: str, where: str) -> dict[str, Any]:
     try:
         raw = json.loads(line)
     except ValueError as error:
@@ -62,10 +79,16 @@ def _row(line: str, path: pathlib.Path, number: int) -> Row:
         raise UserError(f"{where} holds a {type(raw).__name__}; expected an object")
     if missing := [name for name in NEEDED if not isinstance(raw.get(name), str)]:
         raise UserError(f"{where} has no text {missing[0]!r}; expected {', '.join(NEEDED)}")
+    raw = {name: value for name, value in raw.items() if value is not None}
+    if odd := [name for name in MAYBE.values() if not isinstance(raw.get(name, ""), str)]:
+        raise UserError(f"{where}: {odd[0]} is {raw[odd[0]]!r}; expected a text, or leave it out")
+    return raw
+
+
+def _row(raw: Mapping[str, Any], path: pathlib.Path, name: str) -> Row:
     real = load_image(path.parent / raw["real_image"])
     picture = load_image(path.parent / raw["picture"]) if "picture" in raw else real
-    name = raw.get("id", f"{path.stem}-{number}")
-    return Row(check(record_of(raw, str(name), real)), picture, raw.get("completion"))
+    return Row(check(record_of(raw, name, real)), picture, raw.get("completion"))
 
 
 def record_of(raw: Mapping[str, Any], name: str, image: np.ndarray) -> Record:
@@ -78,16 +101,12 @@ def record_of(raw: Mapping[str, Any], name: str, image: np.ndarray) -> Record:
     )
     extra = {
         ours: bare(raw[theirs]) if ours.endswith("answer") else raw[theirs]
-        for ours, theirs in (
-            ("class_question", "cls_problem"),
-            ("class_answer", "cls_solution"),
-            ("box_question", "od_problem"),
-            ("box_answer", "od_solution"),
-        )
+        for ours, theirs in MAYBE.items()
         if theirs in raw
     }
-    answer = bare(raw["qa_solution"])
-    return Record(name, raw["prompt"], image, question, answer, kind, choices, **extra)  # type: ignore[arg-type]
+    answer, said = bare(raw["qa_solution"]), raw["qa_solution"].strip()
+    solution = said if TAG.search(said) else f"<answer>{answer}</answer>"
+    return Record(name, raw["prompt"], image, question, answer, kind, choices, solution=solution, **extra)  # type: ignore[arg-type]
 
 
 def bare(text: str) -> str:

@@ -168,6 +168,11 @@ class TextTokenizer:
         banned[sorted(self._special - {self.eos_id})] = True
         return banned
 
+    def same_ids(self, other: TextTokenizer) -> bool:
+        """Whether both give every token the same id."""
+        mine, theirs = (one._tokenizer.get_vocab(with_added_tokens=True) for one in (self, other))
+        return mine == theirs
+
     def _known_words(self) -> str:
         words = sorted(word for word in self._tokenizer.get_vocab(with_added_tokens=False) if word.isalpha())
         return ", ".join(words[:100])

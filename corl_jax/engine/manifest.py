@@ -57,16 +57,20 @@ class Identity:
 
 def describe(identity: Identity, step: int, state: TrainState) -> Manifest:
     """The manifest of ``state`` after ``step`` steps."""
-    text = json.dumps(identity.config, sort_keys=True)
     return Manifest(
         stage=identity.stage,
         step=step,
         model=identity.model,
         params_digest=params_digest(state),
-        config_digest=hashlib.sha256(text.encode()).hexdigest(),
+        config_digest=digest_of(identity.config),
         versions={"corl_jax": __version__}
         | {name: metadata.version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint", "grain")},
     )
+
+
+def digest_of(value: Any) -> str:
+    """Hash of JSON values, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def params_digest(state: TrainState) -> str | None:

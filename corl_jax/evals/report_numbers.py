@@ -10,6 +10,8 @@ from corl_jax.evals.numbers import Number, Numbers, difference
 
 TEXTS = {
     "qa_greedy": "right, greedy",
+    "qa_greedy_mc": "right, greedy, multiple choice",
+    "qa_greedy_oe": "right, greedy, open questions",
     "qa_sampled": "right, sampled",
     "qa_sampled_strict": "right and well-formed, sampled",
     "qa_format": "well-formed, sampled",

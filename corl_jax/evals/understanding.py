@@ -61,6 +61,7 @@ def understanding_numbers(greedy: Sequence[Completion], sampled: Sequence[Comple
 
     ``qa_greedy`` and ``qa_sampled``: share of right answers. ``qa_sampled_strict``: right and well-formed.
     ``qa_format`` (sampled) and ``qa_greedy_format``: well-formed. ``qa_greedy/KIND``: greedy, of one kind of question.
+    ``qa_greedy_mc`` and ``qa_greedy_oe``: greedy, of multiple choice and of open questions, where there are any.
     """
     greedy_right, greedy_formed = verdicts(greedy)
     sampled_right, sampled_formed = verdicts(sampled)
@@ -73,4 +74,6 @@ def understanding_numbers(greedy: Sequence[Completion], sampled: Sequence[Comple
     }
     kinds = np.array([completion.record.kind for completion in greedy])
     by_kind = {f"qa_greedy/{kind}": number(greedy_right[kinds == kind]) for kind in sorted(set(kinds)) if kind}
-    return numbers | by_kind
+    types = np.array([completion.record.qa_type for completion in greedy])
+    by_type = {f"qa_greedy_{type_.lower()}": number(greedy_right[types == type_]) for type_ in sorted(set(types))}
+    return numbers | by_type | by_kind

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import jax
@@ -92,10 +92,10 @@ class Step:
 
         return jax.jit(run).trace(self.parts.structs, self.prompts(task), self.rollout(task))
 
-    def batch(self) -> dict[str, PolicyBatch]:
-        """The update's abstract batch."""
+    def batch(self, tasks: Sequence[str]) -> dict[str, PolicyBatch]:
+        """The abstract batch of an update of these tasks."""
         s, out = self.stage.settings, {}
-        for task in s.asked:
+        for task in tasks:
             rollout = self.rollout(task)
             shape, number = rollout.tokens.shape, self.rows(rollout.tokens.shape, jnp.float32)
             out[task] = PolicyBatch(
@@ -113,15 +113,20 @@ class Step:
             )
         return out
 
+    def traced_update(self, tasks: Sequence[str]) -> Any:
+        """The update of these tasks, traced."""
+        return self.update.trace(self.state, self.batch(tasks))
+
     def phases(self) -> Mapping[str, list[Call]]:
-        """What each phase runs, in order."""
+        """What each phase runs, in order; where tasks take turns, in a step of each."""
         s = self.stage.settings
+        turns = [(task,) for task in s.asked] if s.alternate else [s.asked]
         scored = s.asked if s.needs_reference else ()
         return {
             "rollout_image": [Call(lambda: self.sample("image"))] if "image" in s.asked else [],
             "rollout_text": [Call(lambda: self.sample("text"))] if "text" in s.asked else [],
             "score": [Call(functools.partial(self.score, task)) for task in scored],
-            "update": [Call(lambda: self.update.trace(self.state, self.batch()))],
+            "update": [Call(functools.partial(self.traced_update, tasks)) for tasks in turns],
             "rewards": reward_calls(self.stage, self.rows, self.nets),
         }
 

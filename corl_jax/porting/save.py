@@ -78,8 +78,7 @@ def save_folder(
       UserError: ``out`` exists and is not empty, the disk is too small, or a file cannot be written.
     """
     out = pathlib.Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{str(out)!r} exists and is not empty; choose another folder or delete it first")
+    check_new(out)
     if dtype not in EXPORT_DTYPES:
         raise UserError(f"unknown dtype {dtype!r}; expected {' or '.join(EXPORT_DTYPES)}")
     tokenizer = TextTokenizer.load(companions)
@@ -105,6 +104,16 @@ def save_folder(
     except BaseException:
         shutil.rmtree(aside)
         raise
+
+
+def check_new(out: pathlib.Path) -> None:
+    """Refuses a folder that holds something already.
+
+    Raises:
+      UserError: ``out`` is a file, or a folder that is not empty.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{str(out)!r} exists and is not empty; choose another folder or delete it first")
 
 
 def foreign_entries(params: Params, cfg: JanusConfig, layout: Format, dtype: np.dtype) -> dict[str, Entry]:
@@ -138,6 +147,8 @@ def _part(params: Params, piece: Piece) -> np.ndarray:
     whole = params[piece.path]
     if piece.layer is None:
         return np.asarray(whole)
+    if isinstance(whole, np.ndarray):  # on the host, maybe in a file: no need to move all layers for one
+        return whole[piece.layer]
     return np.asarray(jax.lax.dynamic_index_in_dim(whole, piece.layer, keepdims=False))
 
 

@@ -20,7 +20,10 @@ from corl_jax.core.runtime import DTYPES, compute_dtype
 from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.core.trees import flatten, flatten_abstract, matches, partition
 from corl_jax.core.types import Params
+from corl_jax.data.record_folder import FolderSource
+from corl_jax.data.selection import Described, select
 from corl_jax.data.shapes import builder
+from corl_jax.data.shapes.examples import Split
 from corl_jax.data.shapes.vocabulary import build_tokenizer, write_tokenizer
 from corl_jax.data.sources import RecordSource
 from corl_jax.data.text import TextTokenizer
@@ -182,9 +185,14 @@ def fresh_params(cfg: JanusConfig, seed: int, structs: Mapping[str, jax.ShapeDty
     return make(jax.random.key(seed))
 
 
-def records(config: Mapping[str, Any], split: str) -> RecordSource:
-    """The records of the config's data block."""
+def records(config: Mapping[str, Any], split: Split) -> RecordSource:
+    """The records of the config's data block; its ``limit`` holds for training alone.
+
+    Raises:
+      UserError: an unknown data set, files that are not there, or a choice that leaves nothing.
+    """
     data = block(DataSettings, config["data"], "data")
-    if data.name != "shapes":
-        raise UserError(f"unknown data set {data.name!r}; expected shapes, the embedded world")
-    return builder.source(data.dir or None, split)  # type: ignore[arg-type]
+    whole: Described = (
+        FolderSource(data.dir, split) if data.name == "records" else builder.source(data.dir or None, split)
+    )
+    return select(whole, data.questions, data.qa_type, data.limit if split == "train" else 0)

@@ -43,10 +43,11 @@ def settings(work: Work) -> RlSettings:
     """As ``configs/unified.py`` at full size, with answers of ``work``'s length."""
     none = kl.KlConfig()
     return RlSettings(
-        pictures=work.prompts, questions=work.prompts, group=work.group, guidance=GUIDANCE, temperature=1.0,
-        logprob_guidance="matched", image_logprob_alignment="aligned", image_prompt_length=0, text_prompt_length=0,
-        completion_length=work.answer, pairing="unified", text_weight=0.8, baseline="mean", scale="group",
-        aggregation="sequence_mean", clip="ppo", epsilon_low=0.2, epsilon_high=0.2, clip_ceiling=3.0,
+        pictures=work.prompts, questions=work.prompts, alternate=0, group=work.group, guidance=GUIDANCE,
+        temperature=1.0, logprob_guidance="matched", image_logprob_alignment="aligned",
+        image_prompt_length=0, text_prompt_length=0, completion_length=work.answer, pairing="unified",
+        text_weight=0.8, baseline="mean", scale="group", aggregation="sequence_mean", clip="ppo",
+        epsilon_low=0.2, epsilon_high=0.2, clip_ceiling=3.0,
         entropy_bonus={"image": 0.0, "text": 0.0}, image_weight=1.0, answer_weight=1.0,
         shared_prefix=("image", "text"), score_chunk=work.chunk, rollout_weights="same", rollout_cache="same",
         stale_rollouts=False, importance_cap=0.0, reference_every=0, reference_mix=0.6, refill=0,

@@ -2,7 +2,8 @@
 
     records -> prompts -> rollouts -> rewards -> advantages -> weighted surrogate + KL -> update
 
-Serves the unified stage (both tasks) and refinements (one task, by asking 0 of the other).
+Serves the unified stage (both tasks), refinements (one task, by asking 0 of the other) and training by turns, where a
+step asks, samples and updates one task alone (``rl.alternate``): which one is a function of the step.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class RlStage:
         asking = VisualQA(parts.tokenizer, cfg.image_tokens, cfg.vision.image_size, s.text_prompt_length)
 
         def joint(s: RlSettings, rollouts: Rollouts) -> Joint:
-            return Joint(drawing, asking, s.pictures, s.questions, rollouts.share)
+            return Joint(drawing, asking, s.pictures, s.questions, rollouts.share, s.alternate)
 
         self.joint = joint(s, self.rollouts)
         tasks: dict[str, Task] = {"image": drawing, "text": asking}
@@ -190,14 +191,18 @@ class RlStage:
         return policy_loss(self.parts.sampler, self.settings, params, {task: part}, algo)[0]
 
     def after(self, algo: Any, metrics: Metrics) -> Any:
-        """Moves the KL coefficients, and adds the step's rewards to their moments."""
+        """Moves all KL coefficients, whoever's turn it was, and adds the step's rewards to their moments."""
         s, moved = self.settings, dict(algo)
         if s.needs_reference:
             for task in s.asked:
-                moved[task] = kl.advance(s.kl[task], algo[task], metrics[f"{task}/kl"].value, self.total)
+                name, on_target = f"{task}/kl", s.kl[task].target
+                seen = metrics[name].value if name in metrics else on_target
+                moved[task] = kl.advance(s.kl[task], algo[task], seen, self.total)
         if "rewards" in algo:
             moved["rewards"] = {
                 task: seen.with_sums(*reward_sums(metrics, task, tuple(s.rewards[task])))
+                if f"{task}/entropy" in metrics
+                else seen
                 for task, seen in algo["rewards"].items()
             }
         return moved

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 from corl_jax.core.types import Params, Record
 from corl_jax.data.pipeline import fixed
@@ -30,7 +31,7 @@ class Probe:
         settings: RlSettings,
         tasks: Mapping[str, Task],
         joint: Callable[[RlSettings, Rollouts], Joint],
-        records: Callable[[str], RecordSource],
+        records: Callable[[Literal["test"]], RecordSource],
         seed: int,
     ):
         """``settings``, ``tasks`` and ``joint`` are training's; a task that it leaves out is asked as often as the
@@ -38,7 +39,9 @@ class Probe:
         most = max(settings.pictures, settings.questions)
         counts = {"image": settings.pictures, "text": settings.questions}
         counts = {task: count or (most if settings.rewards[task] else 0) for task, count in counts.items()}
-        s = dataclasses.replace(settings, pictures=counts["image"], questions=counts["text"], stale_rollouts=False)
+        s = dataclasses.replace(
+            settings, pictures=counts["image"], questions=counts["text"], alternate=0, stale_rollouts=False
+        )
         self._parts, self._records, self._seed = parts, records, seed
         self._rollouts = Rollouts(parts, s, seed, 1)
         self._joint, self._judge = joint(s, self._rollouts), Judge(parts, s, tasks)

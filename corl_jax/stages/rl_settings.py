@@ -31,6 +31,7 @@ class RlSettings:
 
     Attributes:
       pictures, questions: prompts of each task per step (0 leaves a task out).
+      alternate: steps in a row of one task alone, pictures first; 0: both tasks in every step.
       group: samples per prompt, ``G``.
       guidance, temperature: of the sampler; the scorer uses the same.
       logprob_guidance: ``matched`` scores pictures under the guided distribution, ``conditional`` without guidance, as
@@ -58,6 +59,7 @@ class RlSettings:
 
     pictures: int
     questions: int
+    alternate: int
     group: int
     guidance: float
     temperature: float
@@ -178,6 +180,13 @@ def read_settings(config: Mapping[str, Any], updates: int) -> RlSettings:
         raise UserError(
             f"rl.pairing={s.pairing!r} pairs every picture with an answer, but there are {s.pictures} prompts and "
             f"{s.questions} questions per step; make them equal or choose pairing='separate'"
+        )
+    if s.alternate < 0:
+        raise UserError(f"rl.alternate={s.alternate} is no number of steps; expected 0 (both tasks a step) or more")
+    if s.alternate and (len(s.asked) < 2 or s.pairing != "separate"):
+        raise UserError(
+            f"rl.alternate={s.alternate} takes turns between both tasks, each with its own advantages, but there are "
+            f"{s.pictures} prompts and {s.questions} questions with rl.pairing={s.pairing!r}; ask both, 'separate'"
         )
     if updates < 1:
         raise UserError(f"updates_per_step={updates} is no count; expected 1 or more")

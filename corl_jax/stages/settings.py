@@ -43,10 +43,28 @@ class ModelSettings:
 
 @dataclasses.dataclass(frozen=True)
 class DataSettings:
-    """``name``: ``shapes``, the embedded world; ``dir``: where it is kept, empty for the user's cache."""
+    """Where records come from, and which of them.
+
+    Attributes:
+      name: ``shapes``, the embedded world, or ``records``, files of the user.
+      dir: where it is kept, for ``shapes`` empty for the user's cache; of ``records`` the folder with ``train.jsonl``.
+      questions, qa_type: kinds and type of question to keep; empty for all.
+      limit: the first so many of those, in training alone; 0 for all.
+    """
 
     name: str
     dir: str
+    questions: tuple[str, ...]
+    qa_type: str
+    limit: int
+
+    def __post_init__(self):
+        if self.name not in ("shapes", "records"):
+            raise UserError(
+                f"unknown data set {self.name!r}; expected shapes, the embedded world, or records, files in data.dir"
+            )
+        if not isinstance(self.questions, tuple):
+            raise UserError(f"data.questions={self.questions!r} is no tuple; expected for example ('count',), or ()")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from corl_jax.core.numerics import Metrics, Weighted
 from corl_jax.core.trees import bind, partition
 from corl_jax.core.types import Params
 from corl_jax.data.pipeline import batches
+from corl_jax.data.sources import RecordSource
 from corl_jax.engine.hooks import Hook
 from corl_jax.engine.optim import Optimizer
 from corl_jax.engine.stage import HostMetrics
@@ -55,7 +57,7 @@ class SftStage:
         self.rows = {"pictures": self.batch_size, "questions": s.reading_rows}
         if s.reading_rows > self.batch_size:
             raise UserError(f"sft.reading_rows={s.reading_rows} is more than batch_size={self.batch_size}; lower it")
-        self.train = records(config, "train")
+        self._records = functools.partial(records, config, "train")
         self.supervise = Supervise(
             tokenizer=parts.tokenizer,
             image_tokens=parts.cfg.image_tokens,
@@ -68,11 +70,18 @@ class SftStage:
             drawing_length=s.drawing_length,
             reading_length=s.reading_length,
             target_length=s.target_length,
+            world=config["data"]["name"] == "shapes",
             share=parts.sharder.share,
         )
 
+    @functools.cached_property
+    def train(self) -> RecordSource:
+        """What is imitated, built or opened when first looked at."""
+        return self._records()
+
     def open(self) -> None:
-        """Nothing beside what ``__init__`` opened."""
+        """Reads records, before anything is written."""
+        len(self.train)
 
     def init(self) -> TrainState:
         """The handed-off image tokenizer and, usually, fresh everything else."""

@@ -17,7 +17,8 @@ class Joint:
     """Asks the first ``pictures`` records of a batch for pictures and the first ``questions`` for answers.
 
     Row ``i`` of both tasks is the same record, so that their rewards can be paired; 0 leaves a task out. ``share``
-    tells which of so many records this process asks, in order; it may name one several times.
+    tells which of so many records this process asks, in order; it may name one several times. With ``alternate`` a step
+    asks one task alone: so many steps pictures, then as many answers, and again; 0 asks both at every step.
     """
 
     drawing: TextToImage
@@ -25,6 +26,7 @@ class Joint:
     pictures: int
     questions: int
     share: Callable[[int], Sequence[int]] = range
+    alternate: int = 0
 
     def __post_init__(self):
         if self.pictures < 0 or self.questions < 0 or self.pictures + self.questions == 0:
@@ -37,6 +39,9 @@ class Joint:
 
     def __call__(self, records: Sequence[Record], step: int) -> dict[str, Asked]:
         counts = {"image": self.pictures, "text": self.questions}
+        if self.alternate:
+            idle = ("text", "image")[step // self.alternate % 2]
+            counts[idle] = 0
         tasks: dict[str, Task] = {"image": self.drawing, "text": self.asking}
         return {
             name: tasks[name].ask([records[i] for i in self.share(count)]) for name, count in counts.items() if count

@@ -1,12 +1,14 @@
 """Conversations to imitate: questions with reasoned answers, captions, and pictures for captions.
 
+What is thought before an answer is read off the picture in the embedded world; other records say it themselves.
+
 In: records. Out: prompts with target texts, and drawing prompts with the pictures to be tokenised.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -52,6 +54,8 @@ class Supervise:
       sloppy_share: share of answers written out of form (no thinking, or bare), so that the base has room to learn.
       dropout: share of drawing rows whose prompt is silenced, which makes guidance possible.
       drawing_length, reading_length, target_length: fixed widths in tokens.
+      world: whether pictures are the embedded world's, which are parsed; else rows say their own solution, and shares
+        of forms do not matter.
       share: from a number of rows in a step to those of this process.
 
     Raises:
@@ -69,6 +73,7 @@ class Supervise:
     drawing_length: int
     reading_length: int
     target_length: int
+    world: bool = True
     share: Callable[[int], Sequence[int]] = range
 
     def __post_init__(self):
@@ -89,12 +94,11 @@ class Supervise:
         for i, record in drawn.items():
             ids = self.tokenizer.drawing_prompt(record.prompt)
             draws.append(self.tokenizer.unconditional(ids) if silent[i] else ids)
-        scenes = [parsed.scene for parsed in parse_batch(np.stack([record.image for record in read.values()]))]
-        asks, says = [], []
-        for (i, record), scene in zip(read.items(), scenes, strict=True):
+        asks = []
+        for i, record in read.items():
             question = DESCRIBE if forms[i] == CAPTION else record.question
             asks.append(self.tokenizer.question_prompt(question, self.image_tokens))
-            says.append(forms[i].format(scene=describe(scene), thought=listing(scene), answer=record.answer))
+        says = self._parsed(read, forms) if self.world else self._solved(read, forms)
         targets, mask = self._right_pad([[*self.tokenizer.encode(text), self.tokenizer.eos_id] for text in says])
         pictures = stack_pictures(tuple(read.values()), self.image_size)
         return Lesson(
@@ -104,6 +108,21 @@ class Supervise:
             as_prompts(draws, self.tokenizer, self.drawing_length),
             stack_pictures(tuple(drawn.values()), self.image_size),
         )
+
+    def _parsed(self, read: Mapping[int, Record], forms: Sequence[str]) -> list[str]:
+        """What is said of pictures of the embedded world."""
+        scenes = [parsed.scene for parsed in parse_batch(np.stack([record.image for record in read.values()]))]
+        return [
+            forms[i].format(scene=describe(scene), thought=listing(scene), answer=record.answer)
+            for (i, record), scene in zip(read.items(), scenes, strict=True)
+        ]
+
+    def _solved(self, read: Mapping[int, Record], forms: Sequence[str]) -> list[str]:
+        """What is said of other pictures: the row's caption, or its solution."""
+        for record in read.values():
+            if not record.solution:
+                raise UserError(f"record {record.id!r} has no solution to imitate; give its row a qa_solution")
+        return [record.prompt if forms[i] == CAPTION else record.solution for i, record in read.items()]
 
     def _form(self, rng: np.random.Generator) -> str:
         """How a row is answered."""

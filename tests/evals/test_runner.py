@@ -64,6 +64,9 @@ def test_a_perfect_policy_scores_one_and_mistakes_are_counted(records, tokenizer
         assert numbers[name]["value"] == pytest.approx(value), name
         assert numbers[name]["n"] == 13
     assert right < numbers["t2i_soft@w=1"]["value"] + 1e-6 < 1
+    by_type = [numbers[f"qa_greedy_{name}"] for name in ("mc", "oe") if f"qa_greedy_{name}" in numbers]
+    assert sum(one["n"] for one in by_type) == 13
+    assert sum(one["n"] * one["value"] for one in by_type) == pytest.approx(11)
     kinds = [value["n"] for name, value in numbers.items() if name.startswith("qa_greedy/")]
     assert sum(kinds) == 13 and len(kinds) > 2
     assert {rows for rows, *_ in oracle.calls} == {min(batch, 16)}

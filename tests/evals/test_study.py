@@ -100,7 +100,7 @@ def test_an_arm_builds_on_those_before_it(tmp_path):
         list(jobs(study, [0], tmp_path))
 
 
-@pytest.mark.parametrize("name", ["kl", "guidance", "rewards"])
+@pytest.mark.parametrize("name", ["paradigms", "kl", "guidance", "stages", "rewards", "transfer"])
 def test_every_command_of_ours_is_taken(name, tmp_path, monkeypatch):
     """Configs, keys and values exist; nothing is run."""
     monkeypatch.chdir(ROOT)

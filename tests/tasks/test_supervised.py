@@ -120,6 +120,25 @@ def test_extremes(supervise, tokenizer, records):
     assert all(drawn(loose, i)[0] == tokenizer.bos_id and drawn(loose, i)[-1] == tokenizer.boi_id for i in range(30))
 
 
+def test_records_of_another_world_say_their_own_solution(supervise, tokenizer, records):
+    """Nothing is parsed: the pictures show no shapes."""
+    said = "<think> a red circle </think> <answer> red </answer>"
+    blank = [dataclasses.replace(r, image=np.zeros((20, 30, 3), np.uint8), solution=said) for r in records[:12]]
+    other = dataclasses.replace(supervise, world=False, caption_share=0.5)
+    lesson = other(blank, 0)
+    captions = 0
+    for row, record in enumerate(blank):
+        caption = asked(lesson, row) == tokenizer.question_prompt(DESCRIBE, 36)
+        captions += caption
+        assert (
+            tokenizer.decode(lesson.targets[row]).split()
+            == tokenizer.decode(tokenizer.encode(record.prompt if caption else said)).split()
+        )
+    assert 0 < captions < 12
+    with pytest.raises(UserError, match=f"record '{records[0].id}' has no solution to imitate"):
+        other(records[:12], 0)
+
+
 def test_fewer_rows_are_read_than_drawn(supervise, records):
     lesson = dataclasses.replace(supervise, reading_rows=5)(records[:12], 0)
     assert len(lesson.reading.tokens) == len(lesson.targets) == len(lesson.reading.images) == 5

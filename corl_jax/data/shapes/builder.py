@@ -25,7 +25,6 @@ from corl_jax.core.types import Record
 from corl_jax.data.records import check
 from corl_jax.data.shapes.examples import Split, example
 from corl_jax.data.shapes.scene import SIZE
-from corl_jax.data.sources import RecordSource
 
 SPLITS: dict[Split, int] = {"train": 16384, "test": 2048}
 
@@ -100,6 +99,11 @@ class ShapesSource:
             self._kept[at] = self._read(at)
         return self._kept[at]
 
+    def about(self, index: int) -> tuple[str, str]:
+        """``qa_type`` and ``kind`` of a record, without decoding its picture."""
+        row = self._rows[index]
+        return row["qa_type"].decode(), row["kind"].decode()
+
     def _read(self, index: int) -> Record:
         row = self._rows[index]
         text = {name: row[name].decode() for name in ("id", "prompt", "question", "answer", "qa_type", "kind")}
@@ -114,7 +118,7 @@ def default_data_dir() -> pathlib.Path:
 
 def source(
     data_dir: str | os.PathLike[str] | None = None, split: Split = "train", sizes: dict[Split, int] | None = None
-) -> RecordSource:
+) -> ShapesSource:
     """The records of ``split``; builds the data set in ``data_dir`` (default: the user's cache) if it is not there.
 
     Raises:

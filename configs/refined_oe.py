@@ -1,0 +1,22 @@
+"""CoRL's Stage II for open questions: refines the unified policy on those alone.
+
+    python -m corl_jax.main --config=configs/refined_oe.py                 the embedded world, behind runs/unified
+    python -m corl_jax.main --config=configs/refined_oe.py:janus_pro_1b    the paper's values
+
+At full size: 32 questions of 16 samples, KL 0.02, learning rate 1e-6, 1024 and 512 tokens, one epoch of 66,000 records.
+``config.init_from`` is the policy to refine.
+"""
+
+from __future__ import annotations
+
+import ml_collections
+
+from configs import recipes, unified
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """``arg``: as for ``configs/unified.py``."""
+    c = unified.get_config(arg)
+    recipes.refine(c, "text", records=66_000, folder="data/mcot_r1_vqa_66k")
+    c.data.qa_type = "OE"
+    return c
