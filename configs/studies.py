@@ -44,7 +44,7 @@ PARADIGMS = Study(
     "CoRL, pilot study: learning one task alone hardly helps it and costs the other; both at once is best on both.",
     {
         "base": (measure("tiny"),),
-        "sft": (train("cold_sft", NOT_MEASURED), measure("{before}")),
+        "sft": (train("cold_sft"), measure("{before}")),
         "pictures_alone": (train("separate_t2i"),),
         "answers_alone": (train("separate_und"),),
         "merged": merged("{pictures_alone}", "{answers_alone}"),
@@ -84,10 +84,10 @@ STAGES = Study(
     "CoRL, table of paradigms: unified and then refined is best; supervised and then refined comes close in answers.",
     {
         "base": (measure("tiny"),),
-        "sft": (train("cold_sft", NOT_MEASURED), measure("{before}")),
+        "sft": (train("cold_sft"), measure("{before}")),
         "unified": (train("unified"),),
         "refined": (train("refined_t2i", "--config.init_from=tiny"),),
-        "sft_refined": (train("cold_sft", NOT_MEASURED), train("refined_t2i", name="refine", after=True)),
+        "sft_refined": (train("cold_sft"), train("refined_t2i", name="refine", after=True)),
         "unified_refined": (train("unified", NOT_MEASURED), train("refined_t2i", name="refine", after=True)),
     },
     BOTH,
@@ -115,9 +115,9 @@ TRANSFER = Study(
     {
         "base": (measure("tiny"),),
         "count_rl": (train("counting"), measure("{before}")),
-        "count_sft": (train("cold_sft", NOT_MEASURED, "--config.data.questions=('count',)"), measure("{before}")),
+        "count_sft": (train("cold_sft", "--config.data.questions=('count',)"), measure("{before}")),
         "relation_rl": (train("geometry"), measure("{before}")),
-        "relation_sft": (train("cold_sft", NOT_MEASURED, "--config.data.questions=('relation',)"), measure("{before}")),
+        "relation_sft": (train("cold_sft", "--config.data.questions=('relation',)"), measure("{before}")),
     },
     KINDS,
 )
