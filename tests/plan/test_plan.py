@@ -77,6 +77,12 @@ def test_sizes_are_those_of_arrays(step, config, small_world):
     assert found["rollout_parameters"] == pytest.approx(held(moved), rel=1e-6) and moved
 
 
+def test_a_reference_that_follows_is_part_of_the_state(config):
+    step = open_step(config | {"rl": config["rl"] | {"reference_every": 3}, "updates_per_step": 2}, jax.devices()[:2])
+    assert step.state.reference.params == step.state.trainable and step.state.reference.every == 6
+    assert sizes.parts(step)["reference"] == sizes.on_chip(step.state.trainable) > 0
+
+
 def test_reward_models_are_counted(small_config, step, config):
     """What the papers' rewards add to the same step, at the sizes that ``tiny`` has and at those of the hub."""
     rewards = {

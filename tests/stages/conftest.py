@@ -19,11 +19,13 @@ from corl_jax.stages.run import optim_config
 
 @pytest.fixture(scope="session", autouse=True)
 def telling_rewards():
-    """``redness`` of a picture and ``letters`` of a text, which differ from sample to sample."""
+    """``redness`` of a picture and ``letters`` of a text, which differ from sample to sample; ``tens``, which often are
+    the same."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rewards, "_items", dict(rewards._items))
         rewards.register("redness")(lambda cs, context: np.array([c.pixels[..., 0].mean() / 255 for c in cs]))
         rewards.register("letters")(lambda cs, context: np.array([len(c.text) / 10 for c in cs]))
+        rewards.register("tens")(lambda cs, context: np.array([round(len(c.text) / 10) for c in cs]))
         yield
 
 

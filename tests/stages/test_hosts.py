@@ -59,7 +59,7 @@ def assert_same(found, wanted):
 def config(rl_config):
     """Pictures and answers by different numbers of rows, on a mesh with two axes."""
     changes = {"rl.pictures": 4, "rl.questions": 8, "mesh.data": 2, "mesh.fsdp": 2, "hooks.sample_every": 1}
-    return rl_config(steps=3, **changes, **{"hooks.save_every": 1, "hooks.keep": 3, "rl.refill": 1})
+    return rl_config(steps=3, text="tens", **changes, **{"hooks.save_every": 1, "hooks.keep": 3, "rl.refill": 1})
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ BAD = [
     ("unified", {"rl.temperature": 0.0}, "rl.temperature=0"),
     ("unified", {"rl.guidance": -1.0}, "guidance=-1"),
     ("unified", {"rl.clip": "hard"}, "rl.clip='hard' is unknown; expected one of ppo, two_sided, none"),
-    ("unified", {"rl.clip": "two_sided", "rl.clip_ceiling": 1.2}, "rl.clip_ceiling=1.2 lies within the clip, .* 1.2;"),
+    ("unified", {"rl.clip": "two_sided", "rl.clip_ceiling": 1.2}, "rl.clip_ceiling=1.2 lies within the clip, .*=1.2;"),
     ("unified", {"rl.baseline": "odd"}, "unknown baseline 'odd'; expected one of leave_one_out, mean"),
     ("unified", {"rl.entropy_bonus.text": -0.1}, "rl.entropy_bonus.text=-0.1 is out of range"),
     ("unified", {"rl.refill": -1}, "rl.refill=-1 is no count; expected 0"),

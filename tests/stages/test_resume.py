@@ -19,7 +19,7 @@ def rows(folder):
 CHANGES = {
     "plain": {},
     "stale": {"rl.stale_rollouts": True, "rl.importance_cap": 2.0},
-    "following": {"rl.refill": 1, "rl.reference_every": 2, "rl.reference_mix": 0.5},
+    "following": {"text": "tens", "rl.refill": 1, "rl.reference_every": 2, "rl.reference_mix": 0.5},
 }
 
 
@@ -48,5 +48,5 @@ def test_stopped_and_resumed_equals_never_stopped(rl_config, small_world, tmp_pa
     assert {"image/kl", "text/kl", "image/reward/redness", "text/mismatch"} <= set(rows(whole)[0])
     assert any(row["text/kl"] > 0 for row in rows(whole))
     if how == "following":
-        assert any(row["refill/rounds"] for row in rows(whole)[2:]), rows(whole)
+        assert any(row["text/refilled"] for row in rows(whole)[2:])
     assert [row["text/mismatch"] > 1e-4 for row in rows(whole)] == [False, stale, stale, stale]

@@ -66,17 +66,17 @@ def test_the_clip_acts_in_the_second_update(take_step):
         assert one[f"{task}/ratio"] == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize(("clip", "most", "least"), [("ppo", np.exp(2), 1.2), ("two_sided", 4.0, 1.2),
-                                                     ("none", np.exp(2), np.exp(2))])  # fmt: skip
-def test_every_clip_reaches_the_loss(first, loss, clip, most, least):
+@pytest.mark.parametrize(("clip", "most"), [("ppo", np.exp(2)), ("two_sided", 4.0)])
+def test_every_clip_reaches_the_loss(first, loss, clip, most):
     """Old log-probs lowered so that all ratios are e**2."""
     part = dataclasses.replace(first.batches[0]["text"], ref_log_probs=None)
     part = dataclasses.replace(part, old_log_probs=part.sampler_log_probs - 2)
     total, said = loss({"text": part}, clip=clip, clip_ceiling=4.0)
     advantages = np.asarray(part.advantages)[..., None]
-    want = -np.where(advantages < 0, most, least) * advantages * np.asarray(part.weights)
+    want = -np.where(advantages < 0, most, 1.2) * advantages * np.asarray(part.weights)
     assert said["text/ratio"] == pytest.approx(np.exp(2), rel=1e-4)
-    assert total == pytest.approx(first.stage.settings.answer_weight * want.sum(), rel=1e-3)
+    share = first.stage.settings.answer_weight
+    assert total == pytest.approx(share * want.sum(), abs=1e-4 * np.abs(want).sum())
 
 
 def test_the_reference_follows(take_step):
