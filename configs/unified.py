@@ -3,6 +3,7 @@
 python -m corl_jax.main --config=configs/unified.py                  the embedded world, minutes on a CPU
 python -m corl_jax.main --config=configs/unified.py:janus_pro_1b     CoRL's Stage I values on the released weights
 python -m corl_jax.main --config=configs/unified.py:tiny,rewards=paper   its rewards, with random tiny reward models
+python -m corl_jax.main --config=configs/unified.py:janus_pro_7b,lora=32  adapters of rank 32 alone are trained
 
 The embedded world takes more questions than pictures, and each task its own advantage, since that measured better
 (docs/tuning.md). At full size the numbers are the paper's: 16 prompts of 8 samples, both of a pair with one reward
@@ -19,7 +20,7 @@ from corl_jax.core.errors import UserError
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """``arg``: ``size``, ``mesh``, and ``rewards``: ``shapes`` or ``paper``, at full size always the paper's."""
+    """``arg``: ``size``, ``mesh``, ``lora`` (a rank), ``rewards``: ``shapes``, or ``paper`` as always at full size."""
     values = common.parse_arg(arg, rewards="shapes")
     if values["rewards"] not in ("shapes", "paper"):
         raise UserError(f"unknown rewards {values['rewards']!r}; expected shapes or paper")

@@ -50,7 +50,7 @@ class RlStage:
 
     def __init__(self, config: Mapping[str, Any], parts: Parts, optimizer: Optimizer):
         self.parts, self.optimizer, self.seed = parts, optimizer, config["seed"]
-        self.trainable, self.updates = tuple(config["trainable"]), config["updates_per_step"]
+        self.trainable, self.updates = parts.trainable(config["trainable"]), config["updates_per_step"]
         parts.check(trainable=self.trainable)
         self.steps, self.total = config["steps"], config["steps"] * self.updates
         self.settings: RlSettings = read_settings(config, self.updates)
@@ -81,12 +81,16 @@ class RlStage:
         return fixed(self._records("test"), self.joint.batch_size, self.seed)
 
     def init(self) -> TrainState:
-        """The handed-off policy; a frozen copy of its trainable part stays aside as the reference."""
+        """The handed-off policy; a frozen copy of its trainable part stays aside as the reference, see ``anchor``."""
         trainable, frozen = partition(self.parts.params(), self.trainable)
-        if self.settings.needs_reference:  # a copy, since updates donate what they move
+        if self.settings.needs_reference and not self.parts.lora.rank:  # a copy, since updates donate what they move
             self.reference = merge(jax.tree.map(jnp.copy, trainable), frozen)
         behind = self.settings.stale_rollouts
         return create_state(trainable, frozen, self.optimizer, self.algo(), keep_previous=behind)
+
+    def anchor(self, state: TrainState) -> Params:
+        """The reference's parameters, none where no KL is taken; under adapters it is the base, which never moves."""
+        return state.frozen if self.settings.needs_reference and self.parts.lora.rank else self.reference
 
     def algo(self) -> dict[str, Any]:
         """By task the state of its KL coefficient; under ``rewards``, where they are standardised, their moments."""
@@ -113,17 +117,17 @@ class RlStage:
         """
         params, sharder = self.parts.for_rollout(state.params), self.parts.sharder
         drawn = self.rollouts.drawn(state, params, raw, step)
-        asked = drawn.asked
+        asked, anchor, trained = drawn.asked, self.anchor(state), state.params if self.parts.lora.rank else params
         batch = {
             task: PolicyBatch(
                 prompts=asked[task].prompts,
                 tokens=rollout.tokens,
                 mask=rollout.mask,
                 sampler_log_probs=rollout.log_probs,
-                old_log_probs=self.rollouts.log_probs(params, task, asked[task], rollout) if self.updates > 1 else None,
-                ref_log_probs=self.rollouts.log_probs(self.reference, task, asked[task], rollout)
-                if self.reference
+                old_log_probs=self.rollouts.log_probs(trained, task, asked[task], rollout)
+                if self.updates > 1
                 else None,
+                ref_log_probs=self.rollouts.log_probs(anchor, task, asked[task], rollout) if anchor else None,
                 advantages=None,
                 weights=token_weights(rollout.mask, aggregation=self.settings.aggregation),
             )
@@ -137,7 +141,7 @@ class RlStage:
             if self.settings.reward.normalise == "running":
                 values = self.rollouts.rows_of(task, found.matrix)
                 batch[task] = dataclasses.replace(batch[task], rewards=values)
-        del params, drawn, rollout  # the update needs their room
+        del params, trained, drawn, rollout  # the update needs their room
         for task, advantage in self.advantages(scores).items():
             batch[task] = dataclasses.replace(batch[task], advantages=self.rollouts.rows_of(task, np.ravel(advantage)))
         batch, metrics = sharder.put_batch(batch), self.judge.metrics(scores) | self.lengths(own)
@@ -166,7 +170,7 @@ class RlStage:
 
     def loss(self, params: Params, batch: Any, algo: Any) -> tuple[jax.Array, Metrics]:
         """Sum of the tasks' weighted losses."""
-        return policy_loss(self.parts.sampler, self.settings, params, batch, algo)
+        return policy_loss(self.parts.learner, self.settings, params, batch, algo)
 
     def after(self, algo: Any, metrics: Metrics) -> Any:
         """Moves the KL coefficients, and adds the step's rewards to their moments."""
