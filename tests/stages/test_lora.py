@@ -101,7 +101,7 @@ def test_the_kl_begins_at_0_and_the_reference_is_the_base(trained, step):
         assert max(row[f"{task}/mismatch"] for row in said) < 1e-4  # the sampler's merged weights, the adapters' loss
     stage, raw = step.stage, step.raw
     state = stage.init()
-    assert stage.anchor(state) is state.frozen and stage.reference == {}
+    assert stage.reference_in(state) is state.frozen and stage.reference == {}
     base, batch = without(stage.parts.params()), step.batches[0]["text"]
     with use(stage.parts.sharder):
         wanted = stage.rollouts.log_probs(base, "text", raw["text"], step.rollouts["text"])
