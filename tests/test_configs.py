@@ -162,7 +162,7 @@ def test_records_in_files_train(small_config, small_world, dot_policy_folder, tm
     (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     small = {"data.name": "records", "data.dir": str(folder), "hooks.probe_every": 0}
     config = small_config("refined_oe", **small, **{"rl.questions": 4})
-    cold = small_config("cold_sft", **small, **{"init_from": str(dot_policy_folder)})
+    cold = small_config("cold_sft", **small, **{"init_from": str(dot_policy_folder), "data.qa_type": "OE"})
     with small_world():
         prepared = prepare(config, tmp_path / "run")
         assert [prepared.stage.train[i].answer for i in range(len(prepared.stage.train))] == ["red"] * 4
