@@ -184,6 +184,6 @@ def test_the_pipeline_is_made_of_these(small_config, size):
     assert {one["seed"] for one in found["train"].values()} == {3}
     own = importlib.import_module("configs.refined_mc").get_config(size).to_dict()
     differ = {key for key in own if json.loads(json.dumps(own[key])) != found["train"]["refined_mc"][key]}
-    assert differ <= {"seed", "init_from", "steps", "evals"}
+    assert differ <= {"seed", "init_from", "steps", "evals", "hooks"}
     with pytest.raises(UserError, match="unknown model size 'huge'"):
         importlib.import_module("configs.corl").get_config("huge")
