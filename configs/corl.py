@@ -32,6 +32,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
             one.init_from = "@unified"
         if one.model.size == "tiny":
             one.steps = SHORT[name]
+            one.hooks.save_every = 10
         one.evals.n = 0  # all policies are measured together at the end
         c.train[name] = one
     c.merge = ml_collections.ConfigDict(

@@ -1,6 +1,7 @@
 """The experiments that compare recipes on the embedded world, for ``corl study NAME``.
 
-An arm is a list of commands; the last one leaves ``eval.json``. Each study asks what one of the papers claims.
+An arm is a list of commands; the last one leaves ``eval.json``. Each study asks what one of the papers claims. Every
+policy is measured alike, and every run is short: fewer steps than the recipes', the same for all.
 """
 
 from __future__ import annotations
@@ -10,46 +11,63 @@ from corl_jax.evals.study import Leg, Study
 BOTH = ("t2i_strict@w=1.5", "t2i_soft@w=1.5", "qa_greedy", "qa_sampled_strict")
 """Pictures and answers."""
 KINDS = ("qa_greedy/count", "qa_greedy/relation", "qa_greedy", "qa_sampled_strict")
-NOT_MEASURED = "--config.evals.n=0"
+STEPS = 60
+"""Of a run; where tasks take turns, of each."""
 
 
-def train(config: str, *changes: str, name: str = "train", after: bool = False, argument: str = "") -> Leg:
-    """A run of a config; ``after`` starts it from the leg before."""
-    begun = ("--config.init_from={before}",) if after else ()
+def train(config: str, *changes: str, steps: int = STEPS, argument: str = "", name: str = "train") -> Leg:
+    """A run of a config."""
     place = (f"--config=configs/{config}.py{argument}", "--workdir={out}", "--config.seed={seed}")
-    return Leg(name, ("corl_jax.main", *place, *begun, *changes))
+    return Leg(name, ("corl_jax.main", *place, f"--config.steps={steps}", *changes))
 
 
-def measure(policy: str) -> Leg:
-    """An evaluation by itself, the same as at the end of a run."""
-    line = ("corl_jax.commands.cli", "evaluate", "--policy", policy, "--out", "{out}/eval.json", "--overwrite")
-    return Leg("measure", line, trains=False)
+def reinforce(config: str, *changes: str, **how) -> Leg:
+    """A run of a config that would measure its policy itself, before and after."""
+    return train(config, "--config.evals.n=0", *changes, **how)
 
 
-def merged(*experts: str) -> tuple[Leg, Leg]:
-    """The Gaussian merge of the policies of earlier arms, measured."""
+def refine(start: str) -> Leg:
+    """The second stage, on pictures."""
+    return reinforce("refined_t2i", f"--config.init_from={start}", name="refine")
+
+
+def measured(*legs: Leg, policy: str = "{before}") -> tuple[Leg, ...]:
+    """An arm: its legs, and the evaluation of the policy that the last one leaves."""
+    line = ("corl_jax.commands.cli", "evaluate", "--policy", policy, "--guidance", "1.5")
+    return *legs, Leg("measure", (*line, "--out", "{out}/eval.json", "--overwrite"), trains=False)
+
+
+def merged(*experts: str) -> tuple[Leg, ...]:
+    """The Gaussian merge of the policies of earlier arms, each as its training left it."""
     line = ("corl_jax.commands.cli", "merge", "--base", "tiny", "--experts", *experts, "--out", "{out}/policy")
-    return Leg("merge", line, trains=False), measure("{before}/policy")
+    return measured(Leg("merge", line, trains=False), policy="{before}/policy")
 
 
-def kl(schedule: str, start: float, end: float) -> Leg:
+def kl(schedule: str, start: float, end: float) -> tuple[Leg, ...]:
     """The unified run with another KL coefficient, of both tasks."""
     values = {"schedule": schedule, "start": start, "end": end}
     changes = (f"--config.kl.{task}.{key}={value}" for task in ("image", "text") for key, value in values.items())
-    return train("unified", *changes)
+    return measured(reinforce("unified", *changes))
+
+
+def supervised(kind: str, *changes: str) -> tuple[Leg, ...]:
+    """Solutions of one kind of question, as many as reinforcement learning asks, and no pictures."""
+    return measured(
+        train("cold_sft", f"--config.data.questions=('{kind}',)", "--config.sft.drawing_weight=0.", *changes)
+    )
 
 
 PARADIGMS = Study(
     "What does one policy gain from learning both tasks at once?",
     "CoRL, pilot study: learning one task alone hardly helps it and costs the other; both at once is best on both.",
     {
-        "base": (measure("tiny"),),
-        "sft": (train("cold_sft"), measure("{before}")),
-        "pictures_alone": (train("separate_t2i"),),
-        "answers_alone": (train("separate_und"),),
-        "merged": merged("{pictures_alone}", "{answers_alone}"),
-        "by_turns": (train("cycle"),),
-        "unified": (train("unified"),),
+        "base": measured(policy="tiny"),
+        "sft": measured(train("cold_sft")),
+        "pictures_alone": measured(reinforce("separate_t2i")),
+        "answers_alone": measured(reinforce("separate_und")),
+        "merged": merged("{pictures_alone/train}", "{answers_alone/train}"),
+        "by_turns": measured(reinforce("cycle", steps=2 * STEPS)),
+        "unified": measured(reinforce("unified")),
     },
     BOTH,
 )
@@ -58,12 +76,12 @@ KL = Study(
     "Does a coefficient that changes do better than a constant one?",
     "OThink-MR1: GRPO-D, falling and then rising, beats the best constant coefficient.",
     {
-        "none": (kl("constant", 0.0, 0.0),),
-        "constant_0.01": (kl("constant", 0.01, 0.01),),
-        "constant_0.03": (kl("constant", 0.03, 0.03),),
-        "linear": (kl("linear", 0.0, 0.03),),
-        "grpo_d": (kl("grpo_d", 0.0, 0.03),),
-        "adaptive": (kl("adaptive", 0.01, 0.0),),
+        "none": kl("constant", 0.0, 0.0),
+        "constant_0.01": kl("constant", 0.01, 0.01),
+        "constant_0.03": kl("constant", 0.03, 0.03),
+        "linear": kl("linear", 0.0, 0.03),
+        "grpo_d": kl("grpo_d", 0.0, 0.03),
+        "adaptive": kl("adaptive", 0.01, 0.0),
     },
     BOTH,
 )
@@ -72,9 +90,9 @@ GUIDANCE = Study(
     "Which distribution should the log-probs of pictures be taken under?",
     "CoRL's code samples with guidance and scores without; nothing in the paper compares the two.",
     {
-        "matched": (train("unified"),),
-        "conditional": (train("unified", "--config.rl.logprob_guidance=conditional"),),
-        "none": (train("unified", "--config.rl.guidance=1.0"),),
+        "matched": measured(reinforce("unified")),
+        "conditional": measured(reinforce("unified", "--config.rl.logprob_guidance=conditional")),
+        "none": measured(reinforce("unified", "--config.rl.guidance=1.0")),
     },
     BOTH,
 )
@@ -83,12 +101,12 @@ STAGES = Study(
     "What do the stages add to each other?",
     "CoRL, table of paradigms: unified and then refined is best; supervised and then refined comes close in answers.",
     {
-        "base": (measure("tiny"),),
-        "sft": (train("cold_sft"), measure("{before}")),
-        "unified": (train("unified"),),
-        "refined": (train("refined_t2i", "--config.init_from=tiny"),),
-        "sft_refined": (train("cold_sft"), train("refined_t2i", name="refine", after=True)),
-        "unified_refined": (train("unified", NOT_MEASURED), train("refined_t2i", name="refine", after=True)),
+        "base": measured(policy="tiny"),
+        "sft": measured(train("cold_sft")),
+        "unified": measured(reinforce("unified")),
+        "refined": measured(refine("tiny")),
+        "sft_refined": measured(refine("{sft/train}")),
+        "unified_refined": measured(refine("{unified/train}")),
     },
     BOTH,
 )
@@ -97,7 +115,7 @@ REWARDS = Study(
     "Which reward of pictures teaches most?",
     "CoRL, table of rewards: cycle consistency gives more than a matching score, both together the most.",
     {
-        name: (train("unified", argument=f":tiny,rewards={names}"),)
+        name: measured(reinforce("unified", argument=f":tiny,rewards={names}"))
         for name, names in {
             "exact": "shapes_strict",
             "soft": "shapes_soft",
@@ -113,11 +131,11 @@ TRANSFER = Study(
     "Does what is learnt on one kind of question carry over to another?",
     "OThink-MR1: reinforcement learning carries over from counting to geometry and back, supervised learning does not.",
     {
-        "base": (measure("tiny"),),
-        "count_rl": (train("counting"), measure("{before}")),
-        "count_sft": (train("cold_sft", "--config.data.questions=('count',)"), measure("{before}")),
-        "relation_rl": (train("geometry"), measure("{before}")),
-        "relation_sft": (train("cold_sft", "--config.data.questions=('relation',)"), measure("{before}")),
+        "base": measured(policy="tiny"),
+        "count_rl": measured(reinforce("counting")),
+        "count_sft": supervised("count", "--config.data.limit=100"),
+        "relation_rl": measured(reinforce("geometry")),
+        "relation_sft": supervised("relation"),
     },
     KINDS,
 )

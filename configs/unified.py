@@ -25,6 +25,7 @@ from __future__ import annotations
 import ml_collections
 
 from configs import common
+from corl_jax.core.errors import UserError
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:

@@ -162,7 +162,7 @@ def test_records_in_files_train(small_config, small_world, dot_policy_folder, tm
     (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     small = {"data.name": "records", "data.dir": str(folder), "hooks.probe_every": 0}
     config = small_config("refined_oe", **small, **{"rl.questions": 4})
-    cold = small_config("cold_sft", **small, **{"init_from": str(dot_policy_folder)})
+    cold = small_config("cold_sft", **small, **{"init_from": str(dot_policy_folder), "data.qa_type": "OE"})
     with small_world():
         prepared = prepare(config, tmp_path / "run")
         assert [prepared.stage.train[i].answer for i in range(len(prepared.stage.train))] == ["red"] * 4
@@ -184,6 +184,6 @@ def test_the_pipeline_is_made_of_these(small_config, size):
     assert {one["seed"] for one in found["train"].values()} == {3}
     own = importlib.import_module("configs.refined_mc").get_config(size).to_dict()
     differ = {key for key in own if json.loads(json.dumps(own[key])) != found["train"]["refined_mc"][key]}
-    assert differ <= {"seed", "init_from", "steps", "evals"}
+    assert differ <= {"seed", "init_from", "steps", "evals", "hooks"}
     with pytest.raises(UserError, match="unknown model size 'huge'"):
         importlib.import_module("configs.corl").get_config("huge")

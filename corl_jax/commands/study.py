@@ -74,20 +74,21 @@ def load(file: pathlib.Path, name: str) -> Any:
 
 
 def _call(job: Any) -> None:
-    """Runs one leg in a process of its own; what it prints goes to ``leg.log``.
+    """Runs one leg in a process of its own; what it prints goes into a file beside its folder.
 
     Raises:
       UserError: it failed; the study goes on from there when it is called again.
     """
-    job.out.mkdir(parents=True, exist_ok=True)
-    log, start = job.out / "leg.log", time.perf_counter()
-    with log.open("a", encoding="utf-8") as lines:
+    job.out.parent.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    with job.log.open("a", encoding="utf-8") as lines:
         code = subprocess.run(
             [sys.executable, "-m", *job.arguments], stdout=lines, stderr=lines, check=False
         ).returncode
     if code:
-        said = log.read_text("utf-8").strip().splitlines()[-1:]
-        raise UserError(f"{job.arm}, seed {job.seed}, {job.leg.name} ended with {code}: {' '.join(said)}; see {log}")
+        said = job.log.read_text("utf-8").strip().splitlines()[-1:]
+        where = f"{job.arm}, seed {job.seed}, {job.leg.name}"
+        raise UserError(f"{where} ended with {code}: {' '.join(said)}; see {job.log}")
     job.finish(time.perf_counter() - start)
 
 

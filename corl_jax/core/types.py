@@ -143,7 +143,7 @@ class PolicyBatch:
       mask: bool ``[B, G, T]`` which of their positions were sampled.
       sampler_log_probs: ``[B, G, T]`` as the sampler saw them, for the mismatch metric alone.
       old_log_probs: ``[B, G, T]`` of the policy that sampled, replayed by the scorer; None for one update per rollout.
-      ref_log_probs: ``[B, G, T]`` of the frozen reference, or None when the KL coefficient is 0 throughout.
+      ref_log_probs: ``[B, G, T]`` of the reference, or None when the KL coefficient is 0 throughout.
       advantages: ``[B, G]``.
       weights: ``[B, G, T]``; zero where masked, and over the whole step summing to the task's share.
       rewards: ``[B, G, R]``, part by part, where their moments are kept; else None.

@@ -23,8 +23,8 @@ ABOUT = ("about",)
 class Leg:
     """One command of an arm, as arguments of ``python -m``.
 
-    ``{out}`` is the leg's own folder, ``{before}`` that of the leg before it in the arm, ``{ARM}`` that of the last leg
-    of an earlier arm with the same seed, and ``{seed}`` the seed. ``trains`` tells that settings of the command line
+    ``{out}`` is the leg's own folder, ``{before}`` that of the leg before it in the arm, ``{ARM/LEG}`` that of a leg of
+    an earlier arm with the same seed, and ``{seed}`` the seed. ``trains`` tells that settings of the command line
     (``--set``) are for it.
     """
 
@@ -58,7 +58,7 @@ class Study:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One leg of one arm for one seed: its folder and the finished command line."""
+    """One leg of one arm for one seed: its folder, which its command makes, and the finished command line."""
 
     arm: str
     seed: int
@@ -83,12 +83,16 @@ class Job:
 
     def finish(self, seconds: float) -> None:
         """Remembers that it is done."""
-        self.out.mkdir(parents=True, exist_ok=True)
         self._mark.write_text(json.dumps({"arguments": self.arguments, "seconds": seconds}, indent=2), "utf-8")
 
     @property
+    def log(self) -> pathlib.Path:
+        """What it prints."""
+        return self.out.with_name(f"{self.out.name}.log")
+
+    @property
     def _mark(self) -> pathlib.Path:
-        return self.out / "leg.json"
+        return self.out.with_name(f"{self.out.name}.json")
 
 
 def jobs(study: Study, seeds: Sequence[int], folder: pathlib.Path, settings: Sequence[str] = ()) -> Iterator[Job]:
@@ -98,24 +102,23 @@ def jobs(study: Study, seeds: Sequence[int], folder: pathlib.Path, settings: Seq
       settings: ``config.KEY=VALUE`` for every leg that trains.
 
     Raises:
-      UserError: a leg names an arm that does not come before it.
+      UserError: a leg names another that does not come before it.
     """
     for seed in seeds:
-        last: dict[str, str] = {}
+        earlier: dict[str, str] = {}
         for arm, legs in study.arms.items():
             before = ""
             for leg in legs:
-                out = folder / f"seed{seed}" / arm.replace(" ", "_") / leg.name
-                names = {"out": str(out), "before": before, "seed": str(seed)} | last
+                out = folder / f"seed{seed}" / arm / leg.name
+                names = {"out": str(out), "before": before, "seed": str(seed)} | earlier
                 try:
                     arguments = tuple(one.format_map(names) for one in leg.arguments)
                 except KeyError as error:
                     raise UserError(
-                        f"the leg {leg.name!r} of {arm!r} names {error}, which no arm before it is called"
+                        f"the leg {leg.name!r} of {arm!r} names {error}, and no leg before it is called so"
                     ) from None
                 yield Job(arm, seed, leg, out, arguments + tuple(f"--{one}" for one in settings if leg.trains))
-                before = str(out)
-            last[arm] = before
+                before = earlier[f"{arm}/{leg.name}"] = str(out)
 
 
 def numbers(job: Job) -> dict[str, float]:

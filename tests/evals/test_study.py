@@ -22,6 +22,7 @@ with open("calls.txt", "a") as calls:
     calls.write(f"{out.parent.name}/{out.name} {' '.join(sys.argv[3:])}\\n")
 if value < 0 and not pathlib.Path("mended").exists():
     sys.exit("this leg is broken")
+out.mkdir(parents=True)
 (out / "eval.json").write_text(json.dumps({"right": {"value": abs(value), "stderr": None, "n": 1}, "about": {}}))
 """
 
@@ -30,7 +31,7 @@ from corl_jax.evals.study import Leg, Study
 one = lambda *rest, trains=True: Leg("leg", ("a_leg", "{out}", *rest), trains)
 STUDIES = {"small": Study("Which?", "Nobody says.", {
     "first": (one("0.{seed}"),),
-    "second": (Leg("early", ("a_leg", "{out}", "0")), one("-0.5", "from", "{before}", "{first}", trains=False)),
+    "second": (Leg("early", ("a_leg", "{out}", "0")), one("-0.5", "from", "{before}", "{first/leg}", trains=False)),
 }, ("right",))}
 """
 
@@ -95,8 +96,8 @@ def test_bad_input_is_one_line(here, line, said, capsys):
 
 
 def test_an_arm_builds_on_those_before_it(tmp_path):
-    study = Study("", "", {"a": (Leg("x", ("m", "{b}")),), "b": (Leg("x", ("m",)),)}, ("p",))
-    with pytest.raises(UserError, match="the leg 'x' of 'a' names 'b', which no arm before it is called"):
+    study = Study("", "", {"a": (Leg("x", ("m", "{b/x}")),), "b": (Leg("x", ("m",)),)}, ("p",))
+    with pytest.raises(UserError, match="the leg 'x' of 'a' names 'b/x', and no leg before it is called so"):
         list(jobs(study, [0], tmp_path))
 
 
