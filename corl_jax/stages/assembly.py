@@ -169,17 +169,19 @@ def assemble(config: Mapping[str, Any], devices: Sequence[jax.Device] | None = N
             f"model size {model.size!r} is not the size of the policy in init_from={config['init_from']!r}; "
             f"leave the size out, or start from a policy of that size"
         )
-    dtype = compute_dtype(model.compute_dtype)
+    dtype, param_dtype = compute_dtype(model.compute_dtype), jnp.dtype(DTYPES[model.param_dtype])
     platform = sharder.mesh.devices.flat[0].platform
     check_kernel(model.attention, platform, cfg.head_sizes, dtype)
     how = {"dtype": dtype, "remat": model.remat, "unroll": model.unroll, "attention": model.attention}
     shape = abstract(cfg, **how)
     trained = abstract(cfg, lora, **how) if lora.rank else shape
-    leaves = kept(flatten_abstract(trained), jnp.dtype(DTYPES[model.param_dtype]))
-    structs = placed(leaves, logical_axes(trained), sharder)
+
+    def held(model: Janus, on: Sharder) -> Structs:
+        return placed(kept(flatten_abstract(model), param_dtype), logical_axes(model), on)
+
+    structs, rollout = held(trained, sharder), narrowed(held(shape, sampling), jnp.dtype(dtype))
     if lora.rank:
         structs = narrowed(structs, jnp.dtype(DTYPES[lora.base_dtype]))
-    rollout = narrowed(placed(flatten_abstract(shape), logical_axes(shape), sampling), jnp.dtype(dtype))
     tokenizer = sources[0][1].load_tokenizer() if sources else TextTokenizer(build_tokenizer())
     ids = SpecialIds.of(tokenizer, cfg.decoder.vocab_size)
     sampler = Sampler(nnx.split(shape)[0], cfg, ids)
