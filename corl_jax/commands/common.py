@@ -8,6 +8,7 @@ import pathlib
 from typing import Any
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.files import write_whole
 
 
 def add_policy(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +36,4 @@ def check_file(path: pathlib.Path, flag: str, overwrite: bool) -> None:
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes ``value`` whole or not at all; makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
-    part.replace(path)
+    write_whole(path, json.dumps(value, indent=2) + "\n")
