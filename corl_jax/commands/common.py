@@ -18,6 +18,12 @@ def add_policy(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_devices(parser: argparse.ArgumentParser) -> None:
+    """``--devices``."""
+    text = "how many of this host's devices share the policy, for one that is too large for each (default: 1)"
+    parser.add_argument("--devices", type=int, default=1, help=text)
+
+
 def check_file(path: pathlib.Path, flag: str, overwrite: bool) -> None:
     """Refuses a file that cannot be written or would be replaced.
 
