@@ -13,6 +13,8 @@ from PIL import Image
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.trees import count
+from corl_jax.porting.nets import open_net
+from corl_jax.rewards import nets
 from corl_jax.stages.assembly import assemble
 from corl_jax.stages.pipeline_settings import read_pipeline
 from corl_jax.stages.rl_settings import read_settings
@@ -32,13 +34,16 @@ def test_there_are_configs():
 
 
 @pytest.mark.parametrize(("name", "arg"), [*((name, None) for name in NAMES), ("unified", "tiny,rewards=paper")])
-def test_two_steps(small_config, small_world, tiny_policy_folder, dot_policy_folder, tmp_path, name, arg):
+def test_two_steps(small_config, small_world, tiny_policy_folder, dot_policy_folder, tmp_path, monkeypatch, name, arg):
     """Recipes that only change settings of others start from a smaller policy, whose pictures no parser reads."""
+    opened: list[str] = []
+    monkeypatch.setattr(nets, "open_net", lambda kind, *rest: opened.append(kind.home) or open_net(kind, *rest))
     recipe = name not in ("tokenizer", "sft", "unified")
     config = small_config(name, arg, policy=dot_policy_folder if recipe else tiny_policy_folder)
     if recipe:
         config["init_from"] = str(dot_policy_folder)
     if config["stage"] == "rl":
+        config["hooks"]["probe_every"] = 1
         config["rl"] |= {key: 2 for key in ("pictures", "questions") if config["rl"][key]}
         config["data"]["limit"] = min(config["data"]["limit"], 8)
         config["rewards"]["image"] = {"pixel": 1.0} if recipe else config["rewards"]["image"]
@@ -50,6 +55,7 @@ def test_two_steps(small_config, small_world, tiny_policy_folder, dot_policy_fol
     assert results[0].metrics["grad_norm"] >= 0
     assert (tmp_path / "run" / "checkpoints" / "2").is_dir()
     if arg is not None:  # BLIP, BERT and VGG, at tiny sizes, decide alone what a picture is worth
+        assert len(opened) == len(set(opened)) == 3
         assert {"image/reward/cycle_both", "image/reward/matching"} <= set(results[0].metrics)
         assert results[0].metrics["image/share/cycle_both"] > 0.01
 

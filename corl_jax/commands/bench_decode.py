@@ -16,16 +16,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", default="tiny", help="dot, tiny, mid, or (not on a CPU) janus_pro_1b (default: tiny)")
     parser.add_argument("--against", default="transformers", choices=("transformers",), help="beside what")
     parser.add_argument("--repeats", type=int, help="timings of each side (default: 5 at tiny, else 2)")
+    text = "devices that share our side; on a CPU each is a thread with heads of its own (default: 1)"
+    parser.add_argument("--devices", type=int, default=1, help=text)
     parser.add_argument("--profile", type=pathlib.Path, help="also write a JAX trace of one draw to this folder")
 
 
 def measure(args: argparse.Namespace, log: Callable[[str], None]) -> dict[str, Any]:
     """Prints a table of both sides; the values for JSON."""
+    from corl_jax.core.runtime import cpu_devices
     from corl_jax.evals.bench_decode import measure
     from corl_jax.evals.bench_sizes import size_named
 
-    cfg = size_named(args.size)
-    found = measure(cfg, args.repeats or REPEATS[args.size], log, args.profile)
+    cpu_devices(args.devices)
+    found = measure(size_named(args.size), args.repeats or REPEATS[args.size], args.devices, log, args.profile)
     names = ("load", "compile", "pixels")
     print(f"{args.size:14} {UNIT:>14} " + " ".join(f"{name + ' (s)':>12}" for name in names))
     for side, rate in (("ours", found.ours), ("transformers", found.theirs)):
@@ -36,6 +39,7 @@ def measure(args: argparse.Namespace, log: Callable[[str], None]) -> dict[str, A
     return {
         "size": args.size,
         "against": args.against,
+        "devices": args.devices,
         "ours": found.ours,
         "theirs": found.theirs,
         "ratio": found.ratio,

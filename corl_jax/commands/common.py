@@ -8,6 +8,7 @@ import pathlib
 from typing import Any
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.files import write_whole
 
 
 def add_policy(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +16,12 @@ def add_policy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--policy", required=True, help="tiny (the shipped base), a Hugging Face folder or a work directory"
     )
+
+
+def add_devices(parser: argparse.ArgumentParser) -> None:
+    """``--devices``."""
+    text = "how many of this host's devices share the policy, for one that is too large for each (default: 1)"
+    parser.add_argument("--devices", type=int, default=1, help=text)
 
 
 def check_file(path: pathlib.Path, flag: str, overwrite: bool) -> None:
@@ -35,6 +42,4 @@ def check_file(path: pathlib.Path, flag: str, overwrite: bool) -> None:
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes ``value`` whole or not at all; makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
-    part.replace(path)
+    write_whole(path, json.dumps(value, indent=2) + "\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import pathlib
 
-from corl_jax.commands.common import add_policy, check_file, write_json
+from corl_jax.commands.common import add_devices, add_policy, check_file, write_json
 from corl_jax.core.errors import UserError
 
 SUITES = ("shapes",)
@@ -15,6 +15,7 @@ BATCH = 64
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags."""
     add_policy(parser)
+    add_devices(parser)
     parser.add_argument("--suite", default="shapes", help="what to measure on: shapes, the embedded world")
     parser.add_argument("--n", type=int, default=512, help="held-out records (default: 512)")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of records and of sampling (default: 0)")
@@ -38,17 +39,18 @@ def run(args: argparse.Namespace) -> int:
     from corl_jax.evals.runner import evaluate
     from corl_jax.sampling.policy import Policy
 
-    policy = Policy.load(args.policy)
+    policy = Policy.load(args.policy, devices=args.devices)
     records = fixed(builder.source(split="test"), args.n, args.seed)
-    numbers = evaluate(
-        policy.sampler,
-        policy.params,
-        policy.tokenizer,
-        records,
-        guidances=args.guidance,
-        seed=args.seed,
-        batch=BATCH,
-    )
+    with policy.on_devices():
+        numbers = evaluate(
+            policy.sampler,
+            policy.params,
+            policy.tokenizer,
+            records,
+            guidances=args.guidance,
+            seed=args.seed,
+            batch=BATCH,
+        )
     about = {"policy": args.policy, "suite": args.suite, "n": args.n, "seed": args.seed}
     about |= {"machine": provenance.machine(), "versions": provenance.versions()}
     write_json(args.out, {**numbers, "about": about})

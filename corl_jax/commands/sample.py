@@ -6,13 +6,14 @@ import argparse
 import pathlib
 import re
 
-from corl_jax.commands.common import add_policy
+from corl_jax.commands.common import add_devices, add_policy
 from corl_jax.core.errors import UserError
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags."""
     add_policy(parser)
+    add_devices(parser)
     parser.add_argument("--prompt", required=True, help="what to draw")
     parser.add_argument("--n", type=int, default=4, help="how many pictures (default: 4)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same pictures (default: 0)")
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
 
     from corl_jax.sampling.policy import Policy
 
-    pictures = Policy.load(args.policy).generate(
+    pictures = Policy.load(args.policy, devices=args.devices).generate(
         [args.prompt], args.n, seed=args.seed, guidance=args.guidance, temperature=args.temperature
     )
     args.out.mkdir(parents=True, exist_ok=True)

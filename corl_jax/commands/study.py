@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import json
 import pathlib
+import runpy
 import subprocess
 import sys
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from corl_jax.core.errors import UserError
+
+if TYPE_CHECKING:
+    from corl_jax.evals.study import Job, Study
 
 FILE = "configs/studies.py"
 
@@ -57,14 +63,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def load(file: pathlib.Path, name: str) -> Any:
+def load(file: pathlib.Path, name: str) -> Study:
     """A study by name.
 
     Raises:
       UserError: no such file or study.
     """
-    import runpy
-
     if not file.is_file():
         raise UserError(f"{str(file)!r} is not there; run this in the folder of the project, or say --file")
     studies = runpy.run_path(str(file))["STUDIES"]
@@ -73,7 +77,7 @@ def load(file: pathlib.Path, name: str) -> Any:
     return studies[name]
 
 
-def _call(job: Any) -> None:
+def _call(job: Job) -> None:
     """Runs one leg in a process of its own; what it prints goes into a file beside its folder.
 
     Raises:
@@ -92,10 +96,8 @@ def _call(job: Any) -> None:
     job.finish(time.perf_counter() - start)
 
 
-def write(name: str, study: Any, finished: Any, out: pathlib.Path) -> None:
+def write(name: str, study: Study, finished: Sequence[Job], out: pathlib.Path) -> None:
     """``study.md``, ``study.json`` and ``study.html`` of what is finished so far."""
-    import dataclasses
-
     from corl_jax.evals import provenance
     from corl_jax.evals.study import markdown, table
     from corl_jax.evals.study_page import page

@@ -31,6 +31,12 @@ def set_up_jax() -> None:
     jax.config.update("jax_threefry_partitionable", True)
 
 
+def cpu_devices(count: int) -> None:
+    """Has JAX see the CPU, if that is what it computes on, as ``count`` devices; before it looks at any."""
+    if count > 1:
+        jax.config.update("jax_num_cpu_devices", count)
+
+
 def compute_dtype(name: str) -> Any:
     """The dtype of activations; ``auto`` is float32 on CPU and bfloat16 elsewhere.
 

@@ -18,6 +18,7 @@ from etils import epath
 from corl_jax import __version__
 from corl_jax.core import trees
 from corl_jax.core.errors import UserError
+from corl_jax.core.files import write_whole
 from corl_jax.engine.state import TrainState
 
 FILE = Path("manifest") / "manifest.json"
@@ -100,9 +101,7 @@ def read_manifest(step_folder: Path | epath.Path) -> Manifest:
 def write_inventory(step_folder: Path) -> None:
     """Notes the size of every file of a finished step folder in ``files.json``, in one atomic move."""
     sizes = {str(path.relative_to(step_folder)): path.stat().st_size for path in _files(step_folder)}
-    part = step_folder / (INVENTORY + ".part")
-    part.write_text(json.dumps(sizes, indent=1, sort_keys=True))
-    part.replace(step_folder / INVENTORY)
+    write_whole(step_folder / INVENTORY, json.dumps(sizes, indent=1, sort_keys=True))
 
 
 def damage(step_folder: Path | epath.Path) -> str | None:

@@ -14,6 +14,7 @@ from typing import Any
 from etils import epath
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.files import write_whole
 from corl_jax.engine.manifest import one_line
 from corl_jax.engine.mirror import CHECKPOINTS, Mirror, is_address, remote_folder
 
@@ -99,9 +100,7 @@ def open_workdir(path: str | Path, config_json: Mapping[str, Any], may_differ: S
         )
     try:
         workdir.path.mkdir(parents=True, exist_ok=True)
-        part = workdir.config.with_suffix(".json.part")
-        part.write_text(json.dumps(wanted, indent=2, sort_keys=True) + "\n")
-        part.replace(workdir.config)
+        write_whole(workdir.config, json.dumps(wanted, indent=2, sort_keys=True) + "\n")
         for folder in (workdir.checkpoints, workdir.samples):
             folder.mkdir(parents=True, exist_ok=True)
         workdir.metrics.touch()

@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.files import write_whole
 
 Row = Mapping[str, float]
 TIME = "time/"
@@ -58,9 +59,7 @@ def rewind_metrics(path: Path, step: int) -> None:
             ) from error
         if row_step <= step:
             kept.append(line)
-    part = path.with_suffix(".jsonl.part")
-    part.write_bytes(b"".join(line + b"\n" for line in kept))
-    part.replace(path)
+    write_whole(path, b"".join(line + b"\n" for line in kept))
 
 
 class TensorBoard:

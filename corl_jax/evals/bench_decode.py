@@ -38,12 +38,14 @@ class Speed:
 def measure(
     cfg: JanusConfig,
     repeats: int,
+    devices: int = 1,
     log: Callable[[str], None] = lambda line: None,
     profile: pathlib.Path | None = None,
 ) -> Speed:
     """Times both sides in turns, ``repeats`` times each; ``log`` takes lines of progress.
 
     Args:
+      devices: that share our side; CPU devices are threads of this process.
       profile: where to write a JAX trace of one more draw of ours, or None.
 
     Raises:
@@ -54,7 +56,7 @@ def measure(
         folder = random_folder(cfg, pathlib.Path(where))
         prompts = sample_prompts(TextTokenizer.load(folder), PROMPTS)
         log("random weights are written; loading ours, compiling")
-        sides = {"ours": ours(folder, prompts)}
+        sides = {"ours": ours(folder, prompts, devices)}
         log("loading theirs, finding its best number of threads")
         sides["theirs"] = theirs(folder, prompts)
     drawn: dict[str, list[float]] = {name: [] for name in sides}

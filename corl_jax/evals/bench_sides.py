@@ -49,15 +49,16 @@ def timed(call: Callable[[], Any]) -> tuple[float, np.ndarray]:
     return time.perf_counter() - start, out
 
 
-def ours(folder: pathlib.Path, prompts: Prompts) -> Side:
+def ours(folder: pathlib.Path, prompts: Prompts, devices: int) -> Side:
     """The rollout of ``Sampler.draw`` but for its pixels, which are timed alone."""
     start = time.perf_counter()
-    policy = Policy.load(folder)
+    policy = Policy.load(folder, devices=devices)
     jax.block_until_ready(policy.params)
     loaded = time.perf_counter()
     sampler, keys = policy.sampler, prompt_keys(0, "bench", np.arange(len(prompts.tokens)), 1)
     args = (policy.params, prompts, keys, sampler.sampling("image", guidance=GUIDANCE))
-    draw = jax.jit(lambda *given: sampler.draw(*given).tokens[:, 0]).lower(*args).compile()
+    with policy.on_devices():
+        draw = jax.jit(lambda *given: sampler.draw(*given).tokens[:, 0]).lower(*args).compile()
     seconds = {"load": loaded - start, "compile": time.perf_counter() - loaded}
     show = jax.jit(lambda params, codes: bind(sampler.graphdef, params).image_tokenizer.decode(codes))
     side = Side(lambda: draw(*args), lambda codes: show(policy.params, codes), seconds)

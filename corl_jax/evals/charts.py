@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-INK = "#123457"
-"""Stands for the page's text colour until the SVG is written."""
+from corl_jax.evals.svg import OTHERS, grid, svg
+
 TASKS = {"image": "#3f83f8", "text": "#f2853c"}
-OTHERS = ("#8f7cf7", "#22a99a", "#e2588b", "#c9a227", "#6b8ba4")
 NAMES = {"image": "pictures", "text": "answers"}
 
 MAIN = (
@@ -79,20 +74,8 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
 
 def draw(panel: Panel, rows: Sequence[Mapping[str, float | None]]) -> str:
     """``panel`` as an SVG element: light raw lines, strong smoothed ones."""
-    settings: Any = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": panel.title,
-        "font.size": 9.5,
-        "text.color": INK,
-        "axes.labelcolor": INK,
-        "axes.edgecolor": INK,
-        "xtick.color": INK,
-        "ytick.color": INK,
-    }
-    with matplotlib.rc_context(settings):
-        figure = Figure(figsize=(4.6, 2.7), layout="constrained")
-        FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
+
+    def paint(axes: Axes) -> None:
         for i, column in enumerate(panel.columns):
             pairs = [(row["step"], row[column]) for row in rows if column in row and row[column] is not None]
             steps, values = np.array(pairs, np.float64).reshape(-1, 2).T
@@ -107,16 +90,11 @@ def draw(panel: Panel, rows: Sequence[Mapping[str, float | None]]) -> str:
         axes.set_ylabel(panel.unit)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.grid(True, axis="y", color=INK, alpha=0.13, linewidth=0.7)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.tick_params(length=0)
+        grid(axes, "y")
         if len(panel.columns) > 1:
             axes.legend(frameon=False, fontsize=8.5, handlelength=1.4)
-        out = io.StringIO()
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = out.getvalue()
-    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
-    return re.sub(r'^<svg height="[^"]*"( [^>]*?) width="[^"]*"', r'<svg role="img"\1', svg, count=1)
+
+    return svg(panel.title, 2.7, paint)
 
 
 def label(column: str, panel: Panel) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from corl_jax.core.files import write_whole
 from corl_jax.core.types import Completion, Params, Record
 from corl_jax.data.text import TextTokenizer
 from corl_jax.engine.pictures import image_grid
@@ -100,8 +101,10 @@ def write_gallery(folder: pathlib.Path, name: str, shown: Gallery) -> None:
         }
         for group, rights in zip(groups, shown.shown.reshape(-1, shown.samples), strict=True)
     ]
-    _write(folder / f"gallery_{name}.json", {"guidance": shown.guidance, "prompts": rows})
-    _write(folder / f"answers_{name}.json", transcript(shown))
+    drawn = {"guidance": shown.guidance, "prompts": rows}
+    for part, value in (("gallery", drawn), ("answers", transcript(shown))):
+        text = json.dumps(value, indent=1, ensure_ascii=False)
+        write_whole(folder / f"{part}_{name}.json", text + "\n")
 
 
 def transcript(shown: Gallery) -> list[dict[str, Any]]:
@@ -136,9 +139,3 @@ def png_base64(pixels: np.ndarray | None) -> str:
     out = io.BytesIO()
     Image.fromarray(np.asarray(pixels)).save(out, "PNG", optimize=True)
     return base64.b64encode(out.getvalue()).decode()
-
-
-def _write(path: pathlib.Path, value: Any) -> None:
-    part = path.with_suffix(".json.part")
-    part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    part.replace(path)

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypedDict
 
 import numpy as np
 
-Number = dict[str, float | int | None]
-"""``value``: mean; ``stderr``: of that mean, None for a single record; ``n``: records."""
+
+class Number(TypedDict):
+    """``value``: mean; ``stderr``: of that mean, None for a single record; ``n``: records."""
+
+    value: float
+    stderr: float | None
+    n: int
+
+
 Numbers = dict[str, Number]
 
 
@@ -25,12 +33,17 @@ def number(values: Sequence[float] | np.ndarray) -> Number:
     return {"value": float(array.mean()), "stderr": stderr, "n": int(array.size)}
 
 
+def percent(value: float, stderr: float | None) -> str:
+    """``43.4 ± 1.2``: a share in per cent with its standard error, where it has one."""
+    return f"{100 * value:.1f}" + ("" if stderr is None else f" ± {100 * stderr:.1f}")
+
+
 def difference(before: Number, after: Number) -> tuple[float, float | None, bool]:
     """``after - before``, its standard error, and whether it exceeds two of them.
 
     The two are taken as independent, which is cautious where both saw the same records.
     """
-    change = float(after["value"] or 0) - float(before["value"] or 0)
+    change = after["value"] - before["value"]
     if before["stderr"] is None or after["stderr"] is None:
         return change, None, False
     stderr = math.hypot(before["stderr"], after["stderr"])

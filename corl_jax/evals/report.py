@@ -16,6 +16,7 @@ from typing import Any
 
 from corl_jax import __version__
 from corl_jax.core.errors import UserError
+from corl_jax.core.files import write_whole
 from corl_jax.engine.alarm import Alarm, AlarmConfig
 from corl_jax.engine.mirror import only_folders
 from corl_jax.evals import charts, report_numbers, report_samples
@@ -38,10 +39,7 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
     folder = pathlib.Path(workdir).expanduser()
     if not (folder / "config.json").is_file():
         raise UserError(f"{str(workdir)!r} has no config.json, so it is no work directory; expected one of a run")
-    page = render(folder)
-    part = folder / (FILE + ".part")
-    part.write_text(page, "utf-8")
-    part.replace(folder / FILE)
+    write_whole(folder / FILE, render(folder))
     return folder / FILE
 
 

@@ -108,7 +108,7 @@ def _share(value: Number | None) -> str:
     if not value:
         return '<span class="soft">&ndash;</span>'
     error = "" if value["stderr"] is None else f' <span class="soft">&plusmn; {100 * value["stderr"]:.1f}</span>'
-    return f"{100 * float(value['value'] or 0):.1f} %{error}"
+    return f"{100 * value['value']:.1f} %{error}"
 
 
 def _pill(before: Number, after: Number) -> str:
@@ -118,7 +118,7 @@ def _pill(before: Number, after: Number) -> str:
 
 
 def _tile(title: str, before: Number, after: Number) -> str:
-    left, right = (f"{100 * float(one['value'] or 0):.1f}" for one in (before, after))
+    left, right = (f"{100 * one['value']:.1f}" for one in (before, after))
     return (
         f'<div class="card tile"><span class="soft small">{escape(title)}</span>'
         f'<b><span class="from">{left} &rarr;</span> {right} %</b>{_pill(before, after)}</div>'

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from corl_jax.core.errors import UserError
+from corl_jax.evals.numbers import percent
 
 ABOUT = ("about",)
 """What stands beside the numbers in the file of ``corl evaluate``."""
@@ -173,11 +174,6 @@ def markdown(study: Study, cells: Mapping[str, Mapping[str, Cell]]) -> str:
     rows = ["| | " + " | ".join(f"`{name}`" for name in study.metrics) + " | seeds |"]
     rows.append("|---|" + "---|" * (len(study.metrics) + 1))
     for arm, row in cells.items():
-        shown = [cell_text(row[name]) for name in study.metrics]
+        shown = [percent(row[name].mean, row[name].stderr) for name in study.metrics]
         rows.append(f"| {arm} | {' | '.join(shown)} | {len(row[study.metrics[0]].values)} |")
     return "\n".join(rows)
-
-
-def cell_text(cell: Cell) -> str:
-    """``43.4 ± 1.2``, in per cent."""
-    return f"{100 * cell.mean:.1f}" + ("" if cell.stderr is None else f" ± {100 * cell.stderr:.1f}")

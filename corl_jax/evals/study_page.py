@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import shlex
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
 
-import matplotlib
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
-from corl_jax.evals.charts import INK, OTHERS
+from corl_jax.evals.numbers import percent
 from corl_jax.evals.report_style import CSS
-from corl_jax.evals.study import Cell, Job, Study, cell_text
+from corl_jax.evals.study import Cell, Job, Study
+from corl_jax.evals.svg import INK, OTHERS, grid, svg
 
 
 def page(name: str, study: Study, cells: Mapping[str, Mapping[str, Cell]], ran: Sequence[Job], about: str) -> str:
@@ -22,7 +19,7 @@ def page(name: str, study: Study, cells: Mapping[str, Mapping[str, Cell]], ran: 
     head = "".join(f"<th>{escape(metric)}</th>" for metric in study.metrics)
     body = "".join(
         f"<tr><th>{escape(arm)}</th>"
-        + "".join(f"<td>{cell_text(row[metric])}</td>" for metric in study.metrics)
+        + "".join(f"<td>{percent(row[metric].mean, row[metric].stderr)}</td>" for metric in study.metrics)
         + "</tr>"
         for arm, row in cells.items()
     )
@@ -43,13 +40,9 @@ def page(name: str, study: Study, cells: Mapping[str, Mapping[str, Cell]], ran: 
 
 
 def plot(metric: str, cells: Mapping[str, Mapping[str, Cell]]) -> str:
-    """One metric of all arms as an SVG element: mean, standard error, and a point per seed."""
-    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": metric, "font.size": 9.5, "text.color": INK}
-    settings |= {f"{part}.color": INK for part in ("xtick", "ytick")} | {"axes.edgecolor": INK}
-    with matplotlib.rc_context(settings):
-        figure = Figure(figsize=(4.6, 0.9 + 0.34 * len(cells)), layout="constrained")
-        FigureCanvasSVG(figure)
-        axes = figure.add_subplot(title=metric)
+    """One metric of all arms as an SVG element: mean, standard error, and a mark per seed."""
+
+    def paint(axes: Axes) -> None:
         for place, row in enumerate(cells.values()):
             cell, colour = row[metric], OTHERS[place % len(OTHERS)]
             axes.plot(100 * cell.mean, place, "o", color=colour, markersize=7)
@@ -57,11 +50,9 @@ def plot(metric: str, cells: Mapping[str, Mapping[str, Cell]]) -> str:
                 ends = [100 * (cell.mean - cell.stderr), 100 * (cell.mean + cell.stderr)]
                 axes.plot(ends, [place, place], color=colour, linewidth=2)
             axes.plot([100 * value for value in cell.values], [place] * len(cell.values), "|", color=INK, alpha=0.6)
+        axes.set_title(metric)
         axes.set_yticks(range(len(cells)), list(cells))
         axes.invert_yaxis()
-        axes.grid(True, axis="x", color=INK, alpha=0.13, linewidth=0.7)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        out = io.StringIO()
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = out.getvalue()
-    return svg[svg.index("<svg") :].replace(INK, "currentColor")
+        grid(axes, "x")
+
+    return svg(metric, 0.9 + 0.34 * len(cells), paint)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,12 +16,13 @@ from PIL import Image
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.runtime import compute_dtype, set_up_jax
+from corl_jax.core.sharding import Sharder, make_mesh, use
 from corl_jax.core.trees import count, flatten_abstract
 from corl_jax.core.types import Params, Prompts
 from corl_jax.data.images import load_image, preprocess
 from corl_jax.data.text import TextTokenizer, left_pad
 from corl_jax.models.config import JanusConfig
-from corl_jax.models.unified import abstract
+from corl_jax.models.unified import abstract, logical_axes
 from corl_jax.objectives.distribution import check_sampling
 from corl_jax.porting.source import open_source
 from corl_jax.sampling.batching import batch_rows, batch_size, prompt_keys, take
@@ -34,7 +37,7 @@ Picture = np.ndarray | Image.Image | str | os.PathLike[str]
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """A unified policy on one device.
+    """A unified policy, on one device or with its heads and widths spread over several of this host's.
 
     Attributes:
       cfg: sizes.
@@ -42,6 +45,7 @@ class Policy:
       sampler: compiled programs.
       params: parameters by path.
       rows: samples per compiled call, at most; long lists take several calls of one shape.
+      sharder: of the devices where there are several.
     """
 
     cfg: JanusConfig
@@ -49,32 +53,44 @@ class Policy:
     sampler: Sampler
     params: Params
     rows: int = 64
+    sharder: Sharder | None = None
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], dtype: str = "auto") -> Policy:
+    def load(cls, path: str | os.PathLike[str], dtype: str = "auto", devices: int = 1) -> Policy:
         """Opens ``tiny`` (the shipped base), a Hugging Face folder or hub id, or a work directory.
 
         Args:
           path: which.
           dtype: of activations: ``auto`` (float32 on CPU, else bfloat16), ``float32`` or ``bfloat16``.
+          devices: how many of this host's share it; the key/value heads must divide by them.
 
         Raises:
-          UserError: nothing of the kind is there, or it is damaged or holds only a part of a model.
+          UserError: nothing of the kind is there, or it is damaged or holds only a part of a model; or there are fewer
+            devices, or heads that do not divide.
         """
         set_up_jax()
+        sharder = _over(devices)
         source = open_source(os.fspath(path))
         shape = abstract(source.cfg, dtype=compute_dtype(dtype))
         if jax.default_backend() == "cpu" and count(flatten_abstract(shape)) < SMALL:
             shape = abstract(source.cfg, dtype=compute_dtype(dtype), unroll=source.cfg.decoder.depth)
-        place = SingleDeviceSharding(jax.devices()[0])
+        one, axes = SingleDeviceSharding(jax.local_devices()[0]), logical_axes(shape)
         wanted = {
-            name: jax.ShapeDtypeStruct(leaf.shape, source.held(name), sharding=place)
+            name: jax.ShapeDtypeStruct(
+                leaf.shape,
+                source.held(name),
+                sharding=one if sharder is None else sharder.fitted(leaf.shape, axes[name], name),
+            )
             for name, leaf in flatten_abstract(shape).items()
         }
         tokenizer = source.load_tokenizer()
         ids = SpecialIds.of(tokenizer, source.cfg.decoder.vocab_size)
         sampler = Sampler(nnx.split(shape)[0], source.cfg, ids)
-        return cls(source.cfg, tokenizer, sampler, source.params(wanted))
+        return cls(source.cfg, tokenizer, sampler, source.params(wanted), sharder=sharder)
+
+    def on_devices(self) -> contextlib.AbstractContextManager[Any]:
+        """Inside it ``sampler`` may be called with ``params``; the methods of this class need it not."""
+        return contextlib.nullcontext() if self.sharder is None else use(self.sharder)
 
     def generate(
         self, prompts: Sequence[str], samples: int = 4, seed: int = 0, guidance: float = 2.0, temperature: float = 1.0
@@ -146,7 +162,8 @@ class Policy:
         texts: list[str] = []
         for rows, real in batch_rows(len(ids), batch_size(len(ids), self.rows)):
             keys = prompt_keys(_whole(seed), "policy/answer", rows, 1)
-            out = self.sampler.write(self.params, take(prompts, rows), keys, sampling, max_tokens)
+            with self.on_devices():
+                out = self.sampler.write(self.params, take(prompts, rows), keys, sampling, max_tokens)
             texts += [self.tokenizer.decode(row) for row in np.asarray(out.tokens)[:real, 0]]
         return texts
 
@@ -164,12 +181,23 @@ class Policy:
         for rows, real in batch_rows(len(ids), batch_size(len(ids), max(1, self.rows // samples))):
             keys = prompt_keys(_whole(seed), "policy/draw", rows, samples)
             given = (self.params, take(asked, rows), keys, sampling)
-            if length:
-                out = self.sampler.codes(*given, length, guided=guidance != 1)
-            else:
-                out = self.sampler.draw(*given, guided=guidance != 1).pixels
+            with self.on_devices():
+                if length:
+                    out = self.sampler.codes(*given, length, guided=guidance != 1)
+                else:
+                    out = self.sampler.draw(*given, guided=guidance != 1).pixels
             parts.append(np.asarray(out)[:real])
         return np.concatenate(parts)
+
+
+def _over(devices: int) -> Sharder | None:
+    """Heads, widths and vocabularies over so many of this host's devices; None for one."""
+    found = jax.local_devices()
+    if not 1 <= devices <= len(found):
+        raise UserError(
+            f"devices={devices}, and this host has {len(found)} ({found[0].device_kind}); expected 1 to {len(found)}"
+        )
+    return None if devices == 1 else Sharder(make_mesh({"tensor": devices}, found[:devices]))
 
 
 def _listed(texts: Sequence[str], what: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 
+from corl_jax.core.files import write_whole
 from corl_jax.core.sharding import use
 from corl_jax.core.types import Params
 from corl_jax.data.pipeline import fixed
@@ -111,7 +112,5 @@ class Measure:
     def _write(self, new: Mapping[str, Any]) -> None:
         if jax.process_index() > 0:
             return
-        part = self.path.with_suffix(".json.part")
-        part.write_text(json.dumps(self._read() | dict(new), indent=2) + "\n")
-        part.replace(self.path)
+        write_whole(self.path, json.dumps(self._read() | dict(new), indent=2) + "\n")
         self.workdir.publish()

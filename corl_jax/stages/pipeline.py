@@ -17,11 +17,12 @@ from typing import Any
 import jax
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.files import write_whole
 from corl_jax.engine.checkpoint import latest_step
 from corl_jax.engine.handoff import saved_manifest
 from corl_jax.engine.manifest import digest_of
 from corl_jax.porting.merge import merge_policies
-from corl_jax.stages.pipeline_results import measure, write_table, write_whole
+from corl_jax.stages.pipeline_results import measure, write_table
 from corl_jax.stages.pipeline_settings import HANDED, PipelineSettings, read_pipeline
 from corl_jax.stages.run import run
 
@@ -149,4 +150,4 @@ class Pipeline:
     def note(self, name: str) -> None:
         """Notes what a stage is being made from, before it is begun."""
         self.home.mkdir(parents=True, exist_ok=True)
-        write_whole(self.home / LEDGER, json.dumps(self.noted() | {name: self.origin(name)}, indent=2))
+        write_whole(self.home / LEDGER, json.dumps(self.noted() | {name: self.origin(name)}, indent=2) + "\n")

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from corl_jax.core.files import write_whole
 from corl_jax.data.pipeline import fixed
 from corl_jax.data.shapes import builder
-from corl_jax.evals.numbers import Number
+from corl_jax.evals.numbers import Number, percent
 from corl_jax.evals.provenance import machine, versions
 from corl_jax.evals.runner import evaluate
 from corl_jax.sampling.policy import Policy
@@ -44,8 +45,8 @@ def measure(home: Path, policies: Mapping[str, str], made: Mapping[str, str], se
             results[name] = known
         else:
             results[name] = wanted | {"numbers": _numbers(name, policy, settings)}
-        write_whole(path, json.dumps({"policies": before | results, "about": _about()}, indent=2))
-    write_whole(path, json.dumps({"policies": results, "about": _about()}, indent=2))
+        write_whole(path, json.dumps({"policies": before | results, "about": _about()}, indent=2) + "\n")
+    write_whole(path, json.dumps({"policies": results, "about": _about()}, indent=2) + "\n")
     return results
 
 
@@ -78,14 +79,13 @@ def table(results: Results) -> str:
     lines = [f"| policy | {' | '.join(f'`{column}`' for column in columns)} |" if columns else "| policy |"]
     lines.append("|---" * (len(columns) + 1) + "|")
     for name, one in results.items():
-        cells = [_cell(one["numbers"][column]) if column in one["numbers"] else "" for column in columns]
+        numbers: Mapping[str, Number] = one["numbers"]
+        cells = [
+            percent(numbers[column]["value"], numbers[column]["stderr"]) if column in numbers else ""
+            for column in columns
+        ]
         lines.append(f"| {' | '.join([name, *cells])} |")
     return "\n".join(lines)
-
-
-def _cell(number: Number) -> str:
-    value, stderr = number["value"], number["stderr"]
-    return f"{100 * (value or 0):.1f}" + ("" if stderr is None else f" ± {100 * stderr:.1f}")
 
 
 def write_table(home: Path, results: Results) -> None:
@@ -93,12 +93,5 @@ def write_table(home: Path, results: Results) -> None:
     text = table(results)
     some = next(iter(results.values()))["evals"]["n"]
     under = f"Per cent of {some} held-out records; start: what the first stage began from." if some else "Not measured."
-    write_whole(home / "results.md", f"{text}\n\n{under}")
+    write_whole(home / "results.md", f"{text}\n\n{under}\n")
     print(text, flush=True)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text + "\n")
-    part.replace(path)

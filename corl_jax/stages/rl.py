@@ -71,7 +71,7 @@ class RlStage:
         tasks: dict[str, Task] = {"image": drawing, "text": asking}
         self.judge = Judge(parts, s, tasks)
         self.probing, self.comparing = config["hooks"]["probe_every"], config["hooks"]["interference_every"]
-        self.probe = Probe(parts, s, tasks, joint, lambda split: self._records(split), self.seed)
+        self.probe = Probe(parts, s, self.judge, joint, lambda split: self._records(split), self.seed)
         self.interference = Interference(self.one_loss, config["microbatches"])
         self.refill = Refill(self.joint, self.rollouts, self.judge, lambda: self.train, self.seed)
         self.rows = {"pictures": s.pictures, "questions": s.questions}

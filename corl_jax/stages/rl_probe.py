@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Literal
 
 from corl_jax.core.types import Params, Record
@@ -18,7 +18,6 @@ from corl_jax.stages.assembly import Parts
 from corl_jax.stages.rl_rewards import Judge
 from corl_jax.stages.rl_rollouts import Rollouts
 from corl_jax.stages.rl_settings import RlSettings
-from corl_jax.tasks.base import Task
 from corl_jax.tasks.joint import Joint
 
 
@@ -29,12 +28,12 @@ class Probe:
         self,
         parts: Parts,
         settings: RlSettings,
-        tasks: Mapping[str, Task],
+        judge: Judge,
         joint: Callable[[RlSettings, Rollouts], Joint],
         records: Callable[[Literal["test"]], RecordSource],
         seed: int,
     ):
-        """``settings``, ``tasks`` and ``joint`` are training's; a task that it leaves out is asked as often as the
+        """``settings``, ``judge`` and ``joint`` are training's; a task that it leaves out is asked as often as the
         other, unless it has no rewards in the config."""
         most = max(settings.pictures, settings.questions)
         counts = {"image": settings.pictures, "text": settings.questions}
@@ -44,7 +43,7 @@ class Probe:
         )
         self._parts, self._records, self._seed = parts, records, seed
         self._rollouts = Rollouts(parts, s, seed, 1)
-        self._joint, self._judge = joint(s, self._rollouts), Judge(parts, s, tasks)
+        self._joint, self._judge = joint(s, self._rollouts), judge.of(s)
 
     def open(self) -> None:
         """Reads what reward models it needs."""

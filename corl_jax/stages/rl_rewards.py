@@ -6,7 +6,6 @@ In: rollouts on the host. Out: ``Scores``, totals for the advantages, metrics.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,13 +44,14 @@ class Judged:
 class Judge:
     """Scores what a policy wrote, as ``config.rewards`` and ``config.reward`` say."""
 
-    def __init__(self, parts: Parts, settings: RlSettings, tasks: Mapping[str, Task]):
+    def __init__(self, parts: Parts, settings: RlSettings, tasks: Mapping[str, Task], nets: Nets | None = None):
+        """``nets``: reward models to share; None opens its own."""
         self.parts, self.settings, self.tasks = parts, settings, tasks
+        self.nets = Nets(settings.reward.models, parts.sharder) if nets is None else nets
 
-    @functools.cached_property
-    def nets(self) -> Nets:
-        """The reward models, each read when first asked for."""
-        return Nets(self.settings.reward.models, self.parts.sharder)
+    def of(self, settings: RlSettings) -> Judge:
+        """Another that asks the same reward models, each of which is read once."""
+        return Judge(self.parts, settings, self.tasks, self.nets)
 
     def open(self) -> None:
         """Reads the reward models that this run uses.

@@ -23,14 +23,15 @@ def _other_tests_keep_their_cache(monkeypatch):
     monkeypatch.setattr(bench, "_fresh_compilation", lambda: None)
 
 
-def test_our_side_draws_what_it_says(tmp_path):
+@pytest.mark.parametrize("devices", [1, 2])
+def test_our_side_draws_what_it_says(tmp_path, devices):
     from corl_jax.data.text import TextTokenizer
 
     folder = random_folder(DOT, tmp_path)
     prompts = sample_prompts(TextTokenizer.load(folder), 8)
     assert prompts.tokens.shape == (8, 20) and prompts.mask.all()
     assert len({row.tobytes() for row in prompts.tokens}) == 8
-    side = bench_sides.ours(folder, prompts)
+    side = bench_sides.ours(folder, prompts, devices)
     seconds, codes = bench_sides.timed(side.draw)
     assert seconds > 0 and codes.shape == (8, 4) and codes.min() >= 0 and codes.max() < 32
     assert side.show(codes).shape == (8, 16, 16, 3) and set(side.seconds) == {"load", "compile"}

@@ -12,6 +12,7 @@ from PIL import Image
 
 from corl_jax.core.errors import UserError
 from corl_jax.sampling import batching
+from corl_jax.sampling.policy import Policy
 
 PROMPTS = ["a red circle", "two blue squares and a green triangle", "a purple circle left of a red square"]
 QUESTIONS = ["how many objects are there?", "what shape is the red object?", "is there a blue circle?"]
@@ -125,3 +126,25 @@ def test_the_first_tokens_of_a_picture(tiny_policy):
     for length in (0, 37):
         with pytest.raises(UserError, match=f"length={length} is no part of a picture of 36 image tokens"):
             tiny_policy.sample_image_tokens(PROMPTS, length=length)
+
+
+def test_several_devices_share_a_policy_beside_one_that_has_its_own(tiny_policy, tiny_policy_folder, pictures):
+    """In turns: neither runs what was compiled for the other."""
+    spread, drawn, said = Policy.load(tiny_policy_folder, devices=2), [], []
+    held = spread.params["language_model/layers/attention/q_proj/kernel"]
+    assert len(held.devices()) == 2 and held.addressable_shards[0].data.size * 2 == held.size
+    for policy in (spread, tiny_policy, spread):
+        drawn.append(policy.sample_image_tokens(PROMPTS, samples=1, temperature=0.0))
+        said.append(policy.answer(pictures, QUESTIONS))
+    np.testing.assert_array_equal(drawn[0], drawn[2])
+    assert np.mean(drawn[0] == drawn[1]) > 0.9  # sums are added in another order
+    assert said[0] == said[1] == said[2]
+
+
+@pytest.mark.parametrize(
+    ("devices", "says"),
+    [(0, "expected 1 to 8"), (99, "devices=99, and this host has 8"), (3, "does not divide over 3 devices")],
+)
+def test_devices_that_cannot_share_it(devices, says):
+    with pytest.raises(UserError, match=says):
+        Policy.load("tiny", devices=devices)
