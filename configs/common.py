@@ -38,7 +38,7 @@ def parse_arg(arg: str | None, **defaults: str) -> dict[str, str]:
     Raises:
       UserError: a name that this config does not have, or an unknown size or mesh.
     """
-    values = {"size": "tiny", "mesh": "auto"} | defaults
+    values = {"size": "tiny", "mesh": "auto", "lora": "0"} | defaults
     for part in filter(None, (arg or "").split(",")):
         name, equals, value = part.partition("=")
         name, value = (name, value) if equals else ("size", part)
@@ -49,6 +49,8 @@ def parse_arg(arg: str | None, **defaults: str) -> dict[str, str]:
         raise UserError(f"unknown model size {values['size']!r}; expected one of {', '.join(SIZES)}")
     if values["mesh"] not in MESHES:
         raise UserError(f"unknown mesh {values['mesh']!r}; expected one of {', '.join(MESHES)}")
+    if not values["lora"].isdecimal():
+        raise UserError(f"lora={values['lora']!r} is no rank; expected 0 (no adapters) or a whole number above")
     return values
 
 
@@ -67,6 +69,15 @@ def base(stage: str, arg: dict[str, str]) -> ml_collections.ConfigDict:
         {"size": arg["size"], "compute_dtype": "auto", "remat": "none", "unroll": unroll, "attention": "einsum"}
     )
     c.model.param_dtype = "float32"  # or bfloat16, which keeps no master weights
+    # Adapters on the kernels that target names; with a rank above 0 they alone are trained. docs/lora.md
+    c.lora = ml_collections.ConfigDict(
+        {
+            "rank": int(arg["lora"]),
+            "alpha": 16.0,
+            "target": ("language_model/layers/*/kernel",),
+            "base_dtype": "float32",  # or bfloat16
+        }
+    )
     spread = {"janus_pro_1b": "spread", "janus_pro_7b": "wide"}
     mesh = spread[arg["size"]] if arg["mesh"] == "auto" and arg["size"] in spread else arg["mesh"]
     c.mesh = ml_collections.ConfigDict(MESHES[mesh])

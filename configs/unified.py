@@ -4,6 +4,7 @@ python -m corl_jax.main --config=configs/unified.py                  the embedde
 python -m corl_jax.main --config=configs/unified.py:janus_pro_1b     CoRL's Stage I values on the released weights
 python -m corl_jax.main --config=configs/unified.py:tiny,rewards=paper   its rewards, with random tiny reward models
 python -m corl_jax.main --config=configs/unified.py:tiny,compat=reference   what CoRL's code does where we do otherwise
+python -m corl_jax.main --config=configs/unified.py:janus_pro_7b,lora=32  adapters of rank 32 alone are trained
 
 The embedded world takes more questions than pictures, and each task its own advantage, since that measured better
 (docs/tuning.md). At full size the numbers are the paper's: 16 prompts of 8 samples, both of a pair with one reward
@@ -28,8 +29,8 @@ from corl_jax.core.errors import UserError
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """``arg``: ``size``, ``mesh``; ``rewards``: ``shapes`` (at full size the paper's), ``paper``, or those of pictures
-    by name, joined by ``+``, which then count the same; ``compat``: ``none`` or ``reference``."""
+    """``arg``: ``size``, ``mesh``, ``lora`` (a rank); ``rewards``: ``shapes`` (at full size the paper's), ``paper``, or
+    those of pictures by name, joined by ``+``, which then count the same; ``compat``: ``none`` or ``reference``."""
     values = common.parse_arg(arg, rewards="shapes", compat="none")
     if values["compat"] not in ("none", "reference"):
         raise UserError(f"unknown compat {values['compat']!r}; expected none or reference")

@@ -16,6 +16,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints a table."""
     from corl_jax.core.trees import flatten_abstract
+    from corl_jax.models.lora import is_adapter
     from corl_jax.models.unified import abstract
     from corl_jax.porting.source import open_source
 
@@ -30,6 +31,8 @@ def run(args: argparse.Namespace) -> int:
     for top, number in sorted(parts.items(), key=lambda item: -item[1]):
         print(f"{top:24}{number:>16,}")
     print(f"{'parameters':24}{sum(parts.values()):>16,}")
+    if held is not None and any(map(is_adapter, held)):
+        print(f"{'adapters':24}{sum(map(is_adapter, held)):>16,} arrays, added to their kernels by all that reads them")
     if source.folder is not None:
         headers = source.folder.reader.weights.headers
         print(f"{'in the files':24}{sum(math.prod(h.shape) for h in headers.values()):>16,}")

@@ -17,6 +17,7 @@ from PIL import Image
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.numerics import Metrics
+from corl_jax.core.trees import count
 from corl_jax.engine.alarm import AlarmConfig
 from corl_jax.engine.checkpoint import Checkpointer, saved_steps
 from corl_jax.engine.hooks import Hook, Preempted, Preemption
@@ -104,6 +105,7 @@ def train(
     recorder = Recorder(workdir, cfg.steps, written, cfg.show, cfg.alarm, cfg.tensorboard_every, cfg.quiet)
     if newest is not None:
         recorder.say(f"resuming {workdir} from step {done}")
+    recorder.say(f"training {count(state.trainable):,} of {count(state.params):,} parameters")
     try:
         with Preemption() as preemption:
             run = _Run(stage, update, cfg, recorder, checkpointer, tuple(hooks), preemption)

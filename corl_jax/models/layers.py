@@ -16,6 +16,9 @@ from jaxtyping import Array, Float, Int
 from corl_jax.core.errors import UserError
 from corl_jax.core.sharding import gathered
 
+NARROWED = ("kernel", "lora_a", "lora_b")
+"""Last parts of the paths of matrices that are cast to the compute dtype before they are gathered."""
+
 REMAT_POLICIES: dict[str, Any] = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -93,7 +96,7 @@ def whole(parameters: Any, dtype: Any) -> Any:
     """One layer's parameters gathered for its use, matrices in the dtype they are multiplied in."""
 
     def one(path: Any, leaf: Any) -> Any:
-        narrow = path[-1] == "kernel" and leaf.dtype == jnp.float32
+        narrow = path[-1] in NARROWED and leaf.dtype == jnp.float32
         value = leaf[...].astype(dtype) if narrow else leaf[...]
         return leaf.replace(gathered(value, leaf.get_metadata()["logical"]))
 

@@ -16,6 +16,7 @@ from corl_jax.models.config import JanusConfig
 from corl_jax.models.decoder import LanguageModel
 from corl_jax.models.image_tokenizer import ImageTokenizer
 from corl_jax.models.layers import Mlp2
+from corl_jax.models.lora import Lora, adapt
 from corl_jax.models.vision import VisionTower
 
 
@@ -84,9 +85,17 @@ class Janus(nnx.Module):
         return self.gen_head(states).astype(jnp.float32)
 
 
-def abstract(cfg: JanusConfig, **how: Any) -> Janus:
-    """The model with shapes instead of numbers, at any size, for free; ``how`` as ``Janus`` takes it."""
-    return nnx.eval_shape(lambda: Janus(cfg, **how, rngs=nnx.Rngs(0)))
+def abstract(cfg: JanusConfig, lora: Lora | None = None, **how: Any) -> Janus:
+    """The model with shapes instead of numbers, at any size, for free; ``how`` as ``Janus`` takes it.
+
+    With ``lora`` of a rank above 0 it has adapters, see ``models.lora``.
+    """
+
+    def make() -> Janus:
+        model = Janus(cfg, **how, rngs=nnx.Rngs(0))
+        return adapt(model, lora) if lora is not None and lora.rank else model
+
+    return nnx.eval_shape(make)
 
 
 def logical_axes(model: nnx.Module) -> dict[str, tuple[str | None, ...]]:

@@ -5,6 +5,8 @@ Sizes that other settings would have are estimates; ``corl plan`` with the setti
 
 from __future__ import annotations
 
+import math
+
 from corl_jax.plan.chips import chips_in
 from corl_jax.plan.planner import Plan
 from corl_jax.plan.programs import Step
@@ -20,7 +22,10 @@ ROOM = 0.92
 
 def advise(plan: Plan, step: Step) -> list[str]:
     """One sentence per change, the most useful first, then what was assumed; none where nothing stands out."""
-    changes = _links(plan, step) if plan.fits else [*_placement(plan, step), *_each_phase(plan, step), *_larger(plan)]
+    if plan.fits:
+        changes = _links(plan, step)
+    else:
+        changes = [*_placement(plan, step), *_held(plan, step), *_each_phase(plan, step), *_larger(plan)]
     return [*changes, *assumed(step.stage)]
 
 
@@ -33,6 +38,22 @@ def _placement(plan: Plan, step: Step) -> list[str]:
             f"config.mesh.fsdp={whole}"
         ]
     return []
+
+
+def _held(plan: Plan, step: Step) -> list[str]:
+    """Weights that are held wider, or on more chips, than they need be."""
+    out, parts, lora, tensor = [], plan.parts, step.parts.lora, plan.mesh["tensor"]
+    if lora.rank and lora.base_dtype == "float32":
+        out.append(f"parameters: {parts['parameters']:.1f} GiB of a frozen base: config.lora.base_dtype=bfloat16")
+    copy, chips, most = parts["rollout_parameters"], chips_in(plan.slice_name.partition(":")[2]), plan.hbm_gib / 3
+    halves = math.ceil(math.log2(copy / most)) if copy > most else 0
+    wanted = tensor * 2**halves
+    if halves and chips % wanted == 0 and step.parts.cfg.decoder.kv_heads % wanted == 0:
+        out.append(
+            f"every chip samples with {copy:.1f} GiB of weights: split them, config.mesh.data=1 "
+            f"config.mesh.fsdp={chips // wanted} config.mesh.tensor={wanted}"
+        )
+    return out
 
 
 def _each_phase(plan: Plan, step: Step) -> list[str]:

@@ -44,7 +44,7 @@ def plan_by_formula(step: Step, slice_: Slice) -> Plan:
         "rollout_image": cache.total_gib,
         "rollout_text": sizes.text_cache(step),
         "score": logits + MOVES * states,
-        "update": kept + MOVES * states / step.microbatches + logits + held["parameters"],
+        "update": kept + MOVES * states / step.microbatches + logits + sizes.on_chip(step.state.trainable),
         "rewards": MOVES * states / 2,
     }
     for name in PHASES:

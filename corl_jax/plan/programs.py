@@ -90,7 +90,7 @@ class Step:
         def run(params: Any, prompts: Prompts, rollout: Rollout) -> jax.Array:
             return self.stage.rollouts.log_probs(params, task, Asked(prompts, ()), rollout)
 
-        return jax.jit(run).trace(self.parts.structs, self.prompts(task), self.rollout(task))
+        return jax.jit(run).trace(self.parts.base, self.prompts(task), self.rollout(task))
 
     def batch(self, tasks: Sequence[str]) -> dict[str, PolicyBatch]:
         """The abstract batch of an update of these tasks."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 
 from corl_jax.core.trees import matches
+from corl_jax.models.lora import is_adapter, kernel_of
 from corl_jax.plan.programs import Step
 from corl_jax.stages.placement import fits
 
@@ -38,11 +40,14 @@ def on_chip(tree: Any) -> float:
 def parts(step: Step) -> dict[str, float]:
     """The state of training, the reference, the copy that samples, reward models; caches of the larger rollout."""
     state, settings = step.state, step.stage.settings
-    moved = [one for path, one in step.parts.rollout.items() if not fits(step.parts.structs[path], one)]
+    merged = {kernel_of(path) for path in step.parts.structs if is_adapter(path)}
+    moved = [
+        one for path, one in step.parts.rollout.items() if path in merged or not fits(step.parts.structs[path], one)
+    ]
     return {
         "parameters": on_chip((state.trainable, state.frozen)),
         "moments": on_chip(state.opt_state),
-        "reference": on_chip(state.trainable) if settings.needs_reference else 0.0,
+        "reference": on_chip(state.trainable) if settings.needs_reference and not merged else 0.0,
         "previous_parameters": on_chip(state.previous),
         "rollout_parameters": on_chip(moved),
         "reward_models": on_chip([net.params for net in step.nets.values()]),
@@ -82,16 +87,27 @@ def update_collectives(step: Step) -> float:
 
     A pass over the trunk, one for each task of each micro-batch, gathers its layers twice, forward and backward, and
     hands their gradient back once, in the dtype they are multiplied in; so does a micro-batch with what is no layer.
+    Under adapters their kernels are gathered too, and have no gradient.
     Where chips repeat each other's share (the axis ``data``), they add up its gradient beside that, there and back.
     """
     mesh, tasks = step.parts.sharder.mesh.shape, len(step.stage.settings.asked)
     share = (mesh["fsdp"] - 1) / mesh["fsdp"] / mesh["tensor"]
     repeated = 2 * (mesh["data"] - 1) / mesh["data"] / mesh["fsdp"] / mesh["tensor"]
-    once = sum(
-        math.prod(one.shape) * step.parts.rollout[path].dtype.itemsize * (tasks if matches(path, LAYERS) else 1)
-        for path, one in step.state.trainable.items()
-    )
-    return step.microbatches * once * (3 * share + repeated)
+    state = step.state
+    under = {kernel_of(path): state.frozen[kernel_of(path)] for path in state.trainable if is_adapter(path)}
+
+    def sent(structs: Mapping[str, Any]) -> float:
+        return sum(
+            math.prod(one.shape) * _multiplied(step, path) * (tasks if matches(path, LAYERS) else 1)
+            for path, one in structs.items()
+        )
+
+    return step.microbatches * (sent(state.trainable) * (3 * share + repeated) + sent(under) * 2 * share)
+
+
+def _multiplied(step: Step, path: str) -> int:
+    """Bytes of a number of a parameter as it is multiplied."""
+    return step.parts.rollout[kernel_of(path) if is_adapter(path) else path].dtype.itemsize
 
 
 def _position(step: Step) -> float:

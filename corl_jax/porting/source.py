@@ -18,12 +18,12 @@ import numpy as np
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Params
 from corl_jax.data.text import TextTokenizer
-from corl_jax.engine.handoff import load_params as load_checkpoint
 from corl_jax.engine.handoff import saved_manifest, saved_shapes
 from corl_jax.engine.mirror import only_folders
 from corl_jax.models.config import DecoderConfig, ImageTokenizerConfig, JanusConfig, VisionConfig
 from corl_jax.porting import hub
 from corl_jax.porting.load import Folder
+from corl_jax.porting.workdir import load_merged
 
 TINY = "tiny"
 
@@ -70,9 +70,9 @@ class Source:
         return None if self.workdir is None else set(saved_shapes(self.workdir))
 
     def params(self, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> Params:
-        """Parameters ``wanted`` (shape, dtype and sharding by path), placed."""
+        """Parameters ``wanted`` (shape, dtype and sharding by path), placed; adapters are part of their kernels."""
         if self.workdir is not None:
-            return load_checkpoint(self.workdir, dict(wanted))
+            return load_merged(self.workdir, wanted)
         assert self.folder is not None
         return self.folder.reader.params(wanted)
 

@@ -29,13 +29,15 @@ from corl_jax.data.sources import RecordSource
 from corl_jax.data.text import TextTokenizer
 from corl_jax.models.config import JanusConfig, named_size
 from corl_jax.models.kernels import check as check_kernel
+from corl_jax.models.lora import ADAPTERS, is_adapter, merged, without
+from corl_jax.models.lora import fresh as fresh_adapters
 from corl_jax.models.unified import Janus, abstract, logical_axes
 from corl_jax.porting.companions import copy_companions
-from corl_jax.porting.source import Source, open_source
+from corl_jax.porting.source import Source, config_to_json, open_source
 from corl_jax.sampling.generate import Sampler
 from corl_jax.sampling.layout import SpecialIds
 from corl_jax.stages.placement import Structs, kept, narrowed, place, placed, read_rules
-from corl_jax.stages.settings import DataSettings, ModelSettings, block
+from corl_jax.stages.settings import DataSettings, LoraSettings, ModelSettings, block
 
 DEFAULT_SIZE = "tiny"
 """What configs name when no size was asked for; a source's own size then holds."""
@@ -48,10 +50,12 @@ class Parts:
     Attributes:
       sharder: mesh and rules of the update.
       cfg: sizes.
-      sampler: the compiled programs of the model.
+      sampler: the compiled programs of the model, over parameters without adapters.
+      learner: the same over those that are trained; another than ``sampler`` only where ``lora`` has a rank.
+      lora: adapters, see ``models.lora``.
       tokenizer: text tokenizer of the first source, or the embedded world's own.
       structs: shape, dtype and placement of every parameter while training.
-      rollout: the same while sampling.
+      rollout: the same while sampling, of the model without adapters.
       sources: (pattern, source) pairs of the handoff, first match wins; none means scratch.
       seed: of fresh parameters.
     """
@@ -59,6 +63,8 @@ class Parts:
     sharder: Sharder
     cfg: JanusConfig
     sampler: Sampler
+    learner: Sampler
+    lora: LoraSettings
     tokenizer: TextTokenizer
     structs: Structs
     rollout: Structs
@@ -67,17 +73,44 @@ class Parts:
 
     def for_rollout(self, params: Params) -> Params:
         """The whole model's parameters as the sampler reads them; see ``stages.placement``."""
-        return place(params, self.rollout)
+        return place(self.plain(params), self.rollout)
+
+    def plain(self, params: Params) -> Params:
+        """``params`` without adapters, which are added to their kernels; those in the dtype that sampling reads."""
+        return merged(params, self.lora.scale, self.rollout)
+
+    def reader(self, params: Params) -> Sampler:
+        """The programs that read such ``params``: with adapters, or without."""
+        return self.learner if any(map(is_adapter, params)) else self.sampler
+
+    @property
+    def base(self) -> Structs:
+        """``structs`` of what belongs to no adapter."""
+        return without(self.structs)
+
+    def trainable(self, patterns: Sequence[str]) -> tuple[str, ...]:
+        """What a stage trains: ``patterns``, or with adapters those alone."""
+        return ADAPTERS if self.lora.rank else tuple(patterns)
+
+    def described(self) -> dict[str, Any]:
+        """The model as JSON, for manifests; ``lora`` says how much of its adapters a kernel takes."""
+        lora = {"lora": {"rank": self.lora.rank, "scale": self.lora.scale}} if self.lora.rank else {}
+        return config_to_json(self.cfg) | lora
 
     def params(self, only: str = "*") -> Params:
-        """Parameters whose path matches ``only``: handed off where a source matches, freshly initialised elsewhere."""
+        """Parameters whose path matches ``only``: handed off where a source matches, freshly initialised elsewhere.
+
+        Adapters are always fresh; those of a source are part of the kernels that it hands off.
+        """
         handed, fresh = self._plan(only)
         params: Params = {}
         for source, wanted in handed:
             params |= source.params(wanted)
         if fresh:
-            made = fresh_params(self.cfg, self.seed, self.structs)
+            made = fresh_params(self.cfg, self.seed, self.base)
             params |= {path: made[path] for path in fresh}
+        if self.lora.rank:
+            params |= fresh_adapters(self.structs, self.seed)
         return dict(sorted(params.items()))
 
     def check(self, only: str = "*", trainable: Sequence[str] = ("*",)) -> None:
@@ -98,7 +131,7 @@ class Parts:
 
     def _plan(self, only: str) -> tuple[list[tuple[Source, dict[str, jax.ShapeDtypeStruct]]], list[str]]:
         """What each source gives, and the paths that nobody gives."""
-        left = {path: struct for path, struct in self.structs.items() if matches(path, [only])}
+        left = {path: struct for path, struct in self.base.items() if matches(path, [only])}
         handed = []
         for pattern, source in self.sources:
             mine = {path: struct for path, struct in left.items() if matches(path, [pattern])}
@@ -113,7 +146,7 @@ class Parts:
 
 
 def assemble(config: Mapping[str, Any], devices: Sequence[jax.Device] | None = None) -> Parts:
-    """Reads ``model``, ``mesh``, ``rules`` and ``init_from`` and builds the parts.
+    """Reads ``model``, ``lora``, ``mesh``, ``rules`` and ``init_from`` and builds the parts.
 
     Args:
       config: of any stage.
@@ -122,7 +155,7 @@ def assemble(config: Mapping[str, Any], devices: Sequence[jax.Device] | None = N
     Raises:
       UserError: a name, size or folder that does not exist or does not fit.
     """
-    model = block(ModelSettings, config["model"], "model")
+    model, lora = block(ModelSettings, config["model"], "model"), block(LoraSettings, config["lora"], "lora")
     mesh = make_mesh(dict(config["mesh"]), devices)
     sharder, sampling = (Sharder(mesh, read_rules(config["rules"][name], name)) for name in ("update", "rollout"))
     sources = parse_init_from(config["init_from"])
@@ -136,17 +169,24 @@ def assemble(config: Mapping[str, Any], devices: Sequence[jax.Device] | None = N
             f"model size {model.size!r} is not the size of the policy in init_from={config['init_from']!r}; "
             f"leave the size out, or start from a policy of that size"
         )
-    dtype = compute_dtype(model.compute_dtype)
+    dtype, param_dtype = compute_dtype(model.compute_dtype), jnp.dtype(DTYPES[model.param_dtype])
     platform = sharder.mesh.devices.flat[0].platform
     check_kernel(model.attention, platform, cfg.head_sizes, dtype)
-    shape = abstract(cfg, dtype=dtype, remat=model.remat, unroll=model.unroll, attention=model.attention)
-    axes, leaves = logical_axes(shape), kept(flatten_abstract(shape), jnp.dtype(DTYPES[model.param_dtype]))
-    structs, rollout = placed(leaves, axes, sharder), narrowed(placed(leaves, axes, sampling), jnp.dtype(dtype))
+    how = {"dtype": dtype, "remat": model.remat, "unroll": model.unroll, "attention": model.attention}
+    shape = abstract(cfg, **how)
+    trained = abstract(cfg, lora, **how) if lora.rank else shape
+
+    def held(model: Janus, on: Sharder) -> Structs:
+        return placed(kept(flatten_abstract(model), param_dtype), logical_axes(model), on)
+
+    structs, rollout = held(trained, sharder), narrowed(held(shape, sampling), jnp.dtype(dtype))
+    if lora.rank:
+        structs = narrowed(structs, jnp.dtype(DTYPES[lora.base_dtype]))
     tokenizer = sources[0][1].load_tokenizer() if sources else TextTokenizer(build_tokenizer())
     ids = SpecialIds.of(tokenizer, cfg.decoder.vocab_size)
-    return Parts(
-        sharder, cfg, Sampler(nnx.split(shape)[0], cfg, ids), tokenizer, structs, rollout, sources, config["seed"]
-    )
+    sampler = Sampler(nnx.split(shape)[0], cfg, ids)
+    learner = dataclasses.replace(sampler, graphdef=nnx.split(trained)[0]) if lora.rank else sampler
+    return Parts(sharder, cfg, sampler, learner, lora, tokenizer, structs, rollout, sources, config["seed"])
 
 
 def parse_init_from(text: str) -> tuple[tuple[str, Source], ...]:
@@ -175,7 +215,7 @@ def place_tokenizer(sources: Sequence[tuple[str, Source]], folder: pathlib.Path)
 
 
 def fresh_params(cfg: JanusConfig, seed: int, structs: Mapping[str, jax.ShapeDtypeStruct]) -> Params:
-    """Randomly initialised parameters, born in their placement."""
+    """Randomly initialised parameters, born in their placement and dtype."""
 
     @functools.partial(jax.jit, out_shardings={path: struct.sharding for path, struct in structs.items()})
     def make(key: jax.Array) -> Params:

@@ -61,14 +61,14 @@ class Measure:
         """The policy that was handed off; starts the run's clock."""
         if "before" not in self._read():
             started = time.time()
-            self._write({"before": self._evaluate(self.parts.params(), "before"), "started": started})
+            self._write({"before": self._evaluate(self.parts.plain(self.parts.params()), "before"), "started": started})
 
     def after(self) -> None:
         """The policy of the last checkpoint, then the report."""
         if self._read().get("after_step") != self.steps:
             newest = saved_steps(self.workdir.checkpoints)[-1]
             params = load_params(self.workdir.checkpoints / str(newest), self.parts.structs)
-            numbers = self._evaluate(params, "after")
+            numbers = self._evaluate(self.parts.plain(params), "after")
             self._write({"after": numbers, "after_step": self.steps, "guidance": self.guidance})
             self._write({"run": self._stamp()})
         if jax.process_index() == 0:

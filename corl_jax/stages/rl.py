@@ -54,7 +54,7 @@ class RlStage:
 
     def __init__(self, config: Mapping[str, Any], parts: Parts, optimizer: Optimizer):
         self.parts, self.optimizer, self.seed = parts, optimizer, config["seed"]
-        self.trainable, self.updates = tuple(config["trainable"]), config["updates_per_step"]
+        self.trainable, self.updates = parts.trainable(config["trainable"]), config["updates_per_step"]
         parts.check(trainable=self.trainable)
         self.steps, self.total = config["steps"], config["steps"] * self.updates
         self.settings: RlSettings = read_settings(config, self.updates)
@@ -86,8 +86,10 @@ class RlStage:
     def init(self) -> TrainState:
         """The handed-off policy; a copy of its trainable part is the reference, inside where it follows, else aside."""
         trainable, frozen = partition(self.parts.params(), self.trainable)
-        copy = jax.tree.map(jnp.copy, trainable) if self.settings.needs_reference else {}  # updates donate the original
-        follower, behind = self.follower(copy), self.settings.stale_rollouts
+        s = self.settings
+        aside = s.needs_reference and (s.reference_every or not self.parts.lora.rank)  # else the base itself
+        copy = jax.tree.map(jnp.copy, trainable) if aside else {}  # updates donate the original
+        follower, behind = self.follower(copy), s.stale_rollouts
         self.reference = merge(copy, frozen) if copy and follower is None else {}
         return create_state(trainable, frozen, self.optimizer, self.algo(), keep_previous=behind, reference=follower)
 
@@ -98,8 +100,13 @@ class RlStage:
         return Reference(trainable, every, s.reference_mix) if every else None
 
     def reference_in(self, state: TrainState) -> Params:
-        """What the KL is measured from; empty where its coefficient is 0 throughout."""
-        return self.reference if state.reference is None else merge(state.reference.params, state.frozen)
+        """What the KL is measured from; empty where its coefficient is 0 throughout.
+
+        Under adapters that is the base, which never moves and lies here already.
+        """
+        if state.reference is not None:
+            return merge(state.reference.params, state.frozen)
+        return state.frozen if self.settings.needs_reference and self.parts.lora.rank else self.reference
 
     def algo(self) -> dict[str, Any]:
         """By task the state of its KL coefficient; under ``rewards``, where they are standardised, their moments."""
@@ -132,14 +139,16 @@ class RlStage:
         if self.settings.refill:  # what is drawn in the end depends on the rewards
             judged = self.refill(params, self.judge.judged(params, drawn))
             drawn = judged.drawn
-        asked = drawn.asked
+        asked, trained = drawn.asked, state.params if self.parts.lora.rank else params
         batch = {
             task: PolicyBatch(
                 prompts=asked[task].prompts,
                 tokens=rollout.tokens,
                 mask=rollout.mask,
                 sampler_log_probs=rollout.log_probs,
-                old_log_probs=self.rollouts.log_probs(params, task, asked[task], rollout) if self.updates > 1 else None,
+                old_log_probs=self.rollouts.log_probs(trained, task, asked[task], rollout)
+                if self.updates > 1
+                else None,
                 ref_log_probs=self.rollouts.log_probs(reference, task, asked[task], rollout) if reference else None,
                 advantages=None,
                 weights=token_weights(rollout.mask, aggregation=self.settings.aggregation),
@@ -153,7 +162,7 @@ class RlStage:
             if self.settings.reward.normalise == "running":
                 values = self.rollouts.rows_of(task, found.matrix)
                 batch[task] = dataclasses.replace(batch[task], rewards=values)
-        del params, reference, drawn, judged  # the update needs their room
+        del params, trained, reference, drawn, judged  # the update needs their room
         for task, advantage in self.advantages(scores).items():
             batch[task] = dataclasses.replace(batch[task], advantages=self.rollouts.rows_of(task, np.ravel(advantage)))
         batch = self.parts.sharder.put_batch(batch)
@@ -184,11 +193,11 @@ class RlStage:
 
     def loss(self, params: Params, batch: Any, algo: Any) -> tuple[jax.Array, Metrics]:
         """Sum of the tasks' weighted losses."""
-        return policy_loss(self.parts.sampler, self.settings, params, batch, algo)
+        return policy_loss(self.parts.learner, self.settings, params, batch, algo)
 
     def one_loss(self, params: Params, task: str, part: PolicyBatch, algo: Any) -> jax.Array:
         """One task's part of ``loss``."""
-        return policy_loss(self.parts.sampler, self.settings, params, {task: part}, algo)[0]
+        return policy_loss(self.parts.learner, self.settings, params, {task: part}, algo)[0]
 
     def after(self, algo: Any, metrics: Metrics) -> Any:
         """Moves all KL coefficients, whoever's turn it was, and adds the step's rewards to their moments."""

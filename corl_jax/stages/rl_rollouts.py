@@ -78,7 +78,7 @@ class Rollouts:
 
     def log_probs(self, params: Params, task: str, asked: Asked, rollout: Rollout) -> jax.Array:
         """Teacher-forced log-probs of a rollout under ``params``."""
-        sampler = self.parts.sampler
+        sampler = self.parts.reader(params)
         return sampler.log_probs(
             params, asked.prompts, rollout, self.settings.sampling(sampler, task), **self.settings.scoring(task)
         )

@@ -21,7 +21,6 @@ from corl_jax.engine.loop import LoopConfig, StepResult, train
 from corl_jax.engine.optim import OptimConfig, Optimizer, make_optimizer
 from corl_jax.engine.update import make_update
 from corl_jax.engine.workdir import Workdir, joined_workdir, open_workdir
-from corl_jax.porting.source import config_to_json
 from corl_jax.stages import preflight
 from corl_jax.stages.assembly import Parts, assemble, place_tokenizer
 from corl_jax.stages.measure import Measure
@@ -119,7 +118,7 @@ def steps(run: Assembled) -> Iterator[StepResult]:
     """Trains, one step at a time; resumes what the work directory holds."""
     with use(run.parts.sharder):
         update = make_update(run.stage.loss, run.stage.after, run.optimizer, run.microbatches)
-        yield from train(run.stage, update, run.loop, run.workdir, config_to_json(run.parts.cfg), hooks=run.hooks)
+        yield from train(run.stage, update, run.loop, run.workdir, run.parts.described(), hooks=run.hooks)
 
 
 def run(config: Mapping[str, Any], workdir: str | Path) -> None:

@@ -13,6 +13,7 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.runtime import DTYPES
 from corl_jax.models.kernels import kernels
 from corl_jax.models.layers import REMAT_POLICIES
+from corl_jax.models.lora import Lora
 
 T = TypeVar("T")
 
@@ -39,6 +40,25 @@ class ModelSettings:
         if self.unroll < 1:
             raise UserError(f"model.unroll={self.unroll} is no number of layers; expected 1 or more")
         kernels[self.attention]
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraSettings(Lora):
+    """The adapters, and ``base_dtype``: in which the matrices under them, which never move, are held."""
+
+    base_dtype: str = "float32"
+
+    def __post_init__(self):
+        if not isinstance(self.rank, int) or self.rank < 0:
+            raise UserError(f"lora.rank={self.rank!r} is no rank; expected 0 (no adapters) or a whole number above")
+        if not self.alpha > 0:
+            raise UserError(f"lora.alpha={self.alpha} would silence the adapters; expected more than 0")
+        if not isinstance(self.target, tuple) or not self.target:
+            raise UserError(
+                f"lora.target={self.target!r} is no tuple of patterns; expected one or more paths of kernels"
+            )
+        if self.base_dtype not in DTYPES:
+            raise UserError(f"lora.base_dtype={self.base_dtype!r} is unknown; expected one of {', '.join(DTYPES)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,4 +156,16 @@ def one_update(config: Mapping[str, Any]) -> None:
     if config["updates_per_step"] != 1:
         raise UserError(
             f"config.updates_per_step={config['updates_per_step']} is for reinforcement learning; here it must be 1"
+        )
+
+
+def no_adapters(config: Mapping[str, Any]) -> None:
+    """Refuses ``lora`` where whole parameters are trained.
+
+    Raises:
+      UserError: its rank is not 0.
+    """
+    if config["lora"]["rank"]:
+        raise UserError(
+            f"config.lora.rank={config['lora']['rank']} is for stages that train a language model; here it must be 0"
         )

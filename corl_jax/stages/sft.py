@@ -50,7 +50,7 @@ class SftStage:
 
     def __init__(self, config: Mapping[str, Any], parts: Parts, optimizer: Optimizer):
         self.parts, self.optimizer, self.seed = parts, optimizer, config["seed"]
-        self.batch_size, self.trainable = config["batch_size"], tuple(config["trainable"])
+        self.batch_size, self.trainable = config["batch_size"], parts.trainable(config["trainable"])
         one_update(config)
         parts.check(trainable=self.trainable)
         self.settings = s = block(SftSettings, config["sft"], "sft")
@@ -102,7 +102,7 @@ class SftStage:
 
     def loss(self, params: Params, batch: Any, algo: Any) -> tuple[jax.Array, Metrics]:
         """Cross entropy of both heads."""
-        model, ids = bind(self.parts.sampler.graphdef, params), self.parts.sampler.ids
+        model, ids = bind(self.parts.learner.graphdef, params), self.parts.learner.ids
         lesson = batch["lesson"]
         targets = lesson.targets[:, None]
         states = hidden_states(model, lesson.reading, targets, ids, modality="text", shared_prefix=False)

@@ -28,7 +28,7 @@ from corl_jax.models.codebook import unit
 from corl_jax.models.image_tokenizer import ImageTokenizer
 from corl_jax.objectives import reconstruction
 from corl_jax.stages.assembly import Parts, records
-from corl_jax.stages.settings import HookSettings, block, one_update
+from corl_jax.stages.settings import HookSettings, block, no_adapters, one_update
 
 PART = "image_tokenizer/"
 
@@ -55,6 +55,7 @@ class TokenizerStage:
         self.batch_size = config["batch_size"]
         self.rows = {"pictures": self.batch_size}
         one_update(config)
+        no_adapters(config)
         parts.check(PART + "*")
         sizes = parts.cfg.image_tokenizer
         self.graphdef = nnx.split(nnx.eval_shape(lambda: ImageTokenizer(sizes, rngs=nnx.Rngs(0))))[0]

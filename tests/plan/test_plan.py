@@ -83,6 +83,35 @@ def test_a_reference_that_follows_is_part_of_the_state(config):
     assert sizes.parts(step)["reference"] == sizes.on_chip(step.state.trainable) > 0
 
 
+def test_adapters_leave_moments_of_their_own_size_and_no_copy_for_the_reference(config, small_world):
+    """Sizes of a step with adapters over a base in bfloat16 are those of arrays; its programs trace."""
+    from corl_jax.engine.optim import make_optimizer
+    from corl_jax.stages.assembly import assemble
+    from corl_jax.stages.rl import RlStage
+    from corl_jax.stages.run import optim_config
+
+    changed = config | {"lora": config["lora"] | {"rank": 4, "base_dtype": "bfloat16"}}
+    step = open_step(changed, jax.devices()[:2])
+    with small_world(2):
+        parts = assemble(changed)
+        state = RlStage(changed, parts, make_optimizer(optim_config(changed))).init()
+    found = sizes.parts(step)
+    assert found["parameters"] == pytest.approx(held(state.params), rel=1e-6)
+    assert found["moments"] == pytest.approx(held(state.opt_state), rel=1e-6) and found["reference"] == 0
+    assert found["moments"] == pytest.approx(2 * held(state.trainable), rel=1e-2)
+    sampled = parts.for_rollout(state.params)
+    moved = {path: leaf for path, leaf in sampled.items() if leaf is not state.params.get(path)}
+    assert found["rollout_parameters"] == pytest.approx(held(moved), rel=1e-6)
+    kernels = [path for path in sampled if path.startswith("language_model/layers/") and path.endswith("kernel")]
+    assert len(kernels) == 7 and moved.keys() >= set(kernels)  # merged, so never the arrays that are trained
+    score, update = (step.trace(step.phases()[name][0]) for name in ("score", "update"))
+    assert not any("lora" in str(path) for path, _ in jax.tree_util.tree_leaves_with_path(score.args_info))
+    assert update.out_info[0].trainable.keys() == state.trainable.keys()
+    adapters = sum(leaf.size for leaf in state.trainable.values())
+    gathered = sum(state.params[path].size for path in kernels)
+    assert sizes.update_collectives(step) == 2 * 4 * (3 * adapters + 2 * gathered) / 2  # two tasks, half lies elsewhere
+
+
 def test_reward_models_are_counted(small_config, step, config):
     """What the papers' rewards add to the same step, at the sizes that ``tiny`` has and at those of the hub."""
     rewards = {

@@ -43,6 +43,8 @@ BAD = [
     ("unified", {"kl.text.schedule": "odd"}, "unknown KL schedule 'odd'; expected one of adaptive"),
     ("unified", {"kl.image.end": -1.0}, "KL coefficients"),
     ("unified", {"trainable": ("brain/*",)}, "trainable pattern 'brain/\\*' matches no parameter; .*language_model"),
+    ("unified", {"lora.rank": -1}, "lora.rank=-1 is no rank"),
+    ("unified", {"lora.rank": 4, "lora.target": ("brain/*",)}, "lora.target pattern 'brain/\\*' names no linear map"),
     ("unified", {"init_from": "nowhere"}, "policy 'nowhere' is no folder"),
     ("unified", {"init_from": "brain/*=DOT"}, "init_from pattern 'brain/\\*' matches no parameter"),
     ("unified", {"init_from": "*=DOT,aligner/*=DOT"}, "init_from pattern 'aligner/\\*' .*still to be filled"),
@@ -65,6 +67,7 @@ BAD = [
     ("sft", {"updates_per_step": 2}, "updates_per_step=2 is for reinforcement learning"),
     ("sft", {"sft.reading_rows": 5}, "sft.reading_rows=5 is more than batch_size=4"),
     ("sft", {"sft.dropout": 1.5}, "dropout=1.5 is no share"),
+    ("tokenizer", {"lora.rank": 4}, "config.lora.rank=4 is for stages that train a language model"),
     ("tokenizer", {"init_from": "language_model/*=DOT"}, "init_from pattern 'language_model/\\*' matches no parameter"),
 ]
 
