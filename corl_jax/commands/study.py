@@ -97,14 +97,15 @@ def _call(job: Job) -> None:
 
 
 def write(name: str, study: Study, finished: Sequence[Job], out: pathlib.Path) -> None:
-    """``study.md``, ``study.json`` and ``study.html`` of what is finished so far."""
+    """``study.md``, ``study.json``, ``study.svg`` and ``study.html`` of what is finished so far."""
     from corl_jax.evals import provenance
     from corl_jax.evals.study import markdown, table
-    from corl_jax.evals.study_page import page
+    from corl_jax.evals.study_page import page, picture
 
     cells = table(study, finished)
     about = f"{provenance.machine()}; {datetime.date.today()}; corl study {name}"
     plain = {arm: {metric: dataclasses.asdict(cell) for metric, cell in row.items()} for arm, row in cells.items()}
     (out / "study.json").write_text(json.dumps({"about": about, "cells": plain}, indent=2) + "\n", "utf-8")
     (out / "study.md").write_text(f"{study.question}\n\n{markdown(study, cells)}\n\n{about}\n", "utf-8")
+    (out / "study.svg").write_text(picture(name, study, cells), "utf-8")
     (out / "study.html").write_text(page(name, study, cells, finished, about), "utf-8")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from typing import Any
 
 from matplotlib.axes import Axes
 
 from corl_jax.evals.numbers import percent
 from corl_jax.evals.report_style import CSS
 from corl_jax.evals.study import Cell, Job, Study
-from corl_jax.evals.svg import INK, OTHERS, grid, svg
+from corl_jax.evals.svg import GREY, INK, OTHERS, grid, svg
 
 
 def page(name: str, study: Study, cells: Mapping[str, Mapping[str, Cell]], ran: Sequence[Job], about: str) -> str:
@@ -23,7 +24,9 @@ def page(name: str, study: Study, cells: Mapping[str, Mapping[str, Cell]], ran: 
         + "</tr>"
         for arm, row in cells.items()
     )
-    plots = "".join(f'<div class="card">{plot(metric, cells)}</div>' for metric in study.metrics)
+    plots = "".join(
+        f'<div class="card">{svg(metric, _height(cells), _row(metric, cells))}</div>' for metric in study.metrics
+    )
     lines = "\n".join(f"python -m {shlex.join(job.arguments)}" for job in ran)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -39,8 +42,17 @@ def page(name: str, study: Study, cells: Mapping[str, Mapping[str, Cell]], ran: 
     )
 
 
-def plot(metric: str, cells: Mapping[str, Mapping[str, Cell]]) -> str:
-    """One metric of all arms as an SVG element: mean, standard error, and a mark per seed."""
+def picture(name: str, study: Study, cells: Mapping[str, Mapping[str, Cell]]) -> str:
+    """All plots together, for a file."""
+    return svg(name, _height(cells), *(_row(metric, cells) for metric in study.metrics), ink=GREY) + "\n"
+
+
+def _height(cells: Mapping[str, Any]) -> float:
+    return 0.9 + 0.34 * len(cells)
+
+
+def _row(metric: str, cells: Mapping[str, Mapping[str, Cell]]) -> Callable[[Axes], None]:
+    """What paints one metric of all arms: mean, standard error, and a mark per seed."""
 
     def paint(axes: Axes) -> None:
         for place, row in enumerate(cells.values()):
@@ -55,4 +67,4 @@ def plot(metric: str, cells: Mapping[str, Mapping[str, Cell]]) -> str:
         axes.invert_yaxis()
         grid(axes, "x")
 
-    return svg(metric, 0.9 + 0.34 * len(cells), paint)
+    return paint

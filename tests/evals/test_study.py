@@ -62,6 +62,7 @@ def test_a_study_goes_on_where_it_stopped(here, capsys):
     assert cells["first"]["right"] == {"mean": 0.05, "stderr": pytest.approx(0.05), "values": [0.0, 0.1]}
     assert "| second | 50.0 ± 0.0 | 2 |" in (here / "out" / "study.md").read_text()
     page = (here / "out" / "study.html").read_text()
+    assert (here / "out" / "study.svg").read_text().startswith("<svg")
     assert "Nobody says." in page and page.count("<svg") == 1 and "a_leg out/seed1/first/leg 0.1" in page
     assert main(line[:-1] + ["config.steps=4"]) == 2
     assert "was run with other arguments (--config.steps=3 --config.steps=4)" in capsys.readouterr().err
