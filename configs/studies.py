@@ -16,14 +16,14 @@ STEPS = 60
 
 
 def train(config: str, *changes: str, steps: int = STEPS, argument: str = "", name: str = "train") -> Leg:
-    """A run of a config."""
+    """A leg that runs a config to its end."""
     place = (f"--config=configs/{config}.py{argument}", "--workdir={out}", "--config.seed={seed}")
     return Leg(name, ("corl_jax.main", *place, f"--config.steps={steps}", *changes))
 
 
-def reinforce(config: str, *changes: str, **how) -> Leg:
-    """A run of a config that would measure its policy itself, before and after."""
-    return train(config, "--config.evals.n=0", *changes, **how)
+def reinforce(config: str, *changes: str, steps: int = STEPS, argument: str = "", name: str = "train") -> Leg:
+    """``train`` without the evaluations before and after, which configs of reinforcement learning have."""
+    return train(config, "--config.evals.n=0", *changes, steps=steps, argument=argument, name=name)
 
 
 def refine(start: str) -> Leg:

@@ -7,8 +7,9 @@ import pathlib
 import sys
 
 from corl_jax.commands import bench_decode, bench_kernels, bench_scaling, bench_step
-from corl_jax.commands.common import check_file, write_json
+from corl_jax.commands.common import check_file
 from corl_jax.core.errors import UserError
+from corl_jax.core.files import write_json
 
 KINDS = {"decode": bench_decode, "step": bench_step, "scaling": bench_scaling, "kernels": bench_kernels}
 

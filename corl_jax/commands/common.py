@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 import pathlib
-from typing import Any
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.files import write_whole
 
 
 def add_policy(parser: argparse.ArgumentParser) -> None:
@@ -37,9 +34,3 @@ def check_file(path: pathlib.Path, flag: str, overwrite: bool) -> None:
     for part in path.parents:
         if part.exists() and not part.is_dir():
             raise UserError(f"{flag} {str(path)!r}: {str(part)!r} is a file; expected a folder")
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes ``value`` whole or not at all; makes the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(value, indent=2) + "\n")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import pathlib
 
-from corl_jax.commands.common import add_policy, check_file, write_json
+from corl_jax.commands.common import add_policy, check_file
+from corl_jax.core.files import write_json
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import pathlib
 
-from corl_jax.commands.common import add_devices, add_policy, check_file, write_json
+from corl_jax.commands.common import add_devices, add_policy, check_file
 from corl_jax.core.errors import UserError
+from corl_jax.core.files import write_json
 
 SUITES = ("shapes",)
 BATCH = 64

@@ -7,8 +7,9 @@ import pathlib
 import sys
 from typing import Any
 
-from corl_jax.commands.common import check_file, write_json
+from corl_jax.commands.common import check_file
 from corl_jax.core.errors import UserError
+from corl_jax.core.files import write_json
 
 SIZE = 384
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
-import json
 import pathlib
 import runpy
 import subprocess
@@ -15,6 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.files import write_json, write_whole
 
 if TYPE_CHECKING:
     from corl_jax.evals.study import Job, Study
@@ -105,7 +105,7 @@ def write(name: str, study: Study, finished: Sequence[Job], out: pathlib.Path) -
     cells = table(study, finished)
     about = f"{provenance.machine()}; {datetime.date.today()}; corl study {name}"
     plain = {arm: {metric: dataclasses.asdict(cell) for metric, cell in row.items()} for arm, row in cells.items()}
-    (out / "study.json").write_text(json.dumps({"about": about, "cells": plain}, indent=2) + "\n", "utf-8")
-    (out / "study.md").write_text(f"{study.question}\n\n{markdown(study, cells)}\n\n{about}\n", "utf-8")
-    (out / "study.svg").write_text(picture(name, study, cells), "utf-8")
-    (out / "study.html").write_text(page(name, study, cells, finished, about), "utf-8")
+    write_json(out / "study.json", {"about": about, "cells": plain})
+    write_whole(out / "study.md", f"{study.question}\n\n{markdown(study, cells)}\n\n{about}\n")
+    write_whole(out / "study.svg", picture(name, study, cells))
+    write_whole(out / "study.html", page(name, study, cells, finished, about))

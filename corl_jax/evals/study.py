@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.files import write_json
 from corl_jax.evals.numbers import percent
 
 ABOUT = ("about",)
@@ -84,7 +85,7 @@ class Job:
 
     def finish(self, seconds: float) -> None:
         """Remembers that it is done."""
-        self._mark.write_text(json.dumps({"arguments": self.arguments, "seconds": seconds}, indent=2), "utf-8")
+        write_json(self._mark, {"arguments": self.arguments, "seconds": seconds})
 
     @property
     def log(self) -> pathlib.Path:

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from corl_jax.core.files import write_whole
+from corl_jax.core.files import write_json
 from corl_jax.core.sharding import use
 from corl_jax.core.types import Params
 from corl_jax.data.pipeline import fixed
@@ -112,5 +112,5 @@ class Measure:
     def _write(self, new: Mapping[str, Any]) -> None:
         if jax.process_index() > 0:
             return
-        write_whole(self.path, json.dumps(self._read() | dict(new), indent=2) + "\n")
+        write_json(self.path, self._read() | dict(new))
         self.workdir.publish()

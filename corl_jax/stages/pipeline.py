@@ -17,7 +17,7 @@ from typing import Any
 import jax
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.files import write_whole
+from corl_jax.core.files import write_json
 from corl_jax.engine.checkpoint import latest_step
 from corl_jax.engine.handoff import saved_manifest
 from corl_jax.engine.manifest import digest_of
@@ -149,5 +149,4 @@ class Pipeline:
 
     def note(self, name: str) -> None:
         """Notes what a stage is being made from, before it is begun."""
-        self.home.mkdir(parents=True, exist_ok=True)
-        write_whole(self.home / LEDGER, json.dumps(self.noted() | {name: self.origin(name)}, indent=2) + "\n")
+        write_json(self.home / LEDGER, self.noted() | {name: self.origin(name)})

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from corl_jax.core.files import write_whole
+from corl_jax.core.files import write_json, write_whole
 from corl_jax.data.pipeline import fixed
 from corl_jax.data.shapes import builder
 from corl_jax.evals.numbers import Number, percent
@@ -45,8 +45,8 @@ def measure(home: Path, policies: Mapping[str, str], made: Mapping[str, str], se
             results[name] = known
         else:
             results[name] = wanted | {"numbers": _numbers(name, policy, settings)}
-        write_whole(path, json.dumps({"policies": before | results, "about": _about()}, indent=2) + "\n")
-    write_whole(path, json.dumps({"policies": results, "about": _about()}, indent=2) + "\n")
+        write_json(path, {"policies": before | results, "about": _about()})
+    write_json(path, {"policies": results, "about": _about()})
     return results
 
 
