@@ -74,7 +74,8 @@ def test_original_layout_from_safetensors_in_bfloat16(pair, torch, original):
     save_file({name: tensor.bfloat16() for name, tensor in tensors.items()}, folder / "model.safetensors")
     rounded = {path: np.asarray(leaf.astype("bfloat16").astype("float32")) for path, leaf in pair.params.items()}
     assert digest(load_params(folder, pair.cfg)) == digest(rounded)
-    assert {str(Folder(folder).reader.dtype(path)) for path in rounded} == {"bfloat16"}
+    reader = Folder(folder).reader
+    assert {str(reader.dtype(path)) for path in rounded} == {"bfloat16"}
 
 
 def test_transformers_names_without_their_prefix(pair, tmp_path):
