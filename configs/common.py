@@ -14,13 +14,13 @@ def _mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> dict[str, int]:
 
 MESHES = {
     "auto": _mesh(data=-1),
-    "spread": _mesh(data=-1, fsdp=-8),  # "auto" of large models: up to 8 chips share the state, others repeat it
+    "spread": _mesh(data=-1, fsdp=-32),  # "auto" of 1B: up to 32 chips share the state, others repeat it
     "wide": _mesh(data=-1, fsdp=-16),  # "auto" of 7B
     "cpu": _mesh(),
     "cpu8": _mesh(data=4, fsdp=2),
     "v5e-8": _mesh(fsdp=8),
-    "v5e-64": _mesh(data=8, fsdp=8),
-    "v5e-256": _mesh(data=32, fsdp=8),
+    "v5e-64": _mesh(data=2, fsdp=32),
+    "v5e-256": _mesh(data=8, fsdp=32),
     "v6e-8": _mesh(fsdp=8),
     "v6e-64": _mesh(data=4, fsdp=16),
     "v5p-64": _mesh(data=2, fsdp=16),  # v4 and v5p are named by cores, of which a chip has two
