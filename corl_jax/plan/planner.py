@@ -132,10 +132,11 @@ def _compile(step: Step, call: Call, name: str, log: Callable[[str], None]) -> C
         said = " ".join(str(error).split())[:300]
         return Compiled(None, wanted_gib(said), 0.0, work, time.perf_counter() - start, said, call.times)
     seconds, memory = time.perf_counter() - start, program.memory_analysis()
-    log(f"compiled {name} in {seconds:.0f} s, {memory.temp_size_in_bytes / GIB:.1f} GiB of temporary memory")
+    temp = memory.temp_size_in_bytes / GIB
+    log(f"compiled {name} in {seconds:.0f} s, {temp:.1f} GiB of temporary memory")
     extra = (memory.output_size_in_bytes - memory.alias_size_in_bytes) / GIB
     module = hlo.parse(program.as_text())
-    return Compiled(module, memory.temp_size_in_bytes / GIB, extra, work, seconds, "", call.times)
+    return Compiled(module, temp, extra, work, seconds, "", call.times)
 
 
 def wanted_gib(said: str) -> float:
