@@ -94,7 +94,7 @@ class LanguageModel(nnx.Module):
 
         Args:
           x_NLD: input embeddings.
-          positions: rotary positions.
+          positions: rotary positions, below ``S``.
           mask: true where a query (row) may look at a key (column).
           cache: written at ``index`` and attended to as a whole, or None to attend within ``x``.
           index: first cache position of ``x``.
@@ -103,7 +103,7 @@ class LanguageModel(nnx.Module):
         Returns:
           states after the final norm, and the updated cache.
         """
-        rope = rotary(positions, self.cfg.head_size, self.cfg.rope_theta)
+        rope = self._rope(positions, mask)
 
         def call(block, slice_):
             layer, (x, cache) = slice_
@@ -131,7 +131,7 @@ class LanguageModel(nnx.Module):
         Returns:
           states of both after the final norm.
         """
-        ropes = [rotary(positions, self.cfg.head_size, self.cfg.rope_theta) for _, positions, _ in (prompt, own)]
+        ropes = [self._rope(positions, mask) for _, positions, mask in (prompt, own)]
         masks = (prompt[2], own[2])
 
         def call(block, slice_):
@@ -140,6 +140,10 @@ class LanguageModel(nnx.Module):
         carry = tuple(constrain(x.astype(self.dtype), "batch") for x, _, _ in (prompt, own))
         x, x_own = scan_layers(self.layers, call, carry, self.cfg.depth, self.dtype, self.remat, self.unroll)
         return self.norm(x), self.norm(x_own)
+
+    def _rope(self, positions: Any, mask: Any) -> tuple[jax.Array, jax.Array]:
+        """Rotary angles; a position counts what a row may see before it, so it lies below the number of columns."""
+        return rotary(positions, mask.shape[-1], self.cfg.head_size, self.cfg.rope_theta)
 
     def logits(self, states: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """Text logits in float32."""

@@ -60,8 +60,18 @@ def test_left_padding_changes_nothing(lm, x):
 
 
 def test_distances_between_positions_count(lm, x):
-    near = jnp.broadcast_to(jnp.arange(L), (N, L))
-    assert np.abs(run(lm, x, 3 * near)[:, -1] - run(lm, x, near)[:, -1]).max() > 1e-2
+    far = jnp.broadcast_to(jnp.arange(L), (N, L))
+    assert np.abs(run(lm, x, far // 2)[:, -1] - run(lm, x, far)[:, -1]).max() > 1e-2
+
+
+def test_angles_are_looked_up_and_a_position_outside_the_mask_is_no_number(lm, x):
+    far = jnp.broadcast_to(jnp.arange(L), (N, L))
+    cos, sin = rotary(far, L, 8, 10000.0)
+    angles = np.arange(L)[:, None] * 10000.0 ** (-np.arange(0, 8, 2) / 8)
+    np.testing.assert_allclose(cos[1, :, 0], np.cos(angles), atol=1e-6)
+    np.testing.assert_allclose(sin[1, :, 0], np.sin(angles), atol=1e-6)
+    assert "cosine" not in jax.jit(run).lower(lm, x).as_text()  # a CPU would take one per layer, head and token
+    assert np.isnan(run(lm, x, far + 1)[:, -1]).all()
 
 
 def test_padding_gives_finite_gradients(lm, x):
@@ -161,7 +171,7 @@ def test_attention_block_by_block_equals_attention_at_once(rng, monkeypatch):
 def test_scan_equals_an_unrolled_loop(lm, x):
     scanned = jax.jit(run)(lm, x)
     graphdef, state = nnx.split(lm.layers)
-    rope = rotary(jnp.broadcast_to(jnp.arange(L), (N, L)), 8, lm.cfg.rope_theta)
+    rope = rotary(jnp.broadcast_to(jnp.arange(L), (N, L)), L, 8, lm.cfg.rope_theta)
     y = x
     for i in range(3):
         block = nnx.merge(graphdef, jax.tree.map(lambda leaf, i=i: leaf[i], state))
@@ -230,7 +240,7 @@ def test_rotation_keeps_norms_and_depends_on_differences_only(rng):
     q, k = (jnp.asarray(rng.normal(size=(1, 1, 1, 8)), jnp.float32) for _ in range(2))
 
     def at(vector, position):
-        return rotate(vector, *rotary(jnp.asarray([[position]]), 8, 10000.0))
+        return rotate(vector, *rotary(jnp.asarray([[position]]), 128, 8, 10000.0))
 
     np.testing.assert_allclose(jnp.linalg.norm(at(q, 7)), jnp.linalg.norm(q), rtol=1e-5)
     np.testing.assert_allclose(jnp.vdot(at(q, 7), at(k, 4)), jnp.vdot(at(q, 103), at(k, 100)), atol=1e-4)
