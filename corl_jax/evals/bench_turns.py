@@ -25,7 +25,8 @@ LEARNING_RATE, CLIP_NORM = 4e-6, 1.0
 class Work:
     """How much a step does: ``prompts`` of each task, ``group`` samples of each, answers of ``answer`` tokens. There is
     no KL term, so no reference is scored. Gradients are added over ``microbatches`` parts of ours and ``torch_parts``
-    of torch's, which keeps both in memory. Ours holds logits of ``chunk`` tokens of a completion at a time; 0: of all.
+    of torch's, which keeps both in memory. Ours holds logits of ``chunk`` tokens of a completion at a time (0: of all),
+    and keeps of every layer what ``remat`` (in ``models.layers``) names.
     """
 
     prompts: int = 2
@@ -34,6 +35,7 @@ class Work:
     microbatches: int = 1
     torch_parts: int = 1
     chunk: int = 0
+    remat: str = "none"
 
     @property
     def samples(self) -> int:

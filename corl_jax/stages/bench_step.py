@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 
 from corl_jax.core.sharding import Sharder, make_mesh, use
 from corl_jax.core.trees import bind, partition
@@ -62,7 +63,10 @@ class OurStep:
         self.sharder = sharder = Sharder(make_mesh({"data": -1}, devices))
         self.work, self.settings = work, settings(work)
         self.sampler = dataclasses.replace(policy.sampler, ids=ids)
-        axes = logical_axes(bind(self.sampler.graphdef, policy.params))
+        model = bind(self.sampler.graphdef, policy.params)
+        axes = logical_axes(model)
+        model.language_model.remat = work.remat
+        learner = dataclasses.replace(self.sampler, graphdef=nnx.split(model)[0])
         placed = {
             path: jax.device_put(leaf, sharder.fitted(leaf.shape, axes[path], path))
             for path, leaf in policy.params.items()
@@ -70,7 +74,7 @@ class OurStep:
         optim = make_optimizer(OptimConfig(LEARNING_RATE, total_steps=1, clip_norm=CLIP_NORM))
         algo = {task: kl.initial(one, 1) for task, one in self.settings.kl.items()}
         self.state = create_state(*partition(placed, ["language_model/*"]), optim, algo)
-        loss = functools.partial(policy_loss, self.sampler, self.settings)
+        loss = functools.partial(policy_loss, learner, self.settings)
         self._update = make_update(loss, lambda algo, metrics: algo, optim, work.microbatches)
         self.prompts = {"image": sharder.put_batch(image), "text": sharder.put_batch(text)}
 
