@@ -78,9 +78,8 @@ def base(stage: str, arg: dict[str, str]) -> ml_collections.ConfigDict:
             "base_dtype": "float32",  # or bfloat16
         }
     )
-    spread = {"janus_pro_1b": "spread", "janus_pro_7b": "wide"}
-    mesh = spread[arg["size"]] if arg["mesh"] == "auto" and arg["size"] in spread else arg["mesh"]
-    c.mesh = ml_collections.ConfigDict(MESHES[mesh])
+    auto = {"tiny": "auto", "janus_pro_1b": "spread", "janus_pro_7b": "wide"}[arg["size"]]
+    c.mesh = ml_collections.ConfigDict(MESHES[auto if arg["mesh"] == "auto" else arg["mesh"]])
     # Changes to the table of core/sharding.py, logical name to mesh axes: while training, and while the policy samples.
     c.rules = ml_collections.ConfigDict({"update": {}, "rollout": {"embed": "", "vision": ""}})
     # shapes, or records: train.jsonl (and test.jsonl for probes) in dir. Of the questions those kinds and that type

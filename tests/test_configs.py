@@ -7,11 +7,13 @@ import json
 import math
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.sharding import make_mesh
 from corl_jax.core.trees import count
 from corl_jax.porting.nets import open_net
 from corl_jax.rewards import nets
@@ -108,6 +110,17 @@ def test_full_size_has_the_papers_values(small_config, size):
     assert config["init_from"].startswith("deepseek-community/Janus-Pro-") and config["trainable"] == (
         "language_model/*",
     )
+
+
+@pytest.mark.parametrize(
+    ("size", "chips", "data", "fsdp"),
+    [("tiny", 8, 8, 1), ("janus_pro_1b", 8, 1, 8), ("janus_pro_1b", 64, 2, 32), ("janus_pro_7b", 64, 4, 16)],
+)
+def test_each_size_has_the_mesh_that_its_plans_chose(small_config, size, chips, data, fsdp):
+    small_config("unified")
+    config = importlib.import_module("configs.unified").get_config(size)
+    mesh = make_mesh(config.mesh.to_dict(), jax.devices()[:1] * chips)
+    assert dict(mesh.shape) == {"data": data, "fsdp": fsdp, "tensor": 1}
 
 
 def full(name, size="janus_pro_1b"):
