@@ -67,7 +67,7 @@ def rotary(
 ) -> tuple[Float[Array, "N L 1 E"], Float[Array, "N L 1 E"]]:
     """Cosine and sine of the rotary angles of ``E = head_size / 2`` frequencies, in float32.
 
-    Positions lie below ``length``, for which a table is made; one beyond it has no angle, but NaN. Without the table XLA
+    Positions lie below ``length``, for which a table is made; one beyond it has no angle, but NaN. Without a table XLA
     fuses the cosine into all that uses it, and a CPU takes it per layer and head: a quarter of the time of ``tiny``.
     """
     frequencies = theta ** (-np.arange(0, head_size, 2, dtype=np.float32) / head_size)
