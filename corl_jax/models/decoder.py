@@ -125,8 +125,8 @@ class LanguageModel(nnx.Module):
         """Runs the trunk over prompts and, behind each, over ``N / B`` rows that share its reading.
 
         Args:
-          prompt, own: input embeddings, rotary positions and mask; that of ``own`` covers the prompt's positions and
-            then its own, of which none after the query's.
+          prompt, own: input embeddings, rotary positions below the number of the mask's columns, and mask; that of
+            ``own`` covers the prompt's positions and then its own, of which none after the query's.
 
         Returns:
           states of both after the final norm.

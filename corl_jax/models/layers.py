@@ -68,7 +68,7 @@ def rotary(
     """Cosine and sine of the rotary angles of ``E = head_size / 2`` frequencies, in float32.
 
     Positions lie below ``length``, for which a table is made; one beyond it has no angle, but NaN. Without a table XLA
-    fuses the cosine into all that uses it, and a CPU takes it per layer and head: a quarter of the time of ``tiny``.
+    fuses the cosine into all that uses it, and a CPU takes it per layer and head: a quarter of the time to draw.
     """
     frequencies = theta ** (-np.arange(0, head_size, 2, dtype=np.float32) / head_size)
     angles = np.arange(length, dtype=np.float32)[:, None] * frequencies
