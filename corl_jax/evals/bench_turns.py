@@ -26,7 +26,7 @@ class Work:
     """How much a step does: ``prompts`` of each task, ``group`` samples of each, answers of ``answer`` tokens. There is
     no KL term, so no reference is scored. Gradients are added over ``microbatches`` parts of ours and ``torch_parts``
     of torch's, which keeps both in memory. Ours holds logits of ``chunk`` tokens of a completion at a time (0: of all),
-    and keeps of every layer what ``remat`` (in ``models.layers``) names.
+    keeps of every layer what ``remat`` (in ``models.layers``) names, and learns ``unroll`` layers per turn of a loop.
     """
 
     prompts: int = 2
@@ -36,6 +36,7 @@ class Work:
     torch_parts: int = 1
     chunk: int = 0
     remat: str = "none"
+    unroll: int = 4
 
     @property
     def samples(self) -> int:

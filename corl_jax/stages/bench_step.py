@@ -65,7 +65,7 @@ class OurStep:
         self.sampler = dataclasses.replace(policy.sampler, ids=ids)
         model = bind(self.sampler.graphdef, policy.params)
         axes = logical_axes(model)
-        model.language_model.remat = work.remat
+        model.language_model.remat, model.language_model.unroll = work.remat, work.unroll
         learner = dataclasses.replace(self.sampler, graphdef=nnx.split(model)[0])
         placed = {
             path: jax.device_put(leaf, sharder.fitted(leaf.shape, axes[path], path))

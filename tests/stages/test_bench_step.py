@@ -12,7 +12,7 @@ from corl_jax.sampling.policy import Policy
 from corl_jax.stages import bench_step
 from corl_jax.stages.bench_step import OurStep
 
-WORK = Work(prompts=2, group=2, answer=5, microbatches=2, torch_parts=4, remat="dots")
+WORK = Work(prompts=2, group=2, answer=5, microbatches=2, torch_parts=4, remat="dots", unroll=1)
 
 
 @pytest.fixture(scope="module")
