@@ -16,7 +16,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", default="tiny", help="dot, tiny, mid, or (not on a CPU) janus_pro_1b (default: tiny)")
     parser.add_argument("--against", default="transformers", choices=("transformers",), help="beside what")
     parser.add_argument("--repeats", type=int, help="timings of each side (default: 5 at tiny, else 2)")
-    text = "devices that share our side; on a CPU each is a thread with heads of its own (default: 1)"
+    text = "devices that share our side, each with rows of its own; on a CPU they are threads (default: 1)"
     parser.add_argument("--devices", type=int, default=1, help=text)
     parser.add_argument("--profile", type=pathlib.Path, help="also write a JAX trace of one draw to this folder")
 

@@ -11,8 +11,8 @@ from typing import Any
 UNIT = "steps/s"
 REPEATS = {"dot": 3, "tiny": 5, "mid": 2, "janus_pro_1b": 2}
 LARGE = ("mid", "janus_pro_1b")
-"""Where updates are added up prompt by prompt, and torch's by half the samples of one: at ``mid`` the image logits of a
-group are 0.3 GB, and are held several times."""
+"""Where torch's updates are added up by half the samples of a prompt: at ``mid`` the image logits of a group are
+0.3 GB, and are held several times. Ours are added up prompt by prompt everywhere."""
 THERE: dict[str, Any] = {"chunk": 72, "remat": "dots", "unroll": 1}
 """How ours updates there: to make activations anew costs a CPU less than fresh pages of memory for them."""
 
@@ -39,10 +39,10 @@ def measure(args: argparse.Namespace, log: Callable[[str], None]) -> dict[str, A
     cfg = size_named(args.size)
     if args.image_tokens is not None:
         cfg = with_image_tokens(cfg, args.image_tokens)
-    work = Work(args.prompts, args.group)
+    work = Work(args.prompts, args.group, microbatches=args.prompts)
     if args.size in LARGE:
         torch_parts = args.prompts * (2 if args.group % 2 == 0 else 1)
-        work = dataclasses.replace(work, microbatches=args.prompts, torch_parts=torch_parts, **THERE)
+        work = dataclasses.replace(work, torch_parts=torch_parts, **THERE)
     beside = args.against == "transformers"
     repeats = args.repeats or REPEATS[args.size]
     found = measure(cfg, work, repeats, beside_torch=beside, log=log, profile=args.profile)

@@ -10,11 +10,14 @@ import functools
 import pathlib
 import statistics
 import tempfile
+import time
 from collections.abc import Callable
 
+from corl_jax.core.errors import UserError
 from corl_jax.data.text import TextTokenizer
 from corl_jax.evals.bench_sides import check_torch, ours, profiled, theirs, timed
 from corl_jax.evals.bench_sizes import random_folder, sample_prompts
+from corl_jax.evals.bench_turns import REST
 from corl_jax.models.config import JanusConfig
 
 PROMPTS = 8
@@ -45,13 +48,15 @@ def measure(
     """Times both sides in turns, ``repeats`` times each; ``log`` takes lines of progress.
 
     Args:
-      devices: that share our side; CPU devices are threads of this process.
+      devices: that share our side, as ``mesh.data`` does in training; CPU devices are threads of this process.
       profile: where to write a JAX trace of one more draw of ours, or None.
 
     Raises:
-      UserError: torch is not installed, or does not see the device that JAX runs on.
+      UserError: torch is not installed, or does not see the device that JAX runs on; or the prompts do not divide.
     """
     check_torch()
+    if not 1 <= devices <= PROMPTS or PROMPTS % devices:
+        raise UserError(f"--devices={devices} does not divide the {PROMPTS} prompts; expected 1, 2, 4 or 8")
     with tempfile.TemporaryDirectory() as where:
         folder = random_folder(cfg, pathlib.Path(where))
         prompts = sample_prompts(TextTokenizer.load(folder), PROMPTS)
@@ -63,6 +68,7 @@ def measure(
     shown: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(repeats):
         for name, side in sides.items():
+            time.sleep(REST)
             seconds, codes = timed(side.draw)
             drawn[name].append(seconds)
             shown[name].append(timed(functools.partial(side.show, codes))[0])

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.sharding import Sharder, make_mesh, use
 from corl_jax.core.trees import bind
 from corl_jax.core.types import Prompts
 from corl_jax.sampling.batching import prompt_keys
@@ -50,18 +51,20 @@ def timed(call: Callable[[], Any]) -> tuple[float, np.ndarray]:
 
 
 def ours(folder: pathlib.Path, prompts: Prompts, devices: int) -> Side:
-    """The rollout of ``Sampler.draw`` but for its pixels, which are timed alone."""
+    """The rollout of ``Sampler.draw`` but for its pixels, which are timed alone; rows lie over ``devices``."""
     start = time.perf_counter()
-    policy = Policy.load(folder, devices=devices)
-    jax.block_until_ready(policy.params)
+    sharder = Sharder(make_mesh({"data": devices}, jax.devices()[:devices]))
+    policy = Policy.load(folder)
+    params = jax.block_until_ready(jax.device_put(policy.params, sharder.named()))
     loaded = time.perf_counter()
     sampler, keys = policy.sampler, prompt_keys(0, "bench", np.arange(len(prompts.tokens)), 1)
-    args = (policy.params, prompts, keys, sampler.sampling("image", guidance=GUIDANCE))
-    with policy.on_devices():
+    guided = jax.device_put(sampler.sampling("image", guidance=GUIDANCE), sharder.named())
+    args = (params, *sharder.put_batch((prompts, keys)), guided)
+    with use(sharder):
         draw = jax.jit(lambda *given: sampler.draw(*given).tokens[:, 0]).lower(*args).compile()
     seconds = {"load": loaded - start, "compile": time.perf_counter() - loaded}
     show = jax.jit(lambda params, codes: bind(sampler.graphdef, params).image_tokenizer.decode(codes))
-    side = Side(lambda: draw(*args), lambda codes: show(policy.params, codes), seconds)
+    side = Side(lambda: draw(*args), lambda codes: show(params, sharder.put_batch(codes)), seconds)
     side.show(timed(side.draw)[1])
     return side
 

@@ -17,6 +17,8 @@ import numpy as np
 from corl_jax.objectives.advantages import scales
 
 PHASES = ("rollout_image", "rollout_text", "update", "total")
+REST = 0.5
+"""Seconds before a turn: threads of the side before it, which wait for work awake, go to sleep."""
 GUIDANCE = 5.0
 LEARNING_RATE, CLIP_NORM = 4e-6, 1.0
 
@@ -24,9 +26,10 @@ LEARNING_RATE, CLIP_NORM = 4e-6, 1.0
 @dataclasses.dataclass(frozen=True)
 class Work:
     """How much a step does: ``prompts`` of each task, ``group`` samples of each, answers of ``answer`` tokens. There is
-    no KL term, so no reference is scored. Gradients are added over ``microbatches`` parts of ours and ``torch_parts``
-    of torch's, which keeps both in memory. Ours holds logits of ``chunk`` tokens of a completion at a time (0: of all),
-    keeps of every layer what ``remat`` (in ``models.layers``) names, and learns ``unroll`` layers per turn of a loop.
+    no KL term, so no reference is scored. Gradients are added over ``microbatches`` parts of ours (on several devices
+    so many times fewer) and ``torch_parts`` of torch's, which keeps both in memory. Ours holds logits of ``chunk``
+    tokens of a completion at a time (0: of all), keeps of every layer what ``remat`` (in ``models.layers``) names, and
+    learns ``unroll`` layers per turn of a loop.
     """
 
     prompts: int = 2
@@ -82,6 +85,7 @@ def in_turns(sides: Mapping[str, Step], repeats: int, log: Callable[[str], None]
     found: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
     for turn in range(repeats):
         for name, side in sides.items():
+            time.sleep(REST)
             found[name].append(timed_step(side, turn + 1))
             log(f"turn {turn + 1} of {repeats}, {name}: {found[name][-1]['total']:.2f} s")
     return {name: medians(turns) for name, turns in found.items()}

@@ -16,7 +16,7 @@ from corl_jax.core.types import Prompts
 from corl_jax.models.cache import Cache
 from corl_jax.models.unified import Janus
 from corl_jax.objectives.distribution import Sampling, choose, draw, gumbel, log_distribution
-from corl_jax.sampling.layout import SpecialIds, prompt_mask, prompt_positions, unconditional_tokens
+from corl_jax.sampling.layout import SpecialIds, apart, prompt_mask, prompt_positions, twice, two_streams
 
 SEGMENT = 144
 """Image tokens for which a step reads the same part of the cache; at full length half of it would be unwritten. Every
@@ -77,7 +77,7 @@ def decode_image(
     guided: bool,
     length: int | None = None,
 ) -> tuple[Int[Array, "N S"], Float[Array, "N S"]]:
-    """Image tokens: scans of fixed length over conditional and, where ``guided``, unconditional rows, stacked.
+    """Image tokens: scans of fixed length over conditional rows and, where ``guided``, unconditional ones among them.
 
     Args:
       keys: ``[B, G]``, one per sample.
@@ -88,8 +88,7 @@ def decode_image(
     keys, rows, codes = keys.reshape(-1), groups * samples, model.cfg.image_tokenizer.codebook_size
     total = model.cfg.image_tokens if length is None else length
     if guided:
-        silent = unconditional_tokens(prompts.tokens, prompts.mask, ids.pad)
-        prompts = Prompts(jnp.concatenate([prompts.tokens, silent]), jnp.concatenate([prompts.mask, prompts.mask]))
+        prompts = two_streams(prompts, ids.pad)
     blocks = model.language_model.blocks()
     state, cache, seen, real = prefill(model, blocks, prompts, samples, ids.image)
     prompt = seen.shape[1]
@@ -101,12 +100,13 @@ def decode_image(
 
     def pick(state_ND, noise_NI):
         logits = model.image_logits(state_ND)
-        return choose(noise_NI, log_distribution(logits[:rows], logits[rows:] if guided else None, sampling), sampling)
+        heard, silent = apart(logits, groups) if guided else (logits, None)
+        return choose(noise_NI, log_distribution(heard, silent, sampling), sampling)
 
     def body(carry, at, reads):
         (state_ND, cache), (step, noise_NI) = carry, at
         written, log_probs = pick(state_ND, noise_at(step) if noise_NI is None else noise_NI)
-        x = model.embed_codes(jnp.concatenate([written, written]) if guided else written)
+        x = model.embed_codes(twice(written, groups) if guided else written)
         return advance(model, blocks, x, cache, seen, real, step, reads), (written, log_probs)
 
     out = []

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+from corl_jax.core.types import Prompts
 from corl_jax.data.text import TextTokenizer
 
 
@@ -53,3 +55,23 @@ def unconditional_tokens(tokens: Int[Array, "B P"], mask: Bool[Array, "B P"], pa
     first = jnp.argmax(mask, 1)[:, None]
     keep = (column == first) | (column == tokens.shape[1] - 1)
     return jnp.where(keep, tokens, pad)
+
+
+def two_streams(prompts: Prompts, pad: int) -> Prompts:
+    """Behind each of ``B`` prompts the one without its words: ``2 B``, so that guidance compares on one device."""
+    nothing = unconditional_tokens(prompts.tokens, prompts.mask, pad)
+    tokens = jnp.stack([prompts.tokens, nothing], 1).reshape(-1, nothing.shape[1])
+    return Prompts(tokens, jnp.repeat(prompts.mask, 2, 0))
+
+
+def apart(x: jax.Array, prompts: int) -> tuple[jax.Array, jax.Array]:
+    """Conditional and unconditional rows ``[N, ...]`` of ``x [2 N, ...]``, which are samples of ``two_streams``."""
+    both = x.reshape(prompts, 2, -1, *x.shape[1:])
+    heard, silent = (both[:, stream].reshape(-1, *x.shape[1:]) for stream in (0, 1))
+    return heard, silent
+
+
+def twice(x: jax.Array, prompts: int) -> jax.Array:
+    """Rows ``[2 N, ...]`` for both streams of ``x [N, ...]``; ``apart`` would give ``x`` and ``x``."""
+    each = x.reshape(prompts, 1, -1, *x.shape[1:])
+    return jnp.repeat(each, 2, 1).reshape(-1, *x.shape[1:])

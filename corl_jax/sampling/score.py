@@ -18,7 +18,7 @@ from corl_jax.core.sharding import per_device
 from corl_jax.core.types import Modality, Prompts
 from corl_jax.models.unified import Janus
 from corl_jax.objectives.distribution import Sampling, entropy, log_distribution, token_log_probs
-from corl_jax.sampling.layout import SpecialIds, prompt_mask, prompt_positions, unconditional_tokens
+from corl_jax.sampling.layout import SpecialIds, apart, prompt_mask, prompt_positions, two_streams
 
 
 def score(
@@ -51,17 +51,11 @@ def score(
     """
 
     asked, written = prompts, tokens
-    if guided:  # both streams of a prompt side by side, in one pass
-        nothing = unconditional_tokens(prompts.tokens, prompts.mask, ids.pad)
-        pairs = (jnp.stack(pair, 1) for pair in ((prompts.tokens, nothing), (prompts.mask,) * 2, (tokens,) * 2))
-        tokens_2B, mask_2B, written = (pair.reshape(-1, *pair.shape[2:]) for pair in pairs)
-        asked = Prompts(tokens_2B, mask_2B)
+    if guided:  # both streams in one pass
+        asked, written = two_streams(prompts, ids.pad), jnp.repeat(tokens, 2, 0)
     how: dict[str, Any] = {"modality": modality, "shared_prefix": shared_prefix, "aligned": aligned}
     states = hidden_states(model, asked, written, ids, **how)
-    heard, silent = states, None
-    if guided:
-        both = states.reshape(len(tokens), 2, *states.shape[1:])
-        heard, silent = both[:, 0], both[:, 1]
+    heard, silent = apart(states, len(tokens)) if guided else (states, None)
     graphdef, head = nnx.split(model.gen_head if modality == "image" else model.language_model.lm_head)
 
     def read(whole: Any, rows: Any) -> tuple[jax.Array, jax.Array]:

@@ -75,7 +75,7 @@ class OurStep:
         algo = {task: kl.initial(one, 1) for task, one in self.settings.kl.items()}
         self.state = create_state(*partition(placed, ["language_model/*"]), optim, algo)
         loss = functools.partial(policy_loss, learner, self.settings)
-        self._update = make_update(loss, lambda algo, metrics: algo, optim, work.microbatches)
+        self._update = make_update(loss, lambda algo, metrics: algo, optim, max(1, work.microbatches // len(devices)))
         self.prompts = {"image": sharder.put_batch(image), "text": sharder.put_batch(text)}
 
     def draw(self, turn: int) -> Rollout:

@@ -155,6 +155,7 @@ def test_without_torch_it_says_what_to_install(monkeypatch):
         ("bench decode --size janus_pro_1b", "CPU"),
         ("bench decode --against stones", "stones"),
         ("bench decode --repeats 0", "--repeats=0"),
+        ("bench decode --devices 3", "--devices=3 does not divide the 8 prompts"),
         ("bench step --group 0", "--group=0"),
         ("bench step --size huge", "huge"),
         ("bench step --image-tokens 12", "12 image tokens are no square"),
