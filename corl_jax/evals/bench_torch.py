@@ -18,6 +18,9 @@ from corl_jax.evals.bench_sides import torch_model
 from corl_jax.evals.bench_turns import CLIP_NORM, GUIDANCE, LEARNING_RATE, PHASES, Work, timed_step
 from corl_jax.sampling.layout import SpecialIds
 
+LONG_ENOUGH = 2.0
+"""Seconds of steps that choose between numbers of threads; one short step alone may be a disturbed one."""
+
 
 class TorchStep:
     """See the head of this file; ``ids.banned`` holds the end token, so that no answer ends early."""
@@ -43,7 +46,10 @@ class TorchStep:
         seconds = {}
         for threads in sorted({1, os.cpu_count() or 1}, reverse=True):
             self.threads = dict.fromkeys(PHASES, threads)
-            seconds[threads] = timed_step(self, 0)
+            turns = [timed_step(self, 0)]
+            while sum(turn["total"] for turn in turns) < LONG_ENOUGH:
+                turns.append(timed_step(self, 0))
+            seconds[threads] = {phase: min(turn[phase] for turn in turns) for phase in PHASES}
         self.threads = {phase: min((seconds[n][phase], n) for n in seconds)[1] for phase in PHASES}
 
     def draw(self, turn: int) -> Any:
