@@ -7,6 +7,8 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+from corl_jax.core.errors import UserError
+
 UNIT = "image tokens/s"
 REPEATS = {"dot": 2, "tiny": 5, "mid": 2, "janus_pro_1b": 2}
 
@@ -24,9 +26,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def measure(args: argparse.Namespace, log: Callable[[str], None]) -> dict[str, Any]:
     """Prints a table of both sides; the values for JSON."""
     from corl_jax.core.runtime import cpu_devices
-    from corl_jax.evals.bench_decode import measure
+    from corl_jax.evals.bench_decode import PROMPTS, measure
     from corl_jax.evals.bench_sizes import size_named
 
+    if args.devices < 1 or PROMPTS % args.devices:
+        raise UserError(f"--devices={args.devices} does not divide the {PROMPTS} prompts; expected 1, 2, 4 or 8")
     cpu_devices(args.devices)
     found = measure(size_named(args.size), args.repeats or REPEATS[args.size], args.devices, log, args.profile)
     names = ("load", "compile", "pixels")
