@@ -13,8 +13,8 @@ REPEATS = {"dot": 3, "tiny": 5, "mid": 2, "janus_pro_1b": 2}
 LARGE = ("mid", "janus_pro_1b")
 """Where torch's updates are added up by half the samples of a prompt: at ``mid`` the image logits of a group are
 0.3 GB, and are held several times. Ours are added up prompt by prompt everywhere."""
-THERE: dict[str, Any] = {"chunk": 72, "remat": "dots", "unroll": 1}
-"""How ours updates there: to make activations anew costs a CPU less than fresh pages of memory for them."""
+LARGE_UPDATE: dict[str, Any] = {"chunk": 72, "remat": "dots", "unroll": 1}
+"""How ours updates at those sizes: to make activations anew costs a CPU less than fresh pages of memory for them."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +42,7 @@ def measure(args: argparse.Namespace, log: Callable[[str], None]) -> dict[str, A
     work = Work(args.prompts, args.group, microbatches=args.prompts)
     if args.size in LARGE:
         torch_parts = args.prompts * (2 if args.group % 2 == 0 else 1)
-        work = dataclasses.replace(work, torch_parts=torch_parts, **THERE)
+        work = dataclasses.replace(work, torch_parts=torch_parts, **LARGE_UPDATE)
     beside = args.against == "transformers"
     repeats = args.repeats or REPEATS[args.size]
     found = measure(cfg, work, repeats, beside_torch=beside, log=log, profile=args.profile)
