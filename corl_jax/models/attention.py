@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from corl_jax.models.cache import Cache
@@ -40,7 +41,7 @@ class SelfAttention(nnx.Module):
           layer: number of this layer in the cache.
           index: first position to write, counted within the cache's own part.
         """
-        q, k, v = self._project(x_NLD, rope)
+        q, k, v = heads_first(*self._project(x_NLD, rope))
         before = None
         if cache is not None:
             cache = cache.write(k, v, layer, index)
@@ -51,26 +52,35 @@ class SelfAttention(nnx.Module):
         mixed = mix(q, k, v, mask_NLS) if before is None else attend_behind(q, before, (k, v), mask_NLS)
         return self._out(mixed), cache
 
-    def pair(self, prompt, own) -> tuple[jax.Array, jax.Array]:
-        """Mixes prompts ``[B, P, D]``, and behind them ``N / B`` rows each ``[N, T, D]``.
+    def behind(self, x_BLD, rope, mask_BPP, mask_NTS) -> jax.Array:
+        """Mixes prompts, and behind each the ``N / B`` rows that follow it in ``x``.
 
         Args:
-          prompt, own: states, rotary angles and mask; that of ``own`` covers the prompt's positions and then its own,
-            of which none after the query's.
+          x_BLD: ``[B, P + N / B T, D]``, the states of a prompt and then those of its rows.
+          rope: of all of them.
+          mask_BPP: of the prompts.
+          mask_NTS: of the rows, over the prompt's ``P`` positions and then the row's own, none after the query's.
         """
-        (x, rope, mask), (x_own, rope_own, mask_own) = prompt, own
-        q, k, v = self._project(x, rope)
-        q_own, k_own, v_own = self._project(x_own, rope_own)
-        mixed = kernels[self.kernel].attend(q, k, v, mask)
-        return self._out(mixed), self._out(attend_causally_behind(q_own, (k, v), (k_own, v_own), mask_own))
+        (prompts, length, _), (rows, own, _) = mask_BPP.shape, mask_NTS.shape
+        projected = self._project(x_BLD, rope)
+        q, k, v = heads_first(*(leaf[:, :length] for leaf in projected))
+        q_own, k_own, v_own = heads_first(*(leaf[:, length:].reshape(rows, own, *leaf.shape[2:]) for leaf in projected))
+        mixed = kernels[self.kernel].attend(q, k, v, mask_BPP)
+        mixed_own = attend_causally_behind(q_own, (k, v), (k_own, v_own), mask_NTS)
+        return self._out(jnp.concatenate([mixed, mixed_own.reshape(prompts, -1, *mixed.shape[2:])], 1))
 
     def _project(self, x_NLD, rope) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Queries ``[N, L, H, C]``, keys and values ``[N, K, L, C]``, rotated."""
+        """Queries ``[N, L, H, C]``, keys and values ``[N, L, K, C]``, rotated."""
         n, length, _ = x_NLD.shape
         q = rotate(self.q_proj(x_NLD).reshape(n, length, self.heads, self.head_size), *rope)
         k = rotate(self.k_proj(x_NLD).reshape(n, length, self.kv_heads, self.head_size), *rope)
         v = self.v_proj(x_NLD).reshape(n, length, self.kv_heads, self.head_size)
-        return q, k.swapaxes(1, 2), v.swapaxes(1, 2)
+        return q, k, v
 
     def _out(self, mixed_NLHC) -> jax.Array:
         return self.o_proj(mixed_NLHC.reshape(*mixed_NLHC.shape[:2], -1))
+
+
+def heads_first(q_NLHC, k_NLKC, v_NLKC) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Keys and values ``[N, K, L, C]``, as attention reads them and a cache holds them; queries stay."""
+    return q_NLHC, k_NLKC.swapaxes(1, 2), v_NLKC.swapaxes(1, 2)

@@ -42,10 +42,9 @@ class Block(nnx.Module):
         mixed, cache = self.attention(self.input_norm(x_NLD), rope, mask_NLS, cache, layer, index)
         return self._feed(x_NLD, mixed), cache
 
-    def pair(self, prompt, own) -> tuple[jax.Array, jax.Array]:
-        """See ``SelfAttention.pair``."""
-        mixed = self.attention.pair(*((self.input_norm(x), *rest) for x, *rest in (prompt, own)))
-        return self._feed(prompt[0], mixed[0]), self._feed(own[0], mixed[1])
+    def behind(self, x_BLD, rope, mask_BPP, mask_NTS) -> jax.Array:
+        """See ``SelfAttention.behind``."""
+        return self._feed(x_BLD, self.attention.behind(self.input_norm(x_BLD), rope, mask_BPP, mask_NTS))
 
     def _feed(self, x_NLD, mixed) -> jax.Array:
         x_NLD = constrain(x_NLD + mixed, "batch")
@@ -124,6 +123,9 @@ class LanguageModel(nnx.Module):
     ) -> tuple[Float[Array, "B P D"], Float[Array, "N T D"]]:
         """Runs the trunk over prompts and, behind each, over ``N / B`` rows that share its reading.
 
+        All that belongs to a prompt is one row of every product with a parameter, which then has one gradient to add up
+        between devices; only attention takes it apart.
+
         Args:
           prompt, own: input embeddings, rotary positions below the number of the mask's columns, and mask; that of
             ``own`` covers the prompt's positions and then its own, of which none after the query's.
@@ -131,15 +133,21 @@ class LanguageModel(nnx.Module):
         Returns:
           states of both after the final norm.
         """
-        ropes = [self._rope(positions, mask) for _, positions, mask in (prompt, own)]
-        masks = (prompt[2], own[2])
+        (x, positions, mask), (x_own, positions_own, mask_own) = prompt, own
+        rows, length = positions.shape
+
+        def joined(first, second):
+            return jnp.concatenate([first, second.reshape(rows, -1, *second.shape[2:])], 1)
+
+        rope = self._rope(joined(positions, positions_own), mask_own)
 
         def call(block, slice_):
-            return block.pair(*zip(slice_[1], ropes, masks, strict=True))
+            return block.behind(slice_[1], rope, mask, mask_own)
 
-        carry = tuple(constrain(x.astype(self.dtype), "batch") for x, _, _ in (prompt, own))
-        x, x_own = scan_layers(self.layers, call, carry, self.cfg.depth, self.dtype, self.remat, self.unroll)
-        return self.norm(x), self.norm(x_own)
+        carry = constrain(joined(x, x_own).astype(self.dtype), "batch")
+        carry = scan_layers(self.layers, call, carry, self.cfg.depth, self.dtype, self.remat, self.unroll)
+        states = self.norm(carry)
+        return states[:, :length], states[:, length:].reshape(x_own.shape)
 
     def _rope(self, positions: Any, mask: Any) -> tuple[jax.Array, jax.Array]:
         """Rotary angles; a position counts what a row may see before it, so it lies below the number of columns."""

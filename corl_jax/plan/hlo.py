@@ -92,7 +92,7 @@ class Module:
     entry: Computation
 
     def trips(self, loop: Instruction) -> int:
-        """How often a ``while`` runs at most: the constant that its condition compares its counter with.
+        """How often a ``while`` runs at most: the constant that its condition compares its counter with, by its stride.
 
         Raises:
           ValueError: the condition compares with no constant.
@@ -104,14 +104,29 @@ class Module:
         limits = list(self._limits(self.computations[condition.group(1)])) if condition else []
         if not limits:
             raise ValueError(f"the loop {loop.name} compares its counter with no constant")
-        return max(limits)
+        return -(-max(limits) // self._stride(loop))
+
+    def _stride(self, loop: Instruction) -> int:
+        """By how much a turn moves the counter. Loops of ours count by one; where XLA takes a product of spread factors
+        window by window, two windows lie in a turn, and the condition is a plain comparison."""
+        condition, body = (
+            self.computations[found.group(1)]
+            for found in (re.search(rf"{name}=%([\w.\-]+)", loop.attributes) for name in ("condition", "body"))
+            if found
+        )
+        counter = condition.instructions.get(condition.root.operands[0])
+        place = re.search(r"\bindex=(\d+)", counter.attributes) if counter else None
+        if place is None or body.root.opcode != "tuple":
+            return 1
+        moved = body.instructions[body.root.operands[int(place.group(1))]]
+        steps = [_number(body.instructions[name]) for name in moved.operands] if moved.opcode == "add" else []
+        return max(step for step in (1, *steps) if step)
 
     def _limits(self, at: Computation) -> Iterator[int]:
         for one in at.instructions.values():
-            if one.opcode == "constant" and one.arrays and one.arrays[0].dtype in ("s32", "u32"):
-                number = re.match(r"\d+$", one.operands[0]) if one.operands else None
-                if number:
-                    yield int(number.group())
+            number = _number(one)
+            if number is not None:
+                yield number
             for name in one.called:
                 yield from self._limits(self.computations[name])
 
@@ -145,6 +160,13 @@ def _instruction(line: str) -> Instruction:
     operands = tuple(_NAME.findall(inside)) if "%" in inside else (inside,) if inside else ()
     called = tuple(name for found in _CALLED.finditer(attributes) for name in _NAME.findall(found.group()))
     return Instruction(name, opcode, arrays, operands, called, attributes, root)
+
+
+def _number(one: Instruction) -> int | None:
+    """The value of a constant that counts."""
+    if one.opcode != "constant" or not one.operands or one.arrays[0].dtype not in ("s32", "u32"):
+        return None
+    return int(one.operands[0]) if one.operands[0].isdecimal() else None
 
 
 def _array(dtype: str, dims: str, layout: str | None) -> Array:

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import math
 import operator
 import re
 from collections.abc import Iterator, Mapping
 
+from corl_jax.plan.exchanges import COLLECTIVES, FINISHED, exchanges
 from corl_jax.plan.hlo import Computation, Instruction, Module
 
 FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "partition-id", "iota"}
 VIEWS = {"bitcast", "reshape", "get-tuple-element", "copy", "transpose", "convert"}
+UNTOUCHED = {"parameter", *COLLECTIVES}
+"""Parts of a fusion's result that it hands on as they came, or whose arrival was counted where their exchange began."""
 SLICES = {"dynamic-slice", "slice", "gather"}
-COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +56,9 @@ def of_computation(module: Module, at: Computation) -> Traffic:
                 key=operator.attrgetter("bytes"),
             )
         else:
-            total += Traffic(moved(module, at, one), collective(at, one))
+            total += Traffic(moved(module, at, one), {})
+            for exchange in exchanges(module, at, one):
+                total += Traffic(0.0, {exchange.kind: exchange.sent})
     return total
 
 
@@ -85,7 +88,7 @@ def moved(module: Module, at: Computation, one: Instruction) -> float:
     if one.opcode in FREE or one.opcode.endswith("-done"):
         return 0.0
     if one.opcode.endswith("-start") and one.opcode != "async-start":
-        return float(_hbm(at, one.operands[0])) if not collective(at, one) else 2.0 * _hbm(at, one.operands[0])
+        return (2.0 if any(exchanges(module, at, one)) else 1.0) * _hbm(at, one.operands[0])
     if one.opcode in SLICES:
         return 2.0 * sum(array.bytes for array in one.arrays if array.memory == 0)
     if one.opcode == "dynamic-update-slice":
@@ -93,6 +96,8 @@ def moved(module: Module, at: Computation, one: Instruction) -> float:
     written = sum(array.bytes for array in one.arrays if array.memory == 0)
     if one.opcode in ("fusion", "async-start") and one.called:
         inner = module.computations[one.called[0]]
+        if FINISHED in inner.root.attributes:
+            return 0.0
         read = sum(
             min(_hbm(at, name), _read(module, inner, parameter.name))
             for name, parameter in zip(one.operands, inner.parameters, strict=False)
@@ -100,31 +105,6 @@ def moved(module: Module, at: Computation, one: Instruction) -> float:
         )
         return float(read + min(written, _written(module, inner)))
     return float(written + sum(_hbm(at, name) for name in one.operands))
-
-
-def collective(at: Computation, one: Instruction) -> dict[str, float]:
-    """Bytes that one device sends for a collective; a ring's share for those that have one."""
-    kind = one.opcode.removesuffix("-start")
-    if kind not in COLLECTIVES:
-        return {}
-    given = sum(array.bytes for name in one.operands for array in at.instructions[name].arrays)
-    members = _members(one.attributes) if kind != "collective-permute" else 2
-    share = (members - 1) / members
-    per = {"all-gather": members - 1.0, "all-reduce": 2 * share, "reduce-scatter": share, "all-to-all": share}
-    return {kind: given * per[kind] if kind in per else float(given)}
-
-
-def _members(attributes: str) -> int:
-    """Devices that take part in one group: ``{{0,1},{2,3}}``, ``[2,4]<=[8]`` or ``mesh['a'=2,'b'=4] {'b'}``."""
-    if found := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
-        return len(found.group(1).split(","))
-    if found := re.search(r"replica_groups=\[\d+,(\d+)\]", attributes):
-        return int(found.group(1))
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", attributes):
-        whole = {name: int(size) for name, size in re.findall(r"('\w+')=(\d+)", found.group(1))}
-        named = re.findall(r"('\w+')(?::\(\d+\)(\d+))?", found.group(2))
-        return math.prod(int(part) if part else whole[name] for name, part in named)
-    raise ValueError(f"no devices are named in {attributes[:200]!r}")
 
 
 def _body(module: Module, loop: Instruction) -> Computation:
@@ -144,8 +124,8 @@ def _read(module: Module, inner: Computation, name: str) -> float:
     for user in inner.users[name]:
         if user.opcode in SLICES and user.operands[0] == name:
             total += sum(array.bytes for array in user.arrays)
-        elif user.opcode == "dynamic-update-slice" and user.operands[0] == name:
-            continue
+        elif user.opcode == "tuple" or (user.opcode == "dynamic-update-slice" and user.operands[0] == name):
+            continue  # handed on as it is, or but for the update
         elif user.opcode in VIEWS and not user.root:
             total += _read(module, inner, user.name)
         elif user.opcode == "fusion":
@@ -166,7 +146,7 @@ def _written(module: Module, inner: Computation) -> float:
     def of(name: str) -> float:
         one = inner.instructions[name]
         if one.opcode == "tuple":
-            return sum(of(part) for part in one.operands)
+            return sum(of(part) for part in one.operands if inner.instructions[part].opcode not in UNTOUCHED)
         if one.opcode == "dynamic-update-slice":
             return float(sum(array.bytes for array in inner.instructions[one.operands[1]].arrays))
         if one.opcode in ("bitcast", "reshape"):

@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -255,3 +257,27 @@ def test_attention_by_hand_with_shared_heads(rng):
         scores = np.where(mask, q[0, :, head] @ k[0, :, head // 2].T / 2, -np.inf)
         weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
         np.testing.assert_allclose(got[0, :, head], weights @ v[0, :, head // 2], atol=1e-5)
+
+
+def test_what_shares_a_prompt_shares_the_products_with_parameters(lm, x):
+    """One product per kernel makes its gradient, of prompts and what follows them at once, so devices add up one."""
+    samples, own = 3, 4
+    behind = jax.random.normal(jax.random.key(7), (N * samples, own, D))
+    whole = jnp.ones((N * samples, L + own), bool)
+    positions = jnp.broadcast_to(jnp.arange(L + own), whole.shape)
+    mask = jnp.broadcast_to(causal(L + own), (N * samples, L + own, L + own))
+    graphdef, state = nnx.split(lm)
+
+    def pair(state, x):
+        trunk = nnx.merge(graphdef, state)
+        asked = (x, positions[:N, :L], jnp.broadcast_to(causal(L), (N, L, L)))
+        return trunk.pair(asked, (behind, positions[:, L:], mask[:, L:]))
+
+    states, after = pair(state, x)
+    alone = run(lm, jnp.concatenate([jnp.repeat(x, samples, 0), behind], 1), positions, mask)
+    np.testing.assert_allclose(states, alone[::samples, :L], atol=1e-5)
+    np.testing.assert_allclose(after, alone[:, L:], atol=1e-5)
+    text = str(jax.make_jaxpr(jax.grad(lambda state, x: sum(jnp.sum(one**2) for one in pair(state, x))))(state, x))
+    mlp = lm.cfg.mlp_dim
+    products = [line for line in text.splitlines() if re.search(rf"f32\[({D},{mlp}|{mlp},{D})\] = dot_general", line)]
+    assert len(products) == 3  # of gate, up and down, in one turn of the loop over layers

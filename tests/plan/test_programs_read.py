@@ -88,6 +88,88 @@ def test_collectives_count_what_a_device_sends():
     assert traffic.of_program(summed).collectives == {"all-reduce": 2 * 7 / 8 * 4 * N}
 
 
+def test_a_turn_that_takes_two_windows_counts_half_as_often():
+    text = """HloModule m
+
+%cond (c: (u32[], f32[8])) -> pred[] {
+  %c = (u32[], f32[8]{0}) parameter(0)
+  %i = u32[] get-tuple-element(%c), index=0
+  %limit = u32[] constant(16)
+  ROOT %more = pred[] compare(%i, %limit), direction=LT
+}
+
+%body (b: (u32[], f32[8])) -> (u32[], f32[8]) {
+  %b = (u32[], f32[8]{0}) parameter(0)
+  %i = u32[] get-tuple-element(%b), index=0
+  %x = f32[8]{0} get-tuple-element(%b), index=1
+  %there = f32[8]{0} collective-permute(%x), channel_id=1, source_target_pairs={{0,1},{1,0}}
+  %back = f32[8]{0} collective-permute(%there), channel_id=2, source_target_pairs={{0,1},{1,0}}
+  %two = u32[] constant(2)
+  %next = u32[] add(%i, %two)
+  ROOT %t = (u32[], f32[8]{0}) tuple(%next, %back)
+}
+
+ENTRY %main (p: f32[8]) -> (u32[], f32[8]) {
+  %p = f32[8]{0} parameter(0)
+  %zero = u32[] constant(0)
+  %start = (u32[], f32[8]{0}) tuple(%zero, %p)
+  ROOT %loop = (u32[], f32[8]{0}) while(%start), condition=%cond, body=%body
+}
+"""
+    assert traffic.of_program(hlo.parse(text)).collectives == {"collective-permute": 8 * 2 * 32}
+
+
+def test_a_gathering_beside_a_product_counts_once_and_a_sum_that_is_sliced_as_scattered():
+    groups, beside = "replica_groups={{0,1,2,3}}", 'backend_config={"async_collective_fusion_config":{}}'
+    text = f"""HloModule m
+
+%begin (p: f32[8]) -> (f32[8], f32[32]) {{
+  %p = f32[8]{{0}} parameter(0)
+  %g = f32[32]{{0}} all-gather(%p), channel_id=1, {groups}, {beside}
+  ROOT %s = (f32[8]{{0}}, f32[32]{{0}}) custom-call(%g), custom_call_target="AsyncCollectiveStart"
+}}
+
+%beside (p: f32[8], q: f32[32], x: f32[8]) -> (f32[8], f32[8], f32[32]) {{
+  %p = f32[8]{{0}} parameter(0)
+  %q = f32[32]{{0}} parameter(1)
+  %x = f32[8]{{0}} parameter(2)
+  %g = f32[32]{{0}} all-gather(%p), channel_id=1, {groups}, {beside}
+  %y = f32[8]{{0}} multiply(%x, %x)
+  ROOT %t = (f32[8]{{0}}, f32[8]{{0}}, f32[32]{{0}}) tuple(%y, %p, %g)
+}}
+
+%end (p: f32[8], q: f32[32]) -> f32[32] {{
+  %p = f32[8]{{0}} parameter(0)
+  %q = f32[32]{{0}} parameter(1)
+  %g = f32[32]{{0}} all-gather(%p), channel_id=1, {groups}, {beside}
+  ROOT %d = f32[32]{{0}} custom-call(%p, %q), custom_call_target="AsyncCollectiveDone"
+}}
+
+%scatter (p: f32[32]) -> f32[8] {{
+  %p = f32[32]{{0}} parameter(0)
+  %r = f32[32]{{0}} all-reduce(%p), channel_id=2, {groups}
+  %zero = u32[] constant(0)
+  ROOT %mine = f32[8]{{0}} dynamic-slice(%r, %zero), dynamic_slice_sizes={{8}}
+}}
+
+ENTRY %main (p: f32[8]) -> f32[8] {{
+  %p = f32[8]{{0}} parameter(0)
+  %a = (f32[8]{{0}}, f32[32]{{0}}) fusion(%p), kind=kCustom, calls=%begin
+  %a0 = f32[8]{{0}} get-tuple-element(%a), index=0
+  %a1 = f32[32]{{0}} get-tuple-element(%a), index=1
+  %b = (f32[8]{{0}}, f32[8]{{0}}, f32[32]{{0}}) fusion(%a0, %a1, %p), kind=kOutput, calls=%beside
+  %b1 = f32[8]{{0}} get-tuple-element(%b), index=1
+  %b2 = f32[32]{{0}} get-tuple-element(%b), index=2
+  %c = f32[32]{{0}} fusion(%b1, %b2), kind=kCustom, calls=%end
+  ROOT %d = f32[8]{{0}} fusion(%c), kind=kCustom, calls=%scatter
+}}
+"""
+    read = traffic.of_program(hlo.parse(text))
+    assert read.collectives == {"all-gather": 3 * 32, "reduce-scatter": 3 / 4 * 128}
+    begun, multiplied, scattered = 32 + 32 + 128, 32 + 32 + 32, 128 + 32
+    assert read.bytes == begun + multiplied + scattered
+
+
 @pytest.mark.parametrize(
     "said",
     [
