@@ -92,14 +92,20 @@ class Sharder:
         """Over how many devices the batch axis is spread."""
         return math.prod(self.mesh.shape[axis] for axis in _tuple(self.rules["batch"]))
 
-    def copies(self, groups: int, samples: int) -> int:
+    def copies(self, groups: int, samples: int, parts: int = 1) -> int:
         """How often to repeat each of ``groups`` prompts, its samples dealt out, so that rows divide over the devices.
 
         ``[B, G]`` samples are then ``[B * f, G / f]``, side by side as before, and each device reads the prompts of its
         own samples. 1 where prompts divide already, or where no number of copies helps.
+
+        Args:
+          parts: micro-batches, in each of which rows should divide; where that cannot be, all rows together.
         """
-        count = self.batch_shards // math.gcd(groups, self.batch_shards)
-        return count if samples % count == 0 else 1
+        for rows in (self.batch_shards * parts, self.batch_shards):
+            count = rows // math.gcd(groups, rows)
+            if samples % count == 0:
+                return count
+        return 1
 
     def share(self, rows: int) -> Sequence[int]:
         """Which of ``rows`` rows of a step this process reads, scores and hands to ``put_batch``: all on one process.

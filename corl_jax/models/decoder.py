@@ -144,7 +144,8 @@ class LanguageModel(nnx.Module):
         def call(block, slice_):
             return block.behind(slice_[1], rope, mask, mask_own)
 
-        carry = constrain(joined(x, x_own).astype(self.dtype), "batch")
+        inputs = (constrain(one.astype(self.dtype), "batch") for one in (x, x_own))
+        carry = constrain(joined(*inputs), "batch")
         carry = scan_layers(self.layers, call, carry, self.cfg.depth, self.dtype, self.remat, self.unroll)
         states = self.norm(carry)
         return states[:, :length], states[:, length:].reshape(x_own.shape)

@@ -58,7 +58,7 @@ class RlStage:
         parts.check(trainable=self.trainable)
         self.steps, self.total = config["steps"], config["steps"] * self.updates
         self.settings: RlSettings = read_settings(config, self.updates)
-        self.rollouts = Rollouts(parts, self.settings, self.seed, self.steps)
+        self.rollouts = Rollouts(parts, self.settings, self.seed, self.steps, config["microbatches"])
         self._records = functools.partial(records, config)
         s, cfg = self.settings, parts.cfg
         drawing = TextToImage(parts.tokenizer, s.image_prompt_length)

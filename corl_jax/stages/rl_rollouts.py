@@ -33,11 +33,13 @@ class Rollouts:
     """Draws what a policy is trained on, ``settings.group`` samples per prompt.
 
     Attributes:
+      microbatches: of the update that takes them.
       ahead: with ``stale_rollouts`` those of the next step, begun early.
     """
 
-    def __init__(self, parts: Parts, settings: RlSettings, seed: int, steps: int):
+    def __init__(self, parts: Parts, settings: RlSettings, seed: int, steps: int, microbatches: int = 1):
         self.parts, self.settings, self.seed, self.steps = parts, settings, seed, steps
+        self.microbatches = microbatches
         held = {"weights": settings.rollout_weights, "cache": settings.rollout_cache}
         self.sampler, self.lighten = lighter(parts.sampler, parts.rollout, **held)
         self.ahead: Drawn | None = None
@@ -85,7 +87,7 @@ class Rollouts:
 
     def copies(self, prompts: int) -> int:
         """How often a step repeats each prompt, with fewer samples each, so that every device has its own."""
-        return self.parts.sharder.copies(prompts, self.settings.group)
+        return self.parts.sharder.copies(prompts, self.settings.group, self.microbatches)
 
     def rows_of(self, task: str, values: np.ndarray) -> np.ndarray:
         """This process's rows ``[B * f, G / f, ...]`` of what there is one of per sample, ``[N, ...]``."""
