@@ -81,9 +81,11 @@ def main(argv: list[str] | None = None) -> int:
         logging.set_verbosity(logging.WARNING)
         # after the flags: an error there should not wait for the libraries
         from corl_jax.stages.pipeline import run_pipeline
+        from corl_jax.stages.preflight import alone
         from corl_jax.stages.run import run
 
-        (run_pipeline if config["stage"] == "pipeline" else run)(config, workdir)
+        with alone(workdir):
+            (run_pipeline if config["stage"] == "pipeline" else run)(config, workdir)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -90,6 +90,17 @@ def test_sigterm_saves_and_the_same_command_resumes(stopped):
     assert latest_step(folder) == STEPS
 
 
+def test_a_second_run_in_the_same_folder_is_refused(start, refused, dot_policy_folder, tmp_path):
+    sizes = (f"--config.init_from={dot_policy_folder}", "--config.batch_size=4", f"--config.steps={STEPS}")
+    line = ("--config=configs/tokenizer.py", *sizes, f"--workdir={tmp_path / 'run'}")
+    process = start(*line)
+    while len(rows_so_far(tmp_path / "run")) < 3 and process.poll() is None:
+        time.sleep(0.02)
+    assert f"in use by another process of this host ({process.pid})" in refused(*line)
+    process.send_signal(signal.SIGTERM)
+    assert finish(process)[0] == 0
+
+
 def test_bad_input_in_a_process_of_its_own(start, tmp_path):
     code, out, err = finish(start("--config=configs/unified.py", "--config.rl.gruop=4", f"--workdir={tmp_path / 'w'}"))
     assert code == 2 and out == ""

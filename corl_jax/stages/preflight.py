@@ -5,9 +5,13 @@ In: the config, the work directory, files of the system. Out: nothing, or an err
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import hashlib
 import json
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ import jax
 from corl_jax.core.errors import UserError
 from corl_jax.core.hosts import agree, everywhere
 from corl_jax.engine.manifest import one_line
+from corl_jax.engine.mirror import is_address
 from corl_jax.engine.workdir import Workdir
 from corl_jax.evals.provenance import versions
 
@@ -37,6 +42,33 @@ def same_run(config: Mapping[str, Any]) -> None:
         )
     agree("config", json.dumps(config, sort_keys=True))
     agree("set of versions", json.dumps(versions(), sort_keys=True))
+
+
+@contextlib.contextmanager
+def alone(workdir: str | Path) -> Iterator[None]:
+    """Keeps other processes of this host out of a run's work directory while the block runs, of several processes of a
+    run the first one does. The lock ends with the process, however that ends.
+
+    Raises:
+      UserError: another process is in it, or holds the accelerator.
+    """
+    free_accelerator(jax.config.jax_platforms)  # type: ignore[attr-defined]  # before the number of this process is asked
+    place = str(workdir) if is_address(workdir) else str(Path(workdir).expanduser().resolve())
+    name = hashlib.sha256(place.encode()).hexdigest()[:16]
+    lock = Path(tempfile.gettempdir()) / f"corl_jax_{os.getuid()}" / name
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        if jax.process_index() == 0:
+            file = stack.enter_context(lock.open("w"))
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                holder = lock_holder(LOCKS.read_text(), lock.stat()) if LOCKS.exists() else None
+                raise UserError(
+                    f"workdir {workdir} is in use by another process of this host ({holder or 'unknown'}); wait for it "
+                    "or end it, or choose another --workdir"
+                ) from None
+        yield
 
 
 def writable(workdir: Workdir) -> None:
