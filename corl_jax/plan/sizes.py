@@ -16,6 +16,7 @@ from corl_jax.stages.placement import fits
 
 GIB = 2**30
 LAYERS = ("*/layers/*",)
+TABLES = ("language_model/embed/*",)
 READ = ("language_model/layers/*", "language_model/norm/*", "gen_head/*", "gen_aligner/*")
 """Parameters that a step over image tokens reads whole."""
 STATE = ("parameters", "moments", "reference", "previous_parameters")
@@ -87,13 +88,14 @@ def update_collectives(step: Step) -> float:
 
     A pass over the trunk, one for each task of each micro-batch, gathers its layers twice, forward and backward, and
     hands their gradient back once, in the dtype they are multiplied in; so does a micro-batch with what is no layer.
-    Under adapters their kernels are gathered too, and have no gradient.
+    Under adapters their kernels are gathered too, and have no gradient. The table of words is looked up where it lies.
     Where chips repeat each other's share (the axis ``data``), they add up its gradient beside that, there and back.
     """
     mesh, tasks = step.parts.sharder.mesh.shape, len(step.stage.settings.asked)
     share = (mesh["fsdp"] - 1) / mesh["fsdp"] / mesh["tensor"]
     repeated = 2 * (mesh["data"] - 1) / mesh["data"] / mesh["fsdp"] / mesh["tensor"]
     state = step.state
+    gathered = {path: one for path, one in state.trainable.items() if not matches(path, TABLES)}
     under = {kernel_of(path): state.frozen[kernel_of(path)] for path in state.trainable if is_adapter(path)}
 
     def sent(structs: Mapping[str, Any]) -> float:
@@ -102,7 +104,8 @@ def update_collectives(step: Step) -> float:
             for path, one in structs.items()
         )
 
-    return step.microbatches * (sent(state.trainable) * (3 * share + repeated) + sent(under) * 2 * share)
+    once = sent(gathered) * 3 * share + sent(under) * 2 * share
+    return step.microbatches * (once + sent(state.trainable) * repeated)
 
 
 def _multiplied(step: Step, path: str) -> int:

@@ -72,6 +72,10 @@ def test_sizes_are_those_of_arrays(step, config, small_world):
     found = sizes.parts(step)
     assert found["parameters"] == pytest.approx(held(state.params), rel=1e-6)
     assert found["moments"] == pytest.approx(held(state.opt_state), rel=1e-6)
+    counts = {path: leaf.size for path, leaf in state.trainable.items()}
+    layers = sum(size for path, size in counts.items() if path.startswith("language_model/layers/"))
+    others = sum(counts.values()) - layers - counts["language_model/embed/embedding"]  # that is looked up where it lies
+    assert sizes.update_collectives(step) == 4 * 3 * (2 * layers + others) / 2  # two tasks, half lies elsewhere
     sampled = parts.for_rollout(state.params)
     moved = {path: leaf for path, leaf in sampled.items() if leaf is not state.params[path]}
     assert found["rollout_parameters"] == pytest.approx(held(moved), rel=1e-6) and moved
