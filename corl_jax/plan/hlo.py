@@ -91,6 +91,12 @@ class Module:
     computations: Mapping[str, Computation]
     entry: Computation
 
+    def part(self, loop: Instruction, name: str) -> Computation:
+        """The ``condition`` or the ``body`` of a ``while``."""
+        found = re.search(rf"\b{name}=%([\w.\-]+)", loop.attributes)
+        assert found, loop.name
+        return self.computations[found.group(1)]
+
     def trips(self, loop: Instruction) -> int:
         """How often a ``while`` runs at most: the constant that its condition compares its counter with, by its stride.
 
@@ -100,8 +106,7 @@ class Module:
         found = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
         if found:
             return int(found.group(1))
-        condition = re.search(r"condition=%([\w.\-]+)", loop.attributes)
-        limits = list(self._limits(self.computations[condition.group(1)])) if condition else []
+        limits = list(self._limits(self.part(loop, "condition")))
         if not limits:
             raise ValueError(f"the loop {loop.name} compares its counter with no constant")
         return -(-max(limits) // self._stride(loop))
@@ -109,11 +114,7 @@ class Module:
     def _stride(self, loop: Instruction) -> int:
         """By how much a turn moves the counter. Loops of ours count by one; where XLA takes a product of spread factors
         window by window, two windows lie in a turn, and the condition is a plain comparison."""
-        condition, body = (
-            self.computations[found.group(1)]
-            for found in (re.search(rf"{name}=%([\w.\-]+)", loop.attributes) for name in ("condition", "body"))
-            if found
-        )
+        condition, body = self.part(loop, "condition"), self.part(loop, "body")
         counter = condition.instructions.get(condition.root.operands[0])
         place = re.search(r"\bindex=(\d+)", counter.attributes) if counter else None
         if place is None or body.root.opcode != "tuple":

@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import operator
-import re
 from collections.abc import Iterator, Mapping
 
 from corl_jax.plan.exchanges import COLLECTIVES, FINISHED, exchanges
@@ -49,7 +48,7 @@ def of_computation(module: Module, at: Computation) -> Traffic:
     total = Traffic(0.0, {})
     for one in at.instructions.values():
         if one.opcode == "while":
-            total += of_computation(module, _body(module, one)).times(module.trips(one))
+            total += of_computation(module, module.part(one, "body")).times(module.trips(one))
         elif one.opcode in ("call", "conditional"):
             total += max(
                 (of_computation(module, module.computations[name]) for name in one.called),
@@ -66,7 +65,7 @@ def loops(module: Module, at: Computation | None = None) -> Iterator[tuple[Instr
     """The loops of a computation (the entry by default): instruction, body, trips."""
     for one in (at or module.entry).instructions.values():
         if one.opcode == "while":
-            yield one, _body(module, one), module.trips(one)
+            yield one, module.part(one, "body"), module.trips(one)
         elif one.opcode in ("call", "conditional"):
             for name in one.called:
                 yield from loops(module, module.computations[name])
@@ -77,7 +76,7 @@ def copies(module: Module, at: Computation, least: int) -> int:
     found = 0
     for one in at.instructions.values():
         if one.opcode == "while":
-            found += copies(module, _body(module, one), least)
+            found += copies(module, module.part(one, "body"), least)
         elif one.opcode == "copy" or (one.opcode == "fusion" and _only_copies(module, one)):
             found += sum(array.bytes for array in one.arrays if array.memory == 0) >= least
     return found
@@ -105,12 +104,6 @@ def moved(module: Module, at: Computation, one: Instruction) -> float:
         )
         return float(read + min(written, _written(module, inner)))
     return float(written + sum(_hbm(at, name) for name in one.operands))
-
-
-def _body(module: Module, loop: Instruction) -> Computation:
-    found = re.search(r"body=%([\w.\-]+)", loop.attributes)
-    assert found, loop.name
-    return module.computations[found.group(1)]
 
 
 def _hbm(at: Computation, name: str) -> int:

@@ -57,17 +57,20 @@ def alone(workdir: str | Path) -> Iterator[None]:
     name = hashlib.sha256(place.encode()).hexdigest()[:16]
     lock = Path(tempfile.gettempdir()) / f"corl_jax_{os.getuid()}" / name
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        if jax.process_index() == 0:
-            file = stack.enter_context(lock.open("w"))
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):
-                holder = lock_holder(LOCKS.read_text(), lock.stat()) if LOCKS.exists() else None
-                raise UserError(
-                    f"workdir {workdir} is in use by another process of this host ({holder or 'unknown'}); wait for it "
-                    "or end it, or choose another --workdir"
-                ) from None
+    with lock.open("a") as file:
+
+        def take() -> None:
+            if jax.process_index() == 0:
+                try:
+                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except (BlockingIOError, PermissionError):
+                    holder = lock_holder(LOCKS.read_text(), lock.stat()) if LOCKS.exists() else None
+                    raise UserError(
+                        f"workdir {workdir} is in use by another process of this host ({holder or 'unknown'}); wait "
+                        "for it or end it, or choose another --workdir"
+                    ) from None
+
+        everywhere(take)
         yield
 
 
