@@ -46,13 +46,19 @@ def same_run(config: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def alone(workdir: str | Path) -> Iterator[None]:
-    """Keeps other processes of this host out of a run's work directory while the block runs, of several processes of a
-    run the first one does. The lock ends with the process, however that ends.
+    """Keeps other runs on this host out of a work directory while the block runs.
+
+    Process 0 of the run holds the lock, a file in the folder for temporary files; the kernel releases it when that
+    process ends, however it ends. A run on another host is not noticed.
+
+    Args:
+      workdir: folder or address; it need not exist.
 
     Raises:
       UserError: another process is in it, or holds the accelerator.
     """
-    free_accelerator(jax.config.jax_platforms)  # type: ignore[attr-defined]  # before the number of this process is asked
+    # first, since to ask for the number of this process is to touch the devices
+    free_accelerator(jax.config.jax_platforms)  # type: ignore[attr-defined]
     place = str(workdir) if is_address(workdir) else str(Path(workdir).expanduser().resolve())
     name = hashlib.sha256(place.encode()).hexdigest()[:16]
     lock = Path(tempfile.gettempdir()) / f"corl_jax_{os.getuid()}" / name
