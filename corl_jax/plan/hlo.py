@@ -112,8 +112,8 @@ class Module:
         return -(-max(limits) // self._stride(loop))
 
     def _stride(self, loop: Instruction) -> int:
-        """By how much a turn moves the counter: where XLA takes a product of spread factors window by window, a turn takes
-        two. Its condition is then a plain comparison; any other loop is one of ours, which count by one."""
+        """By how much a turn moves the counter: where XLA takes a product of spread factors window by window, a turn
+        takes two. Its condition is then a plain comparison; any other loop is one of ours, which count by one."""
         condition, body = self.part(loop, "condition"), self.part(loop, "body")
         counter = condition.instructions.get(condition.root.operands[0])
         place = re.search(r"\bindex=(\d+)", counter.attributes) if counter else None
