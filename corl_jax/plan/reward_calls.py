@@ -20,7 +20,7 @@ from corl_jax.plan.calls import Call
 from corl_jax.porting.nets import TINY, Net, plan_net
 from corl_jax.rewards import captioner, clip, perceptual, similarity
 from corl_jax.rewards.nets import KINDS, needed, uses
-from corl_jax.rewards.rows import ROWS
+from corl_jax.rewards.rows import together
 from corl_jax.sampling.states import final_states
 from corl_jax.stages.rl import RlStage
 
@@ -51,15 +51,15 @@ def assumed(stage: RlStage) -> list[str]:
 
 def reward_calls(stage: RlStage, rows: Rows, nets: Mapping[str, Net]) -> list[Call]:
     """What the rewards of a step run."""
-    s, shards = stage.settings, stage.parts.sharder.batch_shards
-    samples, together = s.pictures * s.group, -(-ROWS // shards) * shards
+    s = stage.settings
+    samples, size = s.pictures * s.group, together(stage.parts.sharder.batch_shards)
     calls = []
     for name, times in sorted(uses(_table(stage), s.reward).items()):
         if name in POLICY:
             calls.append(Call(functools.partial(POLICY[name], stage, _readings(stage, rows)), times))
         else:
-            trace = functools.partial(NETS[name], nets[name], rows, together)
-            calls.append(Call(trace, times * -(-samples // together)))
+            trace = functools.partial(NETS[name], nets[name], rows, size)
+            calls.append(Call(trace, times * -(-samples // size)))
     return calls
 
 

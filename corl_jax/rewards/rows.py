@@ -11,12 +11,20 @@ import numpy as np
 from corl_jax.core.sharding import Sharder, use
 
 ROWS = 16
-"""Rows of a call, rounded up to what divides over the devices of the batch axes."""
+"""Rows of a call at least."""
+
+EACH = 2
+"""Rows of a call at least on each device: it gathers a net's weights and reads them once for all its rows."""
+
+
+def together(shards: int) -> int:
+    """Rows of a call whose rows lie on ``shards`` devices, over which they divide."""
+    return max(-(-ROWS // shards), EACH) * shards
 
 
 def call_rows(sharder: Sharder) -> int:
     """Rows that this process brings to a call."""
-    return len(sharder.share(-(-ROWS // sharder.batch_shards) * sharder.batch_shards))
+    return len(sharder.share(together(sharder.batch_shards)))
 
 
 def in_batches(sharder: Sharder, run: Callable[..., jax.Array], columns: Sequence[np.ndarray]) -> np.ndarray:
