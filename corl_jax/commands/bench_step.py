@@ -8,6 +8,8 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+from corl_jax.core.errors import UserError
+
 UNIT = "steps/s"
 REPEATS = {"dot": 3, "tiny": 5, "mid": 2, "janus_pro_1b": 2}
 LARGE = ("mid", "janus_pro_1b")
@@ -26,16 +28,26 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompts", type=int, default=2, help="of each task (default: 2)")
     parser.add_argument("--group", type=int, default=8, help="samples per prompt (default: 8)")
     parser.add_argument("--image-tokens", type=int, help="of every picture (default: what the size has)")
+    text = "devices that share our side, each with rows of its own; on a CPU they are threads (default: all there are)"
+    parser.add_argument("--devices", type=int, help=text)
     parser.add_argument("--repeats", type=int, help="steps of each side (default: 5 at tiny, 2 at mid)")
     parser.add_argument("--profile", type=pathlib.Path, help="also write a JAX trace of one step to this folder")
 
 
 def measure(args: argparse.Namespace, log: Callable[[str], None]) -> dict[str, Any]:
     """Prints a table by phase; the values for JSON, in which ``ours`` and ``theirs`` are steps per second."""
+    from corl_jax.core.runtime import cpu_devices
     from corl_jax.evals.bench_sizes import size_named, with_image_tokens
     from corl_jax.evals.bench_turns import PHASES, Work
     from corl_jax.stages.bench_step import measure
 
+    if args.devices is not None:
+        if args.devices < 1 or args.prompts % args.devices:
+            raise UserError(
+                f"--devices={args.devices} does not divide the {args.prompts} prompts; expected a divisor of "
+                "--prompts, which may be larger"
+            )
+        cpu_devices(args.devices)
     cfg = size_named(args.size)
     if args.image_tokens is not None:
         cfg = with_image_tokens(cfg, args.image_tokens)
@@ -45,7 +57,7 @@ def measure(args: argparse.Namespace, log: Callable[[str], None]) -> dict[str, A
         work = dataclasses.replace(work, torch_parts=torch_parts, **LARGE_UPDATE)
     beside = args.against == "transformers"
     repeats = args.repeats or REPEATS[args.size]
-    found = measure(cfg, work, repeats, beside_torch=beside, log=log, profile=args.profile)
+    found = measure(cfg, work, repeats, args.devices, beside_torch=beside, log=log, profile=args.profile)
     phases = {}
     print(f"{args.size:14} {'ours (s)':>12}" + (f" {'theirs (s)':>12} {'ratio':>7} {'threads':>8}" if beside else ""))
     for phase in PHASES:
@@ -64,6 +76,7 @@ def measure(args: argparse.Namespace, log: Callable[[str], None]) -> dict[str, A
     return {
         "size": args.size,
         "against": args.against,
+        "devices": args.devices,
         "ours": 1 / found.seconds["ours"]["total"],
         "theirs": 1 / found.seconds["theirs"]["total"] if beside else None,
         "ratio": phases["total"]["ratio"] if beside else None,

@@ -86,12 +86,10 @@ def child(size: str, setting: Setting, repeats: int) -> dict[str, float]:
         out = pathlib.Path(where) / "step.json"
         line = [sys.executable, "-m", "corl_jax.commands.cli", "bench", "step", "--against", "nothing", "--size", size]
         line += ["--repeats", str(repeats), "--prompts", str(setting.prompts), "--group", str(setting.group)]
-        line += ["--json", str(out)]
+        line += ["--devices", str(setting.devices), "--json", str(out)]
         if setting.image_tokens is not None:
             line += ["--image-tokens", str(setting.image_tokens)]
-        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={setting.devices}".strip()
-        env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-        ended = subprocess.run(line, env=env, capture_output=True, text=True)
+        ended = subprocess.run(line, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True)
         if ended.returncode:
             last = (ended.stderr.strip().splitlines() or ["no output"])[-1]
             raise UserError(f"the step of {setting} ended with code {ended.returncode}: {last}")

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from corl_jax.core.errors import UserError
 from corl_jax.core.sharding import Sharder, make_mesh, use
 from corl_jax.core.trees import bind, partition
 from corl_jax.core.types import Params, PolicyBatch, Prompts, Rollout
@@ -127,6 +128,7 @@ def measure(
     cfg: JanusConfig,
     work: Work,
     repeats: int,
+    devices: int | None = None,
     *,
     beside_torch: bool = True,
     log: Callable[[str], None] = lambda line: None,
@@ -135,11 +137,16 @@ def measure(
     """Times ``repeats`` steps, ours and torch's in turns.
 
     Args:
+      devices: how many share our side, the first ones; None for all.
       profile: where to write a JAX trace of one more step of ours, or None.
 
     Raises:
-      UserError: torch is wanted and not installed, or does not see the device that JAX runs on.
+      UserError: fewer devices than wanted; torch is wanted and not installed, or does not see the device that JAX
+        runs on.
     """
+    seen = jax.devices()
+    if devices is not None and devices > len(seen):
+        raise UserError(f"{devices} devices are wanted, and JAX sees {len(seen)}; expected at most so many")
     if beside_torch:
         check_torch()
     with tempfile.TemporaryDirectory() as where:
@@ -151,7 +158,7 @@ def measure(
             sample_questions(policy.tokenizer, cfg, work.prompts),
         )
         ids = dataclasses.replace(policy.sampler.ids, banned=(*policy.sampler.ids.banned, policy.tokenizer.eos_id))
-        ours = OurStep(policy, *prompts, ids, work, jax.devices())
+        ours = OurStep(policy, *prompts, ids, work, seen[:devices])
         first = timed_step(ours, 0)["total"]
         sides: dict[str, Step] = {"ours": ours}
         log(f"first step of ours, compilation included: {first:.1f} s")

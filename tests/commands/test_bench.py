@@ -11,6 +11,7 @@ import pytest
 
 from corl_jax.commands import bench
 from corl_jax.commands.cli import main, parser
+from corl_jax.core import runtime
 from corl_jax.core.errors import UserError
 from corl_jax.evals import bench_decode, bench_kernels, bench_sides
 from corl_jax.evals.bench_sizes import DOT, random_folder, sample_prompts
@@ -52,12 +53,12 @@ def test_both_sides_are_measured(capsys, tmp_path):
 
 def test_a_step_is_told_by_phase(capsys, tmp_path, monkeypatch):
     pytest.importorskip("torch", reason="its version is told")
-    asked = []
+    asked, cpus = [], []
     ours = {"rollout_image": 1.0, "rollout_text": 0.5, "update": 2.5, "total": 4.0}
 
-    def measure(cfg, work, repeats, *, beside_torch, log, profile):
+    def measure(cfg, work, repeats, devices, *, beside_torch, log, profile):
         parts = (work.microbatches, work.torch_parts)
-        asked.append((cfg.image_tokens, work.prompts, work.group, *parts, repeats, profile.name))
+        asked.append((cfg.image_tokens, work.prompts, work.group, *parts, repeats, devices, profile.name))
         sides = {"ours": ours, "theirs": {phase: 3 * seconds for phase, seconds in ours.items()}}
         return (
             bench_step.Found(sides, 7.0, dict.fromkeys(ours, 2)) if beside_torch else bench_step.Found(sides, 7.0, None)
@@ -76,10 +77,12 @@ def test_a_step_is_told_by_phase(capsys, tmp_path, monkeypatch):
     assert found["ratio"] == pytest.approx(found["ours"] / found["theirs"])
     assert {"torch", "transformers", "jax"} <= set(found["versions"]) and found["device"] in table
     assert "rollout_text" in table and "3.00" in table and "16 image tokens, answers of 64" in table
-    assert main([*line, "--prompts", "3", "--against", "nothing", "--json", str(out)]) == 0
+    monkeypatch.setattr(runtime, "cpu_devices", cpus.append)
+    rest = ["--prompts", "3", "--devices", "3", "--against", "nothing"]
+    assert main([*line, *rest, "--json", str(out)]) == 0
     alone = json.loads(out.read_text())
     assert alone["theirs"] is alone["ratio"] is None and alone["phases"]["update"] == {"ours": 2.5}
-    assert asked == [(16, 2, 4, 2, 4, 2, "trace"), (16, 3, 4, 3, 6, 2, "trace")]
+    assert asked == [(16, 2, 4, 2, 4, 2, None, "trace"), (16, 3, 4, 3, 6, 2, 3, "trace")] and cpus == [3]
 
 
 def test_scaling_asks_for_equal_work_on_each_device(capsys, tmp_path, monkeypatch):
@@ -88,10 +91,10 @@ def test_scaling_asks_for_equal_work_on_each_device(capsys, tmp_path, monkeypatc
 
     def child(line, env, **how):
         args = parser().parse_args(line[3:])
-        devices = int(env["XLA_FLAGS"].rpartition("device_count=")[2])
-        asked.append((devices, args.prompts, args.group, args.image_tokens))
+        asked.append((args.devices, args.prompts, args.group, args.image_tokens))
         assert args.size == "dot" and args.against == "nothing" and args.repeats == 3
-        phase = {"ours": 0.5 + 0.1 * devices}
+        assert env["JAX_PLATFORMS"] == "cpu"
+        phase = {"ours": 0.5 + 0.1 * args.devices}
         args.json.write_text(json.dumps({"phases": dict.fromkeys(PHASES, phase)}))
         return subprocess.CompletedProcess(line, 0, "", "")
 
@@ -156,6 +159,8 @@ def test_without_torch_it_says_what_to_install(monkeypatch):
         ("bench decode --against stones", "stones"),
         ("bench decode --repeats 0", "--repeats=0"),
         ("bench decode --devices 3", "--devices=3 does not divide the 8 prompts"),
+        ("bench step --devices 3", "--devices=3 does not divide the 2 prompts"),
+        ("bench step --prompts 4 --devices 0", "--devices=0 does not divide the 4 prompts"),
         ("bench step --group 0", "--group=0"),
         ("bench step --size huge", "huge"),
         ("bench step --image-tokens 12", "12 image tokens are no square"),

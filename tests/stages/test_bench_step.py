@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from corl_jax.core.errors import UserError
 from corl_jax.evals.bench_sizes import DOT, sample_prompts, sample_questions
 from corl_jax.evals.bench_turns import PHASES, Work, timed_step
 from corl_jax.sampling.policy import Policy
@@ -82,13 +83,17 @@ def test_phases_add_up(sides):
 
 
 def test_both_sides_are_measured_in_turns(sides, dot_policy_folder, tmp_path, monkeypatch):
-    one, lines = jax.devices()[:1], []
-    monkeypatch.setattr(jax, "devices", lambda: one)
+    lines = []
     monkeypatch.setattr(bench_step, "random_folder", lambda cfg, where: dot_policy_folder)
-    found = bench_step.measure(DOT, WORK, 2, log=lines.append, profile=tmp_path)
+    found = bench_step.measure(DOT, WORK, 2, 1, log=lines.append, profile=tmp_path)
     assert set(found.seconds) == {"ours", "theirs"} and found.first_step > 0
     assert all(tuple(seconds) == PHASES and min(seconds.values()) > 0 for seconds in found.seconds.values())
     assert [line.split(":")[0] for line in lines[-4:]] == [
         f"turn {i} of 2, {side}" for i in (1, 2) for side in found.seconds
     ]
     assert set(found.threads) == set(PHASES) and list(tmp_path.rglob("*.xplane.pb"))
+
+
+def test_more_devices_than_there_are():
+    with pytest.raises(UserError, match="9 devices are wanted, and JAX sees 8"):
+        bench_step.measure(DOT, WORK, 1, 9)
