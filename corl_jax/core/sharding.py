@@ -270,25 +270,75 @@ def _moved_backward(to: NamedSharding, back: NamedSharding, _: None, grad: jax.A
 _moved.defvjp(_moved_forward, _moved_backward)
 
 
-def per_device(work: Callable[[Any, Any], Any], whole: Any, rows: Any) -> Any:
+def looked_up(x: jax.Array, name: str) -> jax.Array:
+    """Rows that a batch asked for, of a table whose columns are spread; identity where they are not.
+
+    Each device looks its columns up, and adds up their gradient, for rows of all devices with which it shares the
+    table. Left to the compiler, where that is some of the devices, every one adds up a gradient of the whole table.
+
+    Args:
+      x: batch first, columns last.
+      name: logical axis of the columns.
+    """
+    columns = _tuple(_active[-1].rules[name]) if _active else ()
+    if not columns:
+        return x
+    sharder = _active[-1]
+    rest = tuple(axis for axis in _tuple(sharder.rules["batch"]) if axis not in columns)
+    between = PartitionSpec(rest or None, *[None] * (x.ndim - 2), columns)
+    return constrain(jax.lax.with_sharding_constraint(x, NamedSharding(sharder.mesh, between)), "batch")
+
+
+def resting(names: Sequence[str | None]) -> PartitionSpec:
+    """How an array with the logical ``names`` lies on the batch axes, for ``per_device``; not spread outside ``use``.
+
+    Nor where it is spread over another axis too, which the compiler would have to gather along.
+    """
+    if not _active:
+        return PartitionSpec()
+    mesh, over, spec = _active[-1].mesh, _tuple(_active[-1].rules["batch"]), _active[-1].spec(names)
+    if any(mesh.shape[axis] > 1 for axes in spec for axis in _tuple(axes) if axis not in over):
+        return PartitionSpec()
+    return PartitionSpec(*(tuple(axis for axis in _tuple(axes) if axis in over) or None for axes in spec))
+
+
+def per_device(work: Callable[[Any, Any], Any], whole: Any, rows: Any, spread: Any) -> Any:
     """``work(whole, rows)``, by every device on its own rows; a plain call outside ``use`` or if rows do not divide.
 
     What ``work`` loops over inside costs nothing between devices: they gather ``whole`` once before, and add up its
-    gradient once after. Where the compiler chooses, it does both at every turn of a loop.
+    gradient once after, each for the share that it holds. Where the compiler chooses, it does both at every turn of a
+    loop.
 
     Args:
       work: to a pytree of arrays with the same rows.
       whole: pytree that does not depend on the rows; over the other mesh axes it stays spread as it was.
       rows: pytree of arrays whose first axis is the batch.
+      spread: prefix of ``whole`` that says how it lies on the batch axes, see ``resting``.
     """
     shards = _active[-1].batch_shards if _active else 1
     if shards == 1 or any(leaf.shape[0] % shards for leaf in jax.tree.leaves(rows)):
         return work(whole, rows)
     mesh, axes = _active[-1].mesh, _tuple(_active[-1].rules["batch"])
-    spread = PartitionSpec(axes)
+
+    def gathered_first(held: Any, rows: Any) -> Any:
+        return work(jax.tree.map(_from_all, spread, held), rows)
+
+    own = PartitionSpec(axes)
     return jax.shard_map(
-        work, mesh=mesh, in_specs=(PartitionSpec(), spread), out_specs=spread, axis_names=set(axes), check_vma=False
+        gathered_first, mesh=mesh, in_specs=(spread, own), out_specs=own, axis_names=set(axes), check_vma=False
     )(whole, rows)
+
+
+def _from_all(spec: PartitionSpec, held: Any) -> Any:
+    """The whole of arrays of which this device holds a share."""
+
+    def one(x: jax.Array) -> jax.Array:
+        for axis, over in enumerate(spec):
+            if over is not None:
+                x = jax.lax.all_gather(x, over, axis=axis, tiled=True)
+        return x
+
+    return jax.tree.map(one, held)
 
 
 def _tuple(axes: Any) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from corl_jax.core.sharding import looked_up
 from corl_jax.models.config import JanusConfig
 from corl_jax.models.decoder import LanguageModel
 from corl_jax.models.image_tokenizer import ImageTokenizer
@@ -54,7 +55,7 @@ class Janus(nnx.Module):
 
     def embed_text(self, tokens: Int[Array, "N L"]) -> Float[Array, "N L D"]:
         """Input embeddings of text tokens."""
-        return self.language_model.embed(tokens)
+        return looked_up(self.language_model.embed(tokens), "embed")
 
     def embed_codes(self, codes: Int[Array, "N L"]) -> Float[Array, "N L D"]:
         """Input embeddings of image tokens that the model itself wrote."""

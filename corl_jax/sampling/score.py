@@ -12,9 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from corl_jax.core.sharding import per_device
+from corl_jax.core.sharding import per_device, resting
 from corl_jax.core.types import Modality, Prompts
 from corl_jax.models.unified import Janus
 from corl_jax.objectives.distribution import Sampling, entropy, log_distribution, token_log_probs
@@ -64,10 +65,15 @@ def score(
         log_probs = log_distribution(to_logits(heard), None if silent is None else to_logits(silent), sampling)
         return token_log_probs(log_probs, chosen), entropy(log_probs)
 
-    return in_chunks(read, (head, sampling), (heard, silent, tokens), chunk)
+    held = jax.tree.map(_resting, head, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+    return in_chunks(read, (head, sampling), (heard, silent, tokens), chunk, (held, resting(())))
 
 
-def in_chunks(read: Callable[[Any, Any], Any], whole: Any, rows: Any, chunk: int) -> Any:
+def _resting(parameter: nnx.Variable) -> PartitionSpec:
+    return resting(parameter.get_metadata()["logical"])
+
+
+def in_chunks(read: Callable[[Any, Any], Any], whole: Any, rows: Any, chunk: int, spread: Any) -> Any:
     """``read(whole, rows)`` over at most ``chunk`` positions at a time: what it makes of them never exists for all.
 
     Each chunk is made anew in the backward pass, and the gradient of ``whole`` adds up over the chunks in its own type,
@@ -79,6 +85,7 @@ def in_chunks(read: Callable[[Any, Any], Any], whole: Any, rows: Any, chunk: int
       whole: parameters and settings.
       rows: pytree of ``[B, G, T, ...]``.
       chunk: 0, or no less than ``T``, reads all at once.
+      spread: how ``whole`` lies on the batch axes, see ``per_device``.
     """
     batch, group, length = jax.tree.leaves(rows)[0].shape[:3]
     if not 0 < chunk < length:
@@ -96,7 +103,7 @@ def in_chunks(read: Callable[[Any, Any], Any], whole: Any, rows: Any, chunk: int
         out = jax.lax.map(jax.checkpoint(lambda turn: read(whole, turn)), turns)
         return jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), out)
 
-    out = per_device(loop, whole, jax.tree.map(cut, rows))
+    out = per_device(loop, whole, jax.tree.map(cut, rows), spread)
     return jax.tree.map(lambda leaf: leaf.reshape(batch, group, count * size)[..., :length], out)
 
 

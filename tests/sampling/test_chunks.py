@@ -7,8 +7,9 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from corl_jax.core.sharding import Sharder, make_mesh, use
+from corl_jax.core.sharding import Sharder, make_mesh, resting, use
 from corl_jax.objectives.distribution import Sampling, entropy, log_distribution, token_log_probs
 from corl_jax.sampling.score import in_chunks
 
@@ -32,7 +33,7 @@ def bare(chunk):
         return token_log_probs(log_probs, tokens), entropy(log_probs)
 
     def run(head, states, tokens):
-        return loss(in_chunks(read, head, (states, tokens), chunk))
+        return loss(in_chunks(read, head, (states, tokens), chunk, resting(("embed", "vocab"))))
 
     return jax.jit(jax.grad(run, argnums=(0, 1), has_aux=True))
 
@@ -86,14 +87,18 @@ def test_gradients_of_a_half_precision_head_add_up_in_float32():
 
     def total(head):
         read = lambda head, rows: (rows[0].astype(jnp.bfloat16) @ head.astype(jnp.bfloat16))[..., 0]  # noqa: E731
-        return jnp.sum(in_chunks(read, head, (states,), 1), dtype=jnp.float32)
+        return jnp.sum(in_chunks(read, head, (states,), 1, resting(())), dtype=jnp.float32)
 
     assert float(jax.grad(total)(jnp.ones((1, 1)))[0, 0]) == 600
 
 
-def test_eight_devices_gather_the_head_once_and_add_up_its_gradient_once():
-    """Not once per chunk; and rows that do not divide over the devices are read all the same."""
-    sharder = Sharder(make_mesh({"data": 2, "fsdp": 2, "tensor": 2}))
+@pytest.mark.parametrize("fsdp, tensor", [(2, 2), (4, 1)])
+def test_eight_devices_gather_the_head_once_and_add_up_its_gradient_once(fsdp, tensor):
+    """Not once per chunk; and rows that do not divide over the devices are read all the same.
+
+    Where the vocabulary lies whole, a device keeps its own rows of the gradient and sums only those with the others.
+    """
+    sharder = Sharder(make_mesh({"data": 2, "fsdp": fsdp, "tensor": tensor}))
     given = head_and_states(64)
     places = sharder.named("embed", "vocab"), sharder.named("batch"), sharder.named("batch")
     with use(sharder):
@@ -102,6 +107,10 @@ def test_eight_devices_gather_the_head_once_and_add_up_its_gradient_once():
         agree(bare(0)(*given), run(*given))
         few = given[0], given[1][:3, :1], given[2][:3, :1]
         agree(bare(0)(*few), bare(5)(*few))
-    entry = text[text.index("\nENTRY") :]
-    of_the_head = r"= f32\[16,32\]\S* all-(?:gather|reduce)\("  # a device's half of the vocabulary
-    assert len(re.findall(of_the_head, text)) == len(re.findall(of_the_head, entry)) == 2
+    entry, columns = text[text.index("\nENTRY") :], 64 // tensor
+    share = {"reduce-scatter": WIDTH // fsdp, "all-reduce": WIDTH // fsdp} if tensor == 1 else {"all-reduce": WIDTH}
+    for kind, rows in {"all-gather": WIDTH, **share}.items():
+        of_the_head = rf"= f32\[{rows},{columns}\]\S* {kind}\("
+        assert len(re.findall(of_the_head, text)) == len(re.findall(of_the_head, entry)) == 1, kind
+    of_the_head = rf"= f32\[\d+,{columns}\]\S* (?:all-gather|all-reduce|reduce-scatter)\("
+    assert len(re.findall(of_the_head, text)) == 1 + len(share)
