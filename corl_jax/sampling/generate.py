@@ -11,15 +11,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Int, UInt8
 
-from corl_jax.core.sharding import constrain
+from corl_jax.core.sharding import constrain, per_device, resting
 from corl_jax.core.trees import bind
 from corl_jax.core.types import Modality, Params, Prompts, Rollout
 from corl_jax.models.config import JanusConfig
+from corl_jax.models.unified import Janus
 from corl_jax.objectives.distribution import Sampling
 from corl_jax.sampling.decode import decode_image, decode_text
 from corl_jax.sampling.layout import SpecialIds
 from corl_jax.sampling.score import score
+
+AT_ONCE = 8 * 384 * 384
+"""Pixels that a device makes at once; the decoder needs up to 2.5 kB for each, as compiled for a TPU."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,9 +91,24 @@ class Sampler:
 def _draw(sampler: Sampler, params: Params, prompts: Prompts, keys: Any, sampling: Sampling, guided: bool) -> Any:
     model = bind(sampler.graphdef, params)
     codes, log_probs = decode_image(model, prompts, keys, sampling, sampler.ids, guided)
-    pixels = model.image_tokenizer.draw(constrain(codes, "batch"))
+    pixels = shown(model, constrain(codes, "batch"), AT_ONCE // sampler.cfg.vision.image_size**2)
     out = (codes, jnp.ones(codes.shape, bool), log_probs, pixels)
     return tuple(leaf.reshape(*keys.shape, *leaf.shape[1:]) for leaf in out)
+
+
+def shown(model: Janus, codes: Int[Array, "N S"], most: int) -> UInt8[Array, "N H W 3"]:
+    """Pixels of image tokens, of at most ``most`` pictures on a device at a time."""
+    graphdef, tokenizer = nnx.split(model.image_tokenizer)
+
+    def show(tokenizer: Any, codes: jax.Array) -> jax.Array:
+        draw = nnx.merge(graphdef, tokenizer).draw
+        turns = next(n for n in range(1, len(codes) + 1) if len(codes) % n == 0 and len(codes) <= n * max(most, 1))
+        if turns == 1:
+            return draw(codes)
+        pixels = jax.lax.map(draw, codes.reshape(turns, -1, *codes.shape[1:]))
+        return pixels.reshape(-1, *pixels.shape[2:])
+
+    return per_device(show, tokenizer, codes, resting(()))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5, 6))
