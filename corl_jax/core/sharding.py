@@ -271,35 +271,44 @@ _moved.defvjp(_moved_forward, _moved_backward)
 
 
 def looked_up(x: jax.Array, name: str) -> jax.Array:
-    """Rows that a batch asked for, of a table whose columns are spread; identity where they are not.
+    """Rows that a batch asked for, of a table whose columns are spread over some of the batch axes; else ``x``.
 
-    Each device looks its columns up, and adds up their gradient, for rows of all devices with which it shares the
-    table. Left to the compiler, where that is some of the devices, every one adds up a gradient of the whole table.
+    Each device looks its columns up, and adds up their gradient, for the rows of all devices with which it shares the
+    table. Left to the compiler, every device adds up a gradient of the whole table, over all of them.
 
     Args:
       x: batch first, columns last.
       name: logical axis of the columns.
     """
     columns = _tuple(_active[-1].rules[name]) if _active else ()
-    if not columns:
+    rest = _repeated(columns)
+    if not columns or not rest:
         return x
-    sharder = _active[-1]
-    rest = tuple(axis for axis in _tuple(sharder.rules["batch"]) if axis not in columns)
-    between = PartitionSpec(rest or None, *[None] * (x.ndim - 2), columns)
-    return constrain(jax.lax.with_sharding_constraint(x, NamedSharding(sharder.mesh, between)), "batch")
+    between = PartitionSpec(rest, *[None] * (x.ndim - 2), columns)
+    return constrain(jax.lax.with_sharding_constraint(x, NamedSharding(_active[-1].mesh, between)), "batch")
 
 
 def resting(names: Sequence[str | None]) -> PartitionSpec:
-    """How an array with the logical ``names`` lies on the batch axes, for ``per_device``; not spread outside ``use``.
+    """How an array with the logical ``names`` lies on the batch axes, if only some of them, for ``per_device``.
 
-    Nor where it is spread over another axis too, which the compiler would have to gather along.
+    Over all of them the compiler does as well by itself, and what lies on further axes too it would gather along those.
     """
+    spec = _active[-1].spec(names) if _active else PartitionSpec()
+    axes = [axis for part in spec for axis in _tuple(part)]
+    if not axes or not _repeated(axes):
+        return PartitionSpec()
+    mesh, over = _active[-1].mesh, _tuple(_active[-1].rules["batch"])
+    if any(mesh.shape[axis] > 1 for axis in axes if axis not in over):
+        return PartitionSpec()
+    return PartitionSpec(*(tuple(axis for axis in _tuple(part) if axis in over) or None for part in spec))
+
+
+def _repeated(axes: Sequence[str]) -> tuple[str, ...]:
+    """The batch axes over which an array that is spread over ``axes`` is the same."""
     if not _active:
-        return PartitionSpec()
-    mesh, over, spec = _active[-1].mesh, _tuple(_active[-1].rules["batch"]), _active[-1].spec(names)
-    if any(mesh.shape[axis] > 1 for axes in spec for axis in _tuple(axes) if axis not in over):
-        return PartitionSpec()
-    return PartitionSpec(*(tuple(axis for axis in _tuple(axes) if axis in over) or None for axes in spec))
+        return ()
+    mesh = _active[-1].mesh
+    return tuple(a for a in _tuple(_active[-1].rules["batch"]) if a not in axes and mesh.shape[a] > 1)
 
 
 def per_device(work: Callable[[Any, Any], Any], whole: Any, rows: Any, spread: Any) -> Any:
