@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -50,7 +50,7 @@ class Sharder:
     def __init__(self, mesh: Mesh, rules: Rules = DEFAULT_RULES):
         self.mesh, self.rules = mesh, rules
         for name, axes in rules.items():
-            for axis in _tuple(axes):
+            for axis in axes_of(axes):
                 if axis not in mesh.axis_names:
                     raise UserError(
                         f"sharding rule {name!r} names mesh axis {axis!r}; the mesh has {', '.join(mesh.axis_names)}"
@@ -65,7 +65,7 @@ class Sharder:
                 raise UserError(
                     f"logical axis {name!r} has no sharding rule; add it to the rules table ({', '.join(self.rules)})"
                 )
-            axes = () if name is None else _tuple(self.rules[name])
+            axes = () if name is None else axes_of(self.rules[name])
             for axis in axes:
                 if axis in used:
                     raise UserError(f"mesh axis {axis!r} is used twice for the logical axes {tuple(names)}")
@@ -82,7 +82,7 @@ class Sharder:
         names = (None,) * (len(shape) - len(names)) + tuple(names)
         spec = self.spec(names)
         for size, axes in zip(shape, spec, strict=True):
-            parts = math.prod(self.mesh.shape[axis] for axis in _tuple(axes))
+            parts = math.prod(self.mesh.shape[axis] for axis in axes_of(axes))
             if size % parts:
                 raise UserError(f"{what}: an axis of size {size} does not divide over {parts} devices of {axes!r}")
         return NamedSharding(self.mesh, spec)
@@ -90,7 +90,7 @@ class Sharder:
     @property
     def batch_shards(self) -> int:
         """Over how many devices the batch axis is spread."""
-        return math.prod(self.mesh.shape[axis] for axis in _tuple(self.rules["batch"]))
+        return math.prod(self.mesh.shape[axis] for axis in axes_of(self.rules["batch"]))
 
     def copies(self, groups: int, samples: int, parts: int = 1) -> int:
         """How often to repeat each of ``groups`` prompts, its samples dealt out, so that rows divide over the devices.
@@ -247,8 +247,8 @@ def gathered(x: jax.Array, names: Sequence[str | None]) -> jax.Array:
         return x
     sharder = _active[-1]
     spread = sharder.spec(names)
-    over = _tuple(sharder.rules["batch"])
-    whole = PartitionSpec(*(tuple(axis for axis in _tuple(axes) if axis not in over) or None for axes in spread))
+    over = axes_of(sharder.rules["batch"])
+    whole = PartitionSpec(*(tuple(axis for axis in axes_of(axes) if axis not in over) or None for axes in spread))
     if sharder.batch_shards == 1 or whole == spread:
         return x
     return _moved(x, NamedSharding(sharder.mesh, whole), NamedSharding(sharder.mesh, spread))
@@ -270,85 +270,6 @@ def _moved_backward(to: NamedSharding, back: NamedSharding, _: None, grad: jax.A
 _moved.defvjp(_moved_forward, _moved_backward)
 
 
-def looked_up(x: jax.Array, name: str) -> jax.Array:
-    """Rows that a batch asked for, of a table whose columns are spread over some of the batch axes; else ``x``.
-
-    Each device looks its columns up, and adds up their gradient, for the rows of all devices with which it shares the
-    table. Left to the compiler, every device adds up a gradient of the whole table, over all of them.
-
-    Args:
-      x: batch first, columns last.
-      name: logical axis of the columns.
-    """
-    columns = _tuple(_active[-1].rules[name]) if _active else ()
-    rest = _repeated(columns)
-    if not columns or not rest:
-        return x
-    between = PartitionSpec(rest, *[None] * (x.ndim - 2), columns)
-    return constrain(jax.lax.with_sharding_constraint(x, NamedSharding(_active[-1].mesh, between)), "batch")
-
-
-def resting(names: Sequence[str | None]) -> PartitionSpec:
-    """How an array with the logical ``names`` lies on the batch axes, if only some of them, for ``per_device``.
-
-    Over all of them the compiler does as well by itself, and what lies on further axes too it would gather along those.
-    """
-    spec = _active[-1].spec(names) if _active else PartitionSpec()
-    axes = [axis for part in spec for axis in _tuple(part)]
-    if not axes or not _repeated(axes):
-        return PartitionSpec()
-    mesh, over = _active[-1].mesh, _tuple(_active[-1].rules["batch"])
-    if any(mesh.shape[axis] > 1 for axis in axes if axis not in over):
-        return PartitionSpec()
-    return PartitionSpec(*(tuple(axis for axis in _tuple(part) if axis in over) or None for part in spec))
-
-
-def _repeated(axes: Sequence[str]) -> tuple[str, ...]:
-    """The batch axes over which an array that is spread over ``axes`` is the same."""
-    if not _active:
-        return ()
-    mesh = _active[-1].mesh
-    return tuple(a for a in _tuple(_active[-1].rules["batch"]) if a not in axes and mesh.shape[a] > 1)
-
-
-def per_device(work: Callable[[Any, Any], Any], whole: Any, rows: Any, spread: Any) -> Any:
-    """``work(whole, rows)``, by every device on its own rows; a plain call outside ``use`` or if rows do not divide.
-
-    What ``work`` loops over inside costs nothing between devices: they gather ``whole`` once before, and add up its
-    gradient once after, each for the share that it holds. Where the compiler chooses, it does both at every turn of a
-    loop.
-
-    Args:
-      work: to a pytree of arrays with the same rows.
-      whole: pytree that does not depend on the rows; over the other mesh axes it stays spread as it was.
-      rows: pytree of arrays whose first axis is the batch.
-      spread: prefix of ``whole`` that says how it lies on the batch axes, see ``resting``.
-    """
-    shards = _active[-1].batch_shards if _active else 1
-    if shards == 1 or any(leaf.shape[0] % shards for leaf in jax.tree.leaves(rows)):
-        return work(whole, rows)
-    mesh, axes = _active[-1].mesh, _tuple(_active[-1].rules["batch"])
-
-    def gathered_first(held: Any, rows: Any) -> Any:
-        return work(jax.tree.map(_from_all, spread, held), rows)
-
-    own = PartitionSpec(axes)
-    return jax.shard_map(
-        gathered_first, mesh=mesh, in_specs=(spread, own), out_specs=own, axis_names=set(axes), check_vma=False
-    )(whole, rows)
-
-
-def _from_all(spec: PartitionSpec, held: Any) -> Any:
-    """The whole of arrays of which this device holds a share."""
-
-    def one(x: jax.Array) -> jax.Array:
-        for axis, over in enumerate(spec):
-            if over is not None:
-                x = jax.lax.all_gather(x, over, axis=axis, tiled=True)
-        return x
-
-    return jax.tree.map(one, held)
-
-
-def _tuple(axes: Any) -> tuple[str, ...]:
+def axes_of(axes: Any) -> tuple[str, ...]:
+    """The mesh axes in one entry of a rules table or of a partition spec."""
     return () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from corl_jax.core.sharding import looked_up
+from corl_jax.core.per_device import looked_up
 from corl_jax.models.config import JanusConfig
 from corl_jax.models.decoder import LanguageModel
 from corl_jax.models.image_tokenizer import ImageTokenizer

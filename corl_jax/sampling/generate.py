@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Int, UInt8
 
-from corl_jax.core.sharding import constrain, per_device, resting
+from corl_jax.core.per_device import per_device, resting
+from corl_jax.core.sharding import constrain
 from corl_jax.core.trees import bind
 from corl_jax.core.types import Modality, Params, Prompts, Rollout
 from corl_jax.models.config import JanusConfig
@@ -25,7 +26,7 @@ from corl_jax.sampling.layout import SpecialIds
 from corl_jax.sampling.score import score
 
 AT_ONCE = 8 * 384 * 384
-"""Pixels that a device makes at once; the decoder needs up to 2.5 kB for each, as compiled for a TPU."""
+"""Pixels that a device makes at once; for all of 32 pictures at once a rollout compiled for ``v5e:2x2`` took 2.3 kB each."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from corl_jax.core.sharding import Sharder, make_mesh, resting, use
+from corl_jax.core.per_device import resting
+from corl_jax.core.sharding import Sharder, make_mesh, use
 from corl_jax.objectives.distribution import Sampling, entropy, log_distribution, token_log_probs
 from corl_jax.sampling.score import in_chunks
 
