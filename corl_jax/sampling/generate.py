@@ -26,7 +26,7 @@ from corl_jax.sampling.layout import SpecialIds
 from corl_jax.sampling.score import score
 
 AT_ONCE = 8 * 384 * 384
-"""Pixels that a device makes at once; for all of 32 pictures at once a rollout compiled for ``v5e:2x2`` took 2.3 kB each."""
+"""Pixels that a device makes at once; with 32 such pictures, a rollout compiled for a v5e took 2.3 kB for each."""
 
 
 @dataclasses.dataclass(frozen=True)
