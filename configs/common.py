@@ -5,7 +5,7 @@ from __future__ import annotations
 import ml_collections
 
 from corl_jax.core.errors import UserError
-from corl_jax.models.config import SIZES
+from corl_jax.models.janus.config import SIZES
 
 
 def _mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> dict[str, int]:
@@ -14,7 +14,9 @@ def _mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> dict[str, int]:
 
 MESHES = {
     "auto": _mesh(data=-1),
-    "spread": _mesh(data=-1, fsdp=-32),  # "auto" of 1B: up to 32 chips share the state, others repeat it
+    "spread": _mesh(
+        data=-1, fsdp=-32
+    ),  # "auto" of 1B: up to 32 chips share the state, others repeat it
     "wide": _mesh(data=-1, fsdp=-16),  # "auto" of 7B
     "cpu": _mesh(),
     "cpu8": _mesh(data=4, fsdp=2),
@@ -43,14 +45,20 @@ def parse_arg(arg: str | None, **defaults: str) -> dict[str, str]:
         name, equals, value = part.partition("=")
         name, value = (name, value) if equals else ("size", part)
         if name not in values:
-            raise UserError(f"unknown config argument {name!r}; expected {', '.join(sorted(values))}")
+            raise UserError(
+                f"unknown config argument {name!r}; expected {', '.join(sorted(values))}"
+            )
         values[name] = value
     if values["size"] not in SIZES:
-        raise UserError(f"unknown model size {values['size']!r}; expected one of {', '.join(SIZES)}")
+        raise UserError(
+            f"unknown model size {values['size']!r}; expected one of {', '.join(SIZES)}"
+        )
     if values["mesh"] not in MESHES:
         raise UserError(f"unknown mesh {values['mesh']!r}; expected one of {', '.join(MESHES)}")
     if not values["lora"].isdecimal():
-        raise UserError(f"lora={values['lora']!r} is no rank; expected 0 (no adapters) or a whole number above")
+        raise UserError(
+            f"lora={values['lora']!r} is no rank; expected 0 (no adapters) or a whole number above"
+        )
     return values
 
 
@@ -64,9 +72,17 @@ def base(stage: str, arg: dict[str, str]) -> ml_collections.ConfigDict:
     c.updates_per_step = 1
     c.init_from = ""  # "" from scratch, SOURCE, or PATTERN=SOURCE,... ; SOURCE: tiny, HF folder, work directory
 
-    unroll = 4 if arg["size"] == "tiny" else 1  # a CPU runs the tiny layers a third faster without a loop
+    unroll = (
+        4 if arg["size"] == "tiny" else 1
+    )  # a CPU runs the tiny layers a third faster without a loop
     c.model = ml_collections.ConfigDict(
-        {"size": arg["size"], "compute_dtype": "auto", "remat": "none", "unroll": unroll, "attention": "einsum"}
+        {
+            "size": arg["size"],
+            "compute_dtype": "auto",
+            "remat": "none",
+            "unroll": unroll,
+            "attention": "einsum",
+        }
     )
     c.model.param_dtype = "float32"  # or bfloat16, which keeps no master weights
     # Adapters on the kernels that target names; with a rank above 0 they alone are trained. docs/lora.md
@@ -84,7 +100,9 @@ def base(stage: str, arg: dict[str, str]) -> ml_collections.ConfigDict:
     c.rules = ml_collections.ConfigDict({"update": {}, "rollout": {"embed": "", "vision": ""}})
     # shapes, or records: train.jsonl (and test.jsonl for probes) in dir. Of the questions those kinds and that type
     # (MC, OE) alone; of the training records the first ``limit``. Empty and 0: all.
-    c.data = ml_collections.ConfigDict({"name": "shapes", "dir": "", "questions": (), "qa_type": "", "limit": 0})
+    c.data = ml_collections.ConfigDict(
+        {"name": "shapes", "dir": "", "questions": (), "qa_type": "", "limit": 0}
+    )
     c.optim = ml_collections.ConfigDict(
         {
             "learning_rate": 1e-3,
@@ -110,5 +128,7 @@ def base(stage: str, arg: dict[str, str]) -> ml_collections.ConfigDict:
         }
     )
     c.show = ("loss",)
-    c.alarm = ml_collections.ConfigDict({"watch": ("grad_norm",), "patience": 20, "dominates": 0.95, "probes": 3})
+    c.alarm = ml_collections.ConfigDict(
+        {"watch": ("grad_norm",), "patience": 20, "dominates": 0.95, "probes": 3}
+    )
     return c

@@ -15,7 +15,12 @@ import ml_collections
 
 from configs import refined_mc, refined_oe, refined_t2i, unified
 
-STAGES = {"unified": unified, "refined_t2i": refined_t2i, "refined_mc": refined_mc, "refined_oe": refined_oe}
+STAGES = {
+    "unified": unified,
+    "refined_t2i": refined_t2i,
+    "refined_mc": refined_mc,
+    "refined_oe": refined_oe,
+}
 SHORT = {"unified": 40, "refined_t2i": 20, "refined_mc": 20, "refined_oe": 20}
 """Steps at tiny."""
 
@@ -48,5 +53,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         }
     )
     small = c.train.unified.model.size == "tiny"
-    c.evals = ml_collections.ConfigDict({"n": 256 if small else 0, "guidances": (1.5, 2.0), "seed": 0, "batch": 64})
+    c.evals = ml_collections.ConfigDict(
+        {"n": 256 if small else 0, "guidances": (1.5, 2.0), "seed": 0, "batch": 64}
+    )
     return c

@@ -25,7 +25,9 @@ def constant_kl(c: ml_collections.ConfigDict, coefficient: float) -> None:
         c.kl[task].update({"schedule": "constant", "start": coefficient, "end": coefficient})
 
 
-def refine(c: ml_collections.ConfigDict, task: Literal["image", "text"], records: int, folder: str) -> None:
+def refine(
+    c: ml_collections.ConfigDict, task: Literal["image", "text"], records: int, folder: str
+) -> None:
     """CoRL's Stage II: one task, behind the unified stage, held to it by KL (table of hyperparameters).
 
     Args:
@@ -41,7 +43,13 @@ def refine(c: ml_collections.ConfigDict, task: Literal["image", "text"], records
         c.steps = 100
         return
     prompts = 16 if task == "image" else 32
-    c.rl.update({"pictures" if task == "image" else "questions": prompts, "group": 16, "completion_length": 512})
+    c.rl.update(
+        {
+            "pictures" if task == "image" else "questions": prompts,
+            "group": 16,
+            "completion_length": 512,
+        }
+    )
     c.rl.image_prompt_length = 256
     c.optim.learning_rate = 1e-6
     c.steps = records // prompts

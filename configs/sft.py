@@ -20,7 +20,14 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     c.steps = 2600
     c.batch_size = 64
     c.init_from = f"image_tokenizer/*={values['tokenizer']}"
-    c.trainable = ("vision_model/*", "aligner/*", "language_model/*", "gen_embed/*", "gen_aligner/*", "gen_head/*")
+    c.trainable = (
+        "vision_model/*",
+        "aligner/*",
+        "language_model/*",
+        "gen_embed/*",
+        "gen_aligner/*",
+        "gen_head/*",
+    )
     c.optim.learning_rate = 1.5e-3
     c.optim.warmup_ratio = 0.04
     c.optim.schedule = "cosine"

@@ -6,7 +6,7 @@ policy is measured alike, and every run is short: fewer steps than the recipes',
 
 from __future__ import annotations
 
-from corl_jax.evals.study import Leg, Study
+from corl_jax.studies.comparison import Leg, Study
 
 BOTH = ("t2i_strict@w=1.5", "t2i_soft@w=1.5", "qa_greedy", "qa_sampled_strict")
 """Pictures and answers."""
@@ -15,13 +15,17 @@ STEPS = 60
 """Of a run; where tasks take turns, of each."""
 
 
-def train(config: str, *changes: str, steps: int = STEPS, argument: str = "", name: str = "train") -> Leg:
+def train(
+    config: str, *changes: str, steps: int = STEPS, argument: str = "", name: str = "train"
+) -> Leg:
     """A leg that runs a config to its end."""
     place = (f"--config=configs/{config}.py{argument}", "--workdir={out}", "--config.seed={seed}")
     return Leg(name, ("corl_jax.main", *place, f"--config.steps={steps}", *changes))
 
 
-def reinforce(config: str, *changes: str, steps: int = STEPS, argument: str = "", name: str = "train") -> Leg:
+def reinforce(
+    config: str, *changes: str, steps: int = STEPS, argument: str = "", name: str = "train"
+) -> Leg:
     """``train`` without the evaluations before and after, which configs of reinforcement learning have."""
     return train(config, "--config.evals.n=0", *changes, steps=steps, argument=argument, name=name)
 
@@ -39,21 +43,39 @@ def measured(*legs: Leg, policy: str = "{before}") -> tuple[Leg, ...]:
 
 def merged(*experts: str) -> tuple[Leg, ...]:
     """The Gaussian merge of the policies of earlier arms, each as its training left it."""
-    line = ("corl_jax.commands.cli", "merge", "--base", "tiny", "--experts", *experts, "--out", "{out}/policy")
+    line = (
+        "corl_jax.commands.cli",
+        "merge",
+        "--base",
+        "tiny",
+        "--experts",
+        *experts,
+        "--out",
+        "{out}/policy",
+    )
     return measured(Leg("merge", line, trains=False), policy="{before}/policy")
 
 
 def kl(schedule: str, start: float, end: float) -> tuple[Leg, ...]:
     """The unified run with another KL coefficient, of both tasks."""
     values = {"schedule": schedule, "start": start, "end": end}
-    changes = (f"--config.kl.{task}.{key}={value}" for task in ("image", "text") for key, value in values.items())
+    changes = (
+        f"--config.kl.{task}.{key}={value}"
+        for task in ("image", "text")
+        for key, value in values.items()
+    )
     return measured(reinforce("unified", *changes))
 
 
 def supervised(kind: str, *changes: str) -> tuple[Leg, ...]:
     """Solutions of one kind of question, as many as reinforcement learning asks, and no pictures."""
     return measured(
-        train("cold_sft", f"--config.data.questions=('{kind}',)", "--config.sft.drawing_weight=0.", *changes)
+        train(
+            "cold_sft",
+            f"--config.data.questions=('{kind}',)",
+            "--config.sft.drawing_weight=0.",
+            *changes,
+        )
     )
 
 

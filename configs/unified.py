@@ -40,9 +40,13 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     if values["size"] != "tiny" or values["rewards"] == "paper":
         paper_rewards(c, values["size"])
     if values["rewards"] not in ("shapes", "paper"):
-        c.rewards.image = ml_collections.ConfigDict(dict.fromkeys(values["rewards"].split("+"), 1.0))
+        c.rewards.image = ml_collections.ConfigDict(
+            dict.fromkeys(values["rewards"].split("+"), 1.0)
+        )
     if values["compat"] == "reference":
-        c.update_from_flattened_dict(REFERENCE | {"rl.questions": c.rl.pictures})  # which it asks in pairs
+        c.update_from_flattened_dict(
+            REFERENCE | {"rl.questions": c.rl.pictures}
+        )  # which it asks in pairs
     return c
 
 
@@ -111,7 +115,9 @@ def tiny(values: dict[str, str]) -> ml_collections.ConfigDict:
         }
     )
     c.kl = ml_collections.ConfigDict({task: kl_block() for task in ("image", "text")})
-    c.evals = ml_collections.ConfigDict({"n": 512, "guidances": (1.0, 1.5, 2.0), "seed": 0, "batch": 64})
+    c.evals = ml_collections.ConfigDict(
+        {"n": 512, "guidances": (1.0, 1.5, 2.0), "seed": 0, "batch": 64}
+    )
     c.hooks.save_every = 50
     c.hooks.sample_every = 25
     c.hooks.probe_every = 25

@@ -9,12 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from corl_jax.sampling.pictures import PictureTokenizer
+    from corl_jax.sampling.image_codec import PictureTokenizer
     from corl_jax.sampling.policy import Policy
 
 __version__ = "0.1.0"
 __all__ = ["PictureTokenizer", "Policy", "__version__"]
-HOMES = {"Policy": "corl_jax.sampling.policy", "PictureTokenizer": "corl_jax.sampling.pictures"}
+HOMES = {"Policy": "corl_jax.sampling.policy", "PictureTokenizer": "corl_jax.sampling.image_codec"}
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.hosts import Hosts, connect
+from corl_jax.core.processes import Hosts, connect
 from corl_jax.core.runtime import set_up_jax
 
 EXAMPLE = "--config=configs/unified.py"
@@ -30,12 +30,24 @@ def parse(argv: list[str]) -> tuple[dict, str, Hosts | None]:
       UserError: an unknown flag, key, file or argument.
     """
     values = flags.FlagValues()
-    file = config_flags.DEFINE_config_file("config", None, "a config and its argument", values, sys_argv=argv)
-    place = flags.DEFINE_string("workdir", None, "folder of the run, or gs://BUCKET/FOLDER", flag_values=values)
-    distributed = flags.DEFINE_bool("distributed", False, "join the hosts of a TPU slice or Slurm job", values)
-    coordinator = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where JAX cannot find it", values)
-    processes = flags.DEFINE_integer("processes", 0, "processes of the run, with --coordinator", flag_values=values)
-    process = flags.DEFINE_integer("process", -1, "number of this process, with --coordinator", flag_values=values)
+    file = config_flags.DEFINE_config_file(
+        "config", None, "a config and its argument", values, sys_argv=argv
+    )
+    place = flags.DEFINE_string(
+        "workdir", None, "folder of the run, or gs://BUCKET/FOLDER", flag_values=values
+    )
+    distributed = flags.DEFINE_bool(
+        "distributed", False, "join the hosts of a TPU slice or Slurm job", values
+    )
+    coordinator = flags.DEFINE_string(
+        "coordinator", "", "HOST:PORT of process 0, where JAX cannot find it", values
+    )
+    processes = flags.DEFINE_integer(
+        "processes", 0, "processes of the run, with --coordinator", flag_values=values
+    )
+    process = flags.DEFINE_integer(
+        "process", -1, "number of this process, with --coordinator", flag_values=values
+    )
     try:
         rest = values(argv)
         config = None if file.value is None else json.loads(file.value.to_json_best_effort())
@@ -43,13 +55,19 @@ def parse(argv: list[str]) -> tuple[dict, str, Hosts | None]:
         raise
     except OSError:
         wanted = config_flags.get_config_filename(values["config"])
-        raise UserError(f"the config file {wanted!r} cannot be read; expected for example {EXAMPLE}") from None
+        raise UserError(
+            f"the config file {wanted!r} cannot be read; expected for example {EXAMPLE}"
+        ) from None
     except (AttributeError, KeyError) as error:
         raise UserError(f"the config has no such key: {_words(error)}") from None
     except (flags.Error, TypeError, ValueError, ImportError, SyntaxError) as error:
-        raise UserError(f"{_words(error)}; expected for example {EXAMPLE} --config.seed=1") from None
+        raise UserError(
+            f"{_words(error)}; expected for example {EXAMPLE} --config.seed=1"
+        ) from None
     if len(rest) > 1:
-        raise UserError(f"unexpected argument {rest[1]!r}; expected {EXAMPLE} [--workdir=DIR] [--config.KEY=VALUE]")
+        raise UserError(
+            f"unexpected argument {rest[1]!r}; expected {EXAMPLE} [--workdir=DIR] [--config.KEY=VALUE]"
+        )
     if config is None:
         raise UserError(f"--config is missing; expected for example {EXAMPLE}")
     name = pathlib.Path(config_flags.get_config_filename(values["config"]).partition(":")[0]).stem
@@ -80,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
             connect(hosts)
         logging.set_verbosity(logging.WARNING)
         # after the flags: an error there should not wait for the libraries
-        from corl_jax.stages.pipeline import run_pipeline
+        from corl_jax.pipelines.run_pipeline import run_pipeline
         from corl_jax.stages.preflight import alone
         from corl_jax.stages.run import run
 

@@ -47,8 +47,8 @@ from corl_jax.core.rng import sample_keys, stream
 from corl_jax.core.trees import count, partition
 from corl_jax.data.shapes.examples import example
 from corl_jax.objectives import advantages, kl
-from corl_jax.objectives.policy import surrogate
-from corl_jax.objectives.weighting import token_weights
+from corl_jax.objectives.policy_gradient import surrogate
+from corl_jax.objectives.token_weights import token_weights
 from corl_jax.rewards.base import RewardContext, score
 from corl_jax.tasks.text_to_image import TextToImage
 from corl_jax.tasks.visual_qa import VisualQA
@@ -76,7 +76,9 @@ verbs = {
 }
 asked = {task: verbs[task].ask(records) for task in TASKS}
 for record in records[:3]:
-    print(f"draw: {record.prompt}\n  or: {record.question!r}, to be answered with {record.answer!r}")
+    print(
+        f"draw: {record.prompt}\n  or: {record.question!r}, to be answered with {record.answer!r}"
+    )
 
 # %% [markdown]
 # ## 2. Sample
@@ -93,13 +95,19 @@ settings = {
     "image": sampler.sampling("image", guidance=GUIDANCE, temperature=TEMPERATURE),
     "text": sampler.sampling("text", temperature=TEMPERATURE),
 }
-keys = {task: sample_keys(stream(SEED, task), PROMPTS * GROUP).reshape(PROMPTS, GROUP) for task in TASKS}
+keys = {
+    task: sample_keys(stream(SEED, task), PROMPTS * GROUP).reshape(PROMPTS, GROUP) for task in TASKS
+}
 rollouts = {
     "image": sampler.draw(policy.params, asked["image"].prompts, keys["image"], settings["image"]),
-    "text": sampler.write(policy.params, asked["text"].prompts, keys["text"], settings["text"], ANSWER_LENGTH),
+    "text": sampler.write(
+        policy.params, asked["text"].prompts, keys["text"], settings["text"], ANSWER_LENGTH
+    ),
 }
 for task, rollout in rollouts.items():
-    print(f"{task}: tokens {rollout.tokens.shape} [prompts, group, length], log-probs {rollout.log_probs.shape}")
+    print(
+        f"{task}: tokens {rollout.tokens.shape} [prompts, group, length], log-probs {rollout.log_probs.shape}"
+    )
 
 # %% [markdown]
 # ## 3. Score
@@ -110,23 +118,36 @@ for task, rollout in rollouts.items():
 # an attempt is a weighted sum.
 
 # %%
-tables = {"image": {"shapes_strict": 0.5, "shapes_soft": 0.5}, "text": {"accuracy": 1.0, "format": 1.0}}
+tables = {
+    "image": {"shapes_strict": 0.5, "shapes_soft": 0.5},
+    "text": {"accuracy": 1.0, "format": 1.0},
+}
 completions = {task: verbs[task].read_back(asked[task], rollouts[task]) for task in TASKS}
 scores = {task: score(completions[task], tables[task], RewardContext()) for task in TASKS}
 rewards = {task: scores[task].total.reshape(PROMPTS, GROUP) for task in TASKS}
 spread = {task: rewards[task].std(1) for task in TASKS}
 for task in TASKS:
     alike = int((np.ptp(rewards[task], 1) == 0).sum())
-    print(f"{task}: mean reward {rewards[task].mean():.2f}; {alike} of {PROMPTS} groups have eight equal rewards")
+    print(
+        f"{task}: mean reward {rewards[task].mean():.2f}; {alike} of {PROMPTS} groups have eight equal rewards"
+    )
 
 # %% [markdown]
 # A group whose rewards are all equal teaches nothing. We go on with one record, whose rewards differ most.
 
 # %%
-row = int(np.argmax(np.minimum(spread["image"] / spread["image"].max(), spread["text"] / spread["text"].max())))
-assert spread["image"][row] > 0 and spread["text"][row] > 0, "no record with a spread in both tasks: raise PROMPTS"
+row = int(
+    np.argmax(
+        np.minimum(spread["image"] / spread["image"].max(), spread["text"] / spread["text"].max())
+    )
+)
+assert spread["image"][row] > 0 and spread["text"][row] > 0, (
+    "no record with a spread in both tasks: raise PROMPTS"
+)
 record = records[row]
-prompts = {task: jax.tree.map(lambda leaf: leaf[row : row + 1], asked[task].prompts) for task in TASKS}
+prompts = {
+    task: jax.tree.map(lambda leaf: leaf[row : row + 1], asked[task].prompts) for task in TASKS
+}
 rollouts = {task: jax.tree.map(lambda leaf: leaf[row : row + 1], rollouts[task]) for task in TASKS}
 texts = [completion.text for completion in completions["text"][row * GROUP : (row + 1) * GROUP]]
 parts = {task: scores[task].matrix.reshape(PROMPTS, GROUP, -1)[row] for task in TASKS}
@@ -167,7 +188,9 @@ def compare(rewards_of_group):
 
 advantage = {task: compare(rewards[task]) for task in TASKS}
 for task in TASKS:
-    print(f"{task}: rewards {np.round(rewards[task], 2)}\n  advantages {np.round(advantage[task], 2)}")
+    print(
+        f"{task}: rewards {np.round(rewards[task], 2)}\n  advantages {np.round(advantage[task], 2)}"
+    )
     library = advantages.scales["group"](jnp.asarray(rewards[task])[None])[0]
     np.testing.assert_allclose(advantage[task], library, atol=1e-5)
     assert abs(advantage[task].sum()) < 1e-4
@@ -184,14 +207,21 @@ for task in TASKS:
 # %%
 guided = {"image": {"guided": True}, "text": {}}
 reference = {
-    task: sampler.log_probs(policy.params, prompts[task], rollouts[task], settings[task], **guided[task])
+    task: sampler.log_probs(
+        policy.params, prompts[task], rollouts[task], settings[task], **guided[task]
+    )
     for task in TASKS
 }
-unguided = sampler.log_probs(policy.params, prompts["image"], rollouts["image"], sampler.sampling("image"))
+unguided = sampler.log_probs(
+    policy.params, prompts["image"], rollouts["image"], sampler.sampling("image")
+)
 drawn = rollouts["image"].log_probs
 
 figure, panels = plt.subplots(1, 2, figsize=(8, 3.8), layout="constrained", sharey=True)
-for axes, scored, title in ((panels[0], reference["image"], "scored with guidance"), (panels[1], unguided, "without")):
+for axes, scored, title in (
+    (panels[0], reference["image"], "scored with guidance"),
+    (panels[1], unguided, "without"),
+):
     axes.scatter(drawn.ravel(), scored.ravel(), s=6, color="#3f83f8")
     axes.axline((0, 0), slope=1, color="#999999", linewidth=0.8, zorder=0)
     axes.set(title=title, xlabel="log-prob, sampler")
@@ -199,12 +229,18 @@ panels[0].set_ylabel("log-prob, scorer")
 plt.show()
 
 gaps = {
-    task: float(jnp.max(jnp.where(rollouts[task].mask, jnp.abs(reference[task] - rollouts[task].log_probs), 0)))
+    task: float(
+        jnp.max(
+            jnp.where(rollouts[task].mask, jnp.abs(reference[task] - rollouts[task].log_probs), 0)
+        )
+    )
     for task in TASKS
 }
 without = jnp.exp(unguided - drawn)
 print(f"largest gap, pictures: {gaps['image']:.1e}; answers: {gaps['text']:.1e}")
-print(f"guidance left out: tokens look {without.min():.3f} to {without.max():.1f} times as likely as they were")
+print(
+    f"guidance left out: tokens look {without.min():.3f} to {without.max():.1f} times as likely as they were"
+)
 assert max(gaps.values()) < 1e-3
 assert float(jnp.max(jnp.abs(unguided - drawn))) > 0.1
 
@@ -227,7 +263,9 @@ assert float(jnp.max(jnp.abs(unguided - drawn))) > 0.1
 # %%
 BETA = 0.01
 trainable, frozen = partition(policy.params, ("language_model/*",))
-weights = {task: rollouts[task].mask / rollouts[task].mask.sum(-1, keepdims=True) / GROUP for task in TASKS}
+weights = {
+    task: rollouts[task].mask / rollouts[task].mask.sum(-1, keepdims=True) / GROUP for task in TASKS
+}
 
 
 def loss_of_tokens(log_probs, task):
@@ -242,14 +280,18 @@ def loss(trainable):
     total = 0.0
     for task in TASKS:
         params = trainable | frozen
-        log_probs = sampler.log_probs(params, prompts[task], rollouts[task], settings[task], **guided[task])
+        log_probs = sampler.log_probs(
+            params, prompts[task], rollouts[task], settings[task], **guided[task]
+        )
         total += loss_of_tokens(log_probs, task)
     return total
 
 
 def library_loss_of_tokens(log_probs, task):
     each = jnp.asarray(advantage[task])[None, :, None]
-    per_token, _, _ = surrogate(log_probs, None, each, clip="ppo", epsilon_low=0.2, epsilon_high=0.2)
+    per_token, _, _ = surrogate(
+        log_probs, None, each, clip="ppo", epsilon_low=0.2, epsilon_high=0.2
+    )
     per_token += BETA * kl.k3(log_probs, reference[task])
     mask = rollouts[task].mask
     return jnp.sum(jnp.where(mask, per_token, 0) * token_weights(mask, aggregation="sequence_mean"))
@@ -262,7 +304,9 @@ def library_loss_of_tokens(log_probs, task):
 
 # %%
 for task in TASKS:
-    by_hand, by_library = (jax.grad(f)(reference[task], task) for f in (loss_of_tokens, library_loss_of_tokens))
+    by_hand, by_library = (
+        jax.grad(f)(reference[task], task) for f in (loss_of_tokens, library_loss_of_tokens)
+    )
     np.testing.assert_allclose(by_hand, by_library, atol=1e-7)
     np.testing.assert_allclose(by_hand, -advantage[task][None, :, None] * weights[task], atol=1e-6)
 
@@ -280,15 +324,21 @@ assert abs(float(value)) < 1e-4 and float(optax.global_norm(gradient)) > 1e-3
 # every weight by about the learning rate, so even a small rate shows. Training warms up to its rate for this reason.
 
 # %%
-optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(5e-5, b2=0.95, weight_decay=0.0))
+optimizer = optax.chain(
+    optax.clip_by_global_norm(1.0), optax.adamw(5e-5, b2=0.95, weight_decay=0.0)
+)
 updates, _ = optimizer.update(gradient, optimizer.init(trainable), trainable)
 params = optax.apply_updates(trainable, updates) | frozen
 
 after = {
-    task: sampler.log_probs(params, prompts[task], rollouts[task], settings[task], **guided[task]) for task in TASKS
+    task: sampler.log_probs(params, prompts[task], rollouts[task], settings[task], **guided[task])
+    for task in TASKS
 }
 change = {
-    task: np.asarray(jnp.sum(jnp.where(rollouts[task].mask, after[task] - reference[task], 0), -1))[0] for task in TASKS
+    task: np.asarray(jnp.sum(jnp.where(rollouts[task].mask, after[task] - reference[task], 0), -1))[
+        0
+    ]
+    for task in TASKS
 }
 
 figure, panels = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
@@ -306,7 +356,9 @@ plt.show()
 for task in TASKS:
     good, bad = change[task][advantage[task] > 0].mean(), change[task][advantage[task] < 0].mean()
     leash = float(jnp.sum(kl.k3(after[task], reference[task]) * weights[task]))
-    print(f"{task}: good {good:+.2f}, bad {bad:+.2f} on average; the leash term is {leash:.4f} per token")
+    print(
+        f"{task}: good {good:+.2f}, bad {bad:+.2f} on average; the leash term is {leash:.4f} per token"
+    )
     assert good > 0 > bad and leash > 0
 
 # %% [markdown]
@@ -319,9 +371,9 @@ for task in TASKS:
 #
 # | here | in the package |
 # |---|---|
-# | all six steps on one screen | `corl_jax/stages/rl.py`, `RlStage.batches` |
-# | the loss | `corl_jax/stages/rl_loss.py` |
-# | sampling and scoring | `corl_jax/sampling/generate.py`, `corl_jax/sampling/score.py` |
+# | all six steps on one screen | `corl_jax/stages/rl/stage.py`, `RlStage.batches` |
+# | the loss | `corl_jax/stages/rl/loss.py` |
+# | sampling and scoring | `corl_jax/sampling/generate.py`, `corl_jax/sampling/log_probs.py` |
 # | rewards | `corl_jax/rewards/` |
 # | advantages, surrogate, KL, weights | `corl_jax/objectives/` |
 # | a whole run | `python -m corl_jax.main --config=configs/unified.py` |

@@ -50,7 +50,7 @@ def float64():
 @pytest.fixture(scope="session")
 def random_params():
     """A function from an abstract model to random parameters of sensible size, without compiling anything."""
-    from corl_jax.models.random import random_params
+    from corl_jax.models.random_params import random_params
 
     return random_params
 
@@ -59,8 +59,8 @@ def random_params():
 def write_policy(tmp_path_factory, random_params):
     """A function from sizes to a Hugging Face folder with a policy that has learnt nothing."""
     from corl_jax.data.shapes.vocabulary import write_tokenizer
-    from corl_jax.models.unified import abstract
-    from corl_jax.porting.save import save_folder
+    from corl_jax.models.janus.model import abstract
+    from corl_jax.porting.writer import save_folder
 
     def write(cfg, name):
         base = tmp_path_factory.mktemp("policy")
@@ -73,7 +73,7 @@ def write_policy(tmp_path_factory, random_params):
 @pytest.fixture(scope="session")
 def tiny_policy_folder(write_policy):
     """A folder with a policy of size ``tiny``."""
-    from corl_jax.models.config import TINY
+    from corl_jax.models.janus.config import TINY
 
     return write_policy(TINY, "tiny")
 
@@ -81,11 +81,19 @@ def tiny_policy_folder(write_policy):
 @pytest.fixture(scope="session")
 def dot_policy_folder(write_policy):
     """A folder with a policy that draws 16 pixels in 4 tokens: enough for what does not depend on size."""
-    from corl_jax.models.config import DecoderConfig, ImageTokenizerConfig, JanusConfig, VisionConfig
+    from corl_jax.models.janus.config import ImageTokenizerConfig, JanusConfig, VisionConfig
+    from corl_jax.models.language_model import DecoderConfig
 
     vision = VisionConfig(image_size=16, patch_size=8, width=32, depth=1, heads=2, mlp_dim=32)
     decoder = DecoderConfig(
-        vocab_size=72, width=32, depth=2, heads=2, kv_heads=2, head_size=16, mlp_dim=64, max_length=128
+        vocab_size=72,
+        width=32,
+        depth=2,
+        heads=2,
+        kv_heads=2,
+        head_size=16,
+        mlp_dim=64,
+        max_length=128,
     )
     codes = ImageTokenizerConfig(
         codebook_size=32,
@@ -111,7 +119,7 @@ def small_world(tmp_path_factory):
     """A context in which the embedded world holds few records and a mesh spreads over the first ``devices`` alone."""
     from corl_jax.core import sharding
     from corl_jax.data.shapes import builder
-    from corl_jax.stages import assembly
+    from corl_jax.stages import setup
 
     folder, real = tmp_path_factory.mktemp("shapes"), builder.source
 
@@ -123,7 +131,9 @@ def small_world(tmp_path_factory):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(builder, "source", source)
             few = jax.devices()[:devices]
-            patch.setattr(assembly, "make_mesh", lambda shape, given: sharding.make_mesh(shape, given or few))
+            patch.setattr(
+                setup, "make_mesh", lambda shape, given: sharding.make_mesh(shape, given or few)
+            )
             yield
 
     return world
@@ -132,7 +142,13 @@ def small_world(tmp_path_factory):
 SMALL = {
     "tokenizer": {"batch_size": 4},
     "sft": {"batch_size": 4, "sft.reading_rows": 2},
-    "rl": {"rl.pictures": 8, "rl.questions": 8, "rl.group": 2, "rl.completion_length": 4, "evals.n": 0},
+    "rl": {
+        "rl.pictures": 8,
+        "rl.questions": 8,
+        "rl.group": 2,
+        "rl.completion_length": 4,
+        "evals.n": 0,
+    },
 }
 
 

@@ -51,24 +51,52 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "several_updates": (
         "unified.py",
         QUICK
-        | {"updates_per_step": 2, "optim.schedule": "cosine", "optim.warmup_ratio": 0.5, "rl.clip": "two_sided"}
-        | {"kl.image.schedule": "linear", "kl.text.schedule": "cosine", "kl.image.start": 0.05, "kl.text.start": 0.05},
+        | {
+            "updates_per_step": 2,
+            "optim.schedule": "cosine",
+            "optim.warmup_ratio": 0.5,
+            "rl.clip": "two_sided",
+        }
+        | {
+            "kl.image.schedule": "linear",
+            "kl.text.schedule": "cosine",
+            "kl.image.start": 0.05,
+            "kl.text.start": 0.05,
+        },
     ),
     "resampling": (
         "unified.py",
         QUICK
-        | {"rl.refill": 2, "rl.baseline": "leave_one_out", "rl.scale": "batch", "rl.aggregation": "token_mean"}
+        | {
+            "rl.refill": 2,
+            "rl.baseline": "leave_one_out",
+            "rl.scale": "batch",
+            "rl.aggregation": "token_mean",
+        }
         | {"rl.reference_every": 1, "rl.entropy_bonus.image": 0.01, "rl.entropy_bonus.text": 0.01},
     ),
     "stale": (
         "unified.py",
         QUICK
-        | {"rl.stale_rollouts": True, "rl.importance_cap": 2.0, "rl.score_chunk": 9, "reward.normalise": "running"}
-        | {"rl.rollout_weights": "int8", "rl.rollout_cache": "int8", "rl.pairing": "unified", "rl.questions": 8},
+        | {
+            "rl.stale_rollouts": True,
+            "rl.importance_cap": 2.0,
+            "rl.score_chunk": 9,
+            "reward.normalise": "running",
+        }
+        | {
+            "rl.rollout_weights": "int8",
+            "rl.rollout_cache": "int8",
+            "rl.pairing": "unified",
+            "rl.questions": 8,
+        },
     ),
     "corl": (
         "corl.py",
-        {f"train.{name}.steps": STEPS for name in ("unified", "refined_t2i", "refined_mc", "refined_oe")}
+        {
+            f"train.{name}.steps": STEPS
+            for name in ("unified", "refined_t2i", "refined_mc", "refined_oe")
+        }
         | {"evals.n": 32},
     ),
 }
@@ -88,14 +116,24 @@ def run_config(root: Path, name: str, folder: Path) -> dict[str, Any]:
     if not is_old:
         values = {RENAMED_KEYS.get(key, key): value for key, value in values.items()}
         config = config.replace("compat=reference", "compat=ulm_r1")
-    command = [sys.executable, "-m", "corl_jax.main", f"--config=configs/{config}", f"--workdir={folder}"]
+    command = [
+        sys.executable,
+        "-m",
+        "corl_jax.main",
+        f"--config=configs/{config}",
+        f"--workdir={folder}",
+    ]
     command += [f"--config.{key}={value}" for key, value in values.items()]
     devices = "--xla_force_host_platform_device_count=8" if "cpu8" in config else ""
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": devices}
 
-    done = subprocess.run(command, cwd=root, env=environment, text=True, capture_output=True, check=False)
+    done = subprocess.run(
+        command, cwd=root, env=environment, text=True, capture_output=True, check=False
+    )
     if done.returncode:
-        raise SystemExit(f"{name} ended with code {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+        raise SystemExit(
+            f"{name} ended with code {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+        )
     return digest_workdir(folder)
 
 
@@ -105,7 +143,8 @@ def digest_workdir(folder: Path) -> dict[str, Any]:
     for path in sorted(folder.rglob("metrics.jsonl")):
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         digest[f"{path.relative_to(folder)}"] = [
-            {key: exact(value) for key, value in row.items() if not key.startswith("time/")} for row in rows
+            {key: exact(value) for key, value in row.items() if not key.startswith("time/")}
+            for row in rows
         ]
     for path in sorted(folder.rglob("eval.json")):
         digest[f"{path.relative_to(folder)}"] = exact_numbers(json.loads(path.read_text()))
@@ -122,7 +161,9 @@ def digest_checkpoint(path: Path) -> dict[str, str]:
     host = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
     with ocp.StandardCheckpointer() as checkpointer:
         shapes = checkpointer.metadata(path).item_metadata.tree
-        target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=host), shapes)
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=host), shapes
+        )
         tree = checkpointer.restore(path, target)
     hashes = {}
     for keys, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -134,13 +175,21 @@ def digest_checkpoint(path: Path) -> dict[str, str]:
 
 def exact(value: Any) -> Any:
     """A number so that no bit of it is lost; anything else as it is."""
-    return float(value).hex() if isinstance(value, int | float) and not isinstance(value, bool) else value
+    return (
+        float(value).hex()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+        else value
+    )
 
 
 def exact_numbers(values: Any) -> Any:
     """``exact`` of every number in JSON values; what names the run itself is left out."""
     if isinstance(values, dict):
-        return {key: exact_numbers(value) for key, value in values.items() if key not in ("run", "provenance")}
+        return {
+            key: exact_numbers(value)
+            for key, value in values.items()
+            if key not in ("run", "provenance")
+        }
     if isinstance(values, list):
         return [exact_numbers(value) for value in values]
     return exact(values)
@@ -171,7 +220,9 @@ def compare(before: Path, after: Path) -> int:
     total = 0
     for run in sorted(old.keys() | new.keys()):
         left, right = leaves(old.get(run, {})), leaves(new.get(run, {}))
-        differences = [key for key in sorted(left.keys() | right.keys()) if left.get(key) != right.get(key)]
+        differences = [
+            key for key in sorted(left.keys() | right.keys()) if left.get(key) != right.get(key)
+        ]
         total += len(differences)
         digest = hashlib.sha256(json.dumps(sorted(right.items())).encode()).hexdigest()[:16]
         print(f"{run:16} {len(right):5} values, {len(differences):4} differ   {digest}")
@@ -182,13 +233,25 @@ def compare(before: Path, after: Path) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="train every config for two steps and write the digests")
     run.add_argument("--out", type=Path, required=True)
     run.add_argument("--only", nargs="*", choices=RUNS, default=[])
-    run.add_argument("--jobs", type=int, default=1, help="runs at a time; what they compute does not depend on it")
-    run.add_argument("--root", type=Path, default=Path.cwd(), help="checkout to run; by default the current folder")
+    run.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="runs at a time; what they compute does not depend on it",
+    )
+    run.add_argument(
+        "--root",
+        type=Path,
+        default=Path.cwd(),
+        help="checkout to run; by default the current folder",
+    )
     against = commands.add_parser("compare", help="compare two files of digests")
     against.add_argument("before", type=Path)
     against.add_argument("after", type=Path)
@@ -197,9 +260,14 @@ def main() -> int:
         return int(compare(args.before, args.after) > 0)
 
     digests = json.loads(args.out.read_text()) if args.only and args.out.exists() else {}
-    with tempfile.TemporaryDirectory() as scratch, concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        concurrent.futures.ThreadPoolExecutor(args.jobs) as pool,
+    ):
         names = args.only or list(RUNS)
-        runs = {name: pool.submit(run_config, args.root, name, Path(scratch) / name) for name in names}
+        runs = {
+            name: pool.submit(run_config, args.root, name, Path(scratch) / name) for name in names
+        }
         for name, future in runs.items():
             digests[name] = future.result()
             print(f"{name}: {len(leaves(digests[name]))} values", flush=True)

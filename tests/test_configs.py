@@ -15,12 +15,12 @@ from PIL import Image
 from corl_jax.core.errors import UserError
 from corl_jax.core.sharding import make_mesh
 from corl_jax.core.trees import count
-from corl_jax.porting.nets import open_net
-from corl_jax.rewards import nets
-from corl_jax.stages.assembly import assemble
-from corl_jax.stages.pipeline_settings import read_pipeline
-from corl_jax.stages.rl_settings import read_settings
+from corl_jax.pipelines.config import read_pipeline
+from corl_jax.reward_models import collection
+from corl_jax.reward_models.base import open_net
+from corl_jax.stages.rl.config import read_settings
 from corl_jax.stages.run import STAGES, optim_config, prepare, steps
+from corl_jax.stages.setup import assemble
 
 PIPELINES = ("corl",)
 NAMES = sorted(
@@ -32,14 +32,31 @@ STAGE_TWO = ("refined_t2i", "refined_mc", "refined_oe")
 
 
 def test_there_are_configs():
-    assert {"tokenizer", "sft", "unified", "cycle", "counting", "cold_sft", *STAGE_TWO} <= set(NAMES)
+    assert {"tokenizer", "sft", "unified", "cycle", "counting", "cold_sft", *STAGE_TWO} <= set(
+        NAMES
+    )
 
 
-@pytest.mark.parametrize(("name", "arg"), [*((name, None) for name in NAMES), ("unified", "tiny,rewards=paper")])
-def test_two_steps(small_config, small_world, tiny_policy_folder, dot_policy_folder, tmp_path, monkeypatch, name, arg):
+@pytest.mark.parametrize(
+    ("name", "arg"), [*((name, None) for name in NAMES), ("unified", "tiny,rewards=paper")]
+)
+def test_two_steps(
+    small_config,
+    small_world,
+    tiny_policy_folder,
+    dot_policy_folder,
+    tmp_path,
+    monkeypatch,
+    name,
+    arg,
+):
     """Recipes that only change settings of others start from a smaller policy, whose pictures no parser reads."""
     opened: list[str] = []
-    monkeypatch.setattr(nets, "open_net", lambda kind, *rest: opened.append(kind.home) or open_net(kind, *rest))
+    monkeypatch.setattr(
+        collection,
+        "open_net",
+        lambda kind, *rest: opened.append(kind.home) or open_net(kind, *rest),
+    )
     recipe = name not in ("tokenizer", "sft", "unified")
     config = small_config(name, arg, policy=dot_policy_folder if recipe else tiny_policy_folder)
     if recipe:
@@ -102,19 +119,35 @@ def test_full_size_has_the_papers_values(small_config, size):
     small_config("unified")
     config = importlib.import_module("configs.unified").get_config(size).to_dict()
     settings = read_settings(config, config["updates_per_step"])
-    assert (settings.pictures, settings.questions, settings.group, settings.guidance) == (16, 16, 8, 5.0)
-    assert (settings.pairing, settings.text_weight, settings.needs_reference) == ("unified", 0.8, False)
+    assert (settings.pictures, settings.questions, settings.group, settings.guidance) == (
+        16,
+        16,
+        8,
+        5.0,
+    )
+    assert (settings.pairing, settings.text_weight, settings.needs_reference) == (
+        "unified",
+        0.8,
+        False,
+    )
     assert (settings.text_prompt_length, settings.completion_length) == (1024, 576)
     optim = optim_config(config)
-    assert optim.learning_rate == 4e-6 and optim.total_steps * settings.pictures == pytest.approx(22_479, abs=16)
-    assert config["init_from"].startswith("deepseek-community/Janus-Pro-") and config["trainable"] == (
-        "language_model/*",
+    assert optim.learning_rate == 4e-6 and optim.total_steps * settings.pictures == pytest.approx(
+        22_479, abs=16
     )
+    assert config["init_from"].startswith("deepseek-community/Janus-Pro-") and config[
+        "trainable"
+    ] == ("language_model/*",)
 
 
 @pytest.mark.parametrize(
     ("size", "chips", "data", "fsdp"),
-    [("tiny", 8, 8, 1), ("janus_pro_1b", 8, 1, 8), ("janus_pro_1b", 64, 2, 32), ("janus_pro_7b", 64, 4, 16)],
+    [
+        ("tiny", 8, 8, 1),
+        ("janus_pro_1b", 8, 1, 8),
+        ("janus_pro_1b", 64, 2, 32),
+        ("janus_pro_7b", 64, 4, 16),
+    ],
 )
 def test_each_size_has_the_mesh_that_its_plans_chose(small_config, size, chips, data, fsdp):
     small_config("unified")
@@ -136,29 +169,42 @@ def test_stage_two_has_the_papers_values(small_config, name, asked, prompts):
     config = full(name)
     s = read_settings(config, 1)
     assert (s.asked, s.prompts(asked), s.group) == ((asked,), prompts, 16)
-    assert (s.kl[asked].schedule, s.kl[asked].start, optim_config(config).learning_rate) == ("constant", 0.02, 1e-6)
+    assert (s.kl[asked].schedule, s.kl[asked].start, optim_config(config).learning_rate) == (
+        "constant",
+        0.02,
+        1e-6,
+    )
     assert (s.image_prompt_length, s.text_prompt_length, s.completion_length) == (256, 1024, 512)
     assert config["init_from"] == "runs/unified" and config["data"]["name"] == "records"
     assert config["data"]["qa_type"] == {"refined_mc": "MC", "refined_oe": "OE"}.get(name, "")
-    assert {"cycle_both", "matching"} == set(s.rewards["image"]) and {"accuracy", "format"} == set(s.rewards["text"])
+    assert {"cycle_both", "matching"} == set(s.rewards["image"]) and {"accuracy", "format"} == set(
+        s.rewards["text"]
+    )
 
 
 def test_the_pilot_has_the_papers_values(small_config):
     small_config("unified")
-    for name, asked in (("separate_t2i", ("image",)), ("separate_und", ("text",)), ("cycle", ("image", "text"))):
+    for name, asked in (
+        ("separate_t2i", ("image",)),
+        ("separate_und", ("text",)),
+        ("cycle", ("image", "text")),
+    ):
         s = read_settings(full(name), 1)
         assert (s.asked, s.group, s.needs_reference) == (asked, 8, False)
         assert set(s.rewards["image"]) == {"clip"} and s.alternate == (name == "cycle")
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "betas"), [("counting", "count", (0.07, 0.04, 0.1)), ("geometry", "relation", (0.01, 0.0, 0.02))]
+    ("name", "kind", "betas"),
+    [("counting", "count", (0.07, 0.04, 0.1)), ("geometry", "relation", (0.01, 0.0, 0.02))],
 )
 def test_othink_has_the_papers_values(small_config, name, kind, betas):
     from corl_jax.objectives.kl import schedules
 
     tiny, large = small_config(name), full(name)
-    assert tiny["data"]["questions"] == [kind] and large["data"]["limit"] == (100 if name == "counting" else 0)
+    assert tiny["data"]["questions"] == [kind] and large["data"]["limit"] == (
+        100 if name == "counting" else 0
+    )
     s = read_settings(large, 1)
     assert (s.asked, s.group, s.completion_length) == (("text",), 8, 512)
     cfg = s.kl["text"]
@@ -175,19 +221,35 @@ def test_records_in_files_train(small_config, small_world, dot_policy_folder, tm
     for i in range(8):
         Image.fromarray(np.full((20, 30, 3), 30 * i, np.uint8)).save(folder / f"{i}.png")
         said, type_ = ("B", "MC") if i % 2 else ("red", "OE")
-        kind = {"qa_solution": f"<think> a red circle </think> <answer> {said} </answer>", "qa_type": type_}
+        kind = {
+            "qa_solution": f"<think> a red circle </think> <answer> {said} </answer>",
+            "qa_type": type_,
+        }
         options = "\nOptions:\nA. red\nB. blue" if i % 2 else ""
-        rows.append({"prompt": "a red circle", "real_image": f"{i}.png", "qa_problem": "what colour?" + options} | kind)
+        rows.append(
+            {
+                "prompt": "a red circle",
+                "real_image": f"{i}.png",
+                "qa_problem": "what colour?" + options,
+            }
+            | kind
+        )
     (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     small = {"data.name": "records", "data.dir": str(folder), "hooks.probe_every": 0}
     config = small_config("refined_oe", **small, **{"rl.questions": 4})
-    cold = small_config("cold_sft", **small, **{"init_from": str(dot_policy_folder), "data.qa_type": "OE"})
+    cold = small_config(
+        "cold_sft", **small, **{"init_from": str(dot_policy_folder), "data.qa_type": "OE"}
+    )
     with small_world():
         prepared = prepare(config, tmp_path / "run")
-        assert [prepared.stage.train[i].answer for i in range(len(prepared.stage.train))] == ["red"] * 4
+        assert [prepared.stage.train[i].answer for i in range(len(prepared.stage.train))] == [
+            "red"
+        ] * 4
         for run in (prepared, prepare(cold, tmp_path / "cold")):
             assert [math.isfinite(result.metrics["loss"]) for result in steps(run)] == [True, True]
-        with pytest.raises(UserError, match="config.data.dir='nowhere' has no train.jsonl; put the records there"):
+        with pytest.raises(
+            UserError, match="config.data.dir='nowhere' has no train.jsonl; put the records there"
+        ):
             prepare(config | {"data": config["data"] | {"dir": "nowhere"}}, tmp_path / "new")
 
 
@@ -202,7 +264,9 @@ def test_the_pipeline_is_made_of_these(small_config, size):
     assert [pipeline.sources(name) for name in STAGE_TWO] == [("unified",)] * 3
     assert {one["seed"] for one in found["train"].values()} == {3}
     own = importlib.import_module("configs.refined_mc").get_config(size).to_dict()
-    differ = {key for key in own if json.loads(json.dumps(own[key])) != found["train"]["refined_mc"][key]}
+    differ = {
+        key for key in own if json.loads(json.dumps(own[key])) != found["train"]["refined_mc"][key]
+    }
     assert differ <= {"seed", "init_from", "steps", "evals", "hooks"}
     with pytest.raises(UserError, match="unknown model size 'huge'"):
         importlib.import_module("configs.corl").get_config("huge")

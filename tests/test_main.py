@@ -24,7 +24,12 @@ STEPS = 300
 def start(tmp_path_factory):
     """A function from flags to a running ``python -m corl_jax.main`` on one device."""
     cache = tmp_path_factory.mktemp("cache")
-    own = {"XDG_CACHE_HOME": str(cache), "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": "ignore"}
+    own = {
+        "XDG_CACHE_HOME": str(cache),
+        "XLA_FLAGS": "",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONWARNINGS": "ignore",
+    }
 
     def run(*line):
         command = [sys.executable, "-m", "corl_jax.main", *map(str, line)]
@@ -55,11 +60,23 @@ def contents(folder):
 
 def test_a_real_run_of_two_steps(start, tiny_policy_folder, tmp_path):
     """Evaluation before and after and the report included."""
-    few = ("--config.rl.pictures=2", "--config.rl.questions=2", "--config.rl.group=2", "--config.evals.n=2")
-    line = ("--config=configs/unified.py", f"--config.init_from={tiny_policy_folder}", "--config.steps=2", *few)
+    few = (
+        "--config.rl.pictures=2",
+        "--config.rl.questions=2",
+        "--config.rl.group=2",
+        "--config.evals.n=2",
+    )
+    line = (
+        "--config=configs/unified.py",
+        f"--config.init_from={tiny_policy_folder}",
+        "--config.steps=2",
+        *few,
+    )
     code, _, err = finish(start(*line, f"--workdir={tmp_path / 'run'}"))
     assert code == 0, err
-    assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2] and latest_step(tmp_path / "run") == 2
+    assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2] and latest_step(
+        tmp_path / "run"
+    ) == 2
     numbers = json.loads((tmp_path / "run" / "eval.json").read_text())
     assert {"before", "after", "run"} <= set(numbers) and numbers["before"]["qa_greedy"]["n"] == 2
     assert (tmp_path / "run" / "report.html").stat().st_size > 1000
@@ -69,8 +86,17 @@ def test_a_real_run_of_two_steps(start, tiny_policy_folder, tmp_path):
 def stopped(start, dot_policy_folder, tmp_path_factory):
     """A run that got SIGTERM and was started again: its folder, its flags, where it stopped, what both said."""
     folder = tmp_path_factory.mktemp("runs") / "tokenizer"
-    sizes = (f"--config.init_from={dot_policy_folder}", "--config.batch_size=4", f"--config.steps={STEPS}")
-    line = ("--config=configs/tokenizer.py", *sizes, "--config.hooks.save_every=0", f"--workdir={folder}")
+    sizes = (
+        f"--config.init_from={dot_policy_folder}",
+        "--config.batch_size=4",
+        f"--config.steps={STEPS}",
+    )
+    line = (
+        "--config=configs/tokenizer.py",
+        *sizes,
+        "--config.hooks.save_every=0",
+        f"--workdir={folder}",
+    )
     process = start(*line)
     while len(rows_so_far(folder)) < 3 and process.poll() is None:
         time.sleep(0.02)
@@ -83,15 +109,23 @@ def stopped(start, dot_policy_folder, tmp_path_factory):
 
 def test_sigterm_saves_and_the_same_command_resumes(stopped):
     folder, _, at, seen, (code, _, said), (again, _, also_said) = stopped
-    assert code == 0 and "run the same command again to resume" in said and "Traceback" not in said, said
+    assert (
+        code == 0 and "run the same command again to resume" in said and "Traceback" not in said
+    ), said
     assert 3 <= at < STEPS and [row["step"] for row in seen] == list(range(1, at + 1))
     assert again == 0 and f"from step {at}" in also_said, also_said
-    assert [row["step"] for row in rows(folder)] == list(range(1, STEPS + 1)) and rows(folder)[:at] == seen
+    assert [row["step"] for row in rows(folder)] == list(range(1, STEPS + 1)) and rows(folder)[
+        :at
+    ] == seen
     assert latest_step(folder) == STEPS
 
 
 def test_a_second_run_in_the_same_folder_is_refused(start, refused, dot_policy_folder, tmp_path):
-    sizes = (f"--config.init_from={dot_policy_folder}", "--config.batch_size=4", f"--config.steps={STEPS}")
+    sizes = (
+        f"--config.init_from={dot_policy_folder}",
+        "--config.batch_size=4",
+        f"--config.steps={STEPS}",
+    )
     line = ("--config=configs/tokenizer.py", *sizes, f"--workdir={tmp_path / 'run'}")
     process = start(*line)
     while len(rows_so_far(tmp_path / "run")) < 3 and process.poll() is None:
@@ -102,7 +136,9 @@ def test_a_second_run_in_the_same_folder_is_refused(start, refused, dot_policy_f
 
 
 def test_bad_input_in_a_process_of_its_own(start, tmp_path):
-    code, out, err = finish(start("--config=configs/unified.py", "--config.rl.gruop=4", f"--workdir={tmp_path / 'w'}"))
+    code, out, err = finish(
+        start("--config=configs/unified.py", "--config.rl.gruop=4", f"--workdir={tmp_path / 'w'}")
+    )
     assert code == 2 and out == ""
     assert err.startswith("error: ") and err.count("\n") == 1 and "group" in err
     assert not (tmp_path / "w").exists()
@@ -160,7 +196,9 @@ def test_bad_input(refused, tmp_path, line, says):
 
 
 def test_addresses_that_nobody_writes_to_or_reads(refused):
-    assert "expected gs://BUCKET/FOLDER or a folder" in refused(UNIFIED, "--workdir=s3://bucket/run")
+    assert "expected gs://BUCKET/FOLDER or a folder" in refused(
+        UNIFIED, "--workdir=s3://bucket/run"
+    )
     said = refused(UNIFIED, "--config.init_from=gs://bucket/run")
     assert "copy it first: gcloud storage cp --recursive gs://bucket/run ." in said
 
@@ -181,7 +219,9 @@ def test_a_truncated_checkpoint(refused, stopped):
     """Of the folder only the config's number of steps, which may differ, is written anew."""
     folder, line, *_ = stopped
     saved = folder / "checkpoints" / str(STEPS)
-    largest = max((path for path in saved.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    largest = max(
+        (path for path in saved.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size
+    )
     largest.write_bytes(largest.read_bytes()[:-10])
     before = contents(folder)
     said = refused(*line, f"--config.steps={STEPS + 1}")

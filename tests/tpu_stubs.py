@@ -46,9 +46,17 @@ def gcloud(*args):
         own = {"CORL_LIBTPU_LOCK": "libtpu_lockfile", "CORL_TPU_DEVICES": "accel*"}
         running = []
         for home in homes(flags["worker"]):
-            env = os.environ | {key: str(home / value) for key, value in own.items()} | {"HOME": str(home)}
-            line = " ".join(flags["command"].split(" "))  # as gcloud takes it apart and ssh puts it together
-            running.append(subprocess.Popen(["bash", "-c", line], cwd=home, env=env, stdin=subprocess.DEVNULL))
+            env = (
+                os.environ
+                | {key: str(home / value) for key, value in own.items()}
+                | {"HOME": str(home)}
+            )
+            line = " ".join(
+                flags["command"].split(" ")
+            )  # as gcloud takes it apart and ssh puts it together
+            running.append(
+                subprocess.Popen(["bash", "-c", line], cwd=home, env=env, stdin=subprocess.DEVNULL)
+            )
         return next((code for code in [process.wait() for process in running] if code), 0)
     return 0
 
@@ -67,7 +75,9 @@ def describe(path):
 def curl(*args):
     """The installer of uv."""
     assert args[-1] == "https://astral.sh/uv/install.sh", args
-    print(f'mkdir -p "$UV_INSTALL_DIR" && cp {sys.argv[0].removesuffix("curl")}uv "$UV_INSTALL_DIR"/uv')
+    print(
+        f'mkdir -p "$UV_INSTALL_DIR" && cp {sys.argv[0].removesuffix("curl")}uv "$UV_INSTALL_DIR"/uv'
+    )
 
 
 def uv(*args):

@@ -19,7 +19,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints the greedy answer; what the policy wrote around it goes to stderr."""
     from corl_jax.data.images import load_image
-    from corl_jax.rewards.answers import extract_answer
+    from corl_jax.rewards.parsing.answers import extract_answer
     from corl_jax.sampling.policy import Policy
 
     image = load_image(args.image)

@@ -11,7 +11,12 @@ from corl_jax.commands.common import check_file
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_json
 
-KINDS = {"decode": bench_decode, "step": bench_step, "scaling": bench_scaling, "kernels": bench_kernels}
+KINDS = {
+    "decode": bench_decode,
+    "step": bench_step,
+    "scaling": bench_scaling,
+    "kernels": bench_kernels,
+}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json is not None:
         check_file(args.json, "--json", overwrite=True)
 
-    from corl_jax.evals import provenance
+    from corl_jax.core import provenance
 
     _fresh_compilation()
     value = KINDS[args.what].measure(args, lambda line: print(line, file=sys.stderr, flush=True))

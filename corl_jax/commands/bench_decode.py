@@ -15,24 +15,38 @@ REPEATS = {"dot": 2, "tiny": 5, "mid": 2, "janus_pro_1b": 2}
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags."""
-    parser.add_argument("--size", default="tiny", help="dot, tiny, mid, or (not on a CPU) janus_pro_1b (default: tiny)")
-    parser.add_argument("--against", default="transformers", choices=("transformers",), help="beside what")
-    parser.add_argument("--repeats", type=int, help="timings of each side (default: 5 at tiny, else 2)")
+    parser.add_argument(
+        "--size",
+        default="tiny",
+        help="dot, tiny, mid, or (not on a CPU) janus_pro_1b (default: tiny)",
+    )
+    parser.add_argument(
+        "--against", default="transformers", choices=("transformers",), help="beside what"
+    )
+    parser.add_argument(
+        "--repeats", type=int, help="timings of each side (default: 5 at tiny, else 2)"
+    )
     text = "devices that share our side, each with rows of its own; on a CPU they are threads (default: 1)"
     parser.add_argument("--devices", type=int, default=1, help=text)
-    parser.add_argument("--profile", type=pathlib.Path, help="also write a JAX trace of one draw to this folder")
+    parser.add_argument(
+        "--profile", type=pathlib.Path, help="also write a JAX trace of one draw to this folder"
+    )
 
 
 def measure(args: argparse.Namespace, log: Callable[[str], None]) -> dict[str, Any]:
     """Prints a table of both sides; the values for JSON."""
+    from corl_jax.bench.decode_speed import PROMPTS, measure
+    from corl_jax.bench.workloads import size_named
     from corl_jax.core.runtime import cpu_devices
-    from corl_jax.evals.bench_decode import PROMPTS, measure
-    from corl_jax.evals.bench_sizes import size_named
 
     if args.devices < 1 or PROMPTS % args.devices:
-        raise UserError(f"--devices={args.devices} does not divide the {PROMPTS} prompts; expected 1, 2, 4 or 8")
+        raise UserError(
+            f"--devices={args.devices} does not divide the {PROMPTS} prompts; expected 1, 2, 4 or 8"
+        )
     cpu_devices(args.devices)
-    found = measure(size_named(args.size), args.repeats or REPEATS[args.size], args.devices, log, args.profile)
+    found = measure(
+        size_named(args.size), args.repeats or REPEATS[args.size], args.devices, log, args.profile
+    )
     names = ("load", "compile", "pixels")
     print(f"{args.size:14} {UNIT:>14} " + " ".join(f"{name + ' (s)':>12}" for name in names))
     for side, rate in (("ours", found.ours), ("transformers", found.theirs)):

@@ -12,7 +12,9 @@ from corl_jax.core.errors import UserError
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags."""
     parser.add_argument(
-        "--size", default="mid", help="dot, tiny, mid or janus_pro_1b: heads and lengths (default: mid)"
+        "--size",
+        default="mid",
+        help="dot, tiny, mid or janus_pro_1b: heads and lengths (default: mid)",
     )
     parser.add_argument("--repeats", type=int, default=5, help="timings of everything (default: 5)")
 
@@ -21,9 +23,9 @@ def measure(args: argparse.Namespace, log: Callable[[str], None]) -> dict[str, A
     """Prints a table; the values for JSON: milliseconds of all cases on the fastest kernel (``ours``) and the plain."""
     import jax
 
+    from corl_jax.bench.attention_speed import PLAIN, cases, measure
+    from corl_jax.bench.workloads import SIZES
     from corl_jax.core.runtime import compute_dtype
-    from corl_jax.evals.bench_kernels import PLAIN, cases, measure
-    from corl_jax.evals.bench_sizes import SIZES
 
     if args.size not in SIZES:
         raise UserError(f"unknown size {args.size!r}; expected one of {', '.join(SIZES)}")
@@ -44,7 +46,9 @@ def measure(args: argparse.Namespace, log: Callable[[str], None]) -> dict[str, A
         for why in refused.values():
             log(why)
     best = min(totals, key=lambda name: totals[name])
-    print(f"milliseconds; backward is value and gradient; {jax.numpy.dtype(dtype).name}; fastest in all: {best}")
+    print(
+        f"milliseconds; backward is value and gradient; {jax.numpy.dtype(dtype).name}; fastest in all: {best}"
+    )
     return {
         "size": args.size,
         "against": PLAIN,

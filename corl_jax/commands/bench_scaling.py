@@ -12,30 +12,39 @@ from corl_jax.core.errors import UserError
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags."""
     parser.add_argument("--size", default="tiny", help="dot, tiny or mid (default: tiny)")
-    parser.add_argument("--devices", type=_counts, default=(1, 2, 4, 8), help="how many (default: 1,2,4,8)")
     parser.add_argument(
-        "--image-tokens", type=_counts, default=(16, 64, 144), help="other pictures than the size's (16,64,144)"
+        "--devices", type=_counts, default=(1, 2, 4, 8), help="how many (default: 1,2,4,8)"
+    )
+    parser.add_argument(
+        "--image-tokens",
+        type=_counts,
+        default=(16, 64, 144),
+        help="other pictures than the size's (16,64,144)",
     )
     parser.add_argument("--repeats", type=int, default=3, help="steps of each setting (default: 3)")
 
 
 def measure(args: argparse.Namespace, log: Callable[[str], None]) -> dict[str, Any]:
     """Prints two tables; the values for JSON: samples per second on most devices (``ours``) and on one (``theirs``)."""
-    from corl_jax.evals.bench_sizes import size_named, with_image_tokens
-    from corl_jax.stages.bench_scaling import measure, over_devices, over_sizes, overhead
+    from corl_jax.bench.scaling import measure, over_devices, over_sizes, overhead
+    from corl_jax.bench.workloads import size_named, with_image_tokens
 
     cfg = size_named(args.size)
     for count in args.image_tokens:
         with_image_tokens(cfg, count)
     if args.devices[0] != 1:
-        raise UserError(f"--devices starts with {args.devices[0]}; expected 1, which the others are compared with")
+        raise UserError(
+            f"--devices starts with {args.devices[0]}; expected 1, which the others are compared with"
+        )
     spread = measure(args.size, over_devices(args.devices), args.repeats, log)
     one = spread[0]
     print(f"{'devices':>7} {'prompts':>8} {'s/step':>8} {'samples/s':>10} {'overhead':>9}")
     for row in spread:
         cells = f"{row.setting.devices:7} {row.setting.prompts:8} {row.seconds['total']:8.3f} {row.rate:10.1f}"
         print(f"{cells} {overhead(row, one):9.2f}")
-    print("overhead: time / (devices x time on one); the devices are threads on the same cores, so 1 is the best")
+    print(
+        "overhead: time / (devices x time on one); the devices are threads on the same cores, so 1 is the best"
+    )
     grown = measure(args.size, over_sizes(args.image_tokens), args.repeats, log)
     print(f"{'prompts':>7} {'group':>8} {'image tokens':>13} {'s/step':>8} {'samples/s':>10}")
     for row in grown:

@@ -21,25 +21,38 @@ LARGE_UPDATE: dict[str, Any] = {"chunk": 72, "remat": "dots", "unroll": 1}
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags."""
-    parser.add_argument("--size", default="tiny", help="dot, tiny, mid, or (not on a CPU) janus_pro_1b (default: tiny)")
     parser.add_argument(
-        "--against", default="transformers", choices=("transformers", "nothing"), help="beside what (transformers)"
+        "--size",
+        default="tiny",
+        help="dot, tiny, mid, or (not on a CPU) janus_pro_1b (default: tiny)",
+    )
+    parser.add_argument(
+        "--against",
+        default="transformers",
+        choices=("transformers", "nothing"),
+        help="beside what (transformers)",
     )
     parser.add_argument("--prompts", type=int, default=2, help="of each task (default: 2)")
     parser.add_argument("--group", type=int, default=8, help="samples per prompt (default: 8)")
-    parser.add_argument("--image-tokens", type=int, help="of every picture (default: what the size has)")
+    parser.add_argument(
+        "--image-tokens", type=int, help="of every picture (default: what the size has)"
+    )
     text = "devices that share our side, each with rows of its own; on a CPU they are threads (default: all there are)"
     parser.add_argument("--devices", type=int, help=text)
-    parser.add_argument("--repeats", type=int, help="steps of each side (default: 5 at tiny, 2 at mid)")
-    parser.add_argument("--profile", type=pathlib.Path, help="also write a JAX trace of one step to this folder")
+    parser.add_argument(
+        "--repeats", type=int, help="steps of each side (default: 5 at tiny, 2 at mid)"
+    )
+    parser.add_argument(
+        "--profile", type=pathlib.Path, help="also write a JAX trace of one step to this folder"
+    )
 
 
 def measure(args: argparse.Namespace, log: Callable[[str], None]) -> dict[str, Any]:
     """Prints a table by phase; the values for JSON, in which ``ours`` and ``theirs`` are steps per second."""
+    from corl_jax.bench.timing import PHASES, Work
+    from corl_jax.bench.train_step import measure
+    from corl_jax.bench.workloads import size_named, with_image_tokens
     from corl_jax.core.runtime import cpu_devices
-    from corl_jax.evals.bench_sizes import size_named, with_image_tokens
-    from corl_jax.evals.bench_turns import PHASES, Work
-    from corl_jax.stages.bench_step import measure
 
     if args.devices is not None:
         if args.devices < 1 or args.prompts % args.devices:
@@ -57,11 +70,19 @@ def measure(args: argparse.Namespace, log: Callable[[str], None]) -> dict[str, A
         work = dataclasses.replace(work, torch_parts=torch_parts, **LARGE_UPDATE)
     beside = args.against == "transformers"
     repeats = args.repeats or REPEATS[args.size]
-    found = measure(cfg, work, repeats, args.devices, beside_torch=beside, log=log, profile=args.profile)
+    found = measure(
+        cfg, work, repeats, args.devices, beside_torch=beside, log=log, profile=args.profile
+    )
     phases = {}
-    print(f"{args.size:14} {'ours (s)':>12}" + (f" {'theirs (s)':>12} {'ratio':>7} {'threads':>8}" if beside else ""))
+    print(
+        f"{args.size:14} {'ours (s)':>12}"
+        + (f" {'theirs (s)':>12} {'ratio':>7} {'threads':>8}" if beside else "")
+    )
     for phase in PHASES:
-        ours, line = found.seconds["ours"][phase], f"{phase:14} {found.seconds['ours'][phase]:12.3f}"
+        ours, line = (
+            found.seconds["ours"][phase],
+            f"{phase:14} {found.seconds['ours'][phase]:12.3f}",
+        )
         phases[phase] = {"ours": ours}
         if found.threads is not None:
             theirs = found.seconds["theirs"][phase]

@@ -27,7 +27,21 @@ from corl_jax.commands import (
 )
 from corl_jax.core.errors import UserError
 
-COMMANDS = (sample, ask, evaluate, score, report, doctor, inspect, tokenize, export, merge, plan, bench, study)
+COMMANDS = (
+    sample,
+    ask,
+    evaluate,
+    score,
+    report,
+    doctor,
+    inspect,
+    tokenize,
+    export,
+    merge,
+    plan,
+    bench,
+    study,
+)
 
 
 class Parser(argparse.ArgumentParser):

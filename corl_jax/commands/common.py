@@ -11,7 +11,9 @@ from corl_jax.core.errors import UserError
 def add_policy(parser: argparse.ArgumentParser) -> None:
     """``--policy``."""
     parser.add_argument(
-        "--policy", required=True, help="tiny (the shipped base), a Hugging Face folder or a work directory"
+        "--policy",
+        required=True,
+        help="tiny (the shipped base), a Hugging Face folder or a work directory",
     )
 
 
@@ -30,7 +32,9 @@ def check_file(path: pathlib.Path, flag: str, overwrite: bool) -> None:
     if path.is_dir():
         raise UserError(f"{flag} {str(path)!r} is a folder; expected a file")
     if path.exists() and not overwrite:
-        raise UserError(f"{flag} {str(path)!r} exists; choose another file, or pass --overwrite to replace it")
+        raise UserError(
+            f"{flag} {str(path)!r} exists; choose another file, or pass --overwrite to replace it"
+        )
     for part in path.parents:
         if part.exists() and not part.is_dir():
             raise UserError(f"{flag} {str(path)!r}: {str(part)!r} is a file; expected a folder")

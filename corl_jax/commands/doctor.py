@@ -14,7 +14,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_policy(parser)
     for part in ("weights", "cache"):
         what = f"how the sampler holds its {part}: as the policy does, or in eight bits"
-        parser.add_argument(f"--rollout-{part}", choices=("same", "int8"), default="same", help=what)
+        parser.add_argument(
+            f"--rollout-{part}", choices=("same", "int8"), default="same", help=what
+        )
     parser.add_argument("--json", type=pathlib.Path, help="also write the result to this file")
 
 
@@ -25,8 +27,8 @@ def run(args: argparse.Namespace) -> int:
 
     import jax
 
-    from corl_jax.evals import provenance
-    from corl_jax.evals.agreement import TOLERANCE, measure
+    from corl_jax.core import provenance
+    from corl_jax.evals.sampler_scorer_gap import TOLERANCE, measure
     from corl_jax.sampling.policy import Policy
 
     policy = Policy.load(args.policy, dtype="float32")
@@ -38,7 +40,13 @@ def run(args: argparse.Namespace) -> int:
     print(f"{'max_logprob_gap':18} {'sampler-scorer':>14} {'shared prefix':>14}")
     for name, gap in found.scorer.items():
         print(f"{name:18} {gap:14.2e} {found.prefix[name]:14.2e}")
-    verdict = "OK" if ok else "NOT OK: sampler and scorer disagree" if exact else "NOT OK: the scorer disagrees"
+    verdict = (
+        "OK"
+        if ok
+        else "NOT OK: sampler and scorer disagree"
+        if exact
+        else "NOT OK: the scorer disagrees"
+    )
     print(f"{verdict} (limit {TOLERANCE:g} in float32, {device})")
     if not exact:
         print("sampler-scorer is what rounding to int8 costs, and is held to no limit")

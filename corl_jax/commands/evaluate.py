@@ -17,10 +17,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags."""
     add_policy(parser)
     add_devices(parser)
-    parser.add_argument("--suite", default="shapes", help="what to measure on: shapes, the embedded world")
+    parser.add_argument(
+        "--suite", default="shapes", help="what to measure on: shapes, the embedded world"
+    )
     parser.add_argument("--n", type=int, default=512, help="held-out records (default: 512)")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of records and of sampling (default: 0)")
-    parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 1.5, 2.0], help="default: 1 1.5 2")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the choice of records and of sampling (default: 0)"
+    )
+    parser.add_argument(
+        "--guidance", type=float, nargs="+", default=[1.0, 1.5, 2.0], help="default: 1 1.5 2"
+    )
     parser.add_argument("--out", type=pathlib.Path, required=True, help="JSON file for the numbers")
     parser.add_argument("--overwrite", action="store_true", help="replace that file")
 
@@ -34,9 +40,9 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"unknown suite {args.suite!r}; expected {', '.join(SUITES)}")
     check_file(args.out, "--out", args.overwrite)
 
+    from corl_jax.core import provenance
     from corl_jax.data.pipeline import fixed
     from corl_jax.data.shapes import builder
-    from corl_jax.evals import provenance
     from corl_jax.evals.runner import evaluate
     from corl_jax.sampling.policy import Policy
 

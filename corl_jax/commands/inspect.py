@@ -16,9 +16,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints a table."""
     from corl_jax.core.trees import flatten_abstract
+    from corl_jax.models.janus.model import abstract
     from corl_jax.models.lora import is_adapter
-    from corl_jax.models.unified import abstract
-    from corl_jax.porting.source import open_source
+    from corl_jax.porting.policy_source import open_source
 
     source = open_source(args.policy)
     held = source.paths()
@@ -27,12 +27,16 @@ def run(args: argparse.Namespace) -> int:
         if held is None or path in held:
             top = path.partition("/")[0]
             parts[top] = parts.get(top, 0) + math.prod(leaf.shape)
-    print(f"{args.policy}: {'work directory' if source.folder is None else f'{source.folder.format.name} layout'}")
+    print(
+        f"{args.policy}: {'work directory' if source.folder is None else f'{source.folder.format.name} layout'}"
+    )
     for top, number in sorted(parts.items(), key=lambda item: -item[1]):
         print(f"{top:24}{number:>16,}")
     print(f"{'parameters':24}{sum(parts.values()):>16,}")
     if held is not None and any(map(is_adapter, held)):
-        print(f"{'adapters':24}{sum(map(is_adapter, held)):>16,} arrays, added to their kernels by all that reads them")
+        print(
+            f"{'adapters':24}{sum(map(is_adapter, held)):>16,} arrays, added to their kernels by all that reads them"
+        )
     if source.folder is not None:
         headers = source.folder.reader.weights.headers
         print(f"{'in the files':24}{sum(math.prod(h.shape) for h in headers.values()):>16,}")

@@ -12,7 +12,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the page and prints its path."""
-    from corl_jax.evals.report import write_report
+    from corl_jax.report.page import write_report
 
     print(write_report(args.workdir))
     return 0

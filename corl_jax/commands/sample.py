@@ -16,11 +16,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_devices(parser)
     parser.add_argument("--prompt", required=True, help="what to draw")
     parser.add_argument("--n", type=int, default=4, help="how many pictures (default: 4)")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same pictures (default: 0)")
-    parser.add_argument("--guidance", type=float, default=2.0, help="weight of guidance, 1 for none (default: 2)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="the same seed draws the same pictures (default: 0)"
+    )
+    parser.add_argument(
+        "--guidance", type=float, default=2.0, help="weight of guidance, 1 for none (default: 2)"
+    )
     parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: 1)")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the pictures")
-    parser.add_argument("--overwrite", action="store_true", help="replace pictures of the same name")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace pictures of the same name"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,7 +35,9 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--n={args.n} is no number of pictures; expected 1 or more")
     if not args.prompt.strip():
         raise UserError("the prompt is empty; write some words")
-    paths = [args.out / f"{slug(args.prompt)}-{i:0{len(str(args.n - 1))}d}.png" for i in range(args.n)]
+    paths = [
+        args.out / f"{slug(args.prompt)}-{i:0{len(str(args.n - 1))}d}.png" for i in range(args.n)
+    ]
     check_out(args.out, paths, args.overwrite)
 
     from PIL import Image
@@ -57,7 +65,9 @@ def check_out(folder: pathlib.Path, paths: list[pathlib.Path], overwrite: bool) 
             raise UserError(f"--out {str(folder)!r}: {str(part)!r} is a file; expected a folder")
     taken = [path for path in paths if path.exists()]
     if taken and not overwrite:
-        raise UserError(f"{str(taken[0])!r} exists; choose another --out, or pass --overwrite to replace it")
+        raise UserError(
+            f"{str(taken[0])!r} exists; choose another --out, or pass --overwrite to replace it"
+        )
 
 
 def slug(prompt: str) -> str:

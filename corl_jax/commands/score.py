@@ -16,18 +16,32 @@ SIZE = 384
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags."""
-    parser.add_argument("--records", type=pathlib.Path, required=True, help="JSON Lines, see docs/rewards.md")
-    parser.add_argument("--rewards", required=True, help="names, separated by commas; your own as module:function")
+    parser.add_argument(
+        "--records", type=pathlib.Path, required=True, help="JSON Lines, see docs/rewards.md"
+    )
+    parser.add_argument(
+        "--rewards", required=True, help="names, separated by commas; your own as module:function"
+    )
     parser.add_argument("--out", type=pathlib.Path, required=True, help="JSON file for the numbers")
     parser.add_argument("--policy", help="for rewards that read with a policy, and for --answer")
     parser.add_argument(
-        "--answer", action="store_true", help="let the policy answer the questions of rows without a completion"
+        "--answer",
+        action="store_true",
+        help="let the policy answer the questions of rows without a completion",
     )
     parser.add_argument(
-        "--model", action="append", default=[], metavar="NAME=SOURCE", help="a reward model: a folder, hub id, or tiny"
+        "--model",
+        action="append",
+        default=[],
+        metavar="NAME=SOURCE",
+        help="a reward model: a folder, hub id, or tiny",
     )
     parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="as config.reward.NAME, e.g. captioner=blip"
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="as config.reward.NAME, e.g. captioner=blip",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace that file")
 
@@ -36,13 +50,13 @@ def run(args: argparse.Namespace) -> int:
     """Scores, writes, and prints a table."""
     check_file(args.out, "--out", args.overwrite)
 
+    from corl_jax.core import provenance
     from corl_jax.data.record_files import read_records
-    from corl_jax.evals import provenance
-    from corl_jax.evals.scoring import score_rows
+    from corl_jax.evals.offline_rewards import score_rows
     from corl_jax.rewards.base import rewards
+    from corl_jax.rewards.config import RewardSettings
+    from corl_jax.rewards.custom import register_own
     from corl_jax.rewards.cycle import check_names
-    from corl_jax.rewards.own import register_own
-    from corl_jax.rewards.settings import RewardSettings
     from corl_jax.sampling.policy import Policy
 
     names = [name for name in args.rewards.split(",") if name]
@@ -80,6 +94,8 @@ def pairs(texts: list[str], flag: str) -> dict[str, str]:
         if not equals:
             raise UserError(f"{flag} {text!r} has no value; expected NAME=VALUE")
         if flag == "--set" and name not in known:
-            raise UserError(f"--set {text!r}: unknown name; expected one of {', '.join(sorted(known))}")
+            raise UserError(
+                f"--set {text!r}: unknown name; expected one of {', '.join(sorted(known))}"
+            )
         out[name] = value
     return out

@@ -14,9 +14,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags."""
     add_policy(parser)
     given = parser.add_mutually_exclusive_group(required=True)
-    given.add_argument("--image", type=pathlib.Path, help="a picture to encode, and to decode again")
+    given.add_argument(
+        "--image", type=pathlib.Path, help="a picture to encode, and to decode again"
+    )
     given.add_argument("--codes", type=pathlib.Path, help="a .npy file of codes to decode")
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for NAME.npy and NAME.png")
+    parser.add_argument(
+        "--out", type=pathlib.Path, required=True, help="folder for NAME.npy and NAME.png"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace files of the same name")
 
 
@@ -30,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from PIL import Image
 
     from corl_jax.data.images import load_image
-    from corl_jax.sampling.pictures import PictureTokenizer
+    from corl_jax.sampling.image_codec import PictureTokenizer
 
     if args.image:
         picture = load_image(args.image)
@@ -58,4 +62,6 @@ def _read(path: pathlib.Path):
     except FileNotFoundError:
         raise UserError(f"codes {str(path)!r} do not exist; check the path") from None
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{str(path)!r} cannot be read as a .npy file ({error}); write it with numpy.save") from None
+        raise UserError(
+            f"{str(path)!r} cannot be read as a .npy file ({error}); write it with numpy.save"
+        ) from None

@@ -32,7 +32,9 @@ def looked_up(x: jax.Array, name: str) -> jax.Array:
     if not columns or not rest:
         return x
     between = PartitionSpec(rest, *[None] * (x.ndim - 2), columns)
-    return constrain(jax.lax.with_sharding_constraint(x, NamedSharding(sharder.mesh, between)), "batch")
+    return constrain(
+        jax.lax.with_sharding_constraint(x, NamedSharding(sharder.mesh, between)), "batch"
+    )
 
 
 def resting(names: Sequence[str | None]) -> PartitionSpec:
@@ -48,12 +50,18 @@ def resting(names: Sequence[str | None]) -> PartitionSpec:
     further = any(sharder.mesh.shape[axis] > 1 for axis in axes if axis not in over)
     if further or not _repeated(sharder, axes):
         return PartitionSpec()
-    return PartitionSpec(*(tuple(axis for axis in axes_of(part) if axis in over) or None for part in spec))
+    return PartitionSpec(
+        *(tuple(axis for axis in axes_of(part) if axis in over) or None for part in spec)
+    )
 
 
 def _repeated(sharder: Sharder, axes: Sequence[str]) -> tuple[str, ...]:
     """The batch axes over which an array that is spread over ``axes`` is the same."""
-    return tuple(axis for axis in axes_of(sharder.rules["batch"]) if axis not in axes and sharder.mesh.shape[axis] > 1)
+    return tuple(
+        axis
+        for axis in axes_of(sharder.rules["batch"])
+        if axis not in axes and sharder.mesh.shape[axis] > 1
+    )
 
 
 def per_device(work: Callable[[Any, Any], Any], whole: Any, rows: Any, spread: Any) -> Any:
@@ -71,7 +79,11 @@ def per_device(work: Callable[[Any, Any], Any], whole: Any, rows: Any, spread: A
     """
     sharder = active()
     shards = 1 if sharder is None else sharder.batch_shards
-    if sharder is None or shards == 1 or any(leaf.shape[0] % shards for leaf in jax.tree.leaves(rows)):
+    if (
+        sharder is None
+        or shards == 1
+        or any(leaf.shape[0] % shards for leaf in jax.tree.leaves(rows))
+    ):
         return work(whole, rows)
     mesh, axes = sharder.mesh, axes_of(sharder.rules["batch"])
 
@@ -80,7 +92,12 @@ def per_device(work: Callable[[Any, Any], Any], whole: Any, rows: Any, spread: A
 
     own = PartitionSpec(axes)
     return jax.shard_map(
-        gathered_first, mesh=mesh, in_specs=(spread, own), out_specs=own, axis_names=set(axes), check_vma=False
+        gathered_first,
+        mesh=mesh,
+        in_specs=(spread, own),
+        out_specs=own,
+        axis_names=set(axes),
+        check_vma=False,
     )(whole, rows)
 
 

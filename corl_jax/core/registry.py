@@ -30,7 +30,9 @@ class Registry(Generic[T]):
 
     def __getitem__(self, name: str) -> T:
         if name not in self._items:
-            raise UserError(f"unknown {self.what} {name!r}; expected one of {', '.join(sorted(self._items))}")
+            raise UserError(
+                f"unknown {self.what} {name!r}; expected one of {', '.join(sorted(self._items))}"
+            )
         return self._items[name]
 
     def __contains__(self, name: str) -> bool:

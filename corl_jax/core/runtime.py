@@ -16,7 +16,11 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 def cache_folder() -> pathlib.Path:
     """``corl_jax`` in the user's cache folder: ``$XDG_CACHE_HOME``, or ``~/.cache``."""
-    home = os.environ["XDG_CACHE_HOME"] if os.environ.get("XDG_CACHE_HOME") else pathlib.Path.home() / ".cache"
+    home = (
+        os.environ["XDG_CACHE_HOME"]
+        if os.environ.get("XDG_CACHE_HOME")
+        else pathlib.Path.home() / ".cache"
+    )
     return pathlib.Path(home) / "corl_jax"
 
 

@@ -68,7 +68,9 @@ class Sharder:
             axes = () if name is None else axes_of(self.rules[name])
             for axis in axes:
                 if axis in used:
-                    raise UserError(f"mesh axis {axis!r} is used twice for the logical axes {tuple(names)}")
+                    raise UserError(
+                        f"mesh axis {axis!r} is used twice for the logical axes {tuple(names)}"
+                    )
                 used.append(axis)
             spec.append(None if not axes else axes if len(axes) > 1 else axes[0])
         return PartitionSpec(*spec)
@@ -84,7 +86,9 @@ class Sharder:
         for size, axes in zip(shape, spec, strict=True):
             parts = math.prod(self.mesh.shape[axis] for axis in axes_of(axes))
             if size % parts:
-                raise UserError(f"{what}: an axis of size {size} does not divide over {parts} devices of {axes!r}")
+                raise UserError(
+                    f"{what}: an axis of size {size} does not divide over {parts} devices of {axes!r}"
+                )
         return NamedSharding(self.mesh, spec)
 
     @property
@@ -129,7 +133,9 @@ class Sharder:
     def _shards(self) -> list[int]:
         """Numbers of this process's parts of the batch."""
         held = self.named("batch").addressable_devices_indices_map((self.batch_shards,)).values()
-        return sorted({index[0].indices(self.batch_shards)[0] for index in held if index is not None})
+        return sorted(
+            {index[0].indices(self.batch_shards)[0] for index in held if index is not None}
+        )
 
     def put_batch(self, tree: Any) -> Any:
         """Places a batch on the mesh, first axis over the batch axes where it divides, else replicated.
@@ -141,7 +147,9 @@ class Sharder:
 
     def _put(self, leaf: Any) -> jax.Array:
         spread = np.ndim(leaf) > 0 and np.shape(leaf)[0] % self.batch_shards == 0
-        if jax.process_count() == 1 or (isinstance(leaf, jax.Array) and not leaf.is_fully_addressable):
+        if jax.process_count() == 1 or (
+            isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+        ):
             return jax.device_put(leaf, self.named("batch") if spread else self.named())
         if not np.ndim(leaf):
             return jax.make_array_from_process_local_data(self.named(), np.asarray(leaf))
@@ -163,19 +171,28 @@ class Sharder:
         if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
             return np.asarray(leaf)
         placed = jax.device_put(leaf, self.named("batch"))
-        parts = {shard.index[0].indices(placed.shape[0])[0]: shard.data for shard in placed.addressable_shards}
+        parts = {
+            shard.index[0].indices(placed.shape[0])[0]: shard.data
+            for shard in placed.addressable_shards
+        }
         return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
 
     def gather(self, tree: Any) -> Any:
         """The rows of all processes, as NumPy arrays on each of them, from host arrays that hold its ``share``."""
-        return fetch(self.put_batch(tree)) if jax.process_count() > 1 else jax.tree.map(np.asarray, tree)
+        return (
+            fetch(self.put_batch(tree))
+            if jax.process_count() > 1
+            else jax.tree.map(np.asarray, tree)
+        )
 
 
 def fetch(tree: Any) -> Any:
     """Arrays on the mesh as NumPy arrays, whole on every process; all processes must call it."""
 
     def whole(leaf: Any) -> np.ndarray:
-        if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        if isinstance(leaf, jax.Array) and not (
+            leaf.is_fully_addressable or leaf.is_fully_replicated
+        ):
             return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
         return np.asarray(leaf)
 
@@ -195,7 +212,9 @@ def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     devices = list(jax.devices() if devices is None else devices)
     sizes = {axis: shape.get(axis, 1) for axis in AXES}
     if set(shape) - set(AXES):
-        raise UserError(f"mesh axes {sorted(set(shape) - set(AXES))} are unknown; expected some of {', '.join(AXES)}")
+        raise UserError(
+            f"mesh axes {sorted(set(shape) - set(AXES))} are unknown; expected some of {', '.join(AXES)}"
+        )
     left = len(devices) // math.prod(size for size in sizes.values() if size > 0)
     for axis, size in sizes.items():
         if size < -1:
@@ -203,8 +222,12 @@ def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = N
             left //= sizes[axis]
     sizes = {axis: left if size == -1 else size for axis, size in sizes.items()}
     if math.prod(sizes.values()) != len(devices):
-        raise UserError(f"mesh {sizes} needs {math.prod(sizes.values())} devices, but there are {len(devices)}")
-    placed = mesh_utils.create_device_mesh(tuple(sizes.values()), devices, allow_split_physical_axes=True)
+        raise UserError(
+            f"mesh {sizes} needs {math.prod(sizes.values())} devices, but there are {len(devices)}"
+        )
+    placed = mesh_utils.create_device_mesh(
+        tuple(sizes.values()), devices, allow_split_physical_axes=True
+    )
     return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
@@ -248,7 +271,9 @@ def gathered(x: jax.Array, names: Sequence[str | None]) -> jax.Array:
     sharder = _active[-1]
     spread = sharder.spec(names)
     over = axes_of(sharder.rules["batch"])
-    whole = PartitionSpec(*(tuple(axis for axis in axes_of(axes) if axis not in over) or None for axes in spread))
+    whole = PartitionSpec(
+        *(tuple(axis for axis in axes_of(axes) if axis not in over) or None for axes in spread)
+    )
     if sharder.batch_shards == 1 or whole == spread:
         return x
     return _moved(x, NamedSharding(sharder.mesh, whole), NamedSharding(sharder.mesh, spread))
@@ -263,7 +288,9 @@ def _moved_forward(x: jax.Array, to: NamedSharding, back: NamedSharding) -> tupl
     return _moved(x, to, back), None
 
 
-def _moved_backward(to: NamedSharding, back: NamedSharding, _: None, grad: jax.Array) -> tuple[jax.Array]:
+def _moved_backward(
+    to: NamedSharding, back: NamedSharding, _: None, grad: jax.Array
+) -> tuple[jax.Array]:
     return (jax.lax.with_sharding_constraint(grad, back),)
 
 

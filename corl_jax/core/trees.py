@@ -20,7 +20,9 @@ Leaf = TypeVar("Leaf")
 def flatten(module: nnx.Module) -> tuple[Any, Params]:
     """Splits an NNX module into its static definition and its parameters by path."""
     graphdef, state = nnx.split(module)
-    return graphdef, {"/".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(state)}
+    return graphdef, {
+        "/".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(state)
+    }
 
 
 def flatten_abstract(module: nnx.Module) -> dict[str, jax.ShapeDtypeStruct]:
@@ -34,7 +36,9 @@ def flatten_abstract(module: nnx.Module) -> dict[str, jax.ShapeDtypeStruct]:
 
 def bind(graphdef: Any, params: Params) -> Any:
     """The inverse of ``flatten``: a module over ``params``. Cheap, and fine under ``jit`` and ``grad``."""
-    return nnx.merge(graphdef, nnx.from_flat_state([(_keys(path), leaf) for path, leaf in params.items()]))
+    return nnx.merge(
+        graphdef, nnx.from_flat_state([(_keys(path), leaf) for path, leaf in params.items()])
+    )
 
 
 def _keys(path: str) -> tuple[str | int, ...]:
@@ -46,12 +50,16 @@ def matches(path: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
 
 
-def partition(params: dict[str, Leaf], patterns: Sequence[str]) -> tuple[dict[str, Leaf], dict[str, Leaf]]:
+def partition(
+    params: dict[str, Leaf], patterns: Sequence[str]
+) -> tuple[dict[str, Leaf], dict[str, Leaf]]:
     """Parameters that match ``patterns`` and the rest. A pattern that matches nothing is an error."""
     for pattern in patterns:
         if not any(matches(path, [pattern]) for path in params):
             tops = sorted({path.split("/")[0] for path in params})
-            raise UserError(f"trainable pattern {pattern!r} matches no parameter; the model has {', '.join(tops)}")
+            raise UserError(
+                f"trainable pattern {pattern!r} matches no parameter; the model has {', '.join(tops)}"
+            )
     chosen = {path: leaf for path, leaf in params.items() if matches(path, patterns)}
     return chosen, {path: leaf for path, leaf in params.items() if path not in chosen}
 

@@ -27,12 +27,18 @@ def load_image(path: str | os.PathLike[str]) -> np.ndarray:
     except FileNotFoundError:
         raise UserError(f"image {str(path)!r} does not exist; check the path") from None
     except UnidentifiedImageError:
-        raise UserError(f"{str(path)!r} is not a picture that can be read; expected PNG, JPEG or the like") from None
+        raise UserError(
+            f"{str(path)!r} is not a picture that can be read; expected PNG, JPEG or the like"
+        ) from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"image {str(path)!r} cannot be read ({error}); check or replace the file") from None
+        raise UserError(
+            f"image {str(path)!r} cannot be read ({error}); check or replace the file"
+        ) from None
 
 
-def resized(image: np.ndarray, size: tuple[int, int], how: Image.Resampling = Image.Resampling.BICUBIC) -> np.ndarray:
+def resized(
+    image: np.ndarray, size: tuple[int, int], how: Image.Resampling = Image.Resampling.BICUBIC
+) -> np.ndarray:
     """A picture uint8 ``[h, w, 3]`` at ``(width, height)``, its shape not kept; one of that size keeps its pixels."""
     if (image.shape[1], image.shape[0]) == size:
         return image

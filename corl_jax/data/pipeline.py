@@ -127,6 +127,8 @@ def fixed(source: RecordSource, n: int, seed: int = 0) -> tuple[Record, ...]:
       UserError: the source has fewer records.
     """
     if not 1 <= n <= len(source):
-        raise UserError(f"cannot take {n} records of a source of {len(source)}; expected 1 to {len(source)}")
+        raise UserError(
+            f"cannot take {n} records of a source of {len(source)}; expected 1 to {len(source)}"
+        )
     order = np.random.default_rng(seed).permutation(len(source))
     return tuple(source[operator.index(row)] for row in order[:n])

@@ -97,7 +97,9 @@ def record_of(raw: Mapping[str, Any], name: str, image: np.ndarray) -> Record:
     _, listed, options = question.partition("Options:")
     found = OPTION.findall(options) if listed else []
     choices = (
-        tuple(text for i, (letter, text) in enumerate(found) if letter == chr(ord("A") + i)) if kind == "MC" else ()
+        tuple(text for i, (letter, text) in enumerate(found) if letter == chr(ord("A") + i))
+        if kind == "MC"
+        else ()
     )
     extra = {
         ours: bare(raw[theirs]) if ours.endswith("answer") else raw[theirs]
@@ -106,7 +108,17 @@ def record_of(raw: Mapping[str, Any], name: str, image: np.ndarray) -> Record:
     }
     answer, said = bare(raw["qa_solution"]), raw["qa_solution"].strip()
     solution = said if TAG.search(said) else f"<answer>{answer}</answer>"
-    return Record(name, raw["prompt"], image, question, answer, kind, choices, solution=solution, **extra)  # type: ignore[arg-type]
+    return Record(
+        name,
+        raw["prompt"],
+        image,
+        question,
+        answer,
+        kind,  # type: ignore[arg-type]
+        choices,
+        solution=solution,
+        **extra,
+    )
 
 
 def bare(text: str) -> str:

@@ -48,9 +48,13 @@ class FolderSource:
         for where, name, raw in read_lines(path):
             picture = path.parent / raw["real_image"]
             if not picture.is_file():
-                raise UserError(f"{where} names the picture {str(picture)!r}, which does not exist; check the path")
+                raise UserError(
+                    f"{where} names the picture {str(picture)!r}, which does not exist; check the path"
+                )
             if name in seen:
-                raise UserError(f"{where} has the id {name!r} of an earlier row; ids must be unique")
+                raise UserError(
+                    f"{where} has the id {name!r} of an earlier row; ids must be unique"
+                )
             seen.add(name)
             self._records.append(check(record_of(raw, name, BLANK)))
             self._pictures.append(picture)

@@ -34,7 +34,9 @@ class Selected:
         return self.source[self.rows[index]]
 
 
-def select(source: Described, questions: Sequence[str] = (), qa_type: str = "", limit: int = 0) -> RecordSource:
+def select(
+    source: Described, questions: Sequence[str] = (), qa_type: str = "", limit: int = 0
+) -> RecordSource:
     """The records whose question is asked for; a function of its arguments alone, without a seed.
 
     Args:
@@ -47,7 +49,9 @@ def select(source: Described, questions: Sequence[str] = (), qa_type: str = "", 
       UserError: a kind or type that the source does not have, or fewer records than ``limit``.
     """
     if qa_type and qa_type not in QA_TYPES:
-        raise UserError(f"data.qa_type={qa_type!r} is unknown; expected {', '.join(QA_TYPES)}, or '' for all")
+        raise UserError(
+            f"data.qa_type={qa_type!r} is unknown; expected {', '.join(QA_TYPES)}, or '' for all"
+        )
     if limit < 0:
         raise UserError(f"data.limit={limit} is no number of records; expected 0 (all) or more")
     rows: Sequence[int] = range(len(source))
@@ -55,8 +59,12 @@ def select(source: Described, questions: Sequence[str] = (), qa_type: str = "", 
         found = [source.about(row) for row in rows]
         kinds = sorted({kind for _, kind in found if kind})
         if unknown := [kind for kind in questions if kind not in kinds]:
-            there = f"expected some of {', '.join(kinds)}" if kinds else "its records do not say a kind"
-            raise UserError(f"data.questions: no question is of the kind {unknown[0]!r}; {there}, or () for all")
+            there = (
+                f"expected some of {', '.join(kinds)}" if kinds else "its records do not say a kind"
+            )
+            raise UserError(
+                f"data.questions: no question is of the kind {unknown[0]!r}; {there}, or () for all"
+            )
         rows = [
             row
             for row, (type_, kind) in zip(rows, found, strict=True)
@@ -67,6 +75,8 @@ def select(source: Described, questions: Sequence[str] = (), qa_type: str = "", 
                 f"data.questions={tuple(questions)} and data.qa_type={qa_type!r} leave no record; ask for less"
             )
     if limit > len(rows):
-        raise UserError(f"data.limit={limit} is more than the {len(rows)} records that there are; lower it, or 0")
+        raise UserError(
+            f"data.limit={limit} is more than the {len(rows)} records that there are; lower it, or 0"
+        )
     rows = rows[:limit] if limit else rows
     return source if len(rows) == len(source) else Selected(source, tuple(rows))

@@ -32,7 +32,9 @@ class MemorySource:
         seen: set[str] = set()
         for record in self._records:
             if record.id in seen:
-                raise UserError(f"record {record.id!r} appears twice; ids must be unique within a source")
+                raise UserError(
+                    f"record {record.id!r} appears twice; ids must be unique within a source"
+                )
             seen.add(record.id)
 
     def __len__(self) -> int:

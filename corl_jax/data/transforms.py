@@ -32,4 +32,6 @@ class StackPictures:
     share: Callable[[int], Sequence[int]] = range
 
     def __call__(self, records: Sequence[Record], step: int) -> np.ndarray:
-        return np.stack([preprocess(records[i].image, self.image_size) for i in self.share(len(records))])
+        return np.stack(
+            [preprocess(records[i].image, self.image_size) for i in self.share(len(records))]
+        )

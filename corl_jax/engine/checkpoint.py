@@ -29,7 +29,7 @@ from corl_jax.engine.manifest import (
     read_manifest,
     write_inventory,
 )
-from corl_jax.engine.mirror import CHECKPOINTS, is_address
+from corl_jax.engine.remote_workdir import CHECKPOINTS, is_address
 from corl_jax.engine.state import TrainState
 
 absl.logging.set_verbosity(absl.logging.ERROR)
@@ -40,7 +40,9 @@ def saved_steps(folder: Path | epath.Path) -> list[int]:
     if not folder.is_dir():
         return []
     numbered = [path for path in folder.iterdir() if path.name.isdigit() and path.is_dir()]
-    return sorted(int(path.name) for path in numbered if ocp.utils.is_checkpoint_finalized(epath.Path(path)))
+    return sorted(
+        int(path.name) for path in numbered if ocp.utils.is_checkpoint_finalized(epath.Path(path))
+    )
 
 
 def latest_step(workdir: str | Path | epath.Path) -> int | None:
@@ -90,7 +92,9 @@ class Checkpointer:
         if jax.process_index() == 0 and not is_address(self.folder):  # objects are whole or absent
             write_inventory(Path(self.folder) / str(step))
 
-    def restore(self, abstract_state: TrainState, data: grain.DatasetIterator) -> tuple[int, TrainState]:
+    def restore(
+        self, abstract_state: TrainState, data: grain.DatasetIterator
+    ) -> tuple[int, TrainState]:
         """Reads the newest step, and moves ``data`` to where it was.
 
         Args:
@@ -111,7 +115,9 @@ class Checkpointer:
         try:
             restored = self._manager.restore(
                 step,
-                args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state), data=ocp.args.JsonRestore()),
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(abstract_state), data=ocp.args.JsonRestore()
+                ),
             )
             data.set_state(restored.data)
         except Exception as error:
@@ -139,7 +145,11 @@ class Checkpointer:
                 f"{self.folder / str(step)} was written by stage {stage!r}, not {self._identity.stage!r}; "
                 f"choose another --workdir, or hand it over with init_from"
             )
-        have = {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in saved.items() if hasattr(leaf, "shape")}
+        have = {
+            name: (tuple(leaf.shape), str(leaf.dtype))
+            for name, leaf in saved.items()
+            if hasattr(leaf, "shape")
+        }
         want = _shapes(abstract_state)
         for name in sorted(have.keys() | want.keys()):
             if have.get(name) != want.get(name):
@@ -151,13 +161,18 @@ class Checkpointer:
     def _damaged(self, step: int, why: str) -> UserError:
         earlier = [other for other in saved_steps(self.folder) if other < step]
         then = f"resume from step {earlier[-1]}" if earlier else "start the run afresh"
-        return UserError(f"checkpoint {self.folder / str(step)} is damaged ({why}); delete that folder to {then}")
+        return UserError(
+            f"checkpoint {self.folder / str(step)} is damaged ({why}); delete that folder to {then}"
+        )
 
 
 def _shapes(state: Any) -> dict[str, tuple[tuple[int, ...], str]]:
     """Shape and dtype by name, named as Orbax names the leaves of a saved tree."""
     flat, _ = jax.tree_util.tree_flatten_with_path(state)
     return {
-        " ".join(jax.tree_util.keystr((key,), simple=True) for key in path): (tuple(leaf.shape), str(leaf.dtype))
+        " ".join(jax.tree_util.keystr((key,), simple=True) for key in path): (
+            tuple(leaf.shape),
+            str(leaf.dtype),
+        )
         for path, leaf in flat
     }

@@ -17,7 +17,7 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.types import Params
 from corl_jax.engine.checkpoint import latest_step
 from corl_jax.engine.manifest import Manifest, damage, one_line, read_manifest
-from corl_jax.engine.mirror import CHECKPOINTS, is_address
+from corl_jax.engine.remote_workdir import CHECKPOINTS, is_address
 
 PARTS = ("trainable", "frozen")
 
@@ -46,7 +46,11 @@ def saved_manifest(path: str | Path | epath.Path) -> Manifest:
 
 def saved_shapes(path: str | Path | epath.Path) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of all saved parameters by path, without reading them."""
-    return {name: struct for part in _layout(step_folder(path)).values() for name, struct in part.items()}
+    return {
+        name: struct
+        for part in _layout(step_folder(path)).values()
+        for name, struct in part.items()
+    }
 
 
 def load_params(path: str | Path | epath.Path, wanted: dict[str, jax.ShapeDtypeStruct]) -> Params:
@@ -68,31 +72,50 @@ def load_params(path: str | Path | epath.Path, wanted: dict[str, jax.ShapeDtypeS
     saved = {name: part for part in PARTS for name in layout[part]}
     for name, struct in wanted.items():
         if name not in saved:
-            raise UserError(f"{folder} has no parameter {name!r}; it holds {len(saved)}, such as {sorted(saved)[:3]}")
+            raise UserError(
+                f"{folder} has no parameter {name!r}; it holds {len(saved)}, such as {sorted(saved)[:3]}"
+            )
         have = layout[saved[name]][name]
         if have.shape != tuple(struct.shape):
             raise UserError(
                 f"{folder}: parameter {name!r} is {have.dtype}{list(have.shape)} there, but "
                 f"{struct.dtype}{list(struct.shape)} is wanted; start from a checkpoint of the same model size"
             )
-    stored = {name: struct.update(dtype=layout[saved[name]][name].dtype) for name, struct in wanted.items()}
-    like = {part: {name: struct for name, struct in stored.items() if saved[name] == part} for part in PARTS}
+    stored = {
+        name: struct.update(dtype=layout[saved[name]][name].dtype)
+        for name, struct in wanted.items()
+    }
+    like = {
+        part: {name: struct for name, struct in stored.items() if saved[name] == part}
+        for part in PARTS
+    }
     like = {part: structs for part, structs in like.items() if structs}
     if not like:
         return {}
     args = ocp.args.PyTreeRestore(
-        item=like, restore_args=ocp.checkpoint_utils.construct_restore_args(like), partial_restore=True
+        item=like,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(like),
+        partial_restore=True,
     )
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             restored = reader.restore(folder / "state", args=args)
     except Exception as error:
-        raise UserError(f"checkpoint {folder} is damaged ({one_line(error)}); choose another step") from error
+        raise UserError(
+            f"checkpoint {folder} is damaged ({one_line(error)}); choose another step"
+        ) from error
     params = {name: restored[saved[name]][name] for name in wanted}
     digest = read_manifest(folder).params_digest
     whole = all(leaf.is_fully_addressable for leaf in params.values())
-    if digest is not None and params.keys() == saved.keys() and whole and trees.digest(params) != digest:
-        raise UserError(f"checkpoint {folder} is damaged (digest differs from its manifest); choose another step")
+    if (
+        digest is not None
+        and params.keys() == saved.keys()
+        and whole
+        and trees.digest(params) != digest
+    ):
+        raise UserError(
+            f"checkpoint {folder} is damaged (digest differs from its manifest); choose another step"
+        )
     return {name: leaf.astype(wanted[name].dtype) for name, leaf in params.items()}
 
 
@@ -104,8 +127,13 @@ def _layout(folder: Path | epath.Path) -> dict[str, dict[str, jax.ShapeDtypeStru
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             tree = reader.metadata(folder / "state").item_metadata.tree
         return {
-            part: {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in tree[part].items()}
+            part: {
+                name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+                for name, leaf in tree[part].items()
+            }
             for part in PARTS
         }
     except Exception as error:
-        raise UserError(f"checkpoint {folder} cannot be read ({one_line(error)}); choose another step") from error
+        raise UserError(
+            f"checkpoint {folder} cannot be read ({one_line(error)}); choose another step"
+        ) from error

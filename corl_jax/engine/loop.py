@@ -18,7 +18,7 @@ from PIL import Image
 from corl_jax.core.errors import UserError
 from corl_jax.core.numerics import Metrics
 from corl_jax.core.trees import count
-from corl_jax.engine.alarm import AlarmConfig
+from corl_jax.engine.alarms import AlarmConfig
 from corl_jax.engine.checkpoint import Checkpointer, saved_steps
 from corl_jax.engine.hooks import Hook, Preempted, Preemption
 from corl_jax.engine.manifest import Identity
@@ -94,7 +94,9 @@ def train(
     if newest is not None and newest >= cfg.steps:
         return
     config = json.loads(workdir.config.read_text())
-    checkpointer = Checkpointer(workdir.checkpoints, Identity(stage.name, dict(model), config), cfg.keep)
+    checkpointer = Checkpointer(
+        workdir.checkpoints, Identity(stage.name, dict(model), config), cfg.keep
+    )
     data = stage.data()
     done, state = 0, stage.init()
     if newest is not None:
@@ -102,7 +104,9 @@ def train(
         del state
         done, state = checkpointer.restore(like, data)
     written = -1 if newest is None else done
-    recorder = Recorder(workdir, cfg.steps, written, cfg.show, cfg.alarm, cfg.tensorboard_every, cfg.quiet)
+    recorder = Recorder(
+        workdir, cfg.steps, written, cfg.show, cfg.alarm, cfg.tensorboard_every, cfg.quiet
+    )
     if newest is not None:
         recorder.say(f"resuming {workdir} from step {done}")
     recorder.say(f"training {count(state.trainable):,} of {count(state.params):,} parameters")
@@ -152,7 +156,9 @@ class _Run:
     preemption: Preemption
     mark: float = dataclasses.field(default_factory=time.perf_counter)
 
-    def steps(self, state: TrainState, data: grain.DatasetIterator, done: int) -> Iterator[StepResult]:
+    def steps(
+        self, state: TrainState, data: grain.DatasetIterator, done: int
+    ) -> Iterator[StepResult]:
         """The steps after ``done``."""
         if done == 0 and any(hook.due(0, False) for hook in self.hooks):
             yield self._finish(_Pending(0, [], {}), state, last=False)
@@ -170,7 +176,9 @@ class _Run:
                 yield self._finish(pending)
             pending = _Pending(step + 1, updates, host)
             last, stop = step + 1 == self.cfg.steps, self.preemption.asked()
-            save = last or stop or (self.cfg.save_every > 0 and (step + 1) % self.cfg.save_every == 0)
+            save = (
+                last or stop or (self.cfg.save_every > 0 and (step + 1) % self.cfg.save_every == 0)
+            )
             if save or any(hook.due(step + 1, last) for hook in self.hooks):
                 result = self._finish(pending, state, last)
                 pending = None
@@ -186,7 +194,9 @@ class _Run:
                 )
                 raise Preempted(step + 1)
 
-    def _finish(self, pending: _Pending, state: TrainState | None = None, last: bool = False) -> StepResult:
+    def _finish(
+        self, pending: _Pending, state: TrainState | None = None, last: bool = False
+    ) -> StepResult:
         """Reads a step's numbers, lets the hooks that are due add theirs, and writes the row."""
         row = pending.row()
         now = time.perf_counter()

@@ -65,7 +65,10 @@ def describe(identity: Identity, step: int, state: TrainState) -> Manifest:
         params_digest=params_digest(state),
         config_digest=digest_of(identity.config),
         versions={"corl_jax": __version__}
-        | {name: metadata.version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint", "grain")},
+        | {
+            name: metadata.version(name)
+            for name in ("jax", "flax", "optax", "orbax-checkpoint", "grain")
+        },
     )
 
 
@@ -95,12 +98,16 @@ def read_manifest(step_folder: Path | epath.Path) -> Manifest:
             f"such as <workdir>/checkpoints/100"
         ) from None
     except (json.JSONDecodeError, TypeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as a manifest ({one_line(error)}); use another checkpoint") from error
+        raise UserError(
+            f"{path} cannot be read as a manifest ({one_line(error)}); use another checkpoint"
+        ) from error
 
 
 def write_inventory(step_folder: Path) -> None:
     """Notes the size of every file of a finished step folder in ``files.json``, in one atomic move."""
-    sizes = {str(path.relative_to(step_folder)): path.stat().st_size for path in _files(step_folder)}
+    sizes = {
+        str(path.relative_to(step_folder)): path.stat().st_size for path in _files(step_folder)
+    }
     write_whole(step_folder / INVENTORY, json.dumps(sizes, indent=1, sort_keys=True))
 
 
@@ -127,7 +134,9 @@ def damage(step_folder: Path | epath.Path) -> str | None:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(INVENTORY))
+    return sorted(
+        path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(INVENTORY)
+    )
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:

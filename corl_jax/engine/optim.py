@@ -80,7 +80,9 @@ def _constant(cfg: OptimConfig, decay_steps: int) -> Schedule:
 
 @schedules.register("linear")
 def _linear(cfg: OptimConfig, decay_steps: int) -> Schedule:
-    return optax.linear_schedule(cfg.learning_rate, cfg.learning_rate * cfg.final_fraction, decay_steps)
+    return optax.linear_schedule(
+        cfg.learning_rate, cfg.learning_rate * cfg.final_fraction, decay_steps
+    )
 
 
 @schedules.register("cosine")
@@ -104,7 +106,9 @@ def make_schedule(cfg: OptimConfig) -> Schedule:
     after = decay(cfg, max(left, 1))
     if cfg.warmup_steps == 0:
         return after
-    warmup = optax.linear_schedule(cfg.learning_rate / cfg.warmup_steps, cfg.learning_rate, cfg.warmup_steps - 1)
+    warmup = optax.linear_schedule(
+        cfg.learning_rate / cfg.warmup_steps, cfg.learning_rate, cfg.warmup_steps - 1
+    )
     if cfg.warmup_steps == 1:
         warmup = optax.constant_schedule(cfg.learning_rate)
     return optax.join_schedules([warmup, after], [cfg.warmup_steps])
@@ -112,7 +116,9 @@ def make_schedule(cfg: OptimConfig) -> Schedule:
 
 def decay_mask(params: Params, no_decay: tuple[str, ...]) -> dict[str, bool]:
     """Which parameters weight decay touches: rank 2 and more, not named by ``no_decay``."""
-    return {path: leaf.ndim >= 2 and not trees.matches(path, no_decay) for path, leaf in params.items()}
+    return {
+        path: leaf.ndim >= 2 and not trees.matches(path, no_decay) for path, leaf in params.items()
+    }
 
 
 def make_optimizer(cfg: OptimConfig) -> Optimizer:
@@ -132,14 +138,20 @@ def make_optimizer(cfg: OptimConfig) -> Optimizer:
         )
     chain = optax.chain(
         optax.clip_by_global_norm(cfg.clip_norm) if cfg.clip_norm else optax.identity(),
-        optax.scale_by_adam(b1=cfg.b1, b2=cfg.b2, eps=cfg.eps, mu_dtype=FIRST_MOMENTS[cfg.first_moment_dtype]),
-        optax.add_decayed_weights(cfg.weight_decay, mask=lambda params: decay_mask(params, cfg.no_decay))
+        optax.scale_by_adam(
+            b1=cfg.b1, b2=cfg.b2, eps=cfg.eps, mu_dtype=FIRST_MOMENTS[cfg.first_moment_dtype]
+        ),
+        optax.add_decayed_weights(
+            cfg.weight_decay, mask=lambda params: decay_mask(params, cfg.no_decay)
+        )
         if cfg.weight_decay
         else optax.identity(),
     )
     return Optimizer(
         init=lambda params: chain.init(widen(params)),
-        direction=lambda grads, opt_state, params: chain.update(widen(grads), opt_state, widen(params)),
+        direction=lambda grads, opt_state, params: chain.update(
+            widen(grads), opt_state, widen(params)
+        ),
         learning_rate=make_schedule(cfg),
     )
 

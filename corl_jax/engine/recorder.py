@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from corl_jax.engine.alarm import Alarm, AlarmConfig
+from corl_jax.engine.alarms import Alarm, AlarmConfig
 from corl_jax.engine.workdir import Workdir
 from corl_jax.engine.writers import JsonLines, Progress, TensorBoard, rewind_metrics
 
@@ -41,18 +41,27 @@ class Recorder:
         tensorboard_every: int = 1,
         quiet: bool = False,
     ):
-        self._workdir, self._every, self._writes = workdir, tensorboard_every, jax.process_index() == 0
+        self._workdir, self._every, self._writes = (
+            workdir,
+            tensorboard_every,
+            jax.process_index() == 0,
+        )
         self._alarm = Alarm(alarm)
         if self._writes:
             rewind_metrics(workdir.metrics, done)
             for line in workdir.metrics.read_text().splitlines():
-                row = {name: math.nan if value is None else value for name, value in json.loads(line).items()}
+                row = {
+                    name: math.nan if value is None else value
+                    for name, value in json.loads(line).items()
+                }
                 self._alarm.feed(row)
             self._lines = JsonLines(workdir.metrics)
             self._events = TensorBoard(workdir.tensorboard, max(done, 0))
         self._progress = Progress(total, max(done, 0), show, quiet or not self._writes)
 
-    def record(self, step: int, row: Mapping[str, float], pictures: Mapping[str, Image.Image]) -> dict[str, float]:
+    def record(
+        self, step: int, row: Mapping[str, float], pictures: Mapping[str, Image.Image]
+    ) -> dict[str, float]:
         """Writes the row of ``step`` with the number of ringing ``alarms`` added, and returns it."""
         said = self._alarm.feed(row)
         full = {**row, "alarms": float(self._alarm.ringing)}
@@ -60,9 +69,13 @@ class Recorder:
             self._lines.write(step, full)
             events = self._every > 0 and (step % self._every == 0 or bool(pictures))
             if events:
-                self._events.write(step, {name: value for name, value in full.items() if math.isfinite(value)})
+                self._events.write(
+                    step, {name: value for name, value in full.items() if math.isfinite(value)}
+                )
             for name, picture in pictures.items():
-                picture.save(self._workdir.samples / f"step_{step:06d}_{name.replace('/', '_')}.png")
+                picture.save(
+                    self._workdir.samples / f"step_{step:06d}_{name.replace('/', '_')}.png"
+                )
                 if events:
                     self._events.picture(step, name, np.asarray(picture))
         for text in said:

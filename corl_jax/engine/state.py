@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from corl_jax.core.types import Params, pytree
 from corl_jax.engine.optim import Optimizer
-from corl_jax.engine.reference import Reference
+from corl_jax.engine.reference_policy import Reference
 
 
 @pytree()
@@ -85,14 +85,20 @@ def create_state(
         previous=jax.tree.map(jnp.copy, trainable) if keep_previous else {},
         reference=reference,
     )
-    meshes = {leaf.sharding.mesh for leaf in trainable.values() if isinstance(leaf.sharding, NamedSharding)}
+    meshes = {
+        leaf.sharding.mesh
+        for leaf in trainable.values()
+        if isinstance(leaf.sharding, NamedSharding)
+    }
     whole = NamedSharding(meshes.pop(), PartitionSpec()) if meshes else None
     return jax.tree.map(lambda leaf: _commit(leaf, whole), state)
 
 
 def abstract(state: TrainState) -> TrainState:
     """Shapes, dtypes and placement of ``state`` without its numbers: what a restore must match."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
+    )
 
 
 def _commit(leaf: jax.Array, whole: NamedSharding | None) -> jax.Array:

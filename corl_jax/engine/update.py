@@ -31,7 +31,12 @@ class Update:
         if microbatches < 1:
             raise UserError(f"microbatches={microbatches} is no count; expected 1 or more")
         self.trace_count = 0
-        self._loss, self._after, self._optimizer, self._microbatches = loss, after, optimizer, microbatches
+        self._loss, self._after, self._optimizer, self._microbatches = (
+            loss,
+            after,
+            optimizer,
+            microbatches,
+        )
         self._jitted: Any = None
 
     def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
@@ -102,11 +107,15 @@ class Update:
         parts = split_rows(batch, self._microbatches)
         shapes = jax.eval_shape(one, jax.tree.map(lambda leaf: leaf[0], parts))
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        total, _ = jax.lax.scan(lambda sum_, part: (jax.tree.map(jnp.add, sum_, one(part)), None), zeros, parts)
+        total, _ = jax.lax.scan(
+            lambda sum_, part: (jax.tree.map(jnp.add, sum_, one(part)), None), zeros, parts
+        )
         return total
 
 
-def make_update(stage_loss: Loss, stage_after: After, optimizer: Optimizer, microbatches: int = 1) -> Update:
+def make_update(
+    stage_loss: Loss, stage_after: After, optimizer: Optimizer, microbatches: int = 1
+) -> Update:
     """The jitted update of a stage; see ``Update.__call__``."""
     return Update(stage_loss, stage_after, optimizer, microbatches)
 

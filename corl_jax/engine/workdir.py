@@ -16,7 +16,7 @@ from etils import epath
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_whole
 from corl_jax.engine.manifest import one_line
-from corl_jax.engine.mirror import CHECKPOINTS, Mirror, is_address, remote_folder
+from corl_jax.engine.remote_workdir import CHECKPOINTS, Mirror, is_address, remote_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,9 @@ class Workdir:
         return self.path / "tb"
 
 
-def open_workdir(path: str | Path, config_json: Mapping[str, Any], may_differ: Sequence[str] = ("steps",)) -> Workdir:
+def open_workdir(
+    path: str | Path, config_json: Mapping[str, Any], may_differ: Sequence[str] = ("steps",)
+) -> Workdir:
     """Creates a work directory, or opens one of the same config to resume it.
 
     Args:
@@ -105,7 +107,9 @@ def open_workdir(path: str | Path, config_json: Mapping[str, Any], may_differ: S
             folder.mkdir(parents=True, exist_ok=True)
         workdir.metrics.touch()
     except OSError as error:
-        raise UserError(f"workdir {workdir} cannot be written ({one_line(error)}); choose another --workdir") from error
+        raise UserError(
+            f"workdir {workdir} cannot be written ({one_line(error)}); choose another --workdir"
+        ) from error
     return workdir
 
 
@@ -151,12 +155,15 @@ def _compare(workdir: Workdir, wanted: dict[str, Any], may_differ: Sequence[str]
     try:
         found = json.loads(workdir.config.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{workdir}/config.json is not readable JSON ({error}); choose another --workdir") from error
+        raise UserError(
+            f"{workdir}/config.json is not readable JSON ({error}); choose another --workdir"
+        ) from error
     here, there = _flat(wanted), _flat(found)
     differ = [
         f"{key} is {there.get(key, 'absent')!r} there and {here.get(key, 'absent')!r} here"
         for key in sorted(here.keys() | there.keys())
-        if key not in may_differ and (key not in here or key not in there or not _same(here[key], there[key]))
+        if key not in may_differ
+        and (key not in here or key not in there or not _same(here[key], there[key]))
     ]
     if differ:
         more = f" (and {len(differ) - 3} more)" if len(differ) > 3 else ""

@@ -31,8 +31,12 @@ class JsonLines:
 
     def write(self, step: int, row: Row) -> None:
         """Writes ``{"step": step, **row}``."""
-        numbers = {name: float(value) if math.isfinite(value) else None for name, value in row.items()}
-        self._file.write(json.dumps({"step": step, **numbers}, sort_keys=True, allow_nan=False) + "\n")
+        numbers = {
+            name: float(value) if math.isfinite(value) else None for name, value in row.items()
+        }
+        self._file.write(
+            json.dumps({"step": step, **numbers}, sort_keys=True, allow_nan=False) + "\n"
+        )
         self._file.flush()
 
     def close(self) -> None:
@@ -70,9 +74,13 @@ class TensorBoard:
 
     def _writer(self):
         if self._events is None:
-            from tensorboardX import SummaryWriter  # slow to import, and wanted only by runs that write
+            from tensorboardX import (
+                SummaryWriter,  # slow to import, and wanted only by runs that write
+            )
 
-            self._events = SummaryWriter(str(self._folder), purge_step=self._first + 1 if self._first else None)
+            self._events = SummaryWriter(
+                str(self._folder), purge_step=self._first + 1 if self._first else None
+            )
         return self._events
 
     def write(self, step: int, row: Row) -> None:
@@ -107,12 +115,20 @@ class Progress:
     def __init__(self, total: int, done: int, shown: tuple[str, ...], quiet: bool = False):
         self._shown = shown
         self._bar = tqdm(
-            total=total, initial=done, file=sys.stderr, ascii=True, mininterval=1.0, unit="step", disable=quiet
+            total=total,
+            initial=done,
+            file=sys.stderr,
+            ascii=True,
+            mininterval=1.0,
+            unit="step",
+            disable=quiet,
         )
 
     def write(self, step: int, row: Row) -> None:
         """Moves the bar to ``step``."""
-        numbers = " ".join(f"{name.rsplit('/', 1)[-1]}={row[name]:.3g}" for name in self._shown if name in row)
+        numbers = " ".join(
+            f"{name.rsplit('/', 1)[-1]}={row[name]:.3g}" for name in self._shown if name in row
+        )
         self._bar.set_postfix_str(numbers, refresh=False)
         self._bar.update(step - self._bar.n)
 

@@ -21,8 +21,8 @@ from PIL import Image
 
 from corl_jax.core.files import write_whole
 from corl_jax.core.types import Completion, Params, Record
-from corl_jax.data.text import TextTokenizer
-from corl_jax.engine.pictures import image_grid
+from corl_jax.data.text_tokenizer import TextTokenizer
+from corl_jax.engine.image_grid import image_grid
 from corl_jax.evals.generation import STRICT, draw_all
 from corl_jax.evals.runner import ANSWER_TOKENS
 from corl_jax.evals.understanding import answer_all, verdicts
@@ -66,9 +66,12 @@ def gallery(
     given = (sampler, params, tokenizer)
     prompts = list({record.prompt: record for record in reversed(records)}.values())[::-1][:PROMPTS]
     asked = by_turns(records)[:QUESTIONS]
-    pictures = draw_all(*given, prompts, guidance=guidance, seed=seed, batch=PROMPTS, samples=samples)
+    pictures = draw_all(
+        *given, prompts, guidance=guidance, seed=seed, batch=PROMPTS, samples=samples
+    )
     greedy, sampled = (
-        answer_all(*given, asked, temperature=t, seed=seed, batch=QUESTIONS, length=answer_tokens) for t in (0.0, 1.0)
+        answer_all(*given, asked, temperature=t, seed=seed, batch=QUESTIONS, length=answer_tokens)
+        for t in (0.0, 1.0)
     )
     shown = score(pictures, {STRICT: 1.0}, RewardContext()).total > 0.5
     return Gallery(guidance, samples, tuple(pictures), shown, tuple(greedy), tuple(sampled))
@@ -85,11 +88,15 @@ def by_turns(records: Sequence[Record]) -> list[Record]:
 
 def write_gallery(folder: pathlib.Path, name: str, shown: Gallery) -> None:
     """Writes the three files of ``name`` (``before``, ``after``) into ``folder``, replacing older ones."""
-    pixels = np.stack([completion.pixels for completion in shown.pictures if completion.pixels is not None])
+    pixels = np.stack(
+        [completion.pixels for completion in shown.pictures if completion.pixels is not None]
+    )
     labels = [completion.record.prompt for completion in shown.pictures]
     sheet = image_grid(pixels, labels, shown.samples * 2, scale=max(1, 96 // pixels.shape[2]))
     sheet.save(folder / f"gallery_{name}.png")
-    groups = [shown.pictures[i : i + shown.samples] for i in range(0, len(shown.pictures), shown.samples)]
+    groups = [
+        shown.pictures[i : i + shown.samples] for i in range(0, len(shown.pictures), shown.samples)
+    ]
     rows = [
         {
             "id": group[0].record.id,

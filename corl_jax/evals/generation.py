@@ -11,8 +11,8 @@ import jax
 
 from corl_jax.core.sharding import fetch
 from corl_jax.core.types import Asked, Completion, Params, Record
-from corl_jax.data.text import TextTokenizer
-from corl_jax.evals.numbers import Numbers, number
+from corl_jax.data.text_tokenizer import TextTokenizer
+from corl_jax.evals.statistics import Numbers, number
 from corl_jax.rewards.base import RewardContext, score
 from corl_jax.sampling.batching import batch_rows, batch_size, prompt_keys, take
 from corl_jax.sampling.generate import Sampler
@@ -48,9 +48,13 @@ def draw_all(
     out: list[Completion] = []
     for rows, real in batch_rows(len(records), batch_size(len(records), batch)):
         keys = prompt_keys(seed, "eval/draw", rows, samples)
-        rollout = sampler.draw(params, take(asked.prompts, rows), keys, sampling, guided=guidance != 1)
+        rollout = sampler.draw(
+            params, take(asked.prompts, rows), keys, sampling, guided=guidance != 1
+        )
         some = Asked(asked.prompts, tuple(asked.records[row] for row in rows[:real]))
-        out += task.read_back(some, jax.tree.map(lambda leaf, real=real: leaf[:real], fetch(rollout)))
+        out += task.read_back(
+            some, jax.tree.map(lambda leaf, real=real: leaf[:real], fetch(rollout))
+        )
         advance(real)
     return out
 

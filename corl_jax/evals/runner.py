@@ -10,9 +10,9 @@ from tqdm import tqdm
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Params, Record
-from corl_jax.data.text import TextTokenizer
+from corl_jax.data.text_tokenizer import TextTokenizer
 from corl_jax.evals.generation import draw_all, generation_numbers
-from corl_jax.evals.numbers import Numbers
+from corl_jax.evals.statistics import Numbers
 from corl_jax.evals.understanding import answer_all, understanding_numbers
 from corl_jax.sampling.generate import Sampler
 
@@ -60,21 +60,36 @@ def evaluate(
         raise UserError(f"batch={batch} is no number of records per call; expected 1 or more")
     for weight in guidances:
         if not 0 <= weight < math.inf:
-            raise UserError(f"guidance={weight} is out of range; expected a finite number of at least 0")
+            raise UserError(
+                f"guidance={weight} is out of range; expected a finite number of at least 0"
+            )
     if len({f"{weight:g}" for weight in guidances}) != len(guidances):
-        raise UserError(f"guidances {', '.join(f'{weight:g}' for weight in guidances)} repeat; name each once")
+        raise UserError(
+            f"guidances {', '.join(f'{weight:g}' for weight in guidances)} repeat; name each once"
+        )
     given = (sampler, params, tokenizer, records)
     total = len(records) * (len(guidances) + 2)
     numbers: Numbers = {}
     with tqdm(
-        total=total, desc=what, file=sys.stderr, ascii=True, mininterval=1.0, unit="sample", disable=quiet
+        total=total,
+        desc=what,
+        file=sys.stderr,
+        ascii=True,
+        mininterval=1.0,
+        unit="sample",
+        disable=quiet,
     ) as bar:
         for weight in guidances:
             pictures = draw_all(*given, guidance=weight, seed=seed, batch=batch, advance=bar.update)
             numbers |= generation_numbers(pictures, weight)
         greedy, sampled = (
             answer_all(
-                *given, temperature=temperature, seed=seed, batch=batch, length=answer_tokens, advance=bar.update
+                *given,
+                temperature=temperature,
+                seed=seed,
+                batch=batch,
+                length=answer_tokens,
+                advance=bar.update,
             )
             for temperature in (0.0, 1.0)
         )

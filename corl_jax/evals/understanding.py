@@ -12,8 +12,8 @@ import numpy as np
 
 from corl_jax.core.sharding import fetch
 from corl_jax.core.types import Asked, Completion, Params, Record
-from corl_jax.data.text import TextTokenizer
-from corl_jax.evals.numbers import Numbers, number
+from corl_jax.data.text_tokenizer import TextTokenizer
+from corl_jax.evals.statistics import Numbers, number
 from corl_jax.rewards.base import RewardContext, score
 from corl_jax.sampling.batching import batch_rows, batch_size, prompt_keys, take
 from corl_jax.sampling.generate import Sampler
@@ -44,7 +44,9 @@ def answer_all(
         keys = prompt_keys(seed, "eval/answer", rows, 1)
         rollout = sampler.write(params, take(asked.prompts, rows), keys, sampling, length)
         some = Asked(asked.prompts, tuple(asked.records[row] for row in rows[:real]))
-        out += task.read_back(some, jax.tree.map(lambda leaf, real=real: leaf[:real], fetch(rollout)))
+        out += task.read_back(
+            some, jax.tree.map(lambda leaf, real=real: leaf[:real], fetch(rollout))
+        )
         advance(real)
     return out
 
@@ -73,7 +75,14 @@ def understanding_numbers(greedy: Sequence[Completion], sampled: Sequence[Comple
         "qa_format": number(sampled_formed),
     }
     kinds = np.array([completion.record.kind for completion in greedy])
-    by_kind = {f"qa_greedy/{kind}": number(greedy_right[kinds == kind]) for kind in sorted(set(kinds)) if kind}
+    by_kind = {
+        f"qa_greedy/{kind}": number(greedy_right[kinds == kind])
+        for kind in sorted(set(kinds))
+        if kind
+    }
     types = np.array([completion.record.qa_type for completion in greedy])
-    by_type = {f"qa_greedy_{type_.lower()}": number(greedy_right[types == type_]) for type_ in sorted(set(types))}
+    by_type = {
+        f"qa_greedy_{type_.lower()}": number(greedy_right[types == type_])
+        for type_ in sorted(set(types))
+    }
     return numbers | by_type | by_kind

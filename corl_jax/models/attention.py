@@ -11,25 +11,46 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from corl_jax.models.cache import Cache
-from corl_jax.models.kernels import attend, kernels
+from corl_jax.models.attention_kernels import attend, kernels
+from corl_jax.models.kv_cache import Cache
 from corl_jax.models.layers import linear, rotate
-from corl_jax.models.prefix import attend_behind, attend_causally_behind
+from corl_jax.models.shared_prefix import attend_behind, attend_causally_behind
 
 
 class SelfAttention(nnx.Module):
-    """Rotary grouped-query self-attention without biases (Llama); ``kernel`` is a name in ``models.kernels``."""
+    """Rotary grouped-query self-attention without biases (Llama).
+
+    ``kernel`` is a name in ``models.attention_kernels``.
+    """
 
     def __init__(
-        self, width: int, heads: int, kv_heads: int, head_size: int, *, kernel: str, dtype: Any, rngs: nnx.Rngs
+        self,
+        width: int,
+        heads: int,
+        kv_heads: int,
+        head_size: int,
+        *,
+        kernel: str,
+        dtype: Any,
+        rngs: nnx.Rngs,
     ):
         self.heads, self.kv_heads, self.head_size, self.kernel = heads, kv_heads, head_size, kernel
-        self.q_proj = linear(width, heads * head_size, ("embed", "heads"), bias=False, dtype=dtype, rngs=rngs)
-        self.k_proj = linear(width, kv_heads * head_size, ("embed", "kv_heads"), bias=False, dtype=dtype, rngs=rngs)
-        self.v_proj = linear(width, kv_heads * head_size, ("embed", "kv_heads"), bias=False, dtype=dtype, rngs=rngs)
-        self.o_proj = linear(heads * head_size, width, ("heads", "embed"), bias=False, dtype=dtype, rngs=rngs)
+        self.q_proj = linear(
+            width, heads * head_size, ("embed", "heads"), bias=False, dtype=dtype, rngs=rngs
+        )
+        self.k_proj = linear(
+            width, kv_heads * head_size, ("embed", "kv_heads"), bias=False, dtype=dtype, rngs=rngs
+        )
+        self.v_proj = linear(
+            width, kv_heads * head_size, ("embed", "kv_heads"), bias=False, dtype=dtype, rngs=rngs
+        )
+        self.o_proj = linear(
+            heads * head_size, width, ("heads", "embed"), bias=False, dtype=dtype, rngs=rngs
+        )
 
-    def __call__(self, x_NLD, rope, mask_NLS, cache: Cache | None, layer, index) -> tuple[jax.Array, Cache | None]:
+    def __call__(
+        self, x_NLD, rope, mask_NLS, cache: Cache | None, layer, index
+    ) -> tuple[jax.Array, Cache | None]:
         """Mixes ``x``; with a cache, writes its keys and values at ``index`` and attends to what the mask covers of it.
 
         Args:
@@ -49,7 +70,9 @@ class SelfAttention(nnx.Module):
             before = None if cache.shared is None else cache.shared.layer(layer, prefix, k.dtype)
             k, v = cache.layer(layer, mask_NLS.shape[-1] - prefix, k.dtype)
         mix = attend if x_NLD.shape[1] == 1 else kernels[self.kernel].attend
-        mixed = mix(q, k, v, mask_NLS) if before is None else attend_behind(q, before, (k, v), mask_NLS)
+        mixed = (
+            mix(q, k, v, mask_NLS) if before is None else attend_behind(q, before, (k, v), mask_NLS)
+        )
         return self._out(mixed), cache
 
     def behind(self, x_BLD, rope, mask_BPP, mask_NTS) -> jax.Array:
@@ -64,10 +87,14 @@ class SelfAttention(nnx.Module):
         (prompts, length, _), (rows, own, _) = mask_BPP.shape, mask_NTS.shape
         projected = self._project(x_BLD, rope)
         q, k, v = heads_first(*(leaf[:, :length] for leaf in projected))
-        q_own, k_own, v_own = heads_first(*(leaf[:, length:].reshape(rows, own, *leaf.shape[2:]) for leaf in projected))
+        q_own, k_own, v_own = heads_first(
+            *(leaf[:, length:].reshape(rows, own, *leaf.shape[2:]) for leaf in projected)
+        )
         mixed = kernels[self.kernel].attend(q, k, v, mask_BPP)
         mixed_own = attend_causally_behind(q_own, (k, v), (k_own, v_own), mask_NTS)
-        return self._out(jnp.concatenate([mixed, mixed_own.reshape(prompts, -1, *mixed.shape[2:])], 1))
+        return self._out(
+            jnp.concatenate([mixed, mixed_own.reshape(prompts, -1, *mixed.shape[2:])], 1)
+        )
 
     def _project(self, x_NLD, rope) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Queries ``[N, L, H, C]``, keys and values ``[N, L, K, C]``, rotated."""

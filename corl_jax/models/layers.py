@@ -29,7 +29,13 @@ REMAT_POLICIES: dict[str, Any] = {
 
 
 def linear(
-    inputs: int, outputs: int, axes: tuple[str | None, str | None], *, bias: bool, dtype: Any, rngs: nnx.Rngs
+    inputs: int,
+    outputs: int,
+    axes: tuple[str | None, str | None],
+    *,
+    bias: bool,
+    dtype: Any,
+    rngs: nnx.Rngs,
 ) -> nnx.Linear:
     """A linear map whose kernel carries the logical ``axes``."""
     return nnx.Linear(
@@ -47,13 +53,24 @@ def linear(
 def over_rows(x: jax.Array, kernel: jax.Array, dimensions: Any, **how: Any) -> jax.Array:
     """``x @ kernel`` with all leading axes as one; without, a CPU needs nearly twice as long for the gradient."""
     rows = x.reshape(-1, x.shape[-1])
-    return jax.lax.dot_general(rows, kernel, (((1,), (0,)), ((), ())), **how).reshape(*x.shape[:-1], -1)
+    return jax.lax.dot_general(rows, kernel, (((1,), (0,)), ((), ())), **how).reshape(
+        *x.shape[:-1], -1
+    )
 
 
 class Mlp2(nnx.Module):
     """Linear, exact GELU, linear, with biases: the aligners and the image head (``modeling_janus.py``)."""
 
-    def __init__(self, inputs: int, hidden: int, outputs: int, axes: tuple[str, str], *, dtype: Any, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        inputs: int,
+        hidden: int,
+        outputs: int,
+        axes: tuple[str, str],
+        *,
+        dtype: Any,
+        rngs: nnx.Rngs,
+    ):
         self.fc1 = linear(inputs, hidden, (None, axes[0]), bias=True, dtype=dtype, rngs=rngs)
         self.fc2 = linear(hidden, outputs, axes, bias=True, dtype=dtype, rngs=rngs)
 
@@ -72,8 +89,12 @@ def rotary(
     """
     frequencies = theta ** (-np.arange(0, head_size, 2, dtype=np.float32) / head_size)
     angles = np.arange(length, dtype=np.float32)[:, None] * frequencies
-    table = np.stack([np.cos(angles, dtype=np.float64), np.sin(angles, dtype=np.float64)]).astype(np.float32)
-    cos, sin = (jnp.take(jnp.asarray(part), positions, axis=0, mode="fill")[:, :, None] for part in table)
+    table = np.stack([np.cos(angles, dtype=np.float64), np.sin(angles, dtype=np.float64)]).astype(
+        np.float32
+    )
+    cos, sin = (
+        jnp.take(jnp.asarray(part), positions, axis=0, mode="fill")[:, :, None] for part in table
+    )
     return cos, sin
 
 
@@ -98,7 +119,9 @@ def stack(make: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) ->
 def unstack(layers: nnx.Module, depth: int) -> tuple[Any, ...]:
     """The modules that ``stack`` put together, each with parameters of its own."""
     graphdef, state = nnx.split(layers)
-    return tuple(nnx.merge(graphdef, jax.tree.map(lambda leaf, i=i: leaf[i], state)) for i in range(depth))
+    return tuple(
+        nnx.merge(graphdef, jax.tree.map(lambda leaf, i=i: leaf[i], state)) for i in range(depth)
+    )
 
 
 def whole(parameters: Any, dtype: Any) -> Any:
@@ -111,7 +134,10 @@ def whole(parameters: Any, dtype: Any) -> Any:
 
     flat = nnx.to_flat_state(parameters)
     return nnx.from_flat_state(
-        [(path, one(path, leaf) if "logical" in leaf.get_metadata() else leaf) for path, leaf in flat]
+        [
+            (path, one(path, leaf) if "logical" in leaf.get_metadata() else leaf)
+            for path, leaf in flat
+        ]
     )
 
 
@@ -136,7 +162,9 @@ def scan_layers(
       unroll: layers per turn of the loop; more gives the compiler more to overlap, and more to compile.
     """
     if remat not in REMAT_POLICIES:
-        raise UserError(f"unknown remat policy {remat!r}; expected one of {', '.join(REMAT_POLICIES)}")
+        raise UserError(
+            f"unknown remat policy {remat!r}; expected one of {', '.join(REMAT_POLICIES)}"
+        )
     graphdef, state = nnx.split(layers)
 
     def body(carry, slice_):

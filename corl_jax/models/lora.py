@@ -56,9 +56,12 @@ class LoraLinear(nnx.Module):
     def __call__(self, x: Float[Array, "... A"]) -> Float[Array, "... E"]:
         """``[..., inputs]`` to ``[..., outputs]``."""
         x, kernel, lora_a, lora_b = (
-            one.astype(self.dtype) for one in (x, self.kernel[...], self.lora_a[...], self.lora_b[...])
+            one.astype(self.dtype)
+            for one in (x, self.kernel[...], self.lora_a[...], self.lora_b[...])
         )
-        out = over_rows(x, kernel, None) + self.scale * over_rows(over_rows(x, lora_a, None), lora_b, None)
+        out = over_rows(x, kernel, None) + self.scale * over_rows(
+            over_rows(x, lora_a, None), lora_b, None
+        )
         return out if self.bias is None else out + self.bias[...].astype(self.dtype)
 
 
@@ -115,7 +118,9 @@ def fresh(structs: Mapping[str, jax.ShapeDtypeStruct], seed: int) -> Params:
     """
     wanted = {path: struct for path, struct in structs.items() if is_adapter(path)}
 
-    @functools.partial(jax.jit, out_shardings={path: struct.sharding for path, struct in wanted.items()})
+    @functools.partial(
+        jax.jit, out_shardings={path: struct.sharding for path, struct in wanted.items()}
+    )
     def make() -> Params:
         return {
             path: jax.random.normal(stream(seed, path), struct.shape) * struct.shape[-2] ** -0.5
@@ -138,9 +143,17 @@ def merged(params: Params, scale: float, structs: Mapping[str, Any]) -> Params:
     adapted = sorted({kernel_of(path) for path in params if is_adapter(path)})
     if not adapted:
         return params
-    triples = tuple(tuple(params[path] for path in (kernel, *_beside(kernel))) for kernel in adapted)
+    triples = tuple(
+        tuple(params[path] for path in (kernel, *_beside(kernel))) for kernel in adapted
+    )
     wanted = tuple((jnp.dtype(structs[path].dtype), params[path].sharding) for path in adapted)
-    return dict(sorted((without(params) | dict(zip(adapted, _merger(wanted, scale)(triples), strict=True))).items()))
+    return dict(
+        sorted(
+            (
+                without(params) | dict(zip(adapted, _merger(wanted, scale)(triples), strict=True))
+            ).items()
+        )
+    )
 
 
 def _beside(kernel: str) -> tuple[str, str]:
@@ -152,7 +165,10 @@ def _beside(kernel: str) -> tuple[str, str]:
 def _merger(wanted: tuple[tuple[Any, Any], ...], scale: float) -> Any:
     def merge(triples):
         return tuple(
-            (kernel.astype(jnp.float32) + scale * jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)).astype(dtype)
+            (
+                kernel.astype(jnp.float32)
+                + scale * jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+            ).astype(dtype)
             for (kernel, a, b), (dtype, _) in zip(triples, wanted, strict=True)
         )
 

@@ -66,7 +66,9 @@ class KlConfig:
         if self.start < 0 or self.end < 0:
             raise UserError(f"KL coefficients {self.start} and {self.end} must be at least 0")
         if not 0 < self.explore < 1:
-            raise UserError(f"kl.explore={self.explore} is out of range; expected a share between 0 and 1")
+            raise UserError(
+                f"kl.explore={self.explore} is out of range; expected a share between 0 and 1"
+            )
         if self.target <= 0 or not 0 <= self.rate < 1:
             raise UserError(
                 f"kl.target={self.target} and kl.rate={self.rate}: expected a target above 0 and a rate in [0, 1)"
@@ -105,7 +107,9 @@ def linear(cfg: KlConfig, step: Any, coef: Any, kl: Any, total: int) -> Any:
 @schedules.register("cosine")
 def cosine(cfg: KlConfig, step: Any, coef: Any, kl: Any, total: int) -> Any:
     """Half a cosine from ``start`` to ``end``."""
-    return cfg.end + (cfg.start - cfg.end) * 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(step / total, 0, 1)))
+    return cfg.end + (cfg.start - cfg.end) * 0.5 * (
+        1 + jnp.cos(jnp.pi * jnp.clip(step / total, 0, 1))
+    )
 
 
 @schedules.register("grpo_d")

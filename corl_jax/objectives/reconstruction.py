@@ -32,12 +32,16 @@ def codebook_terms(
     return codebook, commitment
 
 
-def straight_through(latents: Float[Array, "... Z"], codes: Float[Array, "... Z"]) -> Float[Array, "... Z"]:
+def straight_through(
+    latents: Float[Array, "... Z"], codes: Float[Array, "... Z"]
+) -> Float[Array, "... Z"]:
     """Value of ``codes``, gradient of ``latents``."""
     return latents + jax.lax.stop_gradient(codes - latents)
 
 
-def usage_terms(similarity: Float[Array, "... I"], temperature: float) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def usage_terms(
+    similarity: Float[Array, "... I"], temperature: float
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Entropy of single soft assignments (to be small) and of their mean (to be large), so that no code dies.
 
     The entropy penalty of MaskGIT and MAGVIT-v2 (Eq. 5), on cosines divided by ``temperature``.

@@ -34,14 +34,19 @@ def fetch(name: str, kinds: Sequence[str] = WEIGHTS) -> pathlib.Path:
         return cached
     try:
         files = [file.rfilename for file in huggingface_hub.model_info(name).siblings or []]
-        kind = next((kind for kind in kinds if any(pathlib.PurePath(file).match(kind) for file in files)), kinds[0])
+        kind = next(
+            (kind for kind in kinds if any(pathlib.PurePath(file).match(kind) for file in files)),
+            kinds[0],
+        )
         return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=[*SMALL, kind]))
     except RepositoryNotFoundError:
         raise UserError(
             f"there is no folder {name!r} and no such model on the Hugging Face hub (or it needs a login); "
             "check the name"
         ) from None
-    except Exception as error:  # the hub's network client has errors of its own, which it does not re-export
+    except (
+        Exception
+    ) as error:  # the hub's network client has errors of its own, which it does not re-export
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
             f"there is no folder {name!r}, and the Hugging Face hub cannot be reached ({reason}); where there is a "

@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from corl_jax.core.types import Params
-from corl_jax.porting.mapping import Rule, Shape, Tensor, check_names, plan
+from corl_jax.porting.rules import Rule, Shape, Tensor, check_names, plan
 from corl_jax.porting.tensors import WEIGHTS, Weights, open_weights
 
 WHOLE = 2**28
@@ -95,7 +95,9 @@ class Reader:
         if _nbytes(struct) <= WHOLE:
             return _place(np.stack(list(parts)), struct.sharding)
         layer = _without_layers(struct.sharding)
-        out = jax.jit(jnp.zeros, static_argnums=(0, 1), out_shardings=struct.sharding)(struct.shape, struct.dtype)
+        out = jax.jit(jnp.zeros, static_argnums=(0, 1), out_shardings=struct.sharding)(
+            struct.shape, struct.dtype
+        )
         for i, part in enumerate(parts):
             out = _write_layer(out, _place(part, layer), i)
         return out
@@ -103,7 +105,9 @@ class Reader:
     def _parts(self, path: str, dtype: Any) -> Iterator[np.ndarray]:
         """What our parameter is made of, layer by layer."""
         for name, rule in self._sources[path]:
-            yield np.ascontiguousarray(rule.inward(self.weights.read(self._names[name])).astype(dtype))
+            yield np.ascontiguousarray(
+                rule.inward(self.weights.read(self._names[name])).astype(dtype)
+            )
 
 
 def _sources(tensors: Mapping[str, Tensor]) -> dict[str, list[tuple[str, Rule]]]:

@@ -17,8 +17,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from corl_jax.core.errors import UserError
-from corl_jax.porting.torch_file import TorchFile
-from corl_jax.porting.torch_legacy import is_legacy, read_legacy
+from corl_jax.porting.torch_legacy_pickle import is_legacy, read_legacy
+from corl_jax.porting.torch_pickle import TorchFile
 
 DTYPES = {
     "F64": np.dtype(np.float64),
@@ -75,7 +75,9 @@ WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 """Kinds of weight files; the first kind that a folder has is read."""
 
 
-def open_weights(folder: str | pathlib.Path, kinds: Sequence[str] = WEIGHTS, beside: Sequence[str] = ()) -> Weights:
+def open_weights(
+    folder: str | pathlib.Path, kinds: Sequence[str] = WEIGHTS, beside: Sequence[str] = ()
+) -> Weights:
     """Names, shapes and dtypes of every tensor in ``folder``.
 
     Args:
@@ -89,7 +91,9 @@ def open_weights(folder: str | pathlib.Path, kinds: Sequence[str] = WEIGHTS, bes
     folder = pathlib.Path(folder)
     files = next((found for kind in kinds if (found := sorted(folder.glob(kind)))), [])
     if not files:
-        raise UserError(f"there are no {' and no '.join(kinds)} in {str(folder)!r}; expected the weights of a model")
+        raise UserError(
+            f"there are no {' and no '.join(kinds)} in {str(folder)!r}; expected the weights of a model"
+        )
     files += [file for pattern in beside for file in sorted(folder.glob(pattern))]
     headers: dict[str, Header] = {}
     home: dict[str, pathlib.Path] = {}
@@ -131,7 +135,9 @@ def _open_torch(file: pathlib.Path) -> tuple[dict[str, Header], Callable[[str], 
     if is_legacy(file):
         return _held(read_legacy(file))
     archive = TorchFile.open(file)
-    return {name: Header(lazy.shape, lazy.dtype) for name, lazy in archive.tensors.items()}, archive.read
+    return {
+        name: Header(lazy.shape, lazy.dtype) for name, lazy in archive.tensors.items()
+    }, archive.read
 
 
 def _open_npz(file: pathlib.Path) -> tuple[dict[str, Header], Callable[[str], np.ndarray]]:
@@ -139,12 +145,18 @@ def _open_npz(file: pathlib.Path) -> tuple[dict[str, Header], Callable[[str], np
         with np.load(file, allow_pickle=False) as arrays:
             return _held(dict(arrays))
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{str(file)!r} cannot be read ({error}); expected arrays as np.savez writes them") from None
+        raise UserError(
+            f"{str(file)!r} cannot be read ({error}); expected arrays as np.savez writes them"
+        ) from None
 
 
-def _held(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Header], Callable[[str], np.ndarray]]:
+def _held(
+    arrays: Mapping[str, np.ndarray],
+) -> tuple[dict[str, Header], Callable[[str], np.ndarray]]:
     """Arrays of a small file, which are in memory already."""
-    return {name: Header(array.shape, array.dtype) for name, array in arrays.items()}, arrays.__getitem__
+    return {
+        name: Header(array.shape, array.dtype) for name, array in arrays.items()
+    }, arrays.__getitem__
 
 
 OPENERS: Mapping[str, Callable[[pathlib.Path], Any]] = {
@@ -158,6 +170,8 @@ OPENERS: Mapping[str, Callable[[pathlib.Path], Any]] = {
 
 def finite(array: np.ndarray) -> bool:
     """Whether no number is NaN or infinite."""
-    if array.dtype == ml_dtypes.bfloat16:  # its exponent is all ones; numpy has no fast test for this type
+    if (
+        array.dtype == ml_dtypes.bfloat16
+    ):  # its exponent is all ones; numpy has no fast test for this type
         return not np.any((array.view(np.uint16) & 0x7F80) == 0x7F80)
     return bool(np.isfinite(array).all())

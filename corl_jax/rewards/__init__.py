@@ -1,5 +1,5 @@
 """Rewards: named functions over completions, chosen and weighted in a config."""
 
-from corl_jax.rewards import asked_itself, closeness, cycle, image, matching, text
+from corl_jax.rewards import cycle, image_distance, matching, self_vqa, shapes, text
 
-__all__ = ["asked_itself", "closeness", "cycle", "image", "matching", "text"]
+__all__ = ["cycle", "image_distance", "matching", "self_vqa", "shapes", "text"]

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.registry import Registry
 from corl_jax.core.types import Completion, PolicyHandle, Scores
-from corl_jax.rewards.settings import RewardSettings
-
-if TYPE_CHECKING:
-    from corl_jax.rewards.nets import Nets
+from corl_jax.reward_models.collection import Nets
+from corl_jax.rewards.config import RewardSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +49,9 @@ RewardFn = Callable[[Sequence[Completion], RewardContext], np.ndarray]
 rewards: Registry[RewardFn] = Registry("reward")
 
 
-def score(completions: Sequence[Completion], table: Mapping[str, float], context: RewardContext) -> Scores:
+def score(
+    completions: Sequence[Completion], table: Mapping[str, float], context: RewardContext
+) -> Scores:
     """Every reward of ``table`` on every completion.
 
     Args:
@@ -77,7 +76,9 @@ def _column(name: str, completions: Sequence[Completion], context: RewardContext
         values = np.asarray(function(completions, context), np.float64)
     except Exception as error:
         row = _failing_row(function, completions, context)
-        raise UserError(f"reward {name!r} failed on {row or f'the batch as a whole: {_told(error)}'}") from error
+        raise UserError(
+            f"reward {name!r} failed on {row or f'the batch as a whole: {_told(error)}'}"
+        ) from error
     if values.shape != (len(completions),):
         raise UserError(
             f"reward {name!r} gave shape {values.shape}; expected one number for each of {len(completions)}"
@@ -85,11 +86,15 @@ def _column(name: str, completions: Sequence[Completion], context: RewardContext
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
         record = completions[bad[0]].record.id
-        raise UserError(f"reward {name!r} gave {values[bad[0]]} on row {bad[0]} (record {record!r}); expected a number")
+        raise UserError(
+            f"reward {name!r} gave {values[bad[0]]} on row {bad[0]} (record {record!r}); expected a number"
+        )
     return values
 
 
-def _failing_row(function: RewardFn, completions: Sequence[Completion], context: RewardContext) -> str:
+def _failing_row(
+    function: RewardFn, completions: Sequence[Completion], context: RewardContext
+) -> str:
     """The first row that fails on its own, and how; empty if none does."""
     for i, completion in enumerate(completions):
         try:

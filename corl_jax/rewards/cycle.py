@@ -13,12 +13,13 @@ from corl_jax.core.registry import Registry
 from corl_jax.core.types import Completion
 from corl_jax.data.shapes.captions import describe, parse_caption, satisfies, write
 from corl_jax.data.shapes.parser import parse_batch
-from corl_jax.rewards.answers import token_f1
+from corl_jax.reward_models.bert.similarity import TextSimilarity
 from corl_jax.rewards.base import RewardContext, rewards
-from corl_jax.rewards.closeness import closeness, to_real
-from corl_jax.rewards.image import pixels_of
-from corl_jax.rewards.settings import RewardSettings
-from corl_jax.rewards.similarity import soft_jaccard_embedding
+from corl_jax.rewards.config import RewardSettings
+from corl_jax.rewards.image_distance import closeness, to_real
+from corl_jax.rewards.parsing.answers import token_f1
+from corl_jax.rewards.parsing.soft_jaccard import soft_jaccard
+from corl_jax.rewards.shapes import pixels_of
 
 Captioner = Callable[[Sequence[Completion], RewardContext], tuple[list[str], list[str]]]
 """To what each picture shows, and the prompt in the words that it is to be compared with."""
@@ -40,15 +41,21 @@ def check_names(settings: RewardSettings) -> None:
 
 
 @captioners.register("shapes_parser")
-def shapes_parser(completions: Sequence[Completion], context: RewardContext) -> tuple[list[str], list[str]]:
+def shapes_parser(
+    completions: Sequence[Completion], context: RewardContext
+) -> tuple[list[str], list[str]]:
     """The embedded world's exact parser; both texts in canonical order, so that only what is said counts.
 
     A relation that the prompt asks for is said of the picture if it holds there.
     """
     captions, prompts = [], []
-    for completion, seen in zip(completions, parse_batch(np.stack([pixels_of(c) for c in completions])), strict=True):
+    for completion, seen in zip(
+        completions, parse_batch(np.stack([pixels_of(c) for c in completions])), strict=True
+    ):
         spec = parse_caption(completion.record.prompt)
-        captions.append(write(spec) if spec.relation and satisfies(spec, seen) else describe(seen.scene))
+        captions.append(
+            write(spec) if spec.relation and satisfies(spec, seen) else describe(seen.scene)
+        )
         prompts.append(write(spec))
     return captions, prompts
 
@@ -64,11 +71,15 @@ def blip(completions: Sequence[Completion], context: RewardContext) -> tuple[lis
 def self_(completions: Sequence[Completion], context: RewardContext) -> tuple[list[str], list[str]]:
     """The policy in training, as in the second version of the reference."""
     pictures = np.stack([pixels_of(c) for c in completions])
-    return context.reader.answers(pictures, [ASK] * len(completions)), [c.record.prompt for c in completions]
+    return context.reader.answers(pictures, [ASK] * len(completions)), [
+        c.record.prompt for c in completions
+    ]
 
 
 @similarities.register("token_f1")
-def by_tokens(captions: Sequence[str], prompts: Sequence[str], context: RewardContext) -> np.ndarray:
+def by_tokens(
+    captions: Sequence[str], prompts: Sequence[str], context: RewardContext
+) -> np.ndarray:
     """Shared words and pairs of words, see ``answers.token_f1``."""
     return np.array([token_f1(*pair) for pair in zip(captions, prompts, strict=True)])
 
@@ -80,9 +91,25 @@ def by_bert(captions: Sequence[str], prompts: Sequence[str], context: RewardCont
 
 
 @similarities.register("soft_jaccard_embedding")
-def by_sentences(captions: Sequence[str], prompts: Sequence[str], context: RewardContext) -> np.ndarray:
+def by_sentences(
+    captions: Sequence[str], prompts: Sequence[str], context: RewardContext
+) -> np.ndarray:
     """Mean of soft Jaccard and token F1 on a sentence encoder, as in the second version of the reference."""
     return np.clip(soft_jaccard_embedding(context.nets.sentence, captions, prompts), 0, 1)
+
+
+def soft_jaccard_embedding(
+    sentence: TextSimilarity, candidates: Sequence[str], references: Sequence[str]
+) -> np.ndarray:
+    """Mean of ``soft_jaccard`` and ``sentence.f1``: the text side of the cycle reward, the reference's second version.
+
+    Args:
+      sentence: a ``SentenceSimilarity`` there.
+      candidates, references: as ``f1`` takes them; result and errors as there.
+    """
+    embedding = sentence.f1(candidates, references)
+    words = [soft_jaccard(left, right) for left, right in zip(candidates, references, strict=True)]
+    return (np.asarray(words, np.float32) + embedding) / 2
 
 
 @rewards.register("cycle")

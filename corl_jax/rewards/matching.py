@@ -8,7 +8,7 @@ import numpy as np
 
 from corl_jax.core.types import Completion
 from corl_jax.rewards.base import RewardContext, rewards
-from corl_jax.rewards.image import pixels_of
+from corl_jax.rewards.shapes import pixels_of
 
 
 def matching_score(image_SD: np.ndarray, text_LD: np.ndarray) -> float:

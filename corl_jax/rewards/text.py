@@ -12,13 +12,13 @@ import numpy as np
 from jaxtyping import Float
 
 from corl_jax.core.types import Completion
-from corl_jax.rewards.algebra import same_formula
-from corl_jax.rewards.answers import extract_answer, is_right, tags_once, well_formed
 from corl_jax.rewards.base import RewardContext, rewards
-from corl_jax.rewards.boxes import box_score
-from corl_jax.rewards.classes import class_f1
-from corl_jax.rewards.numbers import same_number
-from corl_jax.rewards.overlap import soft_jaccard
+from corl_jax.rewards.parsing.answers import extract_answer, is_right, tags_once, well_formed
+from corl_jax.rewards.parsing.boxes import box_score
+from corl_jax.rewards.parsing.classes import class_f1
+from corl_jax.rewards.parsing.math_equal import same_formula
+from corl_jax.rewards.parsing.numbers import same_number
+from corl_jax.rewards.parsing.soft_jaccard import soft_jaccard
 
 
 def text_of(completion: Completion) -> str:
@@ -28,15 +28,25 @@ def text_of(completion: Completion) -> str:
     return completion.text
 
 
-def _compared(compare: Callable[[str, str], float], completions: Sequence[Completion]) -> Float[np.ndarray, "N"]:
+def _compared(
+    compare: Callable[[str, str], float], completions: Sequence[Completion]
+) -> Float[np.ndarray, "N"]:
     """``compare(answer, reference)`` of every row, both without their tags."""
-    return np.array([float(compare(extract_answer(text_of(c)), extract_answer(c.record.answer))) for c in completions])
+    return np.array(
+        [
+            float(compare(extract_answer(text_of(c)), extract_answer(c.record.answer)))
+            for c in completions
+        ]
+    )
 
 
 def _right(completions: Sequence[Completion]) -> Float[np.ndarray, "N"]:
     """1 where the answer is right, 0 elsewhere."""
     return np.array(
-        [float(is_right(text_of(c), c.record.answer, c.record.qa_type, c.record.choices)) for c in completions]
+        [
+            float(is_right(text_of(c), c.record.answer, c.record.qa_type, c.record.choices))
+            for c in completions
+        ]
     )
 
 

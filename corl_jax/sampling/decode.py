@@ -13,10 +13,23 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from corl_jax.core.types import Prompts
-from corl_jax.models.cache import Cache
-from corl_jax.models.unified import Janus
-from corl_jax.objectives.distribution import Sampling, choose, draw, gumbel, log_distribution
-from corl_jax.sampling.layout import SpecialIds, apart, prompt_mask, prompt_positions, twice, two_streams
+from corl_jax.models.janus.model import Janus
+from corl_jax.models.kv_cache import Cache
+from corl_jax.objectives.sampling_distribution import (
+    Sampling,
+    choose,
+    draw,
+    gumbel,
+    log_distribution,
+)
+from corl_jax.sampling.prompt_layout import (
+    SpecialIds,
+    apart,
+    prompt_mask,
+    prompt_positions,
+    twice,
+    two_streams,
+)
 
 SEGMENT = 144
 """Image tokens for which a step reads the same part of the cache; at full length half of it would be unwritten. Every
@@ -42,7 +55,9 @@ def prefill(
     x = model.embed_prompt(prompts.tokens, prompts.images, image_id)
     positions, mask = prompt_positions(prompts.mask), prompt_mask(prompts.mask)
     states, cache = model.language_model.cached(x, positions, mask, cache, 0, blocks)
-    last, seen, real = (jnp.repeat(a, samples, 0) for a in (states[:, -1], prompts.mask, jnp.sum(prompts.mask, 1)))
+    last, seen, real = (
+        jnp.repeat(a, samples, 0) for a in (states[:, -1], prompts.mask, jnp.sum(prompts.mask, 1))
+    )
     return last, cache.branch(samples) if samples > 1 else cache, seen, real
 
 
@@ -115,7 +130,9 @@ def decode_image(
         noise = jax.vmap(noise_at)(steps) if len(steps) * rows * codes * 4 <= NOISE else None
         reads = start + len(steps)
         carry = (state, room(cache, prompt, reads) if blocks else cache)
-        (state, cache), written = jax.lax.scan(functools.partial(body, reads=reads), carry, (steps, noise))
+        (state, cache), written = jax.lax.scan(
+            functools.partial(body, reads=reads), carry, (steps, noise)
+        )
         out.append(written)
     out.append(jax.tree.map(lambda leaf: leaf[None], pick(state, noise_at(total - 1))))
     tokens, log_probs = jax.tree.map(lambda *parts: jnp.concatenate(parts).T, *out)
@@ -151,11 +168,20 @@ def decode_text(
         chosen = jnp.where(done, ids.pad, chosen)
         tokens = tokens.at[:, step].set(chosen)
         log_probs = log_probs.at[:, step].set(jnp.where(done, 0.0, chosen_log_probs))
-        state_ND, cache = advance(model, blocks, model.embed_text(chosen), cache, seen, real, step, length)
+        state_ND, cache = advance(
+            model, blocks, model.embed_text(chosen), cache, seen, real, step, length
+        )
         return step + 1, state_ND, cache, done | (chosen == ids.eos), tokens, log_probs
 
     empty = jnp.full((rows, length), ids.pad, jnp.int32)
-    start = (jnp.int32(0), state, cache, jnp.zeros(rows, bool), empty, jnp.zeros((rows, length), jnp.float32))
+    start = (
+        jnp.int32(0),
+        state,
+        cache,
+        jnp.zeros(rows, bool),
+        empty,
+        jnp.zeros((rows, length), jnp.float32),
+    )
     steps, _, _, _, tokens, log_probs = jax.lax.while_loop(running, body, start)
     ended = jnp.cumsum(tokens == ids.eos, 1) - (tokens == ids.eos)
     return tokens, (ended == 0) & (jnp.arange(length) < steps), log_probs

@@ -18,12 +18,12 @@ from corl_jax.core.per_device import per_device, resting
 from corl_jax.core.sharding import constrain
 from corl_jax.core.trees import bind
 from corl_jax.core.types import Modality, Params, Prompts, Rollout
-from corl_jax.models.config import JanusConfig
-from corl_jax.models.unified import Janus
-from corl_jax.objectives.distribution import Sampling
+from corl_jax.models.janus.config import JanusConfig
+from corl_jax.models.janus.model import Janus
+from corl_jax.objectives.sampling_distribution import Sampling
 from corl_jax.sampling.decode import decode_image, decode_text
-from corl_jax.sampling.layout import SpecialIds
-from corl_jax.sampling.score import score
+from corl_jax.sampling.log_probs import score
+from corl_jax.sampling.prompt_layout import SpecialIds
 
 AT_ONCE = 8 * 384 * 384
 """Pixels that a device makes at once; with 32 such pictures, a rollout compiled for a v5e took 2.3 kB for each."""
@@ -49,7 +49,12 @@ class Sampler:
         return Sampling(jnp.float32(guidance), jnp.float32(temperature), 1.0, 0, banned)
 
     def draw(
-        self, params: Params, prompts: Prompts, keys: jax.Array, sampling: Sampling, guided: bool = True
+        self,
+        params: Params,
+        prompts: Prompts,
+        keys: jax.Array,
+        sampling: Sampling,
+        guided: bool = True,
     ) -> Rollout:
         """``G`` pictures per prompt, decoded to pixels in the same program.
 
@@ -64,12 +69,20 @@ class Sampler:
         return Rollout(codes, mask, log_probs, pixels, "image")
 
     def codes(
-        self, params: Params, prompts: Prompts, keys: jax.Array, sampling: Sampling, length: int, guided: bool = True
+        self,
+        params: Params,
+        prompts: Prompts,
+        keys: jax.Array,
+        sampling: Sampling,
+        length: int,
+        guided: bool = True,
     ) -> jax.Array:
         """The first ``length`` image tokens of pictures, ``[B, G, length]``, not decoded; arguments as in ``draw``."""
         return _codes(self, params, prompts, keys, sampling, length, guided)
 
-    def write(self, params: Params, prompts: Prompts, keys: jax.Array, sampling: Sampling, length: int) -> Rollout:
+    def write(
+        self, params: Params, prompts: Prompts, keys: jax.Array, sampling: Sampling, length: int
+    ) -> Rollout:
         """``G`` texts of at most ``length`` tokens per prompt; arguments as in ``draw``."""
         tokens, mask, log_probs = _write(self, params, prompts, keys, sampling, length)
         return Rollout(tokens, mask, log_probs, None, "text")
@@ -84,12 +97,16 @@ class Sampler:
         return self._hash
 
     @functools.cached_property
-    def _hash(self) -> int:  # asked for at every call of a program, and the definition of a model is a large tree
+    def _hash(
+        self,
+    ) -> int:  # asked for at every call of a program, and the definition of a model is a large tree
         return hash((self.graphdef, self.cfg, self.ids))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5))
-def _draw(sampler: Sampler, params: Params, prompts: Prompts, keys: Any, sampling: Sampling, guided: bool) -> Any:
+def _draw(
+    sampler: Sampler, params: Params, prompts: Prompts, keys: Any, sampling: Sampling, guided: bool
+) -> Any:
     model = bind(sampler.graphdef, params)
     codes, log_probs = decode_image(model, prompts, keys, sampling, sampler.ids, guided)
     pixels = shown(model, constrain(codes, "batch"), AT_ONCE // sampler.cfg.vision.image_size**2)
@@ -103,7 +120,11 @@ def shown(model: Janus, codes: Int[Array, "N S"], most: int) -> UInt8[Array, "N 
 
     def show(tokenizer: Any, codes: jax.Array) -> jax.Array:
         draw = nnx.merge(graphdef, tokenizer).draw
-        turns = next(n for n in range(1, len(codes) + 1) if len(codes) % n == 0 and len(codes) <= n * max(most, 1))
+        turns = next(
+            n
+            for n in range(1, len(codes) + 1)
+            if len(codes) % n == 0 and len(codes) <= n * max(most, 1)
+        )
         if turns == 1:
             return draw(codes)
         pixels = jax.lax.map(draw, codes.reshape(turns, -1, *codes.shape[1:]))
@@ -114,22 +135,40 @@ def shown(model: Janus, codes: Int[Array, "N S"], most: int) -> UInt8[Array, "N 
 
 @functools.partial(jax.jit, static_argnums=(0, 5, 6))
 def _codes(
-    sampler: Sampler, params: Params, prompts: Prompts, keys: Any, sampling: Sampling, length: int, guided: bool
+    sampler: Sampler,
+    params: Params,
+    prompts: Prompts,
+    keys: Any,
+    sampling: Sampling,
+    length: int,
+    guided: bool,
 ) -> Any:
     model = bind(sampler.graphdef, params)
-    return decode_image(model, prompts, keys, sampling, sampler.ids, guided, length)[0].reshape(*keys.shape, length)
+    return decode_image(model, prompts, keys, sampling, sampler.ids, guided, length)[0].reshape(
+        *keys.shape, length
+    )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5))
-def _write(sampler: Sampler, params: Params, prompts: Prompts, keys: Any, sampling: Sampling, length: int) -> Any:
+def _write(
+    sampler: Sampler, params: Params, prompts: Prompts, keys: Any, sampling: Sampling, length: int
+) -> Any:
     model = bind(sampler.graphdef, params)
     out = decode_text(model, prompts, keys, sampling, sampler.ids, length)
     return tuple(leaf.reshape(*keys.shape, length) for leaf in out)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5), static_argnames=("guided", "shared_prefix", "chunk", "aligned"))
+@functools.partial(
+    jax.jit, static_argnums=(0, 5), static_argnames=("guided", "shared_prefix", "chunk", "aligned")
+)
 def _score(
-    sampler: Sampler, params: Params, prompts: Prompts, tokens: Any, sampling: Sampling, modality: Modality, **how: Any
+    sampler: Sampler,
+    params: Params,
+    prompts: Prompts,
+    tokens: Any,
+    sampling: Sampling,
+    modality: Modality,
+    **how: Any,
 ) -> Any:
     model = bind(sampler.graphdef, params)
     return score(model, prompts, tokens, sampling, sampler.ids, modality=modality, **how)[0]

@@ -20,14 +20,14 @@ from corl_jax.core.sharding import Sharder, make_mesh, use
 from corl_jax.core.trees import count, flatten_abstract
 from corl_jax.core.types import Params, Prompts
 from corl_jax.data.images import load_image, preprocess
-from corl_jax.data.text import TextTokenizer, left_pad
-from corl_jax.models.config import JanusConfig
-from corl_jax.models.unified import abstract, logical_axes
-from corl_jax.objectives.distribution import check_sampling
-from corl_jax.porting.source import open_source
+from corl_jax.data.text_tokenizer import TextTokenizer, left_pad
+from corl_jax.models.janus.config import JanusConfig
+from corl_jax.models.janus.model import abstract, logical_axes
+from corl_jax.objectives.sampling_distribution import check_sampling
+from corl_jax.porting.policy_source import open_source
 from corl_jax.sampling.batching import batch_rows, batch_size, prompt_keys, take
 from corl_jax.sampling.generate import Sampler
-from corl_jax.sampling.layout import SpecialIds
+from corl_jax.sampling.prompt_layout import SpecialIds
 
 SMALL = 5 * 10**8
 """Parameters up to which a CPU decodes layer by layer: faster, but the layers lie in memory twice meanwhile."""
@@ -73,7 +73,9 @@ class Policy:
         source = open_source(os.fspath(path))
         shape = abstract(source.cfg, dtype=compute_dtype(dtype))
         if jax.default_backend() == "cpu" and count(flatten_abstract(shape)) < SMALL:
-            shape = abstract(source.cfg, dtype=compute_dtype(dtype), unroll=source.cfg.decoder.depth)
+            shape = abstract(
+                source.cfg, dtype=compute_dtype(dtype), unroll=source.cfg.decoder.depth
+            )
         one, axes = SingleDeviceSharding(jax.local_devices()[0]), logical_axes(shape)
         wanted = {
             name: jax.ShapeDtypeStruct(
@@ -93,7 +95,12 @@ class Policy:
         return contextlib.nullcontext() if self.sharder is None else use(self.sharder)
 
     def generate(
-        self, prompts: Sequence[str], samples: int = 4, seed: int = 0, guidance: float = 2.0, temperature: float = 1.0
+        self,
+        prompts: Sequence[str],
+        samples: int = 4,
+        seed: int = 0,
+        guidance: float = 2.0,
+        temperature: float = 1.0,
     ) -> np.ndarray:
         """Draws ``samples`` pictures of every prompt.
 
@@ -123,8 +130,12 @@ class Policy:
     ) -> np.ndarray:
         """Image tokens of the pictures that ``generate`` draws, or their first ``length``: int32 ``[N, G, S]``."""
         if length is not None and not 1 <= length <= self.cfg.image_tokens:
-            raise UserError(f"length={length} is no part of a picture of {self.cfg.image_tokens} image tokens")
-        return self._draw(prompts, samples, seed, guidance, temperature, length or self.cfg.image_tokens)
+            raise UserError(
+                f"length={length} is no part of a picture of {self.cfg.image_tokens} image tokens"
+            )
+        return self._draw(
+            prompts, samples, seed, guidance, temperature, length or self.cfg.image_tokens
+        )
 
     def answer(
         self,
@@ -151,24 +162,37 @@ class Policy:
         """
         _listed(questions, "questions")
         if len(images) != len(questions):
-            raise UserError(f"{len(images)} images and {len(questions)} questions; expected one image per question")
+            raise UserError(
+                f"{len(images)} images and {len(questions)} questions; expected one image per question"
+            )
         check_sampling(guidance=1.0, temperature=temperature)
         _counted(max_tokens, "max_tokens")
         size = self.cfg.vision.image_size
         pictures = np.stack([preprocess(as_picture(image), size) for image in images])
-        ids = [self.tokenizer.question_prompt(question, self.cfg.image_tokens) for question in questions]
+        ids = [
+            self.tokenizer.question_prompt(question, self.cfg.image_tokens)
+            for question in questions
+        ]
         prompts = Prompts(*left_pad(ids, self.tokenizer.pad_id), pictures)
         sampling = self.sampler.sampling("text", temperature=temperature)
         texts: list[str] = []
         for rows, real in batch_rows(len(ids), batch_size(len(ids), self.rows)):
             keys = prompt_keys(_whole(seed), "policy/answer", rows, 1)
             with self.on_devices():
-                out = self.sampler.write(self.params, take(prompts, rows), keys, sampling, max_tokens)
+                out = self.sampler.write(
+                    self.params, take(prompts, rows), keys, sampling, max_tokens
+                )
             texts += [self.tokenizer.decode(row) for row in np.asarray(out.tokens)[:real, 0]]
         return texts
 
     def _draw(
-        self, prompts: Sequence[str], samples: int, seed: int, guidance: float, temperature: float, length: int = 0
+        self,
+        prompts: Sequence[str],
+        samples: int,
+        seed: int,
+        guidance: float,
+        temperature: float,
+        length: int = 0,
     ) -> np.ndarray:
         """Pixels of all prompts, or ``length`` image tokens where that is not 0, on the host."""
         _listed(prompts, "prompts")
@@ -224,5 +248,7 @@ def as_picture(image: Picture) -> np.ndarray | Image.Image:
         return image
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
-        raise UserError(f"an image is {array.dtype} {list(array.shape)}; expected uint8 [height, width, 3]")
+        raise UserError(
+            f"an image is {array.dtype} {list(array.shape)}; expected uint8 [height, width, 3]"
+        )
     return array

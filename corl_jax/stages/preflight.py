@@ -18,11 +18,11 @@ from typing import Any
 import jax
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.hosts import agree, everywhere
+from corl_jax.core.processes import agree, everywhere
+from corl_jax.core.provenance import versions
 from corl_jax.engine.manifest import one_line
-from corl_jax.engine.mirror import is_address
+from corl_jax.engine.remote_workdir import is_address
 from corl_jax.engine.workdir import Workdir
-from corl_jax.evals.provenance import versions
 
 LOCK = Path("/tmp/libtpu_lockfile")
 """What libtpu locks while a process holds the chips of a host; it stays behind, unlocked, when that process ends."""

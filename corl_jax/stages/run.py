@@ -13,19 +13,19 @@ from typing import Any
 import jax
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.hosts import first
+from corl_jax.core.processes import first
 from corl_jax.core.sharding import use
-from corl_jax.engine.alarm import AlarmConfig
+from corl_jax.engine.alarms import AlarmConfig
 from corl_jax.engine.hooks import Hook
 from corl_jax.engine.loop import LoopConfig, StepResult, train
 from corl_jax.engine.optim import OptimConfig, Optimizer, make_optimizer
 from corl_jax.engine.update import make_update
 from corl_jax.engine.workdir import Workdir, joined_workdir, open_workdir
 from corl_jax.stages import preflight
-from corl_jax.stages.assembly import Parts, assemble, place_tokenizer
-from corl_jax.stages.measure import Measure
-from corl_jax.stages.rl import RlStage
-from corl_jax.stages.settings import HookSettings, block
+from corl_jax.stages.config import HookSettings, block
+from corl_jax.stages.evaluate_run import Measure
+from corl_jax.stages.rl.stage import RlStage
+from corl_jax.stages.setup import Parts, assemble, place_tokenizer
 from corl_jax.stages.sft import SftStage
 from corl_jax.stages.tokenizer import TokenizerStage
 
@@ -65,7 +65,9 @@ def prepare(config: Mapping[str, Any], workdir: str | Path) -> Assembled:
         raise UserError(f"unknown stage {name!r}; expected one of {', '.join(STAGES)}")
     for key in ("steps", "microbatches", "updates_per_step"):
         if not isinstance(config[key], int) or config[key] < 1:
-            raise UserError(f"config.{key}={config[key]!r} is no count; expected a whole number from 1 on")
+            raise UserError(
+                f"config.{key}={config[key]!r} is no count; expected a whole number from 1 on"
+            )
     hooks = block(HookSettings, config["hooks"], "hooks")
     optimizer = make_optimizer(optim_config(config))
     parts = assemble(config)
@@ -76,18 +78,24 @@ def prepare(config: Mapping[str, Any], workdir: str | Path) -> Assembled:
         keep=hooks.keep,
         tensorboard_every=hooks.tensorboard_every,
         show=tuple(config["show"]),
-        alarm=block(AlarmConfig, config["alarm"] | {"watch": tuple(config["alarm"]["watch"])}, "alarm"),
+        alarm=block(
+            AlarmConfig, config["alarm"] | {"watch": tuple(config["alarm"]["watch"])}, "alarm"
+        ),
     )
     stage.open()
     for what, rows in stage.rows.items():
         if not 0 <= rows <= len(stage.train):
-            raise UserError(f"{rows} {what} a step do not fit a source of {len(stage.train)} records; ask for fewer")
+            raise UserError(
+                f"{rows} {what} a step do not fit a source of {len(stage.train)} records; ask for fewer"
+            )
         if rows % config["microbatches"]:
             raise UserError(
                 f"{rows} {what} a step do not split into {config['microbatches']} microbatches; choose a divisor"
             )
     opened = _open(config, workdir, parts)
-    return Assembled(stage, parts, opened, loop, optimizer, config["microbatches"], stage.hooks(hooks))
+    return Assembled(
+        stage, parts, opened, loop, optimizer, config["microbatches"], stage.hooks(hooks)
+    )
 
 
 def _open(config: Mapping[str, Any], workdir: str | Path, parts: Parts) -> Workdir:
@@ -109,7 +117,9 @@ def optim_config(config: Mapping[str, Any]) -> OptimConfig:
     updates = config["steps"] * config["updates_per_step"]
     raw = dict(config["optim"])
     if "warmup_ratio" not in raw or not 0 <= raw["warmup_ratio"] < 1:
-        raise UserError("config.optim.warmup_ratio is missing or out of range; expected a share from 0 up to 1")
+        raise UserError(
+            "config.optim.warmup_ratio is missing or out of range; expected a share from 0 up to 1"
+        )
     warmup = int(updates * raw.pop("warmup_ratio"))
     return block(OptimConfig, raw, "optim", total_steps=updates, warmup_steps=warmup)
 
@@ -118,7 +128,9 @@ def steps(run: Assembled) -> Iterator[StepResult]:
     """Trains, one step at a time; resumes what the work directory holds."""
     with use(run.parts.sharder):
         update = make_update(run.stage.loss, run.stage.after, run.optimizer, run.microbatches)
-        yield from train(run.stage, update, run.loop, run.workdir, run.parts.described(), hooks=run.hooks)
+        yield from train(
+            run.stage, update, run.loop, run.workdir, run.parts.described(), hooks=run.hooks
+        )
 
 
 def run(config: Mapping[str, Any], workdir: str | Path) -> None:

@@ -21,11 +21,11 @@ from corl_jax.engine.hooks import Hook
 from corl_jax.engine.optim import Optimizer
 from corl_jax.engine.stage import HostMetrics
 from corl_jax.engine.state import TrainState, create_state
-from corl_jax.objectives.language import next_token_loss
-from corl_jax.objectives.weighting import token_weights
-from corl_jax.sampling.score import hidden_states
-from corl_jax.stages.assembly import Parts, records
-from corl_jax.stages.settings import HookSettings, block, one_update
+from corl_jax.objectives.next_token import next_token_loss
+from corl_jax.objectives.token_weights import token_weights
+from corl_jax.sampling.log_probs import hidden_states
+from corl_jax.stages.config import HookSettings, block, one_update
+from corl_jax.stages.setup import Parts, records
 from corl_jax.tasks.supervised import Lesson, Supervise
 
 
@@ -56,7 +56,9 @@ class SftStage:
         self.settings = s = block(SftSettings, config["sft"], "sft")
         self.rows = {"pictures": self.batch_size, "questions": s.reading_rows}
         if s.reading_rows > self.batch_size:
-            raise UserError(f"sft.reading_rows={s.reading_rows} is more than batch_size={self.batch_size}; lower it")
+            raise UserError(
+                f"sft.reading_rows={s.reading_rows} is more than batch_size={self.batch_size}; lower it"
+            )
         self._records = functools.partial(records, config, "train")
         self.supervise = Supervise(
             tokenizer=parts.tokenizer,
@@ -89,9 +91,13 @@ class SftStage:
 
     def data(self) -> grain.DatasetIterator:
         """Lessons."""
-        return batches(self.train, seed=self.seed, batch_size=self.batch_size, transform=self.supervise)
+        return batches(
+            self.train, seed=self.seed, batch_size=self.batch_size, transform=self.supervise
+        )
 
-    def batches(self, state: TrainState, raw: Lesson, step: int) -> Iterator[tuple[Any, HostMetrics]]:
+    def batches(
+        self, state: TrainState, raw: Lesson, step: int
+    ) -> Iterator[tuple[Any, HostMetrics]]:
         """The lesson with a weight for every target, filled now that all lengths are known."""
         sharder, tokens = self.parts.sharder, self.parts.cfg.image_tokens
         lesson = sharder.put_batch(raw)
@@ -105,11 +111,19 @@ class SftStage:
         model, ids = bind(self.parts.learner.graphdef, params), self.parts.learner.ids
         lesson = batch["lesson"]
         targets = lesson.targets[:, None]
-        states = hidden_states(model, lesson.reading, targets, ids, modality="text", shared_prefix=False)
-        text_loss, text_log_probs = next_token_loss(model.text_logits(states), targets, batch["said"][:, None])
+        states = hidden_states(
+            model, lesson.reading, targets, ids, modality="text", shared_prefix=False
+        )
+        text_loss, text_log_probs = next_token_loss(
+            model.text_logits(states), targets, batch["said"][:, None]
+        )
         codes = jax.lax.stop_gradient(model.image_tokenizer.encode(lesson.images))[:, None]
-        states = hidden_states(model, lesson.drawing, codes, ids, modality="image", shared_prefix=False)
-        image_loss, image_log_probs = next_token_loss(model.image_logits(states), codes, batch["drawn"][:, None])
+        states = hidden_states(
+            model, lesson.drawing, codes, ids, modality="image", shared_prefix=False
+        )
+        image_loss, image_log_probs = next_token_loss(
+            model.image_logits(states), codes, batch["drawn"][:, None]
+        )
         mask = lesson.target_mask[:, None]
         metrics = {
             "text/nll": Weighted.of(-text_log_probs, mask),

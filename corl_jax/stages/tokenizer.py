@@ -20,15 +20,15 @@ from corl_jax.data.images import to_uint8
 from corl_jax.data.pipeline import batches, fixed
 from corl_jax.data.transforms import StackPictures
 from corl_jax.engine.hooks import Every, Hook, Report
+from corl_jax.engine.image_grid import image_grid
 from corl_jax.engine.optim import Optimizer
-from corl_jax.engine.pictures import image_grid
 from corl_jax.engine.stage import HostMetrics
 from corl_jax.engine.state import TrainState, create_state
-from corl_jax.models.codebook import unit
-from corl_jax.models.image_tokenizer import ImageTokenizer
+from corl_jax.models.janus.codebook import unit
+from corl_jax.models.janus.image_tokenizer import ImageTokenizer
 from corl_jax.objectives import reconstruction
-from corl_jax.stages.assembly import Parts, records
-from corl_jax.stages.settings import HookSettings, block, no_adapters, one_update
+from corl_jax.stages.config import HookSettings, block, no_adapters, one_update
+from corl_jax.stages.setup import Parts, records
 
 PART = "image_tokenizer/"
 
@@ -58,7 +58,9 @@ class TokenizerStage:
         no_adapters(config)
         parts.check(PART + "*")
         sizes = parts.cfg.image_tokenizer
-        self.graphdef = nnx.split(nnx.eval_shape(lambda: ImageTokenizer(sizes, rngs=nnx.Rngs(0))))[0]
+        self.graphdef = nnx.split(nnx.eval_shape(lambda: ImageTokenizer(sizes, rngs=nnx.Rngs(0))))[
+            0
+        ]
         self.settings = block(TokenizerSettings, config["tokenizer"], "tokenizer")
         self.train = records(config, "train")
         self.held_out = fixed(records(config, "test"), 64)
@@ -91,9 +93,16 @@ class TokenizerStage:
         chosen = model.quantize.lookup(codes)
         pictures = model.decode_latents(reconstruction.straight_through(latents, chosen))
         squared, absolute = reconstruction.pixel_terms(pictures, images)
-        codebook, commitment = (t.mean((1, 2)) for t in reconstruction.codebook_terms(latents, chosen))
+        codebook, commitment = (
+            t.mean((1, 2)) for t in reconstruction.codebook_terms(latents, chosen)
+        )
         single, mean = reconstruction.usage_terms(similarity, s.usage_temperature)
-        rows = s.squared * squared + s.absolute * absolute + s.codebook * codebook + s.commitment * commitment
+        rows = (
+            s.squared * squared
+            + s.absolute * absolute
+            + s.codebook * codebook
+            + s.commitment * commitment
+        )
         used = jnp.zeros(similarity.shape[-1]).at[codes.reshape(-1)].set(1.0)
         metrics = {
             "psnr": Weighted.of(reconstruction.psnr(squared)),
@@ -125,6 +134,8 @@ class TokenizerStage:
             sheet = to_uint8(np.concatenate([pictures[:8], out[:8]]))
             labels = ["original"] * 8 + ["decoded"] * 8
             psnr = float(np.mean(np.asarray(reconstruction.psnr(jnp.asarray(error)))))
-            return Report({"eval/psnr": psnr}, {"reconstruction": image_grid(sheet, labels, 8, scale=2)})
+            return Report(
+                {"eval/psnr": psnr}, {"reconstruction": image_grid(sheet, labels, 8, scale=2)}
+            )
 
         return [Every(settings.sample_every, report)]

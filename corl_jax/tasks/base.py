@@ -9,7 +9,7 @@ import numpy as np
 
 from corl_jax.core.types import Asked, Completion, Prompts, Record, Rollout
 from corl_jax.data.images import preprocess
-from corl_jax.data.text import TextTokenizer, left_pad
+from corl_jax.data.text_tokenizer import TextTokenizer, left_pad
 
 
 class Task(Protocol):
@@ -25,7 +25,10 @@ class Task(Protocol):
 
 
 def as_prompts(
-    rows: Sequence[Sequence[int]], tokenizer: TextTokenizer, length: int | None, images: np.ndarray | None = None
+    rows: Sequence[Sequence[int]],
+    tokenizer: TextTokenizer,
+    length: int | None,
+    images: np.ndarray | None = None,
 ) -> Prompts:
     """Left-padded prompts of a fixed ``length``, or of the next multiple of 8."""
     tokens, mask = left_pad(rows, tokenizer.pad_id, length=length)

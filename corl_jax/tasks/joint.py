@@ -30,7 +30,9 @@ class Joint:
 
     def __post_init__(self):
         if self.pictures < 0 or self.questions < 0 or self.pictures + self.questions == 0:
-            raise UserError(f"{self.pictures} prompts and {self.questions} questions a step leave nothing to train on")
+            raise UserError(
+                f"{self.pictures} prompts and {self.questions} questions a step leave nothing to train on"
+            )
 
     @property
     def batch_size(self) -> int:
@@ -44,5 +46,7 @@ class Joint:
             counts[idle] = 0
         tasks: dict[str, Task] = {"image": self.drawing, "text": self.asking}
         return {
-            name: tasks[name].ask([records[i] for i in self.share(count)]) for name, count in counts.items() if count
+            name: tasks[name].ask([records[i] for i in self.share(count)])
+            for name, count in counts.items()
+            if count
         }

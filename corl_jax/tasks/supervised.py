@@ -17,7 +17,7 @@ from corl_jax.core.types import Prompts, Record, pytree
 from corl_jax.data.shapes.captions import describe, listing
 from corl_jax.data.shapes.parser import parse_batch
 from corl_jax.data.shapes.vocabulary import DESCRIBE
-from corl_jax.data.text import TextTokenizer
+from corl_jax.data.text_tokenizer import TextTokenizer
 from corl_jax.tasks.base import as_prompts, stack_pictures
 
 CAPTION = "{scene}"
@@ -78,13 +78,17 @@ class Supervise:
 
     def __post_init__(self):
         if self.reading_rows < 1:
-            raise UserError(f"reading_rows={self.reading_rows} leaves nothing to read; expected 1 or more")
+            raise UserError(
+                f"reading_rows={self.reading_rows} leaves nothing to read; expected 1 or more"
+            )
         for name in ("caption_share", "sloppy_share", "dropout"):
             if not 0 <= (share := vars(self)[name]) <= 1:
                 raise UserError(f"{name}={share} is no share; expected a number from 0 to 1")
 
     def __call__(self, records: Sequence[Record], step: int) -> Lesson:
-        rng = np.random.default_rng([self.seed, step])  # decides for the rows of all processes, in order
+        rng = np.random.default_rng(
+            [self.seed, step]
+        )  # decides for the rows of all processes, in order
         silent = [rng.random() < self.dropout for _ in range(len(records))]
         reading = min(self.reading_rows, len(records))
         forms = [self._form(rng) for _ in range(reading)]
@@ -99,7 +103,9 @@ class Supervise:
             question = DESCRIBE if forms[i] == CAPTION else record.question
             asks.append(self.tokenizer.question_prompt(question, self.image_tokens))
         says = self._parsed(read, forms) if self.world else self._solved(read, forms)
-        targets, mask = self._right_pad([[*self.tokenizer.encode(text), self.tokenizer.eos_id] for text in says])
+        targets, mask = self._right_pad(
+            [[*self.tokenizer.encode(text), self.tokenizer.eos_id] for text in says]
+        )
         pictures = stack_pictures(tuple(read.values()), self.image_size)
         return Lesson(
             as_prompts(asks, self.tokenizer, self.reading_length, pictures),
@@ -111,7 +117,10 @@ class Supervise:
 
     def _parsed(self, read: Mapping[int, Record], forms: Sequence[str]) -> list[str]:
         """What is said of pictures of the embedded world."""
-        scenes = [parsed.scene for parsed in parse_batch(np.stack([record.image for record in read.values()]))]
+        scenes = [
+            parsed.scene
+            for parsed in parse_batch(np.stack([record.image for record in read.values()]))
+        ]
         return [
             forms[i].format(scene=describe(scene), thought=listing(scene), answer=record.answer)
             for (i, record), scene in zip(read.items(), scenes, strict=True)
@@ -121,8 +130,12 @@ class Supervise:
         """What is said of other pictures: the row's caption, or its solution."""
         for record in read.values():
             if not record.solution:
-                raise UserError(f"record {record.id!r} has no solution to imitate; give its row a qa_solution")
-        return [record.prompt if forms[i] == CAPTION else record.solution for i, record in read.items()]
+                raise UserError(
+                    f"record {record.id!r} has no solution to imitate; give its row a qa_solution"
+                )
+        return [
+            record.prompt if forms[i] == CAPTION else record.solution for i, record in read.items()
+        ]
 
     def _form(self, rng: np.random.Generator) -> str:
         """How a row is answered."""

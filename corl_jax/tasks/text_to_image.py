@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from corl_jax.core.types import Asked, Completion, Record, Rollout
-from corl_jax.data.text import TextTokenizer
+from corl_jax.data.text_tokenizer import TextTokenizer
 from corl_jax.tasks.base import as_prompts
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from corl_jax.core.types import Asked, Completion, Record, Rollout
-from corl_jax.data.text import TextTokenizer
+from corl_jax.data.text_tokenizer import TextTokenizer
 from corl_jax.tasks.base import as_prompts, stack_pictures
 
 
@@ -30,7 +30,9 @@ class VisualQA:
 
     def ask(self, records: Sequence[Record]) -> Asked:
         """Prompts with one picture each."""
-        rows = [self.tokenizer.question_prompt(record.question, self.image_tokens) for record in records]
+        rows = [
+            self.tokenizer.question_prompt(record.question, self.image_tokens) for record in records
+        ]
         pictures = stack_pictures(records, self.image_size)
         return Asked(as_prompts(rows, self.tokenizer, self.prompt_length, pictures), tuple(records))
 

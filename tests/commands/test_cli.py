@@ -12,7 +12,7 @@ from PIL import Image
 
 from corl_jax.commands.cli import main
 from corl_jax.commands.sample import slug
-from corl_jax.evals.agreement import Agreement
+from corl_jax.evals.sampler_scorer_gap import Agreement
 
 
 @pytest.fixture
@@ -53,7 +53,14 @@ def test_sample_writes_what_the_policy_draws(capsys, tiny_policy, tiny_policy_fo
 
 def test_ask_prints_the_answer(capsys, tiny_policy_folder, picture):
     code, out, _ = run(
-        capsys, "ask", "--policy", tiny_policy_folder, "--image", picture, "--question", "how many circles are there?"
+        capsys,
+        "ask",
+        "--policy",
+        tiny_policy_folder,
+        "--image",
+        picture,
+        "--question",
+        "how many circles are there?",
     )
     assert code == 0 and out.strip()
 
@@ -62,7 +69,19 @@ def test_evaluate_writes_numbers(capsys, tiny_policy_folder, tmp_path, monkeypat
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("corl_jax.data.shapes.builder.SPLITS", {"train": 4, "test": 8})
     out = tmp_path / "numbers.json"
-    line = ("evaluate", "--policy", tiny_policy_folder, "--suite", "shapes", "--n", 2, "--seed", 3, "--out", out)
+    line = (
+        "evaluate",
+        "--policy",
+        tiny_policy_folder,
+        "--suite",
+        "shapes",
+        "--n",
+        2,
+        "--seed",
+        3,
+        "--out",
+        out,
+    )
     code, table, _ = run(capsys, *line, "--guidance", "2")
     assert code == 0 and "qa_greedy" in table
     numbers = json.loads(out.read_text())
@@ -71,7 +90,9 @@ def test_evaluate_writes_numbers(capsys, tiny_policy_folder, tmp_path, monkeypat
     assert run(capsys, *line)[0] == 2 and json.loads(out.read_text()) == numbers
 
 
-def test_doctor_agrees_on_a_healthy_policy_and_says_when_not(capsys, tiny_policy_folder, tmp_path, monkeypatch):
+def test_doctor_agrees_on_a_healthy_policy_and_says_when_not(
+    capsys, tiny_policy_folder, tmp_path, monkeypatch
+):
     out = tmp_path / "doctor.json"
     code, table, _ = run(capsys, "doctor", "--policy", tiny_policy_folder, "--json", out)
     found = json.loads(out.read_text())
@@ -79,7 +100,7 @@ def test_doctor_agrees_on_a_healthy_policy_and_says_when_not(capsys, tiny_policy
     assert set(found["max_logprob_gap"]) == {"image@w=1", "image@w=2", "text"} and found["ok"]
     assert 0 < max(found["max_logprob_gap"].values()) <= 1e-4
     assert "jax" in found["versions"] and found["device"]
-    monkeypatch.setattr("corl_jax.evals.agreement.TOLERANCE", 0.0)
+    monkeypatch.setattr("corl_jax.evals.sampler_scorer_gap.TOLERANCE", 0.0)
     code, table, _ = run(capsys, "doctor", "--policy", tiny_policy_folder)
     assert code == 1 and "NOT OK" in table
 
@@ -91,7 +112,7 @@ def test_doctor_holds_a_sampler_in_int8_to_no_limit(capsys, tiny_policy_folder, 
         asked.append(held)
         return Agreement({"text": 0.2}, {"text": 1e-3 if held["cache"] == "same" else 1e-6})
 
-    monkeypatch.setattr("corl_jax.evals.agreement.measure", measure)
+    monkeypatch.setattr("corl_jax.evals.sampler_scorer_gap.measure", measure)
     line = ("doctor", "--policy", tiny_policy_folder, "--rollout-weights", "int8")
     code, table, _ = run(capsys, *line, "--rollout-cache", "int8")
     assert code == 0 and "2.00e-01" in table and "OK" in table and "held to no limit" in table
@@ -126,7 +147,9 @@ def test_doctor_holds_a_sampler_in_int8_to_no_limit(capsys, tiny_policy_folder, 
         ("doctor --policy NEW", "no folder"),
     ],
 )
-def test_bad_input_is_one_line_and_code_two(capsys, tiny_policy_folder, tmp_path, picture, line, says):
+def test_bad_input_is_one_line_and_code_two(
+    capsys, tiny_policy_folder, tmp_path, picture, line, says
+):
     text = tmp_path / "notes.txt"
     text.write_text("no picture")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
@@ -153,7 +176,9 @@ def test_slug():
 
 def test_tokenize_there_and_back(capsys, tiny_policy_folder, picture, tmp_path):
     out = tmp_path / "codes"
-    code, said, _ = run(capsys, "tokenize", "--policy", tiny_policy_folder, "--image", picture, "--out", out)
+    code, said, _ = run(
+        capsys, "tokenize", "--policy", tiny_policy_folder, "--image", picture, "--out", out
+    )
     assert code == 0 and said.split() == [str(out / "picture.png"), str(out / "picture.npy")]
     assert np.load(out / "picture.npy").shape == (36,)
     line = ("tokenize", "--policy", tiny_policy_folder, "--codes", out / "picture.npy", "--out")
@@ -163,7 +188,10 @@ def test_tokenize_there_and_back(capsys, tiny_policy_folder, picture, tmp_path):
     before = (out / "picture.png").read_bytes()
     code, _, err = run(capsys, *line, out)
     assert code == 2 and "exists" in err and (out / "picture.png").read_bytes() == before
-    for bad, message in ((picture, "cannot be read as a .npy file"), (tmp_path / "none.npy", "do not exist")):
+    for bad, message in (
+        (picture, "cannot be read as a .npy file"),
+        (tmp_path / "none.npy", "do not exist"),
+    ):
         code, _, err = run(capsys, *line[:4], bad, "--out", tmp_path / "new")
         assert code == 2 and message in err and not (tmp_path / "new").exists()
 
@@ -171,5 +199,13 @@ def test_tokenize_there_and_back(capsys, tiny_policy_folder, picture, tmp_path):
 def test_inspect_counts(capsys, tiny_policy_folder):
     code, out, _ = run(capsys, "inspect", "--policy", tiny_policy_folder)
     assert code == 0 and "transformers layout" in out and "special tokens: bos 0" in out
-    rows = dict(line.rsplit(None, 1) for line in out.splitlines() if line.startswith(("language_model", "parameters")))
-    assert int(rows["parameters"].replace(",", "")) > int(rows["language_model"].replace(",", "")) > 10**5
+    rows = dict(
+        line.rsplit(None, 1)
+        for line in out.splitlines()
+        if line.startswith(("language_model", "parameters"))
+    )
+    assert (
+        int(rows["parameters"].replace(",", ""))
+        > int(rows["language_model"].replace(",", ""))
+        > 10**5
+    )

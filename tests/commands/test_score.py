@@ -22,7 +22,12 @@ def test_the_photographs_are_scored(photographs, tmp_path, capsys):
     names = "cycle_both,perceptual,pixel,clip"
     how = ["--set", "captioner=blip", "--set", "similarity=bertscore"]
     flags = [flag for name in models for flag in ("--model", f"{name}=tiny")]
-    assert main(["score", "--records", photographs, "--rewards", names, "--out", str(out), *flags, *how]) == 0
+    assert (
+        main(
+            ["score", "--records", photographs, "--rewards", names, "--out", str(out), *flags, *how]
+        )
+        == 0
+    )
     found = json.loads(out.read_text())
     assert len(found["rows"]) == 12 and "cycle_both" in capsys.readouterr().out
     for row in found["rows"]:  # pictures are compared with themselves
@@ -40,7 +45,11 @@ def test_a_users_own_reward_lies_where_the_command_is_called(photographs, tmp_pa
     )
     flags = ["--rewards", "bright_rewards:brightness", "--out", "bright.json"]
     assert main(["score", "--records", photographs, *flags]) == 0
-    assert 0.1 < json.loads((tmp_path / "bright.json").read_text())["rewards"]["brightness"]["mean"] < 0.9
+    assert (
+        0.1
+        < json.loads((tmp_path / "bright.json").read_text())["rewards"]["brightness"]["mean"]
+        < 0.9
+    )
 
 
 @pytest.mark.parametrize(
@@ -48,10 +57,16 @@ def test_a_users_own_reward_lies_where_the_command_is_called(photographs, tmp_pa
     [
         (["--rewards", "beauty"], "unknown reward 'beauty'"),
         (["--rewards", "clip"], "set config.reward.models.clip"),
-        (["--rewards", "accuracy"], "reward 'accuracy' failed on row 0 .* the completion is a picture"),
+        (
+            ["--rewards", "accuracy"],
+            "reward 'accuracy' failed on row 0 .* the completion is a picture",
+        ),
         (["--rewards", "matching"], "no policy was handed in"),
         (["--rewards", "pixel", "--answer"], "--answer needs a policy"),
-        (["--rewards", "cycle", "--set", "captioner=parrot"], "unknown captioner 'parrot'; expected one of blip, self"),
+        (
+            ["--rewards", "cycle", "--set", "captioner=parrot"],
+            "unknown captioner 'parrot'; expected one of blip, self",
+        ),
         (["--rewards", "pixel", "--set", "colour=red"], "--set 'colour=red': unknown name"),
     ],
 )

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from corl_jax.core.hosts import Hosts, connect
+from corl_jax.core.processes import Hosts, connect
 from corl_jax.core.sharding import AXES, Sharder, fetch
 
 

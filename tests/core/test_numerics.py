@@ -7,9 +7,13 @@ from corl_jax.core.numerics import Weighted, add_metrics, masked_mean
 
 def test_masked_mean_is_the_mean_of_what_is_left(rng):
     values, mask = rng.normal(size=(3, 7)).astype(np.float32), rng.random((3, 7)) < 0.6
-    np.testing.assert_allclose(masked_mean(jnp.asarray(values), jnp.asarray(mask)), values[mask].mean(), rtol=1e-6)
+    np.testing.assert_allclose(
+        masked_mean(jnp.asarray(values), jnp.asarray(mask)), values[mask].mean(), rtol=1e-6
+    )
     rows = [row[keep].mean() for row, keep in zip(values, mask, strict=True)]
-    np.testing.assert_allclose(masked_mean(jnp.asarray(values), jnp.asarray(mask), axis=1), rows, rtol=1e-5)
+    np.testing.assert_allclose(
+        masked_mean(jnp.asarray(values), jnp.asarray(mask), axis=1), rows, rtol=1e-5
+    )
 
 
 def test_empty_masks_give_zero_not_nan():

@@ -24,7 +24,10 @@ def gradient(ask):
 
 def test_no_device_adds_up_a_gradient_of_the_whole_table():
     rng = np.random.default_rng(0)
-    table, tokens = rng.normal(size=(WORDS, WIDTH)).astype(np.float32), rng.integers(0, WORDS, (8, 5))
+    table, tokens = (
+        rng.normal(size=(WORDS, WIDTH)).astype(np.float32),
+        rng.integers(0, WORDS, (8, 5)),
+    )
     want = gradient(lambda rows: rows)(table, tokens)
     sharder = Sharder(make_mesh({"data": 2, "fsdp": 4}))
     with use(sharder):

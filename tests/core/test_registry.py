@@ -13,7 +13,12 @@ def table():
 
 
 def test_finds_contains_and_lists(table):
-    assert table["zeta"] is len and "alpha" in table and "beta" not in table and list(table) == ["zeta", "alpha"]
+    assert (
+        table["zeta"] is len
+        and "alpha" in table
+        and "beta" not in table
+        and list(table) == ["zeta", "alpha"]
+    )
 
 
 def test_the_decorated_thing_comes_back_unchanged(table):

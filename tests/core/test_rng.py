@@ -10,7 +10,9 @@ def bits(key):
 
 
 def test_streams_differ_by_seed_name_and_step_and_repeat():
-    keys = [stream(s, n, t) for s in (0, 1) for n in ("image", "text", "shuffle") for t in (0, 1, 2)]
+    keys = [
+        stream(s, n, t) for s in (0, 1) for n in ("image", "text", "shuffle") for t in (0, 1, 2)
+    ]
     assert len({bits(key) for key in keys}) == len(keys)
     assert bits(stream(1, "text", 2)) == bits(stream(1, "text", jnp.asarray(2)))
     assert bits(jax.jit(lambda step: stream(1, "text", step))(2)) == bits(stream(1, "text", 2))
@@ -34,5 +36,7 @@ def test_sample_keys_follow_the_id_not_the_layout():
 
 def test_sample_keys_are_the_same_on_a_split_batch():
     key = stream(0, "text")
-    halves = [jax.random.key_data(sample_keys(key, jnp.arange(start, start + 4))) for start in (0, 4)]
+    halves = [
+        jax.random.key_data(sample_keys(key, jnp.arange(start, start + 4))) for start in (0, 4)
+    ]
     np.testing.assert_array_equal(np.concatenate(halves), jax.random.key_data(sample_keys(key, 8)))

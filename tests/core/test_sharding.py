@@ -31,13 +31,20 @@ def test_a_mesh_axis_used_twice_is_named(sharder):
 
 
 def test_a_rule_with_an_unknown_mesh_axis_is_named():
-    with pytest.raises(UserError, match="'embed' names mesh axis 'model'; the mesh has data, fsdp, tensor"):
+    with pytest.raises(
+        UserError, match="'embed' names mesh axis 'model'; the mesh has data, fsdp, tensor"
+    ):
         Sharder(make_mesh({"data": -1}), {**DEFAULT_RULES, "embed": "model"})
 
 
 def test_a_size_that_does_not_divide_is_named(sharder):
-    assert sharder.fitted((3, 8, 6), ("embed", "mlp"), "w").spec == PartitionSpec(None, "fsdp", "tensor")
-    with pytest.raises(UserError, match="lm_head/kernel: an axis of size 7 does not divide over 2 devices of 'tensor'"):
+    assert sharder.fitted((3, 8, 6), ("embed", "mlp"), "w").spec == PartitionSpec(
+        None, "fsdp", "tensor"
+    )
+    with pytest.raises(
+        UserError,
+        match="lm_head/kernel: an axis of size 7 does not divide over 2 devices of 'tensor'",
+    ):
         sharder.fitted((8, 7), ("embed", "vocab"), "lm_head/kernel")
 
 
@@ -46,20 +53,30 @@ def test_mesh_sizes():
     assert make_mesh({"data": 2}, jax.devices()[:2]).size == 2
     assert dict(make_mesh({"data": -1, "fsdp": -4}).shape) == {"data": 2, "fsdp": 4, "tensor": 1}
     assert dict(make_mesh({"data": -1, "fsdp": -3}).shape) == {"data": 4, "fsdp": 2, "tensor": 1}
-    assert dict(make_mesh({"data": -1, "fsdp": -8}, jax.devices()[:1]).shape) == {"data": 1, "fsdp": 1, "tensor": 1}
+    assert dict(make_mesh({"data": -1, "fsdp": -8}, jax.devices()[:1]).shape) == {
+        "data": 1,
+        "fsdp": 1,
+        "tensor": 1,
+    }
     with pytest.raises(UserError, match="needs 3 devices, but there are 8"):
         make_mesh({"data": 3})
     with pytest.raises(UserError, match="needs 6 devices, but there are 8"):
         make_mesh({"data": 3, "fsdp": -1, "tensor": 1})
-    with pytest.raises(UserError, match=r"\['model'\] are unknown; expected some of data, fsdp, tensor"):
+    with pytest.raises(
+        UserError, match=r"\['model'\] are unknown; expected some of data, fsdp, tensor"
+    ):
         make_mesh({"model": 8})
 
 
 def test_batches_are_spread_where_they_divide(sharder):
-    placed = sharder.put_batch({"rows": np.zeros((8, 3)), "odd": np.zeros((3, 2)), "step": np.int32(1)})
+    placed = sharder.put_batch(
+        {"rows": np.zeros((8, 3)), "odd": np.zeros((3, 2)), "step": np.int32(1)}
+    )
     assert placed["rows"].sharding.spec == PartitionSpec(("data", "fsdp"))
     assert placed["rows"].addressable_shards[0].data.shape == (2, 3)
-    assert placed["odd"].sharding.is_fully_replicated and placed["step"].sharding.is_fully_replicated
+    assert (
+        placed["odd"].sharding.is_fully_replicated and placed["step"].sharding.is_fully_replicated
+    )
 
 
 def test_constrain_acts_inside_use_only(sharder):

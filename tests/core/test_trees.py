@@ -36,7 +36,9 @@ def test_flatten_and_bind_are_inverse(net):
 def test_bind_takes_paths_in_any_order(net):
     graphdef, params = flatten(net)
     x = jnp.ones((1, 3))
-    np.testing.assert_array_equal(bind(graphdef, dict(sorted(params.items(), reverse=True)))(x), net(x))
+    np.testing.assert_array_equal(
+        bind(graphdef, dict(sorted(params.items(), reverse=True)))(x), net(x)
+    )
 
 
 def test_gradients_have_the_same_paths(net):
@@ -61,7 +63,9 @@ def test_partition_splits_without_loss(net):
 
 
 def test_partition_refuses_patterns_without_a_match(net):
-    with pytest.raises(UserError, match=r"'langauge/\*\*' matches no parameter; the model has blocks, head"):
+    with pytest.raises(
+        UserError, match=r"'langauge/\*\*' matches no parameter; the model has blocks, head"
+    ):
         partition(flatten(net)[1], ["head/**", "langauge/**"])
 
 

@@ -36,7 +36,14 @@ def test_pictures_of_the_right_size_keep_their_pixels():
 
 
 def test_to_uint8_truncates_and_clips():
-    assert to_uint8(np.array([-1.5, -1.0, 0.0, 0.999, 1.0, 3.0])).tolist() == [0, 0, 127, 254, 255, 255]
+    assert to_uint8(np.array([-1.5, -1.0, 0.0, 0.999, 1.0, 3.0])).tolist() == [
+        0,
+        0,
+        127,
+        254,
+        255,
+        255,
+    ]
 
 
 def test_load_image(tmp_path):
@@ -48,7 +55,11 @@ def test_load_image(tmp_path):
     (tmp_path / "b.png").write_text("not a picture")
     whole = (tmp_path / "a.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
-    for name, message in [("none.png", "does not exist"), ("b.png", "not a picture"), ("cut.png", "cannot be read")]:
+    for name, message in [
+        ("none.png", "does not exist"),
+        ("b.png", "not a picture"),
+        ("cut.png", "cannot be read"),
+    ]:
         with pytest.raises(UserError, match=message):
             load_image(tmp_path / name)
     with pytest.raises(UserError, match="cannot be read"):

@@ -16,7 +16,9 @@ def original(image: Image.Image) -> np.ndarray:
     width, height = image.size
     longest = max(width, height)
     size = [max(int(height / longest * SIDE), 14), max(int(width / longest * SIDE), 14)]
-    small = np.asarray(image.resize((size[1], size[0]), Image.Resampling.BICUBIC, reducing_gap=None))
+    small = np.asarray(
+        image.resize((size[1], size[0]), Image.Resampling.BICUBIC, reducing_gap=None)
+    )
     square = np.full((SIDE, SIDE, 3), int(255 * 0.5), np.uint8)
     if size[1] > size[0]:
         square[(SIDE - size[0]) // 2 :][: size[0]] = small
@@ -41,14 +43,19 @@ def test_photographs_as_the_original_prepares_them(photos):
         assert ours.shape == (SIDE, SIDE, 3) and ours.std() > 0.01
 
 
-@pytest.mark.parametrize("size", [(500, 333), (333, 500), (1, 1000), (1000, 1), (384, 384), (37, 36)])
+@pytest.mark.parametrize(
+    "size", [(500, 333), (333, 500), (1, 1000), (1000, 1), (384, 384), (37, 36)]
+)
 def test_odd_sizes_as_the_original_prepares_them(photos, size):
     image = photos["astronaut.jpg"].resize(size)
     np.testing.assert_allclose(preprocess(image, SIDE), original(image), atol=1e-6)
 
 
 def test_transformers_prepares_the_same_where_its_rounding_agrees(photos, test_data):
-    pytest.importorskip("torch", reason="transformers' processor needs torch: pip install -e '.[test]' (Python 3.11)")
+    pytest.importorskip(
+        "torch",
+        reason="transformers' processor needs torch: pip install -e '.[test]' (Python 3.11)",
+    )
     from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 
     theirs = JanusImageProcessorPil(image_mean=[0.5] * 3, image_std=[0.5] * 3)

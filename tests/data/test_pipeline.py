@@ -68,7 +68,11 @@ def test_a_process_reads_its_own_rows_alone(source):
     assert list(take(counted, 1, transform=Part(range(4, 8)), threads=0)[0][1]) == whole[4:]
     assert set(whole[:4]).isdisjoint(counted.read[:4]) and counted.read[:4] == whole[4:]
     pictures = next(batches(source, seed=3, batch_size=8, transform=StackPictures(48)))
-    half = next(batches(source, seed=3, batch_size=8, transform=StackPictures(48, lambda n: range(n // 2, n))))
+    half = next(
+        batches(
+            source, seed=3, batch_size=8, transform=StackPictures(48, lambda n: range(n // 2, n))
+        )
+    )
     np.testing.assert_array_equal(half, pictures[4:])
 
 
@@ -92,7 +96,11 @@ def test_resuming_gives_the_same_next_batches(source, tmp_path):
 def test_transforms(source):
     records = next(batches(source, seed=0, batch_size=4, transform=Keep()))
     pictures = next(batches(source, seed=0, batch_size=4, transform=StackPictures(48)))
-    assert isinstance(records, tuple) and pictures.shape == (4, 48, 48, 3) and pictures.dtype == np.float32
+    assert (
+        isinstance(records, tuple)
+        and pictures.shape == (4, 48, 48, 3)
+        and pictures.dtype == np.float32
+    )
     assert np.allclose(pictures[2] * 127.5 + 127.5, records[2].image, atol=1e-3)
 
 
@@ -103,8 +111,12 @@ def test_impossible_batches(source, changes):
 
 
 def test_fixed_records(source):
-    assert [record.id for record in fixed(source, 9)] == [record.id for record in fixed(source, 20)][:9]
-    assert [record.id for record in fixed(source, 9, seed=1)] != [record.id for record in fixed(source, 9)]
+    assert [record.id for record in fixed(source, 9)] == [
+        record.id for record in fixed(source, 20)
+    ][:9]
+    assert [record.id for record in fixed(source, 9, seed=1)] != [
+        record.id for record in fixed(source, 9)
+    ]
     with pytest.raises(UserError, match="cannot take 51"):
         fixed(source, 51)
 

@@ -11,7 +11,9 @@ from PIL import Image
 from corl_jax.core.errors import UserError
 from corl_jax.data.record_files import read_records
 
-QUESTION = "What is it?\nOptions:\nA. a cat\nB. a dog\n\nAnswer with a letter inside <answer> </answer>."
+QUESTION = (
+    "What is it?\nOptions:\nA. a cat\nB. a dog\n\nAnswer with a letter inside <answer> </answer>."
+)
 ROW = {
     "prompt": "a cat",
     "real_image": "cat.png",
@@ -44,8 +46,17 @@ def test_rows_become_records(write):
     }
     plain, full = read_records(write(ROW, "", ROW | extra))
     record = plain.record
-    assert (record.id, record.answer, record.choices, record.qa_type) == ("records-1", "B", ("a cat", "a dog"), "MC")
-    assert record.image.shape == (4, 6, 3) and plain.picture is record.image and plain.completion is None
+    assert (record.id, record.answer, record.choices, record.qa_type) == (
+        "records-1",
+        "B",
+        ("a cat", "a dog"),
+        "MC",
+    )
+    assert (
+        record.image.shape == (4, 6, 3)
+        and plain.picture is record.image
+        and plain.completion is None
+    )
     assert full.record.id == "x" and not full.picture.any() and full.completion == "B"
     assert (full.record.class_question, full.record.class_answer) == ("which?", "cat")
 

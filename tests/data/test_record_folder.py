@@ -47,7 +47,10 @@ def test_rows_become_records_in_order(write):
     assert (first.image == 0).all() and (second.image == 2).all() and second.prompt == odd
     assert [source.about(i) for i in range(2)] == [("MC", ""), ("OE", "count")]
     assert [record.id for record in (source[0], source[1])] == ["train-1", "train-2"]
-    assert select(source, ("count",))[0].id == "train-2" and select(source, qa_type="MC")[0].id == "train-1"
+    assert (
+        select(source, ("count",))[0].id == "train-2"
+        and select(source, qa_type="MC")[0].id == "train-1"
+    )
     with pytest.raises(IndexError):
         source[2]
 
@@ -55,7 +58,10 @@ def test_rows_become_records_in_order(write):
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
-        ([ROW, ROW | {"real_image": "images/9.png"}], "line 2 of .* names the picture .*9.png', which does not exist"),
+        (
+            [ROW, ROW | {"real_image": "images/9.png"}],
+            "line 2 of .* names the picture .*9.png', which does not exist",
+        ),
         ([ROW | {"id": "x"}, ROW | {"id": "x"}], "line 2 of .* has the id 'x' of an earlier row"),
         ([ROW | {"qa_solution": "C"}], "record 'train-1': answer is 'C'"),
         ([ROW | {"od_solution": [1]}], "line 1 of .*: od_solution is \\[1\\]; expected a text"),
@@ -68,5 +74,7 @@ def test_rows_that_cannot_be_used(write, rows, says):
 
 def test_a_folder_without_records_says_what_to_put_there(write, tmp_path):
     for folder, split in ((tmp_path / "none", "train"), (write(ROW), "test"), ("", "train")):
-        with pytest.raises(UserError, match=f"has no {split}.jsonl; put the records there, .* prompt, real_image"):
+        with pytest.raises(
+            UserError, match=f"has no {split}.jsonl; put the records there, .* prompt, real_image"
+        ):
             FolderSource(folder, split)

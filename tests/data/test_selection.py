@@ -15,7 +15,9 @@ def source(tmp_path_factory):
 
 
 def test_what_is_said_about_records_is_theirs(source):
-    assert [source.about(row) for row in range(64)] == [(r.qa_type, r.kind) for r in (source[i] for i in range(64))]
+    assert [source.about(row) for row in range(64)] == [
+        (r.qa_type, r.kind) for r in (source[i] for i in range(64))
+    ]
 
 
 @pytest.mark.parametrize(
@@ -24,7 +26,10 @@ def test_what_is_said_about_records_is_theirs(source):
         ({"questions": ("count",)}, lambda r: r.kind == "count"),
         ({"questions": ("count", "relation")}, lambda r: r.kind in ("count", "relation")),
         ({"qa_type": "MC"}, lambda r: r.qa_type == "MC"),
-        ({"questions": ("count",), "qa_type": "OE"}, lambda r: r.kind == "count" and r.qa_type == "OE"),
+        (
+            {"questions": ("count",), "qa_type": "OE"},
+            lambda r: r.kind == "count" and r.qa_type == "OE",
+        ),
     ],
 )
 def test_those_that_fit_in_order(source, how, fits):
@@ -43,7 +48,10 @@ def test_nothing_asked_for_is_the_source_itself(source):
 @pytest.mark.parametrize(
     ("how", "says"),
     [
-        ({"questions": ("size",)}, "kind 'size'; expected some of colour, count, existence, relation, shape"),
+        (
+            {"questions": ("size",)},
+            "kind 'size'; expected some of colour, count, existence, relation, shape",
+        ),
         ({"qa_type": "mc"}, "data.qa_type='mc' is unknown; expected MC, OE"),
         ({"questions": ("relation",), "qa_type": "MC"}, "leave no record"),
         ({"limit": 65}, "data.limit=65 is more than the 64 records"),

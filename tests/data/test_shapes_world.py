@@ -40,11 +40,15 @@ def test_parser_survives_blur_and_noise():
     for axis in (1, 2):
         padded = np.pad(pictures, [(3, 3) if i == axis else (0, 0) for i in range(4)], mode="edge")
         pictures = sum(
-            weight * np.take(padded, np.arange(48) + shift, axis) for shift, weight in enumerate(kernel / kernel.sum())
+            weight * np.take(padded, np.arange(48) + shift, axis)
+            for shift, weight in enumerate(kernel / kernel.sum())
         )
     pictures += np.random.default_rng(0).normal(size=pictures.shape) * 12
     read = parser.parse_batch(np.clip(pictures, 0, 255).astype(np.uint8))
-    right = [looks(found.scene) == looks(scene) and found.clean for found, scene in zip(read, drawn, strict=True)]
+    right = [
+        looks(found.scene) == looks(scene) and found.clean
+        for found, scene in zip(read, drawn, strict=True)
+    ]
     assert np.mean(right) > 0.99
 
 
@@ -56,7 +60,9 @@ def test_parser_refuses_faint_two_coloured_and_smeared_blobs(colour, shape):
     ground = np.broadcast_to(np.array(BACKGROUND, np.uint8), whole.shape)
     faint = (0.5 * whole + 0.5 * ground).astype(np.uint8)
     halves = np.where(np.arange(48)[None, :, None] < 24, whole, other)
-    smear = np.repeat(np.repeat(whole.reshape(3, 16, 3, 16, 3).mean((1, 3)), 16, 0), 16, 1).astype(np.uint8)
+    smear = np.repeat(np.repeat(whole.reshape(3, 16, 3, 16, 3).mean((1, 3)), 16, 0), 16, 1).astype(
+        np.uint8
+    )
     shifted = np.roll(whole, CELL // 2, 1)
     for picture in (faint, halves, smear, shifted):
         found = parser.parse(picture)
@@ -130,7 +136,11 @@ def test_binding_and_relations_matter():
     assert captions.agreement(spec, reverse) == pytest.approx(0.6)
     assert captions.agreement(captions.Spec(spec.groups), swapped) == pytest.approx(0.4)
     assert captions.agreement(spec, swapped) == pytest.approx(0.24)
-    assert captions.agreement(spec, parsed(red)) < captions.agreement(captions.Spec(spec.groups), parsed(red)) < 1
+    assert (
+        captions.agreement(spec, parsed(red))
+        < captions.agreement(captions.Spec(spec.groups), parsed(red))
+        < 1
+    )
     assert captions.agreement(spec, parsed()) == 0
     extra = parsed(red, blue, Shape(2, 2, "green", "circle"))
     assert not captions.satisfies(spec, extra) and captions.agreement(spec, extra) < 1
@@ -154,7 +164,9 @@ def true_answer(question: questions.Question, scene: Scene) -> str:
     things = scene.objects
 
     def fits(thing, asked):
-        return all(w == "object" or w in thing.look for w in (word.removesuffix("s") for word in asked))
+        return all(
+            w == "object" or w in thing.look for w in (word.removesuffix("s") for word in asked)
+        )
 
     if question.kind == "count":
         return captions.NUMBERS[sum(fits(thing, words[2:-2]) for thing in things)]
@@ -167,7 +179,11 @@ def true_answer(question: questions.Question, scene: Scene) -> str:
     (second,) = [thing for thing in things if fits(thing, words[-2:])]
     name = " ".join(words[4:-3])
     places = {"left of": second.col - first.col, "right of": first.col - second.col}
-    return "yes" if {**places, "above": second.row - first.row, "below": first.row - second.row}[name] > 0 else "no"
+    return (
+        "yes"
+        if {**places, "above": second.row - first.row, "below": first.row - second.row}[name] > 0
+        else "no"
+    )
 
 
 def test_questions_are_answered_truly_and_are_balanced():
@@ -199,5 +215,9 @@ def test_splits_share_no_description_and_examples_are_pure():
     assert not described["train"] & described["test"]
     assert len(described["test"]) > 50
     once, again = examples.example("test", 7), examples.example("test", 7)
-    assert once.prompt == again.prompt and once.question == again.question and (once.image == again.image).all()
+    assert (
+        once.prompt == again.prompt
+        and once.question == again.question
+        and (once.image == again.image).all()
+    )
     assert examples.example("test", 7, seed=1).image.tobytes() != once.image.tobytes()

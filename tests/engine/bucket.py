@@ -71,7 +71,10 @@ class Handler(BaseHTTPRequestHandler):
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(code)
         self.send_header("Content-Length", str(len(data)))
-        self.send_header("Content-Type", "application/octet-stream" if isinstance(body, bytes) else "application/json")
+        self.send_header(
+            "Content-Type",
+            "application/octet-stream" if isinstance(body, bytes) else "application/json",
+        )
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
@@ -89,7 +92,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def handle_any(self):
         data, url = self.body(), urlsplit(self.path)
-        query = {key: values[-1] for key, values in parse_qs(url.query, keep_blank_values=True).items()}
+        query = {
+            key: values[-1] for key, values in parse_qs(url.query, keep_blank_values=True).items()
+        }
         with self.bucket.lock:
             self.route(url.path, query, data)
 
@@ -97,8 +102,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def route(self, path: str, query: dict, data: bytes):
         store = self.bucket
-        path = re.sub(r"^/(download/|upload/)?storage/v1", lambda m: "/" + (m[1] or "").rstrip("/"), path)
-        upload, path = path.startswith("/upload"), re.sub(r"^/(upload|download)?", "", path).lstrip("/")
+        path = re.sub(
+            r"^/(download/|upload/)?storage/v1", lambda m: "/" + (m[1] or "").rstrip("/"), path
+        )
+        upload, path = (
+            path.startswith("/upload"),
+            re.sub(r"^/(upload|download)?", "", path).lstrip("/"),
+        )
         if path.startswith("batch"):
             return self.batch(data)
         match = re.fullmatch(r"b/([^/]+)(/o(?:/(.*))?|/storageLayout)?", path)
@@ -127,13 +137,20 @@ class Handler(BaseHTTPRequestHandler):
         if query.get("ifGenerationNotMatch") == str(generation):
             return self.answer(304)
         about = {"x_goog_generation": str(generation), "ETag": f"e{generation}"}
-        if (wanted := self.headers.get("Range")) and (span := re.fullmatch(r"bytes=(\d*)-(\d*)", wanted)):
+        if (wanted := self.headers.get("Range")) and (
+            span := re.fullmatch(r"bytes=(\d*)-(\d*)", wanted)
+        ):
             size = len(content)
             first = int(span[1]) if span[1] else size - int(span[2])
             last = min(int(span[2]), size - 1) if span[1] and span[2] else size - 1
             if first >= size:
                 return self.answer(416, b"", Content_Range=f"bytes */{size}")
-            return self.answer(206, content[first : last + 1], Content_Range=f"bytes {first}-{last}/{size}", **about)
+            return self.answer(
+                206,
+                content[first : last + 1],
+                Content_Range=f"bytes {first}-{last}/{size}",
+                **about,
+            )
         return self.answer(200, content, **about)
 
     def upload(self, query: dict, data: bytes):
@@ -154,7 +171,9 @@ class Handler(BaseHTTPRequestHandler):
             key = str(next(store.generations))
             store.sessions[key] = (name, b"")
             host = self.headers["Host"]
-            where = f"http://{host}/upload/storage/v1/b/bucket/o?uploadType=resumable&upload_id={key}"
+            where = (
+                f"http://{host}/upload/storage/v1/b/bucket/o?uploadType=resumable&upload_id={key}"
+            )
             return self.answer(200, {}, Location=where)
         if kind == "multipart":
             text = b"Content-Type: " + self.headers["Content-Type"].encode() + b"\r\n\r\n" + data

@@ -54,20 +54,33 @@ def test_parameters_move_to_another_mesh(tmp_path):
     keeper.save(1, state, toy_stage.ToyStage().data())
     keeper.close()
     one = Sharder(make_mesh({}, jax.devices()[:1])).named()
-    wanted = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one) for name, leaf in state.params.items()}
+    wanted = {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one)
+        for name, leaf in state.params.items()
+    }
     params = load_params(tmp_path, wanted)
     for name, leaf in state.params.items():
         assert params[name].sharding == one
         assert np.asarray(params[name]).tobytes() == np.asarray(leaf).tobytes()
-    wide = load_params(tmp_path, {"norm.x/scale": jax.ShapeDtypeStruct((300,), jnp.float32, sharding=one)})
+    wide = load_params(
+        tmp_path, {"norm.x/scale": jax.ShapeDtypeStruct((300,), jnp.float32, sharding=one)}
+    )
     assert wide["norm.x/scale"].dtype == jnp.float32 and wide["norm.x/scale"].sharding == one
-    np.testing.assert_array_equal(wide["norm.x/scale"], state.params["norm.x/scale"].astype(jnp.float32))
-    with pytest.raises(UserError, match=r"'norm.x/scale' is bfloat16\[300\] there, but float32\[3\]"):
-        load_params(tmp_path, {"norm.x/scale": jax.ShapeDtypeStruct((3,), jnp.float32, sharding=one)})
+    np.testing.assert_array_equal(
+        wide["norm.x/scale"], state.params["norm.x/scale"].astype(jnp.float32)
+    )
+    with pytest.raises(
+        UserError, match=r"'norm.x/scale' is bfloat16\[300\] there, but float32\[3\]"
+    ):
+        load_params(
+            tmp_path, {"norm.x/scale": jax.ShapeDtypeStruct((3,), jnp.float32, sharding=one)}
+        )
 
 
 def test_nothing_to_restore_and_nothing_to_keep(tmp_path):
     with pytest.raises(UserError, match="holds no checkpoint"):
-        Checkpointer(tmp_path, IDENTITY).restore(abstract(sharded_state()), toy_stage.ToyStage().data())
+        Checkpointer(tmp_path, IDENTITY).restore(
+            abstract(sharded_state()), toy_stage.ToyStage().data()
+        )
     with pytest.raises(UserError, match="keep=0"):
         Checkpointer(tmp_path, IDENTITY, keep=0)

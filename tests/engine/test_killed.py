@@ -21,14 +21,22 @@ STEPS = 24
 def start(path, pause):
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
-    command = [sys.executable, str(Path(__file__).with_name("toy_stage.py")), str(path), str(STEPS), str(pause)]
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("toy_stage.py")),
+        str(path),
+        str(STEPS),
+        str(pause),
+    ]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for_row(process, path, step):
     """Returns once the row of ``step`` is written."""
     for _ in range(12000):
-        if (path / "metrics.jsonl").exists() and len((path / "metrics.jsonl").read_bytes().splitlines()) >= step:
+        if (path / "metrics.jsonl").exists() and len(
+            (path / "metrics.jsonl").read_bytes().splitlines()
+        ) >= step:
             return
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.02)
@@ -66,7 +74,10 @@ def test_killed_stopped_and_resumed_equals_uninterrupted(tmp_path):
 
 def damage_newest(path, how):
     folder = path / "checkpoints" / "8"
-    target = {"manifest": folder / "manifest" / "manifest.json", "state": folder / "state" / "manifest.ocdbt"}[how]
+    target = {
+        "manifest": folder / "manifest" / "manifest.json",
+        "state": folder / "state" / "manifest.ocdbt",
+    }[how]
     target.write_bytes(target.read_bytes()[:20])
     return folder
 
@@ -78,12 +89,16 @@ def test_a_damaged_checkpoint_is_named_and_nothing_is_overwritten(tmp_path, how)
     toy_stage.run(tmp_path / "w", 8)
     folder = damage_newest(tmp_path / "w", how)
     before = {path: path.read_bytes() for path in (tmp_path / "w").rglob("*") if path.is_file()}
-    with pytest.raises(UserError, match=r"checkpoints/8 is damaged.*delete that folder to resume from step 4") as error:
+    with pytest.raises(
+        UserError, match=r"checkpoints/8 is damaged.*delete that folder to resume from step 4"
+    ) as error:
         toy_stage.run(tmp_path / "w", 9)
     assert "\n" not in str(error.value)
     config = tmp_path / "w" / "config.json"  # its steps may differ, so it alone is new
     after = {path: path.read_bytes() for path in (tmp_path / "w").rglob("*") if path.is_file()}
-    assert {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)} <= {config}
+    assert {
+        path for path in before.keys() | after.keys() if before.get(path) != after.get(path)
+    } <= {config}
     (folder / "files.json").unlink()  # without the inventory the damage shows when reading
     with pytest.raises(UserError, match="checkpoints/8 is damaged"):
         toy_stage.run(tmp_path / "w", 9)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from corl_jax.core import trees
 from corl_jax.core.errors import UserError
-from corl_jax.engine.alarm import Alarm, AlarmConfig
+from corl_jax.engine.alarms import Alarm, AlarmConfig
 from corl_jax.engine.checkpoint import latest_step, saved_steps
 from corl_jax.engine.handoff import load_params, saved_manifest, saved_shapes
 from corl_jax.engine.hooks import Every, Preemption, Profile, Report
@@ -17,7 +17,9 @@ from corl_jax.engine.hooks import Every, Preemption, Profile, Report
 def rows(path):
     """The rows of metrics.jsonl without wall-clock columns."""
     lines = (path / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines]
+    return [
+        {k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines
+    ]
 
 
 def final(path):
@@ -39,7 +41,9 @@ def test_one_row_per_step_and_the_loss_falls(tmp_path):
     results = toy_stage.run(tmp_path / "w", 12)
     assert [result.step for result in results] == list(range(1, 13))
     assert results[-1].metrics["loss"] < results[0].metrics["loss"]
-    written = [json.loads(line) for line in (tmp_path / "w" / "metrics.jsonl").read_text().splitlines()]
+    written = [
+        json.loads(line) for line in (tmp_path / "w" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert written == [{"step": result.step, **result.metrics} for result in results]
     assert saved_steps(tmp_path / "w" / "checkpoints") == [8, 12]
 
@@ -50,7 +54,9 @@ def test_stop_and_resume_equals_never_stopped(tmp_path):
     parts = toy_stage.ToyStage()
     toy_stage.run(tmp_path / "parts", 5, parts)
     with (tmp_path / "parts" / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 6, "loss": 0.5}\n{"step": 7, "lo')  # what a killed run leaves behind its checkpoint
+        file.write(
+            '{"step": 6, "loss": 0.5}\n{"step": 7, "lo'
+        )  # what a killed run leaves behind its checkpoint
     toy_stage.run(tmp_path / "parts", 11, parts)
     assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
     assert final(tmp_path / "parts") == final(tmp_path / "whole")
@@ -96,9 +102,14 @@ def test_hands_on_its_parameters(tmp_path):
     assert (manifest.stage, manifest.step, manifest.model) == ("toy", 2, {"width": 6})
     assert set(shapes) == {"head/kernel", "head/bias", "scale"}
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    wanted = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here) for name, leaf in shapes.items()}
+    wanted = {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
+        for name, leaf in shapes.items()
+    }
     assert trees.digest(load_params(tmp_path / "w", wanted)) == manifest.params_digest
-    assert set(load_params(tmp_path / "w" / "checkpoints" / "2", {"scale": wanted["scale"]})) == {"scale"}
+    assert set(load_params(tmp_path / "w" / "checkpoints" / "2", {"scale": wanted["scale"]})) == {
+        "scale"
+    }
     with pytest.raises(UserError, match="no parameter 'tail'"):
         load_params(tmp_path / "w", {"tail": wanted["scale"]})
     with pytest.raises(UserError, match="holds no checkpoint"):
@@ -112,9 +123,18 @@ def test_steps_must_be_positive(tmp_path):
 
 def test_alarm_where_one_reward_decides_alone():
     alarm = Alarm(AlarmConfig(patience=2, dominates=0.9))
-    rows = [{"image/share/cycle": value, "image/share/clip": 1 - value} for value in (0.95, 0.5, 0.95, 0.96, 0.97)]
+    rows = [
+        {"image/share/cycle": value, "image/share/clip": 1 - value}
+        for value in (0.95, 0.5, 0.95, 0.96, 0.97)
+    ]
     said = [alarm.feed(row) for row in rows]
-    assert said == [[], [], [], ["image: the reward 'cycle' alone has told samples apart for 2 steps (96%)"], []]
+    assert said == [
+        [],
+        [],
+        [],
+        ["image: the reward 'cycle' alone has told samples apart for 2 steps (96%)"],
+        [],
+    ]
     assert alarm.ringing == 1
 
 
@@ -126,7 +146,9 @@ def test_alarm_where_the_held_out_reward_falls_as_the_trained_one_rises():
             alarm.feed({"image/reward": step / 10} | {"image/held_out": held_out}),
         ]
     assert [i for i, one in enumerate(said) if one] == [7]
-    assert said[7] == ["image: the reward on held-out prompts fell 2 times in a row while the trained one rose"]
+    assert said[7] == [
+        "image: the reward on held-out prompts fell 2 times in a row while the trained one rose"
+    ]
     assert alarm.ringing == 0
     for _ in range(4):  # both fall: nothing to say
         assert alarm.feed({"image/reward": 0.0, "image/held_out": 0.0}) == []

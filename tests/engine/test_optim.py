@@ -19,7 +19,9 @@ def rates(steps, **fields):
 def test_schedules_by_value():
     assert rates([0, 5, 99]) == [1, 1, 1]
     np.testing.assert_allclose(rates([0, 5, 10, 12], schedule="linear"), [1, 0.5, 0, 0])
-    np.testing.assert_allclose(rates([0, 5, 10], schedule="cosine", final_fraction=0.1), [1, 0.55, 0.1], rtol=1e-6)
+    np.testing.assert_allclose(
+        rates([0, 5, 10], schedule="cosine", final_fraction=0.1), [1, 0.55, 0.1], rtol=1e-6
+    )
     np.testing.assert_allclose(rates([0, 1, 2, 3, 4, 7, 10], warmup_steps=4, schedule="linear"),
                                [0.25, 0.5, 0.75, 1, 1, 0.5, 0], rtol=1e-6)  # fmt: skip
     assert rates([0, 1], warmup_steps=1) == [1, 1]
@@ -32,12 +34,18 @@ def test_bad_configs_are_named():
         make_schedule(OptimConfig(1.0, 10, warmup_steps=10, schedule="linear"))
     with pytest.raises(UserError, match="clip_norm=-1"):
         make_optimizer(OptimConfig(1.0, 10, clip_norm=-1))
-    with pytest.raises(UserError, match="optim.first_moment_dtype='float16' is unknown; .*float32, bfloat16"):
+    with pytest.raises(
+        UserError, match="optim.first_moment_dtype='float16' is unknown; .*float32, bfloat16"
+    ):
         make_optimizer(OptimConfig(1.0, 10, first_moment_dtype="float16"))
 
 
 def test_decay_touches_matrices_only():
-    params = {"a/kernel": jnp.ones((2, 3)), "a/bias": jnp.ones(3), "layers/norm/scale": jnp.ones((4, 3))}
+    params = {
+        "a/kernel": jnp.ones((2, 3)),
+        "a/bias": jnp.ones(3),
+        "layers/norm/scale": jnp.ones((4, 3)),
+    }
     assert decay_mask(params, OptimConfig(1, 1).no_decay) == {
         "a/kernel": True, "a/bias": False, "layers/norm/scale": False}  # fmt: skip
     optimizer = make_optimizer(OptimConfig(1.0, 10, weight_decay=0.5))
@@ -56,7 +64,9 @@ def test_equals_optax_adamw_and_keeps_moments_wide():
     assert moments[1].mu["kernel"].dtype == moments[1].nu["kernel"].dtype == jnp.float32
     wide = {"kernel": params["kernel"].astype(jnp.float32)}
     reference = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(0.1, weight_decay=0.01))
-    expected, _ = reference.update({"kernel": jnp.asarray([[3.0, 4.0]])}, reference.init(wide), wide)
+    expected, _ = reference.update(
+        {"kernel": jnp.asarray([[3.0, 4.0]])}, reference.init(wide), wide
+    )
     np.testing.assert_allclose(-0.1 * direction["kernel"], expected["kernel"], rtol=1e-6)
 
 
@@ -64,8 +74,14 @@ def test_equals_optax_adamw_and_keeps_moments_wide():
 def test_moments_lie_where_their_parameters_lie(kind):
     """On eight devices, before and after an update; the first of them in the type that was asked for."""
     sharder = Sharder(make_mesh({"data": 2, "fsdp": 2, "tensor": 2}))
-    places = {"kernel": sharder.named("embed", "mlp"), "stack": sharder.named("layers", "mlp", "embed")}
-    params = {path: jax.device_put(jnp.ones((4, 8, 8)[-len(place.spec) :]), place) for path, place in places.items()}
+    places = {
+        "kernel": sharder.named("embed", "mlp"),
+        "stack": sharder.named("layers", "mlp", "embed"),
+    }
+    params = {
+        path: jax.device_put(jnp.ones((4, 8, 8)[-len(place.spec) :]), place)
+        for path, place in places.items()
+    }
     optimizer = make_optimizer(OptimConfig(0.1, 10, first_moment_dtype=kind))
     update = make_update(lambda params, batch, algo: (sum(p.sum() for p in params.values()) * batch, {}),
                          lambda algo, metrics: algo, optimizer)  # fmt: skip
@@ -75,7 +91,10 @@ def test_moments_lie_where_their_parameters_lie(kind):
         for path, place in places.items():
             assert adam.mu[path].dtype == kind and adam.nu[path].dtype == "float32"
             for moment in (adam.mu[path], adam.nu[path]):
-                assert moment.sharding == place and moment.addressable_shards[0].data.size == moment.size // 4
+                assert (
+                    moment.sharding == place
+                    and moment.addressable_shards[0].data.size == moment.size // 4
+                )
         return state
 
     check(update(check(create_state(params, {}, optimizer)), jnp.ones(()))[0])
@@ -89,7 +108,9 @@ def test_a_short_first_moment_follows_the_wide_one():
         params = {"kernel": jnp.ones((10, 10))}
         moments, keys = optimizer.init(params), jax.random.split(jax.random.key(0), 8)
         for key in keys:
-            direction, moments = optimizer.direction({"kernel": 1 + jax.random.normal(key, (10, 10))}, moments, params)
+            direction, moments = optimizer.direction(
+                {"kernel": 1 + jax.random.normal(key, (10, 10))}, moments, params
+            )
         return direction["kernel"]
 
     wide, short = directions("float32"), directions("bfloat16")

@@ -30,7 +30,9 @@ def after(algo, metrics):
 def make(dtype=jnp.float32, put=lambda leaf: leaf):
     rng = np.random.default_rng(0)
     array = lambda *shape: put(jnp.asarray(rng.standard_normal(shape), dtype))  # noqa: E731
-    state = create_state({"w": array(4, 8)}, {"frozen": array(8)}, OPTIMIZER, {"coef": jnp.asarray(1.0, dtype)})
+    state = create_state(
+        {"w": array(4, 8)}, {"frozen": array(8)}, OPTIMIZER, {"coef": jnp.asarray(1.0, dtype)}
+    )
     batch = {
         task: {"x": array(rows, 4), "y": array(rows), "weights": abs(array(rows)), "images": None}
         for task, rows in (("draw", 16), ("ask", 32))
@@ -77,7 +79,9 @@ def test_frozen_stays_and_algo_and_step_move():
     state, metrics, _ = run(1, steps=3)
     np.testing.assert_array_equal(state.frozen["frozen"], frozen)
     assert int(state.step) == 3 and float(state.algo["coef"]) > 1
-    assert {"loss", "grad_norm", "update_norm", "param_norm", "learning_rate", "error"} == set(metrics)
+    assert {"loss", "grad_norm", "update_norm", "param_norm", "learning_rate", "error"} == set(
+        metrics
+    )
 
 
 def test_state_is_donated_but_frozen_is_not():
@@ -115,7 +119,9 @@ def test_sharded_equals_single_device_and_keeps_its_placement():
 def test_own_metric_names_are_refused():
     state, batch = make()
     with pytest.raises(ValueError, match="loss"):
-        make_update(lambda p, b, a: (jnp.sum(p["w"]), {"loss": Weighted.of(1.0)}), after, OPTIMIZER)(state, batch)
+        make_update(
+            lambda p, b, a: (jnp.sum(p["w"]), {"loss": Weighted.of(1.0)}), after, OPTIMIZER
+        )(state, batch)
 
 
 def test_a_path_cannot_be_trained_and_frozen():
@@ -127,16 +133,29 @@ def test_parameters_in_bfloat16_move_only_by_what_they_can_hold():
     """At CoRL's learning rate a twelfth of common weights, and none near 1; in float32 all of them."""
     rng, rate = np.random.default_rng(0), 4e-6
     optimizer = make_optimizer(OptimConfig(rate, 10))
-    start = {"w": rng.normal(0, 0.02, 20000).astype(np.float32), "norm": rng.uniform(0.9, 1.1, 200).astype(np.float32)}
-    slope = {path: np.sign(rng.normal(size=leaf.shape)).astype(np.float32) for path, leaf in start.items()}
+    start = {
+        "w": rng.normal(0, 0.02, 20000).astype(np.float32),
+        "norm": rng.uniform(0.9, 1.1, 200).astype(np.float32),
+    }
+    slope = {
+        path: np.sign(rng.normal(size=leaf.shape)).astype(np.float32)
+        for path, leaf in start.items()
+    }
     moved = {}
     for dtype in (jnp.bfloat16, jnp.float32):
         params = {path: jnp.asarray(leaf, dtype) for path, leaf in start.items()}
         before = {path: np.asarray(leaf) for path, leaf in params.items()}
-        run = make_update(lambda p, b, a: (sum(jnp.sum(p[k] * b[k]) for k in p), {}), lambda a, m: a, optimizer)
+        run = make_update(
+            lambda p, b, a: (sum(jnp.sum(p[k] * b[k]) for k in p), {}), lambda a, m: a, optimizer
+        )
         state, _ = run(create_state(params, {}, optimizer), slope)
         assert all(leaf.dtype == dtype for leaf in state.trainable.values())
-        assert {leaf.dtype for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim} == {jnp.dtype("float32")}
-        moved[dtype] = {path: np.mean(before[path] != np.asarray(leaf)) for path, leaf in state.trainable.items()}
+        assert {leaf.dtype for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim} == {
+            jnp.dtype("float32")
+        }
+        moved[dtype] = {
+            path: np.mean(before[path] != np.asarray(leaf))
+            for path, leaf in state.trainable.items()
+        }
     assert 0.05 < moved[jnp.bfloat16]["w"] < 0.12 and moved[jnp.bfloat16]["norm"] == 0
     assert moved[jnp.float32]["w"] > 0.999 and moved[jnp.float32]["norm"] > 0.999

@@ -9,7 +9,12 @@ CONFIG = {"steps": 10, "model": {"size": "tiny", "layers": [1, 2]}, "rate": 1.0}
 
 def test_creates_and_reopens(tmp_path):
     first = open_workdir(tmp_path / "a" / "b", CONFIG)
-    assert {path.name for path in first.path.iterdir()} == {"config.json", "metrics.jsonl", "checkpoints", "samples"}
+    assert {path.name for path in first.path.iterdir()} == {
+        "config.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "samples",
+    }
     assert open_workdir(tmp_path / "a" / "b", {**CONFIG, "steps": 20}) == first
     assert '"steps": 20' in first.config.read_text()
 
@@ -19,7 +24,10 @@ def test_creates_and_reopens(tmp_path):
     [
         ({"rate": 2.0}, r"rate is 1.0 there and 2.0 here"),
         ({"rate": 1}, r"rate is 1.0 there and 1 here"),
-        ({"model": {"size": "big", "layers": [1, 2]}}, r"model.size is 'tiny' there and 'big' here"),
+        (
+            {"model": {"size": "big", "layers": [1, 2]}},
+            r"model.size is 'tiny' there and 'big' here",
+        ),
         ({"new": None}, r"new is 'absent' there and None here"),
     ],
 )

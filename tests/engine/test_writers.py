@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from corl_jax.engine.pictures import image_grid
+from corl_jax.engine.image_grid import image_grid
 from corl_jax.engine.writers import JsonLines, Progress, TensorBoard
 
 
@@ -31,13 +31,23 @@ def test_progress_speaks_on_stderr(capsys):
     progress.write(4, {"loss": 0.25, "rewards/cycle": 1})
     progress.close()
     out, err = capsys.readouterr()
-    assert out == "" and "hello" in err and "4/4" in err and "loss=0.25 cycle=1" in err and err.isascii()
+    assert (
+        out == ""
+        and "hello" in err
+        and "4/4" in err
+        and "loss=0.25 cycle=1" in err
+        and err.isascii()
+    )
 
 
 def test_grid_places_pictures_and_leaves_room_for_captions():
     pictures = np.zeros((3, 10, 12, 3), np.uint8)
     pictures[1] = [255, 0, 0]
-    sheet = np.asarray(image_grid(pictures, ["one", "two\nreward 0.50", "a long caption " * 30], columns=2, scale=4))
+    sheet = np.asarray(
+        image_grid(
+            pictures, ["one", "two\nreward 0.50", "a long caption " * 30], columns=2, scale=4
+        )
+    )
     assert (sheet[8:48, 8:56] == 0).all() and (sheet[8:48, 64:112] == [255, 0, 0]).all()
     assert sheet.shape[1] == 8 + 2 * 56 and sheet.shape[0] > 2 * 40
     assert (sheet[-1] == 255).all() and (sheet[50:70, 8:56] < 128).any()

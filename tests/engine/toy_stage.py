@@ -38,14 +38,25 @@ class ToyStage:
 
     @property
     def optimizer(self):
-        return optim.make_optimizer(optim.OptimConfig(0.05, 100, warmup_steps=3, schedule="cosine", weight_decay=0.01))
+        return optim.make_optimizer(
+            optim.OptimConfig(0.05, 100, warmup_steps=3, schedule="cosine", weight_decay=0.01)
+        )
 
     def init(self):
         trainable = {"head/kernel": jnp.full((self.width, 1), 0.1), "head/bias": jnp.zeros(1)}
-        return state.create_state(trainable, {"scale": jnp.asarray(2.0)}, self.optimizer, {"follow": 0.0})
+        return state.create_state(
+            trainable, {"scale": jnp.asarray(2.0)}, self.optimizer, {"follow": 0.0}
+        )
 
     def data(self):
-        base = grain.MapDataset.range(64).seed(7).shuffle().repeat().random_map(Draw()).batch(self.rows)
+        base = (
+            grain.MapDataset.range(64)
+            .seed(7)
+            .shuffle()
+            .repeat()
+            .random_map(Draw())
+            .batch(self.rows)
+        )
         return iter(base.to_iter_dataset())
 
     def batches(self, state, raw, step):
@@ -53,7 +64,10 @@ class ToyStage:
         self.seen.append((step, float(raw["y"].sum())))
         weights = np.full(self.rows, 1 / self.rows, np.float32)
         for i in range(self.inner):
-            yield {"toy": {**raw, "weights": weights, "nothing": None}}, {"rewards/first": float(raw["y"][0]), "i": i}
+            yield (
+                {"toy": {**raw, "weights": weights, "nothing": None}},
+                {"rewards/first": float(raw["y"][0]), "i": i},
+            )
 
     def loss(self, params, batch, algo):
         part = batch["toy"]
@@ -72,7 +86,9 @@ def start(path, steps, stage=None, hooks=(), save_every=4, **options):
     """Trains the toy in ``path``, step by step."""
     stage = stage or ToyStage()
     workdir.open_workdir(path, {**CONFIG, "steps": steps}).publish()
-    cfg = loop.LoopConfig(steps=steps, save_every=save_every, quiet=True, tensorboard_every=0, **options)
+    cfg = loop.LoopConfig(
+        steps=steps, save_every=save_every, quiet=True, tensorboard_every=0, **options
+    )
     step = update.make_update(stage.loss, stage.after, stage.optimizer)
     return loop.train(stage, step, cfg, workdir.joined_workdir(path), {"width": stage.width}, hooks)
 

@@ -17,7 +17,10 @@ class Oracle:
     def __init__(self, records, tokenizer, wrong=(), bare=()):
         self.tokenizer, self.wrong, self.bare, self.calls = tokenizer, set(wrong), set(bare), []
         self.by_drawing = {tuple(tokenizer.drawing_prompt(r.prompt)): r for r in records}
-        self.by_question = {(tuple(tokenizer.question_prompt(r.question, 36)), r.image.tobytes()): r for r in records}
+        self.by_question = {
+            (tuple(tokenizer.question_prompt(r.question, 36)), r.image.tobytes()): r
+            for r in records
+        }
 
     def sampling(self, modality, **settings):
         return settings
@@ -27,7 +30,9 @@ class Oracle:
         pixels = []
         for row, mask in zip(prompts.tokens, prompts.mask, strict=True):
             record = self.by_drawing[tuple(row[mask])]
-            pixels.append(np.full_like(record.image, 238) if record.id in self.wrong else record.image)
+            pixels.append(
+                np.full_like(record.image, 238) if record.id in self.wrong else record.image
+            )
         pixels = np.repeat(np.stack(pixels)[:, None], keys.shape[1], 1)
         tokens = np.zeros((*keys.shape, 36), np.int32)
         return Rollout(tokens, tokens == 0, np.zeros(tokens.shape, np.float32), pixels, "image")
@@ -39,8 +44,14 @@ class Oracle:
         for i, (row, mask) in enumerate(zip(prompts.tokens, prompts.mask, strict=True)):
             record = self.by_question[(tuple(row[mask]), images[i].tobytes())]
             answer = "nothing" if record.id in self.wrong else record.answer
-            text = answer if record.id in self.bare else f"<think> {answer} </think> <answer> {answer} </answer>"
+            text = (
+                answer
+                if record.id in self.bare
+                else f"<think> {answer} </think> <answer> {answer} </answer>"
+            )
             ids = [*self.tokenizer.encode(text), self.tokenizer.eos_id]
             tokens[i, 0, : len(ids)] = ids
-        mask = np.cumsum(tokens == self.tokenizer.eos_id, -1) - (tokens == self.tokenizer.eos_id) == 0
+        mask = (
+            np.cumsum(tokens == self.tokenizer.eos_id, -1) - (tokens == self.tokenizer.eos_id) == 0
+        )
         return Rollout(tokens, mask, np.zeros(tokens.shape, np.float32), None, "text")

@@ -13,10 +13,10 @@ from PIL import Image
 from corl_jax.core.errors import UserError
 from corl_jax.data.shapes.examples import example
 from corl_jax.data.shapes.vocabulary import build_tokenizer
-from corl_jax.data.text import TextTokenizer
+from corl_jax.data.text_tokenizer import TextTokenizer
 from corl_jax.evals.gallery import by_turns, gallery, write_gallery
-from corl_jax.evals.numbers import difference, number
 from corl_jax.evals.runner import evaluate
+from corl_jax.evals.statistics import difference, number
 
 sys.path.insert(0, str(Path(__file__).parent))
 from oracle import Oracle  # noqa: E402
@@ -33,7 +33,11 @@ def tokenizer():
 
 
 def test_number_is_mean_and_its_standard_error():
-    assert number([0, 1, 1, 1]) == {"value": 0.75, "stderr": pytest.approx(np.sqrt(0.1875 / 3)), "n": 4}
+    assert number([0, 1, 1, 1]) == {
+        "value": 0.75,
+        "stderr": pytest.approx(np.sqrt(0.1875 / 3)),
+        "n": 4,
+    }
     assert number([1.0]) == {"value": 1.0, "stderr": None, "n": 1}
     with pytest.raises(ValueError):
         number([])
@@ -50,7 +54,9 @@ def test_difference_is_marked_beyond_two_standard_errors():
 def test_a_perfect_policy_scores_one_and_mistakes_are_counted(records, tokenizer, batch):
     wrong, bare = {records[0].id, records[12].id}, {records[1].id}
     oracle = Oracle(records, tokenizer, wrong, bare)
-    numbers = evaluate(oracle, {}, tokenizer, records, guidances=(1, 2.5), seed=0, batch=batch, quiet=True)
+    numbers = evaluate(
+        oracle, {}, tokenizer, records, guidances=(1, 2.5), seed=0, batch=batch, quiet=True
+    )
     right, formed = 11 / 13, 12 / 13
     for name, value in {
         "t2i_strict@w=1": right,
@@ -64,13 +70,18 @@ def test_a_perfect_policy_scores_one_and_mistakes_are_counted(records, tokenizer
         assert numbers[name]["value"] == pytest.approx(value), name
         assert numbers[name]["n"] == 13
     assert right < numbers["t2i_soft@w=1"]["value"] + 1e-6 < 1
-    by_type = [numbers[f"qa_greedy_{name}"] for name in ("mc", "oe") if f"qa_greedy_{name}" in numbers]
+    by_type = [
+        numbers[f"qa_greedy_{name}"] for name in ("mc", "oe") if f"qa_greedy_{name}" in numbers
+    ]
     assert sum(one["n"] for one in by_type) == 13
     assert sum(one["n"] * one["value"] for one in by_type) == pytest.approx(11)
     kinds = [value["n"] for name, value in numbers.items() if name.startswith("qa_greedy/")]
     assert sum(kinds) == 13 and len(kinds) > 2
     assert {rows for rows, *_ in oracle.calls} == {min(batch, 16)}
-    assert {(w, guided) for _, w, guided in oracle.calls if isinstance(guided, bool)} == {(1, False), (2.5, True)}
+    assert {(w, guided) for _, w, guided in oracle.calls if isinstance(guided, bool)} == {
+        (1, False),
+        (2.5, True),
+    }
     json.dumps(numbers, allow_nan=False)
 
 
@@ -82,7 +93,11 @@ def test_batches_change_no_sample(tiny_policy, records):
 
 @pytest.mark.parametrize(
     ("change", "says"),
-    [({"guidances": (1, 1.0)}, "repeat"), ({"guidances": (-1,)}, "guidance=-1"), ({"batch": 0}, "batch=0")],
+    [
+        ({"guidances": (1, 1.0)}, "repeat"),
+        ({"guidances": (-1,)}, "guidance=-1"),
+        ({"batch": 0}, "batch=0"),
+    ],
 )
 def test_refusals(records, tokenizer, change, says):
     settings = {"guidances": (1,), "seed": 0, "batch": 4} | change
@@ -94,7 +109,9 @@ def test_refusals(records, tokenizer, change, says):
 
 def test_gallery_files_hold_prompts_pictures_and_verdicts(records, tokenizer, tmp_path):
     wrong = {records[0].id}
-    shown = gallery(Oracle(records, tokenizer, wrong), {}, tokenizer, records, guidance=2.0, seed=0, samples=3)
+    shown = gallery(
+        Oracle(records, tokenizer, wrong), {}, tokenizer, records, guidance=2.0, seed=0, samples=3
+    )
     write_gallery(tmp_path, "before", shown)
     sheet = json.loads((tmp_path / "gallery_before.json").read_text())
     assert [row["prompt"] for row in sheet["prompts"]] == [record.prompt for record in records[:8]]
@@ -102,7 +119,10 @@ def test_gallery_files_hold_prompts_pictures_and_verdicts(records, tokenizer, tm
     assert all(picture["right"] for row in sheet["prompts"][1:] for picture in row["pictures"])
     answers = json.loads((tmp_path / "answers_before.json").read_text())
     assert len(answers) == 12
-    assert all(one["greedy"]["right"] != (one["id"] in wrong) and one["greedy"]["well_formed"] for one in answers)
+    assert all(
+        one["greedy"]["right"] != (one["id"] in wrong) and one["greedy"]["well_formed"]
+        for one in answers
+    )
     assert Image.open(tmp_path / "gallery_before.png").width > 6 * 96
 
 

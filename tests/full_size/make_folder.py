@@ -16,13 +16,13 @@ import numpy as np
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
-from corl_jax.data.text import SPECIAL
-from corl_jax.models.config import JANUS_PRO_1B
-from corl_jax.porting.formats import FORMATS
-from corl_jax.porting.load import foreign_plan
-from corl_jax.porting.original_config import write_config
-from corl_jax.porting.save import Entry, write_weights
+from corl_jax.data.text_tokenizer import SPECIAL
+from corl_jax.models.janus.config import JANUS_PRO_1B
+from corl_jax.porting.janus.folder import foreign_plan
+from corl_jax.porting.janus.layouts import FORMATS
+from corl_jax.porting.janus.original_config import write_config
 from corl_jax.porting.tensors import Header
+from corl_jax.porting.writer import Entry, write_weights
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 ATTN_POOL = {
@@ -52,7 +52,9 @@ def write_tokenizer(folder: pathlib.Path) -> None:
     vocabulary |= {word: i for i, word in enumerate(words)}
     vocabulary |= {f"w{i}": i for i in range(len(words), 100000)}
     tokenizer = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[a-z0-9]+|[:?\n]| "), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(
+        tokenizers.Regex(r"[a-z0-9]+|[:?\n]| "), "isolated"
+    )
     tokenizer.add_special_tokens(list(SPECIAL))
     tokenizer.save(str(folder / "tokenizer.json"))
 
@@ -60,11 +62,17 @@ def write_tokenizer(folder: pathlib.Path) -> None:
 def main(folder: pathlib.Path) -> None:
     """The whole folder."""
     folder.mkdir(parents=True)
-    shapes = {name: tensor.shape for name, tensor in foreign_plan(JANUS_PRO_1B, FORMATS["original"]).items()}
-    shapes |= {f"vision_model.vision_tower.attn_pool.{name}": shape for name, shape in ATTN_POOL.items()}
+    shapes = {
+        name: tensor.shape
+        for name, tensor in foreign_plan(JANUS_PRO_1B, FORMATS["original"]).items()
+    }
+    shapes |= {
+        f"vision_model.vision_tower.attn_pool.{name}": shape for name, shape in ATTN_POOL.items()
+    }
     shapes["gen_vision_model.quantize.codebook_used"] = (65536,)
     entries = {
-        name: Entry(Header(shape, BF16), functools.partial(numbers, name, shape)) for name, shape in shapes.items()
+        name: Entry(Header(shape, BF16), functools.partial(numbers, name, shape))
+        for name, shape in shapes.items()
     }
     write_weights(entries, folder, 5 * 10**9)
     (folder / "config.json").write_text(json.dumps(write_config(JANUS_PRO_1B, "bfloat16")), "utf-8")

@@ -35,13 +35,17 @@ def run(code: str, *args: object) -> dict:
         "\nprint(json.dumps(said | {'peak': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))"
     )
     line = [sys.executable, "-c", code + tail, *map(str, args)]
-    out = subprocess.run(line, check=True, capture_output=True, text=True, env=_environment(), cwd=HERE.parents[1])
+    out = subprocess.run(
+        line, check=True, capture_output=True, text=True, env=_environment(), cwd=HERE.parents[1]
+    )
     return json.loads(out.stdout.splitlines()[-1])
 
 
 def _environment() -> dict[str, str]:
     """One device, as a user has it; the tests' eight would only cost memory."""
-    return {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
+    return {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {
+        "JAX_PLATFORMS": "cpu"
+    }
 
 
 LOAD = """
@@ -76,7 +80,10 @@ def test_loads_within_twice_its_size(folder, capsys):
     size = (folder / "model.safetensors").stat().st_size
     said = run(LOAD, folder)
     with capsys.disabled():
-        subprocess.run([sys.executable, "-m", "corl_jax.commands.cli", "inspect", "--policy", folder], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "corl_jax.commands.cli", "inspect", "--policy", folder],
+            check=True,
+        )
         print(f"peak of loading {said['peak'] / 1e9:.2f} GB, folder {size / 1e9:.2f} GB")
     assert said["dtype"] == "bfloat16" and said["peak"] < 2 * size
 
@@ -85,20 +92,28 @@ def test_counts(folder):
     shapes = {name: header.shape for name, header in open_weights(folder).headers.items()}
     counts = {name: int(np.prod(shape)) for name, shape in shapes.items()}
     assert sum(counts.values()) == 2_089_297_547
-    assert sum(n for name, n in counts.items() if name.startswith("language_model.")) == 1_652_656_128
+    assert (
+        sum(n for name, n in counts.items() if name.startswith("language_model.")) == 1_652_656_128
+    )
 
 
 def test_draws_and_answers(folder, capsys):
     said = run(USE, folder)
     with capsys.disabled():
         print(f"{said['codes']}, {said['answer']!r}, peak {said['peak'] / 1e9:.2f} GB")
-    assert np.shape(said["codes"]) == (1, 1, 8) and np.max(said["codes"]) < 16384 and len(said["answer"]) == 1
+    assert (
+        np.shape(said["codes"]) == (1, 1, 8)
+        and np.max(said["codes"]) < 16384
+        and len(said["answer"]) == 1
+    )
 
 
 def test_image_tokenizer_alone(folder, capsys):
     said = run(CODEC, folder)
     with capsys.disabled():
-        print(f"384 pixels decoded in {said['seconds']:.1f} s with compilation, peak {said['peak'] / 1e9:.2f} GB")
+        print(
+            f"384 pixels decoded in {said['seconds']:.1f} s with compilation, peak {said['peak'] / 1e9:.2f} GB"
+        )
     assert said["codes"] == [1, 576] and said["picture"] == [1, 384, 384, 3]
 
 
@@ -125,7 +140,10 @@ def test_goes_out_with_the_same_numbers(folder, tmp_path, layout):
         out = again
     before, after = open_weights(folder), open_weights(out)
     missing = before.headers.keys() - after.headers.keys()
-    assert len(missing) == (0 if layout == "original" else 14) and not after.headers.keys() - before.headers.keys()
+    assert (
+        len(missing) == (0 if layout == "original" else 14)
+        and not after.headers.keys() - before.headers.keys()
+    )
     for name, header in after.headers.items():
         assert header == before.headers[name], name
         assert before.read(name).tobytes() == after.read(name).tobytes(), name

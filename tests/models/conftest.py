@@ -5,16 +5,29 @@ import pytest
 from flax import nnx
 
 from corl_jax.core.trees import bind
-from corl_jax.models.config import DecoderConfig, ImageTokenizerConfig, JanusConfig, VisionConfig
-from corl_jax.models.unified import abstract
+from corl_jax.models.janus.config import ImageTokenizerConfig, JanusConfig, VisionConfig
+from corl_jax.models.janus.model import abstract
+from corl_jax.models.language_model import DecoderConfig
 
 SMALL = JanusConfig(
     vision=VisionConfig(image_size=16, patch_size=4, width=16, depth=2, heads=2, mlp_dim=24),
     decoder=DecoderConfig(
-        vocab_size=40, width=32, depth=3, heads=4, kv_heads=2, head_size=8, mlp_dim=48, max_length=64
+        vocab_size=40,
+        width=32,
+        depth=3,
+        heads=4,
+        kv_heads=2,
+        head_size=8,
+        mlp_dim=48,
+        max_length=64,
     ),
     image_tokenizer=ImageTokenizerConfig(
-        codebook_size=32, code_dim=4, latent_channels=32, base_channels=32, channel_multipliers=(1, 1, 2), res_blocks=1
+        codebook_size=32,
+        code_dim=4,
+        latent_channels=32,
+        base_channels=32,
+        channel_multipliers=(1, 1, 2),
+        res_blocks=1,
     ),
     gen_head_dim=32,
 )
@@ -24,7 +37,9 @@ SMALL = JanusConfig(
 def small(random_params):
     """Definition and parameters."""
     shapes = abstract(SMALL)
-    return nnx.split(shapes)[0], {path: jnp.asarray(leaf) for path, leaf in random_params(shapes).items()}
+    return nnx.split(shapes)[0], {
+        path: jnp.asarray(leaf) for path, leaf in random_params(shapes).items()
+    }
 
 
 @pytest.fixture(scope="session")

@@ -11,14 +11,16 @@ from flax import nnx
 from corl_jax.core.errors import UserError
 from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.core.trees import bind, flatten_abstract
-from corl_jax.models.config import named_size
+from corl_jax.models.janus.config import named_size
+from corl_jax.models.janus.model import abstract, logical_axes
 from corl_jax.models.lora import Lora, LoraLinear, fresh, is_adapter, kernel_of, merged, without
-from corl_jax.models.unified import abstract, logical_axes
-from corl_jax.stages.placement import placed
-from corl_jax.stages.settings import LoraSettings
+from corl_jax.stages.config import LoraSettings
+from corl_jax.stages.param_placement import placed
 
 LORA = Lora(
-    rank=4, alpha=6.0, target=("language_model/layers/*/kernel", "language_model/lm_head/kernel", "gen_head/*/kernel")
+    rank=4,
+    alpha=6.0,
+    target=("language_model/layers/*/kernel", "language_model/lm_head/kernel", "gen_head/*/kernel"),
 )
 KERNEL_A_B = ("kernel", "lora_a", "lora_b")
 HERE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -37,7 +39,9 @@ def adapted(small, model):
     shape = abstract(model.cfg, LORA)
     rng, adapters = np.random.default_rng(1), fresh(structs_of(shape), 0)
     moved = {
-        path: leaf if path.endswith("lora_a") else jnp.asarray(0.1 * rng.normal(size=leaf.shape), jnp.float32)
+        path: leaf
+        if path.endswith("lora_a")
+        else jnp.asarray(0.1 * rng.normal(size=leaf.shape), jnp.float32)
         for path, leaf in adapters.items()
     }
     return nnx.split(shape)[0], shape, small[1] | adapters, small[1] | moved
@@ -48,7 +52,9 @@ def outputs(graphdef, params):
     model = bind(graphdef, params)
     tokens = jnp.arange(12).reshape(2, 6)
     states, _ = model.language_model(
-        model.embed_text(tokens), jnp.tile(jnp.arange(6), (2, 1)), jnp.tile(jnp.tril(jnp.ones((6, 6), bool)), (2, 1, 1))
+        model.embed_text(tokens),
+        jnp.tile(jnp.arange(6), (2, 1)),
+        jnp.tile(jnp.tril(jnp.ones((6, 6), bool)), (2, 1, 1)),
     )
     return model.text_logits(states), model.image_logits(states)
 
@@ -74,11 +80,15 @@ def test_the_sum_is_the_papers(small, adapted):
     """Kernel by kernel in float64, and rounded once where a narrower type is wanted."""
     moved = adapted[3]
     adapted_kernels = {kernel_of(path) for path in moved if is_adapter(path)}
-    narrow = {path: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16) for path, leaf in small[1].items()}
+    narrow = {
+        path: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16) for path, leaf in small[1].items()
+    }
     sums, rounded = merged(moved, 1.5, small[1]), merged(moved, 1.5, narrow)
     assert len(adapted_kernels) == 7 + 1 + 2 and LORA.scale == 1.5
     for path in adapted_kernels:
-        kernel, a, b = (np.asarray(moved[path.replace("kernel", name)], np.float64) for name in KERNEL_A_B)
+        kernel, a, b = (
+            np.asarray(moved[path.replace("kernel", name)], np.float64) for name in KERNEL_A_B
+        )
         np.testing.assert_allclose(sums[path], kernel + 1.5 * a @ b, rtol=0, atol=2e-6)
         np.testing.assert_array_equal(rounded[path], sums[path].astype(jnp.bfloat16))
     for path in small[1].keys() - adapted_kernels:
@@ -105,11 +115,15 @@ def test_only_what_is_named_is_adapted_and_axes_are_the_kernels(model):
     shape = abstract(model.cfg, lora)
     adapters = {path for path in flatten_abstract(shape) if is_adapter(path)}
     home = "language_model/layers/attention/"
-    assert adapters == {f"{home}{name}/lora_{part}" for name in ("q_proj", "v_proj") for part in "ab"}
+    assert adapters == {
+        f"{home}{name}/lora_{part}" for name in ("q_proj", "v_proj") for part in "ab"
+    }
     axes = logical_axes(shape)
     assert axes[home + "q_proj/lora_a"] == ("layers", "embed", None)
     assert axes[home + "v_proj/lora_b"] == ("layers", None, "kv_heads")
-    assert abstract(model.cfg, Lora()).language_model.layers.attention.q_proj.__class__ is nnx.Linear
+    assert (
+        abstract(model.cfg, Lora()).language_model.layers.attention.q_proj.__class__ is nnx.Linear
+    )
 
 
 def test_seven_billion_parameters_are_spread_with_their_kernels():
@@ -118,10 +132,15 @@ def test_seven_billion_parameters_are_spread_with_their_kernels():
     shape = abstract(cfg, Lora(rank=32))
     leaves, d = flatten_abstract(shape), cfg.decoder
     number = sum(int(np.prod(leaf.shape)) for path, leaf in leaves.items() if is_adapter(path))
-    assert number == d.depth * 32 * (4 * 2 * d.width + 3 * (d.width + d.mlp_dim))  # as many heads as keys
+    assert number == d.depth * 32 * (
+        4 * 2 * d.width + 3 * (d.width + d.mlp_dim)
+    )  # as many heads as keys
     structs = placed(leaves, logical_axes(shape), Sharder(make_mesh({"fsdp": 4, "tensor": 2})))
     home = "language_model/layers/down_proj/"
-    parts = {name: structs[home + name].sharding.shard_shape(structs[home + name].shape) for name in KERNEL_A_B}
+    parts = {
+        name: structs[home + name].sharding.shard_shape(structs[home + name].shape)
+        for name in KERNEL_A_B
+    }
     assert parts == {
         "kernel": (30, d.mlp_dim // 2, d.width // 4),
         "lora_a": (30, d.mlp_dim // 2, 32),
@@ -149,7 +168,10 @@ def test_a_map_with_bias_in_bfloat16(rng):
     ("lora", "says"),
     [
         (Lora(rank=2, target=("brain/*",)), "lora.target pattern 'brain/\\*' names no linear map"),
-        (Lora(rank=2, target=("language_model/norm/*",)), "'language_model/norm/\\*' names no linear map"),
+        (
+            Lora(rank=2, target=("language_model/norm/*",)),
+            "'language_model/norm/\\*' names no linear map",
+        ),
         (Lora(rank=32), "lora.rank=32 is no low rank for .* of 32 x 16; expected less than 16"),
     ],
 )
@@ -165,7 +187,10 @@ def test_what_cannot_be_adapted_is_refused(model, lora, says):
         ({"rank": 1.5}, "lora.rank=1.5 is no rank"),
         ({"alpha": 0.0}, "lora.alpha=0.0 would silence"),
         ({"target": ()}, "lora.target=\\(\\) is no tuple of patterns"),
-        ({"base_dtype": "int4"}, "lora.base_dtype='int4' is unknown; expected one of float32, bfloat16"),
+        (
+            {"base_dtype": "int4"},
+            "lora.base_dtype='int4' is unknown; expected one of float32, bfloat16",
+        ),
     ],
 )
 def test_bad_settings_are_one_line(values, says):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from corl_jax.models.codebook import Codebook
-from corl_jax.models.config import JANUS_PRO_1B
+from corl_jax.models.janus.codebook import Codebook
+from corl_jax.models.janus.config import JANUS_PRO_1B
 from corl_jax.models.layers import Mlp2
 
 CODES = JANUS_PRO_1B.image_tokenizer
@@ -43,7 +43,9 @@ def test_every_code_is_found_again_also_with_some_noise_and_any_length(codebook,
     np.testing.assert_allclose(rows[np.asarray(exact)], rows[pick], atol=1e-2)
     z = rng.normal(size=(24, 24, 8)).astype(np.float32)
     unit = z.astype(np.float64) / np.linalg.norm(z.astype(np.float64), axis=-1, keepdims=True)
-    unit_rows = rows.astype(np.float64) / np.linalg.norm(rows.astype(np.float64), axis=-1, keepdims=True)
+    unit_rows = rows.astype(np.float64) / np.linalg.norm(
+        rows.astype(np.float64), axis=-1, keepdims=True
+    )
     distance = ((unit[..., None, :] - unit_rows) ** 2).sum(-1)
     found = np.asarray(codebook.nearest(jnp.asarray(z)))
     best, chosen = distance.min(-1), np.take_along_axis(distance, found[..., None], -1)[..., 0]
@@ -57,9 +59,13 @@ def test_embeddings_of_image_tokens_feed_the_aligner(arrays, rng):
     aligner = Mlp2(8, 32, 16, ("mlp", "embed"), dtype=jnp.float32, rngs=nnx.Rngs(1))
     codes = rng.integers(0, 16384, (2, 576))
     ours = aligner(embed(jnp.asarray(codes)))
-    x = table[codes].astype(np.float64) @ np.asarray(aligner.fc1.kernel[...], np.float64) + np.asarray(aligner.fc1.bias)
+    x = table[codes].astype(np.float64) @ np.asarray(
+        aligner.fc1.kernel[...], np.float64
+    ) + np.asarray(aligner.fc1.bias)
     x = np.asarray(jax.nn.gelu(jnp.asarray(x, jnp.float32), approximate=False), np.float64)
     x = x @ np.asarray(aligner.fc2.kernel[...], np.float64) + np.asarray(aligner.fc2.bias)
     np.testing.assert_allclose(ours, x, atol=1e-5)
     norms = np.linalg.norm(table, axis=-1)
-    assert norms.min() < 0.8 and norms.max() > 1.1  # its own table, not the codebook, whose rows have norm 1
+    assert (
+        norms.min() < 0.8 and norms.max() > 1.1
+    )  # its own table, not the codebook, whose rows have norm 1

@@ -8,7 +8,7 @@ import pytest
 from corl_jax.core.errors import UserError
 from corl_jax.core.sharding import DEFAULT_RULES, Sharder, make_mesh
 from corl_jax.core.trees import count, flatten_abstract
-from corl_jax.models.config import (
+from corl_jax.models.janus.config import (
     JANUS_PRO_1B,
     JANUS_PRO_7B,
     TINY,
@@ -18,7 +18,7 @@ from corl_jax.models.config import (
     VisionConfig,
     named_size,
 )
-from corl_jax.models.unified import abstract, logical_axes
+from corl_jax.models.janus.model import abstract, logical_axes
 
 SIZES = {"tiny": TINY, "janus_pro_1b": JANUS_PRO_1B, "janus_pro_7b": JANUS_PRO_7B}
 
@@ -69,7 +69,10 @@ def test_every_parameter_fits_a_mesh_of_two_by_two_by_two(models, name):
 
 
 def test_parameters_are_float32_and_compute_type_changes_no_shape(models):
-    wide, narrow = flatten_abstract(models["tiny"]), flatten_abstract(abstract(TINY, dtype=jnp.bfloat16))
+    wide, narrow = (
+        flatten_abstract(models["tiny"]),
+        flatten_abstract(abstract(TINY, dtype=jnp.bfloat16)),
+    )
     assert {leaf.dtype for leaf in wide.values()} == {jnp.dtype("float32")}
     assert {path: (leaf.shape, leaf.dtype) for path, leaf in wide.items()} == {
         path: (leaf.shape, leaf.dtype) for path, leaf in narrow.items()
@@ -77,9 +80,15 @@ def test_parameters_are_float32_and_compute_type_changes_no_shape(models):
 
 
 def test_named_sizes():
-    assert named_size("tiny") is TINY and JANUS_PRO_1B.image_tokens == 576 and JANUS_PRO_1B.image_grid == 24
+    assert (
+        named_size("tiny") is TINY
+        and JANUS_PRO_1B.image_tokens == 576
+        and JANUS_PRO_1B.image_grid == 24
+    )
     assert JANUS_PRO_1B.image_tokenizer.downsample == 16
-    with pytest.raises(UserError, match="unknown model size 'janus_1b'; expected one of tiny, janus_pro_1b"):
+    with pytest.raises(
+        UserError, match="unknown model size 'janus_1b'; expected one of tiny, janus_pro_1b"
+    ):
         named_size("janus_1b")
 
 

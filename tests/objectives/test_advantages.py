@@ -20,31 +20,49 @@ def test_group_scale_by_hand():
 def test_batch_and_none_scales_by_hand():
     centred = np.asarray([[-2, -1, 0, 3], [-0.5, -0.5, 0.5, 0.5]])
     np.testing.assert_allclose(scales["none"](REWARDS), centred)
-    np.testing.assert_allclose(scales["batch"](REWARDS), centred / (np.sqrt(15 / 7) + EPSILON), rtol=1e-6)
+    np.testing.assert_allclose(
+        scales["batch"](REWARDS), centred / (np.sqrt(15 / 7) + EPSILON), rtol=1e-6
+    )
 
 
 def test_leaving_one_out_by_hand():
     # row 0: the others' means are 11/3, 10/3, 3, 2; row 1: 2/3 for each 0, 1/3 for each 1
     centred = np.asarray([[-8 / 3, -4 / 3, 0, 4], [-2 / 3, -2 / 3, 2 / 3, 2 / 3]])
     np.testing.assert_allclose(baselines["leave_one_out"](REWARDS), centred, rtol=1e-6)
-    stds = {"group": np.sqrt([[14 / 3], [1 / 3]]) + EPSILON, "batch": np.sqrt(15 / 7) + EPSILON, "none": 1}
+    stds = {
+        "group": np.sqrt([[14 / 3], [1 / 3]]) + EPSILON,
+        "batch": np.sqrt(15 / 7) + EPSILON,
+        "none": 1,
+    }
     for name, std in stds.items():
         np.testing.assert_allclose(scales[name](REWARDS, "leave_one_out"), centred / std, rtol=1e-6)
-    both = paired(REWARDS, REWARDS, pairing="unified", scale="none", text_weight=0.5, baseline="leave_one_out")
+    both = paired(
+        REWARDS, REWARDS, pairing="unified", scale="none", text_weight=0.5, baseline="leave_one_out"
+    )
     np.testing.assert_allclose(both, [1.5 * centred] * 2, rtol=1e-6)
 
 
 def test_a_group_is_silent_if_the_rewards_that_its_advantage_is_made_of_are_equal():
-    image, text = np.float32([[1, 1], [1, 1], [2, 1], [2, 1]]), np.float32([[3, 3], [3, 4], [3, 3], [1, 3]])
-    found = {name: silent({"image": image, "text": text}, pairing=name, text_weight=0.5) for name in PAIRINGS}
+    image, text = (
+        np.float32([[1, 1], [1, 1], [2, 1], [2, 1]]),
+        np.float32([[3, 3], [3, 4], [3, 3], [1, 3]]),
+    )
+    found = {
+        name: silent({"image": image, "text": text}, pairing=name, text_weight=0.5)
+        for name in PAIRINGS
+    }
     np.testing.assert_array_equal(found["separate"]["image"], [1, 1, 0, 0])
     np.testing.assert_array_equal(found["separate"]["text"], [1, 0, 1, 0])
     for task in ("image", "text"):
         np.testing.assert_array_equal(found["unified"][task], [1, 0, 0, 1])  # 2 + 0.5 = 1 + 1.5
         np.testing.assert_array_equal(found["sum_of_advantages"][task], [1, 0, 0, 0])
-        both = paired(jnp.asarray(image), jnp.asarray(text), pairing="unified", scale="group", text_weight=0.5)
+        both = paired(
+            jnp.asarray(image), jnp.asarray(text), pairing="unified", scale="group", text_weight=0.5
+        )
         np.testing.assert_array_equal(~np.any(both[0], 1), found["unified"][task])
-    np.testing.assert_array_equal(silent({"text": text}, pairing="unified", text_weight=0.5)["text"], [1, 0, 1, 0])
+    np.testing.assert_array_equal(
+        silent({"text": text}, pairing="unified", text_weight=0.5)["text"], [1, 0, 1, 0]
+    )
 
 
 @pytest.mark.parametrize("name", ["group", "batch", "none"])
@@ -74,7 +92,9 @@ def test_pairings_by_hand():
 
 
 def test_separate_takes_more_questions_than_prompts():
-    image, text = paired(REWARDS, jnp.ones((5, 2)), pairing="separate", scale="none", text_weight=0.8)
+    image, text = paired(
+        REWARDS, jnp.ones((5, 2)), pairing="separate", scale="none", text_weight=0.8
+    )
     assert image.shape == (2, 4) and text.shape == (5, 2)
 
 
@@ -82,7 +102,11 @@ def test_errors_name_the_thing():
     arguments = {"scale": "group", "text_weight": 0.8}
     with pytest.raises(UserError, match=r"'unified' needs as many answers.*\(3, 4\) and \(2, 4\)"):
         paired(REWARDS, jnp.ones((3, 4)), pairing="unified", **arguments)
-    with pytest.raises(UserError, match="unknown pairing 'unifed'; expected one of unified, separate"):
+    with pytest.raises(
+        UserError, match="unknown pairing 'unifed'; expected one of unified, separate"
+    ):
         paired(REWARDS, REWARDS, pairing="unifed", **arguments)
-    with pytest.raises(UserError, match="unknown advantage scale 'std'; expected one of batch, group, none"):
+    with pytest.raises(
+        UserError, match="unknown advantage scale 'std'; expected one of batch, group, none"
+    ):
         paired(REWARDS, REWARDS, pairing="unified", scale="std", text_weight=0.8)

@@ -20,7 +20,9 @@ def test_estimators_by_hand():
     pi, ref = jnp.log(jnp.asarray([0.5, 0.2])), jnp.log(jnp.asarray([0.25, 0.4]))
     np.testing.assert_allclose(estimators["k1"](pi, ref), [np.log(2), -np.log(2)], rtol=1e-5)
     np.testing.assert_allclose(estimators["k2"](pi, ref), [np.log(2) ** 2 / 2] * 2, rtol=1e-5)
-    np.testing.assert_allclose(estimators["k3"](pi, ref), [0.5 + np.log(2) - 1, 2 - np.log(2) - 1], rtol=1e-5)
+    np.testing.assert_allclose(
+        estimators["k3"](pi, ref), [0.5 + np.log(2) - 1, 2 - np.log(2) - 1], rtol=1e-5
+    )
 
 
 def test_k3_is_never_negative_and_zero_at_equality(rng):
@@ -43,7 +45,8 @@ def test_grpo_d_is_equation_3(low, high):
     """OThink-MR1 Eq. 3 with w / t = 0.3, for geometry reasoning and for visual counting."""
     t, w, middle = 100, 30, (low + high) / 2
     expected = [
-        middle - (middle - low) * s / w if s <= w else low + (high - low) * (s - w) / (t - w) for s in range(t + 1)
+        middle - (middle - low) * s / w if s <= w else low + (high - low) * (s - w) / (t - w)
+        for s in range(t + 1)
     ]
     got = coefficients(KlConfig(schedule="grpo_d", start=low, end=high), t)
     np.testing.assert_allclose(got, expected, atol=2e-8)
@@ -59,8 +62,12 @@ def test_grpo_d_monotone_waits_then_rises():
 
 def test_constant_linear_and_cosine_by_value():
     np.testing.assert_allclose(coefficients(KlConfig(start=0.04, end=9.0), 4), 0.04, rtol=1e-6)
-    np.testing.assert_allclose(coefficients(KlConfig("linear", 0.1, 0.3), 4), [0.1, 0.15, 0.2, 0.25, 0.3], rtol=1e-6)
-    np.testing.assert_allclose(coefficients(KlConfig("cosine", 0.1, 0.3), 2), [0.1, 0.2, 0.3], rtol=1e-6)
+    np.testing.assert_allclose(
+        coefficients(KlConfig("linear", 0.1, 0.3), 4), [0.1, 0.15, 0.2, 0.25, 0.3], rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        coefficients(KlConfig("cosine", 0.1, 0.3), 2), [0.1, 0.2, 0.3], rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "grpo_d", "grpo_d_monotone"])
@@ -94,7 +101,9 @@ def test_adaptive_moves_towards_the_target_by_at_most_its_rate():
     state = initial(cfg, 10)
     np.testing.assert_allclose(state.coef, 0.04, rtol=1e-6)
     for kl, factor in ((1.0, 1.1), (0.0, 0.9), (0.05, 1.0), (0.06, 1.02)):
-        np.testing.assert_allclose(advance(cfg, state, jnp.float32(kl), 10).coef, 0.04 * factor, rtol=1e-5)
+        np.testing.assert_allclose(
+            advance(cfg, state, jnp.float32(kl), 10).coef, 0.04 * factor, rtol=1e-5
+        )
 
 
 @pytest.mark.parametrize(("fields", "used"), [
@@ -105,7 +114,9 @@ def test_used_says_whether_a_reference_is_needed(fields, used):
 
 
 def test_bad_configs_are_named():
-    with pytest.raises(UserError, match="unknown KL schedule 'grpod'; expected one of adaptive, constant, cosine"):
+    with pytest.raises(
+        UserError, match="unknown KL schedule 'grpod'; expected one of adaptive, constant, cosine"
+    ):
         KlConfig(schedule="grpod")
     with pytest.raises(UserError, match="unknown KL estimator 'k4'; expected one of k1, k2, k3"):
         KlConfig(estimator="k4")

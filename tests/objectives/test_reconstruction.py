@@ -2,7 +2,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from corl_jax.objectives.reconstruction import codebook_terms, pixel_terms, psnr, straight_through, usage_terms
+from corl_jax.objectives.reconstruction import (
+    codebook_terms,
+    pixel_terms,
+    psnr,
+    straight_through,
+    usage_terms,
+)
 
 
 def test_pixel_terms_and_psnr_by_hand():
@@ -15,7 +21,10 @@ def test_pixel_terms_and_psnr_by_hand():
 
 
 def test_codebook_terms_move_one_side_each(rng):
-    z, e = jnp.asarray(rng.normal(size=(4, 8)), jnp.float32), jnp.asarray(rng.normal(size=(4, 8)), jnp.float32)
+    z, e = (
+        jnp.asarray(rng.normal(size=(4, 8)), jnp.float32),
+        jnp.asarray(rng.normal(size=(4, 8)), jnp.float32),
+    )
     codebook, commitment = codebook_terms(z, e)
     np.testing.assert_allclose(codebook, np.square(z - e).sum(-1), rtol=1e-5)
     np.testing.assert_array_equal(codebook, commitment)

@@ -13,10 +13,11 @@ from flax import nnx
 
 from corl_jax.core.trees import bind
 from corl_jax.data.shapes.vocabulary import write_tokenizer
-from corl_jax.data.text import TextTokenizer
-from corl_jax.models.config import TINY, DecoderConfig, ImageTokenizerConfig, JanusConfig, VisionConfig
-from corl_jax.models.unified import abstract
-from corl_jax.porting.load import load_config, load_params
+from corl_jax.data.text_tokenizer import TextTokenizer
+from corl_jax.models.janus.config import TINY, ImageTokenizerConfig, JanusConfig, VisionConfig
+from corl_jax.models.janus.model import abstract
+from corl_jax.models.language_model import DecoderConfig
+from corl_jax.porting.janus.folder import load_config, load_params
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -53,7 +54,9 @@ class Pair:
 @pytest.fixture(scope="session")
 def torch():
     """PyTorch on one thread, or a skip."""
-    torch = pytest.importorskip("torch", reason="parity needs torch: pip install -e '.[test]' (Python 3.11)")
+    torch = pytest.importorskip(
+        "torch", reason="parity needs torch: pip install -e '.[test]' (Python 3.11)"
+    )
     torch.set_num_threads(1)
     return torch
 

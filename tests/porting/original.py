@@ -7,14 +7,23 @@ import pathlib
 import re
 from typing import Any
 
-from corl_jax.models.config import JanusConfig
+from corl_jax.models.janus.config import JanusConfig
 
 RENAMED = (
     (r"model\.language_model\.(.*)", r"language_model.model.\1"),
-    (r"model\.vision_model\.embeddings\.patch_embedding\.(.*)", r"vision_model.vision_tower.patch_embed.proj.\1"),
-    (r"model\.vision_model\.embeddings\.position_embedding\.weight", "vision_model.vision_tower.pos_embed"),
+    (
+        r"model\.vision_model\.embeddings\.patch_embedding\.(.*)",
+        r"vision_model.vision_tower.patch_embed.proj.\1",
+    ),
+    (
+        r"model\.vision_model\.embeddings\.position_embedding\.weight",
+        "vision_model.vision_tower.pos_embed",
+    ),
     (r"model\.vision_model\.post_layernorm\.(.*)", r"vision_model.vision_tower.norm.\1"),
-    (r"model\.vision_model\.encoder\.layers\.(\d+)\.layer_norm(\d\..*)", r"vision_model.vision_tower.blocks.\1.norm\2"),
+    (
+        r"model\.vision_model\.encoder\.layers\.(\d+)\.layer_norm(\d\..*)",
+        r"vision_model.vision_tower.blocks.\1.norm\2",
+    ),
     (
         r"model\.vision_model\.encoder\.layers\.(\d+)\.self_attn\.projection_layer\.(.*)",
         r"vision_model.vision_tower.blocks.\1.attn.proj.\2",
@@ -23,7 +32,10 @@ RENAMED = (
         r"model\.vision_model\.encoder\.layers\.(\d+)\.self_attn\.([qkv])_proj\.(.*)",
         r"vision_model.vision_tower.blocks.\1.attn.\2.\3",
     ),
-    (r"model\.vision_model\.encoder\.layers\.(\d+)\.mlp\.(.*)", r"vision_model.vision_tower.blocks.\1.mlp.\2"),
+    (
+        r"model\.vision_model\.encoder\.layers\.(\d+)\.mlp\.(.*)",
+        r"vision_model.vision_tower.blocks.\1.mlp.\2",
+    ),
     (r"model\.(aligner)\.fc1\.(.*)", r"\1.layers.0.\2"),
     (r"model\.(aligner)\.hidden_layers\.0\.(.*)", r"\1.layers.2.\2"),
     (r"model\.generation_aligner\.fc1\.(.*)", r"gen_aligner.layers.0.\1"),
@@ -31,9 +43,15 @@ RENAMED = (
     (r"model\.generation_head\.proj_out\.(.*)", r"gen_head.output_mlp_projector.\1"),
     (r"model\.generation_head\.vision_head\.(.*)", r"gen_head.vision_head.\1"),
     (r"model\.generation_embeddings\.(.*)", r"gen_embed.\1"),
-    (r"model\.vqmodel\.encoder\.down\.(\d+)\.block\.(.*)", r"gen_vision_model.encoder.conv_blocks.\1.res.\2"),
+    (
+        r"model\.vqmodel\.encoder\.down\.(\d+)\.block\.(.*)",
+        r"gen_vision_model.encoder.conv_blocks.\1.res.\2",
+    ),
     (r"model\.vqmodel\.encoder\.down\.(.*)", r"gen_vision_model.encoder.conv_blocks.\1"),
-    (r"model\.vqmodel\.decoder\.up\.(\d+)\.block\.(.*)", r"gen_vision_model.decoder.conv_blocks.\1.res.\2"),
+    (
+        r"model\.vqmodel\.decoder\.up\.(\d+)\.block\.(.*)",
+        r"gen_vision_model.decoder.conv_blocks.\1.res.\2",
+    ),
     (r"model\.vqmodel\.decoder\.up\.(.*)", r"gen_vision_model.decoder.conv_blocks.\1"),
     (r"model\.vqmodel\.(\w+)\.mid\.block_1\.(.*)", r"gen_vision_model.\1.mid.0.\2"),
     (r"model\.vqmodel\.(\w+)\.mid\.attn_1\.(.*)", r"gen_vision_model.\1.mid.1.\2"),
@@ -56,11 +74,17 @@ def to_original(torch: Any, state: dict[str, Any]) -> dict[str, Any]:
     out = {original_name(name): tensor for name, tensor in state.items()}
     position = "vision_model.vision_tower.pos_embed"
     out[position] = out[position][None]
-    for name in [name for name in out if re.search(r"\.attn\.q\.(weight|bias)$", name) and "vision_tower" in name]:
+    for name in [
+        name
+        for name in out
+        if re.search(r"\.attn\.q\.(weight|bias)$", name) and "vision_tower" in name
+    ]:
         parts = [out.pop(name.replace(".attn.q.", f".attn.{part}.")) for part in "qkv"]
         out[name.replace(".attn.q.", ".attn.qkv.")] = torch.cat(parts)
     width = out[position].shape[-1]
-    out["vision_model.vision_tower.attn_pool.latent"] = torch.arange(width, dtype=torch.float32).reshape(1, 1, width)
+    out["vision_model.vision_tower.attn_pool.latent"] = torch.arange(
+        width, dtype=torch.float32
+    ).reshape(1, 1, width)
     out["gen_vision_model.quantize.codebook_used"] = torch.zeros(7)
     return {name: tensor.contiguous().clone() for name, tensor in out.items()}
 
@@ -70,14 +94,23 @@ def original_config(cfg: JanusConfig) -> dict[str, Any]:
     d, v, t = cfg.decoder, cfg.vision, cfg.image_tokenizer
 
     def aligner(inputs: int) -> dict[str, Any]:
-        return {"params": {"depth": 2, "input_dim": inputs, "n_embed": d.width, "projector_type": "mlp_gelu"}}
+        return {
+            "params": {
+                "depth": 2,
+                "input_dim": inputs,
+                "n_embed": d.width,
+                "projector_type": "mlp_gelu",
+            }
+        }
 
     return {
         "model_type": "multi_modality",
         "torch_dtype": "float32",
         "aligner_config": aligner(v.width),
         "gen_aligner_config": aligner(t.code_dim),
-        "gen_head_config": {"params": {"image_token_embed": cfg.gen_head_dim, "image_token_size": t.codebook_size}},
+        "gen_head_config": {
+            "params": {"image_token_embed": cfg.gen_head_dim, "image_token_size": t.codebook_size}
+        },
         "gen_vision_config": {
             "cls": "VQ-16",
             "params": {

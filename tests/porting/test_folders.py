@@ -14,12 +14,12 @@ from safetensors.numpy import load_file, save_file
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.trees import bind, digest
-from corl_jax.models.config import TINY
-from corl_jax.models.unified import abstract
-from corl_jax.porting.load import Folder, load_config, load_params
-from corl_jax.porting.original_config import IDS, image_token_id
-from corl_jax.porting.save import save_folder
-from corl_jax.porting.transformers_config import write_config
+from corl_jax.models.janus.config import TINY
+from corl_jax.models.janus.model import abstract
+from corl_jax.porting.janus.folder import Folder, load_config, load_params
+from corl_jax.porting.janus.hf_config import write_config
+from corl_jax.porting.janus.original_config import IDS, image_token_id
+from corl_jax.porting.writer import save_folder
 
 
 @pytest.fixture(scope="module")
@@ -50,16 +50,26 @@ def test_weights_in_bfloat16_and_in_shards_are_read(copy, params):
     names = sorted(tensors)
     (copy / "model.safetensors").unlink()
     for i, part in enumerate((names[::2], names[1::2])):  # layers of one stack lie in both files
-        save_file({n: np.asarray(jnp.asarray(tensors[n], jnp.bfloat16)) for n in part}, copy / f"model-{i}.safetensors")
+        save_file(
+            {n: np.asarray(jnp.asarray(tensors[n], jnp.bfloat16)) for n in part},
+            copy / f"model-{i}.safetensors",
+        )
     again = load_params(copy, TINY)
-    narrow = {path: np.asarray(jnp.asarray(leaf, jnp.bfloat16), np.float32) for path, leaf in params.items()}
+    narrow = {
+        path: np.asarray(jnp.asarray(leaf, jnp.bfloat16), np.float32)
+        for path, leaf in params.items()
+    }
     assert digest(again) == digest(narrow)
 
 
-def test_transformers_loads_our_folder_and_gives_the_same_logits(saved, params, torch, rng, assert_close, tokenizer):
+def test_transformers_loads_our_folder_and_gives_the_same_logits(
+    saved, params, torch, rng, assert_close, tokenizer
+):
     from transformers import JanusForConditionalGeneration
 
-    theirs, info = JanusForConditionalGeneration.from_pretrained(saved, output_loading_info=True, dtype=torch.float32)
+    theirs, info = JanusForConditionalGeneration.from_pretrained(
+        saved, output_loading_info=True, dtype=torch.float32
+    )
     assert not any(info.values()), info
     assert not torch.equal(theirs.lm_head.weight, theirs.model.language_model.embed_tokens.weight)
     assert theirs.config.image_token_id == tokenizer.image_id
@@ -69,7 +79,9 @@ def test_transformers_loads_our_folder_and_gives_the_same_logits(saved, params, 
         expected = theirs.eval()(input_ids=torch.from_numpy(tokens)).logits
     ours = bind(nnx.split(abstract(TINY))[0], params)
     states, _ = ours.language_model(
-        ours.embed_text(tokens), jnp.broadcast_to(jnp.arange(11), (2, 11)), jnp.tril(jnp.ones((1, 11, 11), bool))
+        ours.embed_text(tokens),
+        jnp.broadcast_to(jnp.arange(11), (2, 11)),
+        jnp.tril(jnp.ones((1, 11, 11), bool)),
     )
     assert_close(ours.text_logits(states), expected)
 
@@ -86,7 +98,9 @@ def test_transformers_reads_tokenizer_and_processor(saved, tokenizer):
     }
 
 
-def test_nothing_is_overwritten_and_nothing_half_written_stays(saved, params, tokenizer_folder, tmp_path):
+def test_nothing_is_overwritten_and_nothing_half_written_stays(
+    saved, params, tokenizer_folder, tmp_path
+):
     before = sorted(p.name for p in saved.parent.iterdir())
     with pytest.raises(UserError, match="exists and is not empty; choose another folder"):
         save_folder(params, TINY, tokenizer_folder, saved)
@@ -118,7 +132,12 @@ def test_damaged_configs(copy, tmp_path):
     with pytest.raises(UserError, match="model of type 'llava'; expected a Janus folder: 'janus'"):
         load_config(copy)
     nothing = '{"model_type": "janus", "text_config": null, "vision_config": {}, "vq_config": {}}'
-    for text in ('{"model_type": "janus",', "[1, 2]", '{"model_type": "janus", "text_config": {}}', nothing):
+    for text in (
+        '{"model_type": "janus",',
+        "[1, 2]",
+        '{"model_type": "janus", "text_config": {}}',
+        nothing,
+    ):
         (copy / "config.json").write_text(text, "utf-8")
         with pytest.raises(UserError) as error:
             load_config(copy)
@@ -133,7 +152,9 @@ def test_configs_that_we_do_not_build(copy):
 
 @pytest.mark.parametrize("mlp_dim", [488, 920, 1840])
 def test_widths_survive_being_written_as_a_ratio(tmp_path, mlp_dim):
-    cfg = dataclasses.replace(TINY, vision=dataclasses.replace(TINY.vision, width=56, mlp_dim=mlp_dim))
+    cfg = dataclasses.replace(
+        TINY, vision=dataclasses.replace(TINY.vision, width=56, mlp_dim=mlp_dim)
+    )
     raw = write_config(cfg, "float32", image_token_id=5, bos_id=0, eos_id=1, pad_id=2)
     (tmp_path / "config.json").write_text(json.dumps(raw), "utf-8")
     assert load_config(tmp_path) == cfg
@@ -144,7 +165,9 @@ def test_damaged_weights(copy):
     whole = file.read_bytes()
     for damaged in (whole[: len(whole) // 2], whole[:4], b""):
         file.write_bytes(damaged)
-        with pytest.raises(UserError, match="model.safetensors' cannot be read .*; get the file again") as error:
+        with pytest.raises(
+            UserError, match="model.safetensors' cannot be read .*; get the file again"
+        ) as error:
             load_params(copy, TINY)
         assert one_line(error)
     file.unlink()
@@ -155,7 +178,10 @@ def test_damaged_weights(copy):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("number", [np.nan, -np.inf])
 def test_numbers_that_are_none_are_refused(copy, dtype, number):
-    tensors = {name: np.asarray(jnp.asarray(t, dtype)) for name, t in load_file(copy / "model.safetensors").items()}
+    tensors = {
+        name: np.asarray(jnp.asarray(t, dtype))
+        for name, t in load_file(copy / "model.safetensors").items()
+    }
     spoilt = "model.language_model.layers.2.mlp.up_proj.weight"
     tensors[spoilt] = tensors[spoilt].copy()
     tensors[spoilt][3, 4] = number
@@ -166,13 +192,18 @@ def test_numbers_that_are_none_are_refused(copy, dtype, number):
 
 def test_a_tensor_in_two_files(copy):
     shutil.copy(copy / "model.safetensors", copy / "model-again.safetensors")
-    with pytest.raises(UserError, match="is in .*again.safetensors' and in .*; keep the files of one model"):
+    with pytest.raises(
+        UserError, match="is in .*again.safetensors' and in .*; keep the files of one model"
+    ):
         load_params(copy, TINY)
 
 
 def test_the_tokenizer_of_another_size(copy):
     change_config(copy, lambda raw: raw.update(image_token_id=raw["image_token_id"] + 13))
-    with pytest.raises(UserError, match="has id 5 for the image placeholder, its model knows 18; take the tokenizer"):
+    with pytest.raises(
+        UserError,
+        match="has id 5 for the image placeholder, its model knows 18; take the tokenizer",
+    ):
         Folder(copy).load_tokenizer()
 
 
@@ -186,14 +217,19 @@ def test_the_tokenizer_of_the_other_released_size_in_the_original_layout(width, 
 
 def test_pictures_that_are_prepared_otherwise(copy):
     (copy / "preprocessor_config.json").write_text('{"image_mean": [0.48, 0.45, 0.4]}', "utf-8")
-    with pytest.raises(UserError, match=r"has image_mean=\[0.48, 0.45, 0.4\]; this program prepares pictures with 0.5"):
+    with pytest.raises(
+        UserError,
+        match=r"has image_mean=\[0.48, 0.45, 0.4\]; this program prepares pictures with 0.5",
+    ):
         Folder(copy)
 
 
 def test_no_room_on_the_disk(params, tokenizer_folder, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**6))
-    with pytest.raises(UserError, match=r"weights take 0.0 GB and .* has 0.0 GB free; make room or choose another"):
+    with pytest.raises(
+        UserError, match=r"weights take 0.0 GB and .* has 0.0 GB free; make room or choose another"
+    ):
         save_folder(params, TINY, tokenizer_folder, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
@@ -203,7 +239,9 @@ def test_a_disk_that_fills_while_writing(params, tokenizer_folder, tmp_path, mon
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, limits[1]))
     try:
-        with pytest.raises(UserError, match=r"out' could not be written \(.*\); nothing of it was left behind"):
+        with pytest.raises(
+            UserError, match=r"out' could not be written \(.*\); nothing of it was left behind"
+        ):
             save_folder(params, TINY, tokenizer_folder, tmp_path / "out")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -220,7 +258,10 @@ def test_every_misfit_is_listed_at_once(copy):
         load_params(copy, TINY)
     message = str(error.value)
     assert "missing: lm_head.weight, model.aligner.fc1.bias" in message and one_line(error)
-    assert "not used: model.surplus" in message and "model.generation_embeddings.weight (3, 2) instead of" in message
+    assert (
+        "not used: model.surplus" in message
+        and "model.generation_embeddings.weight (3, 2) instead of" in message
+    )
 
 
 def test_layers_are_listed_together(copy):
@@ -228,5 +269,7 @@ def test_layers_are_listed_together(copy):
     for layer in (0, 1, 3):
         del tensors[f"model.language_model.layers.{layer}.mlp.up_proj.weight"]
     save_file(tensors, copy / "model.safetensors")
-    with pytest.raises(UserError, match=r"missing: model.language_model.layers.\[0-1,3\].mlp.up_proj.weight\)"):
+    with pytest.raises(
+        UserError, match=r"missing: model.language_model.layers.\[0-1,3\].mlp.up_proj.weight\)"
+    ):
         load_params(copy, TINY)

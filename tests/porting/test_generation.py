@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 
 from corl_jax.core.types import Prompts
-from corl_jax.data.text import left_pad
+from corl_jax.data.text_tokenizer import left_pad
 from corl_jax.sampling.generate import Sampler
-from corl_jax.sampling.layout import SpecialIds
+from corl_jax.sampling.prompt_layout import SpecialIds
 
-PROMPTS = ["two blue squares and a green triangle left of a red circle", "a red circle", "a green square"]
+PROMPTS = [
+    "two blue squares and a green triangle left of a red circle",
+    "a red circle",
+    "a green square",
+]
 QUESTIONS = ["how many objects are there?", "is there a circle?", "what is left of the red square?"]
 
 
@@ -41,7 +45,9 @@ def test_greedy_guided_image_tokens_are_equal(pair, torch, tokenizer, guidance):
         pictures = (pair.theirs.decode_image_tokens(theirs).numpy() + 1) / 2 * 255
     expected = np.clip(pictures, 0, 255).astype(np.uint8)
     gap = np.abs(expected.astype(int) - np.asarray(ours.pixels[:, 0], int))
-    assert gap.max() <= 1 and (gap > 0).mean() < 0.01  # a number on the edge between two bytes may fall either way
+    assert (
+        gap.max() <= 1 and (gap > 0).mean() < 0.01
+    )  # a number on the edge between two bytes may fall either way
 
 
 def test_greedy_answers_are_equal(pair, torch, tokenizer, rng):
@@ -60,7 +66,9 @@ def test_greedy_answers_are_equal(pair, torch, tokenizer, rng):
     ids = SpecialIds(tokenizer.pad_id, tokenizer.eos_id, tokenizer.image_id, banned)
     sampler = Sampler(pair.graphdef, pair.cfg, ids)
     sampling = sampler.sampling("text", temperature=0.0)
-    ours = sampler.write(pair.params, Prompts(tokens, mask, jnp.asarray(images)), greedy_keys(3), sampling, length)
+    ours = sampler.write(
+        pair.params, Prompts(tokens, mask, jnp.asarray(images)), greedy_keys(3), sampling, length
+    )
     np.testing.assert_array_equal(ours.tokens[:, 0, : theirs.shape[1]], theirs)
     assert not np.isin(ours.tokens[np.asarray(ours.mask)], banned).any()
     assert len(np.unique(theirs)) > 5

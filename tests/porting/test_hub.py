@@ -10,8 +10,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundEr
 
 from corl_jax.core.errors import UserError
 from corl_jax.porting import hub
-from corl_jax.porting.clip import CLIP
-from corl_jax.porting.source import open_source, tiny_folder
+from corl_jax.porting.policy_source import open_source, tiny_folder
+from corl_jax.reward_models.clip.weights import CLIP
 
 ID = "someone/Janus-Small"
 
@@ -28,7 +28,9 @@ class FakeHub:
         assert name == ID
         if self.error:
             raise self.error
-        return types.SimpleNamespace(siblings=[types.SimpleNamespace(rfilename=file) for file in self.files])
+        return types.SimpleNamespace(
+            siblings=[types.SimpleNamespace(rfilename=file) for file in self.files]
+        )
 
     def snapshot_download(self, name, local_files_only=False, allow_patterns=None):
         assert name == ID
@@ -40,7 +42,13 @@ class FakeHub:
 
 @pytest.mark.parametrize(
     ("name", "yes"),
-    [("deepseek-ai/Janus-Pro-1B", True), ("runs/unified", True), ("tiny", False), ("./a/b", False), ("a/b/c", False)],
+    [
+        ("deepseek-ai/Janus-Pro-1B", True),
+        ("runs/unified", True),
+        ("tiny", False),
+        ("./a/b", False),
+        ("a/b/c", False),
+    ],
 )
 def test_what_looks_like_an_id(name, yes):
     assert hub.is_id(name) == yes
@@ -61,12 +69,21 @@ def test_a_cached_model_needs_no_network(monkeypatch):
 def test_only_one_kind_of_weights_is_downloaded(monkeypatch, files, kind):
     fake = FakeHub(monkeypatch, files)
     assert open_source(ID).folder.path == tiny_folder()
-    assert fake.patterns[-1] == kind and "*.json" in fake.patterns and len(fake.patterns) == len(hub.SMALL) + 1
+    assert (
+        fake.patterns[-1] == kind
+        and "*.json" in fake.patterns
+        and len(fake.patterns) == len(hub.SMALL) + 1
+    )
 
 
 def test_a_hub_folder_of_two_layouts_is_fetched_once(monkeypatch):
     """ViT-H-14's holds the same weights four times."""
-    files = ["open_clip_pytorch_model.bin", "open_clip_model.safetensors", "pytorch_model.bin", "model.safetensors"]
+    files = [
+        "open_clip_pytorch_model.bin",
+        "open_clip_model.safetensors",
+        "pytorch_model.bin",
+        "model.safetensors",
+    ]
     fake = FakeHub(monkeypatch, files=["config.json", "open_clip_config.json", *files])
     hub.fetch(ID, CLIP.weights)
     assert fake.patterns == [*hub.SMALL, "model*.safetensors"]
@@ -100,6 +117,7 @@ def test_no_such_model(monkeypatch):
 
 def test_a_name_that_is_nothing():
     with pytest.raises(
-        UserError, match="policy 'a/b/c' is no folder; expected 'tiny', a Hugging Face folder or hub id"
+        UserError,
+        match="policy 'a/b/c' is no folder; expected 'tiny', a Hugging Face folder or hub id",
     ):
         open_source("a/b/c")

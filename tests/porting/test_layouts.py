@@ -11,13 +11,13 @@ import pytest
 from corl_jax.core.errors import UserError
 from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.core.trees import digest, flatten_abstract
-from corl_jax.models.config import JANUS_PRO_1B, JANUS_PRO_7B
-from corl_jax.models.unified import abstract, logical_axes
-from corl_jax.porting.formats import FORMATS
-from corl_jax.porting.load import Folder, foreign_plan, load_config, load_params
-from corl_jax.porting.mapping import Rule, knowingly_unused, parameters, plan
-from corl_jax.porting.original_config import read_config, write_config
-from corl_jax.porting.save import carried, save_folder
+from corl_jax.models.janus.config import JANUS_PRO_1B, JANUS_PRO_7B
+from corl_jax.models.janus.model import abstract, logical_axes
+from corl_jax.porting.janus.folder import Folder, foreign_plan, load_config, load_params
+from corl_jax.porting.janus.layouts import FORMATS
+from corl_jax.porting.janus.original_config import read_config, write_config
+from corl_jax.porting.rules import Rule, knowingly_unused, parameters, plan
+from corl_jax.porting.writer import carried, save_folder
 from tests.porting.original import to_original, write_original
 
 
@@ -32,8 +32,13 @@ from tests.porting.original import to_original, write_original
 )
 def test_every_released_name_is_used_or_knowingly_unused(test_data, layout, size, cfg, count):
     short = {"original": "orig", "transformers": "hf"}[layout]
-    lines = (test_data("spec/keys") / f"janus_{short}_keys_{size}.txt").read_text("utf-8").splitlines()
-    released = {name: tuple(json.loads(shape)) for name, shape in (line.split("\t") for line in lines if line)}
+    lines = (
+        (test_data("spec/keys") / f"janus_{short}_keys_{size}.txt").read_text("utf-8").splitlines()
+    )
+    released = {
+        name: tuple(json.loads(shape))
+        for name, shape in (line.split("\t") for line in lines if line)
+    }
     tensors = foreign_plan(cfg, FORMATS[layout])
     unused = {name for name in released if knowingly_unused(name, FORMATS[layout].unused)}
     assert {name: tensor.shape for name, tensor in tensors.items()} == {
@@ -63,7 +68,10 @@ def test_original_layout_from_torch_pickles(pair, torch, original):
     (folder / "pytorch_model.bin").unlink()
     names = sorted(tensors)
     for i, part in enumerate((names[::2], names[1::2])):
-        torch.save({name: tensors[name] for name in part}, folder / f"pytorch_model-0000{i + 1}-of-00002.bin")
+        torch.save(
+            {name: tensors[name] for name in part},
+            folder / f"pytorch_model-0000{i + 1}-of-00002.bin",
+        )
     assert digest(load_params(folder, pair.cfg)) == digest(pair.params)
 
 
@@ -71,8 +79,13 @@ def test_original_layout_from_safetensors_in_bfloat16(pair, torch, original):
     from safetensors.torch import save_file
 
     folder, tensors = original
-    save_file({name: tensor.bfloat16() for name, tensor in tensors.items()}, folder / "model.safetensors")
-    rounded = {path: np.asarray(leaf.astype("bfloat16").astype("float32")) for path, leaf in pair.params.items()}
+    save_file(
+        {name: tensor.bfloat16() for name, tensor in tensors.items()}, folder / "model.safetensors"
+    )
+    rounded = {
+        path: np.asarray(leaf.astype("bfloat16").astype("float32"))
+        for path, leaf in pair.params.items()
+    }
     assert digest(load_params(folder, pair.cfg)) == digest(rounded)
     reader = Folder(folder).reader
     assert {str(reader.dtype(path)) for path in rounded} == {"bfloat16"}
@@ -83,7 +96,10 @@ def test_transformers_names_without_their_prefix(pair, tmp_path):
 
     (tmp_path / "config.json").write_bytes((pair.folder / "config.json").read_bytes())
     tensors = load_file(pair.folder / "model.safetensors")
-    save_file({name.removeprefix("model."): t for name, t in tensors.items()}, tmp_path / "model.safetensors")
+    save_file(
+        {name.removeprefix("model."): t for name, t in tensors.items()},
+        tmp_path / "model.safetensors",
+    )
     assert digest(load_params(tmp_path, pair.cfg)) == digest(pair.params)
 
 
@@ -98,7 +114,9 @@ def test_parameters_are_born_in_their_placement(pair, monkeypatch, whole):
     model = abstract(pair.cfg)
     axes, sharder = logical_axes(model), Sharder(make_mesh({"data": 2, "fsdp": 2, "tensor": 2}))
     wanted = {
-        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharder.fitted(leaf.shape, axes[path], path))
+        path: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=sharder.fitted(leaf.shape, axes[path], path)
+        )
         for path, leaf in flatten_abstract(model).items()
     }
     params = Folder(pair.folder).reader.params(wanted)
@@ -115,13 +133,23 @@ def test_original_layout_goes_out_as_it_came_in(pair, torch, original, tmp_path)
     (folder / "processor_config.json").write_text('{"mask_prompt": true, "surprise": 1}', "utf-8")
     source, out = Folder(folder), tmp_path / "again"
     layout = FORMATS["original"]
-    save_folder(pair.params, pair.cfg, folder, out, layout=layout, unused=carried(source, layout), shard_bytes=10**6)
+    save_folder(
+        pair.params,
+        pair.cfg,
+        folder,
+        out,
+        layout=layout,
+        unused=carried(source, layout),
+        shard_bytes=10**6,
+    )
     again = Folder(out)
     assert again.reader.weights.headers.keys() == tensors.keys() and again.cfg == pair.cfg
     for name, tensor in tensors.items():
         np.testing.assert_array_equal(again.reader.weights.read(name), tensor.numpy(), err_msg=name)
     index = json.loads((out / "model.safetensors.index.json").read_text("utf-8"))
-    assert index["weight_map"].keys() == tensors.keys() and len(set(index["weight_map"].values())) > 1
+    assert (
+        index["weight_map"].keys() == tensors.keys() and len(set(index["weight_map"].values())) > 1
+    )
     assert json.loads((out / "processor_config.json").read_text("utf-8"))["surprise"] == 1
     assert (out / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
 
@@ -143,10 +171,21 @@ def test_original_layout_to_transformers(pair, torch, original, tmp_path):
 @pytest.mark.parametrize("cfg", [JANUS_PRO_1B, JANUS_PRO_7B])
 def test_released_sizes_need_no_numbers_beside_the_names(cfg):
     raw = write_config(cfg, "bfloat16")
-    assert raw["vision_config"]["params"].keys() == {"model_name", "select_feature", "select_layer", "image_size"}
+    assert raw["vision_config"]["params"].keys() == {
+        "model_name",
+        "select_feature",
+        "select_layer",
+        "image_size",
+    }
     assert raw["gen_vision_config"]["params"] == {"image_token_size": 16384, "n_embed": 8}
     assert read_config(raw, "here") == cfg
-    for name in ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim"):
+    for name in (
+        "hidden_size",
+        "intermediate_size",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+    ):
         if cfg is JANUS_PRO_7B:  # the released file leaves out what is Llama's default
             del raw["language_config"][name]
     assert read_config(raw, "here") == cfg
@@ -155,13 +194,19 @@ def test_released_sizes_need_no_numbers_beside_the_names(cfg):
 def test_parts_that_this_program_does_not_build():
     raw = write_config(JANUS_PRO_1B, "bfloat16")
     raw["vision_config"]["params"]["model_name"] = "siglip_so400m_patch14_384"
-    with pytest.raises(UserError, match="names model_name='siglip_so400m_patch14_384'; expected siglip_large"):
+    with pytest.raises(
+        UserError, match="names model_name='siglip_so400m_patch14_384'; expected siglip_large"
+    ):
         read_config(raw, "here")
     raw = write_config(JANUS_PRO_1B, "bfloat16")
     raw["aligner_config"]["params"]["projector_type"] = "low_high_hybrid_split_mlp_gelu"
     with pytest.raises(UserError, match="aligner_config .*this program builds"):
         read_config(raw, "here")
-    for broken in ({"language_config": None}, {"gen_head_config": {}}, {"vision_config": {"params": []}}):
+    for broken in (
+        {"language_config": None},
+        {"gen_head_config": {}},
+        {"vision_config": {"params": []}},
+    ):
         with pytest.raises(UserError, match="config.json in 'here'"):
             read_config(write_config(JANUS_PRO_1B, "bfloat16") | broken, "here")
 

@@ -9,11 +9,11 @@ import pytest
 from safetensors.numpy import load_file
 
 from corl_jax.commands.cli import main
-from corl_jax.models.unified import abstract
-from corl_jax.objectives.merging import merges
-from corl_jax.porting.formats import FORMATS
-from corl_jax.porting.load import Folder
-from corl_jax.porting.save import save_folder
+from corl_jax.models.janus.model import abstract
+from corl_jax.objectives.weight_merging import merges
+from corl_jax.porting.janus.folder import Folder
+from corl_jax.porting.janus.layouts import FORMATS
+from corl_jax.porting.writer import save_folder
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,9 @@ def experts(cfg, dot_policy_folder, random_params, tmp_path_factory):
     for seed, (name, layout) in enumerate((("one", "transformers"), ("two", "original"))):
         rng = np.random.default_rng(seed)
         params = {
-            path: leaf + rng.normal(0, 0.1 + seed, leaf.shape).astype(np.float32) if path.startswith("lang") else leaf
+            path: leaf + rng.normal(0, 0.1 + seed, leaf.shape).astype(np.float32)
+            if path.startswith("lang")
+            else leaf
             for path, leaf in base.items()
         }
         save_folder(params, cfg, dot_policy_folder, home / name, layout=FORMATS[layout])
@@ -41,7 +43,9 @@ def experts(cfg, dot_policy_folder, random_params, tmp_path_factory):
 
 
 def merge(base, experts, out, *more):
-    return main(["merge", "--base", str(base), "--experts", *map(str, experts), "--out", str(out), *more])
+    return main(
+        ["merge", "--base", str(base), "--experts", *map(str, experts), "--out", str(out), *more]
+    )
 
 
 def weights(folder):
@@ -57,16 +61,24 @@ def weights(folder):
         (("--method", "linear", "--weights", "0.2", "0.7"), "linear", 2.0, (0.2, 0.7)),
     ],
 )
-def test_every_tensor_is_merged_by_itself(dot_policy_folder, experts, tmp_path, capsys, flags, method, lam, shares):
+def test_every_tensor_is_merged_by_itself(
+    dot_policy_folder, experts, tmp_path, capsys, flags, method, lam, shares
+):
     out = tmp_path / "merged"
-    assert merge(dot_policy_folder, experts, out, *flags) == 0 and capsys.readouterr().out.strip() == str(out)
-    base, one, two = (weights(f) for f in (dot_policy_folder, experts[0], experts[1].with_name("two_again")))
+    assert merge(
+        dot_policy_folder, experts, out, *flags
+    ) == 0 and capsys.readouterr().out.strip() == str(out)
+    base, one, two = (
+        weights(f) for f in (dot_policy_folder, experts[0], experts[1].with_name("two_again"))
+    )
     got = weights(out)
     assert got.keys() == base.keys()
     for name, tensor in got.items():
         wanted = merges[method](base[name], [one[name], two[name]], lam, shares)
         np.testing.assert_allclose(tensor, wanted, atol=1e-6, err_msg=name)
-        assert np.array_equal(tensor, base[name]) == ("language_model" not in name and "lm_head" not in name), name
+        assert np.array_equal(tensor, base[name]) == (
+            "language_model" not in name and "lm_head" not in name
+        ), name
     assert sorted(path.name for path in tmp_path.iterdir()) == ["merged"]
     assert (out / "config.json").read_bytes() == (dot_policy_folder / "config.json").read_bytes()
 
@@ -86,7 +98,9 @@ def test_policies_that_do_not_belong_together(
     table = words / "tokenizer.json"
     text = table.read_text()
     assert '"red"' in text and '"blue"' in text
-    table.write_text(text.replace('"red"', '"@"').replace('"blue"', '"red"').replace('"@"', '"blue"'))
+    table.write_text(
+        text.replace('"red"', '"@"').replace('"blue"', '"red"').replace('"@"', '"blue"')
+    )
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("x")
     for others, out, flags, says in (

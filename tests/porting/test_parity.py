@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from corl_jax.models.config import JANUS_PRO_1B
-from corl_jax.porting.load import load_config
+from corl_jax.models.janus.config import JANUS_PRO_1B
+from corl_jax.porting.janus.folder import load_config
 
 
 @pytest.fixture
@@ -24,7 +24,9 @@ def run_text(model, tokens, images, mask, image_id):
     length = tokens.shape[1]
     positions = jnp.maximum(jnp.cumsum(mask, 1) - 1, 0)
     visible = jnp.tril(jnp.ones((length, length), bool))[None] & mask[:, None]
-    states, _ = model.language_model(model.embed_prompt(tokens, images, image_id), positions, visible)
+    states, _ = model.language_model(
+        model.embed_prompt(tokens, images, image_id), positions, visible
+    )
     return states, model.text_logits(states)
 
 
@@ -38,7 +40,9 @@ def test_vision_and_aligner(pair, torch, images, assert_close):
     assert_close(jax.jit(lambda m, x: m.embed_pictures(x))(pair.ours, images), theirs)
 
 
-def test_logits_of_left_padded_prompts_with_pictures(pair, torch, images, tokenizer, rng, assert_close):
+def test_logits_of_left_padded_prompts_with_pictures(
+    pair, torch, images, tokenizer, rng, assert_close
+):
     tokens_per_image = pair.cfg.image_tokens
     length = tokens_per_image + 12
     tokens = rng.integers(8, pair.cfg.decoder.vocab_size, (2, length))
@@ -54,7 +58,9 @@ def test_logits_of_left_padded_prompts_with_pictures(pair, torch, images, tokeni
             position_ids=torch.from_numpy(np.maximum(np.cumsum(mask, 1) - 1, 0)),
         ).last_hidden_state
         text, image = pair.theirs.lm_head(theirs), pair.theirs.model.generation_head(theirs)
-    states, logits = jax.jit(run_text, static_argnums=4)(pair.ours, tokens, images, mask, tokenizer.image_id)
+    states, logits = jax.jit(run_text, static_argnums=4)(
+        pair.ours, tokens, images, mask, tokenizer.image_id
+    )
     assert_close(states[mask], theirs[mask])
     assert_close(logits[mask], text[mask])
     assert_close(pair.ours.image_logits(states)[mask], image[mask])
@@ -92,7 +98,9 @@ def test_rows_of_the_codebook_need_not_be_of_unit_norm_to_decode(pair, torch, rn
     lengths = torch.linspace(0.5, 2, row.shape[0])[:, None]
     with torch.no_grad():
         row.mul_(lengths)
-        theirs = pair.theirs.model.vqmodel.quantize.get_codebook_entry(torch.from_numpy(codes)).permute(0, 2, 3, 1)
+        theirs = pair.theirs.model.vqmodel.quantize.get_codebook_entry(
+            torch.from_numpy(codes)
+        ).permute(0, 2, 3, 1)
         row.div_(lengths)
     book = pair.ours.image_tokenizer.quantize
     scaled = jax.tree.map(lambda leaf: leaf * lengths.numpy(), book)

@@ -8,7 +8,7 @@ import pytest
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Completion
 from corl_jax.data.shapes.examples import example
-from corl_jax.rewards import base, image, matching, text
+from corl_jax.rewards import base, matching, shapes, text
 from corl_jax.rewards.base import RewardContext, score
 
 NOTHING = RewardContext()
@@ -18,11 +18,17 @@ NOTHING = RewardContext()
 def table(monkeypatch):
     """The registry with some rewards that only these tests have."""
     monkeypatch.setattr(base.rewards, "_items", dict(base.rewards._items))
-    base.rewards.register("length")(lambda completions, context: np.array([len(c.text) for c in completions]))
-    base.rewards.register("first")(lambda completions, context: [float(c.text[0]) for c in completions])
+    base.rewards.register("length")(
+        lambda completions, context: np.array([len(c.text) for c in completions])
+    )
+    base.rewards.register("first")(
+        lambda completions, context: [float(c.text[0]) for c in completions]
+    )
     base.rewards.register("short")(lambda completions, context: np.zeros(len(completions) - 1))
     base.rewards.register("none")(lambda completions, context: [1.0, None, 2.0])
-    base.rewards.register("crowd")(lambda completions, context: [1.0 / (len(completions) == 1)] * len(completions))
+    base.rewards.register("crowd")(
+        lambda completions, context: [1.0 / (len(completions) == 1)] * len(completions)
+    )
 
 
 def texts(*said):
@@ -37,12 +43,16 @@ def test_columns_weights_and_total(table):
 
 
 def test_all_that_configs_name_is_registered():
-    assert {"accuracy", "format", "shapes_strict", "shapes_soft", "cycle", "matching"} <= set(base.rewards)
-    assert image and matching and text
+    assert {"accuracy", "format", "shapes_strict", "shapes_soft", "cycle", "matching"} <= set(
+        base.rewards
+    )
+    assert shapes and matching and text
 
 
 def test_unknown_name_lists_the_names():
-    with pytest.raises(UserError, match="unknown reward 'beauty'; expected one of accuracy, .*cycle, .*format, "):
+    with pytest.raises(
+        UserError, match="unknown reward 'beauty'; expected one of accuracy, .*cycle, .*format, "
+    ):
         score(texts("x"), {"beauty": 1.0}, NOTHING)
 
 
@@ -54,7 +64,10 @@ def test_no_reward_at_all():
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("first", r"reward 'first' failed on row 1 \(record 'shapes-train-000001'\): ValueError: could not convert"),
+        (
+            "first",
+            r"reward 'first' failed on row 1 \(record 'shapes-train-000001'\): ValueError: could not convert",
+        ),
         ("none", r"reward 'none' gave nan on row 1 \(record 'shapes-train-000001'\)"),
         ("short", r"reward 'short' gave shape \(2,\); expected one number for each of 3"),
         ("crowd", r"reward 'crowd' failed on the batch as a whole: ZeroDivisionError"),

@@ -11,12 +11,13 @@ import pytest
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Completion
 from corl_jax.data.shapes.examples import example
+from corl_jax.reward_models.collection import Nets
 from corl_jax.rewards import base
 from corl_jax.rewards.base import RewardContext, score
-from corl_jax.rewards.closeness import closeness
-from corl_jax.rewards.nets import Nets, needed
-from corl_jax.rewards.own import register_own
-from corl_jax.rewards.settings import RewardSettings
+from corl_jax.rewards.config import RewardSettings
+from corl_jax.rewards.custom import register_own
+from corl_jax.rewards.image_distance import closeness
+from corl_jax.rewards.requirements import needed
 
 NOTHING = RewardContext()
 
@@ -25,21 +26,30 @@ class Policy:
     """Says of a picture how red it is."""
 
     def answers(self, images, questions):
-        return [f"{question} {image[..., 0].mean():.0f}" for image, question in zip(images, questions, strict=True)]
+        return [
+            f"{question} {image[..., 0].mean():.0f}"
+            for image, question in zip(images, questions, strict=True)
+        ]
 
 
 FAKES = types.SimpleNamespace(
-    captioner=types.SimpleNamespace(captions=lambda pictures: [f"picture {int(p[0, 0, 0])}" for p in pictures]),
+    captioner=types.SimpleNamespace(
+        captions=lambda pictures: [f"picture {int(p[0, 0, 0])}" for p in pictures]
+    ),
     bert=types.SimpleNamespace(f1=lambda a, b: np.array([len(x) / 10 for x in a])),
     sentence=types.SimpleNamespace(f1=lambda a, b: np.array([0.5 for _ in a])),
     clip=types.SimpleNamespace(cosine=lambda pictures, texts: np.array([0.5] * len(texts))),
-    lpips=types.SimpleNamespace(distance=lambda pictures, reals: np.array([0.25 * i for i in range(len(reals))])),
+    lpips=types.SimpleNamespace(
+        distance=lambda pictures, reals: np.array([0.25 * i for i in range(len(reals))])
+    ),
 )
 
 
 def drawn(*levels, **changes):
     """Pictures of one grey level for the same record."""
-    record = dataclasses.replace(example("train", 0), image=np.full((8, 8, 3), 100, np.uint8), **changes)
+    record = dataclasses.replace(
+        example("train", 0), image=np.full((8, 8, 3), 100, np.uint8), **changes
+    )
     return [Completion(record, pixels=np.full((8, 8, 3), level, np.uint8)) for level in levels]
 
 
@@ -50,19 +60,31 @@ def values(name, completions, **settings):
 
 def test_captioner_similarity_and_closeness_are_names():
     how = {"captioner": "blip", "similarity": "bertscore", "closeness": "lpips"}
-    np.testing.assert_allclose(values("cycle", drawn(1, 22), **how), [0.9, 1.0])  # "picture 1", "picture 22"
+    np.testing.assert_allclose(
+        values("cycle", drawn(1, 22), **how), [0.9, 1.0]
+    )  # "picture 1", "picture 22"
     np.testing.assert_allclose(values("cycle_both", drawn(1, 22), **how), [0.95, 0.875])
-    np.testing.assert_allclose(values("cycle_both", drawn(1, 22), **how, normalise="none"), [1.9, 1.75])
-    by_itself = values("cycle", drawn(1, prompt="describe"), captioner="self", similarity="soft_jaccard_embedding")
-    np.testing.assert_allclose(by_itself, [(1 / 10 + 0.5) / 2], rtol=1e-6)  # one of the ten words that it said
+    np.testing.assert_allclose(
+        values("cycle_both", drawn(1, 22), **how, normalise="none"), [1.9, 1.75]
+    )
+    by_itself = values(
+        "cycle", drawn(1, prompt="describe"), captioner="self", similarity="soft_jaccard_embedding"
+    )
+    np.testing.assert_allclose(
+        by_itself, [(1 / 10 + 0.5) / 2], rtol=1e-6
+    )  # one of the ten words that it said
     np.testing.assert_allclose(values("perceptual", drawn(1, 2)), [1, 0.75])
     np.testing.assert_allclose(values("clip", drawn(1)), [0.75])
     np.testing.assert_allclose(values("clip", drawn(1), normalise="none"), [1.0])
 
 
-@pytest.mark.parametrize(("name", "value"), [("mse", 1 - 0.04), ("rmse", 0.8), ("psnr", 13.9794 / 50)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("mse", 1 - 0.04), ("rmse", 0.8), ("psnr", 13.9794 / 50)]
+)
 def test_pixel_closeness_by_hand(name, value):
-    np.testing.assert_allclose(values("pixel", drawn(151, 100), closeness=name), [value, 1], rtol=1e-5)
+    np.testing.assert_allclose(
+        values("pixel", drawn(151, 100), closeness=name), [value, 1], rtol=1e-5
+    )
 
 
 def test_structural_similarity(rng):
@@ -76,12 +98,17 @@ def test_structural_similarity(rng):
 def test_the_policy_is_asked_about_its_own_pictures():
     right = drawn(7, 9, question="red?", answer="red? 7", qa_type="OE", choices=())
     np.testing.assert_array_equal(values("self_answer", right), [1, 0])
-    with pytest.raises(UserError, match="reward 'self_classes' failed on row 0 .* has no class_question"):
+    with pytest.raises(
+        UserError, match="reward 'self_classes' failed on row 0 .* has no class_question"
+    ):
         values("self_classes", right)
 
 
 def test_what_was_not_handed_in_is_named():
-    for name, says in (("self_answer", "no policy was handed in"), ("clip", "needs a reward model")):
+    for name, says in (
+        ("self_answer", "no policy was handed in"),
+        ("clip", "needs a reward model"),
+    ):
         with pytest.raises(UserError, match=says):
             score(drawn(1), {name: 1.0}, NOTHING)
 
@@ -90,7 +117,10 @@ def test_models_that_rewards_need():
     paper = RewardSettings(captioner="blip", similarity="bertscore", closeness="lpips")
     assert needed(["cycle_both", "matching"], paper) == {"captioner", "bert", "lpips"}
     assert needed(["cycle_both", "clip", "shapes_soft"], RewardSettings()) == {"clip"}
-    with pytest.raises(UserError, match=r"needs the model 'bert'; set config.reward.models.bert .*bert-base-uncased"):
+    with pytest.raises(
+        UserError,
+        match=r"needs the model 'bert'; set config.reward.models.bert .*bert-base-uncased",
+    ):
         Nets({"bert": ""}, None).open(["bert"])
     with pytest.raises(UserError, match="'./nobody here' is no folder; .*bert-base-uncased"):
         Nets({"bert": "./nobody here"}, None).open(["bert"])

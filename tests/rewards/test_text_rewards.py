@@ -12,23 +12,28 @@ import pytest
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Completion
 from corl_jax.data.shapes.examples import example
-from corl_jax.rewards.algebra import LONGEST, Judge
-from corl_jax.rewards.answers import normalise
 from corl_jax.rewards.base import RewardContext, score
-from corl_jax.rewards.boxes import MOST, Box, read_boxes
-from corl_jax.rewards.classes import plain_class
-from corl_jax.rewards.overlap import soft_jaccard
+from corl_jax.rewards.parsing.answers import normalise
+from corl_jax.rewards.parsing.boxes import MOST, Box, read_boxes
+from corl_jax.rewards.parsing.classes import plain_class
+from corl_jax.rewards.parsing.math_equal import LONGEST, Judge
+from corl_jax.rewards.parsing.soft_jaccard import soft_jaccard
 
 NOTHING = RewardContext()
 CHOICES = ("blue", "red", "a green circle")
 BOX, PAIR = "[10, 10, 30, 50]", "[[0, 0, 10, 10], [20, 20, 40, 40]]"
 POSITIONS = "[{'Position': [0, 0, 10, 10], 'Confidence': 1}, {'Position': [20, 20, 40, 40], 'Confidence': 0.5}]"
-LABELLED = '[{"bbox_2d": [0, 0, 10, 10], "label": "cat"}, {"bbox_2d": [20, 20, 40, 40], "label": "dog"}]'
+LABELLED = (
+    '[{"bbox_2d": [0, 0, 10, 10], "label": "cat"}, {"bbox_2d": [20, 20, 40, 40], "label": "dog"}]'
+)
 
 
 def row(text, reference, kind="OE", i=0):
     choices = CHOICES if kind == "MC" else ()
-    return Completion(dataclasses.replace(example("train", i), answer=reference, qa_type=kind, choices=choices), text)
+    return Completion(
+        dataclasses.replace(example("train", i), answer=reference, qa_type=kind, choices=choices),
+        text,
+    )
 
 
 def value(name, text, reference="x", kind="OE"):
@@ -89,7 +94,12 @@ TABLES = {
         ("<answer>cat</answer>", "cat, dog", "OE", 2 / 3),
         ("<answer>cat, dog, horse, tie</answer>", "cat, dog", "OE", 2 / 3),
         ("<answer>cat, cats, cat</answer>", "cat", "OE", 1),
-        ("<answer>catalogue</answer>", "cat", "OE", 0),  # the reference pays 0.9 for either text inside the other
+        (
+            "<answer>catalogue</answer>",
+            "cat",
+            "OE",
+            0,
+        ),  # the reference pays 0.9 for either text inside the other
         ("<answer></answer>", "cat", "OE", 0),
         ("<answer>UNK</answer>", "cat", "OE", 0),
         ("<answer>bears</answer>", "polar bear", "OE", 0),
@@ -101,7 +111,12 @@ TABLES = {
         (f"<answer>{LABELLED}</answer>", POSITIONS, "OE", 1),
         (PAIR, LABELLED, "OE", 1),
         ("dogs: [20, 20, 40, 40]; a cat: [0, 0, 10, 10]", LABELLED, "OE", 1),
-        ('{"cat": [20, 20, 40, 40], "dog": [0, 0, 10, 10]}', LABELLED, "OE", 0),  # right places, wrong labels
+        (
+            '{"cat": [20, 20, 40, 40], "dog": [0, 0, 10, 10]}',
+            LABELLED,
+            "OE",
+            0,
+        ),  # right places, wrong labels
         ('{"dog": [20, 20, 40, 40], "cat": [0, 0, 10, 10]}', LABELLED, "OE", 1),
         ("(0, 0), (10, 10) and (20.0,20,40,40)", PAIR, "OE", 1),
         ("1. [0, 0, 10, 10]\n2. [20, 20, 40, 40]", LABELLED, "OE", 1),
@@ -110,7 +125,12 @@ TABLES = {
         (f"{BOX} {BOX}", BOX, "OE", 0.5),  # said twice
         ("[20, 10, 40, 50]", BOX, "OE", 1 / 3),  # 10 of 30 columns are shared
         ("[0, 0, 10, 20], [20, 20, 40, 30]", PAIR, "OE", 0.5),
-        ("[0, 0, 10, 9], [0, 0, 10, 10]", "[[0, 0, 10, 10], [50, 50, 60, 60]]", "OE", 0.5),  # the best is taken
+        (
+            "[0, 0, 10, 9], [0, 0, 10, 10]",
+            "[[0, 0, 10, 10], [50, 50, 60, 60]]",
+            "OE",
+            0.5,
+        ),  # the best is taken
         ("[]", "[]", "OE", 1),
         ("<answer>none</answer>", "[]", "OE", 1),
         ("[]", BOX, "OE", 0),
@@ -152,7 +172,12 @@ TABLES = {
         ("<answer>2√3</answer>", "2\\sqrt{3}", "OE", 1),
         ("<answer>2sqrt(3) cm</answer>", "$2\\sqrt{3}$", "OE", 1),
         ("<answer>AB = \\boxed{2\\sqrt{3}}</answer>", "2\\sqrt{3}", "OE", 1),
-        ("<answer>2\\sqrt{5}</answer>", "2\\sqrt{3}", "OE", 0),  # unmarked, math-verify alone reads 2 in both
+        (
+            "<answer>2\\sqrt{5}</answer>",
+            "2\\sqrt{3}",
+            "OE",
+            0,
+        ),  # unmarked, math-verify alone reads 2 in both
         ("<answer>2</answer>", "2\\sqrt{3}", "OE", 0),
         ("<answer>0.5</answer>", "\\frac{1}{2}", "OE", 1),
         ("<answer>12π cm²</answer>", "12\\pi", "OE", 1),
@@ -175,10 +200,14 @@ def test_values(name, text, reference, kind, expected):
 
 @pytest.mark.parametrize("name", TABLES)
 def test_permuted_rows_permute_rewards(name, rng):
-    rows = [row(text, reference, kind, i) for i, (text, reference, kind, _) in enumerate(TABLES[name])]
+    rows = [
+        row(text, reference, kind, i) for i, (text, reference, kind, _) in enumerate(TABLES[name])
+    ]
     order = rng.permutation(len(rows))
     straight = score(rows, {name: 1.0}, NOTHING).total
-    np.testing.assert_array_equal(score([rows[i] for i in order], {name: 1.0}, NOTHING).total, straight[order])
+    np.testing.assert_array_equal(
+        score([rows[i] for i in order], {name: 1.0}, NOTHING).total, straight[order]
+    )
     assert len(set(straight)) > 1
 
 
@@ -271,7 +300,15 @@ def test_plurals(one):
 
 
 def test_different_things_stay_different():
-    assert len({plain_class(word) for word in [*PLURALS, "cat", "car", "cart", "bear", "boat", "cow", "cup"]}) == 26
+    assert (
+        len(
+            {
+                plain_class(word)
+                for word in [*PLURALS, "cat", "car", "cart", "bear", "boat", "cow", "cup"]
+            }
+        )
+        == 26
+    )
 
 
 def test_boxes_are_read_with_their_labels():
@@ -284,7 +321,10 @@ def test_boxes_are_read_with_their_labels():
 
 
 def test_soft_jaccard_by_hand():
-    assert soft_jaccard("The answer is B", "B") == 0.25 and soft_jaccard("orange juice", "juice") == 0.5
+    assert (
+        soft_jaccard("The answer is B", "B") == 0.25
+        and soft_jaccard("orange juice", "juice") == 0.5
+    )
     assert soft_jaccard("donuts", "donut") == pytest.approx(0.833, abs=5e-4)
     assert soft_jaccard("A", "B") == 0 and soft_jaccard("", "") == 0 and soft_jaccard("", "B") == 0
     assert soft_jaccard("Red red CAR", "red car") == 1
@@ -316,7 +356,9 @@ HARD = {
     "signs": "-+" * (N // 2),
     "dots": "1." * (N // 2),
     "powers": "9^" * (N // 2),
-    "words alike": " ".join(f"donut{chr(97 + i % 26)}{chr(97 + i // 26 % 26)}" for i in range(N // 8)),
+    "words alike": " ".join(
+        f"donut{chr(97 + i % 26)}{chr(97 + i // 26 % 26)}" for i in range(N // 8)
+    ),
     "classes": ", ".join(f"c{i}" for i in range(N // 8)),
     "ands": "and " * (N // 4),
     "dollars": "$" * N,

@@ -10,8 +10,8 @@ import pytest
 from corl_jax import Policy
 from corl_jax.core.trees import bind
 from corl_jax.core.types import Prompts, Rollout
-from corl_jax.data.text import left_pad
-from corl_jax.sampling.layout import prompt_mask, prompt_positions
+from corl_jax.data.text_tokenizer import left_pad
+from corl_jax.sampling.prompt_layout import prompt_mask, prompt_positions
 
 CAPTIONS, GROUP, LENGTH = ("a red circle", "two blue squares and a green triangle"), 3, 4
 
@@ -24,7 +24,10 @@ def policy(dot_policy_folder):
 @pytest.fixture(scope="module")
 def drawing(policy):
     return Prompts(
-        *left_pad([policy.tokenizer.drawing_prompt(caption) for caption in CAPTIONS], policy.tokenizer.pad_id)
+        *left_pad(
+            [policy.tokenizer.drawing_prompt(caption) for caption in CAPTIONS],
+            policy.tokenizer.pad_id,
+        )
     )
 
 
@@ -37,7 +40,11 @@ def codes(policy):
 def scored(policy, drawing, codes, guidance=1.0, **how):
     sampling = policy.sampler.sampling("image", guidance=guidance, temperature=0.7)
     rollout = Rollout(jnp.asarray(codes), np.ones(codes.shape, bool), None, None, "image")
-    return np.asarray(policy.sampler.log_probs(policy.params, drawing, rollout, sampling, guided=guidance != 1, **how))
+    return np.asarray(
+        policy.sampler.log_probs(
+            policy.params, drawing, rollout, sampling, guided=guidance != 1, **how
+        )
+    )
 
 
 def test_by_hand(policy, drawing, codes):
@@ -70,4 +77,6 @@ def test_it_is_the_distribution_of_the_token_after(policy, drawing, codes, guida
         np.testing.assert_allclose(
             found[..., t], scored(policy, drawing, again, guidance, **how)[..., t + 1], atol=1e-5
         )
-    assert np.abs(found - scored(policy, drawing, longer, guidance, **how)[..., :LENGTH]).max() > 0.1
+    assert (
+        np.abs(found - scored(policy, drawing, longer, guidance, **how)[..., :LENGTH]).max() > 0.1
+    )

@@ -11,8 +11,13 @@ import pytest
 
 from corl_jax.core.per_device import resting
 from corl_jax.core.sharding import Sharder, make_mesh, use
-from corl_jax.objectives.distribution import Sampling, entropy, log_distribution, token_log_probs
-from corl_jax.sampling.score import in_chunks
+from corl_jax.objectives.sampling_distribution import (
+    Sampling,
+    entropy,
+    log_distribution,
+    token_log_probs,
+)
+from corl_jax.sampling.log_probs import in_chunks
 
 PROMPTS, GROUP, LENGTH, WIDTH = 8, 2, 12, 16
 ROWS, FLOAT = PROMPTS * GROUP, 4
@@ -49,9 +54,13 @@ def head_and_states(vocab):
 
 def agree(want, found):
     """Every leaf within 1e-6 of its own size."""
-    for (path, one), (_, other) in zip(*map(jax.tree_util.tree_leaves_with_path, (want, found)), strict=True):
+    for (path, one), (_, other) in zip(
+        *map(jax.tree_util.tree_leaves_with_path, (want, found)), strict=True
+    ):
         limit = 1e-6 * max(1, float(np.abs(one).max()))
-        np.testing.assert_allclose(other, one, rtol=0, atol=limit, err_msg=jax.tree_util.keystr(path))
+        np.testing.assert_allclose(
+            other, one, rtol=0, atol=limit, err_msg=jax.tree_util.keystr(path)
+        )
 
 
 def temporary(compiled):
@@ -79,7 +88,9 @@ def test_memory_grows_with_the_chunk_and_not_with_the_vocabulary():
         assert 3 * one < peak[vocab, 4] - peak[vocab, 1] < 6 * 3 * one
         assert peak[vocab, 0] > LENGTH * one
     more = (large - small) * FLOAT
-    assert peak[large, 1] - peak[small, 1] < 4 * WIDTH * more + 4 * ROWS * more < LENGTH * ROWS * more
+    assert (
+        peak[large, 1] - peak[small, 1] < 4 * WIDTH * more + 4 * ROWS * more < LENGTH * ROWS * more
+    )
 
 
 def test_gradients_of_a_half_precision_head_add_up_in_float32():
@@ -110,7 +121,11 @@ def test_eight_devices_gather_the_head_once_and_add_up_its_gradient_once(data, f
         agree(bare(0)(*few), bare(5)(*few))
     entry, columns = text[text.index("\nENTRY") :], 64 // tensor
     groups = data > 1 and tensor == 1
-    share = {"reduce-scatter": WIDTH // fsdp, "all-reduce": WIDTH // fsdp} if groups else {"all-reduce": WIDTH}
+    share = (
+        {"reduce-scatter": WIDTH // fsdp, "all-reduce": WIDTH // fsdp}
+        if groups
+        else {"all-reduce": WIDTH}
+    )
     for kind, rows in {"all-gather": WIDTH, **share}.items():
         of_the_head = rf"= f32\[{rows},{columns}\]\S* {kind}\("
         assert len(re.findall(of_the_head, text)) == len(re.findall(of_the_head, entry)) == 1, kind

@@ -11,11 +11,11 @@ from flax import nnx
 from corl_jax.core.sharding import Sharder, make_mesh, use
 from corl_jax.core.trees import bind, flatten_abstract
 from corl_jax.core.types import Prompts
-from corl_jax.models.config import TINY
-from corl_jax.models.unified import abstract
-from corl_jax.objectives.distribution import Sampling
+from corl_jax.models.janus.config import TINY
+from corl_jax.models.janus.model import abstract
+from corl_jax.objectives.sampling_distribution import Sampling
 from corl_jax.sampling.decode import decode_image
-from corl_jax.sampling.layout import SpecialIds
+from corl_jax.sampling.prompt_layout import SpecialIds
 
 
 def program(prompts: int, samples: int, tokens: int, place=None) -> str:
@@ -25,7 +25,9 @@ def program(prompts: int, samples: int, tokens: int, place=None) -> str:
 
     def run(params, asked, keys):
         sampling = Sampling(jnp.float32(2), jnp.float32(1))
-        return decode_image(bind(graphdef, params), asked, keys, sampling, SpecialIds(0, 1, 2, (0,)), True, tokens)
+        return decode_image(
+            bind(graphdef, params), asked, keys, sampling, SpecialIds(0, 1, 2, (0,)), True, tokens
+        )
 
     def rows(shape, dtype):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
@@ -50,5 +52,7 @@ def test_devices_with_rows_of_their_own_exchange_nothing_per_token():
     with use(sharder):
         text = program(4, 3, 9, sharder.named("batch"))
     assert "num_partitions=4" in text
-    exchanges = r"(?:all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(?:-start)?\("
+    exchanges = (
+        r"(?:all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(?:-start)?\("
+    )
     assert not re.findall(exchanges, text[: text.index("\nENTRY")])

@@ -14,8 +14,16 @@ from corl_jax.core.errors import UserError
 from corl_jax.sampling import batching
 from corl_jax.sampling.policy import Policy
 
-PROMPTS = ["a red circle", "two blue squares and a green triangle", "a purple circle left of a red square"]
-QUESTIONS = ["how many objects are there?", "what shape is the red object?", "is there a blue circle?"]
+PROMPTS = [
+    "a red circle",
+    "two blue squares and a green triangle",
+    "a purple circle left of a red square",
+]
+QUESTIONS = [
+    "how many objects are there?",
+    "what shape is the red object?",
+    "is there a blue circle?",
+]
 
 
 @pytest.fixture
@@ -32,7 +40,9 @@ def test_shapes_and_types(tiny_policy):
 
 
 def test_same_seed_same_pictures_other_seed_others(tiny_policy):
-    first, again, other = (tiny_policy.sample_image_tokens(PROMPTS, samples=2, seed=s) for s in (3, 3, 4))
+    first, again, other = (
+        tiny_policy.sample_image_tokens(PROMPTS, samples=2, seed=s) for s in (3, 3, 4)
+    )
     np.testing.assert_array_equal(first, again)
     assert np.mean(first == other) < 0.5
 
@@ -46,7 +56,9 @@ def test_neighbours_and_batches_do_not_change_a_prompts_pictures(tiny_policy):
 
 
 def test_greedy_ignores_the_seed(tiny_policy, pictures):
-    codes = [tiny_policy.sample_image_tokens(PROMPTS, samples=2, seed=s, temperature=0) for s in (0, 1)]
+    codes = [
+        tiny_policy.sample_image_tokens(PROMPTS, samples=2, seed=s, temperature=0) for s in (0, 1)
+    ]
     np.testing.assert_array_equal(codes[0], codes[1])
     np.testing.assert_array_equal(codes[0][:, 0], codes[0][:, 1])
     answers = [tiny_policy.answer(pictures, QUESTIONS, seed=s, max_tokens=8) for s in (0, 1)]
@@ -55,7 +67,9 @@ def test_greedy_ignores_the_seed(tiny_policy, pictures):
 
 
 def test_guidance_changes_pictures_and_one_skips_the_silent_stream_exactly(tiny_policy):
-    plain, guided = (tiny_policy.sample_image_tokens(PROMPTS, samples=2, guidance=w) for w in (1, 5))
+    plain, guided = (
+        tiny_policy.sample_image_tokens(PROMPTS, samples=2, guidance=w) for w in (1, 5)
+    )
     nearly = tiny_policy.sample_image_tokens(PROMPTS, samples=2, guidance=1 + 1e-7)
     assert np.mean(plain == guided) < 0.9
     np.testing.assert_array_equal(plain, nearly)
@@ -64,7 +78,9 @@ def test_guidance_changes_pictures_and_one_skips_the_silent_stream_exactly(tiny_
 def test_pictures_come_as_arrays_images_or_files(tiny_policy, pictures, tmp_path):
     Image.fromarray(pictures[1]).save(tmp_path / "picture.png")
     mixed = [pictures[0], tmp_path / "picture.png", Image.fromarray(pictures[2])]
-    assert tiny_policy.answer(mixed, QUESTIONS, max_tokens=8) == tiny_policy.answer(pictures, QUESTIONS, max_tokens=8)
+    assert tiny_policy.answer(mixed, QUESTIONS, max_tokens=8) == tiny_policy.answer(
+        pictures, QUESTIONS, max_tokens=8
+    )
 
 
 @pytest.mark.parametrize(
@@ -124,11 +140,15 @@ def test_the_first_tokens_of_a_picture(tiny_policy):
             tiny_policy.sample_image_tokens(PROMPTS, samples=2, length=length), whole[..., :length]
         )
     for length in (0, 37):
-        with pytest.raises(UserError, match=f"length={length} is no part of a picture of 36 image tokens"):
+        with pytest.raises(
+            UserError, match=f"length={length} is no part of a picture of 36 image tokens"
+        ):
             tiny_policy.sample_image_tokens(PROMPTS, length=length)
 
 
-def test_several_devices_share_a_policy_beside_one_that_has_its_own(tiny_policy, tiny_policy_folder, pictures):
+def test_several_devices_share_a_policy_beside_one_that_has_its_own(
+    tiny_policy, tiny_policy_folder, pictures
+):
     """In turns: neither runs what was compiled for the other."""
     spread, drawn, said = Policy.load(tiny_policy_folder, devices=2), [], []
     held = spread.params["language_model/layers/attention/q_proj/kernel"]
@@ -143,7 +163,11 @@ def test_several_devices_share_a_policy_beside_one_that_has_its_own(tiny_policy,
 
 @pytest.mark.parametrize(
     ("devices", "says"),
-    [(0, "expected 1 to 8"), (99, "devices=99, and this host has 8"), (3, "does not divide over 3 devices")],
+    [
+        (0, "expected 1 to 8"),
+        (99, "devices=99, and this host has 8"),
+        (3, "does not divide over 3 devices"),
+    ],
 )
 def test_devices_that_cannot_share_it(devices, says):
     with pytest.raises(UserError, match=says):

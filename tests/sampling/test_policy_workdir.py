@@ -14,7 +14,7 @@ from corl_jax.engine.checkpoint import Checkpointer
 from corl_jax.engine.manifest import Identity
 from corl_jax.engine.optim import OptimConfig, make_optimizer
 from corl_jax.engine.state import create_state
-from corl_jax.porting.source import config_to_json
+from corl_jax.porting.policy_source import config_to_json
 
 
 def write(folder, cfg, params, steps=(1,)):
@@ -24,7 +24,9 @@ def write(folder, cfg, params, steps=(1,)):
     saver = Checkpointer(folder / "checkpoints", Identity("rl", config_to_json(cfg), {}))
     data = iter(grain.MapDataset.range(4).to_iter_dataset())
     for step in steps:
-        trainable = {name: step * leaf for name, leaf in params.items() if name.startswith("language_model/")}
+        trainable = {
+            name: step * leaf for name, leaf in params.items() if name.startswith("language_model/")
+        }
         frozen = {name: jnp.asarray(leaf) for name, leaf in params.items() if name not in trainable}
         saver.save(step, create_state(trainable, frozen, optimizer), data)
     saver.close()
@@ -40,14 +42,20 @@ def test_the_newest_step_is_loaded(tiny_policy, tmp_path):
 
 
 def test_part_of_a_model_is_no_policy(tiny_policy, tmp_path):
-    part = {name: leaf for name, leaf in tiny_policy.params.items() if name.startswith("image_tokenizer/")}
+    part = {
+        name: leaf
+        for name, leaf in tiny_policy.params.items()
+        if name.startswith("image_tokenizer/")
+    }
     with pytest.raises(UserError, match="has no parameter"):
         Policy.load(write(tmp_path, tiny_policy.cfg, part))
 
 
 def test_a_damaged_checkpoint_is_named(tiny_policy, tmp_path):
     folder = write(tmp_path, tiny_policy.cfg, tiny_policy.params)
-    largest = max((p for p in folder.rglob("*") if p.is_file()), key=lambda path: path.stat().st_size)
+    largest = max(
+        (p for p in folder.rglob("*") if p.is_file()), key=lambda path: path.stat().st_size
+    )
     largest.write_bytes(largest.read_bytes()[:-10])
     with pytest.raises(UserError, match="damaged"):
         Policy.load(folder)

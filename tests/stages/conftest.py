@@ -12,9 +12,9 @@ from corl_jax.core.sharding import use
 from corl_jax.engine.optim import make_optimizer
 from corl_jax.engine.update import make_update
 from corl_jax.rewards.base import rewards
-from corl_jax.stages.assembly import assemble
-from corl_jax.stages.rl import RlStage
+from corl_jax.stages.rl.stage import RlStage
 from corl_jax.stages.run import optim_config
+from corl_jax.stages.setup import assemble
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,9 +23,13 @@ def telling_rewards():
     the same."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rewards, "_items", dict(rewards._items))
-        rewards.register("redness")(lambda cs, context: np.array([c.pixels[..., 0].mean() / 255 for c in cs]))
+        rewards.register("redness")(
+            lambda cs, context: np.array([c.pixels[..., 0].mean() / 255 for c in cs])
+        )
         rewards.register("letters")(lambda cs, context: np.array([len(c.text) / 10 for c in cs]))
-        rewards.register("tens")(lambda cs, context: np.array([round(len(c.text) / 10) for c in cs]))
+        rewards.register("tens")(
+            lambda cs, context: np.array([round(len(c.text) / 10) for c in cs])
+        )
         yield
 
 
@@ -66,7 +70,9 @@ def rl_config(small_config):
     rounding (a large epsilon)."""
 
     def make(image="redness", text="letters", **overrides):
-        config = small_config("unified", **{"optim.eps": 1e-3, "optim.learning_rate": 1e-2} | overrides)
+        config = small_config(
+            "unified", **{"optim.eps": 1e-3, "optim.learning_rate": 1e-2} | overrides
+        )
         config["rewards"] = {"image": {image: 1.0}, "text": {text: 1.0}}
         return config
 
@@ -94,7 +100,9 @@ def take_step(rl_config, small_world):
             with use(parts.sharder):
                 state, raw = stage.init(), next(stage.data())
                 pairs = list(stage.batches(state, raw, 0))
-        return Step(config, stage, raw, rollouts, [batch for batch, _ in pairs], pairs[0][1], optimizer)
+        return Step(
+            config, stage, raw, rollouts, [batch for batch, _ in pairs], pairs[0][1], optimizer
+        )
 
     return make
 

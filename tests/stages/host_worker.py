@@ -14,7 +14,7 @@ import numpy as np
 from absl import flags
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.hosts import Hosts, connect
+from corl_jax.core.processes import Hosts, connect
 from corl_jax.core.runtime import set_up_jax
 
 
@@ -30,8 +30,12 @@ def main(config: str, workdir: str, data: str, *place: str) -> int:
 
         real = builder.source
         builder.source = lambda folder, split: real(data, split, {"train": 96, "test": 96})
-        rewards.register("redness")(lambda cs, context: np.array([round(c.pixels[..., 0].mean() / 255, 2) for c in cs]))
-        rewards.register("tens")(lambda cs, context: np.array([round(len(c.text) / 10) for c in cs]))
+        rewards.register("redness")(
+            lambda cs, context: np.array([round(c.pixels[..., 0].mean() / 255, 2) for c in cs])
+        )
+        rewards.register("tens")(
+            lambda cs, context: np.array([round(len(c.text) / 10) for c in cs])
+        )
         run(json.loads(pathlib.Path(config).read_text("utf-8")), workdir)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -15,7 +15,9 @@ def test_copies_divide_prompts_over_devices():
     sharder = Sharder(make_mesh({"data": 2, "fsdp": 4}))
     found = [sharder.copies(*shape) for shape in ((2, 8), (4, 2), (8, 1), (16, 3), (3, 8), (2, 6))]
     assert found == [4, 2, 1, 1, 8, 1]
-    in_two = [sharder.copies(*shape, parts=2) for shape in ((2, 8), (8, 4), (8, 1), (16, 3), (4, 2))]
+    in_two = [
+        sharder.copies(*shape, parts=2) for shape in ((2, 8), (8, 4), (8, 1), (16, 3), (4, 2))
+    ]
     assert in_two == [8, 2, 1, 1, 2]  # where a half does not divide, the whole does if it can
 
 
@@ -28,7 +30,9 @@ def test_few_prompts_train_as_on_one_device(steps):
     alone, spread = (step.batches[0] for step in steps)
     for task, rows in (("image", (8, 2)), ("text", (8, 1))):
         one, many = alone[task], spread[task]
-        assert many.tokens.shape[:2] == rows and many.tokens.addressable_shards[0].data.shape[0] == 1
+        assert (
+            many.tokens.shape[:2] == rows and many.tokens.addressable_shards[0].data.shape[0] == 1
+        )
         times = rows[0] // len(one.tokens)
         np.testing.assert_array_equal(many.prompts.tokens, np.repeat(one.prompts.tokens, times, 0))
         np.testing.assert_array_equal(np.ravel(many.tokens), np.ravel(one.tokens))

@@ -8,11 +8,19 @@ import pytest
 from corl_jax import Policy
 from corl_jax.commands.cli import main
 from corl_jax.data.images import preprocess
-from corl_jax.data.text import left_pad
+from corl_jax.data.text_tokenizer import left_pad
 from corl_jax.stages.run import run
 
-CAPTIONS = ["a red circle", "two blue squares and a green triangle", "a yellow circle left of a red square"]
-QUESTIONS = ["how many objects are there?", "what colour is the circle?", "is there a circle above a square?"]
+CAPTIONS = [
+    "a red circle",
+    "two blue squares and a green triangle",
+    "a yellow circle left of a red square",
+]
+QUESTIONS = [
+    "how many objects are there?",
+    "what colour is the circle?",
+    "is there a circle above a square?",
+]
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +39,17 @@ def policy_name(request):
 
 
 def test_transformers_draws_and_answers_the_same(policy_name, tmp_path, capsys):
-    torch = pytest.importorskip("torch", reason="parity needs torch: pip install -e '.[test]' (Python 3.11)")
+    torch = pytest.importorskip(
+        "torch", reason="parity needs torch: pip install -e '.[test]' (Python 3.11)"
+    )
     from transformers import JanusForConditionalGeneration
 
     assert main(["export", "--policy", policy_name, "--out", str(tmp_path / "out")]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "out")
     policy = Policy.load(policy_name, dtype="float32")
-    theirs = JanusForConditionalGeneration.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
+    theirs = JanusForConditionalGeneration.from_pretrained(
+        tmp_path / "out", dtype=torch.float32
+    ).eval()
     words = policy.tokenizer
 
     tokens, mask = left_pad([words.drawing_prompt(text) for text in CAPTIONS], words.pad_id)
@@ -64,18 +76,34 @@ def test_transformers_draws_and_answers_the_same(policy_name, tmp_path, capsys):
 @pytest.mark.parametrize("dtype", ["stored", "bfloat16"])
 def test_the_original_layout_gives_the_same_policy(policy_name, tmp_path, dtype):
     out = tmp_path / "original"
-    line = ["export", "--policy", policy_name, "--out", str(out), "--layout", "original", "--dtype", dtype]
+    line = [
+        "export",
+        "--policy",
+        policy_name,
+        "--out",
+        str(out),
+        "--layout",
+        "original",
+        "--dtype",
+        dtype,
+    ]
     assert main(line) == 0
     before, after = Policy.load(policy_name, dtype="float32"), Policy.load(out, dtype="float32")
     assert before.cfg == after.cfg and (out / "processor_config.json").is_file()
     for path, leaf in before.params.items():
         expected = leaf if dtype == "stored" else leaf.astype("bfloat16")
         held = after.params[path]
-        assert str(held.dtype) == ("float32" if dtype == "stored" or "image_tokenizer" in path else "bfloat16")
-        np.testing.assert_array_equal(held.astype("float32"), expected.astype("float32"), err_msg=path)
+        assert str(held.dtype) == (
+            "float32" if dtype == "stored" or "image_tokenizer" in path else "bfloat16"
+        )
+        np.testing.assert_array_equal(
+            held.astype("float32"), expected.astype("float32"), err_msg=path
+        )
     drawn = after.sample_image_tokens(CAPTIONS, 1, temperature=0.0)
     if dtype == "stored":
-        np.testing.assert_array_equal(drawn, before.sample_image_tokens(CAPTIONS, 1, temperature=0.0))
+        np.testing.assert_array_equal(
+            drawn, before.sample_image_tokens(CAPTIONS, 1, temperature=0.0)
+        )
     again = tmp_path / "again"
     assert main(["export", "--policy", str(out), "--out", str(again), "--layout", "original"]) == 0
     assert (again / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
@@ -86,7 +114,17 @@ def test_a_policy_held_in_bfloat16_computes_as_one_held_in_float32(tmp_path):
     line = ["export", "--policy", "tiny", "--out", str(tmp_path / "narrow"), "--dtype", "bfloat16"]
     assert main(line) == 0
     assert (
-        main(["export", "--policy", str(tmp_path / "narrow"), "--out", str(tmp_path / "wide"), "--dtype", "float32"])
+        main(
+            [
+                "export",
+                "--policy",
+                str(tmp_path / "narrow"),
+                "--out",
+                str(tmp_path / "wide"),
+                "--dtype",
+                "float32",
+            ]
+        )
         == 0
     )
     narrow, wide = (Policy.load(tmp_path / name, dtype="float32") for name in ("narrow", "wide"))

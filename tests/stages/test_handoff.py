@@ -8,10 +8,10 @@ import pytest
 from corl_jax.core.errors import UserError
 from corl_jax.engine.handoff import load_params
 from corl_jax.engine.manifest import read_manifest
-from corl_jax.porting.companions import TOKENIZER_FILES
-from corl_jax.porting.load import load_params as load_folder
-from corl_jax.stages.assembly import assemble
+from corl_jax.porting.janus.folder import load_params as load_folder
+from corl_jax.porting.janus.sidecar_files import TOKENIZER_FILES
 from corl_jax.stages.run import prepare, run
+from corl_jax.stages.setup import assemble
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +28,14 @@ def chain(small_config, rl_config, small_world, tmp_path_factory):
         for name, config in configs.items():
             run(config, home / name)
             structs = assemble(config).structs
-            only = {p: s for p, s in structs.items() if name != "tokenizer" or p.startswith("image_tokenizer/")}
-            params[name] = {path: np.asarray(leaf) for path, leaf in load_params(home / name, only).items()}
+            only = {
+                p: s
+                for p, s in structs.items()
+                if name != "tokenizer" or p.startswith("image_tokenizer/")
+            }
+            params[name] = {
+                path: np.asarray(leaf) for path, leaf in load_params(home / name, only).items()
+            }
     return home, configs, params
 
 
@@ -51,7 +57,7 @@ def test_the_tokenizer_stage_moves_all_it_saves(chain, dot_policy_folder):
 
 
 def assemble_cfg(config):
-    from corl_jax.porting.source import open_source
+    from corl_jax.porting.policy_source import open_source
 
     return open_source(config["init_from"]).cfg
 
@@ -60,7 +66,9 @@ def test_sft_keeps_the_image_tokenizer_and_moves_the_rest(chain, small_world):
     home, configs, params = chain
     with small_world():
         start = {path: np.asarray(leaf) for path, leaf in assemble(configs["sft"]).params().items()}
-    assert all(np.array_equal(params["sft"][path], leaf) for path, leaf in params["tokenizer"].items())
+    assert all(
+        np.array_equal(params["sft"][path], leaf) for path, leaf in params["tokenizer"].items()
+    )
     equal, moved = split(params["sft"], start)
     assert equal == under(start, "image_tokenizer/") and moved == set(start) - equal
     assert read_manifest(home / "sft" / "checkpoints" / "2").stage == "sft"
@@ -77,16 +85,27 @@ def test_the_text_tokenizer_travels_along(chain, dot_policy_folder):
     for name in TOKENIZER_FILES:
         if (dot_policy_folder / name).exists():
             for stage in ("tokenizer", "sft", "rl"):
-                assert (home / stage / "tokenizer" / name).read_bytes() == (dot_policy_folder / name).read_bytes()
+                assert (home / stage / "tokenizer" / name).read_bytes() == (
+                    dot_policy_folder / name
+                ).read_bytes()
     assert (home / "rl" / "tokenizer" / "tokenizer.json").exists()
     assert not list(home.rglob("*.part"))
 
 
-@pytest.mark.parametrize(("name", "how"), [("sft", "{}"), ("rl", "{}"), ("sft", "language_model/*={}")])
-def test_part_of_a_model_is_asked_for_what_it_holds(chain, small_config, small_world, tmp_path, name, how):
+@pytest.mark.parametrize(
+    ("name", "how"), [("sft", "{}"), ("rl", "{}"), ("sft", "language_model/*={}")]
+)
+def test_part_of_a_model_is_asked_for_what_it_holds(
+    chain, small_config, small_world, tmp_path, name, how
+):
     home, _, _ = chain
-    config = small_config("unified" if name == "rl" else name, init_from=how.format(home / "tokenizer"))
-    with small_world(), pytest.raises(UserError, match=r"has no parameter .* holds image_tokenizer/\* alone"):
+    config = small_config(
+        "unified" if name == "rl" else name, init_from=how.format(home / "tokenizer")
+    )
+    with (
+        small_world(),
+        pytest.raises(UserError, match=r"has no parameter .* holds image_tokenizer/\* alone"),
+    ):
         prepare(config, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

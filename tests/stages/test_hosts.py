@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.hosts import Hosts, connect
+from corl_jax.core.processes import Hosts, connect
 
 ROOT = pathlib.Path(__file__).parents[2]
 DEVICES = 4
@@ -36,7 +36,14 @@ def launch(config, workdir, data, processes, devices=None):
             "JAX_PLATFORMS": "cpu",
             "PYTHONPATH": str(ROOT),
         }
-        line = [sys.executable, str(ROOT / "tests/stages/host_worker.py"), str(file), str(workdir), str(data), *place]
+        line = [
+            sys.executable,
+            str(ROOT / "tests/stages/host_worker.py"),
+            str(file),
+            str(workdir),
+            str(data),
+            *place,
+        ]
         running.append(subprocess.Popen(line, env=env, cwd=ROOT, text=True, stderr=subprocess.PIPE))
     said = [process.communicate(timeout=280)[1] for process in running]
     return [process.returncode for process in running], said
@@ -44,7 +51,9 @@ def launch(config, workdir, data, processes, devices=None):
 
 def rows(workdir):
     lines = (workdir / "metrics.jsonl").read_text("utf-8").splitlines()
-    return [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines]
+    return [
+        {k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines
+    ]
 
 
 def assert_same(found, wanted):
@@ -58,8 +67,16 @@ def assert_same(found, wanted):
 @pytest.fixture(scope="module")
 def config(rl_config):
     """Pictures and answers by different numbers of rows, on a mesh with two axes."""
-    changes = {"rl.pictures": 4, "rl.questions": 8, "mesh.data": 2, "mesh.fsdp": 2, "hooks.sample_every": 1}
-    return rl_config(steps=3, text="tens", **changes, **{"hooks.save_every": 1, "hooks.keep": 3, "rl.refill": 1})
+    changes = {
+        "rl.pictures": 4,
+        "rl.questions": 8,
+        "mesh.data": 2,
+        "mesh.fsdp": 2,
+        "hooks.sample_every": 1,
+    }
+    return rl_config(
+        steps=3, text="tens", **changes, **{"hooks.save_every": 1, "hooks.keep": 3, "rl.refill": 1}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +103,11 @@ def pair(config, home, alone):
 def test_two_processes_train_as_one(alone, pair):
     assert_same(rows(pair), alone)
     assert any(row["text/refilled"] > 0 for row in alone)
-    assert alone[0]["grad_norm"] > 0 and alone[0]["image/reward_std"] > 0 and alone[0]["text/reward_std"] > 0
+    assert (
+        alone[0]["grad_norm"] > 0
+        and alone[0]["image/reward_std"] > 0
+        and alone[0]["text/reward_std"] > 0
+    )
     assert len(list((pair / "samples").glob("*.png"))) == 3
 
 
@@ -104,10 +125,14 @@ def test_another_number_of_processes_goes_on(alone, pair, config, home, processe
 def test_processes_that_do_not_belong_together(config, home):
     other = config | {"seed": 1}
     codes, said = launch([config, other], home / "two_configs", home / "data", 2)
-    assert codes == [2, 2] and all("process 1 of 2 has another config than process 0" in text for text in said), said
+    assert codes == [2, 2] and all(
+        "process 1 of 2 has another config than process 0" in text for text in said
+    ), said
     assert not (home / "two_configs").exists()
     codes, said = launch(config, home / "two_sizes", home / "data", 2, devices=[3, 1])
-    assert codes == [2, 2] and all("of 4 devices; expected the same number on each of 2" in text for text in said), said
+    assert codes == [2, 2] and all(
+        "of 4 devices; expected the same number on each of 2" in text for text in said
+    ), said
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,10 @@ from corl_jax.engine.manifest import read_manifest
 from corl_jax.engine.optim import make_optimizer
 from corl_jax.engine.update import make_update
 from corl_jax.models.lora import is_adapter, without
-from corl_jax.porting.load import load_params as load_folder
-from corl_jax.stages.assembly import assemble
-from corl_jax.stages.rl import RlStage
+from corl_jax.porting.janus.folder import load_params as load_folder
+from corl_jax.stages.rl.stage import RlStage
 from corl_jax.stages.run import optim_config, prepare, run, steps
+from corl_jax.stages.setup import assemble
 from corl_jax.stages.sft import SftStage
 
 RANK = {"lora.rank": 4}
@@ -50,7 +50,10 @@ def step(take_step):
 def trained(rl_config, small_world, tmp_path_factory):
     """Config, work directory of four steps, that of the same run stopped after the third and resumed, its parts; what
     the first said lies in ``said`` beside them."""
-    home, config = tmp_path_factory.mktemp("lora"), rl_config(**RANK, steps=4, **{"hooks.save_every": 2})
+    home, config = (
+        tmp_path_factory.mktemp("lora"),
+        rl_config(**RANK, steps=4, **{"hooks.save_every": 2}),
+    )
     with small_world():
         with (home / "said").open("w") as said, contextlib.redirect_stderr(said):
             run(config, home / "whole")
@@ -82,7 +85,9 @@ def merged(trained):
 
 def rows(folder):
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines]
+    return [
+        {k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines
+    ]
 
 
 def test_stopped_and_resumed_equals_never_stopped(trained):
@@ -98,7 +103,9 @@ def test_the_kl_begins_at_0_and_the_reference_is_the_base(trained, step):
     for task in ("image", "text"):
         assert abs(said[0][f"{task}/kl"]) < 1e-6 < 1e-4 < said[-1][f"{task}/kl"]
         assert said[0][f"{task}/kl_coef"] > 0
-        assert max(row[f"{task}/mismatch"] for row in said) < 1e-4  # the sampler's merged weights, the adapters' loss
+        assert (
+            max(row[f"{task}/mismatch"] for row in said) < 1e-4
+        )  # the sampler's merged weights, the adapters' loss
     stage, raw = step.stage, step.raw
     state = stage.init()
     assert stage.reference_in(state) is state.frozen and stage.reference == {}
@@ -114,7 +121,11 @@ def test_adapters_move_and_nothing_else(step):
     assert len(state.trainable) == 14 and all(map(is_adapter, state.trainable))
     assert all(np.any(leaf != fresh.trainable[path]) for path, leaf in state.trainable.items())
     moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
-    assert sum(leaf.size for leaf in moments) == 2 * sum(leaf.size for leaf in state.trainable.values()) == 2 * NUMBER
+    assert (
+        sum(leaf.size for leaf in moments)
+        == 2 * sum(leaf.size for leaf in state.trainable.values())
+        == 2 * NUMBER
+    )
     parts, raw = step.stage.parts, step.raw
     before, after = (
         step.stage.rollouts.log_probs(params, "text", raw["text"], step.rollouts["text"])
@@ -142,7 +153,8 @@ def test_what_is_exported_computes_what_was_trained(trained, saved, base, merged
     rollouts = step.stage.rollouts
     for task in ("image", "text"):
         adapters, plain, untouched = (
-            rollouts.log_probs(params, task, step.raw[task], step.rollouts[task]) for params in (saved, exported, base)
+            rollouts.log_probs(params, task, step.raw[task], step.rollouts[task])
+            for params in (saved, exported, base)
         )
         np.testing.assert_allclose(adapters, plain, rtol=0, atol=1e-5)
         assert float(np.abs(adapters - untouched).max()) > 1e-3
@@ -160,7 +172,9 @@ def test_the_next_run_starts_from_the_merged_policy(trained, merged, rl_config, 
     with small_world():
         parts = assemble(rl_config(**{"lora.rank": rank}, init_from=str(trained[1])))
         params = parts.params()
-    assert without(params).keys() == merged.keys() and bool(params.keys() - merged.keys()) == bool(rank)
+    assert without(params).keys() == merged.keys() and bool(params.keys() - merged.keys()) == bool(
+        rank
+    )
     for path, leaf in params.items():
         if path.endswith("lora_b"):
             assert not np.any(leaf) and leaf.shape[-2] == rank
@@ -181,13 +195,20 @@ def test_narrow_base_lighter_and_stale_rollouts(rl_config, small_world, base, tm
     policy = Policy.load(tmp_path / "run", dtype="float32")
     for path, leaf in saved.items():
         if not is_adapter(path):
-            narrow = path.endswith(("kernel", "embed/embedding")) and not path.startswith("image_tokenizer/")
+            narrow = path.endswith(("kernel", "embed/embedding")) and not path.startswith(
+                "image_tokenizer/"
+            )
             assert leaf.dtype == ("bfloat16" if narrow else "float32"), path
             np.testing.assert_array_equal(leaf, base[path].astype(leaf.dtype), err_msg=path)
     kernel = "language_model/layers/down_proj/kernel"
-    a, b = (np.asarray(saved[kernel.replace("kernel", name)], np.float64) for name in ("lora_a", "lora_b"))
+    a, b = (
+        np.asarray(saved[kernel.replace("kernel", name)], np.float64)
+        for name in ("lora_a", "lora_b")
+    )
     assert policy.params[kernel].dtype == "float32"
-    np.testing.assert_allclose(policy.params[kernel], np.asarray(saved[kernel], np.float64) + 4 * a @ b, atol=1e-6)
+    np.testing.assert_allclose(
+        policy.params[kernel], np.asarray(saved[kernel], np.float64) + 4 * a @ b, atol=1e-6
+    )
 
 
 def test_two_devices_train_as_one(step, small_world):
@@ -213,12 +234,16 @@ def test_old_log_probs_are_those_of_the_adapters(step, trained, saved, small_wor
     with small_world():
         stage = RlStage(config, step.stage.parts, step.optimizer)
         fresh = stage.init()
-        state = dataclasses.replace(fresh, trainable={path: saved[path] for path in fresh.trainable})
+        state = dataclasses.replace(
+            fresh, trainable={path: saved[path] for path in fresh.trainable}
+        )
         with use(stage.parts.sharder):
             batch, _ = next(stage.batches(state, step.raw, 0))
             again = {}
             for task, part in batch.items():
-                rollout = dataclasses.replace(step.rollouts[task], tokens=part.tokens, mask=part.mask)
+                rollout = dataclasses.replace(
+                    step.rollouts[task], tokens=part.tokens, mask=part.mask
+                )
                 again[task] = stage.rollouts.log_probs(state.params, task, step.raw[task], rollout)
     for task, part in batch.items():
         np.testing.assert_array_equal(part.old_log_probs, again[task])
@@ -234,7 +259,11 @@ def test_supervised_adapters(small_config, small_world, dot_policy_folder):
         batch, _ = next(stage.batches(state, next(stage.data()), 0))
         update = make_update(stage.loss, stage.after, stage.optimizer)
         moved, metrics = update.trace(state, batch).out_info
-    assert len(moved.trainable) == 14 and all(map(is_adapter, moved.trainable)) and "text/nll" in metrics
+    assert (
+        len(moved.trainable) == 14
+        and all(map(is_adapter, moved.trainable))
+        and "text/nll" in metrics
+    )
 
 
 def test_the_argument_of_a_config(small_config):

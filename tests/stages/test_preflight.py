@@ -11,12 +11,13 @@ import sys
 import pytest
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.hosts import everywhere
+from corl_jax.core.processes import everywhere
 from corl_jax.engine.workdir import open_workdir
 from corl_jax.stages.preflight import free_accelerator, lock_holder, probe
 
 HOLD = (
-    "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print('held', flush=True); input()"
+    "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); "
+    "print('held', flush=True); input()"
 )
 
 
@@ -28,11 +29,16 @@ def lock(tmp_path):
 
 
 def test_a_lock_that_a_living_process_holds_is_told_with_its_pid(lock):
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     assert holder.stdout.readline() == b"held\n"
     try:
         for platforms in (None, "", "tpu,cpu"):
-            with pytest.raises(UserError, match=f"held by process {holder.pid} .*kill {holder.pid}, then start again"):
+            with pytest.raises(
+                UserError,
+                match=f"held by process {holder.pid} .*kill {holder.pid}, then start again",
+            ):
                 free_accelerator(platforms, lock)
         free_accelerator("cpu", lock)
         with pytest.MonkeyPatch.context() as patch:
@@ -62,8 +68,12 @@ def test_a_lockfile_of_another_user_is_told_with_the_cure(lock, monkeypatch):
         free_accelerator(None, lock)
 
 
-@pytest.mark.parametrize(("code", "says"), [(errno.ENOSPC, "No space left"), (errno.EROFS, "Read-only file system")])
-def test_a_work_directory_that_cannot_be_written_is_told_before_anything_is_compiled(tmp_path, monkeypatch, code, says):
+@pytest.mark.parametrize(
+    ("code", "says"), [(errno.ENOSPC, "No space left"), (errno.EROFS, "Read-only file system")]
+)
+def test_a_work_directory_that_cannot_be_written_is_told_before_anything_is_compiled(
+    tmp_path, monkeypatch, code, says
+):
     workdir = open_workdir(tmp_path, {})
     probe(workdir, 0)
     assert not list(workdir.checkpoints.iterdir())
@@ -82,5 +92,7 @@ def test_a_work_directory_that_cannot_be_written_is_told_before_anything_is_comp
 
 
 def test_a_work_directory_that_cannot_be_made():
-    with pytest.raises(UserError, match="workdir /proc/run cannot be written .*choose another --workdir"):
+    with pytest.raises(
+        UserError, match="workdir /proc/run cannot be written .*choose another --workdir"
+    ):
         open_workdir("/proc/run", {})

@@ -13,7 +13,9 @@ from corl_jax.stages.run import prepare, run, steps
 def rows(folder):
     """The run's rows but for how long they took."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines]
+    return [
+        {k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines
+    ]
 
 
 CHANGES = {

@@ -21,10 +21,11 @@ import pytest
 from corl_jax.core.sharding import use
 from corl_jax.engine.optim import make_optimizer
 from corl_jax.engine.update import make_update
-from corl_jax.models.config import DecoderConfig, ImageTokenizerConfig, JanusConfig, VisionConfig
+from corl_jax.models.janus.config import ImageTokenizerConfig, JanusConfig, VisionConfig
+from corl_jax.models.language_model import DecoderConfig
 from corl_jax.rewards.base import rewards
-from corl_jax.stages.assembly import assemble
 from corl_jax.stages.run import STAGES, optim_config
+from corl_jax.stages.setup import assemble
 
 ROWS, WIDTH, MLP, LAYERS = 8, 64, 96, 2
 LENGTH = {"rl": 64 + 2 * 3, "sft": 64 + 16 - 1}
@@ -58,7 +59,14 @@ def policy(write_policy):
     """The smallest policy whose axes all divide by eight or four."""
     vision = VisionConfig(image_size=16, patch_size=8, width=WIDTH, depth=1, heads=4, mlp_dim=32)
     decoder = DecoderConfig(
-        vocab_size=72, width=WIDTH, depth=LAYERS, heads=4, kv_heads=4, head_size=16, mlp_dim=MLP, max_length=128
+        vocab_size=72,
+        width=WIDTH,
+        depth=LAYERS,
+        heads=4,
+        kv_heads=4,
+        head_size=16,
+        mlp_dim=MLP,
+        max_length=128,
     )
     codes = ImageTokenizerConfig(32, 8, 32, 32, (1, 1, 1, 1), 0)
     return write_policy(JanusConfig(vision, decoder, codes, gen_head_dim=WIDTH), "octo")
@@ -69,7 +77,10 @@ def train(rl_config, small_config, small_world, policy):
     """A function from a stage and a mesh to what the first two steps did."""
 
     def config(name, mesh):
-        changes = {f"mesh.{axis}": size for axis, size in zip(("data", "fsdp", "tensor"), mesh, strict=True)}
+        changes = {
+            f"mesh.{axis}": size
+            for axis, size in zip(("data", "fsdp", "tensor"), mesh, strict=True)
+        }
         changes |= {"model.unroll": 1, "optim.eps": 1e-3, "optim.learning_rate": 1e-2}
         if name == "sft":
             changes |= {"init_from": str(policy), "batch_size": ROWS, "sft.reading_rows": ROWS}
@@ -90,7 +101,9 @@ def train(rl_config, small_config, small_world, policy):
                     for batch, host in stage.batches(state, next(data), step):
                         state, metrics = update(state, batch)
                         ran.batches.append(batch)
-                        ran.metrics.append({name: float(metric.value) for name, metric in metrics.items()})
+                        ran.metrics.append(
+                            {name: float(metric.value) for name, metric in metrics.items()}
+                        )
                         ran.host.append(host)
                 moving = dataclasses.replace(state, frozen={})
                 program = update._jitted.lower(moving, state.frozen, batch).compile().as_text()
@@ -98,7 +111,9 @@ def train(rl_config, small_config, small_world, policy):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rewards, "_items", dict(rewards._items))
-        rewards.register("reddish")(lambda cs, _: np.array([round(c.pixels[..., 0].mean() / 255, 2) for c in cs]))
+        rewards.register("reddish")(
+            lambda cs, _: np.array([round(c.pixels[..., 0].mean() / 255, 2) for c in cs])
+        )
         yield go
 
 
@@ -110,16 +125,26 @@ def test_eight_devices_train_as_one(train, name, mesh):
             jax.tree_util.tree_leaves_with_path(alone), jax.tree.leaves(spread), strict=True
         ):
             assert len(right.sharding.device_set) == 8
-            exact = not np.issubdtype(left.dtype, np.floating)  # tokens, masks, pictures that are asked about
-            np.testing.assert_allclose(left, right, rtol=0, atol=0 if exact else 1e-5, err_msg=str(path))
+            exact = not np.issubdtype(
+                left.dtype, np.floating
+            )  # tokens, masks, pictures that are asked about
+            np.testing.assert_allclose(
+                left, right, rtol=0, atol=0 if exact else 1e-5, err_msg=str(path)
+            )
     for alone, spread in zip(one.metrics + one.host, eight.metrics + eight.host, strict=True):
         assert alone == pytest.approx(spread, rel=1e-5, abs=1e-5)
     for path, left in one.state.trainable.items():
-        np.testing.assert_allclose(left, eight.state.trainable[path], rtol=0, atol=1e-5, err_msg=path)
+        np.testing.assert_allclose(
+            left, eight.state.trainable[path], rtol=0, atol=1e-5, err_msg=path
+        )
     for left, right in zip(moments(one), moments(eight), strict=True):
-        assert norm(jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), left, right)) < 1e-5 * norm(left)
+        assert norm(
+            jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), left, right)
+        ) < 1e-5 * norm(left)
     assert one.metrics[1]["grad_norm"] > 0.01 and one.metrics[0]["loss"] != one.metrics[1]["loss"]
-    if name == "rl":  # what is compared is alive: rewards differ, and the policy has left its reference
+    if (
+        name == "rl"
+    ):  # what is compared is alive: rewards differ, and the policy has left its reference
         assert one.host[0]["image/reward_std"] > 0.01 and one.host[0]["text/reward_std"] > 0.1
         assert one.metrics[1]["image/kl"] > 1e-4 and one.metrics[1]["text/kl"] > 1e-4
 
@@ -132,9 +157,13 @@ def test_work_and_memory_are_spread(train, name, mesh):
     for tree in (ran.state.trainable, *moments(ran)):
         assert tree[KERNEL].addressable_shards[0].data.size == tree[KERNEL].size // (fsdp * tensor)
     rows = ROWS // (data * fsdp)
-    assert all(leaf.addressable_shards[0].data.shape[0] == rows for leaf in jax.tree.leaves(ran.batches[0]))
+    assert all(
+        leaf.addressable_shards[0].data.shape[0] == rows for leaf in jax.tree.leaves(ran.batches[0])
+    )
     hidden = re.findall(rf"f32\[(\d+),{LENGTH[name]},({MLP}|{MLP // 2}|{MLP // 4})\]", ran.program)
-    layers = {(str(LAYERS), str(MLP // tensor))} if rows == 1 else set()  # kept of all, an axis of one row left out
+    layers = (
+        {(str(LAYERS), str(MLP // tensor))} if rows == 1 else set()
+    )  # kept of all, an axis of one row left out
     assert set(hidden) - layers == {(str(rows), str(MLP // tensor))}
     gathered = rf"f32\[(?:1,)?{WIDTH},{MLP // tensor}\]\S* all-gather"  # of one layer, taken from the stack
     assert (re.search(gathered, ran.program) is not None) == (fsdp > 1)
@@ -148,4 +177,8 @@ def moments(ran):
 
 
 def norm(tree):
-    return math.sqrt(sum(float(np.sum(np.square(np.asarray(leaf, np.float64)))) for leaf in jax.tree.leaves(tree)))
+    return math.sqrt(
+        sum(
+            float(np.sum(np.square(np.asarray(leaf, np.float64)))) for leaf in jax.tree.leaves(tree)
+        )
+    )

@@ -9,7 +9,7 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.types import Rollout
 from corl_jax.data.shapes.examples import example
 from corl_jax.data.shapes.vocabulary import build_tokenizer
-from corl_jax.data.text import TextTokenizer
+from corl_jax.data.text_tokenizer import TextTokenizer
 from corl_jax.tasks.joint import Joint
 from corl_jax.tasks.text_to_image import TextToImage
 from corl_jax.tasks.visual_qa import VisualQA
@@ -37,7 +37,9 @@ def real_ids(prompts, row):
 def test_drawing_asks_row_by_row(tokenizer, records):
     asked = TextToImage(tokenizer, 20).ask(records)
     assert asked.records == records and asked.prompts.images is None
-    assert asked.prompts.tokens.shape == (8, 20) and np.all(asked.prompts.tokens[:, -1] == tokenizer.boi_id)
+    assert asked.prompts.tokens.shape == (8, 20) and np.all(
+        asked.prompts.tokens[:, -1] == tokenizer.boi_id
+    )
     for row, record in enumerate(records):
         assert real_ids(asked.prompts, row) == tokenizer.drawing_prompt(record.prompt)
 
@@ -76,7 +78,9 @@ def test_texts_come_back_up_to_their_end(tokenizer, records, asking):
     tokens[~mask] = tokenizer.encode("blue")[0]  # what stands behind the end is not read
     back = asking.read_back(asking.ask(records[:2]), Rollout(tokens, mask, None, None, "text"))
     assert [c.text for c in back] == ["red circle", "two", "yes", "<answer> no </answer>"]
-    assert [c.record.id for c in back] == [records[i].id for i in (0, 0, 1, 1)] and back[0].pixels is None
+    assert [c.record.id for c in back] == [records[i].id for i in (0, 0, 1, 1)] and back[
+        0
+    ].pixels is None
 
 
 @pytest.mark.parametrize(("pictures", "questions"), [(3, 8), (8, 3), (8, 8)])
@@ -85,8 +89,13 @@ def test_joint_asks_the_same_records_both_ways(tokenizer, records, asking, pictu
     assert joint.batch_size == 8
     both = joint(records, 0)
     assert set(both) == {"image", "text"}
-    assert both["image"].records == records[:pictures] and both["text"].records == records[:questions]
-    assert len(both["image"].prompts.tokens) == pictures and len(both["text"].prompts.tokens) == questions
+    assert (
+        both["image"].records == records[:pictures] and both["text"].records == records[:questions]
+    )
+    assert (
+        len(both["image"].prompts.tokens) == pictures
+        and len(both["text"].prompts.tokens) == questions
+    )
 
 
 @pytest.mark.parametrize(("pictures", "questions", "left"), [(4, 0, "image"), (0, 4, "text")])
@@ -105,7 +114,10 @@ def second_half(rows):
 
 def test_joint_on_one_of_two_processes_takes_its_share(tokenizer, records, asking):
     whole = Joint(TextToImage(tokenizer, 20), asking, 4, 8)(records, 0)
-    halves = [Joint(TextToImage(tokenizer, 20), asking, 4, 8, share)(records, 0) for share in (first_half, second_half)]
+    halves = [
+        Joint(TextToImage(tokenizer, 20), asking, 4, 8, share)(records, 0)
+        for share in (first_half, second_half)
+    ]
     for task in ("image", "text"):
         assert halves[0][task].records + halves[1][task].records == whole[task].records
         tokens = [half[task].prompts.tokens for half in halves]

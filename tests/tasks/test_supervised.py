@@ -13,8 +13,8 @@ from corl_jax.data.shapes.captions import describe
 from corl_jax.data.shapes.examples import example
 from corl_jax.data.shapes.parser import parse
 from corl_jax.data.shapes.vocabulary import DESCRIBE, build_tokenizer
-from corl_jax.data.text import TextTokenizer
-from corl_jax.rewards.answers import is_right, well_formed
+from corl_jax.data.text_tokenizer import TextTokenizer
+from corl_jax.rewards.parsing.answers import is_right, well_formed
 from corl_jax.tasks.supervised import Supervise
 
 
@@ -59,7 +59,10 @@ def drawn(lesson, row):
 
 
 def equal(one, other):
-    return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+    return all(
+        np.array_equal(a, b)
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    )
 
 
 def test_a_lesson_is_a_pure_function_of_seed_and_step(supervise, records, lesson):
@@ -97,7 +100,10 @@ def test_all_that_is_said_is_true_and_the_shares_are_as_asked_for(tokenizer, rec
             assert said.split() == describe(parse(record.image).scene).replace(",", " ,").split()
         else:
             assert asked(lesson, row) == tokenizer.question_prompt(record.question, 36)
-            assert is_right(said, record.answer, record.qa_type, record.choices) or "<answer>" not in said
+            assert (
+                is_right(said, record.answer, record.qa_type, record.choices)
+                or "<answer>" not in said
+            )
             assert record.answer in said
             sloppy += not well_formed(said)
         ids = tokenizer.drawing_prompt(record.prompt)
@@ -111,19 +117,27 @@ def test_all_that_is_said_is_true_and_the_shares_are_as_asked_for(tokenizer, rec
 
 def test_extremes(supervise, tokenizer, records):
     few = records[:30]
-    strict = dataclasses.replace(supervise, caption_share=0.0, sloppy_share=0.0, dropout=0.0)(few, 0)
+    strict = dataclasses.replace(supervise, caption_share=0.0, sloppy_share=0.0, dropout=0.0)(
+        few, 0
+    )
     assert all(well_formed(tokenizer.decode(row)) for row in strict.targets)
     assert all(drawn(strict, i) == tokenizer.drawing_prompt(r.prompt) for i, r in enumerate(few))
     loose = dataclasses.replace(supervise, caption_share=0.0, sloppy_share=1.0, dropout=1.0)(few, 0)
     assert not any(well_formed(tokenizer.decode(row)) for row in loose.targets)
     assert all(set(drawn(loose, i)[1:-1]) == {tokenizer.pad_id} for i in range(30))
-    assert all(drawn(loose, i)[0] == tokenizer.bos_id and drawn(loose, i)[-1] == tokenizer.boi_id for i in range(30))
+    assert all(
+        drawn(loose, i)[0] == tokenizer.bos_id and drawn(loose, i)[-1] == tokenizer.boi_id
+        for i in range(30)
+    )
 
 
 def test_records_of_another_world_say_their_own_solution(supervise, tokenizer, records):
     """Nothing is parsed: the pictures show no shapes."""
     said = "<think> a red circle </think> <answer> red </answer>"
-    blank = [dataclasses.replace(r, image=np.zeros((20, 30, 3), np.uint8), solution=said) for r in records[:12]]
+    blank = [
+        dataclasses.replace(r, image=np.zeros((20, 30, 3), np.uint8), solution=said)
+        for r in records[:12]
+    ]
     other = dataclasses.replace(supervise, world=False, caption_share=0.5)
     lesson = other(blank, 0)
     captions = 0

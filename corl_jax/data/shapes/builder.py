@@ -39,7 +39,11 @@ class ShapesConfig(tfds.core.BuilderConfig):
     def of(cls, sizes: dict[Split, int]) -> ShapesConfig:
         """The config of these sizes, named by them."""
         name = "_".join(f"{split}{size}" for split, size in sizes.items())
-        return cls(name=name, description="Coloured shapes on a grid, with captions and questions.", sizes=sizes)
+        return cls(
+            name=name,
+            description="Coloured shapes on a grid, with captions and questions.",
+            sizes=sizes,
+        )
 
 
 class CorlShapes(tfds.core.GeneratorBasedBuilder):
@@ -78,7 +82,14 @@ class CorlShapes(tfds.core.GeneratorBasedBuilder):
         for index in range(size):
             record = example(split, index)
             columns = {name: vars(record)[name] for name in self.info.features}
-            yield index, {**columns, "image": io.BytesIO(_png(record.image)), "choices": list(record.choices)}
+            yield (
+                index,
+                {
+                    **columns,
+                    "image": io.BytesIO(_png(record.image)),
+                    "choices": list(record.choices),
+                },
+            )
 
 
 class ShapesSource:
@@ -106,9 +117,14 @@ class ShapesSource:
 
     def _read(self, index: int) -> Record:
         row = self._rows[index]
-        text = {name: row[name].decode() for name in ("id", "prompt", "question", "answer", "qa_type", "kind")}
+        text = {
+            name: row[name].decode()
+            for name in ("id", "prompt", "question", "answer", "qa_type", "kind")
+        }
         image = np.asarray(Image.open(io.BytesIO(row["image"])))
-        return check(Record(**text, image=image, choices=tuple(choice.decode() for choice in row["choices"])))
+        return check(
+            Record(**text, image=image, choices=tuple(choice.decode() for choice in row["choices"]))
+        )
 
 
 def default_data_dir() -> pathlib.Path:
@@ -117,7 +133,9 @@ def default_data_dir() -> pathlib.Path:
 
 
 def source(
-    data_dir: str | os.PathLike[str] | None = None, split: Split = "train", sizes: dict[Split, int] | None = None
+    data_dir: str | os.PathLike[str] | None = None,
+    split: Split = "train",
+    sizes: dict[Split, int] | None = None,
 ) -> ShapesSource:
     """The records of ``split``; builds the data set in ``data_dir`` (default: the user's cache) if it is not there.
 
@@ -134,7 +152,9 @@ def source(
         raise UserError(
             f"the shapes data set cannot be kept in {str(folder)!r} ({error}); choose another data_dir"
         ) from None
-    return ShapesSource(builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()}))
+    return ShapesSource(
+        builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+    )
 
 
 def _prepared(folder: pathlib.Path, sizes: dict[Split, int]) -> CorlShapes:

@@ -93,7 +93,8 @@ def write(spec: Spec, rng: np.random.Generator | None = None) -> str:
         first, name, second = spec.relation
         return f"{_phrase(Group(1, *first))} {name} {_phrase(Group(1, *second))}"
     groups = [
-        _phrase(spec.groups[i]) for i in (range(len(spec.groups)) if rng is None else rng.permutation(len(spec.groups)))
+        _phrase(spec.groups[i])
+        for i in (range(len(spec.groups)) if rng is None else rng.permutation(len(spec.groups)))
     ]
     return groups[0] if len(groups) == 1 else f"{', '.join(groups[:-1])} and {groups[-1]}"
 
@@ -127,18 +128,26 @@ def parse_caption(text: str) -> Spec:
                 f"caption {text!r}: a relation needs two different single objects, "
                 "e.g. 'a red circle left of a blue square'"
             )
-        return Spec(tuple(sorted((first, second))), Relation(first.look, related.group(2), second.look))
+        return Spec(
+            tuple(sorted((first, second))), Relation(first.look, related.group(2), second.look)
+        )
     head, joined, last = text.rpartition(" and ")
     parts = [*head.split(", "), last] if joined else [text]
     groups = tuple(sorted(_parse_group(part, text) for part in parts))
     if len({found.look for found in groups}) != len(groups):
-        raise UserError(f"caption {text!r} names the same kind of object twice; write it once with its number")
+        raise UserError(
+            f"caption {text!r} names the same kind of object twice; write it once with its number"
+        )
     return Spec(groups)
 
 
 def satisfies(spec: Spec, parsed: Parsed) -> bool:
     """Whether the picture shows exactly what was asked: these objects and no other, the relation, and no stray ink."""
-    return parsed.clean and group(parsed.scene.looks) == spec.groups and _relation_holds(spec, parsed.scene)
+    return (
+        parsed.clean
+        and group(parsed.scene.looks) == spec.groups
+        and _relation_holds(spec, parsed.scene)
+    )
 
 
 def agreement(spec: Spec, parsed: Parsed) -> float:
@@ -165,7 +174,9 @@ def agreement(spec: Spec, parsed: Parsed) -> float:
     if pairs == 1:
         objects = 1.0
     else:
-        objects = 0.1 * min(len(asked), len(found)) / most + 0.15 * colours + 0.15 * shapes + 0.6 * pairs
+        objects = (
+            0.1 * min(len(asked), len(found)) / most + 0.15 * colours + 0.15 * shapes + 0.6 * pairs
+        )
     return objects if _relation_holds(spec, parsed.scene) else 0.6 * objects
 
 

@@ -37,7 +37,9 @@ _GROUND = np.array(BACKGROUND, np.float32)
 _RAYS = np.array(list(COLOURS.values()), np.float32) - _GROUND
 _RAY_SQUARES = np.sum(_RAYS**2, 1)
 _LABELS = tuple(itertools.product(SHAPES, (-1, 0, 1), (-1, 0, 1)))
-_TEMPLATES = np.stack([mask(*label) for label in _LABELS]).reshape(len(_LABELS), -1).astype(np.float32)
+_TEMPLATES = (
+    np.stack([mask(*label) for label in _LABELS]).reshape(len(_LABELS), -1).astype(np.float32)
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,13 +67,17 @@ def parse_batch(pictures: np.ndarray) -> list[Parsed]:
             f"the shapes parser got {pictures.dtype} {list(pictures.shape)}; expected uint8 [N, {SIZE}, {SIZE}, 3]: "
             f"resize the pictures first"
         )
-    cells = pictures.reshape(-1, GRID, CELL, GRID, CELL, 3).swapaxes(2, 3).reshape(-1, CELL * CELL, 3)
+    cells = (
+        pictures.reshape(-1, GRID, CELL, GRID, CELL, 3).swapaxes(2, 3).reshape(-1, CELL * CELL, 3)
+    )
     pixels = cells.astype(np.float32) - _GROUND
     ink = np.einsum("mpc,mpc->mp", pixels, pixels) > INK_DISTANCE**2
     occupied = np.flatnonzero(ink.sum(1) >= MIN_INK)
     found: list[list[Shape]] = [[] for _ in pictures]
     clean = np.ones(len(pictures), bool)
-    for cell, (valid, colour, label) in zip(occupied, _read_cells(pixels[occupied], ink[occupied]), strict=True):
+    for cell, (valid, colour, label) in zip(
+        occupied, _read_cells(pixels[occupied], ink[occupied]), strict=True
+    ):
         picture, place = divmod(int(cell), GRID * GRID)
         if valid:
             (row, col), (shape, dy, dx) = divmod(place, GRID), _LABELS[label]
@@ -92,7 +98,9 @@ def _read_cells(pixels: np.ndarray, ink: np.ndarray) -> list[tuple[bool, int, in
     along = pixels @ _RAYS.T
     near = squares[..., None] - 2 * along + _RAY_SQUARES < COLOUR_DISTANCE**2
     colour = (near & ink[..., None]).sum(1).argmax(1)
-    alpha = np.take_along_axis(along, colour[:, None, None], 2)[..., 0] / _RAY_SQUARES[colour][:, None]
+    alpha = (
+        np.take_along_axis(along, colour[:, None, None], 2)[..., 0] / _RAY_SQUARES[colour][:, None]
+    )
     mixed = np.clip(alpha, 0, 1)
     residual = squares - mixed * (2 * alpha - mixed) * _RAY_SQUARES[colour][:, None]
     stain = (ink & (residual > COLOUR_DISTANCE**2)).sum(1) / ink.sum(1)

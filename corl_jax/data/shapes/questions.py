@@ -49,7 +49,9 @@ def ask_question(scene: Scene, rng: np.random.Generator) -> Question:
     picked = [answer, *(others[i] for i in rng.permutation(len(others))[: OPTIONS - 1])]
     choices = tuple(picked[i] for i in rng.permutation(OPTIONS))
     letters = "ABC"
-    options = "".join(f"\n{letter}. {choice}" for letter, choice in zip(letters, choices, strict=True))
+    options = "".join(
+        f"\n{letter}. {choice}" for letter, choice in zip(letters, choices, strict=True)
+    )
     return Question(text + options, letters[choices.index(answer)], "MC", choices, kind)
 
 
@@ -66,7 +68,9 @@ def _ask_count(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
     ]
     answers = sorted({seen[thing] for form in forms for thing in form})
     answer = answers[rng.integers(len(answers))]
-    fitting = [found for form in forms if (found := [thing for thing in form if seen[thing] == answer])]
+    fitting = [
+        found for form in forms if (found := [thing for thing in form if seen[thing] == answer])
+    ]
     form = fitting[rng.integers(len(fitting))]
     return f"how many {form[rng.integers(len(form))]} are there?", NUMBERS[answer]
 
@@ -95,9 +99,15 @@ def _ask_existence(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
     if rng.random() < 0.5:
         colour, shape = there[rng.integers(len(there))]
         return f"is there {article(colour)} {colour} {shape}?", "yes"
-    absent = [(colour, shape) for colour in COLOURS for shape in SHAPES if (colour, shape) not in there]
+    absent = [
+        (colour, shape) for colour in COLOURS for shape in SHAPES if (colour, shape) not in there
+    ]
     if rng.random() < 0.5:
-        absent = [look for look in absent if any(look[0] == seen[0] or look[1] == seen[1] for seen in there)]
+        absent = [
+            look
+            for look in absent
+            if any(look[0] == seen[0] or look[1] == seen[1] for seen in there)
+        ]
     colour, shape = absent[rng.integers(len(absent))]
     return f"is there {article(colour)} {colour} {shape}?", "no"
 

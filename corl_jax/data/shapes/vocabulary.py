@@ -11,7 +11,7 @@ from tokenizers import models, pre_tokenizers
 
 from corl_jax.data.shapes.captions import NUMBERS
 from corl_jax.data.shapes.scene import COLOURS, SHAPES
-from corl_jax.data.text import (
+from corl_jax.data.text_tokenizer import (
     ASSISTANT,
     BEGIN_OF_IMAGE,
     BOS,
@@ -42,7 +42,10 @@ DESCRIBE = "describe the picture."
 
 def vocabulary() -> dict[str, int]:
     """Token to id: special tokens first, then layout, tags and words."""
-    return {token: i for i, token in enumerate(dict.fromkeys([*SPECIAL, UNKNOWN, *LAYOUT, *TAGS, *WORDS]))}
+    return {
+        token: i
+        for i, token in enumerate(dict.fromkeys([*SPECIAL, UNKNOWN, *LAYOUT, *TAGS, *WORDS]))
+    }
 
 
 def build_tokenizer() -> tokenizers.Tokenizer:
@@ -50,7 +53,9 @@ def build_tokenizer() -> tokenizers.Tokenizer:
     tokenizer = tokenizers.Tokenizer(models.WordLevel(vocabulary(), unk_token=UNKNOWN))
     pattern = tokenizers.Regex(r"</?[a-z]+>|\n\n|\n|\w+|[^\w\s]")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(pattern, behavior="removed", invert=True)
-    tokenizer.add_special_tokens([tokenizers.AddedToken(token, normalized=False) for token in (*SPECIAL, UNKNOWN)])
+    tokenizer.add_special_tokens(
+        [tokenizers.AddedToken(token, normalized=False) for token in (*SPECIAL, UNKNOWN)]
+    )
     return tokenizer
 
 
@@ -74,5 +79,7 @@ def write_tokenizer(folder: str | os.PathLike[str]) -> pathlib.Path:
         "model_max_length": 4096,
         "chat_template": CHAT_TEMPLATE,
     }
-    (out / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    (out / "tokenizer_config.json").write_text(
+        json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8"
+    )
     return out

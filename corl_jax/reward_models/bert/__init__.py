@@ -1,0 +1,1 @@
+"""BERT and MPNet: how alike two texts are."""

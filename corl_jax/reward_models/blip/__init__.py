@@ -1,0 +1,1 @@
+"""BLIP's captioner: what a picture shows, in words."""

@@ -1,0 +1,1 @@
+"""CLIP: how well a picture fits a text."""

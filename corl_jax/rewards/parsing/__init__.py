@@ -1,0 +1,1 @@
+"""What rewards read out of texts: answers, numbers, boxes, classes, formulas."""

@@ -1,0 +1,1 @@
+"""The reinforcement learning stage: GRPO over text-to-image and image-to-text at once."""

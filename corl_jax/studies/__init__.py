@@ -1,0 +1,1 @@
+"""Comparisons of several recipes, each over several seeds."""

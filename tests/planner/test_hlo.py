@@ -1,0 +1,242 @@
+"""Compiled programs read back: trips, bytes, collectives, arithmetic, each against a program small enough to count."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from corl_jax.core.sharding import Sharder, make_mesh
+from corl_jax.planner import flops, hlo, hlo_bytes
+
+N = 256
+
+
+def compiled(call, *args):
+    return hlo.parse(jax.jit(call).lower(*args).compile().as_text())
+
+
+def array(*shape, dtype=jnp.float32, sharding=None):
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+
+def test_types_carry_their_memory():
+    text = """HloModule m
+
+ENTRY %main (p: bf16[4,8]) -> (bf16[4,8], s32[]) {
+  %p = bf16[4,8]{1,0:T(8,128)(2,1)} parameter(0)
+  %copy-start.1 = (bf16[4,8]{1,0:T(8,128)(2,1)S(1)}, bf16[4,8]{1,0}, u32[]{:S(2)}) copy-start(%p)
+  %copy-done.1 = bf16[4,8]{1,0:T(8,128)(2,1)S(1)} copy-done(%copy-start.1)
+  %c = s32[] constant(3)
+  ROOT %t = (bf16[4,8]{1,0:T(8,128)(2,1)S(1)}, s32[]) tuple(%copy-done.1, %c)
+}
+"""
+    module = hlo.parse(text)
+    start = module.entry.instructions["copy-start.1"]
+    assert [(one.dtype, one.dims, one.memory, one.bytes) for one in start.arrays] == [
+        ("bf16", (4, 8), 1, 64),
+        ("bf16", (4, 8), 0, 64),
+        ("u32", (), 2, 4),
+    ]
+    assert module.entry.root.name == "t" and module.entry.parameters[0].name == "p"
+    assert hlo_bytes.of_program(module) == hlo_bytes.Traffic(
+        64.0, {}
+    )  # read once on its way to the chip's own memory
+
+
+def test_a_loop_counts_as_often_as_it_runs():
+    def run(x, trips):
+        return jax.lax.fori_loop(0, trips, lambda i, x: jnp.sin(x) @ x, x)
+
+    few, many = (compiled(lambda x, n=n: run(x, n), array(N, N)) for n in (5, 20))
+    (_, body, trips), (_, _, more) = next(hlo_bytes.loops(few)), next(hlo_bytes.loops(many))
+    assert (trips, more) == (5, 20)
+    once = hlo_bytes.of_computation(few, body).bytes
+    assert once >= 3 * 4 * N * N  # both factors and the product at least
+    assert hlo_bytes.of_program(many).bytes - hlo_bytes.of_program(few).bytes == pytest.approx(
+        15 * once, rel=0.01
+    )
+
+
+def test_an_update_in_place_counts_as_the_update_and_a_slice_as_the_slice():
+    def run(x, rows):
+        def turn(i, x):
+            row = jax.lax.dynamic_slice(x, (i, 0), (1, N))
+            return jax.lax.dynamic_update_slice(x, row * 2, (i + 1, 0))
+
+        return jax.lax.fori_loop(0, 100, turn, x)
+
+    module = compiled(lambda x: run(x, N), array(N, N))
+    _, body, trips = next(hlo_bytes.loops(module))
+    assert trips == 100 and hlo_bytes.of_computation(module, body).bytes <= 8 * 4 * N < 4 * N * N
+    assert hlo_bytes.copies(module, body, 4 * N * N) == 0
+
+
+def test_a_copy_inside_a_loop_is_seen():
+    def run(x):
+        return jax.lax.fori_loop(
+            0, 7, lambda i, x: jax.lax.optimization_barrier(x.T.copy()).at[i, 0].add(1.0), x
+        )
+
+    module = compiled(run, array(N, N))
+    _, body, _ = next(hlo_bytes.loops(module))
+    assert (
+        hlo_bytes.copies(module, body, 4 * N * N) >= 1
+        and hlo_bytes.copies(module, body, 4 * N * N + 1) == 0
+    )
+
+
+def test_collectives_count_what_a_device_sends():
+    sharder = Sharder(make_mesh({"fsdp": 8}))
+    rows, whole = sharder.named("batch"), sharder.named()
+    gathered = compiled(
+        lambda x: jax.lax.with_sharding_constraint(x * 2, whole), array(N, N, sharding=rows)
+    )
+    assert hlo_bytes.of_program(gathered).collectives == {"all-gather": 7 / 8 * 4 * N * N}
+    summed = compiled(lambda x: jnp.sum(x, 0), array(N, N, sharding=rows))
+    assert hlo_bytes.of_program(summed).collectives == {"all-reduce": 2 * 7 / 8 * 4 * N}
+
+
+def test_a_turn_that_takes_two_windows_counts_half_as_often():
+    text = """HloModule m
+
+%cond (c: (u32[], f32[8])) -> pred[] {
+  %c = (u32[], f32[8]{0}) parameter(0)
+  %i = u32[] get-tuple-element(%c), index=0
+  %limit = u32[] constant(16)
+  ROOT %more = pred[] compare(%i, %limit), direction=LT
+}
+
+%body (b: (u32[], f32[8])) -> (u32[], f32[8]) {
+  %b = (u32[], f32[8]{0}) parameter(0)
+  %i = u32[] get-tuple-element(%b), index=0
+  %x = f32[8]{0} get-tuple-element(%b), index=1
+  %there = f32[8]{0} collective-permute(%x), channel_id=1, source_target_pairs={{0,1},{1,0}}
+  %back = f32[8]{0} collective-permute(%there), channel_id=2, source_target_pairs={{0,1},{1,0}}
+  %two = u32[] constant(2)
+  %next = u32[] add(%i, %two)
+  ROOT %t = (u32[], f32[8]{0}) tuple(%next, %back)
+}
+
+ENTRY %main (p: f32[8]) -> (u32[], f32[8]) {
+  %p = f32[8]{0} parameter(0)
+  %zero = u32[] constant(0)
+  %start = (u32[], f32[8]{0}) tuple(%zero, %p)
+  ROOT %loop = (u32[], f32[8]{0}) while(%start), condition=%cond, body=%body
+}
+"""
+    assert hlo_bytes.of_program(hlo.parse(text)).collectives == {"collective-permute": 8 * 2 * 32}
+
+
+def test_a_gathering_beside_a_product_counts_once_and_a_sum_that_is_sliced_as_scattered():
+    groups, beside = (
+        "replica_groups={{0,1,2,3}}",
+        'backend_config={"async_collective_fusion_config":{}}',
+    )
+    text = f"""HloModule m
+
+%begin (p: f32[8]) -> (f32[8], f32[32]) {{
+  %p = f32[8]{{0}} parameter(0)
+  %g = f32[32]{{0}} all-gather(%p), channel_id=1, {groups}, {beside}
+  ROOT %s = (f32[8]{{0}}, f32[32]{{0}}) custom-call(%g), custom_call_target="AsyncCollectiveStart"
+}}
+
+%beside (p: f32[8], q: f32[32], x: f32[8]) -> (f32[8], f32[8], f32[32]) {{
+  %p = f32[8]{{0}} parameter(0)
+  %q = f32[32]{{0}} parameter(1)
+  %x = f32[8]{{0}} parameter(2)
+  %g = f32[32]{{0}} all-gather(%p), channel_id=1, {groups}, {beside}
+  %y = f32[8]{{0}} multiply(%x, %x)
+  ROOT %t = (f32[8]{{0}}, f32[8]{{0}}, f32[32]{{0}}) tuple(%y, %p, %g)
+}}
+
+%end (p: f32[8], q: f32[32]) -> f32[32] {{
+  %p = f32[8]{{0}} parameter(0)
+  %q = f32[32]{{0}} parameter(1)
+  %g = f32[32]{{0}} all-gather(%p), channel_id=1, {groups}, {beside}
+  ROOT %d = f32[32]{{0}} custom-call(%p, %q), custom_call_target="AsyncCollectiveDone"
+}}
+
+%scatter (p: f32[32]) -> f32[8] {{
+  %p = f32[32]{{0}} parameter(0)
+  %r = f32[32]{{0}} all-reduce(%p), channel_id=2, {groups}
+  %zero = u32[] constant(0)
+  ROOT %mine = f32[8]{{0}} dynamic-slice(%r, %zero), dynamic_slice_sizes={{8}}
+}}
+
+ENTRY %main (p: f32[8]) -> f32[8] {{
+  %p = f32[8]{{0}} parameter(0)
+  %a = (f32[8]{{0}}, f32[32]{{0}}) fusion(%p), kind=kCustom, calls=%begin
+  %a0 = f32[8]{{0}} get-tuple-element(%a), index=0
+  %a1 = f32[32]{{0}} get-tuple-element(%a), index=1
+  %b = (f32[8]{{0}}, f32[8]{{0}}, f32[32]{{0}}) fusion(%a0, %a1, %p), kind=kOutput, calls=%beside
+  %b1 = f32[8]{{0}} get-tuple-element(%b), index=1
+  %b2 = f32[32]{{0}} get-tuple-element(%b), index=2
+  %c = f32[32]{{0}} fusion(%b1, %b2), kind=kCustom, calls=%end
+  ROOT %d = f32[8]{{0}} fusion(%c), kind=kCustom, calls=%scatter
+}}
+"""
+    read = hlo_bytes.of_program(hlo.parse(text))
+    assert read.collectives == {"all-gather": 3 * 32, "reduce-scatter": 3 / 4 * 128}
+    begun, multiplied, scattered = 32 + 32 + 128, 32 + 32 + 32, 128 + 32
+    assert read.bytes == begun + multiplied + scattered
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={0}",
+        "replica_groups=[2,4]<=[8], dimensions={0}",
+        "replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}, dimensions={0}",
+        "replica_groups=mesh['axis_0'=8,'axis_1'=1], device_ids=([2,4]T(1,0)) {'axis_0':(2)4}, dimensions={0}",
+    ],
+)
+def test_groups_of_four_in_every_form(said):
+    text = f"""HloModule m
+
+ENTRY %main (p: f32[8]) -> f32[32] {{
+  %p = f32[8]{{0}} parameter(0)
+  ROOT %g = f32[32]{{0}} all-gather(%p), channel_id=1, {said}
+}}
+"""
+    assert hlo_bytes.of_program(hlo.parse(text)).collectives == {"all-gather": 3 * 32}
+
+
+def test_arithmetic_of_products_loops_branches_and_shards():
+    a, product = array(N, N), 2 * N**3
+
+    def loop(x, trips):
+        return jax.lax.while_loop(lambda c: c[0] < trips, lambda c: (c[0] + 1, c[1] @ c[1]), (0, x))
+
+    assert flops.of_call(lambda x: x @ x, a) == product
+    assert (
+        flops.of_call(lambda x: jax.lax.scan(lambda c, _: (c @ c, None), x, None, length=6), a)
+        == 6 * product
+    )
+    assert flops.of_call(lambda x: loop(x, 9), a) == 9 * product
+    assert (
+        flops.of_call(lambda x: jax.lax.cond(x[0, 0] > 0, lambda: x @ x @ x, lambda: x @ x), a)
+        == 2 * product
+    )
+    remat = jax.grad(lambda x: jnp.sum(jax.checkpoint(lambda x: jnp.sin(x @ x))(x)))
+    assert flops.of_call(remat, a) in (
+        3 * product,
+        4 * product,
+    )  # forward, again, and two gradients
+    image, kernel = array(2, 16, 16, 3), array(3, 3, 3, 8)
+    convolve = flops.of_call(
+        lambda x, k: jax.lax.conv_general_dilated(
+            x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        ),
+        image,
+        kernel,
+    )
+    assert convolve == 2 * (2 * 16 * 16 * 8) * (3 * 3 * 3)
+    mesh = make_mesh({"fsdp": 8})
+    rows = PartitionSpec("fsdp")
+    split = jax.shard_map(
+        lambda x: x @ np.ones((N, N), np.float32), mesh=mesh, in_specs=rows, out_specs=rows
+    )
+    assert flops.of_call(split, a) == product

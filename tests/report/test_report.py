@@ -1,0 +1,177 @@
+"""The report: complete and partial work directories, nothing from the network, nothing unescaped."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from corl_jax.core.errors import UserError
+from corl_jax.evals.gallery import png_base64
+from corl_jax.report import charts
+from corl_jax.report.page import write_report
+
+ALARM = {"watch": ("*/reward",), "patience": 2, "dominates": 0.95, "probes": 3}
+EVIL = "<script>alert('x')</script>&\""
+
+
+def number(value):
+    return {"value": value, "stderr": 0.02, "n": 512}
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    """A finished run, with hostile text wherever text can be."""
+    config = {
+        "stage": "rl",
+        "seed": 0,
+        "steps": 40,
+        "init_from": "tiny",
+        "note": EVIL,
+        "alarm": ALARM,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    sides = {"before": 0.3, "after": 0.5}
+    names = (
+        "t2i_strict@w=1.5",
+        "t2i_strict@w=2",
+        "qa_greedy",
+        "qa_sampled_strict",
+        "qa_format",
+        f"qa_greedy/{EVIL}",
+    )
+    evals = {side: {name: number(value) for name in names} for side, value in sides.items()}
+    evals["before"]["t2i_strict@w=1.5"] = number(0.41)
+    evals["after"]["qa_greedy"] = number(0.33)
+    evals["run"] = {
+        "command": EVIL,
+        "date": "2026-01-01",
+        "machine": EVIL,
+        "versions": {"jax": "1"},
+        "seconds": 90.0,
+    }
+    (tmp_path / "eval.json").write_text(json.dumps(evals | {"guidance": 2.0}))
+    rows = [
+        {"step": s, "image/reward": math.sin(s), "text/kl": s / 40, "strange": None}
+        for s in range(1, 41)
+    ]
+    rows[5]["eval/odd"] = 1.0
+    (tmp_path / "metrics.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows) + '{"step": 41, "ima'
+    )
+    samples = tmp_path / "samples"
+    samples.mkdir()
+    png = png_base64(np.zeros((4, 4, 3), np.uint8))
+    Image.new("RGB", (8, 8)).save(samples / "step_000025_rollout.png")
+    said = {"text": f"<think> {EVIL} </think>", "right": True, "well_formed": False}
+    asked = {
+        "id": "1",
+        "question": f"{EVIL}\nA. one",
+        "reference": EVIL,
+        "qa_type": "OE",
+        "choices": [],
+        "kind": EVIL,
+    }
+    for side in sides:
+        drawn = {
+            "guidance": 2.0,
+            "prompts": [{"id": "1", "prompt": EVIL, "pictures": [{"png": png, "right": True}]}],
+        }
+        (samples / f"gallery_{side}.json").write_text(json.dumps(drawn))
+        answered = [asked | {"png": png, "greedy": said, "sampled": said}]
+        (samples / f"answers_{side}.json").write_text(json.dumps(answered))
+    return tmp_path
+
+
+class Tags(html.parser.HTMLParser):
+    """Collects tags and checks that they nest."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.seen, self.open = [], []
+        self.feed(page)
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.seen.append(tag)
+        if tag not in ("meta", "img", "br", "path", "use"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in ("path", "use"):
+            assert self.open.pop() == tag
+
+
+def test_whole_report_is_safe_and_self_contained(workdir):
+    page = write_report(workdir).read_text()
+    tags = Tags(page).seen
+    assert "script" not in tags and "link" not in tags and "alert('x')</script>" not in page
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
+    assert "url(http" not in page and "@import" not in page
+    assert tags.count("img") == 2 + 1 + 1
+    assert "no evaluation yet" not in page and "1 min 30 s" in page
+    assert page.count("<svg") == 3
+
+
+def test_changes_beyond_two_standard_errors_are_marked(workdir):
+    page = write_report(workdir).read_text()
+    assert '<span class="pill up">+20.0</span>' in page
+    assert '<span class="pill ">+3.0</span>' in page
+    assert "its best guidance 1.5" in page and '<span class="pill up">+9.0</span>' in page
+
+
+def test_a_run_that_has_just_begun_is_reported_too(tmp_path):
+    (tmp_path / "config.json").write_text(
+        json.dumps({"stage": "sft", "seed": 0, "steps": 9, "init_from": "", "alarm": ALARM})
+    )
+    page = write_report(tmp_path).read_text()
+    for missing in ("evaluation", "gallery", "transcript", "metrics", "sheet of samples"):
+        assert re.search(f"There (is|are) no {missing}", page)
+    (tmp_path / "eval.json").write_text(
+        json.dumps({"before": {"qa_greedy": {"value": 1.0, "stderr": None, "n": 1}}})
+    )
+    page = write_report(tmp_path).read_text()
+    assert "100.0 %" in page and "no evaluation yet" not in page
+
+
+def test_damaged_files_leave_the_old_report(workdir):
+    old = write_report(workdir).read_bytes()
+    (workdir / "eval.json").write_text('{"before": {"qa_greedy": 3}, "after": {}}')
+    with pytest.raises(UserError, match="not as a run writes it"):
+        write_report(workdir)
+    (workdir / "eval.json").write_text("{")
+    with pytest.raises(UserError, match="eval.json"):
+        write_report(workdir)
+    (workdir / "eval.json").unlink()
+    (workdir / "metrics.jsonl").write_text('{"step"\n{"step": 1}\n')
+    with pytest.raises(UserError, match="line 1"):
+        write_report(workdir)
+    assert (workdir / "report.html").read_bytes() == old
+
+
+def test_every_column_is_drawn_once():
+    columns = [
+        "image/reward",
+        "text/reward",
+        "image/reward/cycle",
+        "text/kl",
+        "time/step",
+        "odd",
+        "alarms",
+        "step",
+    ]
+    main, more = charts.panels(columns)
+    drawn = [column for panel in main + more for column in panel.columns]
+    assert sorted(drawn) == sorted(set(columns) - {"alarms", "step"})
+    assert [panel.title for panel in more] == ["Time per step", "odd"]
+
+
+def test_smoothing_keeps_the_mean_of_a_line():
+    line = np.arange(10.0)
+    np.testing.assert_allclose(charts.smooth(line, 3)[1:-1], line[1:-1])
+    np.testing.assert_allclose(charts.smooth(line, 1), line)

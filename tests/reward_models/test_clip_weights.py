@@ -1,0 +1,323 @@
+"""CLIP of both layouts: features as transformers computes them, every name of the released size, and clear refusals."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file, save_file
+
+from corl_jax.core.errors import UserError
+from corl_jax.core.sharding import Sharder, make_mesh
+from corl_jax.core.trees import bind, digest, flatten_abstract
+from corl_jax.porting.rules import knowingly_unused, plan
+from corl_jax.reward_models.base import open_net
+from corl_jax.reward_models.clip.config import read_open_clip, read_transformers
+from corl_jax.reward_models.clip.model import Clip
+from corl_jax.reward_models.clip.weights import CLIP, OPEN_CLIP, TRANSFORMERS, layout_of
+
+TEXT = dict(
+    hidden_size=32, intermediate_size=96, num_hidden_layers=3, num_attention_heads=2, vocab_size=520
+)
+IMAGE = dict(
+    hidden_size=64,
+    intermediate_size=80,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    image_size=48,
+    patch_size=16,
+)
+END = 500
+FORMS = {"gelu, first end token": ("gelu", END), "quick gelu, largest id": ("quick_gelu", 2)}
+
+
+@pytest.fixture(scope="module")
+def sharder():
+    return Sharder(make_mesh({"data": 1}, jax.devices()[:1]))
+
+
+@pytest.fixture(scope="module", params=list(FORMS))
+def theirs(request, torch, tmp_path_factory):
+    """Transformers' model, and the folder that it wrote."""
+    from transformers import CLIPConfig, CLIPModel
+
+    activation, end = FORMS[request.param]
+    config = CLIPConfig(
+        text_config=TEXT | {"hidden_act": activation, "eos_token_id": end},
+        vision_config=IMAGE | {"hidden_act": activation},
+        projection_dim=24,
+    )
+    model = CLIPModel(config).eval()
+    numbers = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for (
+            name,
+            leaf,
+        ) in model.named_parameters():  # of such sizes that every part of the network matters
+            values = torch.randn(leaf.shape, generator=numbers)
+            near_one = leaf.ndim == 1 and name.endswith("weight")
+            leaf.copy_(
+                values * 0.2 + near_one if leaf.ndim < 2 else values * leaf[0].numel() ** -0.5
+            )
+    folder = tmp_path_factory.mktemp("clip")
+    model.save_pretrained(folder)
+    return model, folder
+
+
+def inputs(rng):
+    """Pictures, and ids in which the end token comes once or twice and is (or is not) the largest."""
+    pictures = rng.normal(size=(3, 48, 48, 3)).astype(np.float32)
+    ids = rng.integers(0, END, (3, 20)).astype(np.int32)
+    ids[0, 7], ids[1, 19], ids[2, 4], ids[2, 9] = END, END, END, END
+    ids[2, 12] = 510
+    return pictures, ids
+
+
+def test_features_are_those_of_transformers(theirs, torch, sharder, rng, assert_close):
+    model, folder = theirs
+    net = open_net(CLIP, str(folder), sharder)
+    ours, (pictures, ids) = bind(net.graphdef, net.params), inputs(rng)
+    with torch.no_grad():
+        out = model(
+            input_ids=torch.from_numpy(ids.astype(np.int64)),
+            pixel_values=torch.from_numpy(pictures).permute(0, 3, 1, 2),
+        )
+        image, text = (
+            out.vision_model_output.pooler_output,
+            out.text_model_output.pooler_output,
+        )  # projected
+        cosines = (out.image_embeds * out.text_embeds).sum(-1)
+    found = jax.jit(lambda m, x, i: (m.image(x), m.text(i), m.cosine(x, i)))(ours, pictures, ids)
+    for mine, expected in zip(found, (image, text, cosines), strict=True):
+        assert_close(mine, expected, 1e-5)
+
+
+def test_the_two_pooling_rules_differ(theirs, sharder, rng):
+    """Otherwise the test above would show neither."""
+    net = open_net(CLIP, str(theirs[1]), sharder)
+    ids = inputs(rng)[1]
+    first, largest = (ids == END).argmax(1), ids.argmax(1)
+    assert first[2] != largest[2]
+    assert net.cfg.end_id == (None if net.cfg.text.activation == "quick_gelu" else END)
+
+
+def in_open_clip(tensors):
+    """A state dictionary of transformers under the names of open_clip: written by hand, apart from our tables."""
+    out = {
+        "logit_scale": tensors["logit_scale"],
+        "visual.class_embedding": tensors["vision_model.embeddings.class_embedding"],
+        "visual.conv1.weight": tensors["vision_model.embeddings.patch_embedding.weight"],
+        "visual.positional_embedding": tensors["vision_model.embeddings.position_embedding.weight"],
+        "visual.proj": tensors["visual_projection.weight"].T,
+        "token_embedding.weight": tensors["text_model.embeddings.token_embedding.weight"],
+        "positional_embedding": tensors["text_model.embeddings.position_embedding.weight"],
+        "text_projection": tensors["text_projection.weight"].T,
+    }
+    names = {
+        "ln_final": "text_model.final_layer_norm",
+        "visual.ln_pre": "vision_model.pre_layrnorm",
+        "visual.ln_post": "vision_model.post_layernorm",
+    }
+    for tower, foreign in (("visual.transformer", "vision_model"), ("transformer", "text_model")):
+        for i in range(3 if foreign == "text_model" else 2):
+            layer, block = f"{foreign}.encoder.layers.{i}", f"{tower}.resblocks.{i}"
+            parts = {
+                "ln_1": "layer_norm1",
+                "ln_2": "layer_norm2",
+                "mlp.c_fc": "mlp.fc1",
+                "mlp.c_proj": "mlp.fc2",
+            }
+            parts["attn.out_proj"] = "self_attn.out_proj"
+            names |= {f"{block}.{ours}": f"{layer}.{part}" for ours, part in parts.items()}
+            for kind in ("weight", "bias"):
+                fused = [tensors[f"{layer}.self_attn.{part}_proj.{kind}"] for part in "qkv"]
+                out[f"{block}.attn.in_proj_{kind}"] = np.concatenate(fused)
+    for name, foreign in names.items():
+        for kind in ("weight", "bias"):
+            out[f"{name}.{kind}"] = tensors[f"{foreign}.{kind}"]
+    return {name: np.ascontiguousarray(tensor) for name, tensor in out.items()}
+
+
+def open_clip_config(quick):
+    return {
+        "model_cfg": {
+            "embed_dim": 24,
+            "quick_gelu": quick,
+            "vision_cfg": {
+                "image_size": 48, "layers": 2, "width": 64, "head_width": 16, "patch_size": 16, "mlp_ratio": 1.25
+            },
+            "text_cfg": {"vocab_size": 520, "width": 32, "heads": 2, "layers": 3, "mlp_ratio": 3.0},
+        },
+        "preprocess_cfg": {},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def open_clip(theirs, tmp_path):
+    """The same weights as open_clip would have written them."""
+    quick = theirs[0].config.text_config.hidden_act == "quick_gelu"
+    save_file(
+        in_open_clip(load_file(theirs[1] / "model.safetensors")),
+        tmp_path / "open_clip_model.safetensors",
+    )
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(open_clip_config(quick)))
+    return tmp_path
+
+
+def test_the_layout_of_open_clip_gives_the_same_parameters(theirs, open_clip, sharder):
+    one, other = (open_net(CLIP, str(folder), sharder) for folder in (theirs[1], open_clip))
+    assert digest(one.params) == digest(other.params)
+    assert (
+        other.cfg.end_id is None
+        and other.cfg.image == one.cfg.image
+        and other.cfg.text == one.cfg.text
+    )
+
+
+def test_weights_of_open_clip_are_read_from_its_torch_file(open_clip, torch, sharder):
+    wanted = open_net(CLIP, str(open_clip), sharder).params
+    file = open_clip / "open_clip_model.safetensors"
+    tensors = {name: torch.from_numpy(tensor) for name, tensor in load_file(file).items()}
+    torch.save(tensors, open_clip / "open_clip_pytorch_model.bin")
+    file.unlink()
+    assert digest(open_net(CLIP, str(open_clip), sharder).params) == digest(wanted)
+
+
+def test_a_folder_with_both_configs_is_read_by_the_weights_that_it_has(theirs, open_clip, tmp_path):
+    shutil.copy(theirs[1] / "config.json", open_clip)
+    assert layout_of(open_clip) is OPEN_CLIP
+    shutil.copy(theirs[1] / "model.safetensors", open_clip)
+    assert layout_of(open_clip) is TRANSFORMERS
+
+
+FULL_OPEN_CLIP = {
+    "model_cfg": {
+        "embed_dim": 1024,
+        "vision_cfg": {
+            "image_size": 224,
+            "layers": 32,
+            "width": 1280,
+            "head_width": 80,
+            "patch_size": 14,
+        },
+        "text_cfg": {
+            "context_length": 77,
+            "vocab_size": 49408,
+            "width": 1024,
+            "heads": 16,
+            "layers": 24,
+        },
+    }
+}
+
+
+def shapes_of(cfg):
+    module = nnx.eval_shape(lambda: Clip(cfg, nnx.Rngs(0)))
+    return {path: leaf.shape for path, leaf in flatten_abstract(module).items()}
+
+
+def test_every_name_of_the_released_size(test_data):
+    lines = (test_data("spec") / "keys" / "openclip_vith14_keys.txt").read_text().splitlines()
+    released = {
+        name: tuple(json.loads(shape)) for name, shape in (line.split("\t") for line in lines)
+    }
+    tensors = plan(shapes_of(read_open_clip(FULL_OPEN_CLIP, "here")), OPEN_CLIP.rules)
+    left = {
+        name: shape for name, shape in released.items() if knowingly_unused(name, OPEN_CLIP.unused)
+    }
+    assert {name: tensor.shape for name, tensor in tensors.items()} | left == released
+    assert left == {"logit_scale": ()}
+    assert sum(math.prod(shape) for shape in released.values()) == 986_109_441
+
+
+def test_the_released_size_is_the_same_in_both_layouts():
+    text = {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 24,
+    }
+    image = {
+        "hidden_size": 1280,
+        "intermediate_size": 5120,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 32,
+    }
+    raw = {
+        "model_type": "clip",
+        "projection_dim": 1024,
+        "text_config": text | {"hidden_act": "gelu", "eos_token_id": 2},
+        "vision_config": {},
+        "vision_config_dict": image | {"hidden_act": "gelu", "patch_size": 14},
+    }
+    assert read_transformers(raw, "here") == read_open_clip(FULL_OPEN_CLIP, "here")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda raw: raw.pop("model_cfg"),
+            "open_clip_config.json in 'here' has no model_cfg; take the file",
+        ),
+        (lambda raw: raw["model_cfg"]["vision_cfg"].pop("width"), "vision_cfg .* lacks width"),
+        (
+            lambda raw: raw["model_cfg"]["text_cfg"].update(no_causal_mask=True),
+            "no_causal_mask=True.*not build",
+        ),
+        (
+            lambda raw: raw["model_cfg"]["vision_cfg"].update(layers=[3, 4, 6, 3]),
+            r"sizes that are no whole .*\[3, 4",
+        ),
+    ],
+)
+def test_configs_of_open_clip_that_are_refused(change, message):
+    raw = json.loads(json.dumps(FULL_OPEN_CLIP))
+    change(raw)
+    with pytest.raises(UserError, match=message) as caught:
+        read_open_clip(raw, "here")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"model_type": "siglip"}, "model type 'siglip'; expected that of a CLIP"),
+        (
+            {"model_type": "clip", "text_config": {"hidden_act": "relu"}},
+            "activation 'relu'; expected one of gelu, quick",
+        ),
+        ({"model_type": "clip", "vision_config": {"hidden_size": 770}}, "do not divide.*width=770"),
+        (
+            {"model_type": "clip", "vision_config": {"num_channels": 1}},
+            "num_channels=1; expected 3",
+        ),
+    ],
+)
+def test_configs_of_transformers_that_are_refused(raw, message):
+    with pytest.raises(UserError, match=message):
+        read_transformers(raw, "here")
+
+
+def test_folders_that_are_refused(theirs, open_clip, sharder, tmp_path_factory):
+    empty = tmp_path_factory.mktemp("empty")
+    with pytest.raises(
+        UserError,
+        match="no config.json and no open_clip_config.json .*expected the folder of a CLIP",
+    ):
+        open_net(CLIP, str(empty), sharder)
+    shutil.copy(theirs[1] / "config.json", empty)
+    with pytest.raises(UserError, match=r"no model\*.safetensors and no pytorch_model\*.bin in"):
+        open_net(CLIP, str(empty), sharder)
+    shutil.copy(open_clip / "open_clip_model.safetensors", empty / "model.safetensors")
+    with pytest.raises(UserError, match="missing: text_model.embeddings.position_embedding.weight"):
+        open_net(CLIP, str(empty), sharder)
+    with pytest.raises(
+        UserError, match=r"picture-text similarity 'nowhere' is no folder.*laion.*3.9 GB"
+    ):
+        open_net(CLIP, "nowhere", sharder)

@@ -1,0 +1,199 @@
+"""Reading answers: tables of what counts, and time that grows with the text and no faster."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from corl_jax.rewards.parsing.answers import (
+    extract_answer,
+    is_right,
+    normalise,
+    option_of,
+    token_f1,
+    well_formed,
+)
+
+CHOICES = ("blue", "red", "a green circle")
+
+
+@pytest.mark.parametrize(
+    ("text", "good"),
+    [
+        ("<think>x</think><answer>y</answer>", True),
+        (" <think> red circle </think> \n <answer> 2 </answer>\n", True),
+        ("<think>a\nb</think><answer>c\nd</answer>", True),
+        ("<think></think><answer></answer>", True),
+        ("", False),
+        ("<answer>y</answer>", False),
+        ("<think>x</think> y", False),
+        ("<think>x</think>...<answer>y</answer>", False),
+        ("so: <think>x</think><answer>y</answer>", False),
+        ("<think>x</think><answer>y</answer> done", False),
+        ("<answer>y</answer><think>x</think>", False),
+        ("<think></think><think>x</think><answer></answer>", False),
+        ("<think>x</think><answer>y</answer><answer>y</answer>", False),
+        ("<think>x<answer>y</answer></think><answer>y</answer>", False),
+        ("<think>x</think><answer><answer>y</answer></answer>", False),
+        ("<Think>x</Think><Answer>y</Answer>", False),
+        ("<think>x</think><answer>y</answer", False),
+    ],
+)
+def test_form(text, good):
+    assert well_formed(text) is good
+
+
+def test_outer_white_space_counts_only_if_asked():
+    text = "<think>x</think> <answer>y</answer>"
+    assert well_formed(text, strict_whitespace=True)
+    assert not well_formed(" " + text, strict_whitespace=True) and not well_formed(
+        text + "\n", strict_whitespace=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<think>x</think><answer> two </answer>", "two"),
+        ("<answer>one\ntwo</answer>", "one\ntwo"),
+        ("<answer>one</answer> no, <answer>two</answer>", "two"),
+        ("<answer>one <answer>two</answer>", "two"),
+        ("<answer>one</answer> <answer>two", "one"),
+        ("<answer></answer>", ""),
+        ("  two \n", "two"),
+        ("two</answer>", "two</answer>"),
+    ],
+)
+def test_the_last_whole_answer_is_read(text, answer):
+    assert extract_answer(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("Two.", "2"),
+        ("  TWELVE red, circles! ", "12 red circles"),
+        ("the red circle", "red circle"),
+        ("A", "a"),
+        ("3.5", "3.5"),
+        ("yes ; no", "yes no"),
+        ("someone", "someone"),
+        ("?", ""),
+    ],
+)
+def test_normalise(text, plain):
+    assert normalise(text) == plain
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        ("B", "B"),
+        ("b", "B"),
+        (" (b) ", "B"),
+        ("[B]", "B"),
+        ("B.", "B"),
+        ("B) red", "B"),
+        ("B. red", "B"),
+        ("B.\nred", "B"),
+        ("(B) Red.", "B"),
+        ("red", "B"),
+        ("The red.", "B"),
+        ("a", "A"),
+        ("a green circle", "C"),
+        ("green circle", "C"),
+        ("the answer is B", "B"),
+        ("Answer: (c)", "C"),
+        ("The correct option is a.", "A"),
+        ("B. blue", None),
+        ("D", None),
+        ("the answer is D", None),
+        ("answerb", None),
+        ("a circle", None),
+        ("I see a red one", None),
+        ("A or B", None),
+        ("AB", None),
+        ("red blue", None),
+        ("?", None),
+        ("", None),
+    ],
+)
+def test_options(answer, letter):
+    assert option_of(answer, CHOICES) == letter
+
+
+def test_without_options_only_letters_are_read():
+    assert (
+        option_of("(e)", ()) == "E"
+        and option_of("E. red", ()) is None
+        and option_of("red", ()) is None
+    )
+    assert is_right("<answer>B</answer>", "B", "MC") and not is_right(
+        "<answer>red</answer>", "B", "MC"
+    )
+
+
+def test_one_text_twice_is_no_answer_but_its_letter_is():
+    assert option_of("red", ("red", "red")) is None and option_of("b) red", ("red", "red")) == "B"
+
+
+@pytest.mark.parametrize(
+    ("completion", "reference", "kind", "right"),
+    [
+        ("<think>b</think><answer>B</answer>", "B", "MC", True),
+        ("<answer>A</answer>", "B", "MC", False),
+        ("<answer>red</answer>", "(B).", "MC", True),
+        ("<answer>red</answer>", "<answer>B</answer>", "MC", True),
+        ("red", "B", "MC", True),
+        ("it is red, B", "B", "MC", False),
+        ("<answer>two</answer>", "2", "OE", True),
+        ("<answer>\n2.\n</answer>", "two", "OE", True),
+        ("2", "two", "OE", True),
+        ("<think>two</think>", "two", "OE", False),
+        ("<answer>two circles</answer>", "two", "OE", False),
+        ("<answer>A</answer>", "a", "OE", True),
+        ("", "A", "OE", False),
+        ("the", "A", "OE", False),
+        ("<answer></answer>", "yes", "OE", False),
+    ],
+)
+def test_right_or_wrong(completion, reference, kind, right):
+    assert is_right(completion, reference, kind, CHOICES if kind == "MC" else ()) is right
+
+
+def test_overlap_by_hand():
+    assert token_f1("a red circle", "the red circle") == 1
+    assert token_f1("red circle", "red square") == pytest.approx((0.5 + 0) / 2)
+    assert token_f1("red", "red") == 1 and token_f1("", "red") == 0 and token_f1("", "") == 1
+    swapped = token_f1("a red circle and a blue square", "a blue circle and a red square")
+    assert swapped == pytest.approx((1 + 1 / 4) / 2)  # of the bigrams only "circle and" is shared
+    assert token_f1("red blue", "blue red") < token_f1("red blue", "red blue")
+
+
+N = 100_000
+HARD = {
+    "letters": "x" * N,
+    "open answer": "<answer>" + "x" * N,
+    "nested answers": "<answer>" * (N // 8),
+    "nested thoughts": "<think>" * (N // 7) + "</think>" * 9,
+    "pairs of thoughts": "<think>x</think>" * (N // 16),
+    "pairs of answers": "<answer>x</answer>" * (N // 18),
+    "ends": "</answer>" * (N // 9),
+    "gap": "<think>x</think>" + " " * N + "x",
+    "space after a word": "answer" + " " * N + "xx",
+    "space after a letter": "b)" + " " * N + "xx",
+    "brackets": "b" + ")" * N + "x",
+    "articles": "a " * (N // 2) + "!",
+    "dots": "." * N,
+}
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_long_texts_take_no_longer_than_they_are(name):
+    start = time.process_time()
+    well_formed(HARD[name])
+    is_right(HARD[name], "B", "MC", CHOICES)
+    is_right(HARD[name], "B", "OE")
+    token_f1(HARD[name], "a red circle")
+    assert time.process_time() - start < 1.5
