@@ -1,6 +1,6 @@
 """Co-reinforcement learning for models that both understand and draw pictures.
 
-``Policy`` and ``PictureTokenizer`` are loaded on first use, so that importing the package stays light.
+``Policy`` and ``ImageCodec`` are loaded on first use, so that importing the package stays light.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from corl_jax.sampling.image_codec import PictureTokenizer
+    from corl_jax.sampling.image_codec import ImageCodec
     from corl_jax.sampling.policy import Policy
 
 __version__ = "0.1.0"
-__all__ = ["PictureTokenizer", "Policy", "__version__"]
-HOMES = {"Policy": "corl_jax.sampling.policy", "PictureTokenizer": "corl_jax.sampling.image_codec"}
+__all__ = ["ImageCodec", "Policy", "__version__"]
+HOMES = {"Policy": "corl_jax.sampling.policy", "ImageCodec": "corl_jax.sampling.image_codec"}
 
 
 def __getattr__(name: str) -> Any:

@@ -17,13 +17,13 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.processes import Hosts, connect
+from corl_jax.core.processes import DistributedConfig, connect_processes
 from corl_jax.core.runtime import set_up_jax
 
 EXAMPLE = "--config=configs/unified.py"
 
 
-def parse(argv: list[str]) -> tuple[dict, str, Hosts | None]:
+def parse(argv: list[str]) -> tuple[dict, str, DistributedConfig | None]:
     """The config as plain JSON values, the work directory, and where the other processes are, if there are any.
 
     Raises:
@@ -71,8 +71,8 @@ def parse(argv: list[str]) -> tuple[dict, str, Hosts | None]:
     if config is None:
         raise UserError(f"--config is missing; expected for example {EXAMPLE}")
     name = pathlib.Path(config_flags.get_config_filename(values["config"]).partition(":")[0]).stem
-    hosts = Hosts(coordinator.value, processes.value, process.value)
-    alone = hosts == Hosts() and not distributed.value
+    hosts = DistributedConfig(coordinator.value, processes.value, process.value)
+    alone = hosts == DistributedConfig() and not distributed.value
     return config, place.value or f"runs/{name}", None if alone else hosts
 
 
@@ -95,14 +95,14 @@ def main(argv: list[str] | None = None) -> int:
         flags.FLAGS.mark_as_parsed()  # Grain reads flags of its own, which keep their defaults
         set_up_jax()
         if hosts is not None:
-            connect(hosts)
+            connect_processes(hosts)
         logging.set_verbosity(logging.WARNING)
         # after the flags: an error there should not wait for the libraries
         from corl_jax.pipelines.run_pipeline import run_pipeline
-        from corl_jax.stages.preflight import alone
+        from corl_jax.stages.preflight import exclusive_workdir
         from corl_jax.stages.run import run
 
-        with alone(workdir):
+        with exclusive_workdir(workdir):
             (run_pipeline if config["stage"] == "pipeline" else run)(config, workdir)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -47,9 +47,9 @@ from corl_jax.core.rng import sample_keys, stream
 from corl_jax.core.trees import count, partition
 from corl_jax.data.shapes.examples import example
 from corl_jax.objectives import advantages, kl
-from corl_jax.objectives.policy_gradient import surrogate
+from corl_jax.objectives.policy_gradient import clipped_surrogate
 from corl_jax.objectives.token_weights import token_weights
-from corl_jax.rewards.base import RewardContext, score
+from corl_jax.rewards.base import RewardContext, compute_rewards
 from corl_jax.tasks.text_to_image import TextToImage
 from corl_jax.tasks.visual_qa import VisualQA
 
@@ -123,7 +123,7 @@ tables = {
     "text": {"accuracy": 1.0, "format": 1.0},
 }
 completions = {task: verbs[task].read_back(asked[task], rollouts[task]) for task in TASKS}
-scores = {task: score(completions[task], tables[task], RewardContext()) for task in TASKS}
+scores = {task: compute_rewards(completions[task], tables[task], RewardContext()) for task in TASKS}
 rewards = {task: scores[task].total.reshape(PROMPTS, GROUP) for task in TASKS}
 spread = {task: rewards[task].std(1) for task in TASKS}
 for task in TASKS:
@@ -191,7 +191,7 @@ for task in TASKS:
     print(
         f"{task}: rewards {np.round(rewards[task], 2)}\n  advantages {np.round(advantage[task], 2)}"
     )
-    library = advantages.scales["group"](jnp.asarray(rewards[task])[None])[0]
+    library = advantages.normalizations["group"](jnp.asarray(rewards[task])[None])[0]
     np.testing.assert_allclose(advantage[task], library, atol=1e-5)
     assert abs(advantage[task].sum()) < 1e-4
 
@@ -289,7 +289,7 @@ def loss(trainable):
 
 def library_loss_of_tokens(log_probs, task):
     each = jnp.asarray(advantage[task])[None, :, None]
-    per_token, _, _ = surrogate(
+    per_token, _, _ = clipped_surrogate(
         log_probs, None, each, clip="ppo", epsilon_low=0.2, epsilon_high=0.2
     )
     per_token += BETA * kl.k3(log_probs, reference[task])

@@ -17,10 +17,10 @@ from corl_jax.core.sharding import make_mesh
 from corl_jax.core.trees import count
 from corl_jax.pipelines.config import read_pipeline
 from corl_jax.reward_models import collection
-from corl_jax.reward_models.base import open_net
+from corl_jax.reward_models.base import load_reward_model
 from corl_jax.stages.rl.config import read_settings
 from corl_jax.stages.run import STAGES, optim_config, prepare, steps
-from corl_jax.stages.setup import assemble
+from corl_jax.stages.setup import build_setup
 
 PIPELINES = ("corl",)
 NAMES = sorted(
@@ -54,8 +54,8 @@ def test_two_steps(
     opened: list[str] = []
     monkeypatch.setattr(
         collection,
-        "open_net",
-        lambda kind, *rest: opened.append(kind.home) or open_net(kind, *rest),
+        "load_reward_model",
+        lambda kind, *rest: opened.append(kind.home) or load_reward_model(kind, *rest),
     )
     recipe = name not in ("tokenizer", "sft", "unified")
     config = small_config(name, arg, policy=dot_policy_folder if recipe else tiny_policy_folder)
@@ -84,7 +84,7 @@ def test_full_size_builds_without_weights(small_config, small_world, name):
     config = small_config(name, "janus_pro_1b", policy="")
     config["init_from"] = ""
     with small_world():
-        parts = assemble(config)
+        parts = build_setup(config)
         assert count(parts.structs) > 2.0e9 and parts.cfg.image_tokens == 576
         assert STAGES[config["stage"]](config, parts, optimizer=None).rows
 

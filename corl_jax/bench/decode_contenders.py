@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.sharding import Sharder, make_mesh, use
+from corl_jax.core.sharding import Sharder, make_mesh, sharding_context
 from corl_jax.core.trees import bind
 from corl_jax.core.types import Prompts
 from corl_jax.sampling.batching import prompt_keys
@@ -51,17 +51,17 @@ def timed(call: Callable[[], Any]) -> tuple[float, np.ndarray]:
 
 
 def ours(folder: pathlib.Path, prompts: Prompts, devices: int) -> Side:
-    """The rollout of ``Sampler.draw`` but for its pixels, which are timed alone; rows lie over ``devices``."""
+    """The rollout of ``PolicyFns.sample_images`` but for its pixels, which are timed alone; rows lie over ``devices``."""
     start = time.perf_counter()
     sharder = Sharder(make_mesh({"data": devices}, jax.devices()[:devices]))
     policy = Policy.load(folder)
-    params = jax.block_until_ready(jax.device_put(policy.params, sharder.named()))
+    params = jax.block_until_ready(jax.device_put(policy.params, sharder.named_sharding()))
     loaded = time.perf_counter()
     sampler, keys = policy.sampler, prompt_keys(0, "bench", np.arange(len(prompts.tokens)), 1)
-    guided = jax.device_put(sampler.sampling("image", guidance=GUIDANCE), sharder.named())
+    guided = jax.device_put(sampler.sampling("image", guidance=GUIDANCE), sharder.named_sharding())
     args = (params, *sharder.put_batch((prompts, keys)), guided)
-    with use(sharder):
-        draw = jax.jit(lambda *given: sampler.draw(*given).tokens[:, 0]).lower(*args).compile()
+    with sharding_context(sharder):
+        draw = jax.jit(lambda *given: sampler.sample_images(*given).tokens[:, 0]).lower(*args).compile()
     seconds = {"load": loaded - start, "compile": time.perf_counter() - loaded}
     show = jax.jit(
         lambda params, codes: bind(sampler.graphdef, params).image_tokenizer.decode(codes)

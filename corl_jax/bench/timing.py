@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import jax.numpy as jnp
 import numpy as np
 
-from corl_jax.objectives.advantages import scales
+from corl_jax.objectives.advantages import normalizations
 
 PHASES = ("rollout_image", "rollout_text", "update", "total")
 REST = 0.5
@@ -49,17 +49,17 @@ class Work:
     def advantages(self) -> np.ndarray:
         """``[B, G]`` as if of some reward: the same for both tasks and every side."""
         rewards = np.random.default_rng(0).uniform(size=(self.prompts, self.group))
-        return np.array(scales["group"](jnp.asarray(rewards)), np.float32)
+        return np.array(normalizations["group"](jnp.asarray(rewards)), np.float32)
 
 
 class Step(Protocol):
     """One side. Every method returns when its work is done; ``turn`` makes the samples differ from turn to turn."""
 
-    def draw(self, turn: int) -> Any:
+    def sample_images(self, turn: int) -> Any:
         """Rollout of pictures, pixels included."""
         ...
 
-    def write(self, turn: int) -> Any:
+    def sample_text(self, turn: int) -> Any:
         """Rollout of answers."""
         ...
 
@@ -71,9 +71,9 @@ class Step(Protocol):
 def timed_step(side: Step, turn: int) -> dict[str, float]:
     """Seconds of one step by phase."""
     start = time.perf_counter()
-    image = side.draw(turn)
+    image = side.sample_images(turn)
     drawn = time.perf_counter()
-    text = side.write(turn)
+    text = side.sample_text(turn)
     written = time.perf_counter()
     side.update(image, text)
     end = time.perf_counter()

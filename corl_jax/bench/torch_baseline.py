@@ -16,7 +16,7 @@ import numpy as np
 from corl_jax.bench.decode_contenders import torch_model
 from corl_jax.bench.timing import CLIP_NORM, GUIDANCE, LEARNING_RATE, PHASES, Work, timed_step
 from corl_jax.core.types import Prompts
-from corl_jax.sampling.prompt_layout import SpecialIds
+from corl_jax.sampling.prompt_layout import SpecialTokenIds
 
 LONG_ENOUGH = 2.0
 """Seconds of steps that choose between numbers of threads; one short step alone may be a disturbed one."""
@@ -26,7 +26,7 @@ class TorchStep:
     """See the head of this file; ``ids.banned`` holds the end token, so that no answer ends early."""
 
     def __init__(
-        self, folder: pathlib.Path, image: Prompts, text: Prompts, ids: SpecialIds, work: Work
+        self, folder: pathlib.Path, image: Prompts, text: Prompts, ids: SpecialTokenIds, work: Work
     ):
         self.torch, self.model, self.device = torch_model(folder)
         self.ids, self.work, self.threads = ids, work, dict.fromkeys(PHASES, os.cpu_count() or 1)
@@ -53,7 +53,7 @@ class TorchStep:
 
     def warm(self) -> None:
         """Runs everything, and finds the best number of threads of each phase."""
-        self.write(0)
+        self.sample_text(0)
         seconds = {}
         for threads in sorted({1, os.cpu_count() or 1}, reverse=True):
             self.threads = dict.fromkeys(PHASES, threads)
@@ -63,7 +63,7 @@ class TorchStep:
             seconds[threads] = {phase: min(turn[phase] for turn in turns) for phase in PHASES}
         self.threads = {phase: min((seconds[n][phase], n) for n in seconds)[1] for phase in PHASES}
 
-    def draw(self, turn: int) -> Any:
+    def sample_images(self, turn: int) -> Any:
         """Image tokens ``[N, S]``; their pixels are made and left."""
         self._use("rollout_image")
         self.torch.manual_seed(turn)
@@ -80,7 +80,7 @@ class TorchStep:
             self.model.decode_image_tokens(codes).float().cpu()
         return codes
 
-    def write(self, turn: int) -> Any:
+    def sample_text(self, turn: int) -> Any:
         """Answers ``[N, T]``."""
         self._use("rollout_text")
         self.torch.manual_seed(turn)

@@ -30,7 +30,7 @@ from corl_jax.bench.timing import (
 from corl_jax.bench.torch_baseline import TorchStep
 from corl_jax.bench.workloads import random_folder, sample_prompts, sample_questions
 from corl_jax.core.errors import UserError
-from corl_jax.core.sharding import Sharder, make_mesh, use
+from corl_jax.core.sharding import Sharder, make_mesh, sharding_context
 from corl_jax.core.trees import bind, partition
 from corl_jax.core.types import Params, PolicyBatch, Prompts, Rollout
 from corl_jax.engine.optim import OptimConfig, make_optimizer
@@ -39,12 +39,12 @@ from corl_jax.engine.update import make_update
 from corl_jax.models.janus.config import JanusConfig
 from corl_jax.models.janus.model import logical_axes
 from corl_jax.objectives import kl
-from corl_jax.objectives.sampling_distribution import Sampling
+from corl_jax.objectives.sampling_distribution import SamplingParams
 from corl_jax.objectives.token_weights import token_weights
 from corl_jax.rewards.config import RewardSettings
 from corl_jax.sampling.batching import prompt_keys
 from corl_jax.sampling.policy import Policy
-from corl_jax.sampling.prompt_layout import SpecialIds
+from corl_jax.sampling.prompt_layout import SpecialTokenIds
 from corl_jax.stages.rl.config import RlSettings
 from corl_jax.stages.rl.loss import policy_loss
 
@@ -73,7 +73,7 @@ class OurStep:
         policy: Policy,
         image: Prompts,
         text: Prompts,
-        ids: SpecialIds,
+        ids: SpecialTokenIds,
         work: Work,
         devices: Sequence,
     ):
@@ -85,11 +85,11 @@ class OurStep:
         model.language_model.remat, model.language_model.unroll = work.remat, work.unroll
         learner = dataclasses.replace(self.sampler, graphdef=nnx.split(model)[0])
         placed = {
-            path: jax.device_put(leaf, sharder.fitted(leaf.shape, axes[path], path))
+            path: jax.device_put(leaf, sharder.checked_sharding(leaf.shape, axes[path], path))
             for path, leaf in policy.params.items()
         }
         optim = make_optimizer(OptimConfig(LEARNING_RATE, total_steps=1, clip_norm=CLIP_NORM))
-        algo = {task: kl.initial(one, 1) for task, one in self.settings.kl.items()}
+        algo = {task: kl.initial_kl_state(one, 1) for task, one in self.settings.kl.items()}
         self.state = create_state(*partition(placed, ["language_model/*"]), optim, algo)
         loss = functools.partial(policy_loss, learner, self.settings)
         self._update = make_update(
@@ -97,17 +97,17 @@ class OurStep:
         )
         self.prompts = {"image": sharder.put_batch(image), "text": sharder.put_batch(text)}
 
-    def draw(self, turn: int) -> Rollout:
-        """``Sampler.draw``."""
+    def sample_images(self, turn: int) -> Rollout:
+        """``Sampler.sample_images``."""
         args = self._arguments("image", turn)
-        with use(self.sharder):
-            return jax.block_until_ready(self.sampler.draw(*args, self.settings.guided_sampler))
+        with sharding_context(self.sharder):
+            return jax.block_until_ready(self.sampler.sample_images(*args, self.settings.guided_sampler))
 
-    def write(self, turn: int) -> Rollout:
-        """``Sampler.write``."""
+    def sample_text(self, turn: int) -> Rollout:
+        """``Sampler.sample_text``."""
         args = self._arguments("text", turn)
-        with use(self.sharder):
-            return jax.block_until_ready(self.sampler.write(*args, self.work.answer))
+        with sharding_context(self.sharder):
+            return jax.block_until_ready(self.sampler.sample_text(*args, self.work.answer))
 
     def update(self, image: Rollout, text: Rollout) -> dict[str, float]:
         """``engine.update.Update`` with the loss of the RL stage; its metrics."""
@@ -124,11 +124,11 @@ class OurStep:
             )
             for task, rollout in (("image", image), ("text", text))
         }
-        with use(self.sharder):
+        with sharding_context(self.sharder):
             self.state, metrics = self._update(self.state, self.sharder.put_batch(batch))
         return {name: float(value.value) for name, value in jax.block_until_ready(metrics).items()}
 
-    def _arguments(self, task: str, turn: int) -> tuple[Params, Prompts, Any, Sampling]:
+    def _arguments(self, task: str, turn: int) -> tuple[Params, Prompts, Any, SamplingParams]:
         keys = prompt_keys(turn, f"bench/{task}", np.arange(self.work.prompts), self.work.group)
         return (
             self.state.params,

@@ -28,12 +28,12 @@ def run(args: argparse.Namespace) -> int:
     import jax
 
     from corl_jax.core import provenance
-    from corl_jax.evals.sampler_scorer_gap import TOLERANCE, measure
+    from corl_jax.evals.sampler_scorer_gap import TOLERANCE, measure_agreement
     from corl_jax.sampling.policy import Policy
 
     policy = Policy.load(args.policy, dtype="float32")
     held = {"weights": args.rollout_weights, "cache": args.rollout_cache}
-    found = measure(policy.sampler, policy.params, policy.tokenizer, **held)
+    found = measure_agreement(policy.sampler, policy.params, policy.tokenizer, **held)
     exact = set(held.values()) == {"same"}
     ok = found.ok if exact else found.prefix_ok
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"

@@ -41,13 +41,13 @@ def run(args: argparse.Namespace) -> int:
     check_file(args.out, "--out", args.overwrite)
 
     from corl_jax.core import provenance
-    from corl_jax.data.pipeline import fixed
+    from corl_jax.data.pipeline import held_out_records
     from corl_jax.data.shapes import builder
     from corl_jax.evals.runner import evaluate
     from corl_jax.sampling.policy import Policy
 
     policy = Policy.load(args.policy, devices=args.devices)
-    records = fixed(builder.source(split="test"), args.n, args.seed)
+    records = held_out_records(builder.source(split="test"), args.n, args.seed)
     with policy.on_devices():
         numbers = evaluate(
             policy.sampler,

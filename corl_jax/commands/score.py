@@ -55,13 +55,13 @@ def run(args: argparse.Namespace) -> int:
     from corl_jax.evals.offline_rewards import score_rows
     from corl_jax.rewards.base import rewards
     from corl_jax.rewards.config import RewardSettings
-    from corl_jax.rewards.custom import register_own
+    from corl_jax.rewards.custom import register_custom
     from corl_jax.rewards.cycle import check_names
     from corl_jax.sampling.policy import Policy
 
     names = [name for name in args.rewards.split(",") if name]
     sys.path.insert(0, "")  # your own lie where the command is called, as under python -m
-    register_own([name for name in names if ":" in name])
+    register_custom([name for name in names if ":" in name])
     names = [name.rpartition(":")[2] for name in names]
     for name in names:
         rewards[name]

@@ -34,15 +34,15 @@ def run(args: argparse.Namespace) -> int:
     from PIL import Image
 
     from corl_jax.data.images import load_image
-    from corl_jax.sampling.image_codec import PictureTokenizer
+    from corl_jax.sampling.image_codec import ImageCodec
 
     if args.image:
         picture = load_image(args.image)
-        tokenizer = PictureTokenizer.load(args.policy)
+        tokenizer = ImageCodec.load(args.policy)
         codes = tokenizer.encode([picture])
     else:
         codes = _read(args.codes)
-        tokenizer = PictureTokenizer.load(args.policy)
+        tokenizer = ImageCodec.load(args.policy)
     decoded = tokenizer.decode(codes)[0]
     args.out.mkdir(parents=True, exist_ok=True)
     Image.fromarray(decoded).save(paths[0])

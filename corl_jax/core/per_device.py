@@ -1,6 +1,6 @@
 """Work on rows that each device does by itself, where the compiler would send more between devices than that needs.
 
-In: arrays inside a program that is traced under ``core.sharding.use``. Out: the same numbers as without it.
+In: arrays inside a program that is traced under ``core.sharding.sharding_context``. Out: the same numbers as without it.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from corl_jax.core.sharding import Sharder, active, axes_of, constrain
+from corl_jax.core.sharding import Sharder, active_sharder, axes_of, constrain
 
 
-def looked_up(x: jax.Array, name: str) -> jax.Array:
+def shard_embedding_lookup(x: jax.Array, name: str) -> jax.Array:
     """Rows that a batch asked for, of a table whose columns are spread over some of the batch axes; else ``x``.
 
     Each device looks its columns up, and adds up their gradient, for the rows of all devices with which it shares the
@@ -24,7 +24,7 @@ def looked_up(x: jax.Array, name: str) -> jax.Array:
       x: batch first, columns last.
       name: logical axis of the columns.
     """
-    sharder = active()
+    sharder = active_sharder()
     if sharder is None:
         return x
     columns = axes_of(sharder.rules[name])
@@ -37,12 +37,12 @@ def looked_up(x: jax.Array, name: str) -> jax.Array:
     )
 
 
-def resting(names: Sequence[str | None]) -> PartitionSpec:
+def batch_axes_spec(names: Sequence[str | None]) -> PartitionSpec:
     """How an array with the logical ``names`` lies on the batch axes, if only some of them, for ``per_device``.
 
     Over all of them the compiler does as well by itself, and what lies on further axes too it would gather along those.
     """
-    sharder = active()
+    sharder = active_sharder()
     if sharder is None:
         return PartitionSpec()
     spec, over = sharder.spec(names), axes_of(sharder.rules["batch"])
@@ -75,9 +75,9 @@ def per_device(work: Callable[[Any, Any], Any], whole: Any, rows: Any, spread: A
       work: to a pytree of arrays with the same rows.
       whole: pytree that does not depend on the rows; over the other mesh axes it stays spread as it was.
       rows: pytree of arrays whose first axis is the batch.
-      spread: prefix of ``whole`` that says how it lies on the batch axes, see ``resting``.
+      spread: prefix of ``whole`` that says how it lies on the batch axes, see ``batch_axes_spec``.
     """
-    sharder = active()
+    sharder = active_sharder()
     shards = 1 if sharder is None else sharder.batch_shards
     if (
         sharder is None

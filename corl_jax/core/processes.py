@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
-class Hosts:
+class DistributedConfig:
     """Where the processes of a run are.
 
     Attributes:
@@ -34,7 +34,7 @@ class Hosts:
     process: int = -1
 
 
-def connect(hosts: Hosts) -> None:
+def connect_processes(hosts: DistributedConfig) -> None:
     """Joins this process to the others; call it before anything touches a device.
 
     Raises:
@@ -45,7 +45,7 @@ def connect(hosts: Hosts) -> None:
             f"--processes={hosts.processes} --process={hosts.process} is no place among processes; expected "
             "--processes=N and --process from 0 to N - 1"
         )
-    if not hosts.coordinator and hosts != Hosts():
+    if not hosts.coordinator and hosts != DistributedConfig():
         raise UserError(
             "--processes and --process lack the coordinator; expected --coordinator=HOST:PORT of process 0"
         )
@@ -62,7 +62,7 @@ def connect(hosts: Hosts) -> None:
         ) from None
 
 
-def first(action: Callable[[], T]) -> T | None:
+def on_first_process(action: Callable[[], T]) -> T | None:
     """Runs ``action`` on process 0 while the others wait, for whom it gives None.
 
     Raises:
@@ -81,7 +81,7 @@ def first(action: Callable[[], T]) -> T | None:
     return out
 
 
-def everywhere(action: Callable[[], None]) -> None:
+def on_all_processes(action: Callable[[], None]) -> None:
     """Runs ``action`` on every process; what goes wrong on one is an error on all, so that none waits for it.
 
     Raises:
@@ -103,7 +103,7 @@ def everywhere(action: Callable[[], None]) -> None:
         )
 
 
-def agree(what: str, text: str) -> None:
+def assert_same_on_all(what: str, text: str) -> None:
     """Makes sure that ``text`` is the same on every process.
 
     Raises:

@@ -75,11 +75,13 @@ class Sharder:
             spec.append(None if not axes else axes if len(axes) > 1 else axes[0])
         return PartitionSpec(*spec)
 
-    def named(self, *names: str | None) -> NamedSharding:
+    def named_sharding(self, *names: str | None) -> NamedSharding:
         """Sharding for an array whose axes carry the logical ``names``; no names means replicated."""
         return NamedSharding(self.mesh, self.spec(names))
 
-    def fitted(self, shape: Sequence[int], names: Sequence[str | None], what: str) -> NamedSharding:
+    def checked_sharding(
+        self, shape: Sequence[int], names: Sequence[str | None], what: str
+    ) -> NamedSharding:
         """Like ``named``, after checking that every sharded axis of ``shape`` divides evenly."""
         names = (None,) * (len(shape) - len(names)) + tuple(names)
         spec = self.spec(names)
@@ -96,7 +98,7 @@ class Sharder:
         """Over how many devices the batch axis is spread."""
         return math.prod(self.mesh.shape[axis] for axis in axes_of(self.rules["batch"]))
 
-    def copies(self, groups: int, samples: int, parts: int = 1) -> int:
+    def prompt_repeats(self, groups: int, samples: int, parts: int = 1) -> int:
         """How often to repeat each of ``groups`` prompts, its samples dealt out, so that rows divide over the devices.
 
         ``[B, G]`` samples are then ``[B * f, G / f]``, side by side as before, and each device reads the prompts of its
@@ -111,7 +113,7 @@ class Sharder:
                 return count
         return 1
 
-    def share(self, rows: int) -> Sequence[int]:
+    def local_row_ids(self, rows: int) -> Sequence[int]:
         """Which of ``rows`` rows of a step this process reads, scores and hands to ``put_batch``: all on one process.
 
         They rise, but need not be neighbours: the hosts of a TPU slice hold chips from several rows of the mesh.
@@ -132,7 +134,11 @@ class Sharder:
     @property
     def _shards(self) -> list[int]:
         """Numbers of this process's parts of the batch."""
-        held = self.named("batch").addressable_devices_indices_map((self.batch_shards,)).values()
+        held = (
+            self.named_sharding("batch")
+            .addressable_devices_indices_map((self.batch_shards,))
+            .values()
+        )
         return sorted(
             {index[0].indices(self.batch_shards)[0] for index in held if index is not None}
         )
@@ -150,9 +156,11 @@ class Sharder:
         if jax.process_count() == 1 or (
             isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
         ):
-            return jax.device_put(leaf, self.named("batch") if spread else self.named())
+            return jax.device_put(
+                leaf, self.named_sharding("batch") if spread else self.named_sharding()
+            )
         if not np.ndim(leaf):
-            return jax.make_array_from_process_local_data(self.named(), np.asarray(leaf))
+            return jax.make_array_from_process_local_data(self.named_sharding(), np.asarray(leaf))
         rows, shards = np.asarray(leaf), self._shards
         each = len(rows) // len(shards)
         parts = {shard * each: rows[i * each : (i + 1) * each] for i, shard in enumerate(shards)}
@@ -161,32 +169,32 @@ class Sharder:
         def part(index: Any) -> np.ndarray:
             return parts[index[0].indices(shape[0])[0]]
 
-        return jax.make_array_from_callback(shape, self.named("batch"), part)
+        return jax.make_array_from_callback(shape, self.named_sharding("batch"), part)
 
-    def own(self, tree: Any) -> Any:
+    def local_rows(self, tree: Any) -> Any:
         """This process's rows of a batch on the mesh, as NumPy arrays; the inverse of ``put_batch``."""
         return jax.tree.map(self._own, tree)
 
     def _own(self, leaf: Any) -> np.ndarray:
         if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
             return np.asarray(leaf)
-        placed = jax.device_put(leaf, self.named("batch"))
+        placed = jax.device_put(leaf, self.named_sharding("batch"))
         parts = {
             shard.index[0].indices(placed.shape[0])[0]: shard.data
             for shard in placed.addressable_shards
         }
         return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
 
-    def gather(self, tree: Any) -> Any:
+    def all_gather_rows(self, tree: Any) -> Any:
         """The rows of all processes, as NumPy arrays on each of them, from host arrays that hold its ``share``."""
         return (
-            fetch(self.put_batch(tree))
+            to_host(self.put_batch(tree))
             if jax.process_count() > 1
             else jax.tree.map(np.asarray, tree)
         )
 
 
-def fetch(tree: Any) -> Any:
+def to_host(tree: Any) -> Any:
     """Arrays on the mesh as NumPy arrays, whole on every process; all processes must call it."""
 
     def whole(leaf: Any) -> np.ndarray:
@@ -235,7 +243,7 @@ _active: list[Sharder] = []
 
 
 @contextlib.contextmanager
-def use(sharder: Sharder) -> Iterator[Sharder]:
+def sharding_context(sharder: Sharder) -> Iterator[Sharder]:
     """Makes ``constrain`` speak for ``sharder`` while programs are traced inside the block."""
     _active.append(sharder)
     try:
@@ -244,21 +252,21 @@ def use(sharder: Sharder) -> Iterator[Sharder]:
         _active.pop()
 
 
-def active() -> Sharder | None:
-    """Whom ``constrain`` speaks for now, or None outside ``use``."""
+def active_sharder() -> Sharder | None:
+    """Whom ``constrain`` speaks for now, or None outside ``sharding_context``."""
     return _active[-1] if _active else None
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
-    """Constrains an activation to the logical ``names`` of its leading axes; identity outside ``use``."""
+    """Constrains an activation to the logical ``names`` of its leading axes; identity outside ``sharding_context``."""
     if not _active:
         return x
     padded = names + (None,) * (x.ndim - len(names))
-    return jax.lax.with_sharding_constraint(x, _active[-1].named(*padded))
+    return jax.lax.with_sharding_constraint(x, _active[-1].named_sharding(*padded))
 
 
-def gathered(x: jax.Array, names: Sequence[str | None]) -> jax.Array:
-    """A parameter whole over the batch axes, as every device needs it for its own rows; identity outside ``use``.
+def all_gather_fsdp(x: jax.Array, names: Sequence[str | None]) -> jax.Array:
+    """A parameter whole over the batch axes, as every device needs it for its own rows; identity outside ``sharding_context``.
 
     Said once per layer and pass it is one gathering, however many products read it, and its gradient comes back as one
     sum that is spread again. Left to the compiler, every product gathers for itself.
@@ -276,25 +284,27 @@ def gathered(x: jax.Array, names: Sequence[str | None]) -> jax.Array:
     )
     if sharder.batch_shards == 1 or whole == spread:
         return x
-    return _moved(x, NamedSharding(sharder.mesh, whole), NamedSharding(sharder.mesh, spread))
+    return _reshard(x, NamedSharding(sharder.mesh, whole), NamedSharding(sharder.mesh, spread))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _moved(x: jax.Array, to: NamedSharding, back: NamedSharding) -> jax.Array:
+def _reshard(x: jax.Array, to: NamedSharding, back: NamedSharding) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, to)
 
 
-def _moved_forward(x: jax.Array, to: NamedSharding, back: NamedSharding) -> tuple[jax.Array, None]:
-    return _moved(x, to, back), None
+def _reshard_forward(
+    x: jax.Array, to: NamedSharding, back: NamedSharding
+) -> tuple[jax.Array, None]:
+    return _reshard(x, to, back), None
 
 
-def _moved_backward(
+def _reshard_backward(
     to: NamedSharding, back: NamedSharding, _: None, grad: jax.Array
 ) -> tuple[jax.Array]:
     return (jax.lax.with_sharding_constraint(grad, back),)
 
 
-_moved.defvjp(_moved_forward, _moved_backward)
+_reshard.defvjp(_reshard_forward, _reshard_backward)
 
 
 def axes_of(axes: Any) -> tuple[str, ...]:

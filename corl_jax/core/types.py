@@ -89,7 +89,7 @@ class Prompts:
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class PromptBatch:
     """What a task asks of a batch of records: device-ready prompts and the records they came from, row by row."""
 
     prompts: Prompts
@@ -125,7 +125,7 @@ class Completion:
 
 
 @dataclasses.dataclass(frozen=True)
-class Scores:
+class Rewards:
     """Rewards of ``N`` completions: ``matrix [N, R]``, ``names`` of the columns, ``total [N]`` the weighted sum."""
 
     names: tuple[str, ...]

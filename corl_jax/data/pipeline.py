@@ -95,7 +95,7 @@ def batches(
     return iter(rows.map_with_index(read).to_iter_dataset(reading))
 
 
-class Ahead(grain.DatasetIterator, Generic[T]):
+class PairWithNext(grain.DatasetIterator, Generic[T]):
     """Every batch together with the one after it; its position is that of the batch."""
 
     def __init__(self, inner: grain.DatasetIterator[T]):
@@ -120,7 +120,7 @@ class Ahead(grain.DatasetIterator, Generic[T]):
         self._read.clear()
 
 
-def fixed(source: RecordSource, n: int, seed: int = 0) -> tuple[Record, ...]:
+def held_out_records(source: RecordSource, n: int, seed: int = 0) -> tuple[Record, ...]:
     """The first ``n`` records of an order that depends on ``seed`` alone; for evaluation.
 
     Raises:

@@ -12,7 +12,7 @@ from corl_jax.data.records import QA_TYPES
 from corl_jax.data.sources import RecordSource
 
 
-class Described(RecordSource, Protocol):
+class DescribedSource(RecordSource, Protocol):
     """Records whose questions can be told apart without reading their pictures."""
 
     def about(self, index: int) -> tuple[str, str]:
@@ -35,7 +35,7 @@ class Selected:
 
 
 def select(
-    source: Described, questions: Sequence[str] = (), qa_type: str = "", limit: int = 0
+    source: DescribedSource, questions: Sequence[str] = (), qa_type: str = "", limit: int = 0
 ) -> RecordSource:
     """The records whose question is asked for; a function of its arguments alone, without a seed.
 

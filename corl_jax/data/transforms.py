@@ -12,7 +12,7 @@ from corl_jax.data.images import preprocess
 
 
 @dataclasses.dataclass(frozen=True)
-class Keep:
+class PassThrough:
     """Hands the records on as they are."""
 
     def __call__(self, records: Sequence[Record], step: int) -> tuple[Record, ...]:

@@ -21,10 +21,10 @@ from etils import epath
 from corl_jax.core.errors import UserError
 from corl_jax.engine.manifest import (
     FILE,
-    Identity,
+    RunIdentity,
     damage,
     describe,
-    one_line,
+    describe_error,
     params_digest,
     read_manifest,
     write_inventory,
@@ -60,7 +60,7 @@ class Checkpointer:
       keep: how many of the newest steps stay.
     """
 
-    def __init__(self, folder: Path | epath.Path, identity: Identity, keep: int = 2):
+    def __init__(self, folder: Path | epath.Path, identity: RunIdentity, keep: int = 2):
         if keep < 1:
             raise UserError(f"keep={keep} would keep no checkpoint; expected 1 or more")
         self.folder, self._identity = folder if is_address(folder) else folder.resolve(), identity
@@ -121,7 +121,7 @@ class Checkpointer:
             )
             data.set_state(restored.data)
         except Exception as error:
-            raise self._damaged(step, one_line(error)) from error
+            raise self._damaged(step, describe_error(error)) from error
         wanted = read_manifest(self.folder / str(step)).params_digest
         if wanted is not None and params_digest(restored.state) not in (wanted, None):
             raise self._damaged(step, "its parameters do not match the digest in its manifest")
@@ -139,7 +139,7 @@ class Checkpointer:
             stage = read_manifest(self.folder / str(step)).stage
             saved = ocp.tree.to_flat_dict(self._manager.item_metadata(step).state.tree, sep=" ")
         except Exception as error:
-            raise self._damaged(step, one_line(error)) from error
+            raise self._damaged(step, describe_error(error)) from error
         if stage != self._identity.stage:
             raise UserError(
                 f"{self.folder / str(step)} was written by stage {stage!r}, not {self._identity.stage!r}; "

@@ -16,7 +16,7 @@ from corl_jax.core import trees
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Params
 from corl_jax.engine.checkpoint import latest_step
-from corl_jax.engine.manifest import Manifest, damage, one_line, read_manifest
+from corl_jax.engine.manifest import Manifest, damage, describe_error, read_manifest
 from corl_jax.engine.remote_workdir import CHECKPOINTS, is_address
 
 PARTS = ("trainable", "frozen")
@@ -102,7 +102,7 @@ def load_params(path: str | Path | epath.Path, wanted: dict[str, jax.ShapeDtypeS
             restored = reader.restore(folder / "state", args=args)
     except Exception as error:
         raise UserError(
-            f"checkpoint {folder} is damaged ({one_line(error)}); choose another step"
+            f"checkpoint {folder} is damaged ({describe_error(error)}); choose another step"
         ) from error
     params = {name: restored[saved[name]][name] for name in wanted}
     digest = read_manifest(folder).params_digest
@@ -135,5 +135,5 @@ def _layout(folder: Path | epath.Path) -> dict[str, dict[str, jax.ShapeDtypeStru
         }
     except Exception as error:
         raise UserError(
-            f"checkpoint {folder} cannot be read ({one_line(error)}); choose another step"
+            f"checkpoint {folder} cannot be read ({describe_error(error)}); choose another step"
         ) from error

@@ -21,7 +21,7 @@ from corl_jax.core.trees import count
 from corl_jax.engine.alarms import AlarmConfig
 from corl_jax.engine.checkpoint import Checkpointer, saved_steps
 from corl_jax.engine.hooks import Hook, Preempted, Preemption
-from corl_jax.engine.manifest import Identity
+from corl_jax.engine.manifest import RunIdentity
 from corl_jax.engine.recorder import Recorder
 from corl_jax.engine.stage import HostMetrics, Stage
 from corl_jax.engine.state import TrainState, abstract
@@ -95,7 +95,7 @@ def train(
         return
     config = json.loads(workdir.config.read_text())
     checkpointer = Checkpointer(
-        workdir.checkpoints, Identity(stage.name, dict(model), config), cfg.keep
+        workdir.checkpoints, RunIdentity(stage.name, dict(model), config), cfg.keep
     )
     data = stage.data()
     done, state = 0, stage.init()

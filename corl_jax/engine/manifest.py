@@ -48,7 +48,7 @@ class Manifest:
 
 
 @dataclasses.dataclass(frozen=True)
-class Identity:
+class RunIdentity:
     """What a run knows of itself: ``stage`` name, ``model`` config and whole ``config``, both as JSON."""
 
     stage: str
@@ -56,7 +56,7 @@ class Identity:
     config: dict[str, Any]
 
 
-def describe(identity: Identity, step: int, state: TrainState) -> Manifest:
+def describe(identity: RunIdentity, step: int, state: TrainState) -> Manifest:
     """The manifest of ``state`` after ``step`` steps."""
     return Manifest(
         stage=identity.stage,
@@ -99,7 +99,7 @@ def read_manifest(step_folder: Path | epath.Path) -> Manifest:
         ) from None
     except (json.JSONDecodeError, TypeError, UnicodeDecodeError) as error:
         raise UserError(
-            f"{path} cannot be read as a manifest ({one_line(error)}); use another checkpoint"
+            f"{path} cannot be read as a manifest ({describe_error(error)}); use another checkpoint"
         ) from error
 
 
@@ -123,7 +123,7 @@ def damage(step_folder: Path | epath.Path) -> str | None:
     try:
         sizes = json.loads(path.read_text())
     except json.JSONDecodeError as error:
-        return f"{INVENTORY} is cut short: {one_line(error)}"
+        return f"{INVENTORY} is cut short: {describe_error(error)}"
     for name, size in sizes.items():
         file = Path(step_folder) / name
         if not file.exists():
@@ -139,7 +139,7 @@ def _files(folder: Path) -> list[Path]:
     )
 
 
-def one_line(error: BaseException, limit: int = 200) -> str:
+def describe_error(error: BaseException, limit: int = 200) -> str:
     """First words of a foreign error, fit for a message of one line."""
     words = " ".join(f"{type(error).__name__}: {error}".split())
     return words if len(words) <= limit else words[:limit] + "..."

@@ -12,7 +12,7 @@ from corl_jax.core.types import Params, pytree
 
 
 @pytree("every", "mix")
-class Reference:
+class ReferencePolicy:
     """Part of the train state, so that a resumed run has the same one bit for bit.
 
     Attributes:
@@ -25,7 +25,7 @@ class Reference:
     every: int
     mix: float
 
-    def after(self, trainable: Params, step: Any) -> Reference:
+    def after(self, trainable: Params, step: Any) -> ReferencePolicy:
         """``mix * policy + (1 - mix) * reference`` after every ``every`` updates, else the same (TR-DPO's soft update,
         Gorbatovski et al., 2024; ``sync_ref_model`` of TRL).
 
@@ -44,4 +44,4 @@ class Reference:
             step % self.every == 0, lambda new, old: jax.tree.map(one, new, old), lambda new, old: old,
             trainable, self.params,
         )  # fmt: skip
-        return Reference(moved, self.every, self.mix)
+        return ReferencePolicy(moved, self.every, self.mix)

@@ -57,7 +57,7 @@ def remote_folder(address: str) -> epath.Path:
     return epath.Path(address.rstrip("/"))
 
 
-class Mirror:
+class RemoteWorkdir:
     """A run's folder at an address, and its twin ``local``, which begins empty and goes with the process."""
 
     def __init__(self, remote: epath.Path):

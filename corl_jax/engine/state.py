@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from corl_jax.core.types import Params, pytree
 from corl_jax.engine.optim import Optimizer
-from corl_jax.engine.reference_policy import Reference
+from corl_jax.engine.reference_policy import ReferencePolicy
 
 
 @pytree()
@@ -37,7 +37,7 @@ class TrainState:
     opt_state: Any
     algo: Any
     previous: Params = dataclasses.field(default_factory=dict)
-    reference: Reference | None = None
+    reference: ReferencePolicy | None = None
 
     @property
     def params(self) -> Params:
@@ -63,7 +63,7 @@ def create_state(
     algo: Any = (),
     *,
     keep_previous: bool = False,
-    reference: Reference | None = None,
+    reference: ReferencePolicy | None = None,
 ) -> TrainState:
     """A state at step 0. Moments are placed like their parameters, everything else is replicated on the same mesh.
 

@@ -15,8 +15,8 @@ from etils import epath
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_whole
-from corl_jax.engine.manifest import one_line
-from corl_jax.engine.remote_workdir import CHECKPOINTS, Mirror, is_address, remote_folder
+from corl_jax.engine.manifest import describe_error
+from corl_jax.engine.remote_workdir import CHECKPOINTS, RemoteWorkdir, is_address, remote_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Workdir:
     """
 
     path: Path
-    mirror: Mirror | None = None
+    mirror: RemoteWorkdir | None = None
 
     def __str__(self) -> str:
         return str(self.mirror.remote if self.mirror else self.path)
@@ -45,7 +45,7 @@ class Workdir:
                 self.mirror.push()
         except Exception as error:
             raise UserError(
-                f"workdir {self} cannot be written ({one_line(error)}); see to it and start again"
+                f"workdir {self} cannot be written ({describe_error(error)}); see to it and start again"
             ) from error
 
     @property
@@ -108,7 +108,7 @@ def open_workdir(
         workdir.metrics.touch()
     except OSError as error:
         raise UserError(
-            f"workdir {workdir} cannot be written ({one_line(error)}); choose another --workdir"
+            f"workdir {workdir} cannot be written ({describe_error(error)}); choose another --workdir"
         ) from error
     return workdir
 
@@ -132,13 +132,13 @@ def _located(path: str | Path) -> Workdir:
     """Where a work directory is, with its twin filled where it is at an address and holds a run."""
     if not is_address(path):
         return Workdir(Path(path).expanduser().absolute())
-    mirror = Mirror(remote_folder(str(path)))
+    mirror = RemoteWorkdir(remote_folder(str(path)))
     try:
         if (mirror.remote / "config.json").exists():
             mirror.pull()
     except Exception as error:
         raise UserError(
-            f"workdir {path} cannot be reached ({one_line(error)}); it needs pip install 'corl_jax[gcs]', a "
+            f"workdir {path} cannot be reached ({describe_error(error)}); it needs pip install 'corl_jax[gcs]', a "
             "bucket that exists, and gcloud auth application-default login where the host has no service account"
         ) from error
     return Workdir(mirror.local, mirror)

@@ -26,8 +26,8 @@ from corl_jax.engine.image_grid import image_grid
 from corl_jax.evals.generation import STRICT, draw_all
 from corl_jax.evals.runner import ANSWER_TOKENS
 from corl_jax.evals.understanding import answer_all, verdicts
-from corl_jax.rewards.base import RewardContext, score
-from corl_jax.sampling.generate import Sampler
+from corl_jax.rewards.base import RewardContext, compute_rewards
+from corl_jax.sampling.generate import PolicyFns
 
 PROMPTS, QUESTIONS = 8, 12
 
@@ -52,7 +52,7 @@ class Gallery:
 
 
 def gallery(
-    sampler: Sampler,
+    sampler: PolicyFns,
     params: Params,
     tokenizer: TextTokenizer,
     records: Sequence[Record],
@@ -73,7 +73,7 @@ def gallery(
         answer_all(*given, asked, temperature=t, seed=seed, batch=QUESTIONS, length=answer_tokens)
         for t in (0.0, 1.0)
     )
-    shown = score(pictures, {STRICT: 1.0}, RewardContext()).total > 0.5
+    shown = compute_rewards(pictures, {STRICT: 1.0}, RewardContext()).total > 0.5
     return Gallery(guidance, samples, tuple(pictures), shown, tuple(greedy), tuple(sampled))
 
 

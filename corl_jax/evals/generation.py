@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from corl_jax.core.sharding import fetch
-from corl_jax.core.types import Asked, Completion, Params, Record
+from corl_jax.core.sharding import to_host
+from corl_jax.core.types import Completion, Params, PromptBatch, Record
 from corl_jax.data.text_tokenizer import TextTokenizer
 from corl_jax.evals.statistics import Numbers, number
-from corl_jax.rewards.base import RewardContext, score
+from corl_jax.rewards.base import RewardContext, compute_rewards
 from corl_jax.sampling.batching import batch_rows, batch_size, prompt_keys, take
-from corl_jax.sampling.generate import Sampler
+from corl_jax.sampling.generate import PolicyFns
 from corl_jax.tasks.text_to_image import TextToImage
 
 STRICT, SOFT = "shapes_strict", "shapes_soft"
@@ -23,7 +23,7 @@ STRICT, SOFT = "shapes_strict", "shapes_soft"
 
 
 def draw_all(
-    sampler: Sampler,
+    sampler: PolicyFns,
     params: Params,
     tokenizer: TextTokenizer,
     records: Sequence[Record],
@@ -48,12 +48,12 @@ def draw_all(
     out: list[Completion] = []
     for rows, real in batch_rows(len(records), batch_size(len(records), batch)):
         keys = prompt_keys(seed, "eval/draw", rows, samples)
-        rollout = sampler.draw(
+        rollout = sampler.sample_images(
             params, take(asked.prompts, rows), keys, sampling, guided=guidance != 1
         )
-        some = Asked(asked.prompts, tuple(asked.records[row] for row in rows[:real]))
+        some = PromptBatch(asked.prompts, tuple(asked.records[row] for row in rows[:real]))
         out += task.read_back(
-            some, jax.tree.map(lambda leaf, real=real: leaf[:real], fetch(rollout))
+            some, jax.tree.map(lambda leaf, real=real: leaf[:real], to_host(rollout))
         )
         advance(real)
     return out
@@ -61,7 +61,7 @@ def draw_all(
 
 def generation_numbers(pictures: Sequence[Completion], guidance: float) -> Numbers:
     """``t2i_strict@w=W`` (everything asked for and nothing else) and ``t2i_soft@w=W`` (partial credit)."""
-    scores = score(pictures, {STRICT: 1.0, SOFT: 0.0}, RewardContext())
+    scores = compute_rewards(pictures, {STRICT: 1.0, SOFT: 0.0}, RewardContext())
     columns = dict(zip(scores.names, scores.matrix.T, strict=True))
     return {
         f"t2i_strict@w={guidance:g}": number(columns[STRICT]),

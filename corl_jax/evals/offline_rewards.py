@@ -12,12 +12,12 @@ from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.core.types import Completion
 from corl_jax.data.images import resized
 from corl_jax.data.record_files import Row
-from corl_jax.reward_models.collection import Nets
-from corl_jax.rewards.base import RewardContext, score
+from corl_jax.reward_models.collection import RewardModels
+from corl_jax.rewards.base import RewardContext, compute_rewards
 from corl_jax.rewards.config import RewardSettings
 from corl_jax.rewards.requirements import needed
 from corl_jax.sampling.policy import Policy
-from corl_jax.sampling.policy_handle import PolicyStates
+from corl_jax.sampling.policy_handle import RewardPolicyHandle
 
 BATCH = 16
 
@@ -44,10 +44,12 @@ def score_rows(
       mean and standard deviation by reward, and for each row its id, completion and values.
     """
     sharder = Sharder(make_mesh({"data": -1}))
-    nets = Nets(settings.models, sharder)
+    nets = RewardModels(settings.models, sharder)
     nets.open(sorted(needed(names, settings)))
     handle = (
-        None if policy is None else PolicyStates(policy.sampler, policy.tokenizer, policy.params)
+        None
+        if policy is None
+        else RewardPolicyHandle(policy.sampler, policy.tokenizer, policy.params)
     )
     context = RewardContext(handle, nets, settings)
     texts = [row.completion for row in rows]
@@ -64,7 +66,7 @@ def score_rows(
     ]
     table = dict.fromkeys(names, 1.0)
     parts = [
-        score(completions[start : start + BATCH], table, context).matrix
+        compute_rewards(completions[start : start + BATCH], table, context).matrix
         for start in tqdm(range(0, len(rows), BATCH), desc="score", unit="batch", delay=1)
     ]
     matrix = np.concatenate(parts)

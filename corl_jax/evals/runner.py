@@ -14,14 +14,14 @@ from corl_jax.data.text_tokenizer import TextTokenizer
 from corl_jax.evals.generation import draw_all, generation_numbers
 from corl_jax.evals.statistics import Numbers
 from corl_jax.evals.understanding import answer_all, understanding_numbers
-from corl_jax.sampling.generate import Sampler
+from corl_jax.sampling.generate import PolicyFns
 
 ANSWER_TOKENS = 32
 """Longest answer, in tokens."""
 
 
 def evaluate(
-    sampler: Sampler,
+    sampler: PolicyFns,
     params: Params,
     tokenizer: TextTokenizer,
     records: Sequence[Record],

@@ -10,14 +10,14 @@ import dataclasses
 import jax
 import numpy as np
 
-from corl_jax.core.types import Asked, Params, Rollout
+from corl_jax.core.types import Params, PromptBatch, Rollout
 from corl_jax.data.shapes.examples import example
 from corl_jax.data.text_tokenizer import TextTokenizer
-from corl_jax.objectives.sampling_distribution import Sampling
+from corl_jax.objectives.sampling_distribution import SamplingParams
 from corl_jax.sampling.batching import prompt_keys
-from corl_jax.sampling.generate import Sampler
-from corl_jax.sampling.log_probs import largest_gap
-from corl_jax.sampling.quantized import lighter
+from corl_jax.sampling.generate import PolicyFns
+from corl_jax.sampling.log_probs import largest_difference
+from corl_jax.sampling.quantized import quantized_policy
 from corl_jax.tasks.text_to_image import TextToImage
 from corl_jax.tasks.visual_qa import VisualQA
 
@@ -50,8 +50,8 @@ class Agreement:
         return all(gap <= TOLERANCE for gap in self.prefix.values())
 
 
-def measure(
-    sampler: Sampler,
+def measure_agreement(
+    sampler: PolicyFns,
     params: Params,
     tokenizer: TextTokenizer,
     seed: int = 0,
@@ -68,7 +68,7 @@ def measure(
       seed: of sampling.
       weights, cache: how the sampler holds them, see ``sampling.quantized``; the scorer holds them as they are.
     """
-    drawer, lighten = lighter(sampler, params, weights=weights, cache=cache)
+    drawer, lighten = quantized_policy(sampler, params, weights=weights, cache=cache)
     light = lighten(params)
     records = [example("test", i) for i in range(PROMPTS)]
     drawing = TextToImage(tokenizer).ask(records)
@@ -81,20 +81,20 @@ def measure(
         for weight in GUIDANCES:
             name, guided = f"image@w={weight:g}", weight != 1
             sampling = sampler.sampling("image", guidance=weight)
-            rollout = drawer.draw(light, drawing.prompts, keys, sampling, guided=guided)
+            rollout = drawer.sample_images(light, drawing.prompts, keys, sampling, guided=guided)
             scorer[name], prefix[name] = _gaps(sampler, params, drawing, rollout, sampling, guided)
         sampling = sampler.sampling("text")
-        rollout = drawer.write(light, asking.prompts, keys, sampling, ANSWER_TOKENS)
+        rollout = drawer.sample_text(light, asking.prompts, keys, sampling, ANSWER_TOKENS)
         scorer["text"], prefix["text"] = _gaps(sampler, params, asking, rollout, sampling, False)
     return Agreement(scorer, prefix)
 
 
 def _gaps(
-    sampler: Sampler,
+    sampler: PolicyFns,
     params: Params,
-    asked: Asked,
+    asked: PromptBatch,
     rollout: Rollout,
-    sampling: Sampling,
+    sampling: SamplingParams,
     guided: bool,
 ) -> tuple[float, float]:
     repeated, shared = (
@@ -103,6 +103,6 @@ def _gaps(
         )
         for how in (False, True)
     )
-    first = largest_gap(rollout.log_probs, repeated, rollout.mask)
-    second = largest_gap(shared, repeated, rollout.mask)
+    first = largest_difference(rollout.log_probs, repeated, rollout.mask)
+    second = largest_difference(shared, repeated, rollout.mask)
     return float(first), float(second)

@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from corl_jax.core.sharding import fetch
-from corl_jax.core.types import Asked, Completion, Params, Record
+from corl_jax.core.sharding import to_host
+from corl_jax.core.types import Completion, Params, PromptBatch, Record
 from corl_jax.data.text_tokenizer import TextTokenizer
 from corl_jax.evals.statistics import Numbers, number
-from corl_jax.rewards.base import RewardContext, score
+from corl_jax.rewards.base import RewardContext, compute_rewards
 from corl_jax.sampling.batching import batch_rows, batch_size, prompt_keys, take
-from corl_jax.sampling.generate import Sampler
+from corl_jax.sampling.generate import PolicyFns
 from corl_jax.tasks.visual_qa import VisualQA
 
 RIGHT, FORM = "accuracy", "format"
@@ -24,7 +24,7 @@ RIGHT, FORM = "accuracy", "format"
 
 
 def answer_all(
-    sampler: Sampler,
+    sampler: PolicyFns,
     params: Params,
     tokenizer: TextTokenizer,
     records: Sequence[Record],
@@ -42,10 +42,10 @@ def answer_all(
     out: list[Completion] = []
     for rows, real in batch_rows(len(records), batch_size(len(records), batch)):
         keys = prompt_keys(seed, "eval/answer", rows, 1)
-        rollout = sampler.write(params, take(asked.prompts, rows), keys, sampling, length)
-        some = Asked(asked.prompts, tuple(asked.records[row] for row in rows[:real]))
+        rollout = sampler.sample_text(params, take(asked.prompts, rows), keys, sampling, length)
+        some = PromptBatch(asked.prompts, tuple(asked.records[row] for row in rows[:real]))
         out += task.read_back(
-            some, jax.tree.map(lambda leaf, real=real: leaf[:real], fetch(rollout))
+            some, jax.tree.map(lambda leaf, real=real: leaf[:real], to_host(rollout))
         )
         advance(real)
     return out
@@ -53,7 +53,7 @@ def answer_all(
 
 def verdicts(answers: Sequence[Completion]) -> tuple[np.ndarray, np.ndarray]:
     """Which answers are right and which are well-formed: two bool arrays ``[N]``."""
-    scores = score(answers, {RIGHT: 1.0, FORM: 0.0}, RewardContext())
+    scores = compute_rewards(answers, {RIGHT: 1.0, FORM: 0.0}, RewardContext())
     columns = dict(zip(scores.names, scores.matrix.T > 0.5, strict=True))
     return columns[RIGHT], columns[FORM]
 

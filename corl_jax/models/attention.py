@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from corl_jax.models.attention_kernels import attend, kernels
-from corl_jax.models.kv_cache import Cache
+from corl_jax.models.kv_cache import KVCache
 from corl_jax.models.layers import linear, rotate
-from corl_jax.models.shared_prefix import attend_behind, attend_causally_behind
+from corl_jax.models.shared_prefix import attend_shared_prefix, attend_shared_prefix_causally
 
 
 class SelfAttention(nnx.Module):
@@ -49,8 +49,8 @@ class SelfAttention(nnx.Module):
         )
 
     def __call__(
-        self, x_NLD, rope, mask_NLS, cache: Cache | None, layer, index
-    ) -> tuple[jax.Array, Cache | None]:
+        self, x_NLD, rope, mask_NLS, cache: KVCache | None, layer, index
+    ) -> tuple[jax.Array, KVCache | None]:
         """Mixes ``x``; with a cache, writes its keys and values at ``index`` and attends to what the mask covers of it.
 
         Args:
@@ -71,11 +71,13 @@ class SelfAttention(nnx.Module):
             k, v = cache.layer(layer, mask_NLS.shape[-1] - prefix, k.dtype)
         mix = attend if x_NLD.shape[1] == 1 else kernels[self.kernel].attend
         mixed = (
-            mix(q, k, v, mask_NLS) if before is None else attend_behind(q, before, (k, v), mask_NLS)
+            mix(q, k, v, mask_NLS)
+            if before is None
+            else attend_shared_prefix(q, before, (k, v), mask_NLS)
         )
         return self._out(mixed), cache
 
-    def behind(self, x_BLD, rope, mask_BPP, mask_NTS) -> jax.Array:
+    def shared_prefix_step(self, x_BLD, rope, mask_BPP, mask_NTS) -> jax.Array:
         """Mixes prompts, and behind each the ``N / B`` rows that follow it in ``x``.
 
         Args:
@@ -91,7 +93,7 @@ class SelfAttention(nnx.Module):
             *(leaf[:, length:].reshape(rows, own, *leaf.shape[2:]) for leaf in projected)
         )
         mixed = kernels[self.kernel].attend(q, k, v, mask_BPP)
-        mixed_own = attend_causally_behind(q_own, (k, v), (k_own, v_own), mask_NTS)
+        mixed_own = attend_shared_prefix_causally(q_own, (k, v), (k_own, v_own), mask_NTS)
         return self._out(
             jnp.concatenate([mixed, mixed_own.reshape(prompts, -1, *mixed.shape[2:])], 1)
         )

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.registry import Registry
-from corl_jax.core.sharding import active
+from corl_jax.core.sharding import active_sharder
 
 Attend = Callable[[Any, Any, Any, Any], jax.Array]
 
@@ -198,14 +198,14 @@ def _on_each_device(local: Attend, q: Any, k: Any, v: Any, mask: Any) -> jax.Arr
     Raises:
       UserError: heads that do not divide over the tensor axis.
     """
-    sharder = active()
+    sharder = active_sharder()
     if sharder is None:
         return local(q, k, v, mask)
     rows = "batch" if len(q) % sharder.batch_shards == 0 else None
     mask_rows = rows if len(mask) > 1 else None
     names = ((rows, None, "heads"), (rows, "kv_heads"), (rows, "kv_heads"), (mask_rows,))
     specs = tuple(
-        sharder.fitted(x.shape, (*axes, *[None] * (x.ndim - len(axes))), "attention").spec
+        sharder.checked_sharding(x.shape, (*axes, *[None] * (x.ndim - len(axes))), "attention").spec
         for x, axes in zip((q, k, v, mask), names, strict=True)
     )
     return jax.shard_map(

@@ -55,7 +55,7 @@ class Int8Linear(nnx.Module):
         ).astype(self.dtype)
 
 
-def in_eight_bits(model: Any, *, weights: bool, cache: bool) -> Any:
+def quantize_int8(model: Any, *, weights: bool, cache: bool) -> Any:
     """``model`` (a ``Janus``, changed in place) with a language model whose linear maps or caches are int8."""
     if weights:
         for _, module in list(nnx.iter_modules(model.language_model)):

@@ -16,7 +16,7 @@ from corl_jax.models.int8 import Int8
 
 
 @pytree()
-class Cache:
+class KVCache:
     """Keys and values, heads first, so that attention reads them as they lie; the mask hides what is not yet written.
 
     Attributes:
@@ -28,7 +28,7 @@ class Cache:
 
     k: Any
     v: Any
-    shared: Cache | None = None
+    shared: KVCache | None = None
 
     @classmethod
     def empty(
@@ -40,7 +40,7 @@ class Cache:
         head_size: int,
         dtype: Any,
         stacked: bool = True,
-    ) -> Cache:
+    ) -> KVCache:
         """A cache of zeros; with ``dtype`` int8 every position of a head has a scale of its own."""
 
         def zeros(*shape: int) -> Any:
@@ -60,38 +60,38 @@ class Cache:
         """``L``, positions it has room for."""
         return jax.tree.leaves(self.k)[0].shape[-2]
 
-    def branch(self, times: int) -> Cache:
+    def fork(self, times: int) -> KVCache:
         """``times`` rows behind every row of this one, which they share; they have no room of their own yet."""
         none = jax.tree.map(lambda leaf: jnp.repeat(leaf[..., :0, :], times, leaf.ndim - 4), self)
-        return Cache(none.k, none.v, self)
+        return KVCache(none.k, none.v, self)
 
-    def grow(self, length: int) -> Cache:
+    def grow(self, length: int) -> KVCache:
         """Room for ``length`` positions of its own, of which the new ones are zeros."""
 
         def pad(leaf: jax.Array) -> jax.Array:
             return jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 2) + [(0, length - self.length), (0, 0)])
 
         k, v = jax.tree.map(pad, (self.k, self.v))
-        return Cache(k, v, self.shared)
+        return KVCache(k, v, self.shared)
 
     def layer(self, layer: Any, reads: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
         """Keys and values ``[N, K, reads, C]`` of one layer, its first positions."""
         k, v = (_slice(x, layer, reads) for x in (self.k, self.v))
         return _as(k, dtype), _as(v, dtype)
 
-    def write(self, k_NKLC: Any, v_NKLC: Any, layer: Any, index: Any) -> Cache:
+    def write(self, k_NKLC: Any, v_NKLC: Any, layer: Any, index: Any) -> KVCache:
         """Puts keys and values of ``layer`` at its own position ``index``."""
         pairs = ((self.k, k_NKLC), (self.v, v_NKLC))
         if isinstance(self.k, tuple):
             k, v = (_put(old[layer], new, (0, 0, index, 0)) for old, new in pairs)
             after = slice(layer + 1, None)
-            return Cache(
+            return KVCache(
                 (*self.k[:layer], k, *self.k[after]),
                 (*self.v[:layer], v, *self.v[after]),
                 self.shared,
             )
         k, v = (_put(old, new[None], (layer, 0, 0, index, 0)) for old, new in pairs)
-        return Cache(k, v, self.shared)
+        return KVCache(k, v, self.shared)
 
 
 def _slice(x: Any, layer: Any, reads: int) -> Any:

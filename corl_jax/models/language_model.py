@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from corl_jax.core.sharding import constrain
 from corl_jax.models.attention import SelfAttention
-from corl_jax.models.kv_cache import Cache
+from corl_jax.models.kv_cache import KVCache
 from corl_jax.models.layers import linear, rotary, scan_layers, stack, unstack
 
 
@@ -68,16 +68,17 @@ class Block(nnx.Module):
         )
 
     def __call__(
-        self, x_NLD, rope, mask_NLS, cache: Cache | None, layer, index
-    ) -> tuple[jax.Array, Cache | None]:
+        self, x_NLD, rope, mask_NLS, cache: KVCache | None, layer, index
+    ) -> tuple[jax.Array, KVCache | None]:
         """See ``SelfAttention.__call__``."""
         mixed, cache = self.attention(self.input_norm(x_NLD), rope, mask_NLS, cache, layer, index)
         return self._feed(x_NLD, mixed), cache
 
-    def behind(self, x_BLD, rope, mask_BPP, mask_NTS) -> jax.Array:
-        """See ``SelfAttention.behind``."""
+    def shared_prefix_step(self, x_BLD, rope, mask_BPP, mask_NTS) -> jax.Array:
+        """See ``SelfAttention.shared_prefix_step``."""
         return self._feed(
-            x_BLD, self.attention.behind(self.input_norm(x_BLD), rope, mask_BPP, mask_NTS)
+            x_BLD,
+            self.attention.shared_prefix_step(self.input_norm(x_BLD), rope, mask_BPP, mask_NTS),
         )
 
     def _feed(self, x_NLD, mixed) -> jax.Array:
@@ -121,10 +122,10 @@ class LanguageModel(nnx.Module):
         x_NLD: Float[Array, "N L D"],
         positions: Int[Array, "N L"],
         mask: Bool[Array, "N L S"],
-        cache: Cache | None = None,
+        cache: KVCache | None = None,
         index: Any = 0,
         blocks: tuple[Block, ...] = (),
-    ) -> tuple[Float[Array, "N L D"], Cache | None]:
+    ) -> tuple[Float[Array, "N L D"], KVCache | None]:
         """Runs the trunk.
 
         Args:
@@ -154,7 +155,7 @@ class LanguageModel(nnx.Module):
         )
         return self.norm(x_NLD), cache
 
-    def pair(
+    def with_shared_prefix(
         self,
         prompt: tuple[Float[Array, "B P D"], Int[Array, "B P"], Bool[Array, "B P P"]],
         own: tuple[Float[Array, "N T D"], Int[Array, "N T"], Bool[Array, "N T PT"]],
@@ -180,7 +181,7 @@ class LanguageModel(nnx.Module):
         rope = self._rope(joined(positions, positions_own), mask_own)
 
         def call(block, slice_):
-            return block.behind(slice_[1], rope, mask, mask_own)
+            return block.shared_prefix_step(slice_[1], rope, mask, mask_own)
 
         inputs = (constrain(one.astype(self.dtype), "batch") for one in (x, x_own))
         carry = constrain(joined(*inputs), "batch")
@@ -203,16 +204,16 @@ class LanguageModel(nnx.Module):
         x_NLD: Float[Array, "N L D"],
         positions: Any,
         mask: Any,
-        cache: Cache,
+        cache: KVCache,
         index: Any,
         blocks: tuple[Block, ...],
-    ) -> tuple[Float[Array, "N L D"], Cache]:
+    ) -> tuple[Float[Array, "N L D"], KVCache]:
         """``__call__`` with a cache, which comes back updated."""
         states, updated = self(x_NLD, positions, mask, cache, index, blocks)
         assert updated is not None
         return states, updated
 
-    def blocks(self) -> tuple[Block, ...]:
+    def separate_layers(self) -> tuple[Block, ...]:
         """The layers one by one for a loop over tokens to call, or none where ``unroll`` leaves a scan over layers.
 
         Taken apart before the loop, their parameters lie in it as arrays of their own; a CPU would copy every slice of
@@ -220,10 +221,10 @@ class LanguageModel(nnx.Module):
         """
         return unstack(self.layers, self.cfg.depth) if self.unroll >= self.cfg.depth else ()
 
-    def empty_cache(self, rows: int, length: int) -> Cache:
+    def empty_cache(self, rows: int, length: int) -> KVCache:
         """A cache for ``rows`` sequences of up to ``length`` positions, in the form that ``blocks`` asks for."""
         c = self.cfg
         stacked = self.unroll < c.depth
-        return Cache.empty(
+        return KVCache.empty(
             c.depth, rows, length, c.kv_heads, c.head_size, self.cache_dtype, stacked
         )

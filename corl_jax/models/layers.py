@@ -15,9 +15,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.sharding import gathered
+from corl_jax.core.sharding import all_gather_fsdp
 
-NARROWED = ("kernel", "lora_a", "lora_b")
+MATMUL_PARAMS = ("kernel", "lora_a", "lora_b")
 """Last parts of the paths of matrices that are cast to the compute dtype before they are gathered."""
 
 REMAT_POLICIES: dict[str, Any] = {
@@ -44,13 +44,13 @@ def linear(
         use_bias=bias,
         dtype=dtype,
         rngs=rngs,
-        dot_general=over_rows,
+        dot_general=matmul_over_rows,
         kernel_metadata={"logical": axes},
         bias_metadata={"logical": axes[1:]},
     )
 
 
-def over_rows(x: jax.Array, kernel: jax.Array, dimensions: Any, **how: Any) -> jax.Array:
+def matmul_over_rows(x: jax.Array, kernel: jax.Array, dimensions: Any, **how: Any) -> jax.Array:
     """``x @ kernel`` with all leading axes as one; without, a CPU needs nearly twice as long for the gradient."""
     rows = x.reshape(-1, x.shape[-1])
     return jax.lax.dot_general(rows, kernel, (((1,), (0,)), ((), ())), **how).reshape(
@@ -124,13 +124,13 @@ def unstack(layers: nnx.Module, depth: int) -> tuple[Any, ...]:
     )
 
 
-def whole(parameters: Any, dtype: Any) -> Any:
+def gather_layer_params(parameters: Any, dtype: Any) -> Any:
     """One layer's parameters gathered for its use, matrices in the dtype they are multiplied in."""
 
     def one(path: Any, leaf: Any) -> Any:
-        narrow = path[-1] in NARROWED and leaf.dtype == jnp.float32
+        narrow = path[-1] in MATMUL_PARAMS and leaf.dtype == jnp.float32
         value = leaf[...].astype(dtype) if narrow else leaf[...]
-        return leaf.replace(gathered(value, leaf.get_metadata()["logical"]))
+        return leaf.replace(all_gather_fsdp(value, leaf.get_metadata()["logical"]))
 
     flat = nnx.to_flat_state(parameters)
     return nnx.from_flat_state(
@@ -169,7 +169,9 @@ def scan_layers(
 
     def body(carry, slice_):
         index, parameters = slice_
-        return call(nnx.merge(graphdef, whole(parameters, dtype)), (index, carry)), None
+        return call(
+            nnx.merge(graphdef, gather_layer_params(parameters, dtype)), (index, carry)
+        ), None
 
     if remat != "none":
         body = jax.checkpoint(body, policy=REMAT_POLICIES[remat], prevent_cse=False)

@@ -22,7 +22,7 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.rng import stream
 from corl_jax.core.trees import matches
 from corl_jax.core.types import Params
-from corl_jax.models.layers import over_rows
+from corl_jax.models.layers import matmul_over_rows
 
 ADAPTERS = ("*/lora_a", "*/lora_b")
 """Patterns of their paths."""
@@ -59,8 +59,8 @@ class LoraLinear(nnx.Module):
             one.astype(self.dtype)
             for one in (x, self.kernel[...], self.lora_a[...], self.lora_b[...])
         )
-        out = over_rows(x, kernel, None) + self.scale * over_rows(
-            over_rows(x, lora_a, None), lora_b, None
+        out = matmul_over_rows(x, kernel, None) + self.scale * matmul_over_rows(
+            matmul_over_rows(x, lora_a, None), lora_b, None
         )
         return out if self.bias is None else out + self.bias[...].astype(self.dtype)
 

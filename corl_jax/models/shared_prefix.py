@@ -11,7 +11,7 @@ BLOCK = 144
 """Queries of a sequence that attend together: a quarter of the 576 tokens of a picture."""
 
 
-def attend_behind(
+def attend_shared_prefix(
     q_NLHC: Float[Array, "N L H C"],
     before: tuple[Float[Array, "B K P C"], Float[Array, "B K P C"]],
     own: tuple[Float[Array, "N K S C"], Float[Array, "N K S C"]],
@@ -61,10 +61,10 @@ def attend_behind(
     )
 
 
-def attend_causally_behind(
+def attend_shared_prefix_causally(
     q_NLHC: Any, before: Any, own: Any, mask_NLS: Any
 ) -> Float[Array, "N L H C"]:
-    """``attend_behind`` for whole sequences whose position ``l`` sees no own position after ``l``.
+    """``attend_shared_prefix`` for whole sequences whose position ``l`` sees no own position after ``l``.
 
     Block by block, each of which looks no further than its own end: what the mask would hide is mostly not computed.
     """
@@ -73,6 +73,6 @@ def attend_causally_behind(
         rows, end = slice(start, start + BLOCK), min(start + BLOCK, q_NLHC.shape[1])
         seen = tuple(leaf[:, :, :end] for leaf in own)
         parts.append(
-            attend_behind(q_NLHC[:, rows], before, seen, mask_NLS[:, rows, : prefix + end])
+            attend_shared_prefix(q_NLHC[:, rows], before, seen, mask_NLS[:, rows, : prefix + end])
         )
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts, 1)

@@ -19,37 +19,41 @@ baselines: Registry[Callable[[Array], Array]] = Registry("baseline")
 
 
 @baselines.register("mean")
-def mean(rewards: Float[Array, "B G"]) -> Float[Array, "B G"]:
+def subtract_group_mean(rewards: Float[Array, "B G"]) -> Float[Array, "B G"]:
     """Less the mean of the group (GRPO)."""
     return rewards - jnp.mean(rewards, 1, keepdims=True)
 
 
 @baselines.register("leave_one_out")
-def leave_one_out(rewards: Float[Array, "B G"]) -> Float[Array, "B G"]:
-    """Less the mean of the others in the group (RLOO; Ahmadian et al., 2024): ``G / (G - 1)`` of ``mean``."""
+def subtract_mean_of_others(rewards: Float[Array, "B G"]) -> Float[Array, "B G"]:
+    """Less the mean of the others in the group (RLOO; Ahmadian et al., 2024): ``G / (G - 1)`` of ``subtract_group_mean``."""
     others = (jnp.sum(rewards, 1, keepdims=True) - rewards) / (rewards.shape[1] - 1)
     return rewards - others
 
 
-scales: Registry[Callable[..., Array]] = Registry("advantage scale")
+normalizations: Registry[Callable[..., Array]] = Registry("advantage scale")
 """``(rewards, baseline="mean")`` to advantages. What is divided by does not depend on the baseline."""
 
 
-@scales.register("group")
-def group(rewards: Float[Array, "B G"], baseline: str = "mean") -> Float[Array, "B G"]:
+@normalizations.register("group")
+def normalize_by_group_std(
+    rewards: Float[Array, "B G"], baseline: str = "mean"
+) -> Float[Array, "B G"]:
     """``(r - mean) / (std + 1e-4)`` within the group, std with ddof 1 (CoRL Eq. 1, as its code has it)."""
     return baselines[baseline](rewards) / (jnp.std(rewards, 1, ddof=1, keepdims=True) + EPSILON)
 
 
-@scales.register("batch")
-def batch(rewards: Float[Array, "B G"], baseline: str = "mean") -> Float[Array, "B G"]:
+@normalizations.register("batch")
+def normalize_by_batch_std(
+    rewards: Float[Array, "B G"], baseline: str = "mean"
+) -> Float[Array, "B G"]:
     """Centred within the group, divided by the std of all that is centred so in the batch (REINFORCE++ with a group
     baseline). ``scale_rewards="batch"`` of TRL takes the std of the rewards themselves, which is larger."""
-    return baselines[baseline](rewards) / (jnp.std(mean(rewards), ddof=1) + EPSILON)
+    return baselines[baseline](rewards) / (jnp.std(subtract_group_mean(rewards), ddof=1) + EPSILON)
 
 
-@scales.register("none")
-def none(rewards: Float[Array, "B G"], baseline: str = "mean") -> Float[Array, "B G"]:
+@normalizations.register("none")
+def center_only(rewards: Float[Array, "B G"], baseline: str = "mean") -> Float[Array, "B G"]:
     """Centred within the group only (Dr. GRPO)."""
     return baselines[baseline](rewards)
 
@@ -57,7 +61,7 @@ def none(rewards: Float[Array, "B G"], baseline: str = "mean") -> Float[Array, "
 PAIRINGS = ("unified", "separate", "sum_of_advantages")
 
 
-def paired(
+def paired_advantages(
     image: Float[Array, "B G"],
     text: Float[Array, "E G"],
     *,
@@ -74,14 +78,14 @@ def paired(
       pairing: ``unified``: the i-th picture and the i-th answer share the reward ``image + text_weight * text`` and its
         advantage (CoRL Eq. 5, 6); ``separate``: each task its own; ``sum_of_advantages``: both share
         ``A_image + text_weight * A_text``, not renormalised.
-      scale: a name in ``scales``.
+      scale: a name in ``normalizations``.
       text_weight: lambda, 0.8 in the paper.
       baseline: a name in ``baselines``.
 
     Raises:
       UserError: unknown name, or rows that cannot be paired.
     """
-    normalise = functools.partial(scales[scale], baseline=baseline)
+    normalise = functools.partial(normalizations[scale], baseline=baseline)
     if pairing == "separate":
         return normalise(image), normalise(text)
     if pairing not in PAIRINGS:
@@ -98,14 +102,14 @@ def paired(
     return shared, shared
 
 
-def silent(
+def zero_std_groups(
     totals: Mapping[str, Float[np.ndarray, "B G"]], *, pairing: str, text_weight: float
 ) -> dict[str, Bool[np.ndarray, "B"]]:
     """By task, the groups whose advantages are all 0, since their rewards are all equal.
 
     Args:
       totals: by task; with both, ``pairing`` says whose rewards an advantage is made of.
-      pairing, text_weight: as in ``paired``.
+      pairing, text_weight: as in ``paired_advantages``.
     """
 
     def equal(rewards: np.ndarray) -> np.ndarray:

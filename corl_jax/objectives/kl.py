@@ -45,11 +45,11 @@ class KlConfig:
 
     Attributes:
       schedule: a name in ``schedules``.
-      start, end: first and last value (``constant`` and ``adaptive`` start at ``start``; for ``grpo_d`` they are the
+      start, end: first and last value (``constant_schedule`` and ``adaptive_schedule`` start at ``start``; for ``grpo_d_schedule`` they are the
         paper's beta_min and beta_max).
-      explore: share of the steps that ``grpo_d`` spends falling, ``w / t``, 0.3 in the paper.
-      target: KL per token that ``adaptive`` steers to.
-      rate: ``adaptive`` changes the coefficient by at most this fraction per step.
+      explore: share of the steps that ``grpo_d_schedule`` spends falling, ``w / t``, 0.3 in the paper.
+      target: KL per token that ``adaptive_schedule`` steers to.
+      rate: ``adaptive_schedule`` changes the coefficient by at most this fraction per step.
       estimator: a name in ``estimators``.
     """
 
@@ -93,19 +93,19 @@ schedules: Registry[Schedule] = Registry("KL schedule")
 
 
 @schedules.register("constant")
-def constant(cfg: KlConfig, step: Any, coef: Any, kl: Any, total: int) -> Any:
+def constant_schedule(cfg: KlConfig, step: Any, coef: Any, kl: Any, total: int) -> Any:
     """``start`` throughout."""
     return jnp.asarray(cfg.start, jnp.float32)
 
 
 @schedules.register("linear")
-def linear(cfg: KlConfig, step: Any, coef: Any, kl: Any, total: int) -> Any:
+def linear_schedule(cfg: KlConfig, step: Any, coef: Any, kl: Any, total: int) -> Any:
     """Straight from ``start`` at step 0 to ``end`` at the last step."""
     return cfg.start + (cfg.end - cfg.start) * jnp.clip(step / total, 0, 1)
 
 
 @schedules.register("cosine")
-def cosine(cfg: KlConfig, step: Any, coef: Any, kl: Any, total: int) -> Any:
+def cosine_schedule(cfg: KlConfig, step: Any, coef: Any, kl: Any, total: int) -> Any:
     """Half a cosine from ``start`` to ``end``."""
     return cfg.end + (cfg.start - cfg.end) * 0.5 * (
         1 + jnp.cos(jnp.pi * jnp.clip(step / total, 0, 1))
@@ -113,7 +113,7 @@ def cosine(cfg: KlConfig, step: Any, coef: Any, kl: Any, total: int) -> Any:
 
 
 @schedules.register("grpo_d")
-def grpo_d(cfg: KlConfig, step: Any, coef: Any, kl: Any, total: int) -> Any:
+def grpo_d_schedule(cfg: KlConfig, step: Any, coef: Any, kl: Any, total: int) -> Any:
     """OThink-MR1 Eq. 3, V-shaped: from the middle down to beta_min at ``w``, then up to beta_max at ``t``."""
     low, high, w = cfg.start, cfg.end, cfg.explore * total
     middle = (low + high) / 2
@@ -123,26 +123,26 @@ def grpo_d(cfg: KlConfig, step: Any, coef: Any, kl: Any, total: int) -> Any:
 
 
 @schedules.register("grpo_d_monotone")
-def grpo_d_monotone(cfg: KlConfig, step: Any, coef: Any, kl: Any, total: int) -> Any:
+def grpo_d_monotone_schedule(cfg: KlConfig, step: Any, coef: Any, kl: Any, total: int) -> Any:
     """The prose of OThink-MR1: beta_min during exploration, then rising to beta_max."""
     w = cfg.explore * total
     return cfg.start + (cfg.end - cfg.start) * jnp.clip((step - w) / (total - w), 0, 1)
 
 
 @schedules.register("adaptive")
-def adaptive(cfg: KlConfig, step: Any, coef: Any, kl: Any, total: int) -> Any:
+def adaptive_schedule(cfg: KlConfig, step: Any, coef: Any, kl: Any, total: int) -> Any:
     """Proportional control towards ``target``: ``coef *= 1 + clip(kl / target - 1, -1, 1) * rate``."""
     return coef * (1 + cfg.rate * jnp.clip(kl / cfg.target - 1, -1, 1))
 
 
-def initial(cfg: KlConfig, total: int) -> KlState:
-    """The coefficient of the first update; ``adaptive`` begins at ``start``, as if the KL were on target."""
+def initial_kl_state(cfg: KlConfig, total: int) -> KlState:
+    """The coefficient of the first update; ``adaptive_schedule`` begins at ``start``, as if the KL were on target."""
     zero = jnp.zeros((), jnp.int32)
     start, on_target = jnp.asarray(cfg.start, jnp.float32), jnp.asarray(cfg.target, jnp.float32)
     return KlState(_float(schedules[cfg.schedule](cfg, zero, start, on_target, total)), zero)
 
 
-def advance(cfg: KlConfig, state: KlState, kl: Any, total: int) -> KlState:
+def next_kl_state(cfg: KlConfig, state: KlState, kl: Any, total: int) -> KlState:
     """The coefficient of the next update, given the mean KL per token of this one. Pure; runs under ``jit``."""
     step = state.step + 1
     return KlState(_float(schedules[cfg.schedule](cfg, step, state.coef, kl, total)), step)

@@ -12,7 +12,7 @@ from corl_jax.core.errors import UserError
 CLIPS = ("ppo", "two_sided", "none")
 
 
-def surrogate(
+def clipped_surrogate(
     log_probs: Float[Array, "..."],
     old_log_probs: Float[Array, "..."] | None,
     advantages: Float[Array, "..."],
@@ -51,7 +51,7 @@ def surrogate(
     return -kept, ratio, (kept != gain).astype(jnp.float32)
 
 
-def importance(
+def importance_weights(
     log_probs: Float[Array, "..."], sampler_log_probs: Float[Array, "..."], cap: float
 ) -> Float[Array, "..."]:
     """``min(pi / mu, cap)`` per token: how much more likely a token is under the policy than under its sampler.

@@ -15,24 +15,24 @@ FLAT = 1e-6
 
 
 @pytree()
-class Moments:
+class RunningMoments:
     """Of ``R`` rewards: how many values were seen, their means and their sums of squared deviations, ``[R]`` each."""
 
     count: Any
     mean: Any
     squares: Any
 
-    def with_values(self, values: Any) -> Moments:
+    def with_values(self, values: Any) -> RunningMoments:
         """These and ``values [N, R]`` together (Chan, Golub and LeVeque, 1983)."""
         library = np if isinstance(values, np.ndarray) else jnp
         number, mean = values.shape[0], values.mean(0)
         return self.with_sums(number, mean, library.square(values - mean).sum(0))
 
-    def with_sums(self, count: Any, mean: Any, squares: Any) -> Moments:
+    def with_sums(self, count: Any, mean: Any, squares: Any) -> RunningMoments:
         """These and ``count`` values of that mean and sum of squared deviations."""
         total, apart = self.count + count, mean - self.mean
         share = count / total
-        return Moments(
+        return RunningMoments(
             total, self.mean + apart * share, self.squares + squares + apart**2 * self.count * share
         )
 
@@ -44,6 +44,6 @@ class Moments:
         )
 
 
-def nothing_seen(rewards: int) -> Moments:
+def empty_moments(rewards: int) -> RunningMoments:
     """Of ``rewards`` rewards, before the first step."""
-    return Moments(jnp.zeros(rewards), jnp.zeros(rewards), jnp.zeros(rewards))
+    return RunningMoments(jnp.zeros(rewards), jnp.zeros(rewards), jnp.zeros(rewards))

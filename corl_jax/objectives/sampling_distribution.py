@@ -1,6 +1,6 @@
 """The one function that turns logits into the distribution that is sampled from; sampler and scorer both call it.
 
-In: conditional logits, unconditional logits where guidance is used, and a ``Sampling``. Out: log-probs ``[..., V]``.
+In: conditional logits, unconditional logits where guidance is used, and a ``SamplingParams``. Out: log-probs ``[..., V]``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BANNED = -1e30
 
 
 @pytree("top_p", "top_k")
-class Sampling:
+class SamplingParams:
     """How logits become a distribution. Guidance and temperature are traced, so changing them compiles nothing.
 
     Attributes:
@@ -37,7 +37,7 @@ class Sampling:
     banned: Any = None
 
 
-def check_sampling(*, guidance: float, temperature: float, top_p: float = 1.0) -> None:
+def check_sampling_params(*, guidance: float, temperature: float, top_p: float = 1.0) -> None:
     """Refuses settings that no sampler means.
 
     Raises:
@@ -55,7 +55,7 @@ def check_sampling(*, guidance: float, temperature: float, top_p: float = 1.0) -
 def log_distribution(
     conditional: Float[Array, "... V"],
     unconditional: Float[Array, "... V"] | None,
-    sampling: Sampling,
+    sampling: SamplingParams,
 ) -> Float[Array, "... V"]:
     """Log-probs of every id, in float32.
 
@@ -85,8 +85,8 @@ def _outside_top_p(logits: Float[Array, "... V"], top_p: float) -> Bool[Array, "
     return jax.nn.softmax(logits, -1) < smallest
 
 
-def draw(
-    keys: Any, log_probs: Float[Array, "N V"], sampling: Sampling
+def sample_tokens(
+    keys: Any, log_probs: Float[Array, "N V"], sampling: SamplingParams
 ) -> tuple[Int[Array, "N"], Float[Array, "N"]]:
     """One id per row with its log-prob; the most likely one at temperature 0.
 
@@ -95,18 +95,18 @@ def draw(
       log_probs: from ``log_distribution``.
       sampling: the same settings.
     """
-    return choose(gumbel(keys, log_probs.shape[-1]), log_probs, sampling)
+    return sample_with_noise(gumbel_noise(keys, log_probs.shape[-1]), log_probs, sampling)
 
 
-def gumbel(keys: Any, size: int) -> Float[Array, "N V"]:
+def gumbel_noise(keys: Any, size: int) -> Float[Array, "N V"]:
     """Gumbel noise that turns the most likely of ``size`` ids into a sample; one row per key, float32."""
     return jax.vmap(lambda key: jax.random.gumbel(key, (size,), jnp.float32))(keys)
 
 
-def choose(
-    noise: Float[Array, "N V"], log_probs: Float[Array, "N V"], sampling: Sampling
+def sample_with_noise(
+    noise: Float[Array, "N V"], log_probs: Float[Array, "N V"], sampling: SamplingParams
 ) -> tuple[Int[Array, "N"], Float[Array, "N"]]:
-    """``draw`` with noise that was made before; the noise is left out at temperature 0."""
+    """``sample_tokens`` with noise that was made before; the noise is left out at temperature 0."""
     tokens = jnp.argmax(log_probs + jnp.where(sampling.temperature > 0, noise, 0), -1).astype(
         jnp.int32
     )

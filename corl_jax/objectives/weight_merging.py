@@ -18,7 +18,7 @@ merges: Registry[Merge] = Registry("merge method")
 
 
 @merges.register("gaussian")
-def gaussian(
+def gaussian_merge(
     base: np.ndarray, experts: Sequence[np.ndarray], lam: float, weights: Sequence[float]
 ) -> np.ndarray:
     """What one expert alone changed a lot is kept whole, and small changes are averaged.
@@ -47,7 +47,7 @@ def gaussian(
 
 
 @merges.register("linear")
-def linear(
+def linear_merge(
     base: np.ndarray, experts: Sequence[np.ndarray], lam: float, weights: Sequence[float]
 ) -> np.ndarray:
     """``base + sum_k weight_k * (expert_k - base)``; equal weights make it the mean of the experts.

@@ -11,7 +11,7 @@ from typing import Any
 
 from corl_jax.core.files import write_json, write_whole
 from corl_jax.core.provenance import machine, versions
-from corl_jax.data.pipeline import fixed
+from corl_jax.data.pipeline import held_out_records
 from corl_jax.data.shapes import builder
 from corl_jax.evals.runner import evaluate
 from corl_jax.evals.statistics import Number, percent
@@ -60,7 +60,7 @@ def _numbers(name: str, source: str, settings: EvalSettings) -> dict[str, Number
         policy.sampler,
         policy.params,
         policy.tokenizer,
-        fixed(builder.source(None, "test"), settings.n, settings.seed),
+        held_out_records(builder.source(None, "test"), settings.n, settings.seed),
         guidances=settings.guidances,
         seed=settings.seed,
         batch=settings.batch,

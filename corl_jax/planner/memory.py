@@ -12,7 +12,7 @@ import jax
 from corl_jax.core.trees import matches
 from corl_jax.models.lora import is_adapter, kernel_of
 from corl_jax.planner.programs import Step
-from corl_jax.stages.param_placement import fits
+from corl_jax.stages.param_placement import matches_spec
 
 GIB = 2**30
 LAYERS = ("*/layers/*",)
@@ -51,7 +51,7 @@ def parts(step: Step) -> dict[str, float]:
     moved = [
         one
         for path, one in step.parts.rollout.items()
-        if path in merged or not fits(step.parts.structs[path], one)
+        if path in merged or not matches_spec(step.parts.structs[path], one)
     ]
     return {
         "parameters": on_chip((state.trainable, state.frozen)),
@@ -59,7 +59,7 @@ def parts(step: Step) -> dict[str, float]:
         "reference": on_chip(state.trainable) if settings.needs_reference and not merged else 0.0,
         "previous_parameters": on_chip(state.previous),
         "rollout_parameters": on_chip(moved),
-        "reward_models": on_chip([net.params for net in step.nets.values()]),
+        "reward_models": on_chip([net.params for net in step.reward_models.values()]),
         "caches": max(image_cache(step).total_gib, text_cache(step)),
     }
 

@@ -17,18 +17,18 @@ import jax.numpy as jnp
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.runtime import compute_dtype
-from corl_jax.core.sharding import use
+from corl_jax.core.sharding import sharding_context
 from corl_jax.core.trees import partition
-from corl_jax.core.types import Asked, Params, PolicyBatch, Prompts, Rollout
+from corl_jax.core.types import Params, PolicyBatch, PromptBatch, Prompts, Rollout
 from corl_jax.engine.optim import make_optimizer
 from corl_jax.engine.state import TrainState
 from corl_jax.engine.update import Update, make_update
 from corl_jax.planner.calls import Call
 from corl_jax.planner.reward_programs import planned_nets, reward_calls
-from corl_jax.reward_models.base import Net
+from corl_jax.reward_models.base import LoadedModel
 from corl_jax.stages.rl.stage import RlStage
 from corl_jax.stages.run import optim_config
-from corl_jax.stages.setup import DEFAULT_SIZE, Parts, assemble
+from corl_jax.stages.setup import DEFAULT_SIZE, Setup, build_setup
 
 PHASES = ("rollout_image", "rollout_text", "score", "update", "rewards")
 
@@ -48,13 +48,13 @@ class Step:
     """
 
     stage: RlStage
-    parts: Parts
+    parts: Setup
     state: TrainState
     update: Update
     microbatches: int
     compute_dtype: Any
     remat: str
-    nets: Mapping[str, Net]
+    reward_models: Mapping[str, LoadedModel]
 
     def prompts(self, task: str) -> Prompts:
         """Abstract prompts of a step."""
@@ -72,7 +72,9 @@ class Step:
         """An abstract batch, placed as ``Sharder.put_batch`` places it."""
         sharder = self.parts.sharder
         placement = (
-            sharder.named("batch") if shape[0] % sharder.batch_shards == 0 else sharder.named()
+            sharder.named_sharding("batch")
+            if shape[0] % sharder.batch_shards == 0
+            else sharder.named_sharding()
         )
         return jax.ShapeDtypeStruct(shape, dtype, sharding=placement)
 
@@ -81,7 +83,7 @@ class Step:
 
         def run(params: Any, prompts: Prompts) -> Rollout:
             return self.stage.rollouts.sample(
-                self.stage.rollouts.lighten(params), task, Asked(prompts, ()), 0
+                self.stage.rollouts.lighten(params), task, PromptBatch(prompts, ()), 0
             )
 
         return jax.jit(run).trace(self.parts.rollout, self.prompts(task))
@@ -96,7 +98,7 @@ class Step:
         """The reference's log-probs of a rollout, traced."""
 
         def run(params: Any, prompts: Prompts, rollout: Rollout) -> jax.Array:
-            return self.stage.rollouts.log_probs(params, task, Asked(prompts, ()), rollout)
+            return self.stage.rollouts.log_probs(params, task, PromptBatch(prompts, ()), rollout)
 
         return jax.jit(run).trace(self.parts.base, self.prompts(task), self.rollout(task))
 
@@ -135,12 +137,12 @@ class Step:
             "rollout_text": [Call(lambda: self.sample("text"))] if "text" in s.asked else [],
             "score": [Call(functools.partial(self.score, task)) for task in scored],
             "update": [Call(functools.partial(self.traced_update, tasks)) for tasks in turns],
-            "rewards": reward_calls(self.stage, self.rows, self.nets),
+            "rewards": reward_calls(self.stage, self.rows, self.reward_models),
         }
 
     def trace(self, call: Call) -> Any:
         """Traces with the constraints that training has."""
-        with use(self.parts.sharder):
+        with sharding_context(self.parts.sharder):
             return call.trace()
 
 
@@ -160,10 +162,10 @@ def open_step(config: Mapping[str, Any], devices: Any) -> Step:
     if devices is not None and plain["model"]["compute_dtype"] == "auto":
         plain["model"]["compute_dtype"] = "bfloat16"
     optimizer = make_optimizer(optim_config(plain))
-    parts = assemble(plain, devices)
+    parts = build_setup(plain, devices)
     stage = RlStage(plain, parts, optimizer)
     trainable, frozen = partition(parts.structs, stage.trainable)
-    whole = parts.sharder.named()
+    whole = parts.sharder.named_sharding()
 
     def place(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
         like = (

@@ -17,15 +17,15 @@ import jax.numpy as jnp
 from corl_jax.core.rng import sample_keys, stream
 from corl_jax.core.types import Prompts, Rollout
 from corl_jax.planner.calls import Call
-from corl_jax.reward_models.base import TINY, Net, plan_net
-from corl_jax.reward_models.batched import together
+from corl_jax.reward_models.base import TINY, LoadedModel, abstract_reward_model
+from corl_jax.reward_models.batched import global_rows
 from corl_jax.reward_models.bert import similarity
 from corl_jax.reward_models.blip import captioner
 from corl_jax.reward_models.clip import text_image
-from corl_jax.reward_models.collection import KINDS
+from corl_jax.reward_models.collection import SPECS
 from corl_jax.reward_models.lpips import distance
 from corl_jax.rewards.requirements import needed, uses
-from corl_jax.sampling.policy_handle import final_states
+from corl_jax.sampling.policy_handle import prompt_states
 from corl_jax.stages.rl.stage import RlStage
 
 TEXT = 64
@@ -35,18 +35,21 @@ Rows = Callable[[tuple[int, ...], Any], jax.ShapeDtypeStruct]
 """From shape and dtype to an abstract batch."""
 
 
-def planned_nets(stage: RlStage) -> dict[str, Net]:
+def planned_nets(stage: RlStage) -> dict[str, LoadedModel]:
     """The reward models of a run, by name, without weights."""
     s, sharder = stage.settings, stage.parts.sharder
     names = sorted(needed(_table(stage), s.reward))
-    return {name: plan_net(KINDS[name], s.reward.models.get(name, ""), sharder) for name in names}
+    return {
+        name: abstract_reward_model(SPECS[name], s.reward.models.get(name, ""), sharder)
+        for name in names
+    }
 
 
 def assumed(stage: RlStage) -> list[str]:
     """A sentence for each reward model whose sizes are taken for those of another, since its folder is not here."""
     s, said = stage.settings, []
     for name in sorted(needed(_table(stage), s.reward)):
-        source, home = s.reward.models.get(name, ""), KINDS[name].home
+        source, home = s.reward.models.get(name, ""), SPECS[name].home
         here = source and pathlib.Path(source).expanduser().is_dir()
         if source not in (TINY, home) and not here:
             said.append(
@@ -55,10 +58,10 @@ def assumed(stage: RlStage) -> list[str]:
     return said
 
 
-def reward_calls(stage: RlStage, rows: Rows, nets: Mapping[str, Net]) -> list[Call]:
+def reward_calls(stage: RlStage, rows: Rows, nets: Mapping[str, LoadedModel]) -> list[Call]:
     """What the rewards of a step run."""
     s = stage.settings
-    samples, size = s.pictures * s.group, together(stage.parts.sharder.batch_shards)
+    samples, size = s.pictures * s.group, global_rows(stage.parts.sharder.batch_shards)
     calls = []
     for name, times in sorted(uses(_table(stage), s.reward).items()):
         if name in POLICY:
@@ -87,7 +90,7 @@ def _readings(stage: RlStage, rows: Rows) -> Prompts:
 
 
 def _states(stage: RlStage, prompts: Prompts) -> Any:
-    return final_states.trace(stage.parts.sampler, stage.parts.rollout, prompts)
+    return prompt_states.trace(stage.parts.sampler, stage.parts.rollout, prompts)
 
 
 def _answers(stage: RlStage, prompts: Prompts) -> Any:
@@ -96,25 +99,27 @@ def _answers(stage: RlStage, prompts: Prompts) -> Any:
     def run(params: Any, prompts: Prompts) -> Rollout:
         keys = sample_keys(stream(0, "answers", 0), prompts.tokens.shape[0])[:, None]
         sampling = sampler.sampling("text", temperature=0.0)
-        return sampler.write(params, prompts, keys, sampling, stage.settings.completion_length)
+        return sampler.sample_text(
+            params, prompts, keys, sampling, stage.settings.completion_length
+        )
 
     return jax.jit(run).trace(stage.parts.rollout, prompts)
 
 
-def _captioner(net: Net, rows: Rows, count: int) -> Any:
+def _captioner(net: LoadedModel, rows: Rows, count: int) -> Any:
     side = net.cfg.vision.image_size
     return captioner.captioning(net).trace(
         net.params, rows((count, side, side, 3), jnp.uint8), captioner.LENGTH
     )
 
 
-def _texts(net: Net, rows: Rows, count: int) -> Any:
+def _texts(net: LoadedModel, rows: Rows, count: int) -> Any:
     width = min(TEXT, net.cfg.max_tokens)
     pairs, lengths = rows((count, 2, width), jnp.int32), rows((count, 2), jnp.int32)
     return similarity.comparison(net).trace(net.params, pairs, lengths)
 
 
-def _clip(net: Net, rows: Rows, count: int) -> Any:
+def _clip(net: LoadedModel, rows: Rows, count: int) -> Any:
     side = net.cfg.image_size
     pictures, ids = (
         rows((count, side, side, 3), jnp.uint8),
@@ -123,7 +128,7 @@ def _clip(net: Net, rows: Rows, count: int) -> Any:
     return text_image.fitting(net).trace(net.params, pictures, ids)
 
 
-def _lpips(net: Net, rows: Rows, count: int) -> Any:
+def _lpips(net: LoadedModel, rows: Rows, count: int) -> Any:
     side = rows((count, distance.SIDE, distance.SIDE, 3), jnp.uint8)
     return distance.difference(net).trace(net.params, side, side)
 

@@ -20,7 +20,7 @@ def is_id(name: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) is not None
 
 
-def fetch(name: str, kinds: Sequence[str] = WEIGHTS) -> pathlib.Path:
+def download(name: str, kinds: Sequence[str] = WEIGHTS) -> pathlib.Path:
     """The folder of ``name`` in the local cache; downloaded with a progress bar where it is not there yet.
 
     Args:

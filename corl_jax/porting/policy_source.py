@@ -108,7 +108,7 @@ def open_source(name: str) -> Source:
     only_folders(name)
     folder = tiny_folder() if name == TINY else pathlib.Path(name).expanduser()
     if not folder.is_dir() and hub.is_id(name):
-        folder = hub.fetch(name)
+        folder = hub.download(name)
     if not folder.is_dir():
         raise UserError(
             f"policy {name!r} is no folder; expected {TINY!r}, a Hugging Face folder or hub id, or a work directory"

@@ -1,6 +1,6 @@
 """Reward models by name: how each is read from a folder, and its random twin for tests and tiny runs.
 
-In: a kind of net and where it lies (a folder, a hub id, or ``tiny``). Out: a ``Net``: module, placed parameters, sizes.
+In: a kind of net and where it lies (a folder, a hub id, or ``tiny``). Out: a ``LoadedModel``: module, placed parameters, sizes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TINY = "tiny"
 
 
 @dataclasses.dataclass(frozen=True)
-class NetKind:
+class RewardModelSpec:
     """One kind of reward model.
 
     Attributes:
@@ -61,11 +61,11 @@ class NetKind:
     config: str | None = "config.json"
     weights: Sequence[str] = WEIGHTS
     beside: Sequence[str] = ()
-    choose: Callable[[pathlib.Path], NetKind] | None = None
+    choose: Callable[[pathlib.Path], RewardModelSpec] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class Net:
+class LoadedModel:
     """A reward model that is ready to run.
 
     Attributes:
@@ -81,7 +81,7 @@ class Net:
     folder: pathlib.Path | None
 
 
-def open_net(kind: NetKind, source: str, sharder: Sharder) -> Net:
+def load_reward_model(kind: RewardModelSpec, source: str, sharder: Sharder) -> LoadedModel:
     """Reads a reward model, placed on the mesh like everything else.
 
     Args:
@@ -103,13 +103,13 @@ def open_net(kind: NetKind, source: str, sharder: Sharder) -> Net:
         placed = {
             path: jax.device_put(made[path], struct.sharding) for path, struct in wanted.items()
         }
-        return Net(graphdef, placed, cfg, None)
+        return LoadedModel(graphdef, placed, cfg, None)
     shapes = {path: struct.shape for path, struct in wanted.items()}
     reader = Reader(folder, shapes, kind.rules, kind.unused, kind.rename, kind.weights, kind.beside)
-    return Net(graphdef, reader.params(wanted), cfg, folder)
+    return LoadedModel(graphdef, reader.params(wanted), cfg, folder)
 
 
-def plan_net(kind: NetKind, source: str, sharder: Sharder) -> Net:
+def abstract_reward_model(kind: RewardModelSpec, source: str, sharder: Sharder) -> LoadedModel:
     """The same for a plan: shapes in the place of parameters; of a hub id, or none, the sizes of ``kind.home``."""
     folder = pathlib.Path(source).expanduser()
     if source and source != TINY and folder.is_dir():
@@ -118,30 +118,30 @@ def plan_net(kind: NetKind, source: str, sharder: Sharder) -> Net:
     else:
         cfg = kind.tiny if source == TINY else kind.full
     module, wanted = _abstract(kind, cfg, sharder)
-    return Net(nnx.split(module)[0], cast(Params, wanted), cfg, None)
+    return LoadedModel(nnx.split(module)[0], cast(Params, wanted), cfg, None)
 
 
 def _abstract(
-    kind: NetKind, cfg: Any, sharder: Sharder
+    kind: RewardModelSpec, cfg: Any, sharder: Sharder
 ) -> tuple[nnx.Module, dict[str, jax.ShapeDtypeStruct]]:
     """The module under ``nnx.eval_shape``, and its parameters as they are to lie on the mesh."""
     module = nnx.eval_shape(lambda: kind.build(cfg, nnx.Rngs(0)))
     axes = logical_axes(module)
     return module, {
         path: jax.ShapeDtypeStruct(
-            leaf.shape, jnp.float32, sharding=sharder.fitted(leaf.shape, axes[path], path)
+            leaf.shape, jnp.float32, sharding=sharder.checked_sharding(leaf.shape, axes[path], path)
         )
         for path, leaf in flatten_abstract(module).items()
     }
 
 
-def _sizes(kind: NetKind, folder: pathlib.Path) -> Any:
+def _sizes(kind: RewardModelSpec, folder: pathlib.Path) -> Any:
     return kind.read_config(
         {} if kind.config is None else read_json(folder, kind.config), str(folder)
     )
 
 
-def _located(kind: NetKind, source: str) -> pathlib.Path:
+def _located(kind: RewardModelSpec, source: str) -> pathlib.Path:
     folder = pathlib.Path(source).expanduser()
     if folder.is_dir():
         return folder
@@ -151,6 +151,6 @@ def _located(kind: NetKind, source: str) -> pathlib.Path:
             f"the {kind.name} {source!r} is no folder; expected one, a hub id, or {TINY!r}; {hint}"
         )
     try:
-        return hub.fetch(source, kind.weights)
+        return hub.download(source, kind.weights)
     except UserError as error:
         raise UserError(f"the {kind.name}: {error}; {hint}") from None

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from corl_jax.core.sharding import Sharder, use
+from corl_jax.core.sharding import Sharder, sharding_context
 
 ROWS = 16
 """Rows of a call at least."""
@@ -17,17 +17,17 @@ EACH = 2
 """Rows of a call at least on each device: it gathers a net's weights and reads them once for all its rows."""
 
 
-def together(shards: int) -> int:
+def global_rows(shards: int) -> int:
     """Rows of a call whose rows lie on ``shards`` devices, over which they divide."""
     return max(-(-ROWS // shards), EACH) * shards
 
 
-def call_rows(sharder: Sharder) -> int:
+def local_rows_per_call(sharder: Sharder) -> int:
     """Rows that this process brings to a call."""
-    return len(sharder.share(together(sharder.batch_shards)))
+    return len(sharder.local_row_ids(global_rows(sharder.batch_shards)))
 
 
-def in_batches(
+def map_in_batches(
     sharder: Sharder, run: Callable[..., jax.Array], columns: Sequence[np.ndarray]
 ) -> np.ndarray:
     """``run`` over rows, always the same number at once; the last call is filled up with its own last row.
@@ -42,12 +42,12 @@ def in_batches(
       ``N`` results, in the order of the rows.
     """
     total = len(columns[0])
-    size = call_rows(sharder)
+    size = local_rows_per_call(sharder)
     results: list[Any] = []
-    with use(sharder):
+    with sharding_context(sharder):
         for start in range(0, total, size):
             rows = np.minimum(np.arange(start, start + size), total - 1)
             results.append(
-                sharder.own(run(*sharder.put_batch([column[rows] for column in columns])))
+                sharder.local_rows(run(*sharder.put_batch([column[rows] for column in columns])))
             )
     return np.concatenate(results)[:total] if results else np.zeros(0, np.float32)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.sharding import Sharder
-from corl_jax.reward_models.base import Net, NetKind, open_net
+from corl_jax.reward_models.base import LoadedModel, RewardModelSpec, load_reward_model
 from corl_jax.reward_models.bert.similarity import BertScore, SentenceSimilarity
 from corl_jax.reward_models.bert.weights import BERT, SENTENCE
 from corl_jax.reward_models.blip.captioner import Captioner
@@ -18,7 +18,7 @@ from corl_jax.reward_models.clip.weights import CLIP
 from corl_jax.reward_models.lpips.distance import Lpips
 from corl_jax.reward_models.lpips.weights import LPIPS
 
-KINDS: Mapping[str, NetKind] = {
+SPECS: Mapping[str, RewardModelSpec] = {
     "captioner": CAPTIONER,
     "bert": BERT,
     "sentence": SENTENCE,
@@ -27,7 +27,7 @@ KINDS: Mapping[str, NetKind] = {
 }
 
 
-class Nets:
+class RewardModels:
     """Reward models on the mesh of the run. A name that the config leaves empty is an error once it is asked for."""
 
     def __init__(self, models: Mapping[str, str], sharder: Sharder):
@@ -42,14 +42,14 @@ class Nets:
         for name in names:
             operator.attrgetter(name)(self)
 
-    def _net(self, name: str) -> Net:
-        source, kind = self._models.get(name, ""), KINDS[name]
+    def _net(self, name: str) -> LoadedModel:
+        source, kind = self._models.get(name, ""), SPECS[name]
         if not source:
             raise UserError(
                 f"a reward needs the model {name!r}; set config.reward.models.{name} to a folder or a hub id, for "
                 f"example {kind.home} ({kind.gigabytes} GB)"
             )
-        return open_net(kind, source, self._sharder)
+        return load_reward_model(kind, source, self._sharder)
 
     @functools.cached_property
     def captioner(self) -> Captioner:

@@ -1,4 +1,4 @@
-"""The registry of rewards and their weighted combination. In: completions; out: ``Scores``."""
+"""The registry of rewards and their weighted combination. In: completions; out: ``Rewards``."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.registry import Registry
-from corl_jax.core.types import Completion, PolicyHandle, Scores
-from corl_jax.reward_models.collection import Nets
+from corl_jax.core.types import Completion, PolicyHandle, Rewards
+from corl_jax.reward_models.collection import RewardModels
 from corl_jax.rewards.config import RewardSettings
 
 
@@ -25,7 +25,7 @@ class RewardContext:
     """
 
     policy: PolicyHandle | None = None
-    models: Nets | None = None
+    models: RewardModels | None = None
     settings: RewardSettings = RewardSettings()
 
     @property
@@ -36,7 +36,7 @@ class RewardContext:
         return self.policy
 
     @property
-    def nets(self) -> Nets:
+    def reward_models(self) -> RewardModels:
         """The reward models; an error without them."""
         if self.models is None:
             raise ValueError("this reward needs a reward model, but none was handed in")
@@ -49,9 +49,9 @@ RewardFn = Callable[[Sequence[Completion], RewardContext], np.ndarray]
 rewards: Registry[RewardFn] = Registry("reward")
 
 
-def score(
+def compute_rewards(
     completions: Sequence[Completion], table: Mapping[str, float], context: RewardContext
-) -> Scores:
+) -> Rewards:
     """Every reward of ``table`` on every completion.
 
     Args:
@@ -67,7 +67,7 @@ def score(
         raise UserError("no reward is configured; name at least one in the config's rewards block")
     columns = [_column(name, completions, context) for name in table]
     matrix = np.stack(columns, 1).astype(np.float32)
-    return Scores(tuple(table), matrix, matrix @ np.asarray(list(table.values()), np.float32))
+    return Rewards(tuple(table), matrix, matrix @ np.asarray(list(table.values()), np.float32))
 
 
 def _column(name: str, completions: Sequence[Completion], context: RewardContext) -> np.ndarray:

@@ -9,7 +9,7 @@ from corl_jax.core.errors import UserError
 from corl_jax.rewards.base import rewards
 
 
-def register_own(names: Sequence[str]) -> None:
+def register_custom(names: Sequence[str]) -> None:
     """Registers functions ``(completions, context) -> floats`` that live outside this package.
 
     Args:

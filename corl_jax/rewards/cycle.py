@@ -16,7 +16,7 @@ from corl_jax.data.shapes.parser import parse_batch
 from corl_jax.reward_models.bert.similarity import TextSimilarity
 from corl_jax.rewards.base import RewardContext, rewards
 from corl_jax.rewards.config import RewardSettings
-from corl_jax.rewards.image_distance import closeness, to_real
+from corl_jax.rewards.image_distance import image_distances, similarity_to_real
 from corl_jax.rewards.parsing.answers import token_f1
 from corl_jax.rewards.parsing.soft_jaccard import soft_jaccard
 from corl_jax.rewards.shapes import pixels_of
@@ -37,7 +37,11 @@ def check_names(settings: RewardSettings) -> None:
     Raises:
       UserError: it lists those that there are.
     """
-    captioners[settings.captioner], similarities[settings.similarity], closeness[settings.closeness]
+    (
+        captioners[settings.captioner],
+        similarities[settings.similarity],
+        image_distances[settings.closeness],
+    )
 
 
 @captioners.register("shapes_parser")
@@ -63,7 +67,9 @@ def shapes_parser(
 @captioners.register("blip")
 def blip(completions: Sequence[Completion], context: RewardContext) -> tuple[list[str], list[str]]:
     """BLIP, as in the first version of the reference."""
-    captions = context.nets.captioner.captions(np.stack([pixels_of(c) for c in completions]))
+    captions = context.reward_models.captioner.captions(
+        np.stack([pixels_of(c) for c in completions])
+    )
     return captions, [c.record.prompt for c in completions]
 
 
@@ -87,7 +93,7 @@ def by_tokens(
 @similarities.register("bertscore")
 def by_bert(captions: Sequence[str], prompts: Sequence[str], context: RewardContext) -> np.ndarray:
     """BERTScore F1 on BERT's last layer (Zhang et al., 2020), as in the first version of the reference."""
-    return np.clip(context.nets.bert.f1(captions, prompts), 0, 1)
+    return np.clip(context.reward_models.bert.f1(captions, prompts), 0, 1)
 
 
 @similarities.register("soft_jaccard_embedding")
@@ -95,7 +101,7 @@ def by_sentences(
     captions: Sequence[str], prompts: Sequence[str], context: RewardContext
 ) -> np.ndarray:
     """Mean of soft Jaccard and token F1 on a sentence encoder, as in the second version of the reference."""
-    return np.clip(soft_jaccard_embedding(context.nets.sentence, captions, prompts), 0, 1)
+    return np.clip(soft_jaccard_embedding(context.reward_models.sentence, captions, prompts), 0, 1)
 
 
 def soft_jaccard_embedding(
@@ -125,5 +131,7 @@ def cycle_both(completions: Sequence[Completion], context: RewardContext) -> np.
 
     Their mean, or their sum under ``reward.normalise=none``, as the reference code has it.
     """
-    both = cycle(completions, context) + to_real(completions, context.settings.closeness, context)
+    both = cycle(completions, context) + similarity_to_real(
+        completions, context.settings.closeness, context
+    )
     return both if context.settings.normalise == "none" else both / 2

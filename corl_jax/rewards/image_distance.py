@@ -19,7 +19,7 @@ from corl_jax.rewards.shapes import pixels_of
 Closeness = Callable[[np.ndarray, np.ndarray, RewardContext], np.ndarray]
 """``(pictures uint8 [N, H, W, 3], real ones [N, H, W, 3], context) -> [N]``."""
 
-closeness: Registry[Closeness] = Registry("picture closeness")
+image_distances: Registry[Closeness] = Registry("picture closeness")
 CLEAR_DB = 50.0
 """A peak signal-to-noise ratio from which on pictures count as the same."""
 
@@ -29,25 +29,25 @@ def _errors(pictures: np.ndarray, reals: np.ndarray) -> np.ndarray:
     return np.mean(np.square((pictures.astype(np.float64) - reals) / 255), axis=(1, 2, 3))
 
 
-@closeness.register("mse")
+@image_distances.register("mse")
 def mse(pictures: np.ndarray, reals: np.ndarray, context: RewardContext) -> np.ndarray:
     """``1 - mean squared error``."""
     return 1 - _errors(pictures, reals)
 
 
-@closeness.register("rmse")
+@image_distances.register("rmse")
 def rmse(pictures: np.ndarray, reals: np.ndarray, context: RewardContext) -> np.ndarray:
     """``1 - root mean squared error``."""
     return 1 - np.sqrt(_errors(pictures, reals))
 
 
-@closeness.register("psnr")
+@image_distances.register("psnr")
 def psnr(pictures: np.ndarray, reals: np.ndarray, context: RewardContext) -> np.ndarray:
     """Peak signal-to-noise ratio in dB, as a share of ``CLEAR_DB``."""
     return np.clip(-10 * np.log10(np.maximum(_errors(pictures, reals), 1e-12)) / CLEAR_DB, 0, 1)
 
 
-@closeness.register("ssim")
+@image_distances.register("ssim")
 def ssim(pictures: np.ndarray, reals: np.ndarray, context: RewardContext) -> np.ndarray:
     """Structural similarity (Wang et al., 2004): a Gaussian window of 11 pixels, the mean over places and channels."""
     left, right = pictures.astype(np.float64) / 255, reals.astype(np.float64) / 255
@@ -62,26 +62,28 @@ def ssim(pictures: np.ndarray, reals: np.ndarray, context: RewardContext) -> np.
     return np.clip((light * (2 * both + 0.03**2) / (var_l + var_r + 0.03**2)).mean((1, 2, 3)), 0, 1)
 
 
-@closeness.register("lpips")
+@image_distances.register("lpips")
 def lpips(pictures: np.ndarray, reals: np.ndarray, context: RewardContext) -> np.ndarray:
     """``1 - LPIPS`` on VGG16 (Zhang et al., 2018; the reference's choice); 0 where they are further apart than 1."""
-    return np.clip(1 - context.nets.lpips.distance(pictures, list(reals)), 0, 1)
+    return np.clip(1 - context.reward_models.lpips.distance(pictures, list(reals)), 0, 1)
 
 
-def to_real(completions: Sequence[Completion], name: str, context: RewardContext) -> np.ndarray:
+def similarity_to_real(
+    completions: Sequence[Completion], name: str, context: RewardContext
+) -> np.ndarray:
     """Every picture against its record's, which is brought to its size; ``[N]``."""
     pictures = np.stack([pixels_of(c) for c in completions])
     reals = [resized(c.record.image, (pictures.shape[2], pictures.shape[1])) for c in completions]
-    return closeness[name](pictures, np.stack(reals), context)
+    return image_distances[name](pictures, np.stack(reals), context)
 
 
 @rewards.register("pixel")
 def pixel(completions: Sequence[Completion], context: RewardContext) -> np.ndarray:
     """How near the picture is to the real one, measured as ``reward.closeness`` says."""
-    return to_real(completions, context.settings.closeness, context)
+    return similarity_to_real(completions, context.settings.closeness, context)
 
 
 @rewards.register("perceptual")
 def perceptual(completions: Sequence[Completion], context: RewardContext) -> np.ndarray:
     """``1 - LPIPS`` to the real picture, whatever ``reward.closeness`` says."""
-    return to_real(completions, "lpips", context)
+    return similarity_to_real(completions, "lpips", context)

@@ -43,5 +43,5 @@ def clip(completions: Sequence[Completion], context: RewardContext) -> np.ndarra
     Under ``reward.normalise=none`` twice the cosine, as the reference code has it.
     """
     pictures = np.stack([pixels_of(c) for c in completions])
-    cosines = context.nets.clip.cosine(pictures, [c.record.prompt for c in completions])
+    cosines = context.reward_models.clip.cosine(pictures, [c.record.prompt for c in completions])
     return 2 * cosines if context.settings.normalise == "none" else (cosines + 1) / 2

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from corl_jax.reward_models.collection import KINDS
+from corl_jax.reward_models.collection import SPECS
 from corl_jax.rewards.config import RewardSettings
 
 
 def needed(table: Iterable[str], settings: RewardSettings) -> set[str]:
     """Names of the models that rewards of these names use."""
-    return set(uses(table, settings)) & set(KINDS)
+    return set(uses(table, settings)) & set(SPECS)
 
 
 def uses(table: Iterable[str], settings: RewardSettings) -> Counter[str]:

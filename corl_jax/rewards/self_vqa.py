@@ -12,7 +12,7 @@ from corl_jax.rewards.base import RewardContext, rewards
 from corl_jax.rewards.shapes import pixels_of
 
 
-def answered(
+def vqa_rewards(
     completions: Sequence[Completion], context: RewardContext, question: str, answer: str
 ) -> list[Completion]:
     """The policy's answers about its pictures, as if they had been asked of it.
@@ -35,18 +35,20 @@ def answered(
 @rewards.register("self_answer")
 def self_answer(completions: Sequence[Completion], context: RewardContext) -> np.ndarray:
     """Whether the record's question is answered rightly from the picture."""
-    return rewards["accuracy"](answered(completions, context, "question", "answer"), context)
+    return rewards["accuracy"](vqa_rewards(completions, context, "question", "answer"), context)
 
 
 @rewards.register("self_classes")
 def self_classes(completions: Sequence[Completion], context: RewardContext) -> np.ndarray:
     """Whether the policy finds the classes of the record in the picture, see the reward ``classes``."""
     return rewards["classes"](
-        answered(completions, context, "class_question", "class_answer"), context
+        vqa_rewards(completions, context, "class_question", "class_answer"), context
     )
 
 
 @rewards.register("self_boxes")
 def self_boxes(completions: Sequence[Completion], context: RewardContext) -> np.ndarray:
     """Whether it finds the objects where the record has them, see the reward ``boxes``."""
-    return rewards["boxes"](answered(completions, context, "box_question", "box_answer"), context)
+    return rewards["boxes"](
+        vqa_rewards(completions, context, "box_question", "box_answer"), context
+    )

@@ -1,6 +1,6 @@
 """Prefill, then one token at a time over a cache that is carried in place.
 
-In: a bound model, prompts, one key per sample, a ``Sampling``. Out: tokens and their log-probs ``[N, T]``.
+In: a bound model, prompts, one key per sample, a ``SamplingParams``. Out: tokens and their log-probs ``[N, T]``.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from jaxtyping import Array, Bool, Float, Int
 
 from corl_jax.core.types import Prompts
 from corl_jax.models.janus.model import Janus
-from corl_jax.models.kv_cache import Cache
+from corl_jax.models.kv_cache import KVCache
 from corl_jax.objectives.sampling_distribution import (
-    Sampling,
-    choose,
-    draw,
-    gumbel,
+    SamplingParams,
+    gumbel_noise,
     log_distribution,
+    sample_tokens,
+    sample_with_noise,
 )
 from corl_jax.sampling.prompt_layout import (
-    SpecialIds,
-    apart,
+    SpecialTokenIds,
     prompt_mask,
     prompt_positions,
-    twice,
-    two_streams,
+    repeat_for_cfg,
+    split_cfg,
+    with_unconditional_prompts,
 )
 
 SEGMENT = 144
@@ -40,11 +40,11 @@ NOISE = 2**26
 
 def prefill(
     model: Janus, blocks: Any, prompts: Prompts, samples: int, image_id: int
-) -> tuple[Float[Array, "N D"], Cache, Bool[Array, "N P"], Int[Array, "N"]]:
+) -> tuple[Float[Array, "N D"], KVCache, Bool[Array, "N P"], Int[Array, "N"]]:
     """Reads every prompt once for all of its samples.
 
     Args:
-      blocks: from ``LanguageModel.blocks``.
+      blocks: from ``LanguageModel.separate_layers``.
       prompts: ``B`` of them.
       samples: ``G``; rows of one prompt lie side by side.
 
@@ -58,17 +58,24 @@ def prefill(
     last, seen, real = (
         jnp.repeat(a, samples, 0) for a in (states[:, -1], prompts.mask, jnp.sum(prompts.mask, 1))
     )
-    return last, cache.branch(samples) if samples > 1 else cache, seen, real
+    return last, cache.fork(samples) if samples > 1 else cache, seen, real
 
 
-def room(cache: Cache, prompt: int, length: int) -> Cache:
+def reserve(cache: KVCache, prompt: int, length: int) -> KVCache:
     """The cache with room for ``length`` positions behind the prompt."""
     return cache.grow(length if cache.shared is not None else prompt + length)
 
 
-def advance(
-    model: Janus, blocks: Any, x_ND: Any, cache: Cache, seen: Any, real: Any, step: Any, reads: int
-) -> tuple[Any, Cache]:
+def decode_step(
+    model: Janus,
+    blocks: Any,
+    x_ND: Any,
+    cache: KVCache,
+    seen: Any,
+    real: Any,
+    step: Any,
+    reads: int,
+) -> tuple[Any, KVCache]:
     """Feeds the input of completion position ``step`` to every row; returns the state that predicts the next token.
 
     Args:
@@ -87,8 +94,8 @@ def decode_image(
     model: Janus,
     prompts: Prompts,
     keys: Any,
-    sampling: Sampling,
-    ids: SpecialIds,
+    sampling: SamplingParams,
+    ids: SpecialTokenIds,
     guided: bool,
     length: int | None = None,
 ) -> tuple[Int[Array, "N S"], Float[Array, "N S"]]:
@@ -103,33 +110,33 @@ def decode_image(
     keys, rows, codes = keys.reshape(-1), groups * samples, model.cfg.image_tokenizer.codebook_size
     total = model.cfg.image_tokens if length is None else length
     if guided:
-        prompts = two_streams(prompts, ids.pad)
-    blocks = model.language_model.blocks()
+        prompts = with_unconditional_prompts(prompts, ids.pad)
+    blocks = model.language_model.separate_layers()
     state, cache, seen, real = prefill(model, blocks, prompts, samples, ids.image)
     prompt = seen.shape[1]
     if not blocks:  # a stack is made once and read in part; layers of their own grow, since a CPU would copy the part
-        cache = room(cache, prompt, total - 1)
+        cache = reserve(cache, prompt, total - 1)
 
     def noise_at(step):
-        return gumbel(step_keys(keys, step), codes)
+        return gumbel_noise(step_keys(keys, step), codes)
 
     def pick(state_ND, noise_NI):
         logits = model.image_logits(state_ND)
-        heard, silent = apart(logits, groups) if guided else (logits, None)
-        return choose(noise_NI, log_distribution(heard, silent, sampling), sampling)
+        heard, silent = split_cfg(logits, groups) if guided else (logits, None)
+        return sample_with_noise(noise_NI, log_distribution(heard, silent, sampling), sampling)
 
     def body(carry, at, reads):
         (state_ND, cache), (step, noise_NI) = carry, at
         written, log_probs = pick(state_ND, noise_at(step) if noise_NI is None else noise_NI)
-        x = model.embed_codes(twice(written, groups) if guided else written)
-        return advance(model, blocks, x, cache, seen, real, step, reads), (written, log_probs)
+        x = model.embed_image_tokens(repeat_for_cfg(written, groups) if guided else written)
+        return decode_step(model, blocks, x, cache, seen, real, step, reads), (written, log_probs)
 
     out = []
     for start in range(0, total - 1, SEGMENT):
         steps = jnp.arange(start, min(start + SEGMENT, total - 1))
         noise = jax.vmap(noise_at)(steps) if len(steps) * rows * codes * 4 <= NOISE else None
         reads = start + len(steps)
-        carry = (state, room(cache, prompt, reads) if blocks else cache)
+        carry = (state, reserve(cache, prompt, reads) if blocks else cache)
         (state, cache), written = jax.lax.scan(
             functools.partial(body, reads=reads), carry, (steps, noise)
         )
@@ -145,7 +152,12 @@ def step_keys(keys: Any, step: Any) -> Any:
 
 
 def decode_text(
-    model: Janus, prompts: Prompts, keys: Any, sampling: Sampling, ids: SpecialIds, length: int
+    model: Janus,
+    prompts: Prompts,
+    keys: Any,
+    sampling: SamplingParams,
+    ids: SpecialTokenIds,
+    length: int,
 ) -> tuple[Int[Array, "N T"], Bool[Array, "N T"], Float[Array, "N T"]]:
     """Text: a while loop that stops when every row has ended or ``length`` tokens are written.
 
@@ -153,9 +165,9 @@ def decode_text(
       tokens (padding after the end), mask up to and including the end token, log-probs.
     """
     groups, samples = keys.shape
-    keys, rows, blocks = keys.reshape(-1), groups * samples, model.language_model.blocks()
+    keys, rows, blocks = keys.reshape(-1), groups * samples, model.language_model.separate_layers()
     state, cache, seen, real = prefill(model, blocks, prompts, samples, ids.image)
-    cache = room(cache, seen.shape[1], length)
+    cache = reserve(cache, seen.shape[1], length)
 
     def running(carry):
         step, _, _, done, *_ = carry
@@ -164,11 +176,11 @@ def decode_text(
     def body(carry):
         step, state_ND, cache, done, tokens, log_probs = carry
         distribution = log_distribution(model.text_logits(state_ND), None, sampling)
-        chosen, chosen_log_probs = draw(step_keys(keys, step), distribution, sampling)
+        chosen, chosen_log_probs = sample_tokens(step_keys(keys, step), distribution, sampling)
         chosen = jnp.where(done, ids.pad, chosen)
         tokens = tokens.at[:, step].set(chosen)
         log_probs = log_probs.at[:, step].set(jnp.where(done, 0.0, chosen_log_probs))
-        state_ND, cache = advance(
+        state_ND, cache = decode_step(
             model, blocks, model.embed_text(chosen), cache, seen, real, step, length
         )
         return step + 1, state_ND, cache, done | (chosen == ids.eos), tokens, log_probs

@@ -29,7 +29,7 @@ PART = "image_tokenizer/"
 
 
 @dataclasses.dataclass(frozen=True)
-class PictureTokenizer:
+class ImageCodec:
     """An image tokenizer on one device, in float32.
 
     Attributes:
@@ -43,7 +43,7 @@ class PictureTokenizer:
     rows: int = 8
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> PictureTokenizer:
+    def load(cls, path: str | os.PathLike[str]) -> ImageCodec:
         """Opens the image tokenizer of what ``Policy.load`` opens, and of a work directory that trained it alone.
 
         Raises:
@@ -127,4 +127,4 @@ def _encode(cfg: JanusConfig, params: Params, pictures: Any) -> Any:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _decode(cfg: JanusConfig, params: Params, codes: Any) -> Any:
-    return bind(nnx.split(_abstract(cfg))[0], params).draw(codes)
+    return bind(nnx.split(_abstract(cfg))[0], params).sample_images(codes)

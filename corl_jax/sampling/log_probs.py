@@ -16,30 +16,30 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from corl_jax.core.per_device import per_device, resting
+from corl_jax.core.per_device import batch_axes_spec, per_device
 from corl_jax.core.types import Modality, Prompts
 from corl_jax.models.janus.model import Janus
 from corl_jax.objectives.sampling_distribution import (
-    Sampling,
+    SamplingParams,
     entropy,
     log_distribution,
     token_log_probs,
 )
 from corl_jax.sampling.prompt_layout import (
-    SpecialIds,
-    apart,
+    SpecialTokenIds,
     prompt_mask,
     prompt_positions,
-    two_streams,
+    split_cfg,
+    with_unconditional_prompts,
 )
 
 
-def score(
+def log_probs_and_entropy(
     model: Janus,
     prompts: Prompts,
     tokens: Int[Array, "B G T"],
-    sampling: Sampling,
-    ids: SpecialIds,
+    sampling: SamplingParams,
+    ids: SpecialTokenIds,
     *,
     modality: Modality,
     guided: bool = False,
@@ -56,8 +56,8 @@ def score(
       guided: score pictures under the guided distribution; runs the unconditional prompt as well.
       shared_prefix: read each prompt once, all its completions behind it; otherwise once per sample. The same numbers
         up to rounding.
-      chunk: at most so many tokens of every completion have logits at a time, see ``in_chunks``; 0 takes all at once.
-      aligned: whether a token is scored by the state that predicts it; see ``hidden_states``.
+      chunk: at most so many tokens of every completion have logits at a time, see ``map_in_chunks``; 0 takes all at once.
+      aligned: whether a token is scored by the state that predicts it; see ``completion_states``.
 
     Returns:
       log-prob of every token and entropy of the distribution it was drawn from.
@@ -65,10 +65,10 @@ def score(
 
     asked, written = prompts, tokens
     if guided:  # both streams in one pass
-        asked, written = two_streams(prompts, ids.pad), jnp.repeat(tokens, 2, 0)
+        asked, written = with_unconditional_prompts(prompts, ids.pad), jnp.repeat(tokens, 2, 0)
     how: dict[str, Any] = {"modality": modality, "shared_prefix": shared_prefix, "aligned": aligned}
-    states = hidden_states(model, asked, written, ids, **how)
-    heard, silent = apart(states, len(tokens)) if guided else (states, None)
+    states = completion_states(model, asked, written, ids, **how)
+    heard, silent = split_cfg(states, len(tokens)) if guided else (states, None)
     graphdef, head = nnx.split(
         model.gen_head if modality == "image" else model.language_model.lm_head
     )
@@ -82,14 +82,16 @@ def score(
         return token_log_probs(log_probs, chosen), entropy(log_probs)
 
     held = jax.tree.map(_resting, head, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
-    return in_chunks(read, (head, sampling), (heard, silent, tokens), chunk, (held, resting(())))
+    return map_in_chunks(
+        read, (head, sampling), (heard, silent, tokens), chunk, (held, batch_axes_spec(()))
+    )
 
 
 def _resting(parameter: nnx.Variable) -> PartitionSpec:
-    return resting(parameter.get_metadata()["logical"])
+    return batch_axes_spec(parameter.get_metadata()["logical"])
 
 
-def in_chunks(
+def map_in_chunks(
     read: Callable[[Any, Any], Any], whole: Any, rows: Any, chunk: int, spread: Any
 ) -> Any:
     """``read(whole, rows)`` over at most ``chunk`` positions at a time: what it makes of them never exists for all.
@@ -125,11 +127,11 @@ def in_chunks(
     return jax.tree.map(lambda leaf: leaf.reshape(batch, group, count * size)[..., :length], out)
 
 
-def hidden_states(
+def completion_states(
     model: Janus,
     prompts: Prompts,
     tokens: Int[Array, "B G T"],
-    ids: SpecialIds,
+    ids: SpecialTokenIds,
     *,
     modality: Modality,
     shared_prefix: bool,
@@ -143,7 +145,7 @@ def hidden_states(
     groups, samples, length = tokens.shape
     x = model.embed_prompt(prompts.tokens, prompts.images, ids.image)
     inputs = (tokens[..., :-1] if aligned else tokens).reshape(groups * samples, -1)
-    written = model.embed_codes(inputs) if modality == "image" else model.embed_text(inputs)
+    written = model.embed_image_tokens(inputs) if modality == "image" else model.embed_text(inputs)
     prompt = x.shape[1]
     seen = jnp.repeat(prompts.mask, samples, 0)
     whole = jnp.concatenate([seen, jnp.ones_like(inputs, bool)], 1)
@@ -151,7 +153,7 @@ def hidden_states(
     if shared_prefix:
         asked = (x, prompt_positions(prompts.mask), prompt_mask(prompts.mask))
         own = (written, positions[:, prompt:], visible[:, prompt:])
-        states, after = model.language_model.pair(asked, own)
+        states, after = model.language_model.with_shared_prefix(asked, own)
         states = (
             jnp.concatenate([jnp.repeat(states[:, -1:], samples, 0), after], 1)
             if aligned
@@ -165,6 +167,6 @@ def hidden_states(
     return states.reshape(groups, samples, length, -1)
 
 
-def largest_gap(sampler: jax.Array, scorer: jax.Array, mask: jax.Array) -> jax.Array:
+def largest_difference(sampler: jax.Array, scorer: jax.Array, mask: jax.Array) -> jax.Array:
     """Largest absolute difference of two sets of log-probs where ``mask`` is true."""
     return jnp.max(jnp.where(mask, jnp.abs(sampler - scorer), 0))

@@ -16,18 +16,18 @@ from PIL import Image
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.runtime import compute_dtype, set_up_jax
-from corl_jax.core.sharding import Sharder, make_mesh, use
+from corl_jax.core.sharding import Sharder, make_mesh, sharding_context
 from corl_jax.core.trees import count, flatten_abstract
 from corl_jax.core.types import Params, Prompts
 from corl_jax.data.images import load_image, preprocess
 from corl_jax.data.text_tokenizer import TextTokenizer, left_pad
 from corl_jax.models.janus.config import JanusConfig
 from corl_jax.models.janus.model import abstract, logical_axes
-from corl_jax.objectives.sampling_distribution import check_sampling
+from corl_jax.objectives.sampling_distribution import check_sampling_params
 from corl_jax.porting.policy_source import open_source
 from corl_jax.sampling.batching import batch_rows, batch_size, prompt_keys, take
-from corl_jax.sampling.generate import Sampler
-from corl_jax.sampling.prompt_layout import SpecialIds
+from corl_jax.sampling.generate import PolicyFns
+from corl_jax.sampling.prompt_layout import SpecialTokenIds
 
 SMALL = 5 * 10**8
 """Parameters up to which a CPU decodes layer by layer: faster, but the layers lie in memory twice meanwhile."""
@@ -50,7 +50,7 @@ class Policy:
 
     cfg: JanusConfig
     tokenizer: TextTokenizer
-    sampler: Sampler
+    sampler: PolicyFns
     params: Params
     rows: int = 64
     sharder: Sharder | None = None
@@ -81,18 +81,20 @@ class Policy:
             name: jax.ShapeDtypeStruct(
                 leaf.shape,
                 source.held(name),
-                sharding=one if sharder is None else sharder.fitted(leaf.shape, axes[name], name),
+                sharding=one
+                if sharder is None
+                else sharder.checked_sharding(leaf.shape, axes[name], name),
             )
             for name, leaf in flatten_abstract(shape).items()
         }
         tokenizer = source.load_tokenizer()
-        ids = SpecialIds.of(tokenizer, source.cfg.decoder.vocab_size)
-        sampler = Sampler(nnx.split(shape)[0], source.cfg, ids)
+        ids = SpecialTokenIds.of(tokenizer, source.cfg.decoder.vocab_size)
+        sampler = PolicyFns(nnx.split(shape)[0], source.cfg, ids)
         return cls(source.cfg, tokenizer, sampler, source.params(wanted), sharder=sharder)
 
     def on_devices(self) -> contextlib.AbstractContextManager[Any]:
         """Inside it ``sampler`` may be called with ``params``; the methods of this class need it not."""
-        return contextlib.nullcontext() if self.sharder is None else use(self.sharder)
+        return contextlib.nullcontext() if self.sharder is None else sharding_context(self.sharder)
 
     def generate(
         self,
@@ -165,7 +167,7 @@ class Policy:
             raise UserError(
                 f"{len(images)} images and {len(questions)} questions; expected one image per question"
             )
-        check_sampling(guidance=1.0, temperature=temperature)
+        check_sampling_params(guidance=1.0, temperature=temperature)
         _counted(max_tokens, "max_tokens")
         size = self.cfg.vision.image_size
         pictures = np.stack([preprocess(as_picture(image), size) for image in images])
@@ -179,7 +181,7 @@ class Policy:
         for rows, real in batch_rows(len(ids), batch_size(len(ids), self.rows)):
             keys = prompt_keys(_whole(seed), "policy/answer", rows, 1)
             with self.on_devices():
-                out = self.sampler.write(
+                out = self.sampler.sample_text(
                     self.params, take(prompts, rows), keys, sampling, max_tokens
                 )
             texts += [self.tokenizer.decode(row) for row in np.asarray(out.tokens)[:real, 0]]
@@ -197,7 +199,7 @@ class Policy:
         """Pixels of all prompts, or ``length`` image tokens where that is not 0, on the host."""
         _listed(prompts, "prompts")
         _counted(samples, "samples")
-        check_sampling(guidance=guidance, temperature=temperature)
+        check_sampling_params(guidance=guidance, temperature=temperature)
         ids = [self.tokenizer.drawing_prompt(prompt) for prompt in prompts]
         asked = Prompts(*left_pad(ids, self.tokenizer.pad_id))
         sampling = self.sampler.sampling("image", guidance=guidance, temperature=temperature)
@@ -209,7 +211,7 @@ class Policy:
                 if length:
                     out = self.sampler.codes(*given, length, guided=guidance != 1)
                 else:
-                    out = self.sampler.draw(*given, guided=guidance != 1).pixels
+                    out = self.sampler.sample_images(*given, guided=guidance != 1).pixels
             parts.append(np.asarray(out)[:real])
         return np.concatenate(parts)
 

@@ -18,12 +18,12 @@ from corl_jax.core.trees import bind
 from corl_jax.core.types import Params, Prompts
 from corl_jax.data.images import preprocess
 from corl_jax.data.text_tokenizer import TextTokenizer, left_pad
-from corl_jax.sampling.generate import Sampler
+from corl_jax.sampling.generate import PolicyFns
 from corl_jax.sampling.prompt_layout import prompt_mask, prompt_positions
 
 
 @dataclasses.dataclass(frozen=True)
-class PolicyStates:
+class RewardPolicyHandle:
     """A ``PolicyHandle`` over ``params``.
 
     Attributes:
@@ -33,7 +33,7 @@ class PolicyStates:
       answer_length: tokens of an answer at most.
     """
 
-    sampler: Sampler
+    sampler: PolicyFns
     tokenizer: TextTokenizer
     params: Params
     prompt_length: int | None = None
@@ -48,7 +48,7 @@ class PolicyStates:
         The caption span is exactly the caption's tokens: no template, no placeholder, at any padding (decisions 17).
         """
         asked = self._prompts(images, texts)
-        states = self._own(final_states(self.sampler, self.params, self._put(asked)))
+        states = self._own(prompt_states(self.sampler, self.params, self._put(asked)))
         ids, tokens, mask = self.sampler.ids, asked.tokens, asked.mask
         captions = np.zeros_like(mask)
         tail = len(self.tokenizer.encode(f"\n\n{self.tokenizer.assistant}:"))
@@ -62,7 +62,7 @@ class PolicyStates:
         sampling = self.sampler.sampling("text", temperature=0.0)
         prompts = self._put(self._prompts(images, questions))
         keys = sample_keys(stream(0, "answers", 0), len(prompts.tokens))[:, None]
-        rollout = self.sampler.write(self.params, prompts, keys, sampling, self.answer_length)
+        rollout = self.sampler.sample_text(self.params, prompts, keys, sampling, self.answer_length)
         tokens, mask = self._own((rollout.tokens, rollout.mask))
         return [
             self.tokenizer.decode(row[0][seen[0]]) for row, seen in zip(tokens, mask, strict=True)
@@ -80,11 +80,15 @@ class PolicyStates:
         return prompts if self.sharder is None else self.sharder.put_batch(prompts)
 
     def _own(self, tree: Any) -> Any:
-        return jax.tree.map(np.asarray, tree) if self.sharder is None else self.sharder.own(tree)
+        return (
+            jax.tree.map(np.asarray, tree)
+            if self.sharder is None
+            else self.sharder.local_rows(tree)
+        )
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def final_states(sampler: Sampler, params: Params, prompts: Prompts) -> Any:
+def prompt_states(sampler: PolicyFns, params: Params, prompts: Prompts) -> Any:
     model = bind(sampler.graphdef, params)
     x = model.embed_prompt(prompts.tokens, prompts.images, sampler.ids.image)
     return model.language_model(x, prompt_positions(prompts.mask), prompt_mask(prompts.mask))[0]

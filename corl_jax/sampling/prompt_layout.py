@@ -16,7 +16,7 @@ from corl_jax.data.text_tokenizer import TextTokenizer
 
 
 @dataclasses.dataclass(frozen=True)
-class SpecialIds:
+class SpecialTokenIds:
     """Ids that shape programs, resolved from the checkpoint's tokenizer; ``banned`` never appear in sampled text."""
 
     pad: int
@@ -25,7 +25,7 @@ class SpecialIds:
     banned: tuple[int, ...]
 
     @classmethod
-    def of(cls, tokenizer: TextTokenizer, vocab_size: int) -> SpecialIds:
+    def of(cls, tokenizer: TextTokenizer, vocab_size: int) -> SpecialTokenIds:
         """The ids of ``tokenizer`` for a text head of ``vocab_size``."""
         banned = tokenizer.banned_text_ids(vocab_size).nonzero()[0]
         return cls(
@@ -61,21 +61,21 @@ def unconditional_tokens(
     return jnp.where(keep, tokens, pad)
 
 
-def two_streams(prompts: Prompts, pad: int) -> Prompts:
+def with_unconditional_prompts(prompts: Prompts, pad: int) -> Prompts:
     """Behind each of ``B`` prompts the one without its words: ``2 B``, so that guidance compares on one device."""
     nothing = unconditional_tokens(prompts.tokens, prompts.mask, pad)
     tokens = jnp.stack([prompts.tokens, nothing], 1).reshape(-1, nothing.shape[1])
     return Prompts(tokens, jnp.repeat(prompts.mask, 2, 0))
 
 
-def apart(x: jax.Array, prompts: int) -> tuple[jax.Array, jax.Array]:
-    """Conditional and unconditional rows ``[N, ...]`` of ``x [2 N, ...]``, which are samples of ``two_streams``."""
+def split_cfg(x: jax.Array, prompts: int) -> tuple[jax.Array, jax.Array]:
+    """Conditional and unconditional rows ``[N, ...]`` of ``x [2 N, ...]``, which are samples of ``with_unconditional_prompts``."""
     both = x.reshape(prompts, 2, -1, *x.shape[1:])
     heard, silent = (both[:, stream].reshape(-1, *x.shape[1:]) for stream in (0, 1))
     return heard, silent
 
 
-def twice(x: jax.Array, prompts: int) -> jax.Array:
-    """Rows ``[2 N, ...]`` for both streams of ``x [N, ...]``; ``apart`` would give ``x`` and ``x``."""
+def repeat_for_cfg(x: jax.Array, prompts: int) -> jax.Array:
+    """Rows ``[2 N, ...]`` for both streams of ``x [N, ...]``; ``split_cfg`` would give ``x`` and ``x``."""
     each = x.reshape(prompts, 1, -1, *x.shape[1:])
     return jnp.repeat(each, 2, 1).reshape(-1, *x.shape[1:])

@@ -1,6 +1,6 @@
 """A lighter policy to sample with, made once per step: weights, cache or both in eight bits.
 
-In: a ``Sampler`` and the shapes of its parameters. Out: the sampler of the lighter model, and what makes its parameters
+In: a ``PolicyFns`` and the shapes of its parameters. Out: the sampler of the lighter model, and what makes its parameters
 from those of the policy. What it samples is scored by the policy itself; the metric ``mismatch`` says how far they are.
 """
 
@@ -17,16 +17,16 @@ from flax import nnx
 from corl_jax.core.errors import UserError
 from corl_jax.core.trees import bind, flatten
 from corl_jax.core.types import Params
-from corl_jax.models.int8 import in_eight_bits
-from corl_jax.sampling.generate import Sampler
+from corl_jax.models.int8 import quantize_int8
+from corl_jax.sampling.generate import PolicyFns
 
 KINDS = ("same", "int8")
 """How the sampler holds weights and cache: as the policy does, or in eight bits."""
 
 
-def lighter(
-    sampler: Sampler, structs: Mapping[str, Any], *, weights: str, cache: str
-) -> tuple[Sampler, Callable[[Params], Params]]:
+def quantized_policy(
+    sampler: PolicyFns, structs: Mapping[str, Any], *, weights: str, cache: str
+) -> tuple[PolicyFns, Callable[[Params], Params]]:
     """A sampler and a function from the policy's parameters to its own; the same and nothing where both say ``same``.
 
     Args:
@@ -47,7 +47,7 @@ def lighter(
 
     def light(params: Any) -> Any:
         model = bind(sampler.graphdef, params)
-        return in_eight_bits(model, weights=weights == "int8", cache=cache == "int8")
+        return quantize_int8(model, weights=weights == "int8", cache=cache == "int8")
 
     shape = nnx.eval_shape(
         lambda: light({path: jnp.zeros(leaf.shape, leaf.dtype) for path, leaf in structs.items()})

@@ -17,9 +17,9 @@ import jax
 
 from corl_jax.core.files import write_json
 from corl_jax.core.provenance import machine, versions
-from corl_jax.core.sharding import use
+from corl_jax.core.sharding import sharding_context
 from corl_jax.core.types import Params
-from corl_jax.data.pipeline import fixed
+from corl_jax.data.pipeline import held_out_records
 from corl_jax.engine.checkpoint import saved_steps
 from corl_jax.engine.handoff import load_params
 from corl_jax.engine.workdir import Workdir
@@ -27,14 +27,14 @@ from corl_jax.evals.gallery import gallery, write_gallery
 from corl_jax.evals.runner import evaluate
 from corl_jax.report.page import write_report
 from corl_jax.stages.config import EvalSettings, block
-from corl_jax.stages.setup import Parts, records
+from corl_jax.stages.setup import Setup, open_records
 
 
 @dataclasses.dataclass(frozen=True)
-class Measure:
+class RunEvaluation:
     """Evaluates a run's policy at its two ends; what ``eval.json`` already holds is not measured again."""
 
-    parts: Parts
+    parts: Setup
     workdir: Workdir
     settings: EvalSettings
     held_out: tuple[Any, ...]
@@ -42,12 +42,12 @@ class Measure:
     steps: int
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], parts: Parts, workdir: Workdir) -> Measure | None:
+    def of(cls, config: Mapping[str, Any], parts: Setup, workdir: Workdir) -> RunEvaluation | None:
         """For a config with a block ``evals`` whose ``n`` is not 0."""
         if "evals" not in config or config["evals"]["n"] == 0:
             return None
         settings = block(EvalSettings, config["evals"], "evals")
-        held_out = fixed(records(config, "test"), settings.n, settings.seed)
+        held_out = held_out_records(open_records(config, "test"), settings.n, settings.seed)
         guidances = tuple(dict.fromkeys((*settings.guidances, config["rl"]["guidance"])))
         settings = dataclasses.replace(settings, guidances=tuple(sorted(guidances)))
         return cls(parts, workdir, settings, held_out, config["rl"]["guidance"], config["steps"])
@@ -82,7 +82,7 @@ class Measure:
 
     def _evaluate(self, params: Params, when: str) -> dict[str, Any]:
         sampler, tokenizer, s = self.parts.sampler, self.parts.tokenizer, self.settings
-        with use(self.parts.sharder):
+        with sharding_context(self.parts.sharder):
             numbers = evaluate(
                 sampler,
                 params,

@@ -19,7 +19,7 @@ from corl_jax.core.sharding import AXES, DEFAULT_RULES, Rules, Sharder
 from corl_jax.core.trees import matches
 from corl_jax.core.types import Params
 
-Structs = dict[str, jax.ShapeDtypeStruct]
+ParamSpecs = dict[str, jax.ShapeDtypeStruct]
 
 MULTIPLIED = ("*/kernel", "*embed/embedding")
 """Parameters that the model casts to its compute dtype at each use, so that a cast ahead changes no number."""
@@ -27,7 +27,7 @@ EXACT = ("image_tokenizer/*",)
 """Computed in float32 throughout."""
 
 
-def read_rules(changes: Mapping[str, str], name: str) -> Rules:
+def read_sharding_rules(changes: Mapping[str, str], name: str) -> Rules:
     """The rules table with the changes of a config: logical name to mesh axes joined by ``+``, ``""`` for none.
 
     Raises:
@@ -49,9 +49,9 @@ def read_rules(changes: Mapping[str, str], name: str) -> Rules:
     return rules
 
 
-def placed(
+def param_specs(
     shapes: Mapping[str, Any], axes: Mapping[str, tuple[str | None, ...]], sharder: Sharder
-) -> Structs:
+) -> ParamSpecs:
     """Shape, dtype and placement of every parameter.
 
     Raises:
@@ -59,13 +59,13 @@ def placed(
     """
     return {
         path: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=sharder.fitted(leaf.shape, axes[path], path)
+            leaf.shape, leaf.dtype, sharding=sharder.checked_sharding(leaf.shape, axes[path], path)
         )
         for path, leaf in shapes.items()
     }
 
 
-def kept(structs: Structs, dtype: Any) -> Structs:
+def with_param_dtype(structs: ParamSpecs, dtype: Any) -> ParamSpecs:
     """``structs`` with all that is not ``EXACT`` kept in ``dtype`` between updates.
 
     In bfloat16 a parameter moves by an update only if that is about 1/256 of it: at CoRL's learning rate most do not.
@@ -77,7 +77,7 @@ def kept(structs: Structs, dtype: Any) -> Structs:
     }
 
 
-def narrowed(structs: Structs, dtype: Any) -> Structs:
+def cast_matmul_params(structs: ParamSpecs, dtype: Any) -> ParamSpecs:
     """``structs`` with the matrices of all that computes in ``dtype`` kept in it."""
     return {
         path: struct.update(dtype=dtype)
@@ -89,9 +89,9 @@ def narrowed(structs: Structs, dtype: Any) -> Structs:
     }
 
 
-def place(params: Params, structs: Structs) -> Params:
+def reshard(params: Params, structs: ParamSpecs) -> Params:
     """``params`` placed and cast as ``structs`` say; what fits already is handed on as it is, without a copy."""
-    moving = {path: leaf for path, leaf in params.items() if not fits(leaf, structs[path])}
+    moving = {path: leaf for path, leaf in params.items() if not matches_spec(leaf, structs[path])}
     if not moving:
         return params
     wanted = tuple(structs[path] for path in moving)
@@ -106,7 +106,7 @@ def _mover(wanted: tuple[jax.ShapeDtypeStruct, ...]) -> Any:
     return jax.jit(move, out_shardings=tuple(struct.sharding for struct in wanted))
 
 
-def fits(leaf: Any, struct: jax.ShapeDtypeStruct) -> bool:
+def matches_spec(leaf: Any, struct: jax.ShapeDtypeStruct) -> bool:
     """Whether an array, or the shape of one, is of that type and placement already."""
     return leaf.dtype == struct.dtype and leaf.sharding.is_equivalent_to(
         struct.sharding, len(leaf.shape)

@@ -18,9 +18,9 @@ from typing import Any
 import jax
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.processes import agree, everywhere
+from corl_jax.core.processes import assert_same_on_all, on_all_processes
 from corl_jax.core.provenance import versions
-from corl_jax.engine.manifest import one_line
+from corl_jax.engine.manifest import describe_error
 from corl_jax.engine.remote_workdir import is_address
 from corl_jax.engine.workdir import Workdir
 
@@ -29,7 +29,7 @@ LOCK = Path("/tmp/libtpu_lockfile")
 LOCKS = Path("/proc/locks")
 
 
-def same_run(config: Mapping[str, Any]) -> None:
+def check_same_config(config: Mapping[str, Any]) -> None:
     """Refuses processes that would not take part in the same run.
 
     Raises:
@@ -40,12 +40,12 @@ def same_run(config: Mapping[str, Any]) -> None:
             f"process {jax.process_index()} has {jax.local_device_count()} of {jax.device_count()} devices; expected "
             f"the same number on each of {jax.process_count()} processes"
         )
-    agree("config", json.dumps(config, sort_keys=True))
-    agree("set of versions", json.dumps(versions(), sort_keys=True))
+    assert_same_on_all("config", json.dumps(config, sort_keys=True))
+    assert_same_on_all("set of versions", json.dumps(versions(), sort_keys=True))
 
 
 @contextlib.contextmanager
-def alone(workdir: str | Path) -> Iterator[None]:
+def exclusive_workdir(workdir: str | Path) -> Iterator[None]:
     """Keeps other runs on this host out of a work directory while the block runs.
 
     Process 0 of the run holds the lock, a file in the folder for temporary files; the kernel releases it when that
@@ -58,7 +58,7 @@ def alone(workdir: str | Path) -> Iterator[None]:
       UserError: another process is in it, or holds the accelerator.
     """
     # first, since to ask for the number of this process is to touch the devices
-    free_accelerator(jax.config.jax_platforms)  # type: ignore[attr-defined]
+    check_accelerator_free(jax.config.jax_platforms)  # type: ignore[attr-defined]
     place = str(workdir) if is_address(workdir) else str(Path(workdir).expanduser().resolve())
     name = hashlib.sha256(place.encode()).hexdigest()[:16]
     lock = Path(tempfile.gettempdir()) / f"corl_jax_{os.getuid()}" / name
@@ -76,20 +76,20 @@ def alone(workdir: str | Path) -> Iterator[None]:
                         "for it or end it, or choose another --workdir"
                     ) from None
 
-        everywhere(take)
+        on_all_processes(take)
         yield
 
 
-def writable(workdir: Workdir) -> None:
+def check_writable(workdir: Workdir) -> None:
     """Refuses a work directory that some process of the run cannot write to.
 
     Raises:
       UserError: on every process.
     """
-    everywhere(lambda: probe(workdir, jax.process_index()))
+    on_all_processes(lambda: write_probe_file(workdir, jax.process_index()))
 
 
-def probe(workdir: Workdir, process: int) -> None:
+def write_probe_file(workdir: Workdir, process: int) -> None:
     """Writes a little where ``process`` will write its part of a checkpoint, and removes it.
 
     Raises:
@@ -101,12 +101,12 @@ def probe(workdir: Workdir, process: int) -> None:
         file.unlink()
     except Exception as error:
         raise UserError(
-            f"process {process} cannot write to workdir {workdir} ({one_line(error)}); make room there, or choose "
+            f"process {process} cannot write to workdir {workdir} ({describe_error(error)}); make room there, or choose "
             "another --workdir"
         ) from error
 
 
-def free_accelerator(platforms: str | None, lock: Path = LOCK, locks: Path = LOCKS) -> None:
+def check_accelerator_free(platforms: str | None, lock: Path = LOCK, locks: Path = LOCKS) -> None:
     """Refuses a TPU that another process of this host holds; call it before anything touches a device.
 
     Args:

@@ -13,8 +13,8 @@ from typing import Any
 import jax
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.processes import first
-from corl_jax.core.sharding import use
+from corl_jax.core.processes import on_first_process
+from corl_jax.core.sharding import sharding_context
 from corl_jax.engine.alarms import AlarmConfig
 from corl_jax.engine.hooks import Hook
 from corl_jax.engine.loop import LoopConfig, StepResult, train
@@ -23,13 +23,13 @@ from corl_jax.engine.update import make_update
 from corl_jax.engine.workdir import Workdir, joined_workdir, open_workdir
 from corl_jax.stages import preflight
 from corl_jax.stages.config import HookSettings, block
-from corl_jax.stages.evaluate_run import Measure
+from corl_jax.stages.evaluate_run import RunEvaluation
 from corl_jax.stages.rl.stage import RlStage
-from corl_jax.stages.setup import Parts, assemble, place_tokenizer
+from corl_jax.stages.setup import Setup, build_setup, write_tokenizer_files
 from corl_jax.stages.sft import SftStage
 from corl_jax.stages.tokenizer import TokenizerStage
 
-STAGES: dict[str, Callable[[Mapping[str, Any], Parts, Optimizer], Any]] = {
+STAGES: dict[str, Callable[[Mapping[str, Any], Setup, Optimizer], Any]] = {
     "tokenizer": TokenizerStage,
     "sft": SftStage,
     "rl": RlStage,
@@ -44,7 +44,7 @@ class Assembled:
     """A run that is ready to go."""
 
     stage: Any
-    parts: Parts
+    parts: Setup
     workdir: Workdir
     loop: LoopConfig
     optimizer: Optimizer
@@ -58,8 +58,8 @@ def prepare(config: Mapping[str, Any], workdir: str | Path) -> Assembled:
     Raises:
       UserError: any value of the config that is wrong, or a work directory of another run; nothing is then written.
     """
-    preflight.free_accelerator(jax.config.jax_platforms)  # type: ignore[attr-defined]
-    preflight.same_run(config)
+    preflight.check_accelerator_free(jax.config.jax_platforms)  # type: ignore[attr-defined]
+    preflight.check_same_config(config)
     name = config["stage"]
     if name not in STAGES:
         raise UserError(f"unknown stage {name!r}; expected one of {', '.join(STAGES)}")
@@ -70,7 +70,7 @@ def prepare(config: Mapping[str, Any], workdir: str | Path) -> Assembled:
             )
     hooks = block(HookSettings, config["hooks"], "hooks")
     optimizer = make_optimizer(optim_config(config))
-    parts = assemble(config)
+    parts = build_setup(config)
     stage = STAGES[name](config, parts, optimizer)
     loop = LoopConfig(
         steps=config["steps"],
@@ -98,17 +98,17 @@ def prepare(config: Mapping[str, Any], workdir: str | Path) -> Assembled:
     )
 
 
-def _open(config: Mapping[str, Any], workdir: str | Path, parts: Parts) -> Workdir:
+def _open(config: Mapping[str, Any], workdir: str | Path, parts: Setup) -> Workdir:
     """The work directory with its config and tokenizer, as every process sees it and can write to it."""
 
     def fill() -> None:
         opened = open_workdir(workdir, config)
-        place_tokenizer(parts.sources, opened.path / "tokenizer")
+        write_tokenizer_files(parts.sources, opened.path / "tokenizer")
         opened.publish()
 
-    first(fill)
+    on_first_process(fill)
     joined = joined_workdir(workdir)
-    preflight.writable(joined)
+    preflight.check_writable(joined)
     return joined
 
 
@@ -126,7 +126,7 @@ def optim_config(config: Mapping[str, Any]) -> OptimConfig:
 
 def steps(run: Assembled) -> Iterator[StepResult]:
     """Trains, one step at a time; resumes what the work directory holds."""
-    with use(run.parts.sharder):
+    with sharding_context(run.parts.sharder):
         update = make_update(run.stage.loss, run.stage.after, run.optimizer, run.microbatches)
         yield from train(
             run.stage, update, run.loop, run.workdir, run.parts.described(), hooks=run.hooks
@@ -136,7 +136,7 @@ def steps(run: Assembled) -> Iterator[StepResult]:
 def run(config: Mapping[str, Any], workdir: str | Path) -> None:
     """Trains to the end; a config with ``evals`` is measured before and after, and reported."""
     assembled = prepare(config, workdir)
-    measure = Measure.of(config, assembled.parts, assembled.workdir)
+    measure = RunEvaluation.of(config, assembled.parts, assembled.workdir)
     if measure is not None:
         measure.before()
     for _ in steps(assembled):

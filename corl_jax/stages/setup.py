@@ -1,6 +1,6 @@
 """Steps that every stage shares: mesh, model definition, weights by handoff, data.
 
-In: the config. Out: a ``Parts`` from which a stage is built. Nothing is written but what ``place_tokenizer`` writes.
+In: the config. Out: a ``Setup`` from which a stage is built. Nothing is written but what ``write_tokenizer_files`` writes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.core.trees import flatten, flatten_abstract, matches, partition
 from corl_jax.core.types import Params
 from corl_jax.data.record_folder import FolderSource
-from corl_jax.data.selection import Described, select
+from corl_jax.data.selection import DescribedSource, select
 from corl_jax.data.shapes import builder
 from corl_jax.data.shapes.examples import Split
 from corl_jax.data.shapes.vocabulary import build_tokenizer, write_tokenizer
@@ -34,17 +34,24 @@ from corl_jax.models.lora import ADAPTERS, is_adapter, merged, without
 from corl_jax.models.lora import fresh as fresh_adapters
 from corl_jax.porting.janus.sidecar_files import copy_companions
 from corl_jax.porting.policy_source import Source, config_to_json, open_source
-from corl_jax.sampling.generate import Sampler
-from corl_jax.sampling.prompt_layout import SpecialIds
+from corl_jax.sampling.generate import PolicyFns
+from corl_jax.sampling.prompt_layout import SpecialTokenIds
 from corl_jax.stages.config import DataSettings, LoraSettings, ModelSettings, block
-from corl_jax.stages.param_placement import Structs, kept, narrowed, place, placed, read_rules
+from corl_jax.stages.param_placement import (
+    ParamSpecs,
+    cast_matmul_params,
+    param_specs,
+    read_sharding_rules,
+    reshard,
+    with_param_dtype,
+)
 
 DEFAULT_SIZE = "tiny"
 """What configs name when no size was asked for; a source's own size then holds."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Parts:
+class Setup:
     """What a stage is built from.
 
     Attributes:
@@ -62,29 +69,29 @@ class Parts:
 
     sharder: Sharder
     cfg: JanusConfig
-    sampler: Sampler
-    learner: Sampler
+    sampler: PolicyFns
+    learner: PolicyFns
     lora: LoraSettings
     tokenizer: TextTokenizer
-    structs: Structs
-    rollout: Structs
+    structs: ParamSpecs
+    rollout: ParamSpecs
     sources: tuple[tuple[str, Source], ...]
     seed: int
 
     def for_rollout(self, params: Params) -> Params:
         """The whole model's parameters as the sampler reads them; see ``stages.param_placement``."""
-        return place(self.plain(params), self.rollout)
+        return reshard(self.plain(params), self.rollout)
 
     def plain(self, params: Params) -> Params:
         """``params`` without adapters, which are added to their kernels; those in the dtype that sampling reads."""
         return merged(params, self.lora.scale, self.rollout)
 
-    def reader(self, params: Params) -> Sampler:
+    def reader(self, params: Params) -> PolicyFns:
         """The programs that read such ``params``: with adapters, or without."""
         return self.learner if any(map(is_adapter, params)) else self.sampler
 
     @property
-    def base(self) -> Structs:
+    def base(self) -> ParamSpecs:
         """``structs`` of what belongs to no adapter."""
         return without(self.structs)
 
@@ -109,7 +116,7 @@ class Parts:
         for source, wanted in handed:
             params |= source.params(wanted)
         if fresh:
-            made = fresh_params(self.cfg, self.seed, self.base)
+            made = init_params(self.cfg, self.seed, self.base)
             params |= {path: made[path] for path in fresh}
         if self.lora.rank:
             params |= fresh_adapters(self.structs, self.seed)
@@ -152,7 +159,7 @@ class Parts:
         return handed, list(left)
 
 
-def assemble(config: Mapping[str, Any], devices: Sequence[jax.Device] | None = None) -> Parts:
+def build_setup(config: Mapping[str, Any], devices: Sequence[jax.Device] | None = None) -> Setup:
     """Reads ``model``, ``lora``, ``mesh``, ``rules`` and ``init_from`` and builds the parts.
 
     Args:
@@ -168,7 +175,8 @@ def assemble(config: Mapping[str, Any], devices: Sequence[jax.Device] | None = N
     )
     mesh = make_mesh(dict(config["mesh"]), devices)
     sharder, sampling = (
-        Sharder(mesh, read_rules(config["rules"][name], name)) for name in ("update", "rollout")
+        Sharder(mesh, read_sharding_rules(config["rules"][name], name))
+        for name in ("update", "rollout")
     )
     sources = parse_init_from(config["init_from"])
     sizes = {source.cfg for _, source in sources}
@@ -195,17 +203,22 @@ def assemble(config: Mapping[str, Any], devices: Sequence[jax.Device] | None = N
     shape = abstract(cfg, **how)
     trained = abstract(cfg, lora, **how) if lora.rank else shape
 
-    def held(model: Janus, on: Sharder) -> Structs:
-        return placed(kept(flatten_abstract(model), param_dtype), logical_axes(model), on)
+    def held(model: Janus, on: Sharder) -> ParamSpecs:
+        return param_specs(
+            with_param_dtype(flatten_abstract(model), param_dtype), logical_axes(model), on
+        )
 
-    structs, rollout = held(trained, sharder), narrowed(held(shape, sampling), jnp.dtype(dtype))
+    structs, rollout = (
+        held(trained, sharder),
+        cast_matmul_params(held(shape, sampling), jnp.dtype(dtype)),
+    )
     if lora.rank:
-        structs = narrowed(structs, jnp.dtype(DTYPES[lora.base_dtype]))
+        structs = cast_matmul_params(structs, jnp.dtype(DTYPES[lora.base_dtype]))
     tokenizer = sources[0][1].load_tokenizer() if sources else TextTokenizer(build_tokenizer())
-    ids = SpecialIds.of(tokenizer, cfg.decoder.vocab_size)
-    sampler = Sampler(nnx.split(shape)[0], cfg, ids)
+    ids = SpecialTokenIds.of(tokenizer, cfg.decoder.vocab_size)
+    sampler = PolicyFns(nnx.split(shape)[0], cfg, ids)
     learner = dataclasses.replace(sampler, graphdef=nnx.split(trained)[0]) if lora.rank else sampler
-    return Parts(
+    return Setup(
         sharder, cfg, sampler, learner, lora, tokenizer, structs, rollout, sources, config["seed"]
     )
 
@@ -219,7 +232,7 @@ def parse_init_from(text: str) -> tuple[tuple[str, Source], ...]:
     return tuple(pairs)
 
 
-def place_tokenizer(sources: Sequence[tuple[str, Source]], folder: pathlib.Path) -> None:
+def write_tokenizer_files(sources: Sequence[tuple[str, Source]], folder: pathlib.Path) -> None:
     """Puts the files that travel beside the weights into ``folder`` once, whole or not at all.
 
     They are the first source's, or our own text tokenizer.
@@ -235,9 +248,7 @@ def place_tokenizer(sources: Sequence[tuple[str, Source]], folder: pathlib.Path)
     aside.rename(folder)
 
 
-def fresh_params(
-    cfg: JanusConfig, seed: int, structs: Mapping[str, jax.ShapeDtypeStruct]
-) -> Params:
+def init_params(cfg: JanusConfig, seed: int, structs: Mapping[str, jax.ShapeDtypeStruct]) -> Params:
     """Randomly initialised parameters, born in their placement and dtype."""
 
     @functools.partial(
@@ -250,14 +261,14 @@ def fresh_params(
     return make(jax.random.key(seed))
 
 
-def records(config: Mapping[str, Any], split: Split) -> RecordSource:
+def open_records(config: Mapping[str, Any], split: Split) -> RecordSource:
     """The records of the config's data block; its ``limit`` holds for training alone.
 
     Raises:
       UserError: an unknown data set, files that are not there, or a choice that leaves nothing.
     """
     data = block(DataSettings, config["data"], "data")
-    whole: Described = (
+    whole: DescribedSource = (
         FolderSource(data.dir, split)
         if data.name == "records"
         else builder.source(data.dir or None, split)

@@ -23,15 +23,15 @@ from corl_jax.engine.stage import HostMetrics
 from corl_jax.engine.state import TrainState, create_state
 from corl_jax.objectives.next_token import next_token_loss
 from corl_jax.objectives.token_weights import token_weights
-from corl_jax.sampling.log_probs import hidden_states
+from corl_jax.sampling.log_probs import completion_states
 from corl_jax.stages.config import HookSettings, block, one_update
-from corl_jax.stages.setup import Parts, records
-from corl_jax.tasks.supervised import Lesson, Supervise
+from corl_jax.stages.setup import Setup, open_records
+from corl_jax.tasks.supervised import MakeSftBatch, SftBatch
 
 
 @dataclasses.dataclass(frozen=True)
 class SftSettings:
-    """Rows, shares and widths as in ``tasks.supervised.Supervise``; ``drawing_weight``: of the picture loss."""
+    """Rows, shares and widths as in ``tasks.supervised.MakeSftBatch``; ``drawing_weight``: of the picture loss."""
 
     reading_rows: int
     caption_share: float
@@ -48,7 +48,7 @@ class SftStage:
 
     name = "sft"
 
-    def __init__(self, config: Mapping[str, Any], parts: Parts, optimizer: Optimizer):
+    def __init__(self, config: Mapping[str, Any], parts: Setup, optimizer: Optimizer):
         self.parts, self.optimizer, self.seed = parts, optimizer, config["seed"]
         self.batch_size, self.trainable = config["batch_size"], parts.trainable(config["trainable"])
         one_update(config)
@@ -59,8 +59,8 @@ class SftStage:
             raise UserError(
                 f"sft.reading_rows={s.reading_rows} is more than batch_size={self.batch_size}; lower it"
             )
-        self._records = functools.partial(records, config, "train")
-        self.supervise = Supervise(
+        self._records = functools.partial(open_records, config, "train")
+        self.supervise = MakeSftBatch(
             tokenizer=parts.tokenizer,
             image_tokens=parts.cfg.image_tokens,
             image_size=parts.cfg.vision.image_size,
@@ -73,7 +73,7 @@ class SftStage:
             reading_length=s.reading_length,
             target_length=s.target_length,
             world=config["data"]["name"] == "shapes",
-            share=parts.sharder.share,
+            share=parts.sharder.local_row_ids,
         )
 
     @functools.cached_property
@@ -96,7 +96,7 @@ class SftStage:
         )
 
     def batches(
-        self, state: TrainState, raw: Lesson, step: int
+        self, state: TrainState, raw: SftBatch, step: int
     ) -> Iterator[tuple[Any, HostMetrics]]:
         """The lesson with a weight for every target, filled now that all lengths are known."""
         sharder, tokens = self.parts.sharder, self.parts.cfg.image_tokens
@@ -111,14 +111,14 @@ class SftStage:
         model, ids = bind(self.parts.learner.graphdef, params), self.parts.learner.ids
         lesson = batch["lesson"]
         targets = lesson.targets[:, None]
-        states = hidden_states(
+        states = completion_states(
             model, lesson.reading, targets, ids, modality="text", shared_prefix=False
         )
         text_loss, text_log_probs = next_token_loss(
             model.text_logits(states), targets, batch["said"][:, None]
         )
         codes = jax.lax.stop_gradient(model.image_tokenizer.encode(lesson.images))[:, None]
-        states = hidden_states(
+        states = completion_states(
             model, lesson.drawing, codes, ids, modality="image", shared_prefix=False
         )
         image_loss, image_log_probs = next_token_loss(

@@ -13,11 +13,11 @@ import numpy as np
 from flax import nnx
 
 from corl_jax.core.numerics import Metrics, Weighted
-from corl_jax.core.sharding import fetch
+from corl_jax.core.sharding import to_host
 from corl_jax.core.trees import bind
 from corl_jax.core.types import Params
 from corl_jax.data.images import to_uint8
-from corl_jax.data.pipeline import batches, fixed
+from corl_jax.data.pipeline import batches, held_out_records
 from corl_jax.data.transforms import StackPictures
 from corl_jax.engine.hooks import Every, Hook, Report
 from corl_jax.engine.image_grid import image_grid
@@ -28,7 +28,7 @@ from corl_jax.models.janus.codebook import unit
 from corl_jax.models.janus.image_tokenizer import ImageTokenizer
 from corl_jax.objectives import reconstruction
 from corl_jax.stages.config import HookSettings, block, no_adapters, one_update
-from corl_jax.stages.setup import Parts, records
+from corl_jax.stages.setup import Setup, open_records
 
 PART = "image_tokenizer/"
 
@@ -50,7 +50,7 @@ class TokenizerStage:
 
     name = "tokenizer"
 
-    def __init__(self, config: Mapping[str, Any], parts: Parts, optimizer: Optimizer):
+    def __init__(self, config: Mapping[str, Any], parts: Setup, optimizer: Optimizer):
         self.parts, self.optimizer, self.seed = parts, optimizer, config["seed"]
         self.batch_size = config["batch_size"]
         self.rows = {"pictures": self.batch_size}
@@ -62,8 +62,8 @@ class TokenizerStage:
             0
         ]
         self.settings = block(TokenizerSettings, config["tokenizer"], "tokenizer")
-        self.train = records(config, "train")
-        self.held_out = fixed(records(config, "test"), 64)
+        self.train = open_records(config, "train")
+        self.held_out = held_out_records(open_records(config, "test"), 64)
 
     def open(self) -> None:
         """Nothing beside what ``__init__`` opened."""
@@ -75,7 +75,7 @@ class TokenizerStage:
     def data(self) -> grain.DatasetIterator:
         """Pictures."""
         size = self.parts.cfg.vision.image_size
-        pictures = StackPictures(size, self.parts.sharder.share)
+        pictures = StackPictures(size, self.parts.sharder.local_row_ids)
         return batches(self.train, seed=self.seed, batch_size=self.batch_size, transform=pictures)
 
     def batches(self, state: TrainState, raw: Any, step: int) -> Iterator[tuple[Any, HostMetrics]]:
@@ -129,7 +129,7 @@ class TokenizerStage:
             return model.decode(model.encode(x))
 
         def report(done: int, state: TrainState) -> Report:
-            out = fetch(reconstruct(state.params, pictures))
+            out = to_host(reconstruct(state.params, pictures))
             error = np.mean(np.square(out - pictures), (1, 2, 3))
             sheet = to_uint8(np.concatenate([pictures[:8], out[:8]]))
             labels = ["original"] * 8 + ["decoded"] * 8

@@ -1,4 +1,4 @@
-"""What every task does, and how prompts become arrays. In: records; out: ``Asked``."""
+"""What every task does, and how prompts become arrays. In: records; out: ``PromptBatch``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from corl_jax.core.types import Asked, Completion, Prompts, Record, Rollout
+from corl_jax.core.types import Completion, PromptBatch, Prompts, Record, Rollout
 from corl_jax.data.images import preprocess
 from corl_jax.data.text_tokenizer import TextTokenizer, left_pad
 
@@ -15,11 +15,11 @@ from corl_jax.data.text_tokenizer import TextTokenizer, left_pad
 class Task(Protocol):
     """One way of asking."""
 
-    def ask(self, records: Sequence[Record]) -> Asked:
+    def ask(self, records: Sequence[Record]) -> PromptBatch:
         """Prompts for ``records``, one row each."""
         ...
 
-    def read_back(self, asked: Asked, rollout: Rollout) -> list[Completion]:
+    def read_back(self, asked: PromptBatch, rollout: Rollout) -> list[Completion]:
         """``N = B * G`` completions, the ``G`` samples of a record side by side."""
         ...
 

@@ -1,4 +1,4 @@
-"""The same records asked both ways, for reinforcement learning. In: records; out: one ``Asked`` per task."""
+"""The same records asked both ways, for reinforcement learning. In: records; out: one ``PromptBatch`` per task."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.types import Asked, Record
+from corl_jax.core.types import PromptBatch, Record
 from corl_jax.tasks.base import Task
 from corl_jax.tasks.text_to_image import TextToImage
 from corl_jax.tasks.visual_qa import VisualQA
@@ -39,7 +39,7 @@ class Joint:
         """Records that one step reads."""
         return max(self.pictures, self.questions)
 
-    def __call__(self, records: Sequence[Record], step: int) -> dict[str, Asked]:
+    def __call__(self, records: Sequence[Record], step: int) -> dict[str, PromptBatch]:
         counts = {"image": self.pictures, "text": self.questions}
         if self.alternate:
             idle = ("text", "image")[step // self.alternate % 2]

@@ -22,12 +22,12 @@ from corl_jax.tasks.base import as_prompts, stack_pictures
 
 CAPTION = "{scene}"
 WHOLE = "<think> {thought} </think> <answer> {answer} </answer>"
-SLOPPY = ("<answer> {answer} </answer>", "{answer}", "<think> {thought} </think> {answer}")
+MALFORMED = ("<answer> {answer} </answer>", "{answer}", "<think> {thought} </think> {answer}")
 """Answers out of form."""
 
 
 @pytree()
-class Lesson:
+class SftBatch:
     """One supervised batch: rows to read and rows to draw.
 
     Attributes:
@@ -43,7 +43,7 @@ class Lesson:
 
 
 @dataclasses.dataclass(frozen=True)
-class Supervise:
+class MakeSftBatch:
     """Makes lessons, as a pure function of ``(seed, step, records)``.
 
     Attributes:
@@ -85,7 +85,7 @@ class Supervise:
             if not 0 <= (share := vars(self)[name]) <= 1:
                 raise UserError(f"{name}={share} is no share; expected a number from 0 to 1")
 
-    def __call__(self, records: Sequence[Record], step: int) -> Lesson:
+    def __call__(self, records: Sequence[Record], step: int) -> SftBatch:
         rng = np.random.default_rng(
             [self.seed, step]
         )  # decides for the rows of all processes, in order
@@ -107,7 +107,7 @@ class Supervise:
             [[*self.tokenizer.encode(text), self.tokenizer.eos_id] for text in says]
         )
         pictures = stack_pictures(tuple(read.values()), self.image_size)
-        return Lesson(
+        return SftBatch(
             as_prompts(asks, self.tokenizer, self.reading_length, pictures),
             targets,
             mask,
@@ -141,7 +141,9 @@ class Supervise:
         """How a row is answered."""
         if rng.random() < self.caption_share:
             return CAPTION
-        return SLOPPY[rng.integers(len(SLOPPY))] if rng.random() < self.sloppy_share else WHOLE
+        return (
+            MALFORMED[rng.integers(len(MALFORMED))] if rng.random() < self.sloppy_share else WHOLE
+        )
 
     def _right_pad(self, rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
         tokens = np.full((len(rows), self.target_length), self.tokenizer.pad_id, np.int32)

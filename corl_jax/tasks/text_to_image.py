@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from corl_jax.core.types import Asked, Completion, Record, Rollout
+from corl_jax.core.types import Completion, PromptBatch, Record, Rollout
 from corl_jax.data.text_tokenizer import TextTokenizer
 from corl_jax.tasks.base import as_prompts
 
@@ -19,12 +19,12 @@ class TextToImage:
     tokenizer: TextTokenizer
     prompt_length: int | None = None
 
-    def ask(self, records: Sequence[Record]) -> Asked:
+    def ask(self, records: Sequence[Record]) -> PromptBatch:
         """Prompts that end in the begin-of-image token."""
         rows = [self.tokenizer.drawing_prompt(record.prompt) for record in records]
-        return Asked(as_prompts(rows, self.tokenizer, self.prompt_length), tuple(records))
+        return PromptBatch(as_prompts(rows, self.tokenizer, self.prompt_length), tuple(records))
 
-    def read_back(self, asked: Asked, rollout: Rollout) -> list[Completion]:
+    def read_back(self, asked: PromptBatch, rollout: Rollout) -> list[Completion]:
         """Pictures."""
         pixels = np.asarray(rollout.pixels)
         return [

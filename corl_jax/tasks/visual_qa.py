@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from corl_jax.core.types import Asked, Completion, Record, Rollout
+from corl_jax.core.types import Completion, PromptBatch, Record, Rollout
 from corl_jax.data.text_tokenizer import TextTokenizer
 from corl_jax.tasks.base import as_prompts, stack_pictures
 
@@ -28,15 +28,17 @@ class VisualQA:
     image_size: int
     prompt_length: int | None = None
 
-    def ask(self, records: Sequence[Record]) -> Asked:
+    def ask(self, records: Sequence[Record]) -> PromptBatch:
         """Prompts with one picture each."""
         rows = [
             self.tokenizer.question_prompt(record.question, self.image_tokens) for record in records
         ]
         pictures = stack_pictures(records, self.image_size)
-        return Asked(as_prompts(rows, self.tokenizer, self.prompt_length, pictures), tuple(records))
+        return PromptBatch(
+            as_prompts(rows, self.tokenizer, self.prompt_length, pictures), tuple(records)
+        )
 
-    def read_back(self, asked: Asked, rollout: Rollout) -> list[Completion]:
+    def read_back(self, asked: PromptBatch, rollout: Rollout) -> list[Completion]:
         """Texts up to the end token."""
         tokens, mask = np.asarray(rollout.tokens), np.asarray(rollout.mask)
         return [

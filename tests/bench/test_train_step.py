@@ -34,7 +34,7 @@ def sides(dot_policy_folder):
 
 @pytest.fixture(scope="module")
 def rollouts(sides):
-    return sides[0].draw(1), sides[0].write(1)
+    return sides[0].sample_images(1), sides[0].sample_text(1)
 
 
 def as_torch(rollout, torch):
@@ -47,10 +47,10 @@ def test_answers_have_full_length_and_turns_differ(sides, rollouts):
     assert image.tokens.shape == (2, 2, 4) and image.pixels.shape == (2, 2, 16, 16, 3)
     assert text.tokens.shape == (2, 2, 5) and np.asarray(text.mask).all()
     assert not np.isin(np.asarray(text.tokens), theirs.ids.banned).any()
-    assert (np.asarray(ours.write(2).tokens) != np.asarray(text.tokens)).any()
-    answers = theirs.write(1)
+    assert (np.asarray(ours.sample_text(2).tokens) != np.asarray(text.tokens)).any()
+    answers = theirs.sample_text(1)
     assert answers.shape == (4, 5) and not np.isin(answers, theirs.ids.banned).any()
-    assert theirs.draw(1).shape == (4, 4)
+    assert theirs.sample_images(1).shape == (4, 4)
 
 
 @pytest.mark.parametrize("task", ["image", "text"])

@@ -112,7 +112,7 @@ def test_doctor_holds_a_sampler_in_int8_to_no_limit(capsys, tiny_policy_folder, 
         asked.append(held)
         return Agreement({"text": 0.2}, {"text": 1e-3 if held["cache"] == "same" else 1e-6})
 
-    monkeypatch.setattr("corl_jax.evals.sampler_scorer_gap.measure", measure)
+    monkeypatch.setattr("corl_jax.evals.sampler_scorer_gap.measure_agreement", measure)
     line = ("doctor", "--policy", tiny_policy_folder, "--rollout-weights", "int8")
     code, table, _ = run(capsys, *line, "--rollout-cache", "int8")
     assert code == 0 and "2.00e-01" in table and "OK" in table and "held to no limit" in table

@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from corl_jax.core.per_device import looked_up
-from corl_jax.core.sharding import Sharder, make_mesh, use
+from corl_jax.core.per_device import shard_embedding_lookup
+from corl_jax.core.sharding import Sharder, make_mesh, sharding_context
 
 WORDS, WIDTH = 48, 16
 
 
 def gradient(ask):
-    """Of a weighted sum of looked-up rows, by the table; ``ask`` is ``looked_up`` or the identity."""
+    """Of a weighted sum of looked-up rows, by the table; ``ask`` is ``shard_embedding_lookup`` or the identity."""
 
     def total(table, tokens):
         rows = ask(table[tokens])
@@ -30,9 +30,12 @@ def test_no_device_adds_up_a_gradient_of_the_whole_table():
     )
     want = gradient(lambda rows: rows)(table, tokens)
     sharder = Sharder(make_mesh({"data": 2, "fsdp": 4}))
-    with use(sharder):
-        given = jax.device_put(table, sharder.named("vocab", "embed")), sharder.put_batch(tokens)
-        run = gradient(lambda rows: looked_up(rows, "embed"))
+    with sharding_context(sharder):
+        given = (
+            jax.device_put(table, sharder.named_sharding("vocab", "embed")),
+            sharder.put_batch(tokens),
+        )
+        run = gradient(lambda rows: shard_embedding_lookup(rows, "embed"))
         text = run.lower(*given).compile().as_text()
         np.testing.assert_allclose(run(*given), want, atol=1e-5)
     summed = set(re.findall(rf"f32\[{WORDS},(\d+)\]\S* (?:all-reduce|reduce-scatter)", text))

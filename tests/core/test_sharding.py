@@ -5,7 +5,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.sharding import DEFAULT_RULES, Sharder, constrain, make_mesh, use
+from corl_jax.core.sharding import DEFAULT_RULES, Sharder, constrain, make_mesh, sharding_context
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +38,14 @@ def test_a_rule_with_an_unknown_mesh_axis_is_named():
 
 
 def test_a_size_that_does_not_divide_is_named(sharder):
-    assert sharder.fitted((3, 8, 6), ("embed", "mlp"), "w").spec == PartitionSpec(
+    assert sharder.checked_sharding((3, 8, 6), ("embed", "mlp"), "w").spec == PartitionSpec(
         None, "fsdp", "tensor"
     )
     with pytest.raises(
         UserError,
         match="lm_head/kernel: an axis of size 7 does not divide over 2 devices of 'tensor'",
     ):
-        sharder.fitted((8, 7), ("embed", "vocab"), "lm_head/kernel")
+        sharder.checked_sharding((8, 7), ("embed", "vocab"), "lm_head/kernel")
 
 
 def test_mesh_sizes():
@@ -82,10 +82,10 @@ def test_batches_are_spread_where_they_divide(sharder):
 def test_constrain_acts_inside_use_only(sharder):
     x = jnp.zeros((8, 4))
     assert constrain(x, "batch") is x
-    with use(sharder):
+    with sharding_context(sharder):
         y = jax.jit(lambda x: constrain(x * 1, "batch", "mlp"))(x)
     assert y.sharding.spec == PartitionSpec(("data", "fsdp"), "tensor")
     assert constrain(x, "batch") is x
-    with pytest.raises(UserError, match="'wdith'"), use(sharder):
+    with pytest.raises(UserError, match="'wdith'"), sharding_context(sharder):
         constrain(x, "wdith")
     assert constrain(x, "wdith") is x

@@ -12,11 +12,11 @@ import orbax.checkpoint as ocp
 import pytest
 
 from corl_jax.core.errors import UserError
-from corl_jax.data.pipeline import Ahead, batches, fixed
+from corl_jax.data.pipeline import PairWithNext, batches, held_out_records
 from corl_jax.data.records import check
 from corl_jax.data.shapes.examples import example
 from corl_jax.data.sources import MemorySource, RecordSource
-from corl_jax.data.transforms import Keep, StackPictures
+from corl_jax.data.transforms import PassThrough, StackPictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +94,7 @@ def test_resuming_gives_the_same_next_batches(source, tmp_path):
 
 
 def test_transforms(source):
-    records = next(batches(source, seed=0, batch_size=4, transform=Keep()))
+    records = next(batches(source, seed=0, batch_size=4, transform=PassThrough()))
     pictures = next(batches(source, seed=0, batch_size=4, transform=StackPictures(48)))
     assert (
         isinstance(records, tuple)
@@ -111,14 +111,14 @@ def test_impossible_batches(source, changes):
 
 
 def test_fixed_records(source):
-    assert [record.id for record in fixed(source, 9)] == [
-        record.id for record in fixed(source, 20)
+    assert [record.id for record in held_out_records(source, 9)] == [
+        record.id for record in held_out_records(source, 20)
     ][:9]
-    assert [record.id for record in fixed(source, 9, seed=1)] != [
-        record.id for record in fixed(source, 9)
+    assert [record.id for record in held_out_records(source, 9, seed=1)] != [
+        record.id for record in held_out_records(source, 9)
     ]
     with pytest.raises(UserError, match="cannot take 51"):
-        fixed(source, 51)
+        held_out_records(source, 51)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_looking_ahead_does_not_move_the_position(source):
     plain = take(source)
 
     def pairs():
-        return Ahead(batches(source, seed=3, batch_size=8, transform=Ids()))
+        return PairWithNext(batches(source, seed=3, batch_size=8, transform=Ids()))
 
     one = pairs()
     assert [next(one) for _ in range(3)] == list(zip(plain, plain[1:4], strict=False))

@@ -10,19 +10,19 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.engine.checkpoint import Checkpointer, saved_steps
 from corl_jax.engine.handoff import load_params
-from corl_jax.engine.manifest import Identity
+from corl_jax.engine.manifest import RunIdentity
 from corl_jax.engine.optim import OptimConfig, make_optimizer
 from corl_jax.engine.state import abstract, create_state
 
-IDENTITY = Identity("toy", {"width": 8}, {"steps": 3})
+IDENTITY = RunIdentity("toy", {"width": 8}, {"steps": 3})
 
 
 def sharded_state(moment="float32"):
     sharder = Sharder(make_mesh({"fsdp": -1}))
     rows = 8 * len(jax.devices())
     kernel = jax.random.normal(jax.random.key(0), (rows, 300))
-    trainable = {"layers/0/kernel": jax.device_put(kernel, sharder.named("embed", None))}
-    frozen = {"norm.x/scale": jax.device_put(jnp.ones(300, jnp.bfloat16), sharder.named())}
+    trainable = {"layers/0/kernel": jax.device_put(kernel, sharder.named_sharding("embed", None))}
+    frozen = {"norm.x/scale": jax.device_put(jnp.ones(300, jnp.bfloat16), sharder.named_sharding())}
     optimizer = make_optimizer(OptimConfig(0.1, 10, first_moment_dtype=moment))
     state = create_state(trainable, frozen, optimizer, {"coef": 0.1, "none": None})
     moments = jax.tree.map(lambda leaf: (leaf + 0.3).astype(leaf.dtype), state.opt_state)
@@ -53,7 +53,7 @@ def test_parameters_move_to_another_mesh(tmp_path):
     keeper = Checkpointer(tmp_path / "checkpoints", IDENTITY)
     keeper.save(1, state, toy_stage.ToyStage().data())
     keeper.close()
-    one = Sharder(make_mesh({}, jax.devices()[:1])).named()
+    one = Sharder(make_mesh({}, jax.devices()[:1])).named_sharding()
     wanted = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one)
         for name, leaf in state.params.items()

@@ -25,11 +25,11 @@ def rows(path):
 def final(path):
     """Everything that the newest checkpoint holds, as bytes."""
     from corl_jax.engine.checkpoint import Checkpointer
-    from corl_jax.engine.manifest import Identity
+    from corl_jax.engine.manifest import RunIdentity
     from corl_jax.engine.state import abstract
 
     stage = toy_stage.ToyStage()
-    keeper = Checkpointer(path / "checkpoints", Identity("toy", {}, {}))
+    keeper = Checkpointer(path / "checkpoints", RunIdentity("toy", {}, {}))
     data = stage.data()
     step, state = keeper.restore(abstract(stage.init()), data)
     keeper.close()

@@ -75,8 +75,8 @@ def test_moments_lie_where_their_parameters_lie(kind):
     """On eight devices, before and after an update; the first of them in the type that was asked for."""
     sharder = Sharder(make_mesh({"data": 2, "fsdp": 2, "tensor": 2}))
     places = {
-        "kernel": sharder.named("embed", "mlp"),
-        "stack": sharder.named("layers", "mlp", "embed"),
+        "kernel": sharder.named_sharding("embed", "mlp"),
+        "stack": sharder.named_sharding("layers", "mlp", "embed"),
     }
     params = {
         path: jax.device_put(jnp.ones((4, 8, 8)[-len(place.spec) :]), place)

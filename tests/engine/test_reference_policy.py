@@ -12,18 +12,18 @@ from toy_stage import ToyStage, run, start
 
 from corl_jax.core.numerics import Weighted
 from corl_jax.engine.optim import OptimConfig, make_optimizer
-from corl_jax.engine.reference_policy import Reference
+from corl_jax.engine.reference_policy import ReferencePolicy
 from corl_jax.engine.state import create_state
 from corl_jax.engine.update import make_update
 
 
 def test_by_hand():
     old, new = {"w": jnp.asarray([1.0, 2.0])}, {"w": jnp.asarray([5.0, -2.0])}
-    follower = Reference(old, 3, 0.25)
+    follower = ReferencePolicy(old, 3, 0.25)
     np.testing.assert_array_equal(follower.after(new, 2).params["w"], [1, 2])
     np.testing.assert_array_equal(follower.after(new, 3).params["w"], [2, 1])
     assert follower.after(new, 3).every == 3
-    narrow = Reference({"w": jnp.asarray([1.0], jnp.bfloat16)}, 1, 0.5).after(
+    narrow = ReferencePolicy({"w": jnp.asarray([1.0], jnp.bfloat16)}, 1, 0.5).after(
         {"w": jnp.asarray([2.0], jnp.bfloat16)}, 1
     )
     assert narrow.params["w"].dtype == jnp.bfloat16 and float(narrow.params["w"][0]) == 1.5
@@ -34,7 +34,10 @@ def test_inside_the_update_it_moves_every_second_time(mix):
     optimizer = make_optimizer(OptimConfig(0.1, 10))
     start = {"w": jnp.arange(3.0)}
     state = create_state(
-        start, {}, optimizer, reference=Reference(jax.tree.map(jnp.copy, start), every=2, mix=mix)
+        start,
+        {},
+        optimizer,
+        reference=ReferencePolicy(jax.tree.map(jnp.copy, start), every=2, mix=mix),
     )
     update = make_update(
         lambda p, b, a: (jnp.sum(p["w"] * b), {"x": Weighted.of(1.0)}), lambda a, m: a, optimizer
@@ -57,7 +60,7 @@ class Followed(ToyStage):
     def init(self):
         state = super().init()
         return dataclasses.replace(
-            state, reference=Reference(jax.tree.map(jnp.copy, state.trainable), 3, 0.5)
+            state, reference=ReferencePolicy(jax.tree.map(jnp.copy, state.trainable), 3, 0.5)
         )
 
     def batches(self, state, raw, step):

@@ -15,7 +15,7 @@ from corl_jax.core.errors import UserError
 from corl_jax.engine import workdir
 from corl_jax.engine.checkpoint import Checkpointer, saved_steps
 from corl_jax.engine.hooks import Every, Report
-from corl_jax.engine.remote_workdir import Mirror, remote_folder
+from corl_jax.engine.remote_workdir import RemoteWorkdir, remote_folder
 from corl_jax.report.page import write_report
 
 ADDRESS = "gs://bucket/run"
@@ -88,7 +88,7 @@ def test_only_what_changed_is_sent(tmp_path, monkeypatch):
     (tmp_path / "there" / "checkpoints" / "4").mkdir(parents=True)
     (tmp_path / "there" / "checkpoints" / "4" / "state").write_text("large")
     remote = epath.Path(tmp_path / "there")
-    mirror, sent, write = Mirror(remote), [], type(remote).write_bytes
+    mirror, sent, write = RemoteWorkdir(remote), [], type(remote).write_bytes
     monkeypatch.setattr(
         type(remote),
         "write_bytes",

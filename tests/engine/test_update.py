@@ -105,7 +105,7 @@ def test_scheduled_rate_follows_the_step_of_the_state():
 def test_sharded_equals_single_device_and_keeps_its_placement():
     sharder = Sharder(make_mesh({"data": -1}))
     single, _, _ = run(2)
-    state, batch = make(put=lambda leaf: jax.device_put(leaf, sharder.named()))
+    state, batch = make(put=lambda leaf: jax.device_put(leaf, sharder.named_sharding()))
     batch = sharder.put_batch(batch)
     placement = jax.tree.map(lambda leaf: leaf.sharding, abstract(state))
     update = make_update(loss, after, OPTIMIZER, 2)

@@ -67,8 +67,8 @@ said = {"codes": codes.tolist(), "answer": policy.answer([picture], ["what is th
 CODEC = """
 import sys, time, numpy as np
 from PIL import Image
-from corl_jax import PictureTokenizer
-tokenizer = PictureTokenizer.load(sys.argv[1])
+from corl_jax import ImageCodec
+tokenizer = ImageCodec.load(sys.argv[1])
 codes = tokenizer.encode([np.random.default_rng(0).integers(0, 256, (384, 384, 3), dtype=np.uint8)])
 began = time.monotonic()
 again = tokenizer.decode(codes)

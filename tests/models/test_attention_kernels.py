@@ -10,7 +10,7 @@ from flax import nnx
 from jax.experimental.pallas import tpu as pallas_tpu
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.sharding import Sharder, make_mesh, use
+from corl_jax.core.sharding import Sharder, make_mesh, sharding_context
 from corl_jax.core.trees import bind, flatten_abstract
 from corl_jax.models import attention_kernels as room
 from corl_jax.models.attention_kernels import attend, available, check, kernels
@@ -111,7 +111,7 @@ def test_kernels_run_on_each_devices_own_rows_and_heads(rng, monkeypatch):
 
     sharder = Sharder(make_mesh({"data": 2, "tensor": 2}, jax.devices()[:4]))
     on_each = functools.partial(room._on_each_device, spy)
-    with use(sharder):
+    with sharding_context(sharder):
         got = jax.jit(on_each)(*args, mask)
         shared = jax.jit(on_each)(*args, jnp.ones((1, 20, 20), bool))
         odd = jax.jit(on_each)(
@@ -130,7 +130,7 @@ def test_kernels_run_on_each_devices_own_rows_and_heads(rng, monkeypatch):
         *(jnp.concatenate([a, a], 1)[:, :3] for a in args[1:]),
     )
     with (
-        use(sharder),
+        sharding_context(sharder),
         pytest.raises(UserError, match="attention: an axis of size 3 does not divide over 2"),
     ):
         on_each(*three, mask)
@@ -173,7 +173,7 @@ def test_the_model_names_its_kernel_once_and_decodes_with_the_plain_one(monkeypa
         cache, mask = model.language_model.empty_cache(2, 12), jnp.ones((2, length, 12), bool)
         x, positions = jnp.zeros((2, length, cfg.width)), jnp.zeros((2, length), int)
         states, _ = model.language_model.cached(x, positions, mask, cache, 0, ())
-        return states, model.embed_pictures(jnp.zeros((1, 48, 48, 3)))
+        return states, model.embed_images(jnp.zeros((1, 48, 48, 3)))
 
     shapes = flatten_abstract(abstract(TINY))
     jax.eval_shape(functools.partial(run, length=5), shapes)

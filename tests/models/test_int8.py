@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from corl_jax.models.int8 import Int8, Int8Linear, in_eight_bits
+from corl_jax.models.int8 import Int8, Int8Linear, quantize_int8
 from corl_jax.models.janus.config import TINY
 from corl_jax.models.janus.model import abstract
-from corl_jax.models.kv_cache import Cache
+from corl_jax.models.kv_cache import KVCache
 from corl_jax.models.layers import linear
 
 
@@ -39,7 +39,7 @@ def test_a_linear_map_keeps_a_scale_for_every_output(rng, dtype):
 def test_the_language_model_alone_is_shortened():
     shape = abstract(TINY)
     before = {type(module) for _, module in nnx.iter_modules(shape.language_model)}
-    short = nnx.eval_shape(lambda model: in_eight_bits(model, weights=True, cache=True), shape)
+    short = nnx.eval_shape(lambda model: quantize_int8(model, weights=True, cache=True), shape)
     after = {type(module) for _, module in nnx.iter_modules(short.language_model)}
     assert nnx.Linear in before and nnx.Linear not in after and Int8Linear in after
     assert all(not isinstance(module, Int8Linear) for _, module in nnx.iter_modules(short.gen_head))
@@ -55,13 +55,15 @@ def test_the_language_model_alone_is_shortened():
 @pytest.mark.parametrize("stacked", [False, True])
 def test_a_cache_gives_back_what_it_took(rng, stacked):
     """Grown, branched and written to, beside the same in float32."""
-    short, exact = (Cache.empty(2, 2, 3, 2, 4, dtype, stacked) for dtype in (jnp.int8, jnp.float32))
+    short, exact = (
+        KVCache.empty(2, 2, 3, 2, 4, dtype, stacked) for dtype in (jnp.int8, jnp.float32)
+    )
     first, later = (
         jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((2, 2, 3, 4), (4, 2, 1, 4))
     )
     for layer, at, new in ((0, 0, first), (1, 0, 2 * first), (1, 3, later)):
         if at:
-            short, exact = (cache.branch(2).grow(5) for cache in (short, exact))
+            short, exact = (cache.fork(2).grow(5) for cache in (short, exact))
         short, exact = (cache.write(new, -new, layer, at) for cache in (short, exact))
         assert short.length == exact.length == (5 if at else 3)
         for one, other in zip((short, short.shared), (exact, exact.shared), strict=True):

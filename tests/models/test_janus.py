@@ -14,7 +14,7 @@ def test_pictures_land_exactly_at_placeholders_in_order(model, rng):
     tokens[0, 3:19] = IMAGE
     tokens[1, 6:22] = IMAGE  # further to the right, as after left padding
     x = model.embed_prompt(jnp.asarray(tokens), images, IMAGE)
-    pictures, text = model.embed_pictures(images), model.embed_text(jnp.asarray(tokens))
+    pictures, text = model.embed_images(images), model.embed_text(jnp.asarray(tokens))
     assert pictures.shape == (2, 16, 32)
     np.testing.assert_array_equal(x[0, 3:19], pictures[0])
     np.testing.assert_array_equal(x[1, 6:22], pictures[1])
@@ -57,7 +57,7 @@ def test_shapes_and_types_of_ways_in_and_out():
         states = jax.ShapeDtypeStruct((2, 7, width), dtype)
         outs = {
             "text": jax.eval_shape(lambda m, t: m.embed_text(t), tiny, tokens),
-            "codes": jax.eval_shape(lambda m, t: m.embed_codes(t), tiny, tokens),
+            "codes": jax.eval_shape(lambda m, t: m.embed_image_tokens(t), tiny, tokens),
             "prompt": jax.eval_shape(lambda m, t, i: m.embed_prompt(t, i, 1), tiny, tokens, images),
         }
         assert {(out.shape, out.dtype) for out in outs.values()} == {

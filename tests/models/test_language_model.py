@@ -10,10 +10,10 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.trees import bind
 from corl_jax.models import shared_prefix
 from corl_jax.models.attention_kernels import attend
-from corl_jax.models.kv_cache import Cache
+from corl_jax.models.kv_cache import KVCache
 from corl_jax.models.language_model import LanguageModel
 from corl_jax.models.layers import linear, rotary, rotate, scan_layers, stack
-from corl_jax.models.shared_prefix import attend_behind
+from corl_jax.models.shared_prefix import attend_shared_prefix
 
 N, L, D = 2, 9, 32
 
@@ -98,7 +98,7 @@ def test_cached_decode_equals_the_full_forward(small, x, unroll):
         lambda: LanguageModel(cfg, dtype=jnp.float32, remat="none", unroll=unroll, rngs=nnx.Rngs(0))
     )
     lm, stacked = bind(nnx.split(shapes)[0], params), unroll < cfg.depth
-    assert len(lm.blocks()) == (0 if stacked else cfg.depth)
+    assert len(lm.separate_layers()) == (0 if stacked else cfg.depth)
     prompt, longer = 4, L + 2  # two cache slots stay empty
     full = jax.jit(run)(lm, x)
     slots = jnp.arange(longer)
@@ -107,7 +107,9 @@ def test_cached_decode_equals_the_full_forward(small, x, unroll):
     def forward(lm, x, cache, index):
         at = index + jnp.arange(x.shape[1])
         mask = (slots[None, :] <= at[:, None])[None]
-        return lm.cached(x, jnp.broadcast_to(at, x.shape[:2]), mask, cache, index, lm.blocks())
+        return lm.cached(
+            x, jnp.broadcast_to(at, x.shape[:2]), mask, cache, index, lm.separate_layers()
+        )
 
     states, cache = forward(lm, x[:, :prompt], lm.empty_cache(N, longer), 0)
     pieces = [states]
@@ -127,7 +129,7 @@ def test_cached_decode_equals_the_full_forward(small, x, unroll):
 def caches(rng):
     """The same numbers in both forms."""
     k, v = (jnp.asarray(rng.normal(size=(3, N, 2, L, 8))) for _ in range(2))
-    return {"stacked": Cache(k, v), "one by one": Cache(tuple(k), tuple(v))}
+    return {"stacked": KVCache(k, v), "one by one": KVCache(tuple(k), tuple(v))}
 
 
 @pytest.mark.parametrize("form", ["stacked", "one by one"])
@@ -153,7 +155,7 @@ def test_cache_is_written_where_it_was_told_and_grows_at_its_end(rng, form):
 @pytest.mark.parametrize("form", ["stacked", "one by one"])
 def test_a_branch_has_rows_of_its_own_behind_the_shared_ones(rng, form):
     cache = caches(rng)[form]
-    branch = cache.branch(3).grow(5)
+    branch = cache.fork(3).grow(5)
     assert branch.shared is cache and branch.length == 5 and cache.length == L
     assert (
         branch.layer(0, 4, float)[0].shape == (3 * N, 2, 4, 8)
@@ -177,7 +179,7 @@ def shared_and_own(rng, length, own, rows=2, times=3, prefix=7):
 def test_attention_behind_a_shared_part_equals_attention_to_all_of_it(rng, length):
     q, shared, mine, mask, whole = shared_and_own(rng, length, own=4)
     np.testing.assert_allclose(
-        attend_behind(q, shared, mine, mask), attend(q, *whole, mask), rtol=1e-5, atol=1e-6
+        attend_shared_prefix(q, shared, mine, mask), attend(q, *whole, mask), rtol=1e-5, atol=1e-6
     )
 
 
@@ -185,7 +187,7 @@ def test_attention_block_by_block_equals_attention_at_once(rng, monkeypatch):
     monkeypatch.setattr(shared_prefix, "BLOCK", 2)
     q, shared, mine, mask, whole = shared_and_own(rng, length=5, own=5)
     mask = mask & (jnp.arange(12) - 7 <= jnp.arange(5)[:, None]) | (jnp.arange(12) == 0)
-    found = shared_prefix.attend_causally_behind(q, shared, mine, mask)
+    found = shared_prefix.attend_shared_prefix_causally(q, shared, mine, mask)
     np.testing.assert_allclose(found, attend(q, *whole, mask), rtol=1e-5, atol=1e-6)
 
 
@@ -311,17 +313,17 @@ def test_what_shares_a_prompt_shares_the_products_with_parameters(lm, x):
     mask = jnp.broadcast_to(causal(L + own), (N * samples, L + own, L + own))
     graphdef, state = nnx.split(lm)
 
-    def pair(state, x):
+    def run_pair(state, x):
         trunk = nnx.merge(graphdef, state)
         asked = (x, positions[:N, :L], jnp.broadcast_to(causal(L), (N, L, L)))
-        return trunk.pair(asked, (behind, positions[:, L:], mask[:, L:]))
+        return trunk.with_shared_prefix(asked, (behind, positions[:, L:], mask[:, L:]))
 
-    states, after = pair(state, x)
+    states, after = run_pair(state, x)
     alone = run(lm, jnp.concatenate([jnp.repeat(x, samples, 0), behind], 1), positions, mask)
     np.testing.assert_allclose(states, alone[::samples, :L], atol=1e-5)
     np.testing.assert_allclose(after, alone[:, L:], atol=1e-5)
     text = str(
-        jax.make_jaxpr(jax.grad(lambda state, x: sum(jnp.sum(one**2) for one in pair(state, x))))(
+        jax.make_jaxpr(jax.grad(lambda state, x: sum(jnp.sum(one**2) for one in run_pair(state, x))))(
             state, x
         )
     )

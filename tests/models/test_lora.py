@@ -15,7 +15,7 @@ from corl_jax.models.janus.config import named_size
 from corl_jax.models.janus.model import abstract, logical_axes
 from corl_jax.models.lora import Lora, LoraLinear, fresh, is_adapter, kernel_of, merged, without
 from corl_jax.stages.config import LoraSettings
-from corl_jax.stages.param_placement import placed
+from corl_jax.stages.param_placement import param_specs
 
 LORA = Lora(
     rank=4,
@@ -135,7 +135,7 @@ def test_seven_billion_parameters_are_spread_with_their_kernels():
     assert number == d.depth * 32 * (
         4 * 2 * d.width + 3 * (d.width + d.mlp_dim)
     )  # as many heads as keys
-    structs = placed(leaves, logical_axes(shape), Sharder(make_mesh({"fsdp": 4, "tensor": 2})))
+    structs = param_specs(leaves, logical_axes(shape), Sharder(make_mesh({"fsdp": 4, "tensor": 2})))
     home = "language_model/layers/down_proj/"
     parts = {
         name: structs[home + name].sharding.shard_shape(structs[home + name].shape)

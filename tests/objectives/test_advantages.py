@@ -3,7 +3,14 @@ import numpy as np
 import pytest
 
 from corl_jax.core.errors import UserError
-from corl_jax.objectives.advantages import EPSILON, PAIRINGS, baselines, paired, scales, silent
+from corl_jax.objectives.advantages import (
+    EPSILON,
+    PAIRINGS,
+    baselines,
+    normalizations,
+    paired_advantages,
+    zero_std_groups,
+)
 
 REWARDS = jnp.asarray([[1.0, 2.0, 3.0, 6.0], [0.0, 0.0, 1.0, 1.0]])
 
@@ -12,16 +19,16 @@ def test_group_scale_by_hand():
     # row 0: mean 3, deviations -2 -1 0 3, squares 4 1 0 9, ddof 1 -> std sqrt(14 / 3)
     std = np.sqrt(14 / 3)
     expected = np.asarray([-2, -1, 0, 3]) / (std + 1e-4)
-    np.testing.assert_allclose(scales["group"](REWARDS)[0], expected, rtol=1e-6)
-    np.testing.assert_allclose(scales["group"](REWARDS)[1], np.asarray([-1, -1, 1, 1]) / 2 / (np.sqrt(1 / 3) + 1e-4),
+    np.testing.assert_allclose(normalizations["group"](REWARDS)[0], expected, rtol=1e-6)
+    np.testing.assert_allclose(normalizations["group"](REWARDS)[1], np.asarray([-1, -1, 1, 1]) / 2 / (np.sqrt(1 / 3) + 1e-4),
                                rtol=1e-6)  # fmt: skip
 
 
 def test_batch_and_none_scales_by_hand():
     centred = np.asarray([[-2, -1, 0, 3], [-0.5, -0.5, 0.5, 0.5]])
-    np.testing.assert_allclose(scales["none"](REWARDS), centred)
+    np.testing.assert_allclose(normalizations["none"](REWARDS), centred)
     np.testing.assert_allclose(
-        scales["batch"](REWARDS), centred / (np.sqrt(15 / 7) + EPSILON), rtol=1e-6
+        normalizations["batch"](REWARDS), centred / (np.sqrt(15 / 7) + EPSILON), rtol=1e-6
     )
 
 
@@ -35,8 +42,10 @@ def test_leaving_one_out_by_hand():
         "none": 1,
     }
     for name, std in stds.items():
-        np.testing.assert_allclose(scales[name](REWARDS, "leave_one_out"), centred / std, rtol=1e-6)
-    both = paired(
+        np.testing.assert_allclose(
+            normalizations[name](REWARDS, "leave_one_out"), centred / std, rtol=1e-6
+        )
+    both = paired_advantages(
         REWARDS, REWARDS, pairing="unified", scale="none", text_weight=0.5, baseline="leave_one_out"
     )
     np.testing.assert_allclose(both, [1.5 * centred] * 2, rtol=1e-6)
@@ -48,7 +57,7 @@ def test_a_group_is_silent_if_the_rewards_that_its_advantage_is_made_of_are_equa
         np.float32([[3, 3], [3, 4], [3, 3], [1, 3]]),
     )
     found = {
-        name: silent({"image": image, "text": text}, pairing=name, text_weight=0.5)
+        name: zero_std_groups({"image": image, "text": text}, pairing=name, text_weight=0.5)
         for name in PAIRINGS
     }
     np.testing.assert_array_equal(found["separate"]["image"], [1, 1, 0, 0])
@@ -56,31 +65,33 @@ def test_a_group_is_silent_if_the_rewards_that_its_advantage_is_made_of_are_equa
     for task in ("image", "text"):
         np.testing.assert_array_equal(found["unified"][task], [1, 0, 0, 1])  # 2 + 0.5 = 1 + 1.5
         np.testing.assert_array_equal(found["sum_of_advantages"][task], [1, 0, 0, 0])
-        both = paired(
+        both = paired_advantages(
             jnp.asarray(image), jnp.asarray(text), pairing="unified", scale="group", text_weight=0.5
         )
         np.testing.assert_array_equal(~np.any(both[0], 1), found["unified"][task])
     np.testing.assert_array_equal(
-        silent({"text": text}, pairing="unified", text_weight=0.5)["text"], [1, 0, 1, 0]
+        zero_std_groups({"text": text}, pairing="unified", text_weight=0.5)["text"], [1, 0, 1, 0]
     )
 
 
 @pytest.mark.parametrize("name", ["group", "batch", "none"])
 def test_a_constant_added_to_a_group_changes_nothing(name):
     shifted = REWARDS + jnp.asarray([[5.0], [-3.0]])
-    np.testing.assert_allclose(scales[name](shifted), scales[name](REWARDS), atol=1e-5)
+    np.testing.assert_allclose(
+        normalizations[name](shifted), normalizations[name](REWARDS), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", ["group", "batch", "none"])
 def test_equal_rewards_give_zero(name):
-    np.testing.assert_array_equal(scales[name](jnp.full((2, 4), 0.5)), 0)
+    np.testing.assert_array_equal(normalizations[name](jnp.full((2, 4), 0.5)), 0)
 
 
 def test_pairings_by_hand():
     image, text = REWARDS, jnp.asarray([[1.0, 0.0, 0.0, 1.0], [0.0, 1.0, 2.0, 0.0]])
-    scale = scales["group"]
+    scale = normalizations["group"]
     ours = {
-        name: paired(image, text, pairing=name, scale="group", text_weight=0.8)
+        name: paired_advantages(image, text, pairing=name, scale="group", text_weight=0.8)
         for name in ("unified", "separate", "sum_of_advantages")
     }
     np.testing.assert_allclose(ours["unified"][0], scale(image + 0.8 * text))
@@ -92,7 +103,7 @@ def test_pairings_by_hand():
 
 
 def test_separate_takes_more_questions_than_prompts():
-    image, text = paired(
+    image, text = paired_advantages(
         REWARDS, jnp.ones((5, 2)), pairing="separate", scale="none", text_weight=0.8
     )
     assert image.shape == (2, 4) and text.shape == (5, 2)
@@ -101,12 +112,12 @@ def test_separate_takes_more_questions_than_prompts():
 def test_errors_name_the_thing():
     arguments = {"scale": "group", "text_weight": 0.8}
     with pytest.raises(UserError, match=r"'unified' needs as many answers.*\(3, 4\) and \(2, 4\)"):
-        paired(REWARDS, jnp.ones((3, 4)), pairing="unified", **arguments)
+        paired_advantages(REWARDS, jnp.ones((3, 4)), pairing="unified", **arguments)
     with pytest.raises(
         UserError, match="unknown pairing 'unifed'; expected one of unified, separate"
     ):
-        paired(REWARDS, REWARDS, pairing="unifed", **arguments)
+        paired_advantages(REWARDS, REWARDS, pairing="unifed", **arguments)
     with pytest.raises(
         UserError, match="unknown advantage scale 'std'; expected one of batch, group, none"
     ):
-        paired(REWARDS, REWARDS, pairing="unified", scale="std", text_weight=0.8)
+        paired_advantages(REWARDS, REWARDS, pairing="unified", scale="std", text_weight=0.8)

@@ -4,14 +4,21 @@ import numpy as np
 import pytest
 
 from corl_jax.core.errors import UserError
-from corl_jax.objectives.kl import KlConfig, KlState, advance, estimators, initial, schedules
+from corl_jax.objectives.kl import (
+    KlConfig,
+    KlState,
+    estimators,
+    initial_kl_state,
+    next_kl_state,
+    schedules,
+)
 
 
 def coefficients(cfg, total, kl=0.0):
-    state = initial(cfg, total)
+    state = initial_kl_state(cfg, total)
     out = [float(state.coef)]
     for _ in range(total):
-        state = advance(cfg, state, jnp.float32(kl), total)
+        state = next_kl_state(cfg, state, jnp.float32(kl), total)
         out.append(float(state.coef))
     return np.asarray(out)
 
@@ -73,7 +80,7 @@ def test_constant_linear_and_cosine_by_value():
 @pytest.mark.parametrize("name", ["linear", "cosine", "grpo_d", "grpo_d_monotone"])
 def test_schedules_stay_at_the_end_after_the_last_step(name):
     cfg = KlConfig(name, 0.01, 0.3)
-    late = advance(cfg, KlState(jnp.float32(0), jnp.int32(150)), jnp.float32(0), 100)
+    late = next_kl_state(cfg, KlState(jnp.float32(0), jnp.int32(150)), jnp.float32(0), 100)
     np.testing.assert_allclose(late.coef, 0.3, rtol=1e-6)
 
 
@@ -81,15 +88,15 @@ def test_schedules_stay_at_the_end_after_the_last_step(name):
 def test_every_schedule_goes_on_from_a_saved_state(name):
     cfg = KlConfig(name, 0.01, 0.1, target=0.02)
     kls = np.linspace(0, 0.05, 20, dtype=np.float32)
-    step = jax.jit(lambda state, kl: advance(cfg, state, kl, 20))
+    step = jax.jit(lambda state, kl: next_kl_state(cfg, state, kl, 20))
 
     def go(state, kls):
         for kl in kls:
             state = step(state, kl)
         return state
 
-    whole = go(initial(cfg, 20), kls)
-    middle = go(initial(cfg, 20), kls[:7])
+    whole = go(initial_kl_state(cfg, 20), kls)
+    middle = go(initial_kl_state(cfg, 20), kls[:7])
     saved = KlState(*(jnp.asarray(np.asarray(leaf).copy()) for leaf in jax.tree.leaves(middle)))
     resumed = go(saved, kls[7:])
     assert resumed.coef == whole.coef and resumed.step == whole.step == 20
@@ -98,11 +105,11 @@ def test_every_schedule_goes_on_from_a_saved_state(name):
 
 def test_adaptive_moves_towards_the_target_by_at_most_its_rate():
     cfg = KlConfig("adaptive", start=0.04, target=0.05, rate=0.1)
-    state = initial(cfg, 10)
+    state = initial_kl_state(cfg, 10)
     np.testing.assert_allclose(state.coef, 0.04, rtol=1e-6)
     for kl, factor in ((1.0, 1.1), (0.0, 0.9), (0.05, 1.0), (0.06, 1.02)):
         np.testing.assert_allclose(
-            advance(cfg, state, jnp.float32(kl), 10).coef, 0.04 * factor, rtol=1e-5
+            next_kl_state(cfg, state, jnp.float32(kl), 10).coef, 0.04 * factor, rtol=1e-5
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from corl_jax.objectives.running_moments import Moments, nothing_seen
+from corl_jax.objectives.running_moments import RunningMoments, empty_moments
 
 
 def sums(values):
@@ -15,7 +15,7 @@ def sums(values):
 
 def test_moments_step_by_step_are_those_of_all_values(rng):
     steps = [rng.normal(5, 3, (n, 2)) for n in (4, 1, 7)]
-    seen = nothing_seen(2)
+    seen = empty_moments(2)
     for values in steps:
         seen = seen.with_sums(*map(jnp.asarray, sums(values)))
     whole = np.concatenate(steps)
@@ -26,5 +26,5 @@ def test_moments_step_by_step_are_those_of_all_values(rng):
 
 def test_z_scores_and_rewards_that_never_differ():
     values = np.array([[1.0, 7.0], [3.0, 7.0]])
-    seen = Moments(np.zeros(2), np.zeros(2), np.zeros(2)).with_values(values)
+    seen = RunningMoments(np.zeros(2), np.zeros(2), np.zeros(2)).with_values(values)
     np.testing.assert_allclose(seen.z_scores(values), [[-1, 0], [1, 0]])

@@ -6,11 +6,11 @@ import pytest
 from corl_jax.core.errors import UserError
 from corl_jax.core.rng import sample_keys, stream
 from corl_jax.objectives.sampling_distribution import (
-    Sampling,
-    check_sampling,
-    draw,
+    SamplingParams,
+    check_sampling_params,
     entropy,
     log_distribution,
+    sample_tokens,
     token_log_probs,
 )
 
@@ -32,23 +32,23 @@ def logits(rng):
 @pytest.mark.parametrize("weight", [0.0, 0.5, 1.0, 5.0])
 def test_guidance_formula(logits, weight):
     c, u = logits
-    np.testing.assert_allclose(log_distribution(c, u, Sampling(guidance=weight)), log_softmax(u + weight * (c - u)),
+    np.testing.assert_allclose(log_distribution(c, u, SamplingParams(guidance=weight)), log_softmax(u + weight * (c - u)),
                                atol=2e-6)  # fmt: skip
 
 
 def test_without_unconditional_logits_guidance_is_not_used(logits):
-    np.testing.assert_allclose(log_distribution(logits[0], None, Sampling(guidance=5.0)), log_softmax(logits[0]),
+    np.testing.assert_allclose(log_distribution(logits[0], None, SamplingParams(guidance=5.0)), log_softmax(logits[0]),
                                atol=1e-6)  # fmt: skip
 
 
 def test_temperature_divides_guided_logits(logits):
     c, u = logits
-    got = log_distribution(c, u, Sampling(guidance=3.0, temperature=0.7))
+    got = log_distribution(c, u, SamplingParams(guidance=3.0, temperature=0.7))
     np.testing.assert_allclose(got, log_softmax((u + 3 * (c - u)) / 0.7), atol=1e-5)
 
 
 def test_top_k_keeps_k_and_renormalises(logits):
-    got = np.exp(log_distribution(logits[0], None, Sampling(top_k=3)))
+    got = np.exp(log_distribution(logits[0], None, SamplingParams(top_k=3)))
     for row, probs in zip(logits[0], got, strict=True):
         kept = np.argsort(row)[-3:]
         assert set(np.flatnonzero(probs)) == set(kept)
@@ -62,9 +62,11 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it():
         (0.6, [0.625, 0.375, 0, 0]),
         (0.94, [10 / 19, 6 / 19, 3 / 19, 0]),
     ):
-        got = np.exp(log_distribution(np.log(probs), None, Sampling(top_p=top_p)))
+        got = np.exp(log_distribution(np.log(probs), None, SamplingParams(top_p=top_p)))
         np.testing.assert_allclose(got[0], expected, rtol=1e-5, atol=1e-12)
-        traced = jax.jit(lambda s: log_distribution(np.log(probs), None, s))(Sampling(top_p=top_p))
+        traced = jax.jit(lambda s: log_distribution(np.log(probs), None, s))(
+            SamplingParams(top_p=top_p)
+        )
         np.testing.assert_allclose(np.exp(traced)[0], expected, rtol=1e-5, atol=1e-12)
 
 
@@ -72,49 +74,57 @@ def test_banned_ids_have_probability_zero_and_the_rest_sums_to_one(logits):
     banned = np.zeros(8, bool)
     banned[[0, 5]] = True
     got = log_distribution(
-        logits[0], logits[1], Sampling(guidance=2.0, temperature=1.5, banned=jnp.asarray(banned))
+        logits[0],
+        logits[1],
+        SamplingParams(guidance=2.0, temperature=1.5, banned=jnp.asarray(banned)),
     )
     assert np.isfinite(got).all() and (np.exp(got)[:, banned] == 0).all()
     np.testing.assert_allclose(np.exp(got).sum(-1), 1, rtol=1e-5)
     keys = sample_keys(stream(0, "t"), 300)
-    tokens, _ = draw(keys, jnp.repeat(got, 100, 0), Sampling())
+    tokens, _ = sample_tokens(keys, jnp.repeat(got, 100, 0), SamplingParams())
     assert not np.isin(tokens, [0, 5]).any() and len(set(np.asarray(tokens).tolist())) > 3
 
 
 def test_bans_come_before_top_k(logits):
     best = np.argmax(logits[0][0])
-    got = log_distribution(logits[0][:1], None, Sampling(top_k=2, banned=jnp.arange(8) == best))
+    got = log_distribution(
+        logits[0][:1], None, SamplingParams(top_k=2, banned=jnp.arange(8) == best)
+    )
     assert np.count_nonzero(np.exp(got)) == 2 and np.exp(got)[0, best] == 0
 
 
 def test_greedy_at_temperature_zero_is_scored_at_one(logits):
-    sampling = Sampling(temperature=0.0)
+    sampling = SamplingParams(temperature=0.0)
     scored = log_distribution(logits[0], None, sampling)
     np.testing.assert_allclose(scored, log_softmax(logits[0]), atol=1e-6)
-    tokens, log_probs = draw(sample_keys(stream(0, "t"), 3), scored, sampling)
+    tokens, log_probs = sample_tokens(sample_keys(stream(0, "t"), 3), scored, sampling)
     np.testing.assert_array_equal(tokens, logits[0].argmax(-1))
     np.testing.assert_allclose(log_probs, log_softmax(logits[0]).max(-1), atol=1e-6)
 
 
 def test_drawn_log_probs_are_those_the_scorer_takes_and_follow_the_row_key(logits):
-    scored = log_distribution(*logits, Sampling(guidance=2.0, temperature=1.3, top_k=4, top_p=0.9))
+    scored = log_distribution(
+        *logits, SamplingParams(guidance=2.0, temperature=1.3, top_k=4, top_p=0.9)
+    )
     keys = sample_keys(stream(1, "t"), 3)
-    tokens, log_probs = draw(keys, scored, Sampling())
+    tokens, log_probs = sample_tokens(keys, scored, SamplingParams())
     np.testing.assert_array_equal(log_probs, token_log_probs(scored, tokens))
     assert (np.asarray(log_probs) > -50).all() and tokens.dtype == jnp.int32
-    alone, _ = draw(keys[2:], scored[2:], Sampling())
+    alone, _ = sample_tokens(keys[2:], scored[2:], SamplingParams())
     assert alone[0] == tokens[2]
 
 
 def test_draws_follow_the_distribution():
     scored = jnp.log(jnp.asarray([0.5, 0.3, 0.2]))
-    tokens, _ = draw(sample_keys(stream(0, "t"), 4000), jnp.tile(scored, (4000, 1)), Sampling())
+    tokens, _ = sample_tokens(
+        sample_keys(stream(0, "t"), 4000), jnp.tile(scored, (4000, 1)), SamplingParams()
+    )
     np.testing.assert_allclose(np.bincount(tokens) / 4000, [0.5, 0.3, 0.2], atol=0.03)
 
 
 @pytest.mark.parametrize("sampling", [
-    Sampling(guidance=3.0, temperature=0.5, banned=np.arange(8) < 2),
-    Sampling(guidance=3.0, top_k=3, top_p=0.8, banned=np.arange(8) < 2),
+    SamplingParams(guidance=3.0, temperature=0.5, banned=np.arange(8) < 2),
+    SamplingParams(guidance=3.0, top_k=3, top_p=0.8, banned=np.arange(8) < 2),
 ])  # fmt: skip
 def test_gradients_are_finite_with_bans(logits, sampling):
     def loss(c, u):
@@ -127,14 +137,14 @@ def test_gradients_are_finite_with_bans(logits, sampling):
 
 
 def test_a_banned_token_is_never_scored_as_nan(logits):
-    scored = log_distribution(logits[0], None, Sampling(banned=jnp.arange(8) < 2))
+    scored = log_distribution(logits[0], None, SamplingParams(banned=jnp.arange(8) < 2))
     chosen = token_log_probs(scored, jnp.zeros(3, jnp.int32))
     assert np.isfinite(chosen).all() and (np.asarray(chosen - chosen) == 0).all()
 
 
 def test_entropy_by_hand():
     np.testing.assert_allclose(entropy(jnp.log(jnp.full((2, 4), 0.25))), np.log(4), rtol=1e-6)
-    banned = log_distribution(jnp.zeros((1, 4)), None, Sampling(banned=jnp.arange(4) < 2))
+    banned = log_distribution(jnp.zeros((1, 4)), None, SamplingParams(banned=jnp.arange(4) < 2))
     np.testing.assert_allclose(entropy(banned), np.log(2), rtol=1e-6)
 
 
@@ -147,7 +157,7 @@ def test_guidance_and_temperature_change_without_a_new_program(logits):
         return log_distribution(c, u, sampling)
 
     for guidance, temperature in ((1.0, 1.0), (5.0, 0.5), (2.0, 0.0)):
-        run(*logits, Sampling(guidance, temperature))
+        run(*logits, SamplingParams(guidance, temperature))
     assert len(traces) == 1
 
 
@@ -159,12 +169,12 @@ def test_guidance_and_temperature_change_without_a_new_program(logits):
 ])  # fmt: skip
 def test_bad_settings_are_named(setting, says):
     with pytest.raises(UserError, match=says):
-        check_sampling(**setting)
-    check_sampling(guidance=0.0, temperature=0.0, top_p=1.0)
+        check_sampling_params(**setting)
+    check_sampling_params(guidance=0.0, temperature=0.0, top_p=1.0)
 
 
 def test_settings_that_keep_everything_keep_unlikely_ids_under_jit():
     logits = np.array([0.0, -5.0, -40.0, -80.0], np.float32)
-    sampling = Sampling(guidance=jnp.float32(1), temperature=jnp.float32(1))
+    sampling = SamplingParams(guidance=jnp.float32(1), temperature=jnp.float32(1))
     got = jax.jit(lambda s: log_distribution(logits, None, s))(sampling)
     np.testing.assert_allclose(got, jax.nn.log_softmax(logits), rtol=1e-6)

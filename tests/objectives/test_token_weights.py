@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from corl_jax.core.errors import UserError
-from corl_jax.objectives.policy_gradient import surrogate
+from corl_jax.objectives.policy_gradient import clipped_surrogate
 from corl_jax.objectives.token_weights import token_weights
 
 MODES = ("sequence_mean", "token_mean", "fixed_length")
@@ -60,7 +60,7 @@ def test_unknown_name():
 def loss_and_gradient(theta, features, advantages, weights):
     def loss(theta):
         log_probs = jax.nn.log_sigmoid(features @ theta)
-        per_token, _, _ = surrogate(log_probs, None, advantages[..., None], clip="ppo", epsilon_low=0.2,
+        per_token, _, _ = clipped_surrogate(log_probs, None, advantages[..., None], clip="ppo", epsilon_low=0.2,
                                     epsilon_high=0.2)  # fmt: skip
         return jnp.sum(per_token * weights)
 

@@ -90,7 +90,7 @@ def test_a_copy_inside_a_loop_is_seen():
 
 def test_collectives_count_what_a_device_sends():
     sharder = Sharder(make_mesh({"fsdp": 8}))
-    rows, whole = sharder.named("batch"), sharder.named()
+    rows, whole = sharder.named_sharding("batch"), sharder.named_sharding()
     gathered = compiled(
         lambda x: jax.lax.with_sharding_constraint(x * 2, whole), array(N, N, sharding=rows)
     )

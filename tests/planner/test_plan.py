@@ -20,8 +20,8 @@ from corl_jax.planner.programs import PHASES, open_step
 from corl_jax.planner.reward_programs import assumed
 from corl_jax.planner.roofline import Plan, make_plan, wanted_gib
 from corl_jax.planner.search import candidates
-from corl_jax.reward_models.base import open_net
-from corl_jax.reward_models.collection import KINDS
+from corl_jax.reward_models.base import load_reward_model
+from corl_jax.reward_models.collection import SPECS
 
 CONFIG = "--config=configs/unified.py"
 
@@ -70,10 +70,10 @@ def test_sizes_are_those_of_arrays(step, config, small_world):
     from corl_jax.engine.optim import make_optimizer
     from corl_jax.stages.rl.stage import RlStage
     from corl_jax.stages.run import optim_config
-    from corl_jax.stages.setup import assemble
+    from corl_jax.stages.setup import build_setup
 
     with small_world(2):
-        parts, optimizer = assemble(config), make_optimizer(optim_config(config))
+        parts, optimizer = build_setup(config), make_optimizer(optim_config(config))
         state = RlStage(config, parts, optimizer).init()
     found = memory.parts(step)
     assert found["parameters"] == pytest.approx(held(state.params), rel=1e-6)
@@ -107,12 +107,12 @@ def test_adapters_leave_moments_of_their_own_size_and_no_copy_for_the_reference(
     from corl_jax.engine.optim import make_optimizer
     from corl_jax.stages.rl.stage import RlStage
     from corl_jax.stages.run import optim_config
-    from corl_jax.stages.setup import assemble
+    from corl_jax.stages.setup import build_setup
 
     changed = config | {"lora": config["lora"] | {"rank": 4, "base_dtype": "bfloat16"}}
     step = open_step(changed, jax.devices()[:2])
     with small_world(2):
-        parts = assemble(changed)
+        parts = build_setup(changed)
         state = RlStage(changed, parts, make_optimizer(optim_config(changed))).init()
     found = memory.parts(step)
     assert found["parameters"] == pytest.approx(held(state.params), rel=1e-6)
@@ -155,10 +155,13 @@ def test_reward_models_are_counted(small_config, step, config):
     changed = config | {"rewards": rewards, "reward": config["reward"] | how | {"models": models}}
     asked = open_step(changed, jax.devices()[:2])
     assert (
-        sorted(asked.nets) == ["bert", "captioner", "lpips"]
+        sorted(asked.reward_models) == ["bert", "captioner", "lpips"]
         and memory.parts(step)["reward_models"] == 0
     )
-    opened = [open_net(KINDS[name], "tiny", asked.parts.sharder).params for name in asked.nets]
+    opened = [
+        load_reward_model(SPECS[name], "tiny", asked.parts.sharder).params
+        for name in asked.reward_models
+    ]
     assert memory.parts(asked)["reward_models"] == pytest.approx(held(opened), rel=1e-6)
     calls = asked.phases()["rewards"]
     assert [call.times for call in calls] == [
@@ -172,12 +175,12 @@ def test_reward_models_are_counted(small_config, step, config):
         and not advise(found, asked)
     )
     far = changed["reward"] | {
-        "models": {"captioner": "some/captioner", "bert": KINDS["bert"].home, "lpips": ""}
+        "models": {"captioner": "some/captioner", "bert": SPECS["bert"].home, "lpips": ""}
     }
     larger = open_step(changed | {"reward": far}, jax.devices()[:2])
     counts = {
         name: sum(np.prod(one.shape) for one in net.params.values())
-        for name, net in larger.nets.items()
+        for name, net in larger.reward_models.items()
     }
     assert counts == {"bert": 108_891_648, "captioner": 223_971_644, "lpips": 14_716_160}
     assert [line.split(" is no folder")[0] for line in assumed(larger.stage)] == [

@@ -7,8 +7,8 @@ import pytest
 
 from corl_jax.core.types import Prompts
 from corl_jax.data.text_tokenizer import left_pad
-from corl_jax.sampling.generate import Sampler
-from corl_jax.sampling.prompt_layout import SpecialIds
+from corl_jax.sampling.generate import PolicyFns
+from corl_jax.sampling.prompt_layout import SpecialTokenIds
 
 PROMPTS = [
     "two blue squares and a green triangle left of a red circle",
@@ -34,10 +34,10 @@ def test_greedy_guided_image_tokens_are_equal(pair, torch, tokenizer, guidance):
     theirs = pair.theirs.generate(
         torch.from_numpy(tokens.astype(np.int64)), attention_mask=torch.from_numpy(mask.astype(np.int64)),
         generation_mode="image", do_sample=False, guidance_scale=guidance, use_cache=True)  # fmt: skip
-    ids = SpecialIds(tokenizer.pad_id, tokenizer.eos_id, tokenizer.image_id, ())
-    sampler = Sampler(pair.graphdef, pair.cfg, ids)
+    ids = SpecialTokenIds(tokenizer.pad_id, tokenizer.eos_id, tokenizer.image_id, ())
+    sampler = PolicyFns(pair.graphdef, pair.cfg, ids)
     sampling = sampler.sampling("image", guidance=guidance, temperature=0.0)
-    ours = sampler.draw(pair.params, Prompts(tokens, mask), greedy_keys(3), sampling)
+    ours = sampler.sample_images(pair.params, Prompts(tokens, mask), greedy_keys(3), sampling)
     assert theirs.shape == (3, pair.cfg.image_tokens)
     np.testing.assert_array_equal(ours.tokens[:, 0], theirs)
     assert len(np.unique(ours.tokens)) > 8
@@ -63,8 +63,8 @@ def test_greedy_answers_are_equal(pair, torch, tokenizer, rng):
             pixel_values=torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), generation_mode="text", do_sample=False,
             max_new_tokens=length, suppress_tokens=list(banned), eos_token_id=tokenizer.eos_id,
             pad_token_id=tokenizer.pad_id)[:, tokens.shape[1] :].numpy()  # fmt: skip
-    ids = SpecialIds(tokenizer.pad_id, tokenizer.eos_id, tokenizer.image_id, banned)
-    sampler = Sampler(pair.graphdef, pair.cfg, ids)
+    ids = SpecialTokenIds(tokenizer.pad_id, tokenizer.eos_id, tokenizer.image_id, banned)
+    sampler = PolicyFns(pair.graphdef, pair.cfg, ids)
     sampling = sampler.sampling("text", temperature=0.0)
     ours = sampler.write(
         pair.params, Prompts(tokens, mask, jnp.asarray(images)), greedy_keys(3), sampling, length

@@ -85,10 +85,10 @@ def test_a_hub_folder_of_two_layouts_is_fetched_once(monkeypatch):
         "model.safetensors",
     ]
     fake = FakeHub(monkeypatch, files=["config.json", "open_clip_config.json", *files])
-    hub.fetch(ID, CLIP.weights)
+    hub.download(ID, CLIP.weights)
     assert fake.patterns == [*hub.SMALL, "model*.safetensors"]
     fake.files = ["open_clip_config.json", *files[:2]]
-    hub.fetch(ID, CLIP.weights)
+    hub.download(ID, CLIP.weights)
     assert fake.patterns == [*hub.SMALL, "open_clip*.safetensors"]
 
 

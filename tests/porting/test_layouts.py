@@ -115,7 +115,7 @@ def test_parameters_are_born_in_their_placement(pair, monkeypatch, whole):
     axes, sharder = logical_axes(model), Sharder(make_mesh({"data": 2, "fsdp": 2, "tensor": 2}))
     wanted = {
         path: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=sharder.fitted(leaf.shape, axes[path], path)
+            leaf.shape, leaf.dtype, sharding=sharder.checked_sharding(leaf.shape, axes[path], path)
         )
         for path, leaf in flatten_abstract(model).items()
     }

@@ -37,7 +37,7 @@ def test_config_is_read_as_torch_wrote_it(pair):
 def test_vision_and_aligner(pair, torch, images, assert_close):
     with torch.no_grad():
         theirs = pair.theirs.model.get_image_features(nchw(torch, images)).pooler_output
-    assert_close(jax.jit(lambda m, x: m.embed_pictures(x))(pair.ours, images), theirs)
+    assert_close(jax.jit(lambda m, x: m.embed_images(x))(pair.ours, images), theirs)
 
 
 def test_logits_of_left_padded_prompts_with_pictures(
@@ -70,7 +70,7 @@ def test_embeddings_of_image_tokens(pair, torch, rng, assert_close):
     codes = rng.integers(0, pair.cfg.image_tokenizer.codebook_size, (2, 9))
     with torch.no_grad():
         theirs = pair.theirs.prepare_embeddings_for_image_generation(torch.from_numpy(codes))
-    assert_close(pair.ours.embed_codes(codes), theirs)
+    assert_close(pair.ours.embed_image_tokens(codes), theirs)
 
 
 def test_pictures_to_codes(pair, torch, images, assert_close):

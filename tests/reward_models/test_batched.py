@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from corl_jax.core.sharding import Sharder, make_mesh
-from corl_jax.reward_models.batched import EACH, ROWS, in_batches, together
+from corl_jax.reward_models.batched import EACH, ROWS, global_rows, map_in_batches
 
 
 @pytest.mark.parametrize("shards", [1, 3, 8, 32, 256])
 def test_a_call_divides_over_the_devices_and_is_large_enough(shards):
-    size = together(shards)
+    size = global_rows(shards)
     assert size % shards == 0 and size >= ROWS and size // shards >= EACH
     assert size - shards < max(ROWS, EACH * shards)  # and no larger than that needs
 
@@ -25,6 +25,6 @@ def test_rows_come_back_in_order_on_eight_devices(count):
         return double(rows)
 
     np.testing.assert_array_equal(
-        in_batches(sharder, run, [np.arange(count)]), 2 * np.arange(count)
+        map_in_batches(sharder, run, [np.arange(count)]), 2 * np.arange(count)
     )
-    assert seen == {together(8)}
+    assert seen == {global_rows(8)}

@@ -14,7 +14,7 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.core.trees import bind, count, flatten_abstract
 from corl_jax.porting.rules import knowingly_unused, plan
-from corl_jax.reward_models.base import open_net
+from corl_jax.reward_models.base import load_reward_model
 from corl_jax.reward_models.bert.model import BertConfig, buckets
 from corl_jax.reward_models.bert.tokenizer import BERT_MARKS, MPNET_MARKS, WordPieces
 from corl_jax.reward_models.bert.weights import BERT, BERT_RULES, SENTENCE, UNUSED
@@ -51,7 +51,7 @@ def ours(net, rows, width, pad):
 
 def test_states_of_a_padded_batch(written, torch, sharder, assert_close):
     name, model, folder = written
-    net = open_net(KINDS[name][0], str(folder), sharder)
+    net = load_reward_model(KINDS[name][0], str(folder), sharder)
     pieces = WordPieces(net.folder, KINDS[name][1], net.cfg.max_tokens, net.cfg.vocab_size)
     rows = pieces([*TEXTS, "red dog " * 1000])
     assert sorted({len(row) for row in rows})[0] == 2 and len(rows[-1]) == 64 == net.cfg.max_tokens
@@ -84,7 +84,8 @@ def test_old_names_of_norms_give_the_same(written, sharder, tmp_path):
         path.endswith("LayerNorm.bias") for path in renamed
     )
     here, there = (
-        open_net(KINDS[name][0], str(place), sharder).params for place in (folder, tmp_path)
+        load_reward_model(KINDS[name][0], str(place), sharder).params
+        for place in (folder, tmp_path)
     )
     assert here.keys() == there.keys() and all((here[path] == there[path]).all() for path in here)
 
@@ -192,7 +193,7 @@ def test_refusals(kind, changes, message, bert_folder, sharder, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(raw))
     (tmp_path / "model.safetensors").symlink_to(bert_folder / "model.safetensors")
     with pytest.raises(UserError, match=message) as caught:
-        open_net(kind, str(tmp_path), sharder)
+        load_reward_model(kind, str(tmp_path), sharder)
     assert "\n" not in str(caught.value)
 
 

@@ -16,7 +16,7 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.core.trees import flatten_abstract
 from corl_jax.porting.rules import knowingly_unused, parameters, plan
-from corl_jax.reward_models.base import open_net
+from corl_jax.reward_models.base import load_reward_model
 from corl_jax.reward_models.blip.config import TEXT_FIELDS, VISION_FIELDS, read_config
 from corl_jax.reward_models.blip.model import CaptionerConfig, CaptionNet
 from corl_jax.reward_models.blip.weights import CAPTIONER, TIED
@@ -86,7 +86,7 @@ def test_the_published_size():
 
 
 def test_a_folder_comes_in_as_it_went_out(folder, params, here):
-    again = open_net(CAPTIONER, str(folder), here)
+    again = load_reward_model(CAPTIONER, str(folder), here)
     assert again.cfg == TINY and again.params.keys() == params.keys()
     for path, leaf in params.items():
         np.testing.assert_array_equal(again.params[path], leaf, path)
@@ -99,7 +99,7 @@ def test_a_tied_tensor_may_lie_under_either_name_or_both(folder, params, here):
     other = {name: tensor for name, tensor in both.items() if name not in TIED}
     for written in (both, other):
         save_file(written, folder / "model.safetensors")
-        again = open_net(CAPTIONER, str(folder), here).params
+        again = load_reward_model(CAPTIONER, str(folder), here).params
         for path in ("text/words/embedding", "text/bias"):
             np.testing.assert_array_equal(again[path], params[path])
 
@@ -111,7 +111,7 @@ def test_a_missing_tensor_is_one_clear_error(folder, here):
     with pytest.raises(
         UserError, match=r"missing: .*layer\.1\.crossattention.self.key.bias; not used: itm_head"
     ) as e:
-        open_net(CAPTIONER, str(folder), here)
+        load_reward_model(CAPTIONER, str(folder), here)
     assert "\n" not in str(e.value)
 
 

@@ -15,7 +15,7 @@ from flax import nnx
 from corl_jax.core.errors import UserError
 from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.core.trees import bind, flatten_abstract
-from corl_jax.reward_models.base import open_net
+from corl_jax.reward_models.base import load_reward_model
 from corl_jax.reward_models.blip.captioner import Captioner
 from corl_jax.reward_models.blip.model import CaptionerConfig, CaptionNet
 from corl_jax.reward_models.blip.tokenizer import TINY_WORDS, word_pieces
@@ -31,7 +31,7 @@ def here():
 @pytest.fixture(scope="module")
 def tiny(here):
     """The tiny twin, and its wrapper."""
-    net = open_net(CAPTIONER, "tiny", here)
+    net = load_reward_model(CAPTIONER, "tiny", here)
     return net, Captioner(net, here)
 
 
@@ -78,7 +78,7 @@ def test_bad_input_is_named(tiny, here, tmp_path):
         captioner.captions(np.zeros((1, 8, 8, 3)))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip"}))
     with pytest.raises(UserError, match="holds a model of type 'clip'; expected 'blip'"):
-        open_net(CAPTIONER, str(tmp_path), here)
+        load_reward_model(CAPTIONER, str(tmp_path), here)
     somewhere = dataclasses.replace(net, folder=tmp_path)
     with pytest.raises(UserError, match="no tokenizer.json and no vocab.txt"):
         Captioner(somewhere, here)
@@ -94,7 +94,7 @@ def test_bad_input_is_named(tiny, here, tmp_path):
 def test_blip_base_at_full_size(here, capsys):
     """Random weights: ``python -m pytest tests/rewards/test_captioner.py -m full_size -s`` prints seconds a picture."""
     kind = dataclasses.replace(CAPTIONER, tiny=CaptionerConfig())
-    net = open_net(kind, "tiny", here)
+    net = load_reward_model(kind, "tiny", here)
     assert sum(leaf.size for leaf in net.params.values()) == 223_971_644
     pictures = np.random.default_rng(0).integers(0, 256, (16, 384, 384, 3), dtype=np.uint8)
     captioner = Captioner(net, here)

@@ -13,7 +13,7 @@ import pytest
 from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.core.trees import bind
 from corl_jax.data.images import resized
-from corl_jax.reward_models.base import Net, open_net
+from corl_jax.reward_models.base import LoadedModel, load_reward_model
 from corl_jax.reward_models.blip.captioner import Captioner
 from corl_jax.reward_models.blip.model import normalise
 from corl_jax.reward_models.blip.weights import CAPTIONER
@@ -114,10 +114,10 @@ def sharder(**mesh: int) -> Sharder:
     return Sharder(make_mesh(mesh, jax.devices()[: int(np.prod(list(mesh.values())))]))
 
 
-def opened(source: Any, **mesh: int) -> tuple[Net, Captioner]:
+def opened(source: Any, **mesh: int) -> tuple[LoadedModel, Captioner]:
     """The net at ``source`` and its wrapper."""
     over = sharder(**(mesh or {"data": 1}))
-    net = open_net(CAPTIONER, str(source), over)
+    net = load_reward_model(CAPTIONER, str(source), over)
     return net, Captioner(net, over)
 
 

@@ -12,7 +12,7 @@ import tokenizers
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.sharding import Sharder, make_mesh
-from corl_jax.reward_models.base import open_net
+from corl_jax.reward_models.base import load_reward_model
 from corl_jax.reward_models.clip.text_image import ClipSimilarity, cropped
 from corl_jax.reward_models.clip.tokenizer import END, START, ClipTokenizer
 from corl_jax.reward_models.clip.weights import CLIP
@@ -34,7 +34,7 @@ def sharder():
 
 @pytest.fixture(scope="module")
 def tiny(sharder):
-    return ClipSimilarity(open_net(CLIP, "tiny", sharder), sharder)
+    return ClipSimilarity(load_reward_model(CLIP, "tiny", sharder), sharder)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_rows_keep_their_order(tiny, rows):
 
 def test_eight_devices_give_the_same(tiny, rows):
     sharder = Sharder(make_mesh({"data": 2, "fsdp": 2, "tensor": 2}))
-    many = ClipSimilarity(open_net(CLIP, "tiny", sharder), sharder)
+    many = ClipSimilarity(load_reward_model(CLIP, "tiny", sharder), sharder)
     np.testing.assert_allclose(many.cosine(*rows), tiny.cosine(*rows), atol=1e-5)
 
 
@@ -148,7 +148,9 @@ def test_cosines_are_those_of_transformers_from_pictures_and_texts_on(whole, sha
         out = model(input_ids=ids, pixel_values=pixels)
         wanted = (out.image_embeds * out.text_embeds).sum(-1).numpy()
     assert wanted.std() > 1e-3
-    found = ClipSimilarity(open_net(CLIP, str(folder), sharder), sharder).cosine(pictures, texts)
+    found = ClipSimilarity(load_reward_model(CLIP, str(folder), sharder), sharder).cosine(
+        pictures, texts
+    )
     print(f"cosines differ by {np.abs(found - wanted).max():.1e} of {np.abs(wanted).max():.2f}")
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
@@ -156,7 +158,7 @@ def test_cosines_are_those_of_transformers_from_pictures_and_texts_on(whole, sha
 def test_texts_are_cut_as_transformers_does(whole, words, sharder):
     theirs, folder = whole[2], whole[3]
     assert words[3] > 20
-    net = open_net(CLIP, str(folder), sharder)
+    net = load_reward_model(CLIP, str(folder), sharder)
     wanted = theirs(list(TEXTS), padding="max_length", max_length=77, truncation=True).input_ids
     found = ClipTokenizer.of(net)(TEXTS)
     np.testing.assert_array_equal(found, wanted)
@@ -174,7 +176,7 @@ def test_texts_are_cut_as_transformers_does(whole, words, sharder):
 def test_refusals(tiny, whole, sharder, tmp_path, rows):
     with pytest.raises(ValueError, match="19 pictures and 2 texts; expected one for each"):
         tiny.cosine(rows[0], ["a", "b"])
-    net = open_net(CLIP, str(whole[3]), sharder)
+    net = load_reward_model(CLIP, str(whole[3]), sharder)
     bare = dataclasses.replace(net, folder=tmp_path)
     with pytest.raises(
         UserError,

@@ -16,7 +16,7 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.core.trees import bind, digest, flatten_abstract
 from corl_jax.porting.rules import knowingly_unused, plan
-from corl_jax.reward_models.base import open_net
+from corl_jax.reward_models.base import load_reward_model
 from corl_jax.reward_models.clip.config import read_open_clip, read_transformers
 from corl_jax.reward_models.clip.model import Clip
 from corl_jax.reward_models.clip.weights import CLIP, OPEN_CLIP, TRANSFORMERS, layout_of
@@ -80,7 +80,7 @@ def inputs(rng):
 
 def test_features_are_those_of_transformers(theirs, torch, sharder, rng, assert_close):
     model, folder = theirs
-    net = open_net(CLIP, str(folder), sharder)
+    net = load_reward_model(CLIP, str(folder), sharder)
     ours, (pictures, ids) = bind(net.graphdef, net.params), inputs(rng)
     with torch.no_grad():
         out = model(
@@ -99,7 +99,7 @@ def test_features_are_those_of_transformers(theirs, torch, sharder, rng, assert_
 
 def test_the_two_pooling_rules_differ(theirs, sharder, rng):
     """Otherwise the test above would show neither."""
-    net = open_net(CLIP, str(theirs[1]), sharder)
+    net = load_reward_model(CLIP, str(theirs[1]), sharder)
     ids = inputs(rng)[1]
     first, largest = (ids == END).argmax(1), ids.argmax(1)
     assert first[2] != largest[2]
@@ -170,7 +170,9 @@ def open_clip(theirs, tmp_path):
 
 
 def test_the_layout_of_open_clip_gives_the_same_parameters(theirs, open_clip, sharder):
-    one, other = (open_net(CLIP, str(folder), sharder) for folder in (theirs[1], open_clip))
+    one, other = (
+        load_reward_model(CLIP, str(folder), sharder) for folder in (theirs[1], open_clip)
+    )
     assert digest(one.params) == digest(other.params)
     assert (
         other.cfg.end_id is None
@@ -180,12 +182,12 @@ def test_the_layout_of_open_clip_gives_the_same_parameters(theirs, open_clip, sh
 
 
 def test_weights_of_open_clip_are_read_from_its_torch_file(open_clip, torch, sharder):
-    wanted = open_net(CLIP, str(open_clip), sharder).params
+    wanted = load_reward_model(CLIP, str(open_clip), sharder).params
     file = open_clip / "open_clip_model.safetensors"
     tensors = {name: torch.from_numpy(tensor) for name, tensor in load_file(file).items()}
     torch.save(tensors, open_clip / "open_clip_pytorch_model.bin")
     file.unlink()
-    assert digest(open_net(CLIP, str(open_clip), sharder).params) == digest(wanted)
+    assert digest(load_reward_model(CLIP, str(open_clip), sharder).params) == digest(wanted)
 
 
 def test_a_folder_with_both_configs_is_read_by_the_weights_that_it_has(theirs, open_clip, tmp_path):
@@ -310,14 +312,14 @@ def test_folders_that_are_refused(theirs, open_clip, sharder, tmp_path_factory):
         UserError,
         match="no config.json and no open_clip_config.json .*expected the folder of a CLIP",
     ):
-        open_net(CLIP, str(empty), sharder)
+        load_reward_model(CLIP, str(empty), sharder)
     shutil.copy(theirs[1] / "config.json", empty)
     with pytest.raises(UserError, match=r"no model\*.safetensors and no pytorch_model\*.bin in"):
-        open_net(CLIP, str(empty), sharder)
+        load_reward_model(CLIP, str(empty), sharder)
     shutil.copy(open_clip / "open_clip_model.safetensors", empty / "model.safetensors")
     with pytest.raises(UserError, match="missing: text_model.embeddings.position_embedding.weight"):
-        open_net(CLIP, str(empty), sharder)
+        load_reward_model(CLIP, str(empty), sharder)
     with pytest.raises(
         UserError, match=r"picture-text similarity 'nowhere' is no folder.*laion.*3.9 GB"
     ):
-        open_net(CLIP, "nowhere", sharder)
+        load_reward_model(CLIP, "nowhere", sharder)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.core.trees import flatten
-from corl_jax.reward_models.base import Net, open_net
+from corl_jax.reward_models.base import LoadedModel, load_reward_model
 from corl_jax.reward_models.lpips.distance import SIDE, Lpips
 from corl_jax.reward_models.lpips.model import PerceptualConfig
 from corl_jax.reward_models.lpips.weights import LPIPS
@@ -25,7 +25,7 @@ def sharder():
 
 @pytest.fixture(scope="module")
 def tiny(sharder):
-    return Lpips(open_net(LPIPS, "tiny", sharder), sharder)
+    return Lpips(load_reward_model(LPIPS, "tiny", sharder), sharder)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_pictures_are_compared_at_one_size(tiny, rows):
 
 def test_eight_devices_give_the_same(tiny, rows):
     sharder = Sharder(make_mesh({"data": 2, "fsdp": 2, "tensor": 2}))
-    many = Lpips(open_net(LPIPS, "tiny", sharder), sharder)
+    many = Lpips(load_reward_model(LPIPS, "tiny", sharder), sharder)
     np.testing.assert_allclose(many.distance(*rows), tiny.distance(*rows), rtol=1e-4)
 
 
@@ -92,7 +92,7 @@ def test_rows_must_match(tiny, rows):
 @pytest.mark.full_size
 def test_time_of_the_full_trunk(sharder, capsys):
     graphdef, params = flatten(LPIPS.build(PerceptualConfig(), nnx.Rngs(0)))
-    full = Lpips(Net(graphdef, params, PerceptualConfig(), None), sharder)
+    full = Lpips(LoadedModel(graphdef, params, PerceptualConfig(), None), sharder)
     pictures = np.random.default_rng(0).integers(0, 256, (16, SIDE, SIDE, 3), dtype=np.uint8)
     began = time.monotonic()
     full.distance(pictures[:1], [pictures[1]])

@@ -16,7 +16,7 @@ from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.core.trees import bind, count, digest, flatten_abstract
 from corl_jax.porting.rules import knowingly_unused, plan
 from corl_jax.porting.torch_legacy_pickle import is_legacy, read_legacy
-from corl_jax.reward_models.base import open_net
+from corl_jax.reward_models.base import load_reward_model
 from corl_jax.reward_models.lpips.model import Perceptual, PerceptualConfig
 from corl_jax.reward_models.lpips.weights import LPIPS, rename
 
@@ -64,7 +64,7 @@ def folder(trunk, linear, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def wanted(folder, sharder):
-    return digest(open_net(LPIPS, str(folder), sharder).params)
+    return digest(load_reward_model(LPIPS, str(folder), sharder).params)
 
 
 def in_torch(torch, tensors, linear, one, other):
@@ -98,7 +98,7 @@ def in_torch(torch, tensors, linear, one, other):
 def test_the_distance_is_that_of_a_plain_torch_computation(
     folder, trunk, linear, torch, sharder, rng
 ):
-    net = open_net(LPIPS, str(folder), sharder)
+    net = load_reward_model(LPIPS, str(folder), sharder)
     assert net.cfg == PerceptualConfig() and count(net.params) == 14_716_160
     one, other = rng.random((2, 1, 96, 64, 3), np.float32)
     other[:, :48] = one[:, :48] * 0.9
@@ -132,7 +132,7 @@ def test_a_file_of_the_lpips_package_holds_all(trunk, linear, sharder, tmp_path,
     }
     more = {name.replace("lin", "lins.", 1): np.array(tensor) for name, tensor in linear.items()}
     save_file(sliced | linear | more, tmp_path / "model.safetensors")
-    assert digest(open_net(LPIPS, str(tmp_path), sharder).params) == wanted
+    assert digest(load_reward_model(LPIPS, str(tmp_path), sharder).params) == wanted
 
 
 def test_torchs_older_and_newer_files(trunk, linear, torch, sharder, tmp_path, wanted):
@@ -146,7 +146,7 @@ def test_torchs_older_and_newer_files(trunk, linear, torch, sharder, tmp_path, w
         torch.save(tensors, tmp_path / name, _use_new_zipfile_serialization=bool(newer))
         assert is_legacy(tmp_path / name) is not bool(newer)
         if name == "vgg.pth":
-            assert digest(open_net(LPIPS, str(tmp_path), sharder).params) == wanted
+            assert digest(load_reward_model(LPIPS, str(tmp_path), sharder).params) == wanted
 
 
 def test_older_files_with_views_and_from_a_gpu(torch, tmp_path):
@@ -204,7 +204,7 @@ def test_folders_that_are_refused(folder, sharder, tmp_path, harm, message):
     copy = shutil.copytree(folder, tmp_path / "copy")
     harm(copy)
     with pytest.raises(UserError, match=message) as caught:
-        open_net(LPIPS, str(copy), sharder)
+        load_reward_model(LPIPS, str(copy), sharder)
     assert "\n" not in str(caught.value)
 
 

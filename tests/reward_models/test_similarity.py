@@ -7,7 +7,7 @@ from tests.porting.encoders import torch_states, write_encoder
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.sharding import Sharder, make_mesh
-from corl_jax.reward_models.base import TINY, open_net
+from corl_jax.reward_models.base import TINY, load_reward_model
 from corl_jax.reward_models.batched import ROWS
 from corl_jax.reward_models.bert.similarity import BertScore, SentenceSimilarity
 from corl_jax.reward_models.bert.weights import BERT, SENTENCE
@@ -73,7 +73,7 @@ def case(request, tmp_path_factory):
 def similarity(case):
     """On one device."""
     kind, wrapper = KINDS[case[0]]
-    return wrapper(open_net(kind, str(case[1]), on(1)), on(1))
+    return wrapper(load_reward_model(kind, str(case[1]), on(1)), on(1))
 
 
 def test_scores_are_those_of_the_definition(case, similarity):
@@ -103,7 +103,9 @@ def test_any_number_of_rows_is_one_program(similarity):
 def test_eight_devices_give_the_same(case):
     kind, wrapper = KINDS[case[0]]
     sharder = on(8, **{"bert": {"fsdp": 8}, "mpnet": {"data": 2, "fsdp": 2, "tensor": 2}}[case[0]])
-    scores = wrapper(open_net(kind, str(case[1]), sharder), sharder).f1(CANDIDATES, REFERENCES)
+    scores = wrapper(load_reward_model(kind, str(case[1]), sharder), sharder).f1(
+        CANDIDATES, REFERENCES
+    )
     np.testing.assert_allclose(scores, case[2], rtol=0, atol=1e-5)
 
 
@@ -116,7 +118,7 @@ def test_soft_jaccard_and_states_count_the_same(similarity):
 
 
 def test_the_tiny_twin_scores_any_text():
-    tiny = SentenceSimilarity(open_net(SENTENCE, TINY, on(1)), on(1))
+    tiny = SentenceSimilarity(load_reward_model(SENTENCE, TINY, on(1)), on(1))
     scores = tiny.f1(["a dog", "\u4e00\u4e8c", ""], ["a dog", "two", "x"])
     assert scores[0] == pytest.approx(1, abs=1e-5) and 0 <= scores[1] < 1 and scores[2] == 0
     assert tiny.f1(["a dog" * 10], ["x" * 50])[0] < 1

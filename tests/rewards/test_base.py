@@ -9,7 +9,7 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.types import Completion
 from corl_jax.data.shapes.examples import example
 from corl_jax.rewards import base, matching, shapes, text
-from corl_jax.rewards.base import RewardContext, score
+from corl_jax.rewards.base import RewardContext, compute_rewards
 
 NOTHING = RewardContext()
 
@@ -36,7 +36,9 @@ def texts(*said):
 
 
 def test_columns_weights_and_total(table):
-    scores = score(texts("1", "22", "333"), {"length": 0.5, "first": -1.0, "format": 0.0}, NOTHING)
+    scores = compute_rewards(
+        texts("1", "22", "333"), {"length": 0.5, "first": -1.0, "format": 0.0}, NOTHING
+    )
     assert scores.names == ("length", "first", "format")
     np.testing.assert_array_equal(scores.matrix, [[1, 1, 0], [2, 2, 0], [3, 3, 0]])
     np.testing.assert_allclose(scores.total, [-0.5, -1, -1.5])
@@ -53,12 +55,12 @@ def test_unknown_name_lists_the_names():
     with pytest.raises(
         UserError, match="unknown reward 'beauty'; expected one of accuracy, .*cycle, .*format, "
     ):
-        score(texts("x"), {"beauty": 1.0}, NOTHING)
+        compute_rewards(texts("x"), {"beauty": 1.0}, NOTHING)
 
 
 def test_no_reward_at_all():
     with pytest.raises(UserError, match="no reward is configured"):
-        score(texts("x"), {}, NOTHING)
+        compute_rewards(texts("x"), {}, NOTHING)
 
 
 @pytest.mark.parametrize(
@@ -77,14 +79,14 @@ def test_no_reward_at_all():
 )
 def test_a_failure_names_reward_row_record_and_cause(table, name, says):
     with pytest.raises(UserError, match=says) as error:
-        score(texts("1", "x", "3"), {"length": 1.0, name: 1.0}, NOTHING)
+        compute_rewards(texts("1", "x", "3"), {"length": 1.0, name: 1.0}, NOTHING)
     assert "\n" not in str(error.value)
 
 
 def test_text_rewards_refuse_pictures():
     picture = Completion(example("train", 0), pixels=example("train", 0).image)
     with pytest.raises(UserError, match="'accuracy' failed on row 0 .*reads texts"):
-        score([picture], {"accuracy": 1.0}, NOTHING)
+        compute_rewards([picture], {"accuracy": 1.0}, NOTHING)
 
 
 def test_permuted_rows_permute_rewards(rng):
@@ -98,8 +100,8 @@ def test_permuted_rows_permute_rewards(rng):
         (drawn, ("shapes_strict", "shapes_soft", "cycle", "cycle_both", "pixel")),
     ):
         table = {name: 1.0 for name in names}
-        straight = score(completions, table, NOTHING)
-        mixed = score([completions[i] for i in order], table, NOTHING)
+        straight = compute_rewards(completions, table, NOTHING)
+        mixed = compute_rewards([completions[i] for i in order], table, NOTHING)
         assert all(len(set(column)) > 1 for column in straight.matrix.T)
         np.testing.assert_array_equal(mixed.matrix, straight.matrix[order])
         np.testing.assert_array_equal(mixed.total, straight.total[order])

@@ -11,12 +11,12 @@ import pytest
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Completion
 from corl_jax.data.shapes.examples import example
-from corl_jax.reward_models.collection import Nets
+from corl_jax.reward_models.collection import RewardModels
 from corl_jax.rewards import base
-from corl_jax.rewards.base import RewardContext, score
+from corl_jax.rewards.base import RewardContext, compute_rewards
 from corl_jax.rewards.config import RewardSettings
-from corl_jax.rewards.custom import register_own
-from corl_jax.rewards.image_distance import closeness
+from corl_jax.rewards.custom import register_custom
+from corl_jax.rewards.image_distance import image_distances
 from corl_jax.rewards.requirements import needed
 
 NOTHING = RewardContext()
@@ -55,7 +55,7 @@ def drawn(*levels, **changes):
 
 def values(name, completions, **settings):
     context = RewardContext(Policy(), FAKES, RewardSettings(**settings))
-    return score(completions, {name: 1.0}, context).matrix[:, 0]
+    return compute_rewards(completions, {name: 1.0}, context).matrix[:, 0]
 
 
 def test_captioner_similarity_and_closeness_are_names():
@@ -91,7 +91,7 @@ def test_structural_similarity(rng):
     real = rng.integers(0, 256, (1, 32, 32, 3)).astype(np.uint8)
     noisy = np.clip(real + rng.normal(0, 40, real.shape), 0, 255).astype(np.uint8)
     pictures = np.concatenate([real, noisy, 255 - real])
-    same, close, opposite = closeness["ssim"](pictures, np.repeat(real, 3, 0), NOTHING)
+    same, close, opposite = image_distances["ssim"](pictures, np.repeat(real, 3, 0), NOTHING)
     assert same == pytest.approx(1) and 0.5 < close < 0.99 and opposite < 0.1
 
 
@@ -110,7 +110,7 @@ def test_what_was_not_handed_in_is_named():
         ("clip", "needs a reward model"),
     ):
         with pytest.raises(UserError, match=says):
-            score(drawn(1), {name: 1.0}, NOTHING)
+            compute_rewards(drawn(1), {name: 1.0}, NOTHING)
 
 
 def test_models_that_rewards_need():
@@ -121,9 +121,9 @@ def test_models_that_rewards_need():
         UserError,
         match=r"needs the model 'bert'; set config.reward.models.bert .*bert-base-uncased",
     ):
-        Nets({"bert": ""}, None).open(["bert"])
+        RewardModels({"bert": ""}, None).open(["bert"])
     with pytest.raises(UserError, match="'./nobody here' is no folder; .*bert-base-uncased"):
-        Nets({"bert": "./nobody here"}, None).open(["bert"])
+        RewardModels({"bert": "./nobody here"}, None).open(["bert"])
     with pytest.raises(UserError, match="reward.models has 'vgg', which no reward uses"):
         RewardSettings(models={"vgg": ""})
 
@@ -135,13 +135,15 @@ def test_a_users_own_reward(monkeypatch, tmp_path):
         "import numpy as np\n\n\ndef brightness(completions, context):\n"
         "    return np.array([c.pixels.mean() / 255 for c in completions])\n\n\nsize = 3\n"
     )
-    register_own(("my_rewards:brightness",))
-    register_own(("my_rewards:brightness",))  # the same one again
-    np.testing.assert_allclose(score(drawn(51, 255), {"brightness": 2.0}, NOTHING).total, [0.4, 2])
+    register_custom(("my_rewards:brightness",))
+    register_custom(("my_rewards:brightness",))  # the same one again
+    np.testing.assert_allclose(
+        compute_rewards(drawn(51, 255), {"brightness": 2.0}, NOTHING).total, [0.4, 2]
+    )
     for name, says in (
         ("brightness", "expected module:function"),
         ("no_such_module:brightness", "cannot be imported"),
         ("my_rewards:size", "has no function 'size'"),
     ):
         with pytest.raises(UserError, match=says):
-            register_own((name,))
+            register_custom((name,))

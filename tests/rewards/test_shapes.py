@@ -11,9 +11,9 @@ from corl_jax.core.types import Completion
 from corl_jax.data.shapes.examples import example
 from corl_jax.data.shapes.render import render
 from corl_jax.data.shapes.scene import Scene, Shape
-from corl_jax.rewards.base import RewardContext, score
+from corl_jax.rewards.base import RewardContext, compute_rewards
 from corl_jax.rewards.matching import matching_score
-from corl_jax.sampling.policy_handle import PolicyStates
+from corl_jax.sampling.policy_handle import RewardPolicyHandle
 
 NAMES = ("shapes_strict", "shapes_soft", "cycle_both")
 
@@ -24,7 +24,7 @@ def rewards_of(prompt, *things, real=None):
     record = dataclasses.replace(
         example("train", 0), prompt=prompt, image=pixels if real is None else real
     )
-    return score(
+    return compute_rewards(
         [Completion(record, pixels=pixels)], {name: 1.0 for name in NAMES}, RewardContext()
     ).matrix[0]
 
@@ -32,7 +32,7 @@ def rewards_of(prompt, *things, real=None):
 def test_a_true_picture_earns_everything():
     for i in range(20):
         record = example("train", i)
-        scores = score(
+        scores = compute_rewards(
             [Completion(record, pixels=record.image)],
             {name: 1.0 for name in NAMES},
             RewardContext(),
@@ -90,7 +90,7 @@ def test_an_empty_or_noisy_picture_earns_little(rng):
     blank = np.full((48, 48, 3), 238, np.uint8)
     noise = rng.integers(0, 256, (48, 48, 3), np.uint8)
     rows = [Completion(record, pixels=picture) for picture in (blank, noise)]
-    scores = score(rows, {"shapes_strict": 1.0, "shapes_soft": 1.0}, RewardContext())
+    scores = compute_rewards(rows, {"shapes_strict": 1.0, "shapes_soft": 1.0}, RewardContext())
     np.testing.assert_array_equal(scores.matrix, np.zeros((2, 2)))
 
 
@@ -121,7 +121,7 @@ class Fixed:
 
 def test_matching_reads_the_spans_alone_and_lies_in_the_unit_interval():
     record = example("train", 0)
-    scores = score(
+    scores = compute_rewards(
         [Completion(record, pixels=record.image)] * 2, {"matching": 1.0}, RewardContext(Fixed())
     )
     # cosines [[1], [0]]: mean over image tokens .5, over text tokens 1; (.75 + 1) / 2
@@ -136,7 +136,7 @@ def test_spans_are_found_at_any_padding(tiny_policy, rng):
     tokenizer = tiny_policy.tokenizer
     found = {}
     for width in (56, 72):
-        handle = PolicyStates(tiny_policy.sampler, tokenizer, tiny_policy.params, width)
+        handle = RewardPolicyHandle(tiny_policy.sampler, tokenizer, tiny_policy.params, width)
         image, image_mask, text, text_mask = handle.token_states(pictures, CAPTIONS)
         assert image.shape == text.shape == (2, width, 128)
         np.testing.assert_array_equal(image_mask.sum(1), [36, 36])
@@ -159,10 +159,10 @@ def test_matching_of_a_policy_does_not_depend_on_the_neighbours(tiny_policy):
         for i, caption in enumerate(CAPTIONS)
     ]
     context = RewardContext(
-        PolicyStates(tiny_policy.sampler, tiny_policy.tokenizer, tiny_policy.params, 64)
+        RewardPolicyHandle(tiny_policy.sampler, tiny_policy.tokenizer, tiny_policy.params, 64)
     )
     rows = [Completion(record, pixels=record.image) for record in records]
-    both = score(rows, {"matching": 1.0}, context).total
-    alone = [score([row], {"matching": 1.0}, context).total[0] for row in rows]
+    both = compute_rewards(rows, {"matching": 1.0}, context).total
+    alone = [compute_rewards([row], {"matching": 1.0}, context).total[0] for row in rows]
     np.testing.assert_allclose(both, alone, atol=1e-5)
     assert np.all((both > 0) & (both < 1)) and both[0] != both[1]

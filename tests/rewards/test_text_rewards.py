@@ -12,11 +12,11 @@ import pytest
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Completion
 from corl_jax.data.shapes.examples import example
-from corl_jax.rewards.base import RewardContext, score
+from corl_jax.rewards.base import RewardContext, compute_rewards
 from corl_jax.rewards.parsing.answers import normalise
 from corl_jax.rewards.parsing.boxes import MOST, Box, read_boxes
 from corl_jax.rewards.parsing.classes import plain_class
-from corl_jax.rewards.parsing.math_equal import LONGEST, Judge
+from corl_jax.rewards.parsing.math_equal import LONGEST, FormulaChecker
 from corl_jax.rewards.parsing.soft_jaccard import soft_jaccard
 
 NOTHING = RewardContext()
@@ -37,7 +37,7 @@ def row(text, reference, kind="OE", i=0):
 
 
 def value(name, text, reference="x", kind="OE"):
-    return float(score([row(text, reference, kind)], {name: 1.0}, NOTHING).total[0])
+    return float(compute_rewards([row(text, reference, kind)], {name: 1.0}, NOTHING).total[0])
 
 
 TABLES = {
@@ -204,9 +204,9 @@ def test_permuted_rows_permute_rewards(name, rng):
         row(text, reference, kind, i) for i, (text, reference, kind, _) in enumerate(TABLES[name])
     ]
     order = rng.permutation(len(rows))
-    straight = score(rows, {name: 1.0}, NOTHING).total
+    straight = compute_rewards(rows, {name: 1.0}, NOTHING).total
     np.testing.assert_array_equal(
-        score([rows[i] for i in order], {name: 1.0}, NOTHING).total, straight[order]
+        compute_rewards([rows[i] for i in order], {name: 1.0}, NOTHING).total, straight[order]
     )
     assert len(set(straight)) > 1
 
@@ -228,7 +228,7 @@ def test_a_malformed_reference_is_an_error_that_names_the_row(name, reference, s
     with pytest.raises(
         UserError, match=rf"{name!r} failed on row 1 \(record 'shapes-train-000001'\): .*{says}"
     ) as error:
-        score(rows, {name: 1.0}, NOTHING)
+        compute_rewards(rows, {name: 1.0}, NOTHING)
     assert "\n" not in str(error.value)
 
 
@@ -236,7 +236,7 @@ def test_a_malformed_reference_is_an_error_that_names_the_row(name, reference, s
 def test_pictures_are_refused(name):
     record = example("train", 0)
     with pytest.raises(UserError, match=f"{name!r} failed on row 0 .*reads texts"):
-        score([Completion(record, pixels=record.image)], {name: 1.0}, NOTHING)
+        compute_rewards([Completion(record, pixels=record.image)], {name: 1.0}, NOTHING)
 
 
 def test_without_math_verify_the_error_says_how_to_get_it(monkeypatch):
@@ -246,7 +246,7 @@ def test_without_math_verify_the_error_says_how_to_get_it(monkeypatch):
 
 
 def test_a_formula_without_end_is_given_up_and_the_next_one_is_read():
-    judge = Judge(seconds=0.5)
+    judge = FormulaChecker(seconds=0.5)
     start = time.monotonic()
     assert judge.verdict("$5$", "$9^{9^{9^{9}}}$") == "no verdict"
     assert judge.verdict("$5$", "$4+1$") == "right"

@@ -54,7 +54,7 @@ def test_by_hand(policy, drawing, codes):
 
     @jax.jit
     def read(tokens, mask, picture):
-        x = jnp.concatenate([model.embed_text(tokens), model.embed_codes(picture)], 1)
+        x = jnp.concatenate([model.embed_text(tokens), model.embed_image_tokens(picture)], 1)
         seen = jnp.concatenate([mask, jnp.ones((1, LENGTH), bool)], 1)
         states = model.language_model(x, prompt_positions(seen), prompt_mask(seen))[0]
         return jax.nn.log_softmax(model.image_logits(states[0]) / 0.7, -1)

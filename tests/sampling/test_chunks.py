@@ -9,15 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from corl_jax.core.per_device import resting
-from corl_jax.core.sharding import Sharder, make_mesh, use
+from corl_jax.core.per_device import batch_axes_spec
+from corl_jax.core.sharding import Sharder, make_mesh, sharding_context
 from corl_jax.objectives.sampling_distribution import (
-    Sampling,
+    SamplingParams,
     entropy,
     log_distribution,
     token_log_probs,
 )
-from corl_jax.sampling.log_probs import in_chunks
+from corl_jax.sampling.log_probs import map_in_chunks
 
 PROMPTS, GROUP, LENGTH, WIDTH = 8, 2, 12, 16
 ROWS, FLOAT = PROMPTS * GROUP, 4
@@ -35,11 +35,13 @@ def bare(chunk):
 
     def read(head, rows):
         states, tokens = rows
-        log_probs = log_distribution(states @ head, None, Sampling())
+        log_probs = log_distribution(states @ head, None, SamplingParams())
         return token_log_probs(log_probs, tokens), entropy(log_probs)
 
     def run(head, states, tokens):
-        return loss(in_chunks(read, head, (states, tokens), chunk, resting(("embed", "vocab"))))
+        return loss(
+            map_in_chunks(read, head, (states, tokens), chunk, batch_axes_spec(("embed", "vocab")))
+        )
 
     return jax.jit(jax.grad(run, argnums=(0, 1), has_aux=True))
 
@@ -99,7 +101,9 @@ def test_gradients_of_a_half_precision_head_add_up_in_float32():
 
     def total(head):
         read = lambda head, rows: (rows[0].astype(jnp.bfloat16) @ head.astype(jnp.bfloat16))[..., 0]  # noqa: E731
-        return jnp.sum(in_chunks(read, head, (states,), 1, resting(())), dtype=jnp.float32)
+        return jnp.sum(
+            map_in_chunks(read, head, (states,), 1, batch_axes_spec(())), dtype=jnp.float32
+        )
 
     assert float(jax.grad(total)(jnp.ones((1, 1)))[0, 0]) == 600
 
@@ -112,8 +116,12 @@ def test_eight_devices_gather_the_head_once_and_add_up_its_gradient_once(data, f
     """
     sharder = Sharder(make_mesh({"data": data, "fsdp": fsdp, "tensor": tensor}))
     given = head_and_states(64)
-    places = sharder.named("embed", "vocab"), sharder.named("batch"), sharder.named("batch")
-    with use(sharder):
+    places = (
+        sharder.named_sharding("embed", "vocab"),
+        sharder.named_sharding("batch"),
+        sharder.named_sharding("batch"),
+    )
+    with sharding_context(sharder):
         run = jax.jit(bare(3), in_shardings=places, out_shardings=(places[:2], None))
         text = run.lower(*given).compile().as_text()
         agree(bare(0)(*given), run(*given))

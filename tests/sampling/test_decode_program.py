@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from corl_jax.core.sharding import Sharder, make_mesh, use
+from corl_jax.core.sharding import Sharder, make_mesh, sharding_context
 from corl_jax.core.trees import bind, flatten_abstract
 from corl_jax.core.types import Prompts
 from corl_jax.models.janus.config import TINY
 from corl_jax.models.janus.model import abstract
-from corl_jax.objectives.sampling_distribution import Sampling
+from corl_jax.objectives.sampling_distribution import SamplingParams
 from corl_jax.sampling.decode import decode_image
-from corl_jax.sampling.prompt_layout import SpecialIds
+from corl_jax.sampling.prompt_layout import SpecialTokenIds
 
 
 def program(prompts: int, samples: int, tokens: int, place=None) -> str:
@@ -24,9 +24,15 @@ def program(prompts: int, samples: int, tokens: int, place=None) -> str:
     graphdef, _ = nnx.split(model)
 
     def run(params, asked, keys):
-        sampling = Sampling(jnp.float32(2), jnp.float32(1))
+        sampling = SamplingParams(jnp.float32(2), jnp.float32(1))
         return decode_image(
-            bind(graphdef, params), asked, keys, sampling, SpecialIds(0, 1, 2, (0,)), True, tokens
+            bind(graphdef, params),
+            asked,
+            keys,
+            sampling,
+            SpecialTokenIds(0, 1, 2, (0,)),
+            True,
+            tokens,
         )
 
     def rows(shape, dtype):
@@ -49,8 +55,8 @@ def test_no_cache_is_copied_inside_the_loop():
 def test_devices_with_rows_of_their_own_exchange_nothing_per_token():
     """Both streams of a prompt lie side by side: to compare them, guidance asks no other device."""
     sharder = Sharder(make_mesh({"data": 4}, jax.devices()[:4]))
-    with use(sharder):
-        text = program(4, 3, 9, sharder.named("batch"))
+    with sharding_context(sharder):
+        text = program(4, 3, 9, sharder.named_sharding("batch"))
     assert "num_partitions=4" in text
     exchanges = (
         r"(?:all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(?:-start)?\("

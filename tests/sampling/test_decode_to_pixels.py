@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from corl_jax.core.sharding import Sharder, make_mesh, use
+from corl_jax.core.sharding import Sharder, make_mesh, sharding_context
 from corl_jax.core.trees import bind
-from corl_jax.sampling.generate import shown
+from corl_jax.sampling.generate import decode_to_pixels
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def show(tiny_policy):
     sampler, params = tiny_policy.sampler, tiny_policy.params
 
     def make(most):
-        return jax.jit(lambda codes: shown(bind(sampler.graphdef, params), codes, most))
+        return jax.jit(lambda codes: decode_to_pixels(bind(sampler.graphdef, params), codes, most))
 
     return make
 
@@ -37,7 +37,7 @@ def test_any_number_at_a_time_gives_the_same_pictures(show, codes):
 
 def test_devices_take_turns_with_their_own_rows(show, codes):
     want = np.asarray(show(24)(codes), int)
-    with use(Sharder(make_mesh({"data": 2, "fsdp": 4}))) as sharder:
+    with sharding_context(Sharder(make_mesh({"data": 2, "fsdp": 4}))) as sharder:
         run = show(2)  # of a device's 3
         placed = sharder.put_batch(codes)
         assert np.abs(np.asarray(run(placed), int) - want).max() <= 1

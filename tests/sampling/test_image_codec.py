@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from corl_jax import PictureTokenizer, Policy
+from corl_jax import ImageCodec, Policy
 from corl_jax.core.errors import UserError
 from corl_jax.data.shapes.examples import example
 from corl_jax.data.shapes.parser import parse_batch
@@ -14,7 +14,7 @@ from corl_jax.data.shapes.parser import parse_batch
 
 @pytest.fixture(scope="module")
 def base():
-    return PictureTokenizer.load("tiny")
+    return ImageCodec.load("tiny")
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from corl_jax.data.text_tokenizer import left_pad
 from corl_jax.models.janus.model import abstract
 from corl_jax.sampling import decode
 from corl_jax.sampling.batching import take
-from corl_jax.sampling.log_probs import hidden_states, largest_gap
+from corl_jax.sampling.log_probs import completion_states, largest_difference
 from corl_jax.sampling.prompt_layout import unconditional_tokens
 
 CAPTIONS = (
@@ -62,7 +62,7 @@ def draw(tiny_policy, drawing):
     def one(guidance, temperature, rows=(0, 1, 2)):
         sampling = tiny_policy.sampler.sampling("image", guidance=guidance, temperature=temperature)
         prompts = take(drawing, np.array(rows))
-        return sampling, tiny_policy.sampler.draw(
+        return sampling, tiny_policy.sampler.sample_images(
             tiny_policy.params, prompts, keys_of(rows), sampling, guidance != 1
         )
 
@@ -76,7 +76,7 @@ def write(tiny_policy, asking):
     def one(temperature, rows=(0, 1, 2)):
         sampling = tiny_policy.sampler.sampling("text", temperature=temperature)
         prompts = take(asking, np.array(rows))
-        return sampling, tiny_policy.sampler.write(
+        return sampling, tiny_policy.sampler.sample_text(
             tiny_policy.params, prompts, keys_of(rows), sampling, LENGTH
         )
 
@@ -98,7 +98,7 @@ def test_pictures_agree(tiny_policy, drawing, draw, guidance, temperature, share
         shared_prefix=shared_prefix,
     )
     assert scored.shape == rollout.tokens.shape == (3, GROUP, 36) and rollout.mask.all()
-    assert largest_gap(rollout.log_probs, scored, rollout.mask) <= TOLERANCE
+    assert largest_difference(rollout.log_probs, scored, rollout.mask) <= TOLERANCE
     assert np.all(np.asarray(scored) < 0)
 
 
@@ -110,7 +110,7 @@ def test_texts_agree(tiny_policy, asking, write, temperature, shared_prefix):
         tiny_policy.params, asking, rollout, sampling, shared_prefix=shared_prefix
     )
     assert scored.shape == (3, GROUP, LENGTH)
-    assert largest_gap(rollout.log_probs, scored, rollout.mask) <= TOLERANCE
+    assert largest_difference(rollout.log_probs, scored, rollout.mask) <= TOLERANCE
 
 
 def test_other_settings_do_not_agree(tiny_policy, drawing, draw):
@@ -122,7 +122,7 @@ def test_other_settings_do_not_agree(tiny_policy, drawing, draw):
         scored = tiny_policy.sampler.log_probs(
             tiny_policy.params, drawing, moved, sampling, guided=guided
         )
-        return float(largest_gap(rollout.log_probs, scored, rollout.mask))
+        return float(largest_difference(rollout.log_probs, scored, rollout.mask))
 
     plain = tiny_policy.sampler.sampling("image", guidance=2.5, temperature=1.0)
     assert gap(rollout.tokens, sampling, False) > 0.1
@@ -170,7 +170,7 @@ def test_greedy_is_the_argmax_of_the_full_forward(tiny_policy, drawing, asking, 
 
     @jax.jit
     def best_codes(rollout: Rollout):
-        states = hidden_states(
+        states = completion_states(
             model,
             drawing,
             rollout.tokens,
@@ -182,7 +182,7 @@ def test_greedy_is_the_argmax_of_the_full_forward(tiny_policy, drawing, asking, 
 
     @jax.jit
     def best_words(rollout: Rollout):
-        states = hidden_states(
+        states = completion_states(
             model,
             asking,
             rollout.tokens,
@@ -202,7 +202,7 @@ def test_greedy_is_the_argmax_of_the_full_forward(tiny_policy, drawing, asking, 
 def test_text_stops_when_all_rows_have_ended(tiny_policy, asking, monkeypatch):
     """An end token made likely ends rows at different places; the loop runs to the last of them and no further."""
     eos, pad, steps, longest = tiny_policy.tokenizer.eos_id, tiny_policy.tokenizer.pad_id, [], 200
-    real, real_distribution = decode.advance, decode.log_distribution
+    real, real_distribution = decode.decode_step, decode.log_distribution
 
     def advance(*args):
         jax.debug.callback(lambda step: steps.append(int(step)), args[-1])
@@ -213,7 +213,7 @@ def test_text_stops_when_all_rows_have_ended(tiny_policy, asking, monkeypatch):
             logits.at[:, eos].set(jax.nn.logsumexp(logits, -1) - 1), silent, sampling
         )
 
-    monkeypatch.setattr(decode, "advance", advance)
+    monkeypatch.setattr(decode, "decode_step", advance)
     monkeypatch.setattr(decode, "log_distribution", often_ending)
     sampling = tiny_policy.sampler.sampling("text")
 
@@ -248,7 +248,11 @@ def test_without_an_end_all_tokens_count(tiny_policy, write):
 def test_segments_change_no_token(tiny_policy, drawing, monkeypatch, unroll):
     """What a step reads of the cache grows as tokens are written: in pieces, the last of them shorter, or at once."""
     graphdef, _ = nnx.split(abstract(tiny_policy.cfg, unroll=unroll))
-    sampling, reads, real = tiny_policy.sampler.sampling("image", guidance=2.5), [], decode.advance
+    sampling, reads, real = (
+        tiny_policy.sampler.sampling("image", guidance=2.5),
+        [],
+        decode.decode_step,
+    )
 
     def advance(*args):
         reads.append(args[-1])
@@ -257,9 +261,9 @@ def test_segments_change_no_token(tiny_policy, drawing, monkeypatch, unroll):
         )  # layers of their own grow, a stack is read in part
         return real(*args)
 
-    monkeypatch.setattr(decode, "advance", advance)
+    monkeypatch.setattr(decode, "decode_step", advance)
 
-    def draw(segment, noise=2**26):
+    def sample_images(segment, noise=2**26):
         monkeypatch.setattr(decode, "SEGMENT", segment)
         monkeypatch.setattr(decode, "NOISE", noise)
 

@@ -11,7 +11,7 @@ from corl_jax import Policy
 from corl_jax.core.errors import UserError
 from corl_jax.data.shapes.vocabulary import write_tokenizer
 from corl_jax.engine.checkpoint import Checkpointer
-from corl_jax.engine.manifest import Identity
+from corl_jax.engine.manifest import RunIdentity
 from corl_jax.engine.optim import OptimConfig, make_optimizer
 from corl_jax.engine.state import create_state
 from corl_jax.porting.policy_source import config_to_json
@@ -21,7 +21,7 @@ def write(folder, cfg, params, steps=(1,)):
     """A work directory as a run leaves it, its parameters made larger with every step."""
     write_tokenizer(folder / "tokenizer")
     optimizer = make_optimizer(OptimConfig(learning_rate=1e-3, total_steps=2))
-    saver = Checkpointer(folder / "checkpoints", Identity("rl", config_to_json(cfg), {}))
+    saver = Checkpointer(folder / "checkpoints", RunIdentity("rl", config_to_json(cfg), {}))
     data = iter(grain.MapDataset.range(4).to_iter_dataset())
     for step in steps:
         trainable = {

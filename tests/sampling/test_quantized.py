@@ -18,19 +18,19 @@ from corl_jax.core.types import Prompts
 from corl_jax.data.text_tokenizer import left_pad
 from corl_jax.models.janus.model import abstract, logical_axes
 from corl_jax.sampling.decode import decode_image
-from corl_jax.sampling.log_probs import score
-from corl_jax.sampling.quantized import lighter
+from corl_jax.sampling.log_probs import log_probs_and_entropy
+from corl_jax.sampling.quantized import quantized_policy
 
 NORM, KERNEL = "language_model/layers/mlp_norm/scale", "language_model/layers/gate_proj/kernel"
 
 
 def test_the_same_is_the_same(tiny_policy):
-    sampler, lighten = lighter(
+    sampler, lighten = quantized_policy(
         tiny_policy.sampler, tiny_policy.params, weights="same", cache="same"
     )
     assert sampler is tiny_policy.sampler and lighten(tiny_policy.params) is tiny_policy.params
     with pytest.raises(UserError, match="rollout cache 'int4'.*same, int8"):
-        lighter(tiny_policy.sampler, tiny_policy.params, weights="same", cache="int4")
+        quantized_policy(tiny_policy.sampler, tiny_policy.params, weights="same", cache="int4")
 
 
 @pytest.mark.parametrize(("weights", "cache", "unroll"), [("int8", "same", 1), ("same", "int8", 4)])
@@ -45,7 +45,7 @@ def test_what_it_draws_is_nearly_what_the_policy_would_say(tiny_policy, weights,
     sampling = tiny_policy.sampler.sampling("image")
     graphdef = nnx.split(abstract(tiny_policy.cfg, unroll=unroll))[0]
     policy = dataclasses.replace(tiny_policy.sampler, graphdef=graphdef)
-    sampler, lighten = lighter(policy, tiny_policy.params, weights=weights, cache=cache)
+    sampler, lighten = quantized_policy(policy, tiny_policy.params, weights=weights, cache=cache)
     light = lighten(tiny_policy.params)
 
     @jax.jit
@@ -54,7 +54,9 @@ def test_what_it_draws_is_nearly_what_the_policy_would_say(tiny_policy, weights,
             bind(sampler.graphdef, light), prompts, keys, sampling, ids, False, 12
         )
         tokens = tokens.reshape(2, 2, 12)
-        scored, _ = score(bind(graphdef, params), prompts, tokens, sampling, ids, modality="image")
+        scored, _ = log_probs_and_entropy(
+            bind(graphdef, params), prompts, tokens, sampling, ids, modality="image"
+        )
         return said.reshape(tokens.shape) - scored
 
     gap = np.abs(run(tiny_policy.params, light))
@@ -68,9 +70,9 @@ def test_weights_stay_where_they_lie(random_params, tiny_policy):
     sharder, shape = Sharder(make_mesh({"fsdp": 4, "tensor": 2})), abstract(tiny_policy.cfg)
     axes = logical_axes(shape)
     params = {
-        path: jax.device_put(leaf, sharder.named(*axes[path]))
+        path: jax.device_put(leaf, sharder.named_sharding(*axes[path]))
         for path, leaf in random_params(shape).items()
     }
-    light = lighter(tiny_policy.sampler, params, weights="int8", cache="same")[1](params)
+    light = quantized_policy(tiny_policy.sampler, params, weights="int8", cache="same")[1](params)
     assert light[KERNEL].sharding.is_equivalent_to(params[KERNEL].sharding, 3)
     assert light[KERNEL].addressable_shards[0].data.nbytes * 8 * 4 == params[KERNEL].nbytes

@@ -8,13 +8,13 @@ import jax
 import numpy as np
 import pytest
 
-from corl_jax.core.sharding import use
+from corl_jax.core.sharding import sharding_context
 from corl_jax.engine.optim import make_optimizer
 from corl_jax.engine.update import make_update
 from corl_jax.rewards.base import rewards
 from corl_jax.stages.rl.stage import RlStage
 from corl_jax.stages.run import optim_config
-from corl_jax.stages.setup import assemble
+from corl_jax.stages.setup import build_setup
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -55,7 +55,7 @@ class Step:
 
     def run(self, microbatches=1, times=1):
         """State after updates, and the metrics of each."""
-        with use(self.stage.parts.sharder):
+        with sharding_context(self.stage.parts.sharder):
             update = make_update(self.stage.loss, self.stage.after, self.optimizer, microbatches)
             state, said = self.stage.init(), []
             for _ in range(times):
@@ -86,7 +86,7 @@ def take_step(rl_config, small_world):
     def make(devices=1, **overrides):
         config = rl_config(**overrides)
         with small_world(devices):
-            parts = assemble(config)
+            parts = build_setup(config)
             optimizer = make_optimizer(optim_config(config))
             stage = RlStage(config, parts, optimizer)
             rollouts, sample = {}, stage.rollouts.sample
@@ -97,7 +97,7 @@ def take_step(rl_config, small_world):
                 return rollout
 
             stage.rollouts.sample = watched
-            with use(parts.sharder):
+            with sharding_context(parts.sharder):
                 state, raw = stage.init(), next(stage.data())
                 pairs = list(stage.batches(state, raw, 0))
         return Step(

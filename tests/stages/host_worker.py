@@ -14,7 +14,7 @@ import numpy as np
 from absl import flags
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.processes import Hosts, connect
+from corl_jax.core.processes import DistributedConfig, connect_processes
 from corl_jax.core.runtime import set_up_jax
 
 
@@ -23,7 +23,7 @@ def main(config: str, workdir: str, data: str, *place: str) -> int:
     set_up_jax()
     try:
         if place:
-            connect(Hosts(place[0], int(place[1]), int(place[2])))
+            connect_processes(DistributedConfig(place[0], int(place[1]), int(place[2])))
         from corl_jax.data.shapes import builder
         from corl_jax.rewards.base import rewards
         from corl_jax.stages.run import run

@@ -13,10 +13,14 @@ FEW = {"rl.pictures": 4, "rl.questions": 2, "rl.group": 4, "mesh.data": 1}
 
 def test_copies_divide_prompts_over_devices():
     sharder = Sharder(make_mesh({"data": 2, "fsdp": 4}))
-    found = [sharder.copies(*shape) for shape in ((2, 8), (4, 2), (8, 1), (16, 3), (3, 8), (2, 6))]
+    found = [
+        sharder.prompt_repeats(*shape)
+        for shape in ((2, 8), (4, 2), (8, 1), (16, 3), (3, 8), (2, 6))
+    ]
     assert found == [4, 2, 1, 1, 8, 1]
     in_two = [
-        sharder.copies(*shape, parts=2) for shape in ((2, 8), (8, 4), (8, 1), (16, 3), (4, 2))
+        sharder.prompt_repeats(*shape, parts=2)
+        for shape in ((2, 8), (8, 4), (8, 1), (16, 3), (4, 2))
     ]
     assert in_two == [8, 2, 1, 1, 2]  # where a half does not divide, the whole does if it can
 

@@ -11,7 +11,7 @@ from corl_jax.engine.manifest import read_manifest
 from corl_jax.porting.janus.folder import load_params as load_folder
 from corl_jax.porting.janus.sidecar_files import TOKENIZER_FILES
 from corl_jax.stages.run import prepare, run
-from corl_jax.stages.setup import assemble
+from corl_jax.stages.setup import build_setup
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def chain(small_config, rl_config, small_world, tmp_path_factory):
     with small_world():
         for name, config in configs.items():
             run(config, home / name)
-            structs = assemble(config).structs
+            structs = build_setup(config).structs
             only = {
                 p: s
                 for p, s in structs.items()
@@ -65,7 +65,9 @@ def assemble_cfg(config):
 def test_sft_keeps_the_image_tokenizer_and_moves_the_rest(chain, small_world):
     home, configs, params = chain
     with small_world():
-        start = {path: np.asarray(leaf) for path, leaf in assemble(configs["sft"]).params().items()}
+        start = {
+            path: np.asarray(leaf) for path, leaf in build_setup(configs["sft"]).params().items()
+        }
     assert all(
         np.array_equal(params["sft"][path], leaf) for path, leaf in params["tokenizer"].items()
     )
@@ -114,7 +116,7 @@ def test_first_matching_source_wins(chain, small_config, small_world, dot_policy
     home, _, params = chain
     both = f"image_tokenizer/*={home / 'tokenizer'}, *={dot_policy_folder}"
     with small_world():
-        parts = assemble(small_config("unified", init_from=both))
+        parts = build_setup(small_config("unified", init_from=both))
         got = {path: np.asarray(leaf) for path, leaf in parts.params().items()}
     base = load_folder(dot_policy_folder, parts.cfg)
     for path, leaf in got.items():

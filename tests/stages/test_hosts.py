@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.processes import Hosts, connect
+from corl_jax.core.processes import DistributedConfig, connect_processes
 
 ROOT = pathlib.Path(__file__).parents[2]
 DEVICES = 4
@@ -138,11 +138,14 @@ def test_processes_that_do_not_belong_together(config, home):
 @pytest.mark.parametrize(
     ("hosts", "message"),
     [
-        (Hosts("127.0.0.1:1", 2, 2), "--processes=2 --process=2 is no place among processes"),
-        (Hosts("127.0.0.1:1"), "--processes=0 --process=-1 is no place"),
-        (Hosts("", 2, 0), "lack the coordinator; expected --coordinator=HOST:PORT"),
+        (
+            DistributedConfig("127.0.0.1:1", 2, 2),
+            "--processes=2 --process=2 is no place among processes",
+        ),
+        (DistributedConfig("127.0.0.1:1"), "--processes=0 --process=-1 is no place"),
+        (DistributedConfig("", 2, 0), "lack the coordinator; expected --coordinator=HOST:PORT"),
     ],
 )
 def test_places_that_are_none(hosts, message):
     with pytest.raises(UserError, match=message):
-        connect(hosts)
+        connect_processes(hosts)

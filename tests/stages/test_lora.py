@@ -14,7 +14,7 @@ import pytest
 from corl_jax import Policy
 from corl_jax.commands.cli import main
 from corl_jax.core.errors import UserError
-from corl_jax.core.sharding import use
+from corl_jax.core.sharding import sharding_context
 from corl_jax.core.trees import digest
 from corl_jax.engine.handoff import load_params
 from corl_jax.engine.manifest import read_manifest
@@ -24,7 +24,7 @@ from corl_jax.models.lora import is_adapter, without
 from corl_jax.porting.janus.folder import load_params as load_folder
 from corl_jax.stages.rl.stage import RlStage
 from corl_jax.stages.run import optim_config, prepare, run, steps
-from corl_jax.stages.setup import assemble
+from corl_jax.stages.setup import build_setup
 from corl_jax.stages.sft import SftStage
 
 RANK = {"lora.rank": 4}
@@ -61,7 +61,7 @@ def trained(rl_config, small_world, tmp_path_factory):
         assert [next(going).step for _ in range(3)] == [1, 2, 3]
         going.close()  # after step 3, of which nothing is saved
         run(config, home / "parts")
-        parts = assemble(config)
+        parts = build_setup(config)
     return config, home / "whole", home / "parts", parts
 
 
@@ -110,7 +110,7 @@ def test_the_kl_begins_at_0_and_the_reference_is_the_base(trained, step):
     state = stage.init()
     assert stage.reference_in(state) is state.frozen and stage.reference == {}
     base, batch = without(stage.parts.params()), step.batches[0]["text"]
-    with use(stage.parts.sharder):
+    with sharding_context(stage.parts.sharder):
         wanted = stage.rollouts.log_probs(base, "text", raw["text"], step.rollouts["text"])
     np.testing.assert_array_equal(batch.ref_log_probs, wanted)
 
@@ -170,7 +170,7 @@ def test_the_base_is_saved_as_it_was_handed_off(saved, base):
 def test_the_next_run_starts_from_the_merged_policy(trained, merged, rl_config, small_world, rank):
     """With adapters of its own, or none."""
     with small_world():
-        parts = assemble(rl_config(**{"lora.rank": rank}, init_from=str(trained[1])))
+        parts = build_setup(rl_config(**{"lora.rank": rank}, init_from=str(trained[1])))
         params = parts.params()
     assert without(params).keys() == merged.keys() and bool(params.keys() - merged.keys()) == bool(
         rank
@@ -188,7 +188,7 @@ def test_narrow_base_lighter_and_stale_rollouts(rl_config, small_world, base, tm
     config = rl_config(**RANK, **changes, **{"lora.base_dtype": "bfloat16"}, steps=3)
     with small_world():
         run(config, tmp_path / "run")
-        parts = assemble(config)
+        parts = build_setup(config)
     said, saved = rows(tmp_path / "run"), load_params(tmp_path / "run", parts.structs)
     assert all(0 < row["text/mismatch"] < 0.5 for row in said) and said[-1]["text/kl"] > 1e-4
     assert abs(said[0]["text/kl"]) < 1e-6
@@ -215,7 +215,7 @@ def test_two_devices_train_as_one(step, small_world):
     """The update of a step, its batch spread over two devices and the adapters with their kernels."""
     config = step.config | {"mesh": {"data": 1, "fsdp": 2, "tensor": 1}}
     with small_world(2):
-        parts = assemble(config)
+        parts = build_setup(config)
         stage = RlStage(config, parts, step.optimizer)
         batch = parts.sharder.put_batch(jax.device_get(step.batches[0]))
         spread = dataclasses.replace(step, stage=stage, batches=[batch])
@@ -237,7 +237,7 @@ def test_old_log_probs_are_those_of_the_adapters(step, trained, saved, small_wor
         state = dataclasses.replace(
             fresh, trainable={path: saved[path] for path in fresh.trainable}
         )
-        with use(stage.parts.sharder):
+        with sharding_context(stage.parts.sharder):
             batch, _ = next(stage.batches(state, step.raw, 0))
             again = {}
             for task, part in batch.items():
@@ -254,7 +254,7 @@ def test_supervised_adapters(small_config, small_world, dot_policy_folder):
     """Traced, not run: adapters alone have gradients."""
     config = small_config("sft", **RANK, init_from=str(dot_policy_folder))
     with small_world():
-        stage = SftStage(config, assemble(config), make_optimizer(optim_config(config)))
+        stage = SftStage(config, build_setup(config), make_optimizer(optim_config(config)))
         state = stage.init()
         batch, _ = next(stage.batches(state, next(stage.data()), 0))
         update = make_update(stage.loss, stage.after, stage.optimizer)

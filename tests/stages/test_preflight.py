@@ -11,9 +11,9 @@ import sys
 import pytest
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.processes import everywhere
+from corl_jax.core.processes import on_all_processes
 from corl_jax.engine.workdir import open_workdir
-from corl_jax.stages.preflight import free_accelerator, lock_holder, probe
+from corl_jax.stages.preflight import check_accelerator_free, lock_holder, write_probe_file
 
 HOLD = (
     "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); "
@@ -39,14 +39,14 @@ def test_a_lock_that_a_living_process_holds_is_told_with_its_pid(lock):
                 UserError,
                 match=f"held by process {holder.pid} .*kill {holder.pid}, then start again",
             ):
-                free_accelerator(platforms, lock)
-        free_accelerator("cpu", lock)
+                check_accelerator_free(platforms, lock)
+        check_accelerator_free("cpu", lock)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-            free_accelerator(None, lock)
+            check_accelerator_free(None, lock)
     finally:
         holder.communicate(b"\n")
-    free_accelerator(None, lock)  # what stays behind is no lock
+    check_accelerator_free(None, lock)  # what stays behind is no lock
 
 
 def test_our_own_lock_and_no_file_are_no_hindrance(lock, tmp_path):
@@ -57,15 +57,15 @@ def test_our_own_lock_and_no_file_are_no_hindrance(lock, tmp_path):
         f"1: POSIX  ADVISORY  WRITE {os.getpid()} {place} 0 EOF\n1: -> POSIX  ADVISORY  WRITE 7 {place} 0 EOF\n"
     )
     assert lock_holder(table.read_text(), status) == os.getpid()
-    free_accelerator(None, lock, table)
-    free_accelerator(None, tmp_path / "absent", table)
+    check_accelerator_free(None, lock, table)
+    check_accelerator_free(None, tmp_path / "absent", table)
     assert lock_holder(f"2: FLOCK ADVISORY WRITE 7 {place}1 0 EOF\n", status) is None
 
 
 def test_a_lockfile_of_another_user_is_told_with_the_cure(lock, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(UserError, match=f"left behind by another user.*sudo rm {lock}"):
-        free_accelerator(None, lock)
+        check_accelerator_free(None, lock)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_work_directory_that_cannot_be_written_is_told_before_anything_is_comp
     tmp_path, monkeypatch, code, says
 ):
     workdir = open_workdir(tmp_path, {})
-    probe(workdir, 0)
+    write_probe_file(workdir, 0)
     assert not list(workdir.checkpoints.iterdir())
 
     def refuse(path, data):
@@ -85,10 +85,10 @@ def test_a_work_directory_that_cannot_be_written_is_told_before_anything_is_comp
     with pytest.raises(
         UserError, match=f"process 3 cannot write to workdir {tmp_path} .*{says}.*choose another"
     ) as error:
-        probe(workdir, 3)
+        write_probe_file(workdir, 3)
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="process 3 cannot write"):
-        everywhere(lambda: probe(workdir, 3))
+        on_all_processes(lambda: write_probe_file(workdir, 3))
 
 
 def test_a_work_directory_that_cannot_be_made():

@@ -18,14 +18,14 @@ import jax
 import numpy as np
 import pytest
 
-from corl_jax.core.sharding import use
+from corl_jax.core.sharding import sharding_context
 from corl_jax.engine.optim import make_optimizer
 from corl_jax.engine.update import make_update
 from corl_jax.models.janus.config import ImageTokenizerConfig, JanusConfig, VisionConfig
 from corl_jax.models.language_model import DecoderConfig
 from corl_jax.rewards.base import rewards
 from corl_jax.stages.run import STAGES, optim_config
-from corl_jax.stages.setup import assemble
+from corl_jax.stages.setup import build_setup
 
 ROWS, WIDTH, MLP, LAYERS = 8, 64, 96, 2
 LENGTH = {"rl": 64 + 2 * 3, "sft": 64 + 16 - 1}
@@ -92,10 +92,10 @@ def train(rl_config, small_config, small_world, policy):
     def go(name, mesh=(1, 1, 1)):
         ran, plain = Ran([], [], [], None, ""), config(name, mesh)
         with small_world(math.prod(mesh)):
-            parts = assemble(plain)
+            parts = build_setup(plain)
             stage = STAGES[name](plain, parts, make_optimizer(optim_config(plain)))
             update = make_update(stage.loss, stage.after, stage.optimizer)
-            with use(parts.sharder):
+            with sharding_context(parts.sharder):
                 state, data = stage.init(), stage.data()
                 for step in range(2):
                     for batch, host in stage.batches(state, next(data), step):

@@ -15,7 +15,7 @@ from corl_jax.data.shapes.parser import parse
 from corl_jax.data.shapes.vocabulary import DESCRIBE, build_tokenizer
 from corl_jax.data.text_tokenizer import TextTokenizer
 from corl_jax.rewards.parsing.answers import is_right, well_formed
-from corl_jax.tasks.supervised import Supervise
+from corl_jax.tasks.supervised import MakeSftBatch
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def records():
 
 @pytest.fixture(scope="module")
 def supervise(tokenizer):
-    return Supervise(
+    return MakeSftBatch(
         tokenizer,
         image_tokens=36,
         image_size=48,

@@ -214,6 +214,6 @@ class ImageTokenizer(nnx.Module):
         side = round(codes.shape[1] ** 0.5)
         return self.decode_latents(self.quantize.lookup(codes.reshape(-1, side, side)))
 
-    def draw(self, codes: Int[Array, "N S"]) -> UInt8[Array, "N H W 3"]:
+    def decode_pixels(self, codes: Int[Array, "N S"]) -> UInt8[Array, "N H W 3"]:
         """Pictures of codes as bytes: clipped, fractions dropped (``generation_inference.py``)."""
         return jnp.clip((self.decode(codes) + 1) / 2 * 255, 0, 255).astype(jnp.uint8)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from corl_jax.core.per_device import looked_up
+from corl_jax.core.per_device import shard_embedding_lookup
 from corl_jax.models.janus.config import JanusConfig
 from corl_jax.models.janus.image_tokenizer import ImageTokenizer
 from corl_jax.models.janus.vision_tower import VisionTower
@@ -66,13 +66,13 @@ class Janus(nnx.Module):
 
     def embed_text(self, tokens: Int[Array, "N L"]) -> Float[Array, "N L D"]:
         """Input embeddings of text tokens."""
-        return looked_up(self.language_model.embed(tokens), "embed")
+        return shard_embedding_lookup(self.language_model.embed(tokens), "embed")
 
-    def embed_codes(self, codes: Int[Array, "N L"]) -> Float[Array, "N L D"]:
+    def embed_image_tokens(self, codes: Int[Array, "N L"]) -> Float[Array, "N L D"]:
         """Input embeddings of image tokens that the model itself wrote."""
         return self.gen_aligner(self.gen_embed(codes))
 
-    def embed_pictures(self, images: Float[Array, "N H W 3"]) -> Float[Array, "N S D"]:
+    def embed_images(self, images: Float[Array, "N H W 3"]) -> Float[Array, "N S D"]:
         """Input embeddings of pictures to understand, in [-1, 1]."""
         return self.aligner(self.vision_model(images))
 
@@ -83,7 +83,7 @@ class Janus(nnx.Module):
         x = self.embed_text(tokens)
         if images is None:
             return x
-        pictures = self.embed_pictures(images)
+        pictures = self.embed_images(images)
         here = tokens == image_id
         order = jnp.clip(jnp.cumsum(here, 1) - 1, 0, pictures.shape[1] - 1)
         return jnp.where(here[..., None], jnp.take_along_axis(pictures, order[..., None], 1), x)

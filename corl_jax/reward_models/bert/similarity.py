@@ -1,4 +1,4 @@
-"""How alike two texts are to an encoder, token by token. In: pairs of texts, an open ``Net``; out: a number per pair.
+"""How alike two texts are to an encoder, token by token. In: pairs of texts, an open ``LoadedModel``; out: a number per pair.
 
 Rows come back in the order in which they went in (decisions 21).
 """
@@ -17,8 +17,8 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.sharding import Sharder
 from corl_jax.core.trees import bind
 from corl_jax.core.types import Params
-from corl_jax.reward_models.base import Net
-from corl_jax.reward_models.batched import call_rows, in_batches
+from corl_jax.reward_models.base import LoadedModel
+from corl_jax.reward_models.batched import local_rows_per_call, map_in_batches
 from corl_jax.reward_models.bert.tokenizer import BERT_MARKS, MPNET_MARKS, WordPieces
 
 WIDTHS = (32, 64, 128, 256, 512)
@@ -31,7 +31,7 @@ class TextSimilarity:
     Not weighted by rarity, not rescaled; the marks at both ends are left out. Texts beyond the encoder's limit are cut.
     """
 
-    def __init__(self, net: Net, sharder: Sharder):
+    def __init__(self, net: LoadedModel, sharder: Sharder):
         """Opens the tokenizer; nothing is compiled yet.
 
         Args:
@@ -73,14 +73,18 @@ class TextSimilarity:
             return np.zeros(0, np.float32)
         rows = [self._pieces(texts) for texts in (candidates, references)]
         tokens, lengths = self._padded(rows)
-        return in_batches(
+        return map_in_batches(
             self._sharder, lambda *batch: self._program(self._net.params, *batch), [tokens, lengths]
         )
 
     def _padded(self, rows: Sequence[Sequence[Sequence[int]]]) -> tuple[np.ndarray, np.ndarray]:
         """Ids ``[N, 2, L]`` and lengths ``[N, 2]``."""
-        longest = np.full(call_rows(self._sharder), max(len(row) for side in rows for row in side))
-        longest = self._sharder.gather(longest).max()  # of all processes, which run one program
+        longest = np.full(
+            local_rows_per_call(self._sharder), max(len(row) for side in rows for row in side)
+        )
+        longest = self._sharder.all_gather_rows(
+            longest
+        ).max()  # of all processes, which run one program
         width, count = next(width for width in self._widths if width >= longest), len(rows[0])
         tokens = np.full((count, 2, width), self._pieces.pad_id, np.int32)
         lengths = np.full((count, 2), 2, np.int32)
@@ -122,7 +126,7 @@ def greedy_f1(
     return 2 * precision * recall / jnp.maximum(precision + recall, 1e-12)
 
 
-def comparison(net: Net) -> Any:
+def comparison(net: LoadedModel) -> Any:
     """The program: both sides through the encoder at once, in full float32 on every device, then ``greedy_f1``."""
 
     def run(

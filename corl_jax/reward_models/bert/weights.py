@@ -10,7 +10,7 @@ from typing import Any
 
 from corl_jax.core.errors import UserError
 from corl_jax.porting.rules import LINEAR, SAME, Rule
-from corl_jax.reward_models.base import NetKind
+from corl_jax.reward_models.base import RewardModelSpec
 from corl_jax.reward_models.bert.model import Bert, BertConfig
 
 MPNET_BUCKETS = 32
@@ -170,7 +170,7 @@ def _expect(raw: Any, where: str, said: Mapping[str, Any], unless_said: Mapping[
             )
 
 
-BERT = NetKind(
+BERT = RewardModelSpec(
     name="text encoder",
     build=lambda cfg, rngs: Bert(cfg, rngs=rngs),
     tiny=BertConfig(
@@ -188,7 +188,7 @@ BERT = NetKind(
 )
 """What BERTScore compares captions with."""
 
-SENTENCE = NetKind(
+SENTENCE = RewardModelSpec(
     name="sentence encoder",
     build=lambda cfg, rngs: Bert(cfg, rngs=rngs),
     tiny=BertConfig(

@@ -16,8 +16,8 @@ from corl_jax.core.sharding import Sharder
 from corl_jax.core.trees import bind
 from corl_jax.core.types import Params
 from corl_jax.data.images import resized
-from corl_jax.reward_models.base import Net
-from corl_jax.reward_models.batched import in_batches
+from corl_jax.reward_models.base import LoadedModel
+from corl_jax.reward_models.batched import map_in_batches
 from corl_jax.reward_models.blip.tokenizer import load_words
 
 LENGTH = 50
@@ -27,7 +27,7 @@ LENGTH = 50
 class Captioner:
     """A captioner over placed parameters; one program per caption length."""
 
-    def __init__(self, net: Net, sharder: Sharder):
+    def __init__(self, net: LoadedModel, sharder: Sharder):
         """Reads the tokenizer.
 
         Args:
@@ -72,14 +72,14 @@ class Captioner:
             cfg.vision.image_size
         )  # both sides bicubic with Pillow, shape not kept (``BlipImageProcessor``)
         squares = np.stack([resized(picture, (side, side)) for picture in pictures])
-        return in_batches(
+        return map_in_batches(
             self._sharder,
             lambda rows: self._program(self._net.params, rows, max_new_tokens),
             [squares],
         )
 
 
-def captioning(net: Net) -> Any:
+def captioning(net: LoadedModel) -> Any:
     """The program: from parameters, uint8 pictures of the captioner's own size and a static length to token ids."""
 
     def run(params: Params, pictures: jax.Array, length: int) -> jax.Array:

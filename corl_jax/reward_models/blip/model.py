@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from corl_jax.core.sharding import constrain
 from corl_jax.models.janus.config import VisionConfig
 from corl_jax.models.janus.vision_tower import VisionBlock, layer_norm
-from corl_jax.models.layers import scan_layers, stack, whole
+from corl_jax.models.layers import gather_layer_params, scan_layers, stack
 from corl_jax.reward_models.blip.text_decoder import CaptionDecoder, CaptionTextConfig
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -100,7 +100,7 @@ class CaptionNet(nnx.Module):
         """
         cfg, rows = self.cfg.text, pictures.shape[0]
         graphdef, parameters = nnx.split(self.text)
-        text = nnx.merge(graphdef, whole(parameters, self.text.dtype))
+        text = nnx.merge(graphdef, gather_layer_params(parameters, self.text.dtype))
         seen = text.look(self.vision(normalise(pictures)))
 
         def going(carry: Any) -> Any:

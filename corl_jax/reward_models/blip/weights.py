@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from corl_jax.models.janus.config import VisionConfig
 from corl_jax.porting.rules import CONV, FIRST, LINEAR, SAME, Layout, Rule
-from corl_jax.reward_models.base import NetKind
+from corl_jax.reward_models.base import RewardModelSpec
 from corl_jax.reward_models.blip.config import HOME, read_config
 from corl_jax.reward_models.blip.model import CaptionerConfig, CaptionNet
 from corl_jax.reward_models.blip.text_decoder import CaptionTextConfig
@@ -98,7 +98,7 @@ def tied_name(name: str, found: frozenset[str]) -> str:
     return TIED[name] if name in TIED and name not in found and TIED[name] in found else name
 
 
-CAPTIONER = NetKind(
+CAPTIONER = RewardModelSpec(
     name="captioner",
     build=lambda cfg, rngs: CaptionNet(cfg, rngs=rngs),
     tiny=TINY,

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from corl_jax.core.sharding import constrain, gathered
+from corl_jax.core.sharding import all_gather_fsdp, constrain
 from corl_jax.models.attention_kernels import attend
 from corl_jax.models.janus.vision_tower import layer_norm
 from corl_jax.models.layers import linear, scan_layers, stack
@@ -171,7 +171,7 @@ class TextTower(nnx.Module):
         """Features of texts; what follows the end token does not matter, since nothing before it sees it."""
         length = ids.shape[1]
         causal = jnp.tril(jnp.ones((1, length, length), bool))
-        token = gathered(self.token[...], ("vocab", "embed"))
+        token = all_gather_fsdp(self.token[...], ("vocab", "embed"))
         x = constrain(token[ids] + self.position[...][:length], "batch")
         x = scan_layers(
             self.layers, lambda block, slice_: block(slice_[1], causal), x, self.cfg.depth, FLOAT32

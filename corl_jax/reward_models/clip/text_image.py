@@ -14,8 +14,8 @@ from PIL import Image
 from corl_jax.core.sharding import Sharder
 from corl_jax.core.trees import bind
 from corl_jax.core.types import Params
-from corl_jax.reward_models.base import Net
-from corl_jax.reward_models.batched import in_batches
+from corl_jax.reward_models.base import LoadedModel
+from corl_jax.reward_models.batched import map_in_batches
 from corl_jax.reward_models.clip.tokenizer import ClipTokenizer
 
 MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -36,8 +36,8 @@ def cropped(picture: UInt8[np.ndarray, "H W 3"], size: int) -> UInt8[np.ndarray,
 class ClipSimilarity:
     """Cosines of pictures and texts in CLIP's space."""
 
-    def __init__(self, net: Net, sharder: Sharder):
-        """``net`` is opened by ``reward_models.base.open_net(porting.clip.CLIP, ...)`` on the mesh of ``sharder``.
+    def __init__(self, net: LoadedModel, sharder: Sharder):
+        """``net`` is opened by ``reward_models.base.load_reward_model(porting.clip.CLIP, ...)`` on the mesh of ``sharder``.
 
         Raises:
           UserError: the net's folder has no tokenizer, a damaged one, or that of another model.
@@ -66,14 +66,14 @@ class ClipSimilarity:
         if not len(texts):
             return np.zeros(0, np.float32)
         squares = np.stack([cropped(picture, self._size) for picture in pictures])
-        return in_batches(
+        return map_in_batches(
             self._sharder,
             lambda *batch: self._run(self._params, *batch),
             [squares, self._tokenizer(texts)],
         )
 
 
-def fitting(net: Net) -> Any:
+def fitting(net: LoadedModel) -> Any:
     """The program: from parameters, uint8 pictures of CLIP's own size and token ids ``[N, 77]`` to cosines."""
 
     @jax.jit

@@ -13,7 +13,7 @@ from jaxtyping import Int
 from tokenizers import models, normalizers, pre_tokenizers
 
 from corl_jax.core.errors import UserError
-from corl_jax.reward_models.base import Net
+from corl_jax.reward_models.base import LoadedModel
 from corl_jax.reward_models.clip.model import ClipConfig
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -49,7 +49,7 @@ class ClipTokenizer:
         self.start_id, self.end_id = known[START], known[END]
 
     @classmethod
-    def of(cls, net: Net) -> ClipTokenizer:
+    def of(cls, net: LoadedModel) -> ClipTokenizer:
         """The tokenizer of a net: ``tokenizer.json``, or ``vocab.json`` and ``merges.txt``, in its folder.
 
         Raises:

@@ -1,4 +1,4 @@
-"""CLIP from a folder of either layout. In: the folder's files; out: what ``base.open_net`` needs to read it.
+"""CLIP from a folder of either layout. In: the folder's files; out: what ``base.load_reward_model`` needs to read it.
 
 transformers writes ``config.json`` and ``model*.safetensors`` or ``pytorch_model*.bin``, open_clip
 ``open_clip_config.json`` and ``open_clip*.safetensors`` or ``open_clip_pytorch_model*.bin``. A folder may hold both.
@@ -11,7 +11,7 @@ import pathlib
 
 from corl_jax.core.errors import UserError
 from corl_jax.porting.rules import CONV, LINEAR, Rule
-from corl_jax.reward_models.base import NetKind
+from corl_jax.reward_models.base import RewardModelSpec
 from corl_jax.reward_models.clip.config import read_open_clip, read_transformers
 from corl_jax.reward_models.clip.model import Clip, ClipConfig, TowerConfig
 
@@ -96,7 +96,7 @@ OPEN_CLIP_RULES = (
 )
 
 
-def layout_of(folder: pathlib.Path) -> NetKind:
+def layout_of(folder: pathlib.Path) -> RewardModelSpec:
     """The layout whose config ``folder`` has; where it has both, the one whose weights are there as well.
 
     Raises:
@@ -116,7 +116,7 @@ def layout_of(folder: pathlib.Path) -> NetKind:
     )
 
 
-TRANSFORMERS = NetKind(
+TRANSFORMERS = RewardModelSpec(
     name="picture-text similarity",
     build=Clip,
     tiny=ClipConfig(

@@ -15,8 +15,8 @@ from corl_jax.core.sharding import Sharder
 from corl_jax.core.trees import bind
 from corl_jax.core.types import Params
 from corl_jax.data.images import resized
-from corl_jax.reward_models.base import Net
-from corl_jax.reward_models.batched import in_batches
+from corl_jax.reward_models.base import LoadedModel
+from corl_jax.reward_models.batched import map_in_batches
 
 SIDE = 224
 """Pictures are compared at this size, as CoRL's cycle reward does."""
@@ -25,8 +25,8 @@ SIDE = 224
 class Lpips:
     """Distances of pairs of pictures, compared at ``SIDE`` square whatever their size."""
 
-    def __init__(self, net: Net, sharder: Sharder):
-        """``net`` is opened by ``base.open_net(weights.LPIPS, ...)`` on the mesh of ``sharder``."""
+    def __init__(self, net: LoadedModel, sharder: Sharder):
+        """``net`` is opened by ``base.load_reward_model(weights.LPIPS, ...)`` on the mesh of ``sharder``."""
         self._params, self._sharder = net.params, sharder
         self._run = difference(net)
 
@@ -55,10 +55,12 @@ class Lpips:
         columns = [
             np.stack([resized(picture, *how) for picture in side]) for side in (pictures, reals)
         ]
-        return in_batches(self._sharder, lambda *batch: self._run(self._params, *batch), columns)
+        return map_in_batches(
+            self._sharder, lambda *batch: self._run(self._params, *batch), columns
+        )
 
 
-def difference(net: Net) -> Any:
+def difference(net: LoadedModel) -> Any:
     """The program: from parameters and two uint8 ``[N, SIDE, SIDE, 3]`` to distances."""
 
     @jax.jit

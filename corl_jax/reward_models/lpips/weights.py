@@ -1,4 +1,4 @@
-"""LPIPS-VGG from a folder. In: the folder's files; out: what ``reward_models.base.open_net`` needs to read it.
+"""LPIPS-VGG from a folder. In: the folder's files; out: what ``reward_models.base.load_reward_model`` needs to read it.
 
 The folder holds the trunk as torchvision, timm or the lpips package name it (``features.0.weight`` or
 ``net.slice1.0.weight``), in safetensors, ``pytorch_model*.bin`` or torchvision's ``vgg16-*.pth``. The five linear
@@ -14,7 +14,7 @@ import pathlib
 from corl_jax.core.errors import UserError
 from corl_jax.porting.rules import CONV, Layout, Rule
 from corl_jax.porting.tensors import WEIGHTS, open_weights
-from corl_jax.reward_models.base import NetKind
+from corl_jax.reward_models.base import RewardModelSpec
 from corl_jax.reward_models.lpips.model import Perceptual, PerceptualConfig
 
 FEATURES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
@@ -47,7 +47,7 @@ def rename(name: str, found: frozenset[str]) -> str:
     return sliced if sliced in found else name
 
 
-def _complete(folder: pathlib.Path) -> NetKind:
+def _complete(folder: pathlib.Path) -> RewardModelSpec:
     """The kind itself, once it is clear that the linear weights are there.
 
     Raises:
@@ -61,7 +61,7 @@ def _complete(folder: pathlib.Path) -> NetKind:
     return LPIPS
 
 
-LPIPS = NetKind(
+LPIPS = RewardModelSpec(
     name="perceptual distance",
     build=Perceptual,
     tiny=PerceptualConfig((8, 8, 8, 8, 8), (1, 1, 1, 1, 1)),

@@ -83,7 +83,7 @@ def same_formula(answer: str, reference: str) -> bool:
     return found is not None and _JUDGE.verdict(expected, found) == "right"
 
 
-class Judge:
+class FormulaChecker:
     """Asks one worker process, started when first needed and replaced when it takes too long; threads take turns."""
 
     def __init__(self, seconds: float = SECONDS) -> None:
@@ -140,4 +140,4 @@ class Judge:
         self._process = None
 
 
-_JUDGE = Judge()
+_JUDGE = FormulaChecker()

@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from corl_jax.core.errors import UserError
-from corl_jax.objectives.advantages import PAIRINGS, baselines, scales
+from corl_jax.objectives.advantages import PAIRINGS, baselines, normalizations
 from corl_jax.objectives.kl import KlConfig
 from corl_jax.objectives.policy_gradient import CLIPS
-from corl_jax.objectives.sampling_distribution import Sampling, check_sampling
+from corl_jax.objectives.sampling_distribution import SamplingParams, check_sampling_params
 from corl_jax.objectives.token_weights import aggregations
 from corl_jax.rewards.base import rewards
 from corl_jax.rewards.config import RewardSettings
-from corl_jax.rewards.custom import register_own
+from corl_jax.rewards.custom import register_custom
 from corl_jax.rewards.cycle import check_names
-from corl_jax.sampling.generate import Sampler
+from corl_jax.sampling.generate import PolicyFns
 from corl_jax.sampling.quantized import KINDS
 from corl_jax.stages.config import block
 
@@ -39,9 +39,9 @@ class RlSettings:
       image_logprob_alignment: ``aligned`` scores an image token by the state that predicts it,
         ``reference_off_by_one`` by the one after, as the reference code does.
       image_prompt_length, text_prompt_length, completion_length: fixed widths in tokens.
-      pairing, text_weight: how the two tasks share rewards, see ``objectives.advantages.paired``.
+      pairing, text_weight: how the two tasks share rewards, see ``objectives.advantages.paired_advantages``.
       baseline, scale: of advantages. aggregation: of token losses.
-      clip, epsilon_low, epsilon_high, clip_ceiling: of the surrogate, see ``objectives.policy_gradient.surrogate``.
+      clip, epsilon_low, epsilon_high, clip_ceiling: of the surrogate, see ``objectives.policy_gradient.clipped_surrogate``.
       entropy_bonus: task to what a nat of entropy per token takes off its loss.
       image_weight, answer_weight: each task's share of the loss.
       shared_prefix: tasks whose completions are scored behind one reading of their prompt.
@@ -49,7 +49,7 @@ class RlSettings:
       rollout_weights, rollout_cache: how the sampler holds them, see ``sampling.quantized``; the scorer never changes.
       stale_rollouts: sample a step's completions one update early, so that the device samples during rewards.
       importance_cap: the longest weight of a token by which its sampler may differ from the policy, see
-        ``objectives.policy_gradient.importance``; 0: none.
+        ``objectives.policy_gradient.importance_weights``; 0: none.
       reference_every, reference_mix: steps after which the reference moves towards the policy, and how far; 0: it
         stays. See ``engine.reference_policy``.
       refill: further rounds per step that replace groups without signal, at most; see ``stages.rl.resample``.
@@ -114,7 +114,7 @@ class RlSettings:
         """Whether the unconditional stream is run while sampling."""
         return self.guidance != 1
 
-    def sampling(self, sampler: Sampler, task: str) -> Sampling:
+    def sampling(self, sampler: PolicyFns, task: str) -> SamplingParams:
         """The sampler's settings, which the scorer uses too."""
         return sampler.sampling(
             task, guidance=self.guidance if task == "image" else 1.0, temperature=self.temperature
@@ -148,7 +148,7 @@ def read_settings(config: Mapping[str, Any], updates: int) -> RlSettings:
     reward = block(
         RewardSettings, config["reward"] | {"own": tuple(config["reward"]["own"])}, "reward"
     )
-    register_own(reward.own)
+    register_custom(reward.own)
     s = block(RlSettings, config["rl"], "rl", reward=reward, rewards=tables, kl=raw_kl)
     if s.group < 2:
         raise UserError(
@@ -158,7 +158,7 @@ def read_settings(config: Mapping[str, Any], updates: int) -> RlSettings:
         raise UserError(
             "rl.temperature=0 makes all samples of a group the same; expected more than 0"
         )
-    check_sampling(guidance=s.guidance, temperature=s.temperature)
+    check_sampling_params(guidance=s.guidance, temperature=s.temperature)
     for name, value, known in (
         ("pairing", s.pairing, PAIRINGS),
         ("clip", s.clip, CLIPS),
@@ -177,7 +177,7 @@ def read_settings(config: Mapping[str, Any], updates: int) -> RlSettings:
         raise UserError(
             f"rl.score_chunk={s.score_chunk} is no number of tokens; expected 0 (all at once) or more"
         )
-    scales[s.scale], baselines[s.baseline], aggregations[s.aggregation]
+    normalizations[s.scale], baselines[s.baseline], aggregations[s.aggregation]
     _check_variants(s)
     check_names(reward)
     for table in tables.values():

@@ -18,7 +18,7 @@ TaskLoss = Callable[[Params, str, PolicyBatch, Any], jax.Array]
 """``(params, task, batch of the task, algo) -> weighted loss``, a sum over rows."""
 
 
-class Interference:
+class GradInterference:
     """Gradients of each task alone at the parameters before an update, on the rollouts of that update."""
 
     def __init__(self, loss: TaskLoss, microbatches: int):

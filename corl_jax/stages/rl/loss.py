@@ -12,14 +12,14 @@ from corl_jax.core.numerics import Metrics, Weighted
 from corl_jax.core.trees import bind
 from corl_jax.core.types import Params, PolicyBatch
 from corl_jax.objectives import kl
-from corl_jax.objectives.policy_gradient import importance, surrogate
-from corl_jax.sampling.generate import Sampler
-from corl_jax.sampling.log_probs import score
+from corl_jax.objectives.policy_gradient import clipped_surrogate, importance_weights
+from corl_jax.sampling.generate import PolicyFns
+from corl_jax.sampling.log_probs import log_probs_and_entropy
 from corl_jax.stages.rl.config import RlSettings
 
 
 def policy_loss(
-    sampler: Sampler,
+    sampler: PolicyFns,
     settings: RlSettings,
     params: Params,
     batch: Mapping[str, PolicyBatch],
@@ -43,10 +43,10 @@ def policy_loss(
 
 
 def task_loss(
-    sampler: Sampler, s: RlSettings, params: Params, task: str, part: PolicyBatch, coef: Any
+    sampler: PolicyFns, s: RlSettings, params: Params, task: str, part: PolicyBatch, coef: Any
 ) -> tuple[jax.Array, Metrics]:
     """One task's weighted sum, and its metrics per token."""
-    log_probs, entropies = score(
+    log_probs, entropies = log_probs_and_entropy(
         bind(sampler.graphdef, params),
         part.prompts,
         part.tokens,
@@ -55,7 +55,7 @@ def task_loss(
         modality="image" if task == "image" else "text",
         **s.scoring(task),
     )
-    per_token, ratio, clipped = surrogate(
+    per_token, ratio, clipped = clipped_surrogate(
         log_probs,
         part.old_log_probs,
         part.advantages[..., None],
@@ -78,7 +78,7 @@ def task_loss(
         }
     if s.importance_cap:
         anchor = log_probs if part.old_log_probs is None else part.old_log_probs
-        weight = importance(anchor, part.sampler_log_probs, s.importance_cap)
+        weight = importance_weights(anchor, part.sampler_log_probs, s.importance_cap)
         per_token = weight * per_token
         metrics["importance"] = Weighted.of(weight, part.mask)
     if part.ref_log_probs is not None:

@@ -11,25 +11,25 @@ from collections.abc import Callable
 from typing import Literal
 
 from corl_jax.core.types import Params, Record
-from corl_jax.data.pipeline import fixed
+from corl_jax.data.pipeline import held_out_records
 from corl_jax.data.sources import RecordSource
 from corl_jax.engine.alarms import HELD_OUT
 from corl_jax.stages.rl.config import RlSettings
-from corl_jax.stages.rl.reward_step import Judge
-from corl_jax.stages.rl.rollouts import Rollouts
-from corl_jax.stages.setup import Parts
+from corl_jax.stages.rl.reward_step import RewardScorer
+from corl_jax.stages.rl.rollouts import RolloutSampler
+from corl_jax.stages.setup import Setup
 from corl_jax.tasks.joint import Joint
 
 
-class Probe:
+class HeldOutProbe:
     """Asks the same held-out prompts with the same keys every time, as many as a step has."""
 
     def __init__(
         self,
-        parts: Parts,
+        parts: Setup,
         settings: RlSettings,
-        judge: Judge,
-        joint: Callable[[RlSettings, Rollouts], Joint],
+        judge: RewardScorer,
+        joint: Callable[[RlSettings, RolloutSampler], Joint],
         records: Callable[[Literal["test"]], RecordSource],
         seed: int,
     ):
@@ -48,7 +48,7 @@ class Probe:
             stale_rollouts=False,
         )
         self._parts, self._records, self._seed = parts, records, seed
-        self._rollouts = Rollouts(parts, s, seed, 1)
+        self._rollouts = RolloutSampler(parts, s, seed, 1)
         self._joint, self._judge = joint(s, self._rollouts), judge.of(s)
 
     def open(self) -> None:
@@ -58,14 +58,14 @@ class Probe:
     @functools.cached_property
     def held_out(self) -> tuple[Record, ...]:
         """What is asked."""
-        return fixed(self._records("test"), self._joint.batch_size, self._seed)
+        return held_out_records(self._records("test"), self._joint.batch_size, self._seed)
 
     def __call__(self, params: Params) -> dict[str, float]:
         """Mean total reward by task, ``image/held_out`` and ``text/held_out``; ``params`` placed for rollouts."""
-        drawn = self._rollouts.draw(params, self._joint(self.held_out, 0), 0, "probe/")
+        drawn = self._rollouts.sample_batch(params, self._joint(self.held_out, 0), 0, "probe/")
         rewards = {}
         for task, rollout in drawn.rollouts.items():
-            own = self._parts.sharder.own(rollout)
+            own = self._parts.sharder.local_rows(rollout)
             found = self._judge.score(params, task, drawn.asked[task], own)
             rewards[task + HELD_OUT] = float(found.total.mean())
         return rewards

@@ -18,17 +18,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from corl_jax.core.rng import stream
-from corl_jax.core.types import Asked, Params, Record, Scores
+from corl_jax.core.types import Params, PromptBatch, Record, Rewards
 from corl_jax.data.pipeline import Rows
 from corl_jax.data.sources import RecordSource
-from corl_jax.objectives.advantages import silent
-from corl_jax.stages.rl.reward_step import Judge, Judged
-from corl_jax.stages.rl.rollouts import Drawn, Rollouts
+from corl_jax.objectives.advantages import zero_std_groups
+from corl_jax.stages.rl.reward_step import RewardScorer, ScoredRollouts
+from corl_jax.stages.rl.rollouts import RolloutBatch, RolloutSampler
 from corl_jax.tasks.joint import Joint
 
 
 @dataclasses.dataclass(frozen=True)
-class Refill:
+class DynamicSampling:
     """At most ``settings.refill`` further rounds per step; where they do not suffice, groups without signal stay.
 
     Attributes:
@@ -39,12 +39,12 @@ class Refill:
     """
 
     joint: Joint
-    rollouts: Rollouts
-    judge: Judge
+    rollouts: RolloutSampler
+    judge: RewardScorer
     source: Callable[[], RecordSource]
     seed: int
 
-    def __call__(self, params: Params, judged: Judged) -> Judged:
+    def __call__(self, params: Params, judged: ScoredRollouts) -> ScoredRollouts:
         """``judged`` with other groups in place of silent ones, and under ``said`` how often was drawn and replaced.
 
         Args:
@@ -75,13 +75,13 @@ class Refill:
         drawn = dataclasses.replace(
             drawn, rollouts=sharder.put_batch(drawn.rollouts)
         )  # placed alike in every step
-        return Judged(drawn, sharder.own(drawn.rollouts), judged.scores, said)
+        return ScoredRollouts(drawn, sharder.local_rows(drawn.rollouts), judged.scores, said)
 
-    def silent(self, scores: Mapping[str, Scores]) -> dict[str, np.ndarray]:
+    def silent(self, scores: Mapping[str, Rewards]) -> dict[str, np.ndarray]:
         """By task the groups without signal, ``[B]``, judged by rewards as they came."""
         s = self.rollouts.settings
         totals = {task: one.total.reshape(-1, s.group) for task, one in scores.items()}
-        return silent(totals, pairing=s.pairing, text_weight=s.text_weight)
+        return zero_std_groups(totals, pairing=s.pairing, text_weight=s.text_weight)
 
     def records(self, step: int, round_: int) -> Rows:
         """As many records as a step asks, none of them twice."""
@@ -93,22 +93,22 @@ class Refill:
 
     def further(
         self, params: Params, records: Rows, step: int, round_: int, tasks: tuple[str, ...]
-    ) -> Judged:
+    ) -> ScoredRollouts:
         """The rollouts of a round, and their rewards."""
         asked = self.joint(records, step)
-        drawn = self.rollouts.draw(
+        drawn = self.rollouts.sample_batch(
             params, {task: asked[task] for task in tasks}, step, f"refill {round_}/"
         )
         return self.judge.judged(params, drawn)
 
     def exchanged(
         self,
-        judged: Judged,
-        further: Judged,
+        judged: ScoredRollouts,
+        further: ScoredRollouts,
         task: str,
         source: np.ndarray,
         records: Sequence[Record],
-    ) -> Judged:
+    ) -> ScoredRollouts:
         """``judged`` with the groups of ``task`` that ``source`` names taken from ``further``.
 
         Args:
@@ -117,7 +117,7 @@ class Refill:
         """
         drawn, rollouts = judged.drawn, self.rollouts
         prompts = len(source)
-        rows = np.repeat(source, copies := rollouts.copies(prompts))
+        rows = np.repeat(source, copies := rollouts.prompt_repeats(prompts))
         rows = np.where(rows >= 0, rows * copies + np.arange(len(rows)) % copies, -1).astype(
             np.int32
         )
@@ -132,14 +132,14 @@ class Refill:
             _groups(was.matrix, now.matrix, source),
             _groups(was.total, now.total, source),
         )
-        return Judged(
-            Drawn(
+        return ScoredRollouts(
+            RolloutBatch(
                 drawn.step,
-                drawn.asked | {task: Asked(asked, own)},
+                drawn.asked | {task: PromptBatch(asked, own)},
                 drawn.rollouts | {task: rollout},
             ),
-            judged.own,
-            judged.scores | {task: Scores(was.names, matrix, total)},
+            judged.local_rows,
+            judged.scores | {task: Rewards(was.names, matrix, total)},
         )
 
 

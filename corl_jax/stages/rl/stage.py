@@ -20,27 +20,27 @@ import numpy as np
 
 from corl_jax.core.numerics import Metrics
 from corl_jax.core.trees import partition
-from corl_jax.core.types import Asked, Params, PolicyBatch, Rollout, Scores
-from corl_jax.data.pipeline import Ahead, batches
+from corl_jax.core.types import Params, PolicyBatch, PromptBatch, Rewards, Rollout
+from corl_jax.data.pipeline import PairWithNext, batches
 from corl_jax.data.sources import RecordSource
 from corl_jax.engine.hooks import Every, Hook, Report
 from corl_jax.engine.image_grid import image_grid
 from corl_jax.engine.optim import Optimizer
-from corl_jax.engine.reference_policy import Reference
+from corl_jax.engine.reference_policy import ReferencePolicy
 from corl_jax.engine.stage import HostMetrics
 from corl_jax.engine.state import TrainState, create_state, merge
 from corl_jax.objectives import advantages, kl
-from corl_jax.objectives.running_moments import nothing_seen
+from corl_jax.objectives.running_moments import empty_moments
 from corl_jax.objectives.token_weights import token_weights
 from corl_jax.stages.config import HookSettings
 from corl_jax.stages.rl.config import RlSettings, read_settings
-from corl_jax.stages.rl.grad_interference import Interference
+from corl_jax.stages.rl.grad_interference import GradInterference
 from corl_jax.stages.rl.loss import policy_loss, reward_sums
-from corl_jax.stages.rl.probe import Probe
-from corl_jax.stages.rl.resample import Refill
-from corl_jax.stages.rl.reward_step import Judge
-from corl_jax.stages.rl.rollouts import Rollouts
-from corl_jax.stages.setup import Parts, records
+from corl_jax.stages.rl.probe import HeldOutProbe
+from corl_jax.stages.rl.resample import DynamicSampling
+from corl_jax.stages.rl.reward_step import RewardScorer
+from corl_jax.stages.rl.rollouts import RolloutSampler
+from corl_jax.stages.setup import Setup, open_records
 from corl_jax.tasks.base import Task
 from corl_jax.tasks.joint import Joint
 from corl_jax.tasks.text_to_image import TextToImage
@@ -52,7 +52,7 @@ class RlStage:
 
     name = "rl"
 
-    def __init__(self, config: Mapping[str, Any], parts: Parts, optimizer: Optimizer):
+    def __init__(self, config: Mapping[str, Any], parts: Setup, optimizer: Optimizer):
         self.parts, self.optimizer, self.seed = parts, optimizer, config["seed"]
         self.trainable, self.updates = (
             parts.trainable(config["trainable"]),
@@ -61,31 +61,33 @@ class RlStage:
         parts.check(trainable=self.trainable)
         self.steps, self.total = config["steps"], config["steps"] * self.updates
         self.settings: RlSettings = read_settings(config, self.updates)
-        self.rollouts = Rollouts(
+        self.rollouts = RolloutSampler(
             parts, self.settings, self.seed, self.steps, config["microbatches"]
         )
-        self._records = functools.partial(records, config)
+        self._records = functools.partial(open_records, config)
         s, cfg = self.settings, parts.cfg
         drawing = TextToImage(parts.tokenizer, s.image_prompt_length)
         asking = VisualQA(
             parts.tokenizer, cfg.image_tokens, cfg.vision.image_size, s.text_prompt_length
         )
 
-        def joint(s: RlSettings, rollouts: Rollouts) -> Joint:
+        def joint(s: RlSettings, rollouts: RolloutSampler) -> Joint:
             return Joint(drawing, asking, s.pictures, s.questions, rollouts.share, s.alternate)
 
         self.joint = joint(s, self.rollouts)
         tasks: dict[str, Task] = {"image": drawing, "text": asking}
-        self.judge = Judge(parts, s, tasks)
+        self.judge = RewardScorer(parts, s, tasks)
         self.probing, self.comparing = (
             config["hooks"]["probe_every"],
             config["hooks"]["interference_every"],
         )
-        self.probe = Probe(
+        self.probe = HeldOutProbe(
             parts, s, self.judge, joint, lambda split: self._records(split), self.seed
         )
-        self.interference = Interference(self.one_loss, config["microbatches"])
-        self.refill = Refill(self.joint, self.rollouts, self.judge, lambda: self.train, self.seed)
+        self.interference = GradInterference(self.one_loss, config["microbatches"])
+        self.refill = DynamicSampling(
+            self.joint, self.rollouts, self.judge, lambda: self.train, self.seed
+        )
         self.rows = {"pictures": s.pictures, "questions": s.questions}
         self.sheet: tuple[np.ndarray, list[str]] | None = None
         self.reference: Params = {}
@@ -109,11 +111,11 @@ class RlStage:
             trainable, frozen, self.optimizer, self.algo(), keep_previous=behind, reference=follower
         )
 
-    def follower(self, trainable: Params) -> Reference | None:
+    def follower(self, trainable: Params) -> ReferencePolicy | None:
         """A reference over these parameters that follows the policy, or None where it stays."""
         s = self.settings
         every = s.reference_every * self.updates
-        return Reference(trainable, every, s.reference_mix) if every else None
+        return ReferencePolicy(trainable, every, s.reference_mix) if every else None
 
     def reference_in(self, state: TrainState) -> Params:
         """What the KL is measured from; empty where its coefficient is 0 throughout.
@@ -131,9 +133,11 @@ class RlStage:
     def algo(self) -> dict[str, Any]:
         """By task the state of its KL coefficient; under ``rewards``, where they are standardised, their moments."""
         s = self.settings
-        algo: dict[str, Any] = {task: kl.initial(s.kl[task], self.total) for task in s.asked}
+        algo: dict[str, Any] = {
+            task: kl.initial_kl_state(s.kl[task], self.total) for task in s.asked
+        }
         if s.reward.normalise == "running":
-            algo["rewards"] = {task: nothing_seen(len(s.rewards[task])) for task in s.asked}
+            algo["rewards"] = {task: empty_moments(len(s.rewards[task])) for task in s.asked}
         return algo
 
     def open(self) -> None:
@@ -148,7 +152,7 @@ class RlStage:
         found = batches(
             self.train, seed=self.seed, batch_size=self.joint.batch_size, transform=self.joint
         )
-        return Ahead(found) if self.settings.stale_rollouts else found
+        return PairWithNext(found) if self.settings.stale_rollouts else found
 
     def batches(self, state: TrainState, raw: Any, step: int) -> Iterator[tuple[Any, HostMetrics]]:
         """One training step up to the update: this is the screen to read.
@@ -156,7 +160,7 @@ class RlStage:
         What the device is to do is handed to it first; rewards are computed meanwhile, task by task as they come.
         """
         params, reference = self.parts.for_rollout(state.params), self.reference_in(state)
-        drawn = self.rollouts.drawn(state, params, raw, step)
+        drawn = self.rollouts.step_rollouts(state, params, raw, step)
         judged = None
         if self.settings.refill:  # what is drawn in the end depends on the rewards
             judged = self.refill(params, self.judge.judged(params, drawn))
@@ -180,7 +184,7 @@ class RlStage:
             for task, rollout in drawn.rollouts.items()
         }
         judged = judged or self.judge.judged(params, drawn)
-        own, said, scores = judged.own, judged.said, {}
+        own, said, scores = judged.local_rows, judged.said, {}
         for task, found in judged.scores.items():
             scores[task] = self.judge.standardised(task, found, state.algo)
             if self.settings.reward.normalise == "running":
@@ -200,13 +204,13 @@ class RlStage:
         for _ in range(self.updates):
             yield batch, metrics
 
-    def advantages(self, scores: Mapping[str, Scores]) -> dict[str, jax.Array]:
+    def advantages(self, scores: Mapping[str, Rewards]) -> dict[str, jax.Array]:
         """``[B, G]`` per task, paired as the settings say; the same on every process."""
         s = self.settings
         totals = {task: jnp.asarray(one.total).reshape(-1, s.group) for task, one in scores.items()}
         if len(totals) == 1:
             return {
-                task: advantages.scales[s.scale](total, s.baseline)
+                task: advantages.normalizations[s.scale](total, s.baseline)
                 for task, total in totals.items()
             }
         how: dict[str, Any] = {
@@ -214,14 +218,16 @@ class RlStage:
             "baseline": s.baseline,
             "text_weight": s.text_weight,
         }
-        image, text = advantages.paired(totals["image"], totals["text"], pairing=s.pairing, **how)
+        image, text = advantages.paired_advantages(
+            totals["image"], totals["text"], pairing=s.pairing, **how
+        )
         return {"image": image, "text": text}
 
     def lengths(self, rollouts: Mapping[str, Rollout]) -> HostMetrics:
         """Mean length of answers in tokens."""
         if "text" not in rollouts:
             return {}
-        lengths = self.parts.sharder.gather(rollouts["text"].mask.sum((-2, -1)))
+        lengths = self.parts.sharder.all_gather_rows(rollouts["text"].mask.sum((-2, -1)))
         return {
             "text/length": float(lengths.sum() / (self.settings.questions * self.settings.group))
         }
@@ -241,7 +247,7 @@ class RlStage:
             for task in s.asked:
                 name, on_target = f"{task}/kl", s.kl[task].target
                 seen = metrics[name].value if name in metrics else on_target
-                moved[task] = kl.advance(s.kl[task], algo[task], seen, self.total)
+                moved[task] = kl.next_kl_state(s.kl[task], algo[task], seen, self.total)
         if "rewards" in algo:
             moved["rewards"] = {
                 task: seen.with_sums(*reward_sums(metrics, task, tuple(s.rewards[task])))
@@ -252,7 +258,7 @@ class RlStage:
         return moved
 
     def label_pictures(
-        self, asked: Asked, rollout: Rollout, scores: Scores
+        self, asked: PromptBatch, rollout: Rollout, scores: Rewards
     ) -> tuple[np.ndarray, list[str]]:
         """The first prompts' pictures of this step with prompt and reward."""
         shown, pixels = 4 * self.settings.group, rollout.pixels

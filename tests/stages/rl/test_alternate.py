@@ -11,7 +11,7 @@ from corl_jax.engine.manifest import read_manifest
 from corl_jax.engine.optim import make_optimizer
 from corl_jax.stages.rl.stage import RlStage
 from corl_jax.stages.run import optim_config, prepare, run, steps
-from corl_jax.stages.setup import assemble
+from corl_jax.stages.setup import build_setup
 
 TURNS = ["image", "image", "text", "text", "image"]
 ALTERNATE = {
@@ -73,14 +73,14 @@ def test_stopped_and_resumed_equals_never_stopped(whole, small_world, tmp_path):
 
 
 def test_one_program_per_task(rl_config, small_world, tmp_path):
-    from corl_jax.core.sharding import use
+    from corl_jax.core.sharding import sharding_context
     from corl_jax.engine.update import make_update
 
     with small_world():
         config = rl_config(**ALTERNATE | {"rl.alternate": 1})
-        parts, optimizer = assemble(config), make_optimizer(optim_config(config))
+        parts, optimizer = build_setup(config), make_optimizer(optim_config(config))
         stage = RlStage(config, parts, optimizer)
-        with use(parts.sharder):
+        with sharding_context(parts.sharder):
             update = make_update(stage.loss, stage.after, optimizer)
             state, data = stage.init(), stage.data()
             for step in range(4):

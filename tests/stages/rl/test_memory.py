@@ -20,8 +20,8 @@ from corl_jax.models.janus.config import ImageTokenizerConfig, JanusConfig, Visi
 from corl_jax.models.janus.model import abstract
 from corl_jax.models.language_model import DecoderConfig
 from corl_jax.objectives.kl import KlState
-from corl_jax.sampling.generate import Sampler
-from corl_jax.sampling.prompt_layout import SpecialIds
+from corl_jax.sampling.generate import PolicyFns
+from corl_jax.sampling.prompt_layout import SpecialTokenIds
 from corl_jax.stages.rl.config import read_settings
 from corl_jax.stages.rl.loss import policy_loss
 
@@ -68,7 +68,7 @@ def batch_of(rng):
 def program(small_config, random_params):
     """A function from ``rl.score_chunk`` to the compiled update, and what it is given."""
     model = abstract(HEADS)
-    sampler = Sampler(nnx.split(model)[0], HEADS, SpecialIds(0, 1, 2, (0, 2)))
+    sampler = PolicyFns(nnx.split(model)[0], HEADS, SpecialTokenIds(0, 1, 2, (0, 2)))
     optimizer = make_optimizer(OptimConfig(1e-2, 1, eps=1e-3))
     trainable, frozen = partition(
         jax.tree.map(jnp.asarray, random_params(model)), ("language_model/*", "gen_head/*")

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from corl_jax.core.sharding import use
+from corl_jax.core.sharding import sharding_context
 from corl_jax.rewards.base import rewards
 from corl_jax.sampling import generate
 from corl_jax.stages.rl.resample import replacements
@@ -46,7 +46,7 @@ def refill(take_step):
     def make(devices=1, **overrides):
         step = take_step(devices, **PICKY | overrides)
         stage = step.stage
-        with use(stage.parts.sharder):
+        with sharding_context(stage.parts.sharder):
             state = stage.init()
             params = stage.parts.for_rollout(state.params)
             before = stage.judge.judged(params, stage.rollouts.drawn(state, params, step.raw, 0))
@@ -151,7 +151,7 @@ def test_two_devices_refill_as_one_and_compile_nothing_twice(refill, muted):
     assert alone[3].said == spread[3].said and alone[3].said["text/refilled"] > 0
     stage, programs = spread[0].stage, (generate._write, generate._score, resample._taken)
     compiled = [program._cache_size() for program in programs]
-    with use(stage.parts.sharder):
+    with sharding_context(stage.parts.sharder):
         for step, share in ((1, 2), (2, 0)):  # with holes, and without any
             muted(share)
             _, said = next(stage.batches(stage.init(), spread[0].raw, step))

@@ -6,12 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from corl_jax.core.sharding import use
+from corl_jax.core.sharding import sharding_context
 from corl_jax.core.trees import digest
 from corl_jax.data.shapes.examples import example
 from corl_jax.engine.state import merge
-from corl_jax.objectives.advantages import group
-from corl_jax.rewards.base import RewardContext, score
+from corl_jax.objectives.advantages import normalize_by_group_std
+from corl_jax.rewards.base import RewardContext, compute_rewards
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +92,7 @@ def test_only_what_is_trainable_moves(first, updated):
 
 def test_separate_advantages_reach_the_batch(first):
     for task in ("image", "text"):
-        want = np.asarray(group(totals(first, task).astype(np.float32)))
+        want = np.asarray(normalize_by_group_std(totals(first, task).astype(np.float32)))
         np.testing.assert_allclose(first.batches[0][task].advantages, want, atol=2e-3)
     assert np.any(first.batches[0]["image"].advantages) and np.any(
         first.batches[0]["text"].advantages
@@ -103,7 +103,11 @@ def test_separate_advantages_reach_the_batch(first):
 def test_paired_advantages_reach_the_batch(take_step, pairing):
     step = take_step(**{"rl.pairing": pairing})
     image, text = (totals(step, task).astype(np.float32) for task in ("image", "text"))
-    want = group(image + 0.8 * text) if pairing == "unified" else group(image) + 0.8 * group(text)
+    want = (
+        normalize_by_group_std(image + 0.8 * text)
+        if pairing == "unified"
+        else normalize_by_group_std(image) + 0.8 * normalize_by_group_std(text)
+    )
     for task in ("image", "text"):
         np.testing.assert_allclose(step.batches[0][task].advantages, np.asarray(want), atol=2e-3)
 
@@ -114,7 +118,7 @@ def test_rewards_of_the_first_samples_are_those_of_the_config(first):
     completions = first.stage.judge.tasks["text"].read_back(
         first.raw["text"], first.batches[0]["text"]
     )
-    twice = score(completions, {"letters": 2.0}, RewardContext()).total
+    twice = compute_rewards(completions, {"letters": 2.0}, RewardContext()).total
     assert twice.mean() == pytest.approx(2 * first.host["text/reward"], rel=1e-5)
 
 
@@ -160,7 +164,7 @@ def test_stale_rollouts_are_those_of_the_policy_before_the_last_update(take_step
     assert said["text/importance"] == pytest.approx(1, abs=1e-4)
     assert digest(state.previous) == digest(step.stage.init().trainable) != digest(state.trainable)
     stage, params = step.stage, merge(state.previous, state.frozen)
-    with use(stage.parts.sharder):
+    with sharding_context(stage.parts.sharder):
         again = stage.rollouts.sample(params, "text", step.raw[1]["text"], 1)
         batch, _ = next(stage.batches(state, (step.raw[1], step.raw[1]), 1))
         for rollout in (batch["text"], again):
@@ -206,7 +210,7 @@ def test_interference_is_that_of_the_tasks_gradients(take_step, first):
     grads = {}
     for task, other in (("image", "answer_weight"), ("text", "image_weight")):
         stage = take_step(**{f"rl.{other}": 0.0}).stage
-        with use(stage.parts.sharder):
+        with sharding_context(stage.parts.sharder):
             grad = jax.grad(loss_of(stage, stage.init(), first.batches[0]))(stage.init().trainable)
         grads[task] = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(grad)])
     norms = {task: np.linalg.norm(grad) for task, grad in grads.items()}
@@ -219,7 +223,7 @@ def test_interference_is_that_of_the_tasks_gradients(take_step, first):
 
 def test_the_task_that_is_not_trained_is_probed_too(take_step):
     stage = take_step(**{"rl.questions": 0, "hooks.probe_every": 1}).stage
-    with use(stage.parts.sharder):
+    with sharding_context(stage.parts.sharder):
         stage._records = lambda split: [example(split, i) for i in range(20)]
         found = stage.probe(stage.init().params)
     assert set(found) == {"image/held_out", "text/held_out"}
@@ -227,7 +231,7 @@ def test_the_task_that_is_not_trained_is_probed_too(take_step):
 
 def test_probes_ask_held_out_prompts_the_same_way_every_time(first):
     stage, held_out = first.stage, []
-    with use(stage.parts.sharder):
+    with sharding_context(stage.parts.sharder):
         stage._records = lambda split: (
             held_out.append(split) or [example(split, i) for i in range(20)]
         )

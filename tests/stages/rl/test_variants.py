@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.sharding import use
+from corl_jax.core.sharding import sharding_context
 from corl_jax.core.types import Completion
 from corl_jax.data.shapes.examples import example
 from corl_jax.engine.state import merge
-from corl_jax.rewards.base import RewardContext, score
+from corl_jax.rewards.base import RewardContext, compute_rewards
 from corl_jax.rewards.config import RewardSettings
 from corl_jax.stages.rl.loss import policy_loss
 from corl_jax.stages.run import prepare, steps
-from corl_jax.stages.setup import assemble
+from corl_jax.stages.setup import build_setup
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def loss(first):
 
     def run(batch=None, **changes):
         settings = dataclasses.replace(stage.settings, **changes)
-        with use(stage.parts.sharder):
+        with sharding_context(stage.parts.sharder):
             total, metrics = jax.jit(
                 lambda *given: policy_loss(stage.parts.sampler, settings, *given)
             )(state.params, first.batches[0] if batch is None else batch, state.algo)
@@ -90,9 +90,9 @@ def test_the_reference_follows(take_step):
     for path, leaf in state.reference.params.items():
         want = (np.asarray(start.trainable[path]) + np.asarray(state.trainable[path])) / 2
         np.testing.assert_allclose(leaf, want, atol=1e-7, err_msg=path)
-    with use(stage.parts.sharder):
+    with sharding_context(stage.parts.sharder):
         batch, _ = next(stage.batches(state, step.raw, 1))
-        drawn = stage.rollouts.draw(state.params, step.raw, 1)
+        drawn = stage.rollouts.sample_batch(state.params, step.raw, 1)
         np.testing.assert_array_equal(drawn.rollouts["text"].tokens, batch["text"].tokens)
         given = "text", drawn.asked["text"], drawn.rollouts["text"]
         middle = stage.rollouts.log_probs(merge(state.reference.params, state.frozen), *given)
@@ -117,7 +117,7 @@ def test_partial_credit_for_open_answers():
     )
     for open_ended, value in (("exact", 0.0), ("soft_jaccard", 0.5)):
         context = RewardContext(settings=RewardSettings(open_ended=open_ended))
-        assert score([row], {"accuracy": 1.0}, context).total == [value]
+        assert compute_rewards([row], {"accuracy": 1.0}, context).total == [value]
 
 
 @pytest.fixture(scope="module")
@@ -165,9 +165,9 @@ def test_without_master_weights_a_run_is_narrow_and_handed_on_all_the_same(
 ):
     folder, config, _ = reference
     with small_world():
-        start, narrow = assemble(config), assemble(config | {"init_from": str(folder)})
+        start, narrow = build_setup(config), build_setup(config | {"init_from": str(folder)})
         before, same = start.params("language_model/*"), narrow.params()
-        wide = assemble(rl_config(init_from=str(folder))).params()
+        wide = build_setup(rl_config(init_from=str(folder))).params()
     assert {str(leaf.dtype) for leaf in before.values()} == {"bfloat16"}
     for path, leaf in wide.items():
         exact = path.startswith("image_tokenizer/")  # computed in float32 throughout
