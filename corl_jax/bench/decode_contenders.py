@@ -61,7 +61,11 @@ def ours(folder: pathlib.Path, prompts: Prompts, devices: int) -> Side:
     guided = jax.device_put(sampler.sampling("image", guidance=GUIDANCE), sharder.named_sharding())
     args = (params, *sharder.put_batch((prompts, keys)), guided)
     with sharding_context(sharder):
-        draw = jax.jit(lambda *given: sampler.sample_images(*given).tokens[:, 0]).lower(*args).compile()
+        draw = (
+            jax.jit(lambda *given: sampler.sample_images(*given).tokens[:, 0])
+            .lower(*args)
+            .compile()
+        )
     seconds = {"load": loaded - start, "compile": time.perf_counter() - loaded}
     show = jax.jit(
         lambda params, codes: bind(sampler.graphdef, params).image_tokenizer.decode(codes)

@@ -101,7 +101,9 @@ class OurStep:
         """``Sampler.sample_images``."""
         args = self._arguments("image", turn)
         with sharding_context(self.sharder):
-            return jax.block_until_ready(self.sampler.sample_images(*args, self.settings.guided_sampler))
+            return jax.block_until_ready(
+                self.sampler.sample_images(*args, self.settings.guided_sampler)
+            )
 
     def sample_text(self, turn: int) -> Rollout:
         """``Sampler.sample_text``."""

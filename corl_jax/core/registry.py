@@ -35,6 +35,10 @@ class Registry(Generic[T]):
             )
         return self._items[name]
 
+    def require(self, name: str) -> None:
+        """Raises UserError with the names there are, unless ``name`` is one of them."""
+        self[name]
+
     def __contains__(self, name: str) -> bool:
         return name in self._items
 

@@ -18,13 +18,12 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from corl_jax.core.errors import UserError
+from corl_jax.core.errors import UserError, describe_error
 from corl_jax.engine.manifest import (
     FILE,
     RunIdentity,
     damage,
     describe,
-    describe_error,
     params_digest,
     read_manifest,
     write_inventory,

@@ -13,10 +13,10 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from corl_jax.core import trees
-from corl_jax.core.errors import UserError
+from corl_jax.core.errors import UserError, describe_error
 from corl_jax.core.types import Params
 from corl_jax.engine.checkpoint import latest_step
-from corl_jax.engine.manifest import Manifest, damage, describe_error, read_manifest
+from corl_jax.engine.manifest import Manifest, damage, read_manifest
 from corl_jax.engine.remote_workdir import CHECKPOINTS, is_address
 
 PARTS = ("trainable", "frozen")

@@ -17,7 +17,7 @@ from etils import epath
 
 from corl_jax import __version__
 from corl_jax.core import trees
-from corl_jax.core.errors import UserError
+from corl_jax.core.errors import UserError, describe_error
 from corl_jax.core.files import write_whole
 from corl_jax.engine.state import TrainState
 
@@ -137,9 +137,3 @@ def _files(folder: Path) -> list[Path]:
     return sorted(
         path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(INVENTORY)
     )
-
-
-def describe_error(error: BaseException, limit: int = 200) -> str:
-    """First words of a foreign error, fit for a message of one line."""
-    words = " ".join(f"{type(error).__name__}: {error}".split())
-    return words if len(words) <= limit else words[:limit] + "..."

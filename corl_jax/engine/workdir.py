@@ -13,9 +13,8 @@ from typing import Any
 
 from etils import epath
 
-from corl_jax.core.errors import UserError
+from corl_jax.core.errors import UserError, describe_error
 from corl_jax.core.files import write_whole
-from corl_jax.engine.manifest import describe_error
 from corl_jax.engine.remote_workdir import CHECKPOINTS, RemoteWorkdir, is_address, remote_folder
 
 

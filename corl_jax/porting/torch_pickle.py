@@ -17,7 +17,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from corl_jax.core.errors import UserError
+from corl_jax.core.errors import UserError, describe_error
 
 STORAGES = {
     "DoubleStorage": np.dtype(np.float64),
@@ -138,7 +138,9 @@ class TorchFile:
                 "or use the safetensors of the same model"
             ) from None
         except Exception as error:  # a hostile pickle can provoke any
-            raise UserError(f"{str(path)!r} is refused ({_told(error)}); {EXPECTED}") from None
+            raise UserError(
+                f"{str(path)!r} is refused ({describe_error(error)}); {EXPECTED}"
+            ) from None
         if not isinstance(tensors, dict):
             raise UserError(
                 f"{str(path)!r} is refused (it holds a {type(tensors).__name__}); {EXPECTED}"
@@ -162,7 +164,7 @@ class TorchFile:
                 numbers = np.frombuffer(archive.read(f"{self.root}data/{tensor.key}"), tensor.dtype)
         except (zipfile.BadZipFile, KeyError, OSError, ValueError, EOFError) as error:
             raise UserError(
-                f"{where} cannot be read ({_told(error)}); get the file again"
+                f"{where} cannot be read ({describe_error(error)}); get the file again"
             ) from None
         if numbers.size < tensor.size:
             raise UserError(
@@ -172,7 +174,3 @@ class TorchFile:
         return np.lib.stride_tricks.as_strided(
             numbers[tensor.offset :], tensor.shape, steps, writeable=False
         )
-
-
-def _told(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

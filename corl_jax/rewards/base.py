@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from corl_jax.core.errors import UserError
+from corl_jax.core.errors import UserError, describe_error
 from corl_jax.core.registry import Registry
 from corl_jax.core.types import Completion, PolicyHandle, Rewards
 from corl_jax.reward_models.collection import RewardModels
@@ -77,7 +77,7 @@ def _column(name: str, completions: Sequence[Completion], context: RewardContext
     except Exception as error:
         row = _failing_row(function, completions, context)
         raise UserError(
-            f"reward {name!r} failed on {row or f'the batch as a whole: {_told(error)}'}"
+            f"reward {name!r} failed on {row or f'the batch as a whole: {describe_error(error)}'}"
         ) from error
     if values.shape != (len(completions),):
         raise UserError(
@@ -100,10 +100,5 @@ def _failing_row(
         try:
             function([completion], context)
         except Exception as error:
-            return f"row {i} (record {completion.record.id!r}): {_told(error)}"
+            return f"row {i} (record {completion.record.id!r}): {describe_error(error)}"
     return ""
-
-
-def _told(error: Exception) -> str:
-    """Kind and text of an error, on one line."""
-    return f"{type(error).__name__}: {error}"

@@ -17,10 +17,9 @@ from typing import Any
 
 import jax
 
-from corl_jax.core.errors import UserError
+from corl_jax.core.errors import UserError, describe_error
 from corl_jax.core.processes import assert_same_on_all, on_all_processes
 from corl_jax.core.provenance import versions
-from corl_jax.engine.manifest import describe_error
 from corl_jax.engine.remote_workdir import is_address
 from corl_jax.engine.workdir import Workdir
 
