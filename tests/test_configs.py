@@ -76,7 +76,7 @@ def test_two_steps(
     if arg is not None:  # BLIP, BERT and VGG, at tiny sizes, decide alone what a picture is worth
         assert len(opened) == len(set(opened)) == 3
         assert {"image/reward/cycle_both", "image/reward/matching"} <= set(results[0].metrics)
-        assert results[0].metrics["image/share/cycle_both"] > 0.01
+        assert results[0].metrics["image/reward_std_share/cycle_both"] > 0.01
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -11,7 +11,7 @@ import fnmatch
 import math
 from collections.abc import Iterator, Mapping
 
-SHARE, HELD_OUT = "/share/", "/held_out"
+SHARE, HELD_OUT = "/reward_std_share/", "/held_out_reward"
 """In the name of a column: what part of a task's differences one reward makes; the reward on held-out prompts."""
 
 

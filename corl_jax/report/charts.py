@@ -20,9 +20,9 @@ MAIN = (
     ("Reward of pictures, by part", "reward", r"image/reward/.+"),
     ("Reward of answers, by part", "reward", r"text/reward/.+"),
     ("Distance from the base (KL)", "nats per token", r"(image|text)/kl"),
-    ("KL coefficient", "coefficient", r"(image|text)/kl_coef"),
+    ("KL coefficient", "coefficient", r"(image|text)/kl_coefficient"),
     ("Entropy", "nats per token", r"(image|text)/entropy"),
-    ("Length of answers", "tokens", r"text/length"),
+    ("Length of answers", "tokens", r"text/completion_length"),
     ("Gradient norm", "norm", r"grad_norm"),
     ("Loss", "loss", r"loss"),
     ("Negative log-likelihood", "nats per token", r"(image|text)/nll"),
@@ -30,11 +30,11 @@ MAIN = (
 )
 MORE = (
     ("Spread of rewards within a group", "reward", r"(image|text)/reward_std"),
-    ("Groups without signal", "share", r"(image|text)/constant_groups"),
-    ("Interference of the tasks", "cosine of gradients", r"interference/cosine"),
-    ("Clipped tokens", "share", r"(image|text)/clipped"),
+    ("Groups without signal", "share", r"(image|text)/zero_std_groups"),
+    ("Interference of the tasks", "cosine of gradients", r"grad_interference/cosine"),
+    ("Clipped tokens", "share", r"(image|text)/clip_fraction"),
     ("Probability ratio", "ratio", r"(image|text)/ratio"),
-    ("Sampler against scorer", "nats per token", r"(image|text)/mismatch"),
+    ("Sampler against scorer", "nats per token", r"(image|text)/sampler_logp_diff"),
     ("Time per step", "seconds", r"time/step"),
 )
 HIDDEN = ("step", "alarms")

@@ -1,7 +1,7 @@
 """A lighter policy to sample with, made once per step: weights, cache or both in eight bits.
 
 In: a ``PolicyFns`` and the shapes of its parameters. Out: the sampler of the lighter model, and what makes its parameters
-from those of the policy. What it samples is scored by the policy itself; the metric ``mismatch`` says how far they are.
+from those of the policy. What it samples is scored by the policy itself; the metric ``sampler_logp_diff`` says how far they are.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ def test_steps_must_be_positive(tmp_path):
 def test_alarm_where_one_reward_decides_alone():
     alarm = Alarm(AlarmConfig(patience=2, dominates=0.9))
     rows = [
-        {"image/share/cycle": value, "image/share/clip": 1 - value}
+        {"image/reward_std_share/cycle": value, "image/reward_std_share/clip": 1 - value}
         for value in (0.95, 0.5, 0.95, 0.96, 0.97)
     ]
     said = [alarm.feed(row) for row in rows]
@@ -143,7 +143,7 @@ def test_alarm_where_the_held_out_reward_falls_as_the_trained_one_rises():
     for step, held_out in enumerate((0.5, 0.6, 0.5, 0.4, 0.3, 0.5)):
         said += [
             alarm.feed({"image/reward": step / 10 - 0.01}),
-            alarm.feed({"image/reward": step / 10} | {"image/held_out": held_out}),
+            alarm.feed({"image/reward": step / 10} | {"image/held_out_reward": held_out}),
         ]
     assert [i for i, one in enumerate(said) if one] == [7]
     assert said[7] == [
@@ -151,7 +151,7 @@ def test_alarm_where_the_held_out_reward_falls_as_the_trained_one_rises():
     ]
     assert alarm.ringing == 0
     for _ in range(4):  # both fall: nothing to say
-        assert alarm.feed({"image/reward": 0.0, "image/held_out": 0.0}) == []
+        assert alarm.feed({"image/reward": 0.0, "image/held_out_reward": 0.0}) == []
 
 
 def test_alarm_tells_once_and_survives_a_resume(tmp_path):

@@ -102,7 +102,7 @@ def pair(config, home, alone):
 
 def test_two_processes_train_as_one(alone, pair):
     assert_same(rows(pair), alone)
-    assert any(row["text/refilled"] > 0 for row in alone)
+    assert any(row["text/resampled"] > 0 for row in alone)
     assert (
         alone[0]["grad_norm"] > 0
         and alone[0]["image/reward_std"] > 0

@@ -102,9 +102,9 @@ def test_the_kl_begins_at_0_and_the_reference_is_the_base(trained, step):
     said = rows(trained[1])
     for task in ("image", "text"):
         assert abs(said[0][f"{task}/kl"]) < 1e-6 < 1e-4 < said[-1][f"{task}/kl"]
-        assert said[0][f"{task}/kl_coef"] > 0
+        assert said[0][f"{task}/kl_coefficient"] > 0
         assert (
-            max(row[f"{task}/mismatch"] for row in said) < 1e-4
+            max(row[f"{task}/sampler_logp_diff"] for row in said) < 1e-4
         )  # the sampler's merged weights, the adapters' loss
     stage, raw = step.stage, step.raw
     state = stage.init()
@@ -190,7 +190,7 @@ def test_narrow_base_lighter_and_stale_rollouts(rl_config, small_world, base, tm
         run(config, tmp_path / "run")
         parts = build_setup(config)
     said, saved = rows(tmp_path / "run"), load_params(tmp_path / "run", parts.structs)
-    assert all(0 < row["text/mismatch"] < 0.5 for row in said) and said[-1]["text/kl"] > 1e-4
+    assert all(0 < row["text/sampler_logp_diff"] < 0.5 for row in said) and said[-1]["text/kl"] > 1e-4
     assert abs(said[0]["text/kl"]) < 1e-6
     policy = Policy.load(tmp_path / "run", dtype="float32")
     for path, leaf in saved.items():

@@ -47,8 +47,8 @@ def test_stopped_and_resumed_equals_never_stopped(rl_config, small_world, tmp_pa
         before = (parts / "metrics.jsonl").read_bytes()
         run(config, parts)  # complete: nothing happens
         assert (parts / "metrics.jsonl").read_bytes() == before
-    assert {"image/kl", "text/kl", "image/reward/redness", "text/mismatch"} <= set(rows(whole)[0])
+    assert {"image/kl", "text/kl", "image/reward/redness", "text/sampler_logp_diff"} <= set(rows(whole)[0])
     assert any(row["text/kl"] > 0 for row in rows(whole))
     if how == "following":
-        assert any(row["text/refilled"] for row in rows(whole)[2:])
-    assert [row["text/mismatch"] > 1e-4 for row in rows(whole)] == [False, stale, stale, stale]
+        assert any(row["text/resampled"] for row in rows(whole)[2:])
+    assert [row["text/sampler_logp_diff"] > 1e-4 for row in rows(whole)] == [False, stale, stale, stale]

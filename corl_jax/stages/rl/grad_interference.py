@@ -30,8 +30,8 @@ class GradInterference:
     def __call__(self, state: TrainState, batch: Mapping[str, PolicyBatch]) -> dict[str, Any]:
         """Scalars on the device, none where there is one task alone.
 
-        ``interference/cosine`` is 1 where both gradients point the same way and below 0 where a small step for one
-        task undoes the other's; ``interference/image_norm`` and ``text_norm`` tell which of them rules the sum.
+        ``grad_interference/cosine`` is 1 where both gradients point the same way and below 0 where a small step for one
+        task undoes the other's; ``grad_interference/image_norm`` and ``text_norm`` tell which of them rules the sum.
 
         Raises:
           UserError: rows do not divide by the number of micro-batches.
@@ -63,7 +63,7 @@ def _compare(
         norms[0] * norms[1], jnp.finfo(jnp.float32).tiny
     )
     return {
-        "interference/cosine": cosine,
-        "interference/image_norm": norms[0],
-        "interference/text_norm": norms[1],
+        "grad_interference/cosine": cosine,
+        "grad_interference/image_norm": norms[0],
+        "grad_interference/text_norm": norms[1],
     }

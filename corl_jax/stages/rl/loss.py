@@ -67,8 +67,8 @@ def task_loss(
     metrics = {
         "entropy": Weighted.of(entropies, part.mask),
         "ratio": Weighted.of(ratio, part.mask),
-        "clipped": Weighted.of(clipped, part.mask),
-        "mismatch": Weighted.of(jnp.abs(log_probs - part.sampler_log_probs), part.mask),
+        "clip_fraction": Weighted.of(clipped, part.mask),
+        "sampler_logp_diff": Weighted.of(jnp.abs(log_probs - part.sampler_log_probs), part.mask),
     }
     if part.rewards is not None:
         metrics |= {
@@ -80,11 +80,11 @@ def task_loss(
         anchor = log_probs if part.old_log_probs is None else part.old_log_probs
         weight = importance_weights(anchor, part.sampler_log_probs, s.importance_cap)
         per_token = weight * per_token
-        metrics["importance"] = Weighted.of(weight, part.mask)
+        metrics["importance_weight"] = Weighted.of(weight, part.mask)
     if part.ref_log_probs is not None:
         divergence = kl.estimators[s.kl[task].estimator](log_probs, part.ref_log_probs)
         per_token = per_token + coef * divergence
-        metrics |= {"kl": Weighted.of(divergence, part.mask), "kl_coef": Weighted.of(coef)}
+        metrics |= {"kl": Weighted.of(divergence, part.mask), "kl_coefficient": Weighted.of(coef)}
     if s.entropy_bonus[task]:
         per_token = per_token - s.entropy_bonus[task] * entropies
     return jnp.sum(jnp.where(part.mask, per_token, 0) * part.weights), metrics

@@ -61,7 +61,7 @@ class HeldOutProbe:
         return held_out_records(self._records("test"), self._joint.batch_size, self._seed)
 
     def __call__(self, params: Params) -> dict[str, float]:
-        """Mean total reward by task, ``image/held_out`` and ``text/held_out``; ``params`` placed for rollouts."""
+        """Mean total reward by task, ``image/held_out_reward`` and ``text/held_out_reward``; ``params`` placed for rollouts."""
         drawn = self._rollouts.sample_batch(params, self._joint(self.held_out, 0), 0, "probe/")
         rewards = {}
         for task, rollout in drawn.rollouts.items():

@@ -66,9 +66,9 @@ class DynamicSampling:
                 source = replacements(flags, ~flat[task])
                 replaced[task] += int((source >= 0).sum())
                 judged = self.exchanged(judged, further, task, source, records)
-        said = {"refill/rounds": float(rounds)}
+        said = {"resample/rounds": float(rounds)}
         said |= {
-            f"{task}/refilled": count / self.rollouts.settings.prompts(task)
+            f"{task}/resampled": count / self.rollouts.settings.prompts(task)
             for task, count in replaced.items()
         }
         sharder, drawn = self.rollouts.parts.sharder, judged.drawn

@@ -122,9 +122,9 @@ class RewardScorer:
             for name, column, part in zip(one.names, one.matrix.T, spread, strict=True):
                 metrics[f"{task}/reward/{name}"] = float(column.mean())
                 if len(one.names) > 1:
-                    metrics[f"{task}/share/{name}"] = float(part / max(spread.sum(), 1e-12))
+                    metrics[f"{task}/reward_std_share/{name}"] = float(part / max(spread.sum(), 1e-12))
             totals = one.total.reshape(-1, self.settings.group)
             metrics[f"{task}/reward"] = float(one.total.mean())
             metrics[f"{task}/reward_std"] = float(totals.std(1, ddof=1).mean())
-            metrics[f"{task}/constant_groups"] = float((np.ptp(totals, 1) == 0).mean())
+            metrics[f"{task}/zero_std_groups"] = float((np.ptp(totals, 1) == 0).mean())
         return metrics

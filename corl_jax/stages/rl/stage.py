@@ -229,7 +229,7 @@ class RlStage:
             return {}
         lengths = self.parts.sharder.all_gather_rows(rollouts["text"].mask.sum((-2, -1)))
         return {
-            "text/length": float(lengths.sum() / (self.settings.questions * self.settings.group))
+            "text/completion_length": float(lengths.sum() / (self.settings.questions * self.settings.group))
         }
 
     def loss(self, params: Params, batch: Any, algo: Any) -> tuple[jax.Array, Metrics]:

@@ -43,16 +43,16 @@ def test_a_step_is_of_one_task(whole):
     for row, turn in zip(found, TURNS, strict=True):
         idle = {"image": "text", "text": "image"}[turn]
         assert row[f"{turn}/reward"] and row["grad_norm"] > 0
-        assert not [name for name in row if name.startswith(idle) and name != f"{idle}/held_out"]
-    probed = [row for row in found if "image/held_out" in row]
+        assert not [name for name in row if name.startswith(idle) and name != f"{idle}/held_out_reward"]
+    probed = [row for row in found if "image/held_out_reward" in row]
     assert [row["step"] for row in probed] == [2, 4] and all(
-        "text/held_out" in row for row in probed
+        "text/held_out_reward" in row for row in probed
     )
 
 
 def test_the_coefficient_of_the_idle_task_follows_the_step(whole):
     """grpo_d over 5 steps, w = 1.5: at step 4 of drawing as if it had never been idle."""
-    last = rows(whole[0])[4]["image/kl_coef"]
+    last = rows(whole[0])[4]["image/kl_coefficient"]
     low, high, w = 0.01, 0.03, 1.5
     assert last == pytest.approx(low + (high - low) * (4 - w) / (5 - w), rel=1e-5)
 

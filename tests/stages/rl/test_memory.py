@@ -131,9 +131,9 @@ def test_a_sampler_in_eight_bits_is_scored_by_the_policy_itself(take_step):
         )
     )
     _, (said,) = step.run()
-    assert said["text/ratio"] == pytest.approx(1, abs=1e-5) and said["text/clipped"] == 0
+    assert said["text/ratio"] == pytest.approx(1, abs=1e-5) and said["text/clip_fraction"] == 0
     mask = np.asarray(step.batches[0]["text"].mask)
     assert (
-        said["text/mismatch"] == pytest.approx(gap[mask].mean(), rel=1e-3)
-        and 1e-4 < said["text/mismatch"] < 0.3
+        said["text/sampler_logp_diff"] == pytest.approx(gap[mask].mean(), rel=1e-3)
+        and 1e-4 < said["text/sampler_logp_diff"] < 0.3
     )

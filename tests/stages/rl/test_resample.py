@@ -97,15 +97,15 @@ def test_silent_groups_are_replaced_and_others_stay(refill):
         assert left == (holes.sum() - taken) / 8
         tokens = [np.asarray(judged.drawn.rollouts[task].tokens) for judged in (before, after)]
         np.testing.assert_array_equal(tokens[1][~holes], tokens[0][~holes])
-        assert after.said[f"{task}/refilled"] == taken / 8 and after.said["refill/rounds"] == 1
+        assert after.said[f"{task}/resampled"] == taken / 8 and after.said["resample/rounds"] == 1
         part = step.batches[0][task]
         np.testing.assert_array_equal(part.tokens, tokens[1])
         assert (
             np.any(part.advantages, 1).mean()
             == 1 - left
-            == 1 - step.host[f"{task}/constant_groups"]
+            == 1 - step.host[f"{task}/zero_std_groups"]
         )
-        assert step.host[f"{task}/refilled"] == taken / 8
+        assert step.host[f"{task}/resampled"] == taken / 8
         np.testing.assert_allclose(
             part.ref_log_probs, part.sampler_log_probs, atol=1e-4
         )  # of what is trained on
@@ -119,7 +119,7 @@ def test_pairs_are_replaced_as_pairs(refill):
     assert [record.id for record in image] != [
         record.id for record in before.drawn.asked["image"].records
     ]
-    assert after.said["image/refilled"] == after.said["text/refilled"] > 0
+    assert after.said["image/resampled"] == after.said["text/resampled"] > 0
 
 
 def test_only_tasks_with_silent_groups_are_drawn_again_and_no_more_often_than_allowed(
@@ -127,11 +127,11 @@ def test_only_tasks_with_silent_groups_are_drawn_again_and_no_more_often_than_al
 ):
     muted(1)
     step, _, before, after = refill(image="redness", **{"rl.refill": 3})
-    assert after.said == {"refill/rounds": 3.0, "image/refilled": 0.0, "text/refilled": 0.0}
+    assert after.said == {"resample/rounds": 3.0, "image/resampled": 0.0, "text/resampled": 0.0}
     assert [record.id for record in after.drawn.asked["text"].records] == [
         record.id for record in before.drawn.asked["text"].records
     ]
-    assert step.host["text/constant_groups"] == 1 and step.host["image/constant_groups"] == 0
+    assert step.host["text/zero_std_groups"] == 1 and step.host["image/zero_std_groups"] == 0
     rounds = [step.stage.refill.records(0, i).rows for i in (1, 2, 3)]
     assert len(set(rounds)) == 3 and rounds[0] != step.stage.refill.records(1, 1).rows
 
@@ -148,12 +148,12 @@ def test_two_devices_refill_as_one_and_compile_nothing_twice(refill, muted):
         [record.id for record in found[3].drawn.asked["text"].records] for found in (alone, spread)
     ]
     assert held[1] == [name for name in held[0] for _ in range(2)]
-    assert alone[3].said == spread[3].said and alone[3].said["text/refilled"] > 0
+    assert alone[3].said == spread[3].said and alone[3].said["text/resampled"] > 0
     stage, programs = spread[0].stage, (generate._write, generate._score, resample._taken)
     compiled = [program._cache_size() for program in programs]
     with sharding_context(stage.parts.sharder):
         for step, share in ((1, 2), (2, 0)):  # with holes, and without any
             muted(share)
             _, said = next(stage.batches(stage.init(), spread[0].raw, step))
-            assert said["refill/rounds"] == (1 if share else 0)
+            assert said["resample/rounds"] == (1 if share else 0)
     assert [program._cache_size() for program in programs] == compiled

@@ -42,10 +42,10 @@ def close(left, right, atol):
 def test_truths_of_a_first_step(first, updated):
     _, (said,) = updated
     for task in ("image", "text"):
-        assert said[f"{task}/mismatch"] < 1e-4
-        assert said[f"{task}/ratio"] == 1 and said[f"{task}/clipped"] == 0
+        assert said[f"{task}/sampler_logp_diff"] < 1e-4
+        assert said[f"{task}/ratio"] == 1 and said[f"{task}/clip_fraction"] == 0
         assert abs(said[f"{task}/kl"]) < 1e-6
-        assert said[f"{task}/kl_coef"] == pytest.approx(0.015)  # halfway between 0 and 0.03
+        assert said[f"{task}/kl_coefficient"] == pytest.approx(0.015)  # halfway between 0 and 0.03
         assert said[f"{task}/entropy"] > 1
         part = first.batches[0][task]
         assert part.old_log_probs is None
@@ -73,8 +73,8 @@ def test_the_batch_holds_what_was_asked_and_drawn(first):
             first.batches[0][task].prompts.tokens, first.raw[task].prompts.tokens
         )
         assert first.host[f"{task}/reward"] == pytest.approx(totals(first, task).mean(), rel=1e-5)
-        assert first.host[f"{task}/constant_groups"] == np.mean(np.ptp(totals(first, task), 1) == 0)
-    assert first.host["text/length"] == np.asarray(text.mask).sum(-1).mean()
+        assert first.host[f"{task}/zero_std_groups"] == np.mean(np.ptp(totals(first, task), 1) == 0)
+    assert first.host["text/completion_length"] == np.asarray(text.mask).sum(-1).mean()
 
 
 def test_only_what_is_trainable_moves(first, updated):
@@ -129,7 +129,7 @@ def test_one_task_alone(take_step, silent, task):
     state, (said,) = step.run()
     assert set(state.algo) == {task} and int(state.algo[task].step) == 1
     assert {name.partition("/")[0] for name in said if "/" in name} == {task}
-    assert said[f"{task}/mismatch"] < 1e-4 and said["grad_norm"] > 1e-3
+    assert said[f"{task}/sampler_logp_diff"] < 1e-4 and said["grad_norm"] > 1e-3
 
 
 def test_microbatches_add_up_to_the_batch(first, updated):
@@ -152,7 +152,7 @@ def test_a_second_update_leaves_the_ratio_of_one(take_step):
             one[f"{task}/ratio"] == pytest.approx(1, abs=1e-5)
             and abs(two[f"{task}/ratio"] - 1) > 1e-5
         )
-        assert one[f"{task}/clipped"] == 0 and two[f"{task}/kl"] > 1e-6 > abs(one[f"{task}/kl"])
+        assert one[f"{task}/clip_fraction"] == 0 and two[f"{task}/kl"] > 1e-6 > abs(one[f"{task}/kl"])
 
 
 def test_stale_rollouts_are_those_of_the_policy_before_the_last_update(take_step):
@@ -161,7 +161,7 @@ def test_stale_rollouts_are_those_of_the_policy_before_the_last_update(take_step
     np.testing.assert_array_equal(step.batches[0]["text"].tokens, plain.batches[0]["text"].tokens)
     begun = step.stage.rollouts.ahead.rollouts["text"]  # by step 0, for step 1
     state, (said,) = step.run()
-    assert said["text/importance"] == pytest.approx(1, abs=1e-4)
+    assert said["text/importance_weight"] == pytest.approx(1, abs=1e-4)
     assert digest(state.previous) == digest(step.stage.init().trainable) != digest(state.trainable)
     stage, params = step.stage, merge(state.previous, state.frozen)
     with sharding_context(stage.parts.sharder):
@@ -175,7 +175,7 @@ def test_stale_rollouts_are_those_of_the_policy_before_the_last_update(take_step
     weights = np.minimum(np.exp(np.asarray(now) - np.asarray(begun.log_probs)), 1.02)[
         np.asarray(begun.mask)
     ]
-    assert metrics["text/importance"].value == pytest.approx(weights.mean(), rel=1e-5)
+    assert metrics["text/importance_weight"].value == pytest.approx(weights.mean(), rel=1e-5)
     assert weights.max() == np.float32(1.02) and weights.min() < 0.99
 
 
@@ -205,7 +205,7 @@ def test_interference_is_that_of_the_tasks_gradients(take_step, first):
     """Against gradients of the whole loss with one task's share at 0; micro-batches change nothing."""
     every = take_step(**{"hooks.interference_every": 1, "microbatches": 2})
     found = {
-        name: float(value) for name, value in every.host.items() if name.startswith("interference/")
+        name: float(value) for name, value in every.host.items() if name.startswith("grad_interference/")
     }
     grads = {}
     for task, other in (("image", "answer_weight"), ("text", "image_weight")):
@@ -215,10 +215,10 @@ def test_interference_is_that_of_the_tasks_gradients(take_step, first):
         grads[task] = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(grad)])
     norms = {task: np.linalg.norm(grad) for task, grad in grads.items()}
     cosine = grads["image"] @ grads["text"] / norms["image"] / norms["text"]
-    assert found["interference/cosine"] == pytest.approx(cosine, abs=1e-4) and 0 < abs(cosine) < 1
+    assert found["grad_interference/cosine"] == pytest.approx(cosine, abs=1e-4) and 0 < abs(cosine) < 1
     for task, norm in norms.items():
-        assert found[f"interference/{task}_norm"] == pytest.approx(norm, rel=1e-4)
-    assert not any(name.startswith("interference/") for name in first.host)
+        assert found[f"grad_interference/{task}_norm"] == pytest.approx(norm, rel=1e-4)
+    assert not any(name.startswith("grad_interference/") for name in first.host)
 
 
 def test_the_task_that_is_not_trained_is_probed_too(take_step):
@@ -226,7 +226,7 @@ def test_the_task_that_is_not_trained_is_probed_too(take_step):
     with sharding_context(stage.parts.sharder):
         stage._records = lambda split: [example(split, i) for i in range(20)]
         found = stage.probe(stage.init().params)
-    assert set(found) == {"image/held_out", "text/held_out"}
+    assert set(found) == {"image/held_out_reward", "text/held_out_reward"}
 
 
 def test_probes_ask_held_out_prompts_the_same_way_every_time(first):
@@ -237,5 +237,5 @@ def test_probes_ask_held_out_prompts_the_same_way_every_time(first):
         )
         params = stage.init().params
         one, again = stage.probe(params), stage.probe(params)
-    assert one == again and set(one) == {"image/held_out", "text/held_out"} and held_out == ["test"]
-    assert one["image/held_out"] != first.host["image/reward"]
+    assert one == again and set(one) == {"image/held_out_reward", "text/held_out_reward"} and held_out == ["test"]
+    assert one["image/held_out_reward"] != first.host["image/reward"]

@@ -65,7 +65,7 @@ def test_the_clip_acts_in_the_second_update(take_step):
     step = take_step(**{"updates_per_step": 2, "rl.epsilon_low": 0.01, "rl.epsilon_high": 0.02})
     _, (one, two) = step.run(times=2)
     for task in ("image", "text"):
-        assert one[f"{task}/clipped"] == 0 < two[f"{task}/clipped"] < 1
+        assert one[f"{task}/clip_fraction"] == 0 < two[f"{task}/clip_fraction"] < 1
         assert one[f"{task}/ratio"] == pytest.approx(1, abs=1e-5)
 
 
@@ -105,8 +105,8 @@ def test_the_reference_follows(take_step):
                                     {"logprob_guidance": "conditional"}])  # fmt: skip
 def test_alignment_and_guidance_show_in_the_mismatch(loss, plain, change):
     _, said = loss(**change)
-    assert plain[1]["image/mismatch"] < 1e-4 and said["image/mismatch"] > 0.01
-    assert said["text/mismatch"] < 1e-4
+    assert plain[1]["image/sampler_logp_diff"] < 1e-4 and said["image/sampler_logp_diff"] > 0.01
+    assert said["text/sampler_logp_diff"] < 1e-4
     assert said["image/entropy"] != plain[1]["image/entropy"]
 
 
@@ -151,7 +151,7 @@ def test_one_switch_turns_all_on(reference):
     )
     assert len(rows) == 2
     for row in rows:
-        assert row["image/mismatch"] > 0.01 and row["image/clipped"] == 0 < row["grad_norm"]
+        assert row["image/sampler_logp_diff"] > 0.01 and row["image/clip_fraction"] == 0 < row["grad_norm"]
     full = importlib.import_module("configs.unified").get_config("janus_pro_1b,compat=reference")
     assert (
         full.model.param_dtype == "bfloat16" and full.rl.clip == "none" and full.rl.questions == 16
