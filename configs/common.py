@@ -1,11 +1,15 @@
-"""What every config shares: the argument after the colon, blocks with their defaults, mesh presets."""
+"""What every config shares: the argument after the colon, blocks with their defaults, named meshes."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import ml_collections
 
 from corl_jax.core.errors import UserError
+from corl_jax.engine.alarms import AlarmConfig
 from corl_jax.models.janus.config import SIZES
+from corl_jax.stages.config import DataConfig, EvalsConfig, HooksConfig, LoraConfig, ModelConfig
 
 
 def _mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> dict[str, int]:
@@ -14,10 +18,9 @@ def _mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> dict[str, int]:
 
 MESHES = {
     "auto": _mesh(data=-1),
-    "spread": _mesh(
-        data=-1, fsdp=-32
-    ),  # "auto" of 1B: up to 32 chips share the state, others repeat it
-    "wide": _mesh(data=-1, fsdp=-16),  # "auto" of 7B
+    # "auto" of 1B and of 7B: up to so many chips share the train state, the others replicate it.
+    "spread": _mesh(data=-1, fsdp=-32),
+    "wide": _mesh(data=-1, fsdp=-16),
     "cpu": _mesh(),
     "cpu8": _mesh(data=4, fsdp=2),
     "v5e-8": _mesh(fsdp=8),
@@ -25,17 +28,21 @@ MESHES = {
     "v5e-256": _mesh(data=8, fsdp=32),
     "v6e-8": _mesh(fsdp=8),
     "v6e-64": _mesh(data=4, fsdp=16),
-    "v5p-64": _mesh(data=2, fsdp=16),  # v4 and v5p are named by cores, of which a chip has two
+    # v4 and v5p are named by cores, of which a chip has two.
+    "v5p-64": _mesh(data=2, fsdp=16),
     "v5p-128": _mesh(data=4, fsdp=16),
     "v4-32": _mesh(fsdp=16),
     "h100x1": _mesh(),
     "h100x8": _mesh(fsdp=8),
 }
-"""Names of meshes, for slices the names that Cloud TPU gives them."""
+"""Meshes by name; slices have the names that Cloud TPU gives them."""
+
+AUTO_MESH = {"tiny": "auto", "janus_pro_1b": "spread", "janus_pro_7b": "wide"}
+"""Model size to the mesh that ``mesh=auto`` stands for."""
 
 
 def parse_arg(arg: str | None, **defaults: str) -> dict[str, str]:
-    """``tiny`` or ``size=tiny,mesh=cpu8`` to values; a bare word is the size.
+    """``tiny`` or ``size=tiny,mesh=cpu8`` as values by name; a bare word is the size.
 
     Raises:
       UserError: a name that this config does not have, or an unknown size or mesh.
@@ -46,63 +53,60 @@ def parse_arg(arg: str | None, **defaults: str) -> dict[str, str]:
         name, value = (name, value) if equals else ("size", part)
         if name not in values:
             raise UserError(
-                f"unknown config argument {name!r}; expected {', '.join(sorted(values))}"
+                f"a config argument must be one of {', '.join(sorted(values))}; got {name!r}"
             )
         values[name] = value
+
     if values["size"] not in SIZES:
-        raise UserError(
-            f"unknown model size {values['size']!r}; expected one of {', '.join(SIZES)}"
-        )
+        raise UserError(f"the model size must be one of {', '.join(SIZES)}; got {values['size']!r}")
     if values["mesh"] not in MESHES:
-        raise UserError(f"unknown mesh {values['mesh']!r}; expected one of {', '.join(MESHES)}")
+        raise UserError(f"the mesh must be one of {', '.join(MESHES)}; got {values['mesh']!r}")
     if not values["lora"].isdecimal():
         raise UserError(
-            f"lora={values['lora']!r} is no rank; expected 0 (no adapters) or a whole number above"
+            "lora must be the rank of the adapters, a whole number of at least 0 (none); got "
+            f"{values['lora']!r}"
         )
     return values
 
 
+def defaults(*blocks: type) -> ml_collections.ConfigDict:
+    """The fields of dataclasses with their defaults, as a block of a config."""
+    values: dict[str, object] = {}
+    for block in blocks:
+        values |= dataclasses.asdict(block())
+    return ml_collections.ConfigDict(values)
+
+
 def base(stage: str, arg: dict[str, str]) -> ml_collections.ConfigDict:
-    """The blocks that all stages have; a config fills in its own."""
+    """The blocks that all stages have, with their defaults; a config changes what it needs."""
     c = ml_collections.ConfigDict()
     c.stage = stage
     c.seed = 0
     c.steps = 0
     c.microbatches = 1
     c.updates_per_step = 1
-    c.init_from = ""  # "" from scratch, SOURCE, or PATTERN=SOURCE,... ; SOURCE: tiny, HF folder, work directory
+    # Where the initial parameters come from: "" (random), SOURCE, or PATTERN=SOURCE,...
+    # A SOURCE is tiny (the shipped base), a Hugging Face folder or id, or a work directory.
+    c.init_from = ""
 
-    unroll = (
-        4 if arg["size"] == "tiny" else 1
-    )  # a CPU runs the tiny layers a third faster without a loop
-    c.model = ml_collections.ConfigDict(
-        {
-            "size": arg["size"],
-            "compute_dtype": "auto",
-            "remat": "none",
-            "unroll": unroll,
-            "attention": "einsum",
-        }
+    c.model = defaults(ModelConfig)
+    c.model.size = arg["size"]
+    if arg["size"] == "tiny":
+        c.model.unroll = 4  # a CPU runs the four layers a third faster without a loop
+    # With a rank above 0 the adapters alone are trained: docs/lora.md.
+    c.lora = defaults(LoraConfig)
+    c.lora.rank = int(arg["lora"])
+
+    c.mesh = ml_collections.ConfigDict(
+        MESHES[AUTO_MESH[arg["size"]] if arg["mesh"] == "auto" else arg["mesh"]]
     )
-    c.model.param_dtype = "float32"  # or bfloat16, which keeps no master weights
-    # Adapters on the kernels that target names; with a rank above 0 they alone are trained. docs/lora.md
-    c.lora = ml_collections.ConfigDict(
-        {
-            "rank": int(arg["lora"]),
-            "alpha": 16.0,
-            "target": ("language_model/layers/*/kernel",),
-            "base_dtype": "float32",  # or bfloat16
-        }
+    # Changes to the rules of core/sharding.py, logical axis to mesh axes: for the update, and for
+    # rollouts, which replicate the weights that they read at every token.
+    c.sharding_rules = ml_collections.ConfigDict(
+        {"update": {}, "rollout": {"embed": "", "vision": ""}}
     )
-    auto = {"tiny": "auto", "janus_pro_1b": "spread", "janus_pro_7b": "wide"}[arg["size"]]
-    c.mesh = ml_collections.ConfigDict(MESHES[auto if arg["mesh"] == "auto" else arg["mesh"]])
-    # Changes to the table of core/sharding.py, logical name to mesh axes: while training, and while the policy samples.
-    c.rules = ml_collections.ConfigDict({"update": {}, "rollout": {"embed": "", "vision": ""}})
-    # shapes, or records: train.jsonl (and test.jsonl for probes) in dir. Of the questions those kinds and that type
-    # (MC, OE) alone; of the training records the first ``limit``. Empty and 0: all.
-    c.data = ml_collections.ConfigDict(
-        {"name": "shapes", "dir": "", "questions": (), "qa_type": "", "limit": 0}
-    )
+
+    c.data = defaults(DataConfig)
     c.optim = ml_collections.ConfigDict(
         {
             "learning_rate": 1e-3,
@@ -117,18 +121,16 @@ def base(stage: str, arg: dict[str, str]) -> ml_collections.ConfigDict:
             "first_moment_dtype": "float32",  # or bfloat16
         }
     )
-    c.hooks = ml_collections.ConfigDict(
-        {
-            "save_every": 0,
-            "sample_every": 0,
-            "probe_every": 0,
-            "interference_every": 0,
-            "tensorboard_every": 10,
-            "keep": 2,
-        }
-    )
-    c.show = ("loss",)
-    c.alarm = ml_collections.ConfigDict(
-        {"watch": ("grad_norm",), "patience": 20, "dominates": 0.95, "probes": 3}
-    )
+
+    c.hooks = defaults(HooksConfig)
+    c.progress_metrics = ("loss",)
+    c.alarms = defaults(AlarmConfig)
+    c.alarms.watch = ("grad_norm",)
     return c
+
+
+def evals(**values: object) -> ml_collections.ConfigDict:
+    """The block ``evals`` with some of its values changed."""
+    block = defaults(EvalsConfig)
+    block.update(values)
+    return block

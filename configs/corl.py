@@ -1,19 +1,21 @@
-"""CoRL from beginning to end: unified, then refined three ways, two of them merged, and everything measured.
+"""CoRL from beginning to end: unified RL, three refinements, a merge of two, and all evaluated.
 
-    python -m corl_jax.main --config=configs/corl.py --workdir=runs/corl               the embedded world, on a CPU
+    python -m corl_jax.main --config=configs/corl.py --workdir=runs/corl               the embedded world
     python -m corl_jax.main --config=configs/corl.py:janus_pro_1b --workdir=runs/corl  the paper's values
 
-Every stage has a folder of its own under the work directory, and its whole config under ``config.train.NAME``. The
-same command goes on where it was stopped. At tiny the stages are short: they show how the parts fit together, not how
-far one gets. The paper merges the refined policies for multiple choice and for open questions; from what base, it does
-not say: here it is the unified policy, from which both began.
+@HEAD@
+Every stage has a folder of its own in the work directory, and its whole config in
+``config.train.NAME``. The same command resumes where it was stopped. At tiny the stages are short:
+they show how the parts fit together, not how far one gets. The paper merges the policies refined for
+multiple choice and for open questions, but names no base of the merge; here it is the unified policy,
+from which both started.
 """
 
 from __future__ import annotations
 
 import ml_collections
 
-from configs import refined_mc, refined_oe, refined_t2i, unified
+from configs import common, refined_mc, refined_oe, refined_t2i, unified
 
 STAGES = {
     "unified": unified,
@@ -21,8 +23,7 @@ STAGES = {
     "refined_mc": refined_mc,
     "refined_oe": refined_oe,
 }
-SHORT = {"unified": 40, "refined_t2i": 20, "refined_mc": 20, "refined_oe": 20}
-"""Steps at tiny."""
+TINY_STEPS = {"unified": 40, "refined_t2i": 20, "refined_mc": 20, "refined_oe": 20}
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -30,16 +31,17 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict({"stage": "pipeline", "seed": 0})
     c.order = (*STAGES, "merged")
     c.train = ml_collections.ConfigDict()
-    for name, stage in STAGES.items():
-        one = stage.get_config(arg)
-        one.seed = c.get_ref("seed")
+    for name, config_module in STAGES.items():
+        stage = config_module.get_config(arg)
+        stage.seed = c.get_ref("seed")
         if name != "unified":
-            one.init_from = "@unified"
-        if one.model.size == "tiny":
-            one.steps = SHORT[name]
-            one.hooks.save_every = 10
-        one.evals.n = 0  # all policies are measured together at the end
-        c.train[name] = one
+            stage.init_from = "@unified"
+        if stage.model.size == "tiny":
+            stage.steps = TINY_STEPS[name]
+            stage.hooks.save_every = 10
+        stage.evals.num_records = 0  # all policies are evaluated together at the end
+        c.train[name] = stage
+
     c.merge = ml_collections.ConfigDict(
         {
             "merged": {
@@ -52,8 +54,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
             }
         }
     )
-    small = c.train.unified.model.size == "tiny"
-    c.evals = ml_collections.ConfigDict(
-        {"n": 256 if small else 0, "guidances": (1.5, 2.0), "seed": 0, "batch": 64}
-    )
+    is_tiny = c.train.unified.model.size == "tiny"
+    c.evals = common.evals(num_records=256 if is_tiny else 0, guidance_scales=(1.5, 2.0))
     return c

@@ -1,10 +1,11 @@
-"""OThink-MR1's visual counting: a few samples, and a KL coefficient that stays high because the task is easy.
+"""OThink-MR1's visual counting: few samples, and a KL coefficient that stays high (an easy task).
 
-    python -m corl_jax.main --config=configs/counting.py                 the embedded world, how many there are
+    python -m corl_jax.main --config=configs/counting.py                 the embedded world: how many
     python -m corl_jax.main --config=configs/counting.py:janus_pro_1b    the paper's values
 
-100 samples; the coefficient falls from 0.07 to 0.04 over three tenths of the steps, then rises to 0.1; 8 answers each.
-At full size two epochs, as in R1-V.
+@HEAD@
+100 samples; the coefficient falls from 0.07 to 0.04 over three tenths of the steps, then rises to
+0.1; 8 answers each. At full size two epochs, as in R1-V.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     if c.model.size == "tiny":
         c.steps = 50
     else:
-        c.steps = 2 * SAMPLES // c.rl.questions
+        c.steps = 2 * SAMPLES // c.rl.rollout.text_prompts
         c.rewards.text = ml_collections.ConfigDict({"numeric": 1.0, "format": 1.0})
         c.data.dir = "data/clevr_cogen_a_train"
     return c

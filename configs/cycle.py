@@ -1,9 +1,12 @@
-"""CoRL's pilot study: one policy learns to draw and to answer by turns, to compare with learning both at once.
+"""CoRL's pilot study: one policy learns both tasks in turns, to compare with both at once.
 
-python -m corl_jax.main --config=configs/cycle.py --config.rl.alternate=1
+    python -m corl_jax.main --config=configs/cycle.py                 the embedded world
+    python -m corl_jax.main --config=configs/cycle.py:janus_pro_1b    the paper's values
 
-A step asks, samples and updates one task alone. The paper gives no period; here tasks change after every step. There
-are twice as many steps as in the unified run, so that each task is updated as often.
+@HEAD@
+A step samples and trains one task alone. The paper gives no period; here tasks change after every
+step (``config.rl.rollout.alternate_every=1``). There are twice as many steps as in the unified run,
+so that each task is updated as often.
 """
 
 from __future__ import annotations
@@ -18,5 +21,5 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     c = unified.get_config(arg)
     recipes.pilot(c)
     c.steps *= 2
-    c.rl.alternate = 1
+    c.rl.rollout.alternate_every = 1
     return c

@@ -1,10 +1,12 @@
-"""OThink-MR1's geometry: a KL coefficient that starts low and falls to 0, because the task is hard.
+"""OThink-MR1's geometry: a KL coefficient that starts low and falls to 0 (a hard task).
 
-    python -m corl_jax.main --config=configs/geometry.py                 the embedded world, what lies where
+    python -m corl_jax.main --config=configs/geometry.py                 the embedded world: relations
     python -m corl_jax.main --config=configs/geometry.py:janus_pro_1b    the paper's values
 
-The coefficient falls from 0.01 to 0 over three tenths of the steps, then rises to 0.02; 8 answers each. At full size
-two epochs of 8,000 records, as in R1-V, and answers compared as formulas (pip install corl_jax[math]).
+@HEAD@
+The coefficient falls from 0.01 to 0 over three tenths of the steps, then rises to 0.02; 8 answers
+each. At full size two epochs of 8,000 records, as in R1-V, with answers compared as formulas (pip
+install corl_jax[math]).
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     c = unified.get_config(arg)
     recipes.othink(c, "relation", beta=(0.0, 0.02))
     if c.model.size != "tiny":
-        c.steps = 2 * SAMPLES // c.rl.questions
+        c.steps = 2 * SAMPLES // c.rl.rollout.text_prompts
         c.rewards.text = ml_collections.ConfigDict({"symbolic": 1.0, "format": 1.0})
         c.data.dir = "data/geoqa_r1v_train_8k"
     return c

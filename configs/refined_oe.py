@@ -1,10 +1,12 @@
-"""CoRL's Stage II for open questions: refines the unified policy on those alone.
+"""CoRL's Stage II for open questions: refines the unified policy on such questions alone.
 
-    python -m corl_jax.main --config=configs/refined_oe.py                 the embedded world, behind runs/unified
+    python -m corl_jax.main --config=configs/refined_oe.py                 the embedded world
     python -m corl_jax.main --config=configs/refined_oe.py:janus_pro_1b    the paper's values
 
-At full size: 32 questions of 16 samples, KL 0.02, learning rate 1e-6, 1024 and 512 tokens, one epoch of 66,000 records.
-``config.init_from`` is the policy to refine.
+@HEAD@
+
+It starts from ``runs/unified``; ``config.init_from`` changes that. At full size: 32 questions of 16
+samples, KL 0.02, learning rate 1e-6, 1024 and 512 tokens, one epoch of 66,000 records.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
-"""CoRL's Stage II for drawing: refines the unified policy on text to image alone.
+"""CoRL's Stage II for text-to-image: refines the unified policy on captions alone.
 
-    python -m corl_jax.main --config=configs/refined_t2i.py                 the embedded world, behind runs/unified
+    python -m corl_jax.main --config=configs/refined_t2i.py                 the embedded world
     python -m corl_jax.main --config=configs/refined_t2i.py:janus_pro_1b    the paper's values
 
-At full size: 16 prompts of 16 samples, KL 0.02, learning rate 1e-6, prompts of 256 tokens, one epoch of 16,000 records.
-``config.init_from`` is the policy to refine.
+@HEAD@
+
+It starts from ``runs/unified``; ``config.init_from`` changes that. At full size: 16 prompts of 16
+samples, KL 0.02, learning rate 1e-6, prompts of 256 tokens, one epoch of 16,000 records.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""CoRL's pilot study: reinforcement learning of drawing alone, to compare with learning both at once.
+"""CoRL's pilot study: RL of text-to-image alone, to compare with learning both tasks at once.
 
-python -m corl_jax.main --config=configs/separate_t2i.py
+    python -m corl_jax.main --config=configs/separate_t2i.py                 the embedded world
+    python -m corl_jax.main --config=configs/separate_t2i.py:janus_pro_1b    the paper's values
 
-Values of Stage I; at full size the reward is the CLIP score and the records are 16,000.
+@HEAD@
+Values of Stage I; at full size the reward is the CLIP score and there are 16,000 records.
 """
 
 from __future__ import annotations
@@ -16,5 +18,5 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """``arg``: as for ``configs/unified.py``."""
     c = unified.get_config(arg)
     recipes.pilot(c)
-    recipes.only(c, "image")
+    recipes.train_only(c, "image")
     return c

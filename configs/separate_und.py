@@ -1,9 +1,11 @@
-"""CoRL's pilot study: reinforcement learning of answers alone, to compare with learning both at once.
+"""CoRL's pilot study: RL of answers alone, to compare with learning both tasks at once.
 
-python -m corl_jax.main --config=configs/separate_und.py
+    python -m corl_jax.main --config=configs/separate_und.py                 the embedded world
+    python -m corl_jax.main --config=configs/separate_und.py:janus_pro_1b    the paper's values
 
-Values of Stage I, rewards for the right answer and for its form; at full size 16,000 records. ``corl merge`` makes one
-policy of this one and that of ``configs/separate_t2i.py``.
+@HEAD@
+Values of Stage I, with rewards for the right answer and for its form; at full size 16,000 records.
+``corl merge`` makes one policy of this one and that of ``configs/separate_t2i.py``.
 """
 
 from __future__ import annotations
@@ -17,5 +19,5 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """``arg``: as for ``configs/unified.py``."""
     c = unified.get_config(arg)
     recipes.pilot(c)
-    recipes.only(c, "text")
+    recipes.train_only(c, "text")
     return c

@@ -1,9 +1,11 @@
-"""Supervised base of the embedded world, from a trained image tokenizer: the second step towards the shipped base.
+"""Supervised base of the embedded world: the second of the steps that make the shipped base.
 
     python -m corl_jax.main --config=configs/sft.py --workdir=runs/sft
 
-It reads ``runs/tokenizer``. Honest and mediocre on purpose: a short training, and a share of answers out of form, so
-that reinforcement learning has room in both tasks.
+@HEAD@
+It starts from the image tokenizer in ``runs/tokenizer``. The base is honest and mediocre on purpose:
+a short training, with a share of malformed answers, so that reinforcement learning has something to
+improve in both tasks.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import ml_collections
 
 from configs import common
+from corl_jax.stages.sft import SftConfig
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -33,18 +36,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     c.optim.schedule = "cosine"
     c.optim.final_fraction = 0.05
     c.optim.weight_decay = 0.01
-    c.sft = ml_collections.ConfigDict(
-        {
-            "reading_rows": 18,
-            "caption_share": 0.25,
-            "sloppy_share": 0.35,
-            "dropout": 0.1,
-            "drawing_length": 20,
-            "reading_length": 64,
-            "target_length": 16,
-            "drawing_weight": 1.0,
-        }
-    )
+    c.sft = common.defaults(SftConfig)
     c.hooks.save_every = 200
-    c.show = ("loss", "text/nll", "image/nll")
+    c.progress_metrics = ("loss", "text/nll", "image/nll")
     return c

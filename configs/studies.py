@@ -6,7 +6,7 @@ policy is measured alike, and every run is short: fewer steps than the recipes',
 
 from __future__ import annotations
 
-from corl_jax.studies.comparison import Leg, Study
+from corl_jax.studies.comparison import Command, Study
 
 BOTH = ("t2i_strict@w=1.5", "t2i_soft@w=1.5", "qa_greedy", "qa_sampled_strict")
 """Pictures and answers."""
@@ -17,31 +17,34 @@ STEPS = 60
 
 def train(
     config: str, *changes: str, steps: int = STEPS, argument: str = "", name: str = "train"
-) -> Leg:
-    """A leg that runs a config to its end."""
+) -> Command:
+    """A command that runs a config to its end."""
     place = (f"--config=configs/{config}.py{argument}", "--workdir={out}", "--config.seed={seed}")
-    return Leg(name, ("corl_jax.main", *place, f"--config.steps={steps}", *changes))
+    return Command(name, ("corl_jax.main", *place, f"--config.steps={steps}", *changes))
 
 
 def reinforce(
     config: str, *changes: str, steps: int = STEPS, argument: str = "", name: str = "train"
-) -> Leg:
+) -> Command:
     """``train`` without the evaluations before and after, which configs of reinforcement learning have."""
-    return train(config, "--config.evals.n=0", *changes, steps=steps, argument=argument, name=name)
+    return train(
+        config, "--config.evals.num_records=0", *changes, steps=steps, argument=argument, name=name
+    )
 
 
-def refine(start: str) -> Leg:
+def refine(start: str) -> Command:
     """The second stage, on pictures."""
     return reinforce("refined_t2i", f"--config.init_from={start}", name="refine")
 
 
-def measured(*legs: Leg, policy: str = "{before}") -> tuple[Leg, ...]:
-    """An arm: its legs, and the evaluation of the policy that the last one leaves."""
+def measured(*commands: Command, policy: str = "{before}") -> tuple[Command, ...]:
+    """An arm: its commands, and the evaluation of the policy that the last one leaves."""
     line = ("corl_jax.commands.cli", "evaluate", "--policy", policy, "--guidance", "1.5")
-    return *legs, Leg("measure", (*line, "--out", "{out}/eval.json", "--overwrite"), trains=False)
+    arguments = (*line, "--out", "{out}/eval.json", "--overwrite")
+    return *commands, Command("measure", arguments, trains=False)
 
 
-def merged(*experts: str) -> tuple[Leg, ...]:
+def merged(*experts: str) -> tuple[Command, ...]:
     """The Gaussian merge of the policies of earlier arms, each as its training left it."""
     line = (
         "corl_jax.commands.cli",
@@ -53,10 +56,10 @@ def merged(*experts: str) -> tuple[Leg, ...]:
         "--out",
         "{out}/policy",
     )
-    return measured(Leg("merge", line, trains=False), policy="{before}/policy")
+    return measured(Command("merge", line, trains=False), policy="{before}/policy")
 
 
-def kl(schedule: str, start: float, end: float) -> tuple[Leg, ...]:
+def kl(schedule: str, start: float, end: float) -> tuple[Command, ...]:
     """The unified run with another KL coefficient, of both tasks."""
     values = {"schedule": schedule, "start": start, "end": end}
     changes = (
@@ -67,13 +70,13 @@ def kl(schedule: str, start: float, end: float) -> tuple[Leg, ...]:
     return measured(reinforce("unified", *changes))
 
 
-def supervised(kind: str, *changes: str) -> tuple[Leg, ...]:
+def supervised(kind: str, *changes: str) -> tuple[Command, ...]:
     """Solutions of one kind of question, as many as reinforcement learning asks, and no pictures."""
     return measured(
         train(
             "cold_sft",
-            f"--config.data.questions=('{kind}',)",
-            "--config.sft.drawing_weight=0.",
+            f"--config.data.question_kinds=('{kind}',)",
+            "--config.sft.image_weight=0.",
             *changes,
         )
     )
@@ -113,8 +116,8 @@ GUIDANCE = Study(
     "CoRL's code samples with guidance and scores without; nothing in the paper compares the two.",
     {
         "matched": measured(reinforce("unified")),
-        "conditional": measured(reinforce("unified", "--config.rl.logprob_guidance=conditional")),
-        "none": measured(reinforce("unified", "--config.rl.guidance=1.0")),
+        "conditional": measured(reinforce("unified", "--config.rl.log_probs.guidance=conditional")),
+        "none": measured(reinforce("unified", "--config.rl.rollout.guidance_scale=1.0")),
     },
     BOTH,
 )

@@ -1,8 +1,9 @@
-"""Trains the image tokenizer of the embedded world: the first of the three steps that rebuild the shipped base.
+"""Image tokenizer of the embedded world: the first of the steps that make the shipped base.
 
     python -m corl_jax.main --config=configs/tokenizer.py --workdir=runs/tokenizer
 
-Pictures of 48 pixels become 36 codes out of 256, and come back.
+@HEAD@
+Images of 48 pixels a side become 36 image tokens out of 256, and images again.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import ml_collections
 
 from configs import common
+from corl_jax.stages.tokenizer import TokenizerConfig
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -22,17 +24,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     c.optim.schedule = "cosine"
     c.optim.final_fraction = 0.02
     c.optim.weight_decay = 0.01
-    c.tokenizer = ml_collections.ConfigDict(
-        {
-            "squared": 1.0,
-            "absolute": 0.2,
-            "codebook": 1.0,
-            "commitment": 0.25,
-            "usage": 0.005,
-            "usage_temperature": 0.1,
-        }
-    )
+    c.tokenizer = common.defaults(TokenizerConfig)
     c.hooks.save_every = 500
     c.hooks.sample_every = 500
-    c.show = ("loss", "psnr", "codes_used")
+    c.progress_metrics = ("loss", "psnr", "codes_used")
     return c

@@ -59,7 +59,7 @@ SEED, PROMPTS, GROUP, GUIDANCE, TEMPERATURE, ANSWER_LENGTH = 0, 16, 8, 2.0, 1.0,
 TASKS = ("image", "text")
 
 policy = Policy.load("tiny", dtype="float32")
-sampler = policy.sampler
+sampler = policy.fns
 print(f"{count(policy.params):,} parameters; a picture is {policy.cfg.image_tokens} tokens")
 
 # %% [markdown]
@@ -74,7 +74,7 @@ verbs = {
     "image": TextToImage(policy.tokenizer),
     "text": VisualQA(policy.tokenizer, policy.cfg.image_tokens, policy.cfg.vision.image_size),
 }
-asked = {task: verbs[task].ask(records) for task in TASKS}
+asked = {task: verbs[task].make_prompts(records) for task in TASKS}
 for record in records[:3]:
     print(
         f"draw: {record.prompt}\n  or: {record.question!r}, to be answered with {record.answer!r}"
@@ -92,8 +92,8 @@ for record in records[:3]:
 
 # %%
 settings = {
-    "image": sampler.sampling("image", guidance=GUIDANCE, temperature=TEMPERATURE),
-    "text": sampler.sampling("text", temperature=TEMPERATURE),
+    "image": sampler.sampling_params("image", guidance=GUIDANCE, temperature=TEMPERATURE),
+    "text": sampler.sampling_params("text", temperature=TEMPERATURE),
 }
 keys = {
     task: sample_keys(stream(SEED, task), PROMPTS * GROUP).reshape(PROMPTS, GROUP) for task in TASKS
@@ -122,7 +122,7 @@ tables = {
     "image": {"shapes_strict": 0.5, "shapes_soft": 0.5},
     "text": {"accuracy": 1.0, "format": 1.0},
 }
-completions = {task: verbs[task].read_back(asked[task], rollouts[task]) for task in TASKS}
+completions = {task: verbs[task].to_completions(asked[task], rollouts[task]) for task in TASKS}
 scores = {task: compute_rewards(completions[task], tables[task], RewardContext()) for task in TASKS}
 rewards = {task: scores[task].total.reshape(PROMPTS, GROUP) for task in TASKS}
 spread = {task: rewards[task].std(1) for task in TASKS}
@@ -213,7 +213,7 @@ reference = {
     for task in TASKS
 }
 unguided = sampler.log_probs(
-    policy.params, prompts["image"], rollouts["image"], sampler.sampling("image")
+    policy.params, prompts["image"], rollouts["image"], sampler.sampling_params("image")
 )
 drawn = rollouts["image"].log_probs
 

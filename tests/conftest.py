@@ -4,7 +4,6 @@ import contextlib
 import importlib
 import json
 import os
-import sys
 from pathlib import Path
 
 _DEVICES = "--xla_force_host_platform_device_count=8"
@@ -116,67 +115,67 @@ def tiny_policy(tiny_policy_folder):
 
 @pytest.fixture(scope="session")
 def small_world(tmp_path_factory):
-    """A context in which the embedded world holds few records and a mesh spreads over the first ``devices`` alone."""
+    """A context in which the embedded world has few records and a mesh has the first ``devices``."""
     from corl_jax.core import sharding
     from corl_jax.data.shapes import builder
     from corl_jax.stages import setup
 
-    folder, real = tmp_path_factory.mktemp("shapes"), builder.source
+    folder, open_source = tmp_path_factory.mktemp("shapes"), builder.source
 
-    def source(data_dir, split):
-        return real(folder, split, {"train": 96, "test": 96})
+    def small_source(data_dir, split):
+        return open_source(folder, split, {"train": 96, "test": 96})
 
     @contextlib.contextmanager
     def world(devices=1):
+        first_devices = jax.devices()[:devices]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(builder, "source", source)
-            few = jax.devices()[:devices]
+            patch.setattr(builder, "source", small_source)
             patch.setattr(
-                setup, "make_mesh", lambda shape, given: sharding.make_mesh(shape, given or few)
+                setup,
+                "make_mesh",
+                lambda shape, devices: sharding.make_mesh(shape, devices or first_devices),
             )
             yield
 
     return world
 
 
-SMALL = {
+SMALL_VALUES = {
     "tokenizer": {"batch_size": 4},
-    "sft": {"batch_size": 4, "sft.reading_rows": 2},
+    "sft": {"batch_size": 4, "sft.understanding_rows": 2},
     "rl": {
-        "rl.pictures": 8,
-        "rl.questions": 8,
-        "rl.group": 2,
-        "rl.completion_length": 4,
-        "evals.n": 0,
+        "rl.rollout.image_prompts": 8,
+        "rl.rollout.text_prompts": 8,
+        "rl.rollout.group_size": 2,
+        "rl.rollout.completion_length": 4,
+        "evals.num_records": 0,
     },
 }
+"""Stage to config values that make a run small."""
 
 
 @pytest.fixture(scope="session")
 def small_config(dot_policy_folder):
-    """A function from the name of a config to its plain values, small enough for a test, and started from a policy that
-    has learnt nothing; dotted keys may be overridden."""
-    root = str(Path(__file__).parents[1])
-    if root not in sys.path:  # configs is no part of the package
-        sys.path.append(root)
+    """A function from the name of a config to its plain values, small enough for a test.
 
+    The run starts from a policy that has learnt nothing. Dotted keys may be overridden.
+    """
     def make(name, arg=None, policy=dot_policy_folder, **overrides):
         config = importlib.import_module(f"configs.{name}").get_config(arg)
         config.lock()
-        sizes = dict(SMALL[config.stage])
-        for rows in ("pictures", "questions"):  # a task that is not asked stays out
-            if config.stage == "rl" and config.rl[rows] == 0:
-                sizes[f"rl.{rows}"] = 0
-        small = {
+        values = {
             "steps": 2,
             "init_from": f"image_tokenizer/*={policy}" if config.stage == "sft" else str(policy),
             "hooks.save_every": 0,
             "hooks.sample_every": 0,
             "hooks.tensorboard_every": 0,
             "optim.warmup_ratio": 0.0,
-            **sizes,
+            **SMALL_VALUES[config.stage],
         }
-        config.update_from_flattened_dict(small | overrides)
+        for prompts in ("image_prompts", "text_prompts"):  # a task that is left out stays out
+            if config.stage == "rl" and config.rl.rollout[prompts] == 0:
+                values[f"rl.rollout.{prompts}"] = 0
+        config.update_from_flattened_dict(values | overrides)
         return json.loads(config.to_json_best_effort())
 
     return make

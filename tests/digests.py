@@ -4,12 +4,13 @@
     python tests/digests.py compare BEFORE.json AFTER.json
 
 Each run is ``python -m corl_jax.main`` in a process of its own, two steps at size ``tiny`` from the shipped base. Its
-digest holds every metric of every step in hexadecimal (times left out), every number of ``eval.json``, and a hash by
-path of every array in the last checkpoint: parameters, moments of the optimizer and the state of the algorithm.
+digest has every metric of every step in hexadecimal (times left out), every number of
+``eval.json``, and a hash by path of every array in the last checkpoint: parameters, moments of the
+optimizer and state of the algorithm.
 
-The script imports nothing of ``corl_jax``, so that it also runs in a checkout of another commit; keys of configs and
-metrics that have been renamed since commit 8b24b3e stand in the two tables below. Compare on one machine only: another
-number of cores adds in another order.
+The script imports nothing of ``corl_jax``, so that it also runs in a checkout of another commit.
+Config keys and metrics that have been renamed since commit 8b24b3e are compared under their names of
+today. Compare on one machine only: another number of cores adds in another order.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import concurrent.futures
 import hashlib
 import json
 import os
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -102,19 +104,33 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Name to the config with its argument, and the values given by flag, under the keys of commit 8b24b3e."""
 
-RENAMED_KEYS: dict[str, str] = {}
-"""Keys of configs: at commit 8b24b3e to today."""
+RENAMED_METRICS = {
+    "mismatch": "sampler_logp_diff",
+    "clipped": "clip_fraction",
+    "importance": "importance_weight",
+    "share": "reward_std_share",
+    "kl_coef": "kl_coefficient",
+    "constant_groups": "zero_std_groups",
+    "refill": "resample",
+    "refilled": "resampled",
+    "length": "completion_length",
+    "held_out": "held_out_reward",
+    "interference": "grad_interference",
+}
+"""Parts of the names of metrics, between slashes: at commit 8b24b3e to today."""
 
-RENAMED_METRICS: dict[str, str] = {}
-"""Metrics, or their last parts: at commit 8b24b3e to today."""
+
+def renamed_keys(root: Path) -> dict[str, str]:
+    """Keys of configs at commit 8b24b3e to those of the checkout ``root``."""
+    table = root / "corl_jax" / "core" / "renamed_keys.py"
+    return runpy.run_path(str(table))["RENAMED_KEYS"] if table.exists() else {}
 
 
 def run_config(root: Path, name: str, folder: Path) -> dict[str, Any]:
     """Trains one config in a process of its own and digests what it left in ``folder``."""
     config, values = RUNS[name]
-    is_old = not (root / "corl_jax" / "stages" / "rl").is_dir()
-    if not is_old:
-        values = {RENAMED_KEYS.get(key, key): value for key, value in values.items()}
+    if table := renamed_keys(root):
+        values = {rename_key(key, table): value for key, value in values.items()}
         config = config.replace("compat=reference", "compat=ulm_r1")
     command = [
         sys.executable,
@@ -135,6 +151,14 @@ def run_config(root: Path, name: str, folder: Path) -> dict[str, Any]:
             f"{name} ended with code {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
         )
     return digest_workdir(folder)
+
+
+def rename_key(key: str, table: dict[str, str]) -> str:
+    """The key of today, also behind ``train.NAME.`` of a pipeline."""
+    if key.startswith("train."):
+        _, stage, rest = key.split(".", 2)
+        return f"train.{stage}.{table.get(rest, rest)}"
+    return table.get(key, key)
 
 
 def digest_workdir(folder: Path) -> dict[str, Any]:
@@ -188,7 +212,7 @@ def exact_numbers(values: Any) -> Any:
         return {
             key: exact_numbers(value)
             for key, value in values.items()
-            if key not in ("run", "provenance")
+            if key not in ("run", "provenance", "started")
         }
     if isinstance(values, list):
         return [exact_numbers(value) for value in values]
@@ -208,9 +232,7 @@ def leaves(tree: Any, path: str = "") -> dict[str, Any]:
 
 
 def rename_metric(name: str) -> str:
-    """The name of today of a metric: whole, or by its parts between slashes."""
-    if name in RENAMED_METRICS:
-        return RENAMED_METRICS[name]
+    """The name of today of a metric."""
     return "/".join(RENAMED_METRICS.get(part, part) for part in name.split("/"))
 
 

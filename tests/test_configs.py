@@ -18,8 +18,9 @@ from corl_jax.core.trees import count
 from corl_jax.pipelines.config import read_pipeline
 from corl_jax.reward_models import collection
 from corl_jax.reward_models.base import load_reward_model
-from corl_jax.stages.rl.config import read_settings
-from corl_jax.stages.run import STAGES, optim_config, prepare, steps
+from corl_jax.stages.rl.config import read_rl_config
+from corl_jax.engine.loop import train
+from corl_jax.stages.run import STAGES, optim_config, prepare
 from corl_jax.stages.setup import build_setup
 
 PIPELINES = ("corl",)
@@ -55,7 +56,7 @@ def test_two_steps(
     monkeypatch.setattr(
         collection,
         "load_reward_model",
-        lambda kind, *rest: opened.append(kind.home) or load_reward_model(kind, *rest),
+        lambda kind, *rest: opened.append(kind.hub_id) or load_reward_model(kind, *rest),
     )
     recipe = name not in ("tokenizer", "sft", "unified")
     config = small_config(name, arg, policy=dot_policy_folder if recipe else tiny_policy_folder)
@@ -67,7 +68,7 @@ def test_two_steps(
         config["data"]["limit"] = min(config["data"]["limit"], 8)
         config["rewards"]["image"] = {"pixel": 1.0} if recipe else config["rewards"]["image"]
     with small_world():
-        results = list(steps(prepare(config, tmp_path / "run")))
+        results = list(train(prepare(config, tmp_path / "run")))
     assert [result.step for result in results] == [1, 2]
     assert all(math.isfinite(value) for result in results for value in result.metrics.values())
     assert set(config["show"]) <= {name for result in results for name in result.metrics}
@@ -85,7 +86,7 @@ def test_full_size_builds_without_weights(small_config, small_world, name):
     config["init_from"] = ""
     with small_world():
         parts = build_setup(config)
-        assert count(parts.structs) > 2.0e9 and parts.cfg.image_tokens == 576
+        assert count(parts.param_specs) > 2.0e9 and parts.cfg.image_tokens == 576
         assert STAGES[config["stage"]](config, parts, optimizer=None).rows
 
 
@@ -118,7 +119,7 @@ def test_unknown_keys_are_refused_and_arguments_arrive(small_config, name):
 def test_full_size_has_the_papers_values(small_config, size):
     small_config("unified")
     config = importlib.import_module("configs.unified").get_config(size).to_dict()
-    settings = read_settings(config, config["updates_per_step"])
+    settings = read_rl_config(config, config["updates_per_step"])
     assert (settings.pictures, settings.questions, settings.group, settings.guidance) == (
         16,
         16,
@@ -167,7 +168,7 @@ def full(name, size="janus_pro_1b"):
 def test_stage_two_has_the_papers_values(small_config, name, asked, prompts):
     small_config("unified")
     config = full(name)
-    s = read_settings(config, 1)
+    s = read_rl_config(config, 1)
     assert (s.asked, s.prompts(asked), s.group) == ((asked,), prompts, 16)
     assert (s.kl[asked].schedule, s.kl[asked].start, optim_config(config).learning_rate) == (
         "constant",
@@ -189,7 +190,7 @@ def test_the_pilot_has_the_papers_values(small_config):
         ("separate_und", ("text",)),
         ("cycle", ("image", "text")),
     ):
-        s = read_settings(full(name), 1)
+        s = read_rl_config(full(name), 1)
         assert (s.asked, s.group, s.needs_reference) == (asked, 8, False)
         assert set(s.rewards["image"]) == {"clip"} and s.alternate == (name == "cycle")
 
@@ -205,12 +206,12 @@ def test_othink_has_the_papers_values(small_config, name, kind, betas):
     assert tiny["data"]["questions"] == [kind] and large["data"]["limit"] == (
         100 if name == "counting" else 0
     )
-    s = read_settings(large, 1)
+    s = read_rl_config(large, 1)
     assert (s.asked, s.group, s.completion_length) == (("text",), 8, 512)
     cfg = s.kl["text"]
     found = [float(schedules[cfg.schedule](cfg, step, 0.0, 0.0, 1000)) for step in (0, 300, 1000)]
     assert found == pytest.approx(betas)
-    assert read_settings(tiny, 1).kl["text"] == cfg
+    assert read_rl_config(tiny, 1).kl["text"] == cfg
 
 
 def test_records_in_files_train(small_config, small_world, dot_policy_folder, tmp_path):
@@ -236,17 +237,17 @@ def test_records_in_files_train(small_config, small_world, dot_policy_folder, tm
         )
     (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     small = {"data.name": "records", "data.dir": str(folder), "hooks.probe_every": 0}
-    config = small_config("refined_oe", **small, **{"rl.questions": 4})
+    config = small_config("refined_oe", **small, **{"rl.rollout.text_prompts": 4})
     cold = small_config(
         "cold_sft", **small, **{"init_from": str(dot_policy_folder), "data.qa_type": "OE"}
     )
     with small_world():
         prepared = prepare(config, tmp_path / "run")
-        assert [prepared.stage.train[i].answer for i in range(len(prepared.stage.train))] == [
+        assert [prepared.stage.train_records[i].answer for i in range(len(prepared.stage.train_records))] == [
             "red"
         ] * 4
         for run in (prepared, prepare(cold, tmp_path / "cold")):
-            assert [math.isfinite(result.metrics["loss"]) for result in steps(run)] == [True, True]
+            assert [math.isfinite(result.metrics["loss"]) for result in train(run)] == [True, True]
         with pytest.raises(
             UserError, match="config.data.dir='nowhere' has no train.jsonl; put the records there"
         ):

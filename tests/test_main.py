@@ -61,10 +61,10 @@ def contents(folder):
 def test_a_real_run_of_two_steps(start, tiny_policy_folder, tmp_path):
     """Evaluation before and after and the report included."""
     few = (
-        "--config.rl.pictures=2",
-        "--config.rl.questions=2",
-        "--config.rl.group=2",
-        "--config.evals.n=2",
+        "--config.rl.rollout.image_prompts=2",
+        "--config.rl.rollout.text_prompts=2",
+        "--config.rl.rollout.group_size=2",
+        "--config.evals.num_records=2",
     )
     line = (
         "--config=configs/unified.py",
@@ -179,15 +179,15 @@ UNIFIED = "--config=configs/unified.py"
         (f"{UNIFIED} red", "unexpected argument 'red'"),
         (f"{UNIFIED} --config.rl.gruop=4", 'no such key: .*"group"'),
         (f"{UNIFIED} --config.batch_size=4", "no such key"),
-        (f"{UNIFIED} --config.rl.group=many", "many"),
-        (f"{UNIFIED} --config.rl.group=1", "rl.group=1"),
+        (f"{UNIFIED} --config.rl.rollout.group_size=many", "many"),
+        (f"{UNIFIED} --config.rl.rollout.group_size=1", "rl.rollout.group_size=1"),
         (f"{UNIFIED} --config.steps=0", "config.steps=0"),
-        (f"{UNIFIED} --config.init_from=nowhere", "policy 'nowhere' is no folder"),
+        (f"{UNIFIED} --config.init_from=nowhere", "policy 'nowhere' is not a folder"),
         (
             f"{UNIFIED}:janus_pro_1b --config.init_from=tiny",
             "'janus_pro_1b' is not the size of the policy in init_from='tiny'",
         ),
-        ("--config=configs/sft.py:tokenizer=nowhere", "policy 'nowhere' is no folder"),
+        ("--config=configs/sft.py:tokenizer=nowhere", "policy 'nowhere' is not a folder"),
     ],
 )
 def test_bad_input(refused, tmp_path, line, says):
@@ -208,9 +208,9 @@ def test_work_directories_of_others(refused, stopped, dot_policy_folder, tmp_pat
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("x")
     before = contents(folder) | contents(tmp_path)
-    assert "seed is 0 there and 1 here" in refused(*line, "--config.seed=1")
+    assert "seed was 0 and is now 1" in refused(*line, "--config.seed=1")
     own = [flag for flag in line if not flag.startswith("--workdir")]
-    assert "is no run of ours" in refused(*own, f"--workdir={tmp_path / 'thesis'}")
+    assert "is not a run of corl_jax" in refused(*own, f"--workdir={tmp_path / 'thesis'}")
     assert "is a file" in refused(*own, f"--workdir={tmp_path / 'thesis' / 'chapter.tex'}")
     assert contents(folder) | contents(tmp_path) == before
 

@@ -1,1 +1,1 @@
-"""Benchmarks of this machine: decoding, a training step, its scaling, attention kernels; each beside transformers."""
+"""Benchmarks on this machine: image decoding, a training step, its scaling, attention kernels."""

@@ -1,6 +1,7 @@
-"""The two programs that ``bench_decode`` times: our rollout, and transformers' own Janus in torch.
+"""The two programs that ``corl bench decode`` times, and how torch is opened for every benchmark.
 
-In: a Hugging Face folder and prompts. Out: a ``Side``, warm. Also what every benchmark beside torch starts with.
+Both sample images from the weights of one Hugging Face folder: corl_jax's rollout, and
+``JanusForConditionalGeneration`` of transformers in torch.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import os
 import pathlib
 import time
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import jax
 import numpy as np
 
+from corl_jax.bench.timing import time_call
+from corl_jax.bench.workloads import GUIDANCE_SCALE
 from corl_jax.core.errors import UserError
 from corl_jax.core.sharding import Sharder, make_mesh, sharding_context
 from corl_jax.core.trees import bind
@@ -23,128 +27,145 @@ from corl_jax.core.types import Prompts
 from corl_jax.sampling.batching import prompt_keys
 from corl_jax.sampling.policy import Policy
 
-GUIDANCE = 5.0
-
 
 @dataclasses.dataclass(frozen=True)
-class Side:
-    """One program, loaded and compiled.
+class DecodeContender:
+    """A program that samples images, loaded and compiled.
 
     Attributes:
-      draw: samples image tokens ``[B, S]``, one picture per prompt.
-      show: pixels of such tokens.
-      seconds: to ``load`` the folder and, of ours, to ``compile``.
-      threads: of torch, or None.
+      sample: samples image tokens ``[B, S]``, one image per prompt.
+      decode_pixels: decodes such tokens to pixels.
+      seconds: to ``load`` the folder and, for corl_jax, to ``compile``.
+      threads: number of torch's threads, or None.
     """
 
-    draw: Callable[[], Any]
-    show: Callable[[Any], Any]
+    sample: Callable[[], Any]
+    decode_pixels: Callable[[np.ndarray], Any]
     seconds: dict[str, float]
     threads: int | None = None
 
 
-def timed(call: Callable[[], Any]) -> tuple[float, np.ndarray]:
-    """Seconds that ``call`` took, and what it gave, on the host."""
-    start = time.perf_counter()
-    out = np.asarray(call())
-    return time.perf_counter() - start, out
+def corl_jax_contender(folder: pathlib.Path, prompts: Prompts, devices: int) -> DecodeContender:
+    """The rollout of ``PolicyFns.sample_images`` with its prompts spread over ``devices`` devices.
 
-
-def ours(folder: pathlib.Path, prompts: Prompts, devices: int) -> Side:
-    """The rollout of ``PolicyFns.sample_images`` but for its pixels, which are timed alone; rows lie over ``devices``."""
+    Pixels are decoded by a program of their own, so that they can be timed by themselves.
+    """
+    # Load.
     start = time.perf_counter()
     sharder = Sharder(make_mesh({"data": devices}, jax.devices()[:devices]))
+    replicated = sharder.named_sharding()
     policy = Policy.load(folder)
-    params = jax.block_until_ready(jax.device_put(policy.params, sharder.named_sharding()))
+    params = jax.block_until_ready(jax.device_put(policy.params, replicated))
     loaded = time.perf_counter()
-    sampler, keys = policy.sampler, prompt_keys(0, "bench", np.arange(len(prompts.tokens)), 1)
-    guided = jax.device_put(sampler.sampling("image", guidance=GUIDANCE), sharder.named_sharding())
-    args = (params, *sharder.put_batch((prompts, keys)), guided)
+
+    # Compile. A program that returns tokens alone does not decode pixels.
+    fns = policy.fns
+    keys = prompt_keys(0, "bench", np.arange(len(prompts.tokens)), 1)
+    sampling = jax.device_put(fns.sampling_params("image", guidance=GUIDANCE_SCALE), replicated)
+    args = (params, *sharder.put_batch((prompts, keys)), sampling)
     with sharding_context(sharder):
-        draw = (
-            jax.jit(lambda *given: sampler.sample_images(*given).tokens[:, 0])
-            .lower(*args)
-            .compile()
-        )
+        sample = jax.jit(lambda *args: fns.sample_images(*args).tokens[:, 0]).lower(*args).compile()
     seconds = {"load": loaded - start, "compile": time.perf_counter() - loaded}
-    show = jax.jit(
-        lambda params, codes: bind(sampler.graphdef, params).image_tokenizer.decode(codes)
+
+    # Compiled when it is called first, which is not timed.
+    decode = jax.jit(
+        lambda params, tokens: bind(fns.graphdef, params).image_tokenizer.decode(tokens)
     )
-    side = Side(lambda: draw(*args), lambda codes: show(params, sharder.put_batch(codes)), seconds)
-    side.show(timed(side.draw)[1])
-    return side
+
+    # Run both once, so that later calls are warm.
+    contender = DecodeContender(
+        sample=lambda: sample(*args),
+        decode_pixels=lambda tokens: decode(params, sharder.put_batch(tokens)),
+        seconds=seconds,
+    )
+    _, tokens = time_call(contender.sample)
+    contender.decode_pixels(tokens)
+    return contender
 
 
-def profiled(call: Callable[[], Any], folder: pathlib.Path | None) -> None:
-    """Runs ``call`` once more and writes JAX's trace of it into ``folder``; does nothing without one."""
-    if folder is not None:
-        with jax.profiler.trace(str(folder)):
-            call()
+def transformers_contender(folder: pathlib.Path, prompts: Prompts) -> DecodeContender:
+    """``JanusForConditionalGeneration.generate`` with a KV cache, on its best number of threads.
+
+    Raises:
+      UserError: torch is not installed, or does not find the device that JAX runs on.
+    """
+    # Load.
+    start = time.perf_counter()
+    torch, model, device = load_torch_model(folder)
+    seconds = {"load": time.perf_counter() - start}
+
+    # The prompts, and the two calls that are timed.
+    tokens, mask = (
+        torch.from_numpy(np.asarray(array, np.int64)).to(device)
+        for array in (prompts.tokens, prompts.mask)
+    )
+
+    def sample() -> Any:
+        image_tokens = model.generate(
+            tokens,
+            attention_mask=mask,
+            generation_mode="image",
+            do_sample=True,
+            top_k=0,
+            guidance_scale=GUIDANCE_SCALE,
+            use_cache=True,
+        )
+        return image_tokens.cpu()
+
+    def decode_pixels(image_tokens: np.ndarray) -> Any:
+        with torch.inference_mode():
+            on_device = torch.from_numpy(image_tokens).to(device)
+            return model.decode_image_tokens(on_device).float().cpu()
+
+    def seconds_on(threads: int) -> float:
+        torch.set_num_threads(threads)
+        return time_call(sample)[0]
+
+    # The first call is slower than the others, so it does not count here.
+    sample()
+    # One thread or all of them, whichever is faster.
+    threads = min({1, os.cpu_count() or 1}, key=seconds_on)
+    torch.set_num_threads(threads)
+
+    # Decoding pixels is warm after one call too.
+    length = model.model.vision_model.config.num_image_tokens
+    decode_pixels(np.zeros((len(prompts.tokens), length), np.int64))
+    return DecodeContender(sample, decode_pixels, seconds, threads)
 
 
 def check_torch() -> None:
-    """Refuses to go on without torch.
-
-    Raises:
-      UserError: it is not installed.
-    """
+    """Raises UserError unless torch is installed."""
     if importlib.util.find_spec("torch") is None:
         raise UserError(
-            "transformers runs on torch, which is not installed; pip install -e '.[test]' (Python 3.11)"
+            "transformers runs on torch, which is not installed; pip install -e '.[test]' "
+            "(Python 3.11)"
         )
 
 
-def torch_model(folder: pathlib.Path) -> tuple[Any, Any, str]:
-    """Torch, ``JanusForConditionalGeneration`` from ``folder`` where JAX runs too, and that device.
+def load_torch_model(folder: pathlib.Path) -> tuple[ModuleType, Any, str]:
+    """Loads transformers' Janus on the device that JAX runs on.
+
+    Returns:
+      the module ``torch``, the ``JanusForConditionalGeneration`` and its device.
 
     Raises:
-      UserError: torch is not installed, or does not see the device that JAX runs on.
+      UserError: torch is not installed, or does not find the device that JAX runs on.
     """
     check_torch()
     import torch
     import transformers
 
+    # Both compute where JAX does, and in the dtype that corl_jax chooses there.
     device, dtype = "cpu", torch.float32
     if jax.default_backend() != "cpu":
         device, dtype = "cuda", torch.bfloat16
         if not torch.cuda.is_available():
             raise UserError(
-                f"JAX runs on {jax.default_backend()}, torch finds no CUDA device; set JAX_PLATFORMS=cpu"
+                f"torch must find a CUDA device, since JAX runs on {jax.default_backend()}; it "
+                "finds none. Install torch with CUDA, or set JAX_PLATFORMS=cpu"
             )
+
+    # Warnings would end up between the lines of progress.
     transformers.logging.set_verbosity_error()
     model: Any = transformers.JanusForConditionalGeneration.from_pretrained(folder, dtype=dtype)
     return torch, model.eval().to(device), device
-
-
-def theirs(folder: pathlib.Path, prompts: Prompts) -> Side:
-    """``JanusForConditionalGeneration.generate`` with its own cache, on the number of threads that suits it best.
-
-    Raises:
-      UserError: torch is not installed, or does not see the device that JAX runs on.
-    """
-    start = time.perf_counter()
-    torch, model, device = torch_model(folder)
-    seconds = {"load": time.perf_counter() - start}
-    tokens, mask = (
-        torch.from_numpy(np.asarray(a, np.int64)).to(device) for a in (prompts.tokens, prompts.mask)
-    )
-
-    def draw() -> Any:
-        how = {"do_sample": True, "top_k": 0, "guidance_scale": GUIDANCE, "use_cache": True}
-        return model.generate(tokens, attention_mask=mask, generation_mode="image", **how).cpu()
-
-    def show(codes: np.ndarray) -> Any:
-        with torch.inference_mode():
-            return model.decode_image_tokens(torch.from_numpy(codes).to(device)).float().cpu()
-
-    def seconds_on(threads: int) -> float:
-        torch.set_num_threads(threads)
-        return timed(draw)[0]
-
-    draw()  # warm
-    threads = min({1, os.cpu_count() or 1}, key=seconds_on)
-    torch.set_num_threads(threads)
-    show(
-        np.zeros((len(prompts.tokens), model.model.vision_model.config.num_image_tokens), np.int64)
-    )
-    return Side(draw, show, seconds, threads)

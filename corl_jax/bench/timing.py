@@ -1,100 +1,132 @@
-"""Training steps side by side: what a side must offer, and how its phases are timed. In: sides; out: seconds.
+"""Times contenders side by side, in rounds: each of them rests while another one runs.
 
-A step is one rollout of each task and one update on both. Nothing ends early: all answers have full length.
+A training step is one rollout of each task and one update on both. No rollout ends early: every
+answer has its full length.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
-from corl_jax.objectives.advantages import normalizations
+# The contenders, and what tables, progress lines and JSON files call them.
+CORL_JAX, TRANSFORMERS = "corl_jax", "transformers"
+LABELS = {CORL_JAX: "ours", TRANSFORMERS: "theirs"}
 
+# Parts of a training step, and their sum.
 PHASES = ("rollout_image", "rollout_text", "update", "total")
-REST = 0.5
-"""Seconds before a turn: threads of the side before it, which wait for work awake, go to sleep."""
-GUIDANCE = 5.0
-LEARNING_RATE, CLIP_NORM = 4e-6, 1.0
+# Pause before every timing. Threads of the contender before it, which wait for work awake, fall
+# asleep meanwhile.
+REST_SECONDS = 0.5
+
+# Prints a line of progress.
+LogLine = Callable[[str], None]
+
+R = TypeVar("R")
 
 
-@dataclasses.dataclass(frozen=True)
-class Work:
-    """How much a step does: ``prompts`` of each task, ``group`` samples of each, answers of ``answer`` tokens. There is
-    no KL term, so no reference is scored. Gradients are added over ``microbatches`` parts of ours (on several devices
-    so many times fewer) and ``torch_parts`` of torch's, which keeps both in memory. Ours holds logits of ``chunk``
-    tokens of a completion at a time (0: of all), keeps of every layer what ``remat`` (in ``models.layers``) names, and
-    learns ``unroll`` layers per turn of a loop.
+class StepContender(Protocol[R]):
+    """A program that takes training steps; every method returns when its work is done.
+
+    ``R`` is the contender's type of a rollout.
     """
 
-    prompts: int = 2
-    group: int = 8
-    answer: int = 64
-    microbatches: int = 1
-    torch_parts: int = 1
-    chunk: int = 0
-    remat: str = "none"
-    unroll: int = 4
-
-    @property
-    def samples(self) -> int:
-        """Pictures of a step, and as many answers."""
-        return self.prompts * self.group
-
-    def advantages(self) -> np.ndarray:
-        """``[B, G]`` as if of some reward: the same for both tasks and every side."""
-        rewards = np.random.default_rng(0).uniform(size=(self.prompts, self.group))
-        return np.array(normalizations["group"](jnp.asarray(rewards)), np.float32)
-
-
-class Step(Protocol):
-    """One side. Every method returns when its work is done; ``turn`` makes the samples differ from turn to turn."""
-
-    def sample_images(self, turn: int) -> Any:
-        """Rollout of pictures, pixels included."""
+    def sample_images(self, seed: int) -> R:
+        """Rollout of images, pixels included."""
         ...
 
-    def sample_text(self, turn: int) -> Any:
+    def sample_text(self, seed: int) -> R:
         """Rollout of answers."""
         ...
 
-    def update(self, image: Any, text: Any) -> Any:
-        """Gradient of both tasks' losses on these rollouts, and AdamW."""
+    def update(self, image: R, text: R) -> Any:
+        """Gradient of both tasks' losses on these rollouts, and a step of AdamW."""
         ...
 
 
-def timed_step(side: Step, turn: int) -> dict[str, float]:
-    """Seconds of one step by phase."""
+@dataclasses.dataclass(frozen=True)
+class StepTiming:
+    """Seconds of a training step.
+
+    Attributes:
+      seconds: medians by contender and phase.
+      first_step: seconds of corl_jax's first step, compilation included.
+      threads: number of torch's threads by phase; None without torch.
+    """
+
+    seconds: dict[str, dict[str, float]]
+    first_step: float
+    threads: dict[str, int] | None
+
+
+def time_call(call: Callable[[], Any]) -> tuple[float, np.ndarray]:
+    """Seconds that ``call`` takes until its output is on the host, and that output."""
     start = time.perf_counter()
-    image = side.sample_images(turn)
-    drawn = time.perf_counter()
-    text = side.sample_text(turn)
-    written = time.perf_counter()
-    side.update(image, text)
-    end = time.perf_counter()
-    return dict(
-        zip(PHASES, (drawn - start, written - drawn, end - written, end - start), strict=True)
-    )
+    # JAX returns before its work is done; a NumPy array needs the values.
+    output = np.asarray(call())
+    return time.perf_counter() - start, output
 
 
-def in_turns(
-    sides: Mapping[str, Step], repeats: int, log: Callable[[str], None]
+def median_ms(call: Callable[[], Any], repeats: int) -> float:
+    """Median milliseconds of ``repeats`` calls after one that compiles."""
+    jax.block_until_ready(call())
+
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        seconds.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(seconds)
+
+
+def time_step(contender: StepContender, seed: int) -> dict[str, float]:
+    """Seconds of one training step by phase."""
+    # Times at which phases begin and end. No phase leaves work to the next one.
+    times = [time.perf_counter()]
+    image = contender.sample_images(seed)
+    times.append(time.perf_counter())
+    text = contender.sample_text(seed)
+    times.append(time.perf_counter())
+    contender.update(image, text)
+    times.append(time.perf_counter())
+
+    phase_seconds = [end - start for start, end in zip(times, times[1:], strict=False)]
+    return dict(zip(PHASES, (*phase_seconds, times[-1] - times[0]), strict=True))
+
+
+def time_rounds(
+    contenders: Mapping[str, StepContender], rounds: int, log: LogLine
 ) -> dict[str, dict[str, float]]:
-    """Median seconds by side and phase over ``repeats`` steps of each, one side after the other."""
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
-    for turn in range(repeats):
-        for name, side in sides.items():
-            time.sleep(REST)
-            found[name].append(timed_step(side, turn + 1))
-            log(f"turn {turn + 1} of {repeats}, {name}: {found[name][-1]['total']:.2f} s")
-    return {name: medians(turns) for name, turns in found.items()}
+    """Median seconds by contender and phase over ``rounds`` steps of each."""
+    steps: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
+
+    # Contenders alternate, so that a slow minute of the machine hits all of them.
+    for round_number in range(1, rounds + 1):
+        for name, contender in contenders.items():
+            time.sleep(REST_SECONDS)
+
+            # The number of the round is the seed, so that samples differ from round to round.
+            seconds = time_step(contender, round_number)
+            steps[name].append(seconds)
+            log(f"turn {round_number} of {rounds}, {LABELS[name]}: {seconds['total']:.2f} s")
+
+    return {name: median_by_phase(timings) for name, timings in steps.items()}
 
 
-def medians(turns: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Phase by phase."""
-    return {phase: statistics.median(turn[phase] for turn in turns) for phase in PHASES}
+def median_by_phase(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Medians over several steps, phase by phase."""
+    return {phase: statistics.median(step[phase] for step in steps) for phase in PHASES}
+
+
+def write_trace(call: Callable[[], Any], folder: pathlib.Path | None) -> None:
+    """Runs ``call`` once more and writes JAX's trace of it to ``folder``; does nothing for None."""
+    if folder is not None:
+        with jax.profiler.trace(str(folder)):
+            call()

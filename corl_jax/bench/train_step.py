@@ -1,72 +1,78 @@
-"""Our side of ``bench step``: the programs of an RL step (rollouts of both tasks, update) on random weights.
+"""A training step of corl_jax on random weights, for ``corl bench step``.
 
-In: a policy, prompts, a ``Work``. Out: a ``Step``; ``measure`` runs it beside torch. What the shapes of training do not
-change is left out: rewards, records, and the reference, which is scored only where there is a KL term.
+Its programs are those of the RL stage: rollouts of both tasks, and the update. What does not depend
+on shapes is left out: rewards and records. There is no KL term, so no reference policy is scored.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import pathlib
-import tempfile
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Key
 
-from corl_jax.bench.decode_contenders import check_torch, profiled
-from corl_jax.bench.timing import (
-    CLIP_NORM,
-    GUIDANCE,
-    LEARNING_RATE,
-    Step,
-    Work,
-    in_turns,
-    timed_step,
-)
-from corl_jax.bench.torch_baseline import TorchStep
-from corl_jax.bench.workloads import random_folder, sample_prompts, sample_questions
-from corl_jax.core.errors import UserError
+from corl_jax.bench.workloads import CLIP_NORM, GUIDANCE_SCALE, LEARNING_RATE, Workload
 from corl_jax.core.sharding import Sharder, make_mesh, sharding_context
 from corl_jax.core.trees import bind, partition
 from corl_jax.core.types import Params, PolicyBatch, Prompts, Rollout
 from corl_jax.engine.optim import OptimConfig, make_optimizer
 from corl_jax.engine.state import create_state
 from corl_jax.engine.update import make_update
-from corl_jax.models.janus.config import JanusConfig
 from corl_jax.models.janus.model import logical_axes
 from corl_jax.objectives import kl
 from corl_jax.objectives.sampling_distribution import SamplingParams
 from corl_jax.objectives.token_weights import token_weights
-from corl_jax.rewards.config import RewardSettings
+from corl_jax.rewards.config import RewardOptions
 from corl_jax.sampling.batching import prompt_keys
 from corl_jax.sampling.policy import Policy
 from corl_jax.sampling.prompt_layout import SpecialTokenIds
-from corl_jax.stages.rl.config import RlSettings
+from corl_jax.stages.rl.config import RlConfig
+from corl_jax.stages.rl.config_blocks import (
+    TASKS,
+    AdvantageConfig,
+    LogProbsConfig,
+    LossConfig,
+    ReferenceConfig,
+    RolloutConfig,
+)
 from corl_jax.stages.rl.loss import policy_loss
 
 
-def settings(work: Work) -> RlSettings:
-    """As ``configs/unified.py`` at full size, with answers of ``work``'s length."""
-    none = kl.KlConfig()
-    return RlSettings(
-        pictures=work.prompts, questions=work.prompts, alternate=0, group=work.group, guidance=GUIDANCE,
-        temperature=1.0, logprob_guidance="matched", image_logprob_alignment="aligned",
-        image_prompt_length=0, text_prompt_length=0, completion_length=work.answer, pairing="unified",
-        text_weight=0.8, baseline="mean", scale="group", aggregation="sequence_mean", clip="ppo",
-        epsilon_low=0.2, epsilon_high=0.2, clip_ceiling=3.0,
-        entropy_bonus={"image": 0.0, "text": 0.0}, image_weight=1.0, answer_weight=1.0,
-        shared_prefix=("image", "text"), score_chunk=work.chunk, rollout_weights="same", rollout_cache="same",
-        stale_rollouts=False, importance_cap=0.0, reference_every=0, reference_mix=0.6, refill=0,
-        reward=RewardSettings(), rewards={}, kl={"image": none, "text": none},
-    )  # fmt: skip
+def rl_config(workload: Workload) -> RlConfig:
+    """The config of ``configs/unified.py`` at full size, with the sizes of ``workload``."""
+    # Every option that is not named has its default.
+    return RlConfig(
+        rollout=RolloutConfig(
+            image_prompts=workload.prompts,
+            text_prompts=workload.prompts,
+            group_size=workload.group_size,
+            guidance_scale=GUIDANCE_SCALE,
+            completion_length=workload.answer_length,
+        ),
+        advantage=AdvantageConfig(pairing="unified"),
+        loss=LossConfig(),
+        log_probs=LogProbsConfig(chunk_length=workload.chunk_length),
+        reference=ReferenceConfig(),
+        kl={task: kl.KlConfig() for task in TASKS},
+        rewards={},
+        reward_options=RewardOptions(),
+    )
 
 
-class OurStep:
-    """See the head of this file. Rows lie over all of ``devices``, on the data axis."""
+class JaxStep:
+    """A ``timing.StepContender`` that runs corl_jax, its rows spread over devices.
+
+    Args:
+      policy: on one device.
+      image, text: prompts of both tasks.
+      ids: ``banned`` must hold the end token, so that no answer ends early.
+      workload: how much a step does.
+      devices: over which rows are spread.
+    """
 
     def __init__(
         self,
@@ -74,129 +80,84 @@ class OurStep:
         image: Prompts,
         text: Prompts,
         ids: SpecialTokenIds,
-        work: Work,
-        devices: Sequence,
+        workload: Workload,
+        devices: Sequence[jax.Device],
     ):
         self.sharder = sharder = Sharder(make_mesh({"data": -1}, devices))
-        self.work, self.settings = work, settings(work)
-        self.sampler = dataclasses.replace(policy.sampler, ids=ids)
-        model = bind(self.sampler.graphdef, policy.params)
+        self.workload, self.cfg = workload, rl_config(workload)
+        self.prompts = {"image": sharder.put_batch(image), "text": sharder.put_batch(text)}
+
+        # One model definition to sample with, and one to train with.
+        self.rollout_policy = dataclasses.replace(policy.fns, ids=ids)
+        model = bind(self.rollout_policy.graphdef, policy.params)
         axes = logical_axes(model)
-        model.language_model.remat, model.language_model.unroll = work.remat, work.unroll
-        learner = dataclasses.replace(self.sampler, graphdef=nnx.split(model)[0])
-        placed = {
+        model.language_model.remat, model.language_model.unroll = workload.remat, workload.unroll
+        trained_policy = dataclasses.replace(self.rollout_policy, graphdef=nnx.split(model)[0])
+
+        # The train state: only the language model is trained.
+        params = {
             path: jax.device_put(leaf, sharder.checked_sharding(leaf.shape, axes[path], path))
             for path, leaf in policy.params.items()
         }
-        optim = make_optimizer(OptimConfig(LEARNING_RATE, total_steps=1, clip_norm=CLIP_NORM))
-        algo = {task: kl.initial_kl_state(one, 1) for task, one in self.settings.kl.items()}
-        self.state = create_state(*partition(placed, ["language_model/*"]), optim, algo)
-        loss = functools.partial(policy_loss, learner, self.settings)
-        self._update = make_update(
-            loss, lambda algo, metrics: algo, optim, max(1, work.microbatches // len(devices))
-        )
-        self.prompts = {"image": sharder.put_batch(image), "text": sharder.put_batch(text)}
+        trainable, frozen = partition(params, ["language_model/*"])
+        optimizer = make_optimizer(OptimConfig(LEARNING_RATE, total_steps=1, clip_norm=CLIP_NORM))
+        algo = {task: kl.initial_kl_state(self.cfg.kl[task], 1) for task in TASKS}
+        self.state = create_state(trainable, frozen, optimizer, algo)
 
-    def sample_images(self, turn: int) -> Rollout:
-        """``Sampler.sample_images``."""
-        args = self._arguments("image", turn)
+        # The KL coefficients stay 0, so the state of the algorithm never changes.
+        self._update = make_update(
+            loss=functools.partial(policy_loss, trained_policy, self.cfg),
+            update_algo_state=lambda algo, metrics: algo,
+            optimizer=optimizer,
+            microbatches=max(1, workload.microbatches // len(devices)),
+            state=self.state,
+        )
+
+    def sample_images(self, seed: int) -> Rollout:
+        """Rollout of ``PolicyFns.sample_images``."""
+        # Guidance doubles the rows of the program: conditional and unconditional prompts.
+        args = self._arguments("image", seed)
         with sharding_context(self.sharder):
             return jax.block_until_ready(
-                self.sampler.sample_images(*args, self.settings.guided_sampler)
+                self.rollout_policy.sample_images(*args, self.cfg.rollout.uses_guidance)
             )
 
-    def sample_text(self, turn: int) -> Rollout:
-        """``Sampler.sample_text``."""
-        args = self._arguments("text", turn)
+    def sample_text(self, seed: int) -> Rollout:
+        """Rollout of ``PolicyFns.sample_text``."""
+        args = self._arguments("text", seed)
         with sharding_context(self.sharder):
-            return jax.block_until_ready(self.sampler.sample_text(*args, self.work.answer))
+            return jax.block_until_ready(
+                self.rollout_policy.sample_text(*args, self.workload.answer_length)
+            )
 
     def update(self, image: Rollout, text: Rollout) -> dict[str, float]:
-        """``engine.update.Update`` with the loss of the RL stage; its metrics."""
+        """One update with the loss of the RL stage; its metrics."""
+        # What the RL stage builds from rollouts and rewards.
         batch = {
-            task: PolicyBatch(
-                prompts=self.prompts[task],
-                tokens=rollout.tokens,
-                mask=rollout.mask,
-                sampler_log_probs=rollout.log_probs,
-                old_log_probs=None,
-                ref_log_probs=None,
-                advantages=self.work.advantages(),
-                weights=token_weights(rollout.mask, aggregation=self.settings.aggregation),
+            task: PolicyBatch.build(
+                self.prompts[task],
+                rollout,
+                advantages=self.workload.advantages(),
+                weights=token_weights(rollout.mask, aggregation=self.cfg.loss.aggregation),
             )
             for task, rollout in (("image", image), ("text", text))
         }
+        # The update donates the state without its frozen parameters, and returns it so.
+        frozen = self.state.frozen
         with sharding_context(self.sharder):
-            self.state, metrics = self._update(self.state, self.sharder.put_batch(batch))
+            state, metrics = self._update(
+                self.state.with_frozen({}), frozen, self.sharder.put_batch(batch)
+            )
+        self.state = state.with_frozen(frozen)
+
+        # Reading the metrics waits for the update.
         return {name: float(value.value) for name, value in jax.block_until_ready(metrics).items()}
 
-    def _arguments(self, task: str, turn: int) -> tuple[Params, Prompts, Any, SamplingParams]:
-        keys = prompt_keys(turn, f"bench/{task}", np.arange(self.work.prompts), self.work.group)
-        return (
-            self.state.params,
-            self.prompts[task],
-            keys,
-            self.settings.sampling(self.sampler, task),
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """Medians of seconds by side (``ours``, maybe ``theirs``) and phase, seconds of our first step, torch's threads."""
-
-    seconds: dict[str, dict[str, float]]
-    first_step: float
-    threads: dict[str, int] | None
-
-
-def measure(
-    cfg: JanusConfig,
-    work: Work,
-    repeats: int,
-    devices: int | None = None,
-    *,
-    beside_torch: bool = True,
-    log: Callable[[str], None] = lambda line: None,
-    profile: pathlib.Path | None = None,
-) -> Found:
-    """Times ``repeats`` steps, ours and torch's in turns.
-
-    Args:
-      devices: how many share our side, the first ones; None for all.
-      profile: where to write a JAX trace of one more step of ours, or None.
-
-    Raises:
-      UserError: fewer devices than wanted; torch is wanted and not installed, or does not see the device that JAX
-        runs on.
-    """
-    seen = jax.devices()
-    if devices is not None and devices > len(seen):
-        raise UserError(
-            f"{devices} devices are wanted, and JAX sees {len(seen)}; expected at most so many"
-        )
-    if beside_torch:
-        check_torch()
-    with tempfile.TemporaryDirectory() as where:
-        folder = random_folder(cfg, pathlib.Path(where))
-        log("random weights are written; loading ours, compiling")
-        policy = Policy.load(folder)
-        prompts = (
-            sample_prompts(policy.tokenizer, work.prompts),
-            sample_questions(policy.tokenizer, cfg, work.prompts),
-        )
-        ids = dataclasses.replace(
-            policy.sampler.ids, banned=(*policy.sampler.ids.banned, policy.tokenizer.eos_id)
-        )
-        ours = OurStep(policy, *prompts, ids, work, seen[:devices])
-        first = timed_step(ours, 0)["total"]
-        sides: dict[str, Step] = {"ours": ours}
-        log(f"first step of ours, compilation included: {first:.1f} s")
-        if beside_torch:
-            log("loading theirs, finding its best numbers of threads")
-            theirs = TorchStep(folder, *prompts, ids, work)
-            theirs.warm()
-            sides["theirs"] = theirs
-    seconds = in_turns(sides, repeats, log)
-    profiled(lambda: timed_step(ours, 0), profile)
-    threads = theirs.threads if beside_torch else None
-    return Found(seconds, first, threads)
+    def _arguments(
+        self, task: str, seed: int
+    ) -> tuple[Params, Prompts, Key[Array, "B G"], SamplingParams]:
+        """Arguments that both samplers share: parameters, prompts, keys, distribution."""
+        rows = np.arange(self.workload.prompts)
+        keys = prompt_keys(seed, f"bench/{task}", rows, self.workload.group_size)
+        sampling = self.cfg.sampling_params(self.rollout_policy, task)
+        return self.state.params, self.prompts[task], keys, sampling

@@ -1,12 +1,14 @@
-"""Models that benchmarks run on: sizes, random weights, prompts. In: names; out: configs, folders, ``Prompts``."""
+"""What benchmarks run: model sizes, random weights, prompts, and how much a training step does."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import pathlib
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from corl_jax.core.errors import UserError
@@ -23,8 +25,10 @@ from corl_jax.models.janus.config import (
     VisionConfig,
 )
 from corl_jax.models.janus.model import initialise
+from corl_jax.objectives.advantages import normalizations
 from corl_jax.porting.writer import save_folder
 
+# Four image tokens: to try a command, not to measure.
 DOT = JanusConfig(
     vision=VisionConfig(image_size=16, patch_size=8, width=32, depth=1, heads=2, mlp_dim=32),
     decoder=DecoderConfig(
@@ -46,8 +50,10 @@ DOT = JanusConfig(
     ),
     gen_head_dim=32,
 )
-"""Four image tokens: to try a command, not to measure."""
 
+# A language model of middle size, with as many image tokens (576, to understand and to generate)
+# and codes (16384) as Janus-Pro. Vision tower and image tokenizer are small, so that the language
+# model is what costs.
 MID = JanusConfig(
     vision=VisionConfig(width=64, depth=1, heads=2, mlp_dim=128),
     decoder=DecoderConfig(
@@ -65,65 +71,146 @@ MID = JanusConfig(
     ),
     gen_head_dim=512,
 )
-"""A trunk of middle size; as many image tokens (576, read and drawn alike) and codes (16384) as Janus-Pro. The vision
-tower and the image tokenizer are small, so that the language model is what costs."""
 
+# Models by the name that ``--size`` takes.
 SIZES = {"dot": DOT, "tiny": TINY, "mid": MID, "janus_pro_1b": JANUS_PRO_1B}
 
+# Of every image prompt.
 PROMPT_TOKENS = 20
+# As in ``configs/unified.py`` at full size.
+GUIDANCE_SCALE = 5.0
+LEARNING_RATE, CLIP_NORM = 4e-6, 1.0
 
 
-def size_named(name: str) -> JanusConfig:
-    """One of ``SIZES``.
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """How much a training step does. There is no KL term, so no log-probs of a reference policy.
+
+    Attributes:
+      prompts: of each task.
+      group_size: samples per prompt.
+      answer_length: tokens of every answer.
+      microbatches: parts over which corl_jax adds up gradients; on several devices there are so
+        many times fewer.
+      torch_parts: the same for torch, which holds the activations of one part in memory.
+      chunk_length: completion tokens whose logits corl_jax holds at a time; 0 holds all.
+      remat: what corl_jax saves of a layer for its backward pass, see ``models.layers``.
+      unroll: layers per iteration of corl_jax's loop over layers.
+    """
+
+    prompts: int = 2
+    group_size: int = 8
+    answer_length: int = 64
+    microbatches: int = 1
+    torch_parts: int = 1
+    chunk_length: int = 0
+    remat: str = "none"
+    unroll: int = 4
+
+    @property
+    def samples(self) -> int:
+        """Images of a step, and as many answers."""
+        return self.prompts * self.group_size
+
+    def as_json(self) -> dict[str, Any]:
+        """The entry in files of ``--json``, whose keys stay as they are."""
+        return {
+            "prompts": self.prompts,
+            "group": self.group_size,
+            "answer": self.answer_length,
+            "microbatches": self.microbatches,
+            "torch_parts": self.torch_parts,
+            "chunk": self.chunk_length,
+            "remat": self.remat,
+            "unroll": self.unroll,
+        }
+
+    def advantages(self) -> np.ndarray:
+        """``[B, G]`` from random rewards: the same for both tasks and every contender."""
+        # Advantages of constant rewards would be 0, and so would the gradient.
+        rewards = np.random.default_rng(0).uniform(size=(self.prompts, self.group_size))
+        return np.array(normalizations["group"](jnp.asarray(rewards)), np.float32)
+
+
+def check_size(size: str) -> None:
+    """Raises UserError unless ``size`` is in ``SIZES``."""
+    if size not in SIZES:
+        raise UserError(f"--size must be one of {', '.join(SIZES)}; got {size!r}")
+
+
+def get_model_config(size: str) -> JanusConfig:
+    """The model of a size.
 
     Raises:
-      UserError: unknown name, or a size that a CPU takes hours for.
+      UserError: an unknown size, or one that takes a CPU hours.
     """
-    if name not in SIZES:
-        raise UserError(f"unknown size {name!r}; expected one of {', '.join(SIZES)}")
-    if name == "janus_pro_1b" and jax.default_backend() == "cpu":
+    check_size(size)
+    if size == "janus_pro_1b" and jax.default_backend() == "cpu":
         raise UserError(
-            "--size janus_pro_1b takes hours and about 30 GB on a CPU; use a GPU, or --size mid"
+            "--size must be mid or smaller on a CPU; got 'janus_pro_1b', which takes a CPU hours "
+            "and about 30 GB. Use a GPU, or --size mid"
         )
-    return SIZES[name]
+    return SIZES[size]
 
 
-def with_image_tokens(cfg: JanusConfig, tokens: int) -> JanusConfig:
-    """``cfg`` for pictures of another size.
+def with_image_tokens(cfg: JanusConfig, image_tokens: int) -> JanusConfig:
+    """``cfg`` for images of another size.
 
     Raises:
-      UserError: ``tokens`` is no square.
+      UserError: ``image_tokens`` is not a square number.
     """
-    side = math.isqrt(max(tokens, 0))
-    if side < 1 or side * side != tokens:
-        raise UserError(f"{tokens} image tokens are no square picture; expected 4, 9, 16, 25, ...")
+    # isqrt raises an error of its own for negative numbers.
+    side = math.isqrt(max(image_tokens, 0))
+    if side < 1 or side * side != image_tokens:
+        raise UserError(
+            "--image-tokens must be a square number, since images are square; got "
+            f"{image_tokens}. Choose 4, 9, 16, 25, ..."
+        )
     vision = dataclasses.replace(cfg.vision, image_size=side * cfg.vision.patch_size)
     return dataclasses.replace(cfg, vision=vision)
 
 
-def random_folder(cfg: JanusConfig, where: pathlib.Path) -> pathlib.Path:
-    """A Hugging Face folder in ``where`` with freshly initialised weights and the embedded world's tokenizer."""
+def write_random_policy(cfg: JanusConfig, folder: pathlib.Path) -> pathlib.Path:
+    """Writes a Hugging Face folder of random weights, with the tokenizer of the embedded world.
+
+    Args:
+      folder: an existing folder; the policy is written to a new one in it.
+
+    Returns:
+      the folder of the policy.
+    """
+    # One program makes all parameters.
     params = jax.jit(lambda key: flatten(initialise(cfg, key))[1])(jax.random.key(0))
-    save_folder(params, cfg, write_tokenizer(where / "words"), where / "policy")
-    return where / "policy"
+    policy_folder = folder / "policy"
+    save_folder(params, cfg, write_tokenizer(folder / "words"), policy_folder)
+    return policy_folder
 
 
-def sample_prompts(tokenizer: TextTokenizer, count: int) -> Prompts:
-    """``count`` prompts of ``PROMPT_TOKENS`` tokens that ask for a picture, without padding."""
-    words, inner = tokenizer.encode(" ".join(WORDS)), PROMPT_TOKENS - 2
-    starts = [i % (len(words) - inner) for i in range(count)]
-    rows = [[tokenizer.bos_id, *words[i : i + inner], tokenizer.boi_id] for i in starts]
+def make_image_prompts(tokenizer: TextTokenizer, count: int) -> Prompts:
+    """``count`` different text-to-image prompts of ``PROMPT_TOKENS`` tokens, without padding."""
+    words = tokenizer.encode(" ".join(WORDS))
+
+    # Each prompt is a window of the vocabulary between the tokens that begin text and image.
+    length = PROMPT_TOKENS - 2
+    starts = [i % (len(words) - length) for i in range(count)]
+    rows = [
+        [tokenizer.bos_id, *words[start : start + length], tokenizer.boi_id] for start in starts
+    ]
     return Prompts(np.array(rows, np.int32), np.ones((count, PROMPT_TOKENS), bool))
 
 
-def sample_questions(tokenizer: TextTokenizer, cfg: JanusConfig, count: int) -> Prompts:
-    """``count`` questions of two lengths, left-padded, each about a random picture."""
-    shapes = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
-    asked = [
-        f"is there a {shapes[i % len(shapes)]}{' left of a circle' if i % 2 else ''}?"
-        for i in range(count)
-    ]
-    rows = [tokenizer.question_prompt(text, cfg.image_tokens) for text in asked]
+def make_question_prompts(tokenizer: TextTokenizer, cfg: JanusConfig, count: int) -> Prompts:
+    """``count`` questions of two lengths, left-padded, each about an image of random pixels."""
+    objects = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
+    # Every other question has a relation, which makes it longer.
+    questions = []
+    for i in range(count):
+        relation = " left of a circle" if i % 2 else ""
+        questions.append(f"is there a {objects[i % len(objects)]}{relation}?")
+
+    rows = [tokenizer.question_prompt(question, cfg.image_tokens) for question in questions]
+
+    # The images show nothing: only their size counts.
     side = cfg.vision.image_size
-    pictures = np.random.default_rng(0).uniform(-1, 1, (count, side, side, 3)).astype(np.float32)
-    return Prompts(*left_pad(rows, tokenizer.pad_id), pictures)
+    images = np.random.default_rng(0).uniform(-1, 1, (count, side, side, 3)).astype(np.float32)
+    return Prompts(*left_pad(rows, tokenizer.pad_id), images)

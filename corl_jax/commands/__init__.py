@@ -1,1 +1,1 @@
-"""Commands beside training: ``corl sample | ask | evaluate | report | doctor``."""
+"""Commands beside training: ``corl sample``, ``ask``, ``evaluate``, ``report`` and others."""

@@ -9,7 +9,7 @@ from corl_jax.commands.common import add_devices, add_policy
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags."""
+    """Adds the flags of the command."""
     add_policy(parser)
     add_devices(parser)
     parser.add_argument("--image", required=True, help="a picture file")
@@ -17,13 +17,18 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the greedy answer; what the policy wrote around it goes to stderr."""
+    """Prints the greedy answer; the policy's complete text goes to stderr if it has more."""
+    # Imported here, so that help is quick.
     from corl_jax.data.images import load_image
     from corl_jax.rewards.parsing.answers import extract_answer
     from corl_jax.sampling.policy import Policy
 
+    # The picture is read first, since loading a policy takes longer.
     image = load_image(args.image)
-    text = Policy.load(args.policy, devices=args.devices).answer([image], [args.question])[0]
+    policy = Policy.load(args.policy, devices=args.devices)
+    text = policy.answer([image], [args.question])[0]
+
+    # The answer is what is between the tags, where there are some.
     answer = extract_answer(text)
     if answer != text:
         print(f"wrote: {text}", file=sys.stderr)

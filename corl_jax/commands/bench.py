@@ -5,53 +5,205 @@ from __future__ import annotations
 import argparse
 import pathlib
 import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from corl_jax.commands import bench_decode, bench_kernels, bench_scaling, bench_step
 from corl_jax.commands.common import check_file
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_json
 
-KINDS = {
-    "decode": bench_decode,
-    "step": bench_step,
-    "scaling": bench_scaling,
-    "kernels": bench_kernels,
-}
+# Prints a line of progress. ``bench.timing`` has the same type, but imports JAX.
+LogLine = Callable[[str], None]
+
+SIZES = "dot, tiny, mid, or (not on a CPU) janus_pro_1b"
+DEVICES = "devices for corl_jax, each with prompts of its own; on a CPU they are threads"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """A command of its own for each kind."""
-    kinds = parser.add_subparsers(required=True, metavar="what", dest="what")
-    for name, kind in KINDS.items():
-        summary = (kind.__doc__ or "").partition("\n")[0]
-        one = kinds.add_parser(name, help=summary, description=summary, allow_abbrev=False)
-        kind.add_flags(one)
-        one.add_argument("--json", type=pathlib.Path, help="also write the result to this file")
+    """Adds a command for each benchmark."""
+    commands = parser.add_subparsers(required=True, metavar="BENCHMARK", dest="benchmark")
+    for name, benchmark in BENCHMARKS.items():
+        command = commands.add_parser(
+            name, help=benchmark.summary, description=benchmark.summary, allow_abbrev=False
+        )
+        benchmark.add_flags(command)
+        command.add_argument("--json", type=pathlib.Path, help="also write the result to this file")
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints a table; progress goes to stderr."""
-    for name in {"repeats", "prompts", "group"} & vars(args).keys():
-        value = vars(args)[name]
-        if value is not None and value < 1:
-            raise UserError(f"--{name}={value} is out of range; expected 1 or more")
+    # Everything that needs no library is checked before one is loaded.
+    for flag, least in (("repeats", 1), ("prompts", 1), ("group", 2)):
+        value = vars(args).get(flag)
+        if value is not None and value < least:
+            raise UserError(f"--{flag} must be at least {least}; got {value}")
     if args.json is not None:
         check_file(args.json, "--json", overwrite=True)
 
     from corl_jax.core import provenance
 
-    _fresh_compilation()
-    value = KINDS[args.what].measure(args, lambda line: print(line, file=sys.stderr, flush=True))
+    # The benchmark prints its table itself, as soon as there is something to print.
+    _turn_off_compilation_cache()
+    values = BENCHMARKS[args.benchmark].run(args, _log)
     print(provenance.machine())
+
+    # The file also says where its numbers are from.
     if args.json is not None:
-        others = ("torch", "transformers") if value["against"] == "transformers" else ()
-        versions = provenance.versions() | provenance.versions_of(*others)
-        write_json(args.json, value | {"device": provenance.machine(), "versions": versions})
+        versions = provenance.versions()
+        if values["against"] == "transformers":
+            versions |= provenance.versions_of("torch", "transformers")
+        write_json(args.json, values | {"device": provenance.machine(), "versions": versions})
     return 0
 
 
-def _fresh_compilation() -> None:
-    """Has everything compiled anew, so that the seconds are those of a first run."""
+def _log(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _turn_off_compilation_cache() -> None:
+    """Makes JAX compile everything, so that first steps take as long as in a first run."""
     import jax
 
     jax.config.update("jax_enable_compilation_cache", False)
+
+
+def _add_decode_flags(parser: argparse.ArgumentParser) -> None:
+    _add_size(parser, SIZES, "tiny")
+    _add_against(parser, "transformers")
+    parser.add_argument("--devices", type=int, default=1, help=f"{DEVICES} (default: 1)")
+    parser.add_argument(
+        "--repeats", type=int, help="timings of each program (default: 5 at tiny, else 2)"
+    )
+    _add_profile(parser, "rollout")
+
+
+def _run_decode(args: argparse.Namespace, log: LogLine) -> dict[str, Any]:
+    from corl_jax.bench.decode_speed import DecodeOptions, run_benchmark
+
+    options = DecodeOptions(args.size, args.against, args.devices, args.repeats, args.profile)
+    return run_benchmark(options, log)
+
+
+def _add_step_flags(parser: argparse.ArgumentParser) -> None:
+    _add_size(parser, SIZES, "tiny")
+    _add_against(parser, "transformers", "nothing")
+
+    # How much a step does.
+    parser.add_argument("--prompts", type=int, default=2, help="of each task (default: 2)")
+    parser.add_argument("--group", type=int, default=8, help="samples per prompt (default: 8)")
+    image_tokens = "of every image (default: those of the size)"
+    parser.add_argument("--image-tokens", type=int, help=image_tokens)
+    parser.add_argument("--devices", type=int, help=f"{DEVICES} (default: all there are)")
+    parser.add_argument(
+        "--repeats", type=int, help="steps of each program (default: 3 at dot, 5 at tiny, else 2)"
+    )
+    _add_profile(parser, "step")
+
+
+def _run_step(args: argparse.Namespace, log: LogLine) -> dict[str, Any]:
+    from corl_jax.bench.step_speed import StepOptions, run_benchmark
+
+    options = StepOptions(
+        size=args.size,
+        against=args.against,
+        prompts=args.prompts,
+        group_size=args.group,
+        image_tokens=args.image_tokens,
+        devices=args.devices,
+        repeats=args.repeats,
+        profile=args.profile,
+    )
+    return run_benchmark(options, log)
+
+
+def _add_scaling_flags(parser: argparse.ArgumentParser) -> None:
+    _add_size(parser, "dot, tiny or mid", "tiny")
+    parser.add_argument(
+        "--devices",
+        type=_positive_counts,
+        default=(1, 2, 4, 8),
+        help="numbers of devices to compare (default: 1,2,4,8)",
+    )
+    parser.add_argument(
+        "--image-tokens",
+        type=_positive_counts,
+        default=(16, 64, 144),
+        help="image tokens to compare, beside those of the size (default: 16,64,144)",
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="steps of each setting (default: 3)")
+
+
+def _run_scaling(args: argparse.Namespace, log: LogLine) -> dict[str, Any]:
+    from corl_jax.bench.scaling import ScalingOptions, run_benchmark
+
+    options = ScalingOptions(args.size, args.devices, args.image_tokens, args.repeats)
+    return run_benchmark(options, log)
+
+
+def _add_kernel_flags(parser: argparse.ArgumentParser) -> None:
+    _add_size(parser, "heads and lengths of dot, tiny, mid or janus_pro_1b", "mid")
+    parser.add_argument("--repeats", type=int, default=5, help="of every timing (default: 5)")
+
+
+def _run_kernels(args: argparse.Namespace, log: LogLine) -> dict[str, Any]:
+    from corl_jax.bench.attention_speed import KernelOptions, run_benchmark
+
+    return run_benchmark(KernelOptions(args.size, args.repeats), log)
+
+
+def _add_size(parser: argparse.ArgumentParser, sizes: str, default: str) -> None:
+    parser.add_argument("--size", default=default, help=f"{sizes} (default: {default})")
+
+
+def _add_against(parser: argparse.ArgumentParser, *choices: str) -> None:
+    text = "what to compare with (default: transformers)"
+    parser.add_argument("--against", default="transformers", choices=choices, help=text)
+
+
+def _add_profile(parser: argparse.ArgumentParser, unit: str) -> None:
+    text = f"also write a JAX trace of one {unit} to this folder"
+    parser.add_argument("--profile", type=pathlib.Path, help=text)
+
+
+def _positive_counts(text: str) -> tuple[int, ...]:
+    """Numbers that are separated by commas."""
+    # argparse adds the name of the flag to the message.
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise argparse.ArgumentTypeError(
+            f"expected numbers of at least 1 such as 1,2,4; got {text!r}"
+        )
+    return tuple(int(part) for part in parts)
+
+
+class Benchmark(NamedTuple):
+    """A benchmark on the command line."""
+
+    summary: str
+    add_flags: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace, LogLine], dict[str, Any]]
+
+
+# By the name on the command line; the summary is its help.
+BENCHMARKS = {
+    "decode": Benchmark(
+        "Image tokens per second of a rollout, compared with transformers.",
+        _add_decode_flags,
+        _run_decode,
+    ),
+    "step": Benchmark(
+        "Seconds of a training step (rollouts of both tasks, update), compared with transformers.",
+        _add_step_flags,
+        _run_step,
+    ),
+    "scaling": Benchmark(
+        "A training step on 1, 2, 4 and 8 fake CPU devices, and by the size of the step on one.",
+        _add_scaling_flags,
+        _run_scaling,
+    ),
+    "kernels": Benchmark(
+        "Attention kernels of this backend, compared with the plain one.",
+        _add_kernel_flags,
+        _run_kernels,
+    ),
+}

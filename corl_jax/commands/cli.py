@@ -1,6 +1,7 @@
-"""The command ``corl``: reads the line, runs one command. Bad input ends with one line and exit code 2.
+"""The command ``corl``: reads the command line and runs one command.
 
-In: arguments. Out: an exit code. Libraries are loaded by the command that needs them, so that help is quick.
+Bad input ends with one line on stderr and exit code 2. Each command imports the libraries that it
+needs when it runs, so that help is quick.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from corl_jax.commands import (
 )
 from corl_jax.core.errors import UserError
 
+# In the order of the help.
 COMMANDS = (
     sample,
     ask,
@@ -45,32 +47,36 @@ COMMANDS = (
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaints are one line too."""
+    """A parser that raises its errors as UserError, so that they are one line."""
 
     def error(self, message: str) -> NoReturn:
         """Refuses a command line."""
         raise UserError(f"{message}; see {self.prog} --help")
 
 
-def parser() -> Parser:
-    """All commands with their flags."""
+def make_parser() -> Parser:
+    """The parser of all commands with their flags."""
     summary = "Use, measure and check policies that both draw and answer."
-    out = Parser(prog="corl", description=summary, allow_abbrev=False)
-    out.add_argument("--version", action="version", version=f"corl_jax {__version__}")
-    commands = out.add_subparsers(required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        name = command.__name__.rpartition(".")[2]
-        summary = (command.__doc__ or "").partition("\n")[0]
-        one = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
-        command.add_flags(one)
-        one.set_defaults(run=command.run)
-    return out
+    parser = Parser(prog="corl", description=summary, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"corl_jax {__version__}")
+
+    # A command is a module: its name, the first line of its docstring, its flags, its function.
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for module in COMMANDS:
+        name = module.__name__.rpartition(".")[2]
+        summary = (module.__doc__ or "").partition("\n")[0]
+        command = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        module.add_flags(command)
+        # ``main`` calls what the command line has chosen.
+        command.set_defaults(run=module.run)
+    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command; the exit code."""
+    """Runs one command and returns the exit code."""
+    # UserError is the only error a user is meant to read; others are bugs, with a traceback.
     try:
-        args = parser().parse_args(argv)
+        args = make_parser().parse_args(argv)
         return args.run(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

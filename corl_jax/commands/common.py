@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import pathlib
+from collections.abc import Sequence
 
 from corl_jax.core.errors import UserError
 
 
 def add_policy(parser: argparse.ArgumentParser) -> None:
-    """``--policy``."""
+    """Adds ``--policy``."""
     parser.add_argument(
         "--policy",
         required=True,
@@ -18,8 +19,8 @@ def add_policy(parser: argparse.ArgumentParser) -> None:
 
 
 def add_devices(parser: argparse.ArgumentParser) -> None:
-    """``--devices``."""
-    text = "how many of this host's devices share the policy, for one that is too large for each (default: 1)"
+    """Adds ``--devices``."""
+    text = "how many devices of this host share a policy that is too large for one (default: 1)"
     parser.add_argument("--devices", type=int, default=1, help=text)
 
 
@@ -29,12 +30,34 @@ def check_file(path: pathlib.Path, flag: str, overwrite: bool) -> None:
     Raises:
       UserError: before any work is done.
     """
+    # A file, a new one unless it may be replaced, in something that can be a folder.
     if path.is_dir():
-        raise UserError(f"{flag} {str(path)!r} is a folder; expected a file")
+        raise UserError(f"{flag} must be a file; got the folder {str(path)!r}")
     if path.exists() and not overwrite:
         raise UserError(
             f"{flag} {str(path)!r} exists; choose another file, or pass --overwrite to replace it"
         )
-    for part in path.parents:
-        if part.exists() and not part.is_dir():
-            raise UserError(f"{flag} {str(path)!r}: {str(part)!r} is a file; expected a folder")
+    _check_ancestors(path.parent, path, flag)
+
+
+def check_folder(folder: pathlib.Path, paths: Sequence[pathlib.Path], overwrite: bool) -> None:
+    """Refuses an ``--out`` that cannot be a folder, and ``paths`` in it that would be replaced.
+
+    Raises:
+      UserError: before any work is done.
+    """
+    _check_ancestors(folder, folder, "--out")
+    # Only files of these names would be replaced; others may be there.
+    existing = [path for path in paths if path.exists()]
+    if existing and not overwrite:
+        raise UserError(
+            f"{str(existing[0])!r} exists; choose another --out, or pass --overwrite to replace it"
+        )
+
+
+def _check_ancestors(folder: pathlib.Path, path: pathlib.Path, flag: str) -> None:
+    """Raises UserError if ``folder`` or one above it is a file; ``path`` is the flag's value."""
+    # The folder need not exist yet: all that must be true is that it can be made.
+    for ancestor in (folder, *folder.parents):
+        if ancestor.exists() and not ancestor.is_dir():
+            raise UserError(f"{flag} {str(path)!r}: {str(ancestor)!r} is a file; expected a folder")

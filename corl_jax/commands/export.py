@@ -7,15 +7,19 @@ import pathlib
 
 from corl_jax.commands.common import add_policy
 
+# Repeated from ``porting``, which help must not wait for.
 LAYOUTS = ("transformers", "original")
 DTYPES = ("stored", "float32", "bfloat16")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags."""
+    """Adds the flags of the command."""
     add_policy(parser)
     parser.add_argument(
-        "--out", required=True, type=pathlib.Path, help="new folder; written whole or not at all"
+        "--out",
+        required=True,
+        type=pathlib.Path,
+        help="new folder; it is complete when it appears",
     )
     parser.add_argument(
         "--layout", choices=LAYOUTS, default="transformers", help="names of tensors and settings"
@@ -29,27 +33,27 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Loads, writes, says where."""
-    from corl_jax.porting.janus.layouts import named_format
-    from corl_jax.porting.policy_source import open_source
-    from corl_jax.porting.writer import carried, save_folder
+    """Loads the policy, writes the folder and prints its path."""
+    # Imported here, so that help is quick.
+    from corl_jax.porting.janus.layouts import get_layout
+    from corl_jax.porting.policy_source import open_policy_source
+    from corl_jax.porting.writer import passthrough_entries, save_folder
     from corl_jax.sampling.policy import Policy
 
-    source, layout = open_source(args.policy), named_format(args.layout)
+    source, layout = open_policy_source(args.policy), get_layout(args.layout)
     policy = Policy.load(args.policy)
-    dtype = (
-        str(policy.params["language_model/lm_head/kernel"].dtype)
-        if args.dtype == "stored"
-        else args.dtype
-    )
+
+    # The head stands for all weights of the language model, which are stored in one dtype.
+    stored_dtype = str(policy.params["language_model/lm_head/kernel"].dtype)
     save_folder(
         policy.params,
         policy.cfg,
-        source.tokenizer,
+        source.tokenizer_folder,
         args.out,
         layout=layout,
-        dtype=dtype,
-        unused=carried(source.folder, layout),
+        dtype=stored_dtype if args.dtype == "stored" else args.dtype,
+        # What the files of the policy have beside its parameters.
+        passthrough=passthrough_entries(source.janus_folder, layout),
     )
     print(args.out)
     return 0

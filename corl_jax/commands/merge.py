@@ -1,26 +1,32 @@
-"""Merges policies that began as one into a single policy, and writes it as a model folder."""
+"""Merges policies that were trained from one base into a single policy, as a model folder."""
 
 from __future__ import annotations
 
 import argparse
 import pathlib
 
+# Repeated from ``objectives`` and ``porting``, which help must not wait for.
 METHODS = ("gaussian", "linear")
 DTYPES = ("stored", "float32", "bfloat16")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags."""
+    """Adds the flags of the command."""
+    # What is merged.
     kinds = "tiny (the shipped base), a Hugging Face folder or a work directory"
-    parser.add_argument("--base", required=True, help=f"what the experts began as: {kinds}")
+    parser.add_argument(
+        "--base", required=True, help=f"policy from which the experts were trained: {kinds}"
+    )
     parser.add_argument(
         "--experts", required=True, nargs="+", help="policies that were trained from it"
     )
+
+    # How.
     parser.add_argument(
         "--method",
         choices=METHODS,
         default="gaussian",
-        help="large changes kept and small ones averaged, or all averaged",
+        help="gaussian keeps large changes and averages small ones, linear averages all",
     )
     parser.add_argument(
         "--lambda",
@@ -36,8 +42,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="linear: one per expert (default: equal, adding up to 1)",
     )
+
+    # What is written.
     parser.add_argument(
-        "--out", required=True, type=pathlib.Path, help="new folder; written whole or not at all"
+        "--out",
+        required=True,
+        type=pathlib.Path,
+        help="new folder; it is complete when it appears",
     )
     parser.add_argument(
         "--dtype",
@@ -48,10 +59,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Merges, writes, says where."""
+    """Merges the policies, writes the folder and prints its path."""
+    # Imported here, so that help is quick.
     from corl_jax.core.runtime import set_up_jax
     from corl_jax.porting.policy_merge import MergeSettings, merge_policies
 
+    # Options are checked before any policy is opened.
     settings = MergeSettings(args.method, args.lam, tuple(args.weights), args.dtype)
     set_up_jax()
     merge_policies(args.base, args.experts, args.out, settings)

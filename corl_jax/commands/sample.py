@@ -6,23 +6,33 @@ import argparse
 import pathlib
 import re
 
-from corl_jax.commands.common import add_devices, add_policy
+from corl_jax.commands.common import add_devices, add_policy, check_folder
 from corl_jax.core.errors import UserError
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags."""
+    """Adds the flags of the command."""
     add_policy(parser)
     add_devices(parser)
+
+    # What is drawn, and how.
     parser.add_argument("--prompt", required=True, help="what to draw")
     parser.add_argument("--n", type=int, default=4, help="how many pictures (default: 4)")
     parser.add_argument(
         "--seed", type=int, default=0, help="the same seed draws the same pictures (default: 0)"
     )
+    # ``--guidance`` is short for it.
     parser.add_argument(
-        "--guidance", type=float, default=2.0, help="weight of guidance, 1 for none (default: 2)"
+        "--guidance-scale",
+        "--guidance",
+        dest="guidance_scale",
+        type=float,
+        default=2.0,
+        help="scale of classifier-free guidance, 1 for none (default: 2)",
     )
     parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: 1)")
+
+    # Where the pictures go.
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the pictures")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace pictures of the same name"
@@ -30,46 +40,41 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draws, writes, and prints the paths."""
+    """Draws the pictures, writes them and prints their paths."""
     if args.n < 1:
-        raise UserError(f"--n={args.n} is no number of pictures; expected 1 or more")
+        raise UserError(f"--n must be at least 1; got {args.n}. It is the number of pictures")
     if not args.prompt.strip():
-        raise UserError("the prompt is empty; write some words")
-    paths = [
-        args.out / f"{slug(args.prompt)}-{i:0{len(str(args.n - 1))}d}.png" for i in range(args.n)
-    ]
-    check_out(args.out, paths, args.overwrite)
+        raise UserError("--prompt must have some words; got an empty one")
 
+    # As many digits as the last number has, so that names sort.
+    digits = len(str(args.n - 1))
+    name = slug(args.prompt)
+    paths = [args.out / f"{name}-{i:0{digits}d}.png" for i in range(args.n)]
+    check_folder(args.out, paths, args.overwrite)
+
+    # Imported after the checks, so that help and errors are quick.
     from PIL import Image
 
     from corl_jax.sampling.policy import Policy
 
-    pictures = Policy.load(args.policy, devices=args.devices).generate(
-        [args.prompt], args.n, seed=args.seed, guidance=args.guidance, temperature=args.temperature
-    )
+    policy = Policy.load(args.policy, devices=args.devices)
+    images = policy.generate(
+        [args.prompt],
+        args.n,
+        seed=args.seed,
+        guidance=args.guidance_scale,
+        temperature=args.temperature,
+    )[0]
+
+    # The folder is made only now: errors above leave nothing behind.
     args.out.mkdir(parents=True, exist_ok=True)
-    for path, picture in zip(paths, pictures[0], strict=True):
-        Image.fromarray(picture).save(path)
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image).save(path)
         print(path)
     return 0
 
 
-def check_out(folder: pathlib.Path, paths: list[pathlib.Path], overwrite: bool) -> None:
-    """Refuses a folder that cannot be one, and files that would be replaced.
-
-    Raises:
-      UserError: before anything is drawn.
-    """
-    for part in (folder, *folder.parents):
-        if part.exists() and not part.is_dir():
-            raise UserError(f"--out {str(folder)!r}: {str(part)!r} is a file; expected a folder")
-    taken = [path for path in paths if path.exists()]
-    if taken and not overwrite:
-        raise UserError(
-            f"{str(taken[0])!r} exists; choose another --out, or pass --overwrite to replace it"
-        )
-
-
 def slug(prompt: str) -> str:
-    """The prompt as a file name: letters and digits joined by hyphens, at most 60 of them."""
+    """The prompt as a file name: letters and digits joined by hyphens, at most 60 characters."""
+    # A prompt without letters and digits needs some name too.
     return re.sub(r"\W+", "-", prompt.lower()).strip("-_")[:60].strip("-_") or "picture"

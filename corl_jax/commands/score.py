@@ -5,17 +5,25 @@ from __future__ import annotations
 import argparse
 import pathlib
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from corl_jax.commands.common import check_file
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_json
 
-SIZE = 384
+if TYPE_CHECKING:
+    from corl_jax.rewards.config import RewardOptions
+
+# Side in pixels that images are resized to where there is no policy, which has a size of its own.
+IMAGE_SIZE = 384
+# Fields of ``RewardOptions`` that ``--set`` accepts.
+OPTIONS = ("captioner", "image_distance", "normalization", "open_ended", "similarity")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags."""
+    """Adds the flags of the command."""
+    # What is scored, and where the numbers go.
     parser.add_argument(
         "--records", type=pathlib.Path, required=True, help="JSON Lines, see docs/rewards.md"
     )
@@ -23,7 +31,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--rewards", required=True, help="names, separated by commas; your own as module:function"
     )
     parser.add_argument("--out", type=pathlib.Path, required=True, help="JSON file for the numbers")
-    parser.add_argument("--policy", help="for rewards that read with a policy, and for --answer")
+
+    # What rewards need.
+    parser.add_argument("--policy", help="for rewards that use a policy, and for --answer")
     parser.add_argument(
         "--answer",
         action="store_true",
@@ -41,61 +51,86 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="as config.reward.NAME, e.g. captioner=blip",
+        help="as config.rewards.options.NAME, e.g. captioner=blip",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace that file")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Scores, writes, and prints a table."""
+    """Computes the rewards, writes the file and prints a table."""
     check_file(args.out, "--out", args.overwrite)
 
+    # Imported after the check, so that help and errors are quick.
     from corl_jax.core import provenance
     from corl_jax.data.record_files import read_records
     from corl_jax.evals.offline_rewards import score_rows
-    from corl_jax.rewards.base import rewards
-    from corl_jax.rewards.config import RewardSettings
-    from corl_jax.rewards.custom import register_custom
-    from corl_jax.rewards.cycle import check_names
     from corl_jax.sampling.policy import Policy
 
-    names = [name for name in args.rewards.split(",") if name]
-    sys.path.insert(0, "")  # your own lie where the command is called, as under python -m
-    register_custom([name for name in names if ":" in name])
-    names = [name.rpartition(":")[2] for name in names]
-    for name in names:
-        rewards[name]
-    chosen: dict[str, Any] = {**pairs(args.set, "--set"), "models": pairs(args.model, "--model")}
-    settings = RewardSettings(**chosen)
-    check_names(settings)
+    # Everything that can be wrong in the flags is found before a policy is loaded.
+    names = _register_rewards(args.rewards)
+    options = _reward_options(args.set, args.model)
     rows = read_records(args.records)
     if args.answer and args.policy is None:
         raise UserError("--answer needs a policy; pass --policy")
     policy = None if args.policy is None else Policy.load(args.policy)
-    size = SIZE if policy is None else policy.cfg.vision.image_size
-    found = score_rows(rows, names, settings, policy, size, args.answer)
-    about = {"policy": args.policy, "records": args.records.name, "machine": provenance.machine()}
-    write_json(args.out, {**found, "about": about | {"versions": provenance.versions()}})
-    for name, number in found["rewards"].items():
-        print(f"{name:24} {number['mean']:.3f} +- {number['std']:.3f}  n={len(rows)}")
+
+    image_size = IMAGE_SIZE if policy is None else policy.cfg.image_size
+    scores = score_rows(rows, names, options, policy, image_size, args.answer)
+    # The file also says where its numbers are from.
+    about = {
+        "policy": args.policy,
+        "records": args.records.name,
+        "machine": provenance.machine(),
+        "versions": provenance.versions(),
+    }
+    write_json(args.out, {**scores, "about": about})
+    for name, reward in scores["rewards"].items():
+        print(f"{name:24} {reward['mean']:.3f} +- {reward['std']:.3f}  n={len(rows)}")
     return 0
 
 
-def pairs(texts: list[str], flag: str) -> dict[str, str]:
-    """``NAME=VALUE`` texts as a dictionary.
+def _register_rewards(text: str) -> list[str]:
+    """Names of the rewards in ``text``; those of the user (``module:function``) are registered.
 
     Raises:
-      UserError: a text without ``=``, or a name that settings do not have.
+      UserError: an unknown reward, or a function that cannot be imported.
     """
-    known = {"normalise", "captioner", "similarity", "closeness", "open_ended"}
-    out = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise UserError(f"{flag} {text!r} has no value; expected NAME=VALUE")
-        if flag == "--set" and name not in known:
-            raise UserError(
-                f"--set {text!r}: unknown name; expected one of {', '.join(sorted(known))}"
-            )
-        out[name] = value
-    return out
+    from corl_jax.rewards.base import rewards
+    from corl_jax.rewards.custom import register_custom
+
+    # Modules of the user are in the current folder, which ``python -m`` would add by itself.
+    sys.path.insert(0, "")
+    entries = [entry for entry in text.split(",") if entry]
+    register_custom([entry for entry in entries if ":" in entry])
+
+    names = [entry.rpartition(":")[2] for entry in entries]
+    for name in names:
+        rewards.require(name)
+    return names
+
+
+def _reward_options(settings: Sequence[str], models: Sequence[str]) -> RewardOptions:
+    """The options of ``--set`` and the reward models of ``--model``.
+
+    Raises:
+      UserError: an unknown name or value.
+    """
+    from corl_jax.rewards.config import RewardOptions
+    from corl_jax.rewards.cycle import check_reward_options
+
+    # All accepted options are texts, as they come from the command line.
+    values: dict[str, Any] = dict(_parse_pair(text, "--set") for text in settings)
+    for name, value in values.items():
+        if name not in OPTIONS:
+            raise UserError(f"--set must name one of {', '.join(OPTIONS)}; got '{name}={value}'")
+    options = RewardOptions(**values, models=dict(_parse_pair(text, "--model") for text in models))
+    check_reward_options(options)
+    return options
+
+
+def _parse_pair(text: str, flag: str) -> tuple[str, str]:
+    """Name and value of ``NAME=VALUE``; raises UserError where there is no ``=``."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"{flag} must be NAME=VALUE; got {text!r}")
+    return name, value

@@ -14,16 +14,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.files import write_json, write_whole
+from corl_jax.core.files import write_atomically, write_json
 
 if TYPE_CHECKING:
-    from corl_jax.studies.comparison import Job, Study
+    from corl_jax.studies.comparison import CommandRun, Study
 
+# The shipped studies.
 FILE = "configs/studies.py"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags."""
+    """Adds the flags of the command."""
     parser.add_argument("name", help=f"a study in {FILE}")
     parser.add_argument(
         "--file", type=pathlib.Path, default=pathlib.Path(FILE), help=f"default: {FILE}"
@@ -41,39 +42,52 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs leg after leg; the same command goes on where it stopped. Page and table are written after every arm."""
+    """Runs command after command; the same call goes on where it stopped.
+
+    Page and table are written after every arm.
+    """
+    # Imported here, so that help is quick.
     from tqdm import tqdm
 
-    from corl_jax.studies.comparison import jobs
+    from corl_jax.studies.comparison import plan_runs
 
-    study, out = load(args.file, args.name), args.out or pathlib.Path("runs/studies") / args.name
+    study = load_study(args.file, args.name)
+    out = args.out or pathlib.Path("runs/studies") / args.name
+
+    # A wrong setting would fail in the first training, after all that is planned before it.
     if args.seeds < 1:
-        raise UserError(f"--seeds={args.seeds} is no number of seeds; expected 1 or more")
-    if wrong := [one for one in args.set if not one.startswith("config.") or "=" not in one]:
-        raise UserError(
-            f"--set {wrong[0]!r} is no change to a config; expected for example --set config.steps=20"
-        )
-    every = list(jobs(study, range(args.seeds), out, args.set))
+        raise UserError(f"--seeds must be at least 1; got {args.seeds}")
+    for setting in args.set:
+        if not setting.startswith("config.") or "=" not in setting:
+            raise UserError(
+                f"--set must be config.KEY=VALUE, for example config.steps=20; got {setting!r}"
+            )
+
+    # What is done already is not run again.
+    runs = list(plan_runs(study, range(args.seeds), out, args.set))
     if args.dry_run:
-        for job in every:
-            if not job.done:
-                print("python -m", *job.arguments)
+        for command_run in runs:
+            if not command_run.done:
+                print("python -m", *command_run.arguments)
         return 0
-    finished = []
-    with tqdm(every, unit="leg", ascii=True, file=sys.stderr) as bar:
-        for job in bar:
-            bar.set_description(f"{job.arm}, seed {job.seed}, {job.leg.name}")
-            if not job.done:
-                _call(job)
-            finished.append(job)
-            if job.leg is study.arms[job.arm][-1]:
-                write(args.name, study, finished, out)
+
+    finished: list[CommandRun] = []
+    with tqdm(runs, unit="command", ascii=True, file=sys.stderr) as bar:
+        for command_run in bar:
+            bar.set_description(_describe(command_run))
+            if not command_run.done:
+                _run_command(command_run)
+            finished.append(command_run)
+
+            # The last command of an arm has left its evaluation.
+            if command_run.command is study.arms[command_run.arm][-1]:
+                write_results(args.name, study, finished, out)
     print((out / "study.md").read_text("utf-8"))
     print(out / "study.html")
     return 0
 
 
-def load(file: pathlib.Path, name: str) -> Study:
+def load_study(file: pathlib.Path, name: str) -> Study:
     """A study by name.
 
     Raises:
@@ -81,46 +95,71 @@ def load(file: pathlib.Path, name: str) -> Study:
     """
     if not file.is_file():
         raise UserError(
-            f"{str(file)!r} is not there; run this in the folder of the project, or say --file"
+            f"--file {str(file)!r} does not exist; run this in the folder of the project, or pass "
+            "another --file"
         )
+    # Configs are not part of the package, so the file is run and not imported.
     studies = runpy.run_path(str(file))["STUDIES"]
     if name not in studies:
         raise UserError(f"unknown study {name!r}; expected one of {', '.join(studies)}")
     return studies[name]
 
 
-def _call(job: Job) -> None:
-    """Runs one leg in a process of its own; what it prints goes into a file beside its folder.
+def write_results(
+    name: str, study: Study, finished: Sequence[CommandRun], out: pathlib.Path
+) -> None:
+    """Writes ``study.json``, ``study.md``, ``study.svg`` and ``study.html``.
+
+    Args:
+      name: of the study.
+      study: what is compared.
+      finished: runs that are done so far.
+      out: folder of the files.
+    """
+    from corl_jax.core import provenance
+    from corl_jax.studies.comparison import make_table, render_markdown
+    from corl_jax.studies.study_page import render_study_page, render_study_svg
+
+    table = make_table(study, finished)
+    about = f"{provenance.machine()}; {datetime.date.today()}; corl study {name}"
+
+    # For programs: JSON. For people: Markdown, a plot and a page.
+    cells = {
+        arm: {metric: dataclasses.asdict(cell) for metric, cell in row.items()}
+        for arm, row in table.items()
+    }
+    write_json(out / "study.json", {"about": about, "cells": cells})
+    markdown = render_markdown(study, table)
+    write_atomically(out / "study.md", f"{study.question}\n\n{markdown}\n\n{about}\n")
+    write_atomically(out / "study.svg", render_study_svg(name, study, table))
+    write_atomically(out / "study.html", render_study_page(name, study, table, finished, about))
+
+
+def _run_command(command_run: CommandRun) -> None:
+    """Runs a command in a process of its own, with its output in a file next to its folder.
 
     Raises:
-      UserError: it failed; the study goes on from there when it is called again.
+      UserError: the command failed; the study goes on from there when it is called again.
     """
-    job.out.parent.mkdir(parents=True, exist_ok=True)
+    # The command makes its folder by itself, and may refuse one that exists.
+    command_run.folder.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    with job.log.open("a", encoding="utf-8") as lines:
-        code = subprocess.run(
-            [sys.executable, "-m", *job.arguments], stdout=lines, stderr=lines, check=False
-        ).returncode
-    if code:
-        said = job.log.read_text("utf-8").strip().splitlines()[-1:]
-        where = f"{job.arm}, seed {job.seed}, {job.leg.name}"
-        raise UserError(f"{where} ended with {code}: {' '.join(said)}; see {job.log}")
-    job.finish(time.perf_counter() - start)
+    with command_run.log.open("a", encoding="utf-8") as log:
+        process = subprocess.run(
+            [sys.executable, "-m", *command_run.arguments], stdout=log, stderr=log, check=False
+        )
+
+    # Errors of our commands are one line, which is the last one.
+    if process.returncode:
+        lines = command_run.log.read_text("utf-8").strip().splitlines()
+        last_line = lines[-1] if lines else ""
+        raise UserError(
+            f"{_describe(command_run)} ended with {process.returncode}: {last_line}; "
+            f"see {command_run.log}"
+        )
+    command_run.mark_done(time.perf_counter() - start)
 
 
-def write(name: str, study: Study, finished: Sequence[Job], out: pathlib.Path) -> None:
-    """``study.md``, ``study.json``, ``study.svg`` and ``study.html`` of what is finished so far."""
-    from corl_jax.core import provenance
-    from corl_jax.studies.comparison import markdown, table
-    from corl_jax.studies.study_page import page, picture
-
-    cells = table(study, finished)
-    about = f"{provenance.machine()}; {datetime.date.today()}; corl study {name}"
-    plain = {
-        arm: {metric: dataclasses.asdict(cell) for metric, cell in row.items()}
-        for arm, row in cells.items()
-    }
-    write_json(out / "study.json", {"about": about, "cells": plain})
-    write_whole(out / "study.md", f"{study.question}\n\n{markdown(study, cells)}\n\n{about}\n")
-    write_whole(out / "study.svg", picture(name, study, cells))
-    write_whole(out / "study.html", page(name, study, cells, finished, about))
+def _describe(command_run: CommandRun) -> str:
+    """Arm, seed and command on one line."""
+    return f"{command_run.arm}, seed {command_run.seed}, {command_run.command.name}"

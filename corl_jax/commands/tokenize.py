@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import argparse
 import pathlib
+from typing import TYPE_CHECKING
 
-from corl_jax.commands.common import add_policy
-from corl_jax.commands.sample import check_out
+from corl_jax.commands.common import add_policy, check_folder
 from corl_jax.core.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags."""
+    """Adds the flags of the command."""
     add_policy(parser)
-    given = parser.add_mutually_exclusive_group(required=True)
-    given.add_argument(
+    # Either direction.
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
         "--image", type=pathlib.Path, help="a picture to encode, and to decode again"
     )
-    given.add_argument("--codes", type=pathlib.Path, help="a .npy file of codes to decode")
+    source.add_argument("--codes", type=pathlib.Path, help="a .npy file of codes to decode")
     parser.add_argument(
         "--out", type=pathlib.Path, required=True, help="folder for NAME.npy and NAME.png"
     )
@@ -25,43 +29,53 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes codes (int32, row by row of the picture) and the picture they stand for, and prints the paths."""
-    name = (args.image or args.codes).stem
-    paths = [args.out / f"{name}.png", *([args.out / f"{name}.npy"] if args.image else [])]
-    check_out(args.out, paths, args.overwrite)
+    """Writes the picture that the codes decode to and prints the paths of all files.
 
+    With ``--image`` the codes are written too: int32, row by row of the picture.
+    """
+    name = (args.image or args.codes).stem
+    png_file, npy_file = args.out / f"{name}.png", args.out / f"{name}.npy"
+    paths = [png_file, npy_file] if args.image else [png_file]
+    check_folder(args.out, paths, args.overwrite)
+
+    # Imported after the checks, so that help and errors are quick.
     import numpy as np
     from PIL import Image
 
     from corl_jax.data.images import load_image
     from corl_jax.sampling.image_codec import ImageCodec
 
+    # The input is read before the image tokenizer, which takes longer.
     if args.image:
-        picture = load_image(args.image)
-        tokenizer = ImageCodec.load(args.policy)
-        codes = tokenizer.encode([picture])
+        image = load_image(args.image)
+        codec = ImageCodec.load(args.policy)
+        codes = codec.encode([image])
     else:
-        codes = _read(args.codes)
-        tokenizer = ImageCodec.load(args.policy)
-    decoded = tokenizer.decode(codes)[0]
+        codes = _read_codes(args.codes)
+        codec = ImageCodec.load(args.policy)
+    decoded = codec.decode(codes)[0]
+
+    # The folder is made only now: errors above leave nothing behind.
     args.out.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(decoded).save(paths[0])
-    for path in paths[1:]:
-        np.save(path, codes[0])
+    Image.fromarray(decoded).save(png_file)
+    if args.image:
+        np.save(npy_file, codes[0])
     for path in paths:
         print(path)
     return 0
 
 
-def _read(path: pathlib.Path):
+def _read_codes(path: pathlib.Path) -> np.ndarray:
     """Codes of one picture, ``[1, S]``."""
     import numpy as np
 
+    # Pickled arrays are refused, since unpickling a file can run code.
     try:
         return np.atleast_2d(np.load(path, allow_pickle=False))
     except FileNotFoundError:
-        raise UserError(f"codes {str(path)!r} do not exist; check the path") from None
+        raise UserError(f"--codes {str(path)!r} does not exist; check the path") from None
     except (OSError, ValueError, EOFError) as error:
         raise UserError(
-            f"{str(path)!r} cannot be read as a .npy file ({error}); write it with numpy.save"
+            f"--codes {str(path)!r} cannot be read as a .npy file ({error}); "
+            "write it with numpy.save"
         ) from None

@@ -1,1 +1,1 @@
-"""The ground floor: types, sharding, numerics, randomness and trees. Imports nothing of ours."""
+"""The lowest layer: types, sharding, random streams, parameter trees. It imports no other room."""

@@ -1,15 +1,16 @@
-"""The error that a user is meant to read, and the text of errors that come from libraries."""
+"""The error that a user is meant to read, and a one-line text for the errors of libraries."""
 
 
 class UserError(Exception):
     """Bad input: a config value, a path, a file, a prompt.
 
-    The message is one line that names the value, what was expected and the next step. The commands
-    print it without a traceback and exit with code 2; nothing has been overwritten when it is raised.
+    The message is one line that names the value, what was expected and the next step. Commands
+    print it without a traceback and exit with code 2. Nothing has been overwritten when it is
+    raised.
     """
 
 
 def describe_error(error: BaseException, limit: int = 200) -> str:
-    """Kind and text of a library's error on one line of at most ``limit`` characters."""
+    """Class and text of a library's error on one line of at most ``limit`` characters."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return text if len(text) <= limit else text[:limit] + "..."

@@ -1,4 +1,4 @@
-"""Masked reductions and metrics that are divided once, at the end."""
+"""Masked reductions, and metrics that are divided only once, at the end."""
 
 from __future__ import annotations
 
@@ -6,20 +6,29 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from corl_jax.core.types import pytree
 
 
 @pytree()
 class Weighted:
-    """A sum and its weight. Adds; ``value`` divides at the end, so micro-batches and hosts mix exactly."""
+    """A weighted sum together with its weight; ``value`` is their quotient.
+
+    Two of them add up, and the division comes last. The mean over micro-batches, updates and hosts
+    of different size is therefore exact, which a mean of means would not be.
+
+    Attributes:
+      sum: sum of the values, float32.
+      weight: number of values, or the sum of their weights, float32.
+    """
 
     sum: Any
     weight: Any
 
     @classmethod
-    def of(cls, values, mask=None) -> Weighted:
-        """Sums ``values`` where ``mask`` (same shape, or None for all) is true."""
+    def of(cls, values: ArrayLike, mask: ArrayLike | None = None) -> Weighted:
+        """Sums ``values`` where ``mask`` (same shape, or None for everywhere) is true."""
         values = jnp.asarray(values, jnp.float32)
         mask = jnp.ones_like(values) if mask is None else jnp.asarray(mask, jnp.float32)
         return cls(jnp.sum(values * mask), jnp.sum(mask))
@@ -28,20 +37,23 @@ class Weighted:
         return Weighted(self.sum + other.sum, self.weight + other.weight)
 
     @property
-    def value(self):
-        """``sum / weight``, and 0 where nothing was counted."""
+    def value(self) -> Any:
+        """``sum / weight``, and 0 where the weight is 0."""
+        # Without the guard an empty mask would give NaN.
         return self.sum / jnp.where(self.weight == 0, 1, self.weight)
 
 
 Metrics = dict[str, Weighted]
 
 
-def add_metrics(left: Metrics, right: Metrics) -> Metrics:
-    """Adds metrics of the same names, micro-batch to micro-batch."""
-    return {name: left[name] + right[name] for name in left}
+def add_metrics(metrics: Metrics, more: Metrics) -> Metrics:
+    """Adds the metrics of two micro-batches name by name; both have the same names."""
+    return {name: metrics[name] + more[name] for name in metrics}
 
 
-def masked_mean(values: jax.Array, mask: jax.Array, axis=None) -> jax.Array:
-    """Mean of ``values`` where ``mask``; 0 where the mask is empty."""
+def masked_mean(
+    values: jax.Array, mask: jax.Array, axis: int | tuple[int, ...] | None = None
+) -> jax.Array:
+    """Mean of ``values`` where ``mask`` is true; 0 where the mask is empty."""
     mask = mask.astype(values.dtype)
     return jnp.sum(values * mask, axis) / jnp.maximum(jnp.sum(mask, axis), 1)

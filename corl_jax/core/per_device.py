@@ -1,62 +1,83 @@
-"""Work on rows that each device does by itself, where the compiler would send more between devices than that needs.
+"""Computations of each device on its own rows, where the compiler would communicate too much.
 
-In: arrays inside a program that is traced under ``core.sharding.sharding_context``. Out: the same numbers as without it.
+In: arrays inside a program that is traced under ``core.sharding.sharding_context``. Out: the same
+numbers as without it; only the collectives between devices differ.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeVar
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import PyTree
 
 from corl_jax.core.sharding import Sharder, active_sharder, axes_of, constrain
 
+P = TypeVar("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
 
 def shard_embedding_lookup(x: jax.Array, name: str) -> jax.Array:
-    """Rows that a batch asked for, of a table whose columns are spread over some of the batch axes; else ``x``.
+    """Reshards the rows of an embedding lookup, so that devices exchange shards of its gradient.
 
-    Each device looks its columns up, and adds up their gradient, for the rows of all devices with which it shares the
-    table. Left to the compiler, every device adds up a gradient of the whole table, over all of them.
+    It applies to a table whose columns are sharded over some of the batch axes; otherwise ``x`` is
+    returned unchanged. Each device looks up its own columns for the rows of all devices that share
+    the table with it, and sums their gradient for these columns alone. Without this, the compiler
+    lets every device sum a gradient of the entire table, over all devices.
 
     Args:
-      x: batch first, columns last.
+      x: looked-up rows, batch first, columns last.
       name: logical axis of the columns.
     """
     sharder = active_sharder()
     if sharder is None:
         return x
-    columns = axes_of(sharder.rules[name])
-    rest = _repeated(sharder, columns)
-    if not columns or not rest:
+    column_axes = axes_of(sharder.rules[name])
+    row_axes = _batch_axes_without(sharder, column_axes)
+    if not column_axes or not row_axes:
         return x
-    between = PartitionSpec(rest, *[None] * (x.ndim - 2), columns)
+
+    # First constraint: the lookup is sharded over columns, as its table is, and over the remaining
+    # batch axes by rows. Second constraint: the usual sharding of activations, by rows alone.
+    lookup_spec = PartitionSpec(row_axes, *[None] * (x.ndim - 2), column_axes)
     return constrain(
-        jax.lax.with_sharding_constraint(x, NamedSharding(sharder.mesh, between)), "batch"
+        jax.lax.with_sharding_constraint(x, NamedSharding(sharder.mesh, lookup_spec)), "batch"
     )
 
 
 def batch_axes_spec(names: Sequence[str | None]) -> PartitionSpec:
-    """How an array with the logical ``names`` lies on the batch axes, if only some of them, for ``per_device``.
+    """The part of an array's partition spec that concerns the batch axes, for ``per_device``.
 
-    Over all of them the compiler does as well by itself, and what lies on further axes too it would gather along those.
+    It is empty where the array is sharded over all of the batch axes, since the compiler does as
+    well by itself, and where it is also sharded over an axis that is not for the batch, along which
+    the compiler would gather it too.
+
+    Args:
+      names: logical axes of the array.
     """
     sharder = active_sharder()
     if sharder is None:
         return PartitionSpec()
-    spec, over = sharder.spec(names), axes_of(sharder.rules["batch"])
-    axes = [axis for part in spec for axis in axes_of(part)]
-    further = any(sharder.mesh.shape[axis] > 1 for axis in axes if axis not in over)
-    if further or not _repeated(sharder, axes):
+
+    # An empty spec where the compiler does as well, or where it would gather along more axes.
+    spec = sharder.spec(names)
+    batch_axes = axes_of(sharder.rules["batch"])
+    used_axes = [axis for entry in spec for axis in axes_of(entry)]
+    beyond_batch = any(sharder.mesh.shape[axis] > 1 for axis in used_axes if axis not in batch_axes)
+    if beyond_batch or not _batch_axes_without(sharder, used_axes):
         return PartitionSpec()
+
+    # The spec of the array, without any other axis than those of the batch.
     return PartitionSpec(
-        *(tuple(axis for axis in axes_of(part) if axis in over) or None for part in spec)
+        *(tuple(axis for axis in axes_of(entry) if axis in batch_axes) or None for entry in spec)
     )
 
 
-def _repeated(sharder: Sharder, axes: Sequence[str]) -> tuple[str, ...]:
-    """The batch axes over which an array that is spread over ``axes`` is the same."""
+def _batch_axes_without(sharder: Sharder, axes: Sequence[str]) -> tuple[str, ...]:
+    """The batch axes over which an array that is sharded over ``axes`` is replicated."""
     return tuple(
         axis
         for axis in axes_of(sharder.rules["batch"])
@@ -64,50 +85,57 @@ def _repeated(sharder: Sharder, axes: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def per_device(work: Callable[[Any, Any], Any], whole: Any, rows: Any, spread: Any) -> Any:
-    """``work(whole, rows)``, by every device on its own rows; a plain call outside ``use`` or if rows do not divide.
+def per_device(
+    fn: Callable[[P, R], T], params: P, rows: R, params_spec: PyTree[PartitionSpec]
+) -> T:
+    """``fn(params, rows)``, computed by every device on its own rows with ``jax.shard_map``.
 
-    What ``work`` loops over inside costs nothing between devices: they gather ``whole`` once before, and add up its
-    gradient once after, each for the share that it holds. Where the compiler chooses, it does both at every turn of a
-    loop.
+    A loop inside ``fn`` needs no communication: the devices all-gather ``params`` once before it
+    and reduce-scatter the gradient of ``params`` once after it. Left to the compiler, both happen
+    in every iteration of the loop.
+
+    Outside ``sharding_context``, with one batch shard, or if the rows do not divide over the
+    shards, this is a plain call of ``fn``.
 
     Args:
-      work: to a pytree of arrays with the same rows.
-      whole: pytree that does not depend on the rows; over the other mesh axes it stays spread as it was.
+      fn: returns a pytree of arrays with the same rows.
+      params: pytree that does not depend on the rows. It stays sharded over the other mesh axes.
       rows: pytree of arrays whose first axis is the batch.
-      spread: prefix of ``whole`` that says how it lies on the batch axes, see ``batch_axes_spec``.
+      params_spec: prefix of ``params`` with its partition specs over the batch axes, see
+        ``batch_axes_spec``.
     """
     sharder = active_sharder()
-    shards = 1 if sharder is None else sharder.batch_shards
-    if (
-        sharder is None
-        or shards == 1
-        or any(leaf.shape[0] % shards for leaf in jax.tree.leaves(rows))
-    ):
-        return work(whole, rows)
-    mesh, axes = sharder.mesh, axes_of(sharder.rules["batch"])
+    if sharder is None or sharder.batch_shards == 1:
+        return fn(params, rows)
+    if any(leaf.shape[0] % sharder.batch_shards for leaf in jax.tree.leaves(rows)):
+        return fn(params, rows)
 
-    def gathered_first(held: Any, rows: Any) -> Any:
-        return work(jax.tree.map(_from_all, spread, held), rows)
+    # Only the batch axes are manual; the compiler still shards over the tensor axis.
+    batch_axes = axes_of(sharder.rules["batch"])
+    rows_spec = PartitionSpec(batch_axes)
 
-    own = PartitionSpec(axes)
+    # The all-gather is before any loop in ``fn``, and the reduce-scatter of gradients after it.
+    def gather_then_call(param_shards: P, row_shards: R) -> T:
+        return fn(jax.tree.map(_all_gather, params_spec, param_shards), row_shards)
+
     return jax.shard_map(
-        gathered_first,
-        mesh=mesh,
-        in_specs=(spread, own),
-        out_specs=own,
-        axis_names=set(axes),
+        gather_then_call,
+        mesh=sharder.mesh,
+        in_specs=(params_spec, rows_spec),
+        out_specs=rows_spec,
+        axis_names=set(batch_axes),
         check_vma=False,
-    )(whole, rows)
+    )(params, rows)
 
 
-def _from_all(spec: PartitionSpec, held: Any) -> Any:
-    """The whole of arrays of which this device holds a share."""
+def _all_gather(spec: PartitionSpec, shards: PyTree[jax.Array]) -> PyTree[jax.Array]:
+    """Complete arrays from the shards on this device, all of them sharded as ``spec`` says."""
 
-    def one(x: jax.Array) -> jax.Array:
-        for axis, over in enumerate(spec):
-            if over is not None:
-                x = jax.lax.all_gather(x, over, axis=axis, tiled=True)
+    def gather_leaf(x: jax.Array) -> jax.Array:
+        # ``tiled`` concatenates the shards along ``axis`` instead of stacking them on a new one.
+        for axis, mesh_axes in enumerate(spec):
+            if mesh_axes is not None:
+                x = jax.lax.all_gather(x, mesh_axes, axis=axis, tiled=True)
         return x
 
-    return jax.tree.map(one, held)
+    return jax.tree.map(gather_leaf, shards)

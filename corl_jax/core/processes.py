@@ -1,6 +1,7 @@
-"""The processes of a run on several hosts: how they find each other, wait for each other and agree.
+"""The processes of a run on several hosts: connecting, waiting for each other, comparing values.
 
-In: addresses, actions, texts. Out: nothing on one process; elsewhere the same answer, or the same error, on all.
+With one process everything here returns at once. With several, all processes must make the same
+calls, and get the same result or raise together, so that none waits for another that has stopped.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class DistributedConfig:
-    """Where the processes of a run are.
+    """How this process finds the other processes of the run.
 
     Attributes:
-      coordinator: ``host:port`` of process 0; "" where JAX finds out all three by itself (Cloud TPU, Slurm).
-      processes: of the run.
-      process: number of this one, from 0.
+      coordinator: ``host:port`` of process 0; "" where JAX finds all three values by itself (Cloud
+        TPU, Slurm).
+      processes: number of processes in the run.
+      process: index of this process, from 0.
     """
 
     coordinator: str = ""
@@ -34,88 +36,115 @@ class DistributedConfig:
     process: int = -1
 
 
-def connect_processes(hosts: DistributedConfig) -> None:
-    """Joins this process to the others; call it before anything touches a device.
+def connect_processes(config: DistributedConfig) -> None:
+    """Connects this process to the others; call it before anything touches a device.
 
     Raises:
-      UserError: values that do not go together, or the others cannot be reached.
+      UserError: values that contradict each other, or processes that cannot be reached.
     """
-    if hosts.coordinator and (hosts.processes < 1 or not 0 <= hosts.process < hosts.processes):
+    valid_index = config.processes >= 1 and 0 <= config.process < config.processes
+    if config.coordinator and not valid_index:
         raise UserError(
-            f"--processes={hosts.processes} --process={hosts.process} is no place among processes; expected "
-            "--processes=N and --process from 0 to N - 1"
+            "--process must be from 0 to N - 1 with --processes=N of at least 1; "
+            f"got --processes={config.processes} --process={config.process}"
         )
-    if not hosts.coordinator and hosts != DistributedConfig():
+
+    # Without a coordinator JAX finds all three values, so none of them may be set.
+    if not config.coordinator and config != DistributedConfig():
         raise UserError(
-            "--processes and --process lack the coordinator; expected --coordinator=HOST:PORT of process 0"
+            "--processes and --process also need the coordinator; "
+            "add --coordinator=HOST:PORT of process 0"
         )
+
+    # Gloo carries the collectives between CPUs; accelerators ignore the setting.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
-        if hosts.coordinator:
-            jax.distributed.initialize(hosts.coordinator, hosts.processes, hosts.process)
+        if config.coordinator:
+            jax.distributed.initialize(config.coordinator, config.processes, config.process)
         else:
             jax.distributed.initialize()
     except (RuntimeError, ValueError) as error:
-        said = str(error).splitlines()[0]
+        first_line = str(error).splitlines()[0]
         raise UserError(
-            f"the processes of the run did not find each other ({said}); check the flags"
+            f"the processes of the run did not find each other ({first_line}); "
+            "check --coordinator, --processes and --process"
         ) from None
 
 
 def on_first_process(action: Callable[[], T]) -> T | None:
-    """Runs ``action`` on process 0 while the others wait, for whom it gives None.
+    """Runs ``action`` on process 0 while the others wait.
+
+    Returns:
+      what ``action`` returns on process 0, None on the others.
 
     Raises:
-      UserError: on every process, where ``action`` raised it on the first.
+      UserError: on every process, if ``action`` raised it on process 0.
     """
     if jax.process_count() == 1:
         return action()
-    out, refused = None, None
+
+    returned: T | None = None
+    failure: UserError | None = None
     if jax.process_index() == 0:
         try:
-            out = action()
+            returned = action()
         except UserError as error:
-            refused = error
-    if multihost_utils.broadcast_one_to_all(np.asarray(refused is not None)):
-        raise refused or UserError("process 0 refused to go on; its message says why")
-    return out
+            failure = error
+
+    # The other processes learn of the failure here and do not wait for process 0 in vain.
+    if multihost_utils.broadcast_one_to_all(np.asarray(failure is not None)):
+        raise failure or UserError("process 0 stopped; its error message gives the reason")
+    return returned
 
 
 def on_all_processes(action: Callable[[], None]) -> None:
-    """Runs ``action`` on every process; what goes wrong on one is an error on all, so that none waits for it.
+    """Runs ``action`` on every process; if it fails on one of them, every process raises.
 
     Raises:
-      UserError: on every process, where ``action`` raised it on some.
+      UserError: on every process, if ``action`` raised it on some.
     """
-    refused = None
+    # The error is kept until every process has run the action.
+    failure: UserError | None = None
     try:
         action()
     except UserError as error:
-        refused = error
+        failure = error
+
+    # Every process learns which of them failed.
     if jax.process_count() == 1:
-        flags = np.asarray([refused is not None])
+        failed = np.asarray([failure is not None])
     else:
-        flags = np.asarray(multihost_utils.process_allgather(np.asarray(refused is not None)))
-    if flags.any():
-        others = ", ".join(map(str, np.flatnonzero(flags)))
-        raise refused or UserError(
-            f"process {others} of {jax.process_count()} cannot go on; its message says why"
+        failed = np.asarray(multihost_utils.process_allgather(np.asarray(failure is not None)))
+
+    # A process that did not fail itself names those that did.
+    if failed.any():
+        indices = ", ".join(map(str, np.flatnonzero(failed)))
+        raise failure or UserError(
+            f"process {indices} of {jax.process_count()} stopped; "
+            "its error message gives the reason"
         )
 
 
-def assert_same_on_all(what: str, text: str) -> None:
-    """Makes sure that ``text`` is the same on every process.
+def assert_same_on_all(label: str, text: str) -> None:
+    """Checks that ``text`` is the same on every process.
+
+    Args:
+      label: what the text is, for the error message.
+      text: compared by its hash, so it may be long.
 
     Raises:
-      UserError: on every process, naming those that differ from process 0.
+      UserError: on every process; the message names those that differ from process 0.
     """
     if jax.process_count() == 1:
         return
+
+    # Only the hashes are exchanged, since collectives need arrays of one shape.
     digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
     digests = np.asarray(multihost_utils.process_allgather(digest))
-    differ = np.flatnonzero((digests != digests[0]).any(-1))
-    if differ.size:
+    differing = np.flatnonzero((digests != digests[0]).any(-1))
+    if differing.size:
+        indices = ", ".join(map(str, differing))
         raise UserError(
-            f"process {', '.join(map(str, differ))} of {jax.process_count()} has another {what} than process 0; "
+            f"process {indices} of {jax.process_count()} has another {label} than process 0; "
             "start the same command with the same checkout on every host"
         )

@@ -1,6 +1,7 @@
 """Named random streams: a key is a pure function of (seed, name, step, sample id).
 
-Nothing depends on the mesh, on the batch layout or on how often the program was restarted.
+Random numbers therefore depend neither on the mesh, nor on the layout of the batch, nor on how
+often the program was restarted.
 """
 
 from __future__ import annotations
@@ -12,12 +13,19 @@ import jax.numpy as jnp
 
 
 def stream(seed: int, name: str, step: int | jax.Array = 0) -> jax.Array:
-    """Key of the stream ``name`` at ``step``."""
+    """Key of the random stream ``name`` at ``step``."""
+    # CRC32 and not ``hash``, which Python salts anew in every process.
     key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
     return jax.random.fold_in(key, step)
 
 
 def sample_keys(key: jax.Array, samples: int | jax.Array) -> jax.Array:
-    """One key per sample id: ``samples`` is a count (ids 0, 1, ...) or an int array of ids."""
+    """One key per sample id.
+
+    Args:
+      key: of a stream.
+      samples: a count, for the ids 0, 1, ..., or an int array of ids.
+    """
     ids = jnp.arange(samples) if isinstance(samples, int) else samples
-    return jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
+    # Each key depends on its id alone, so a sample is the same in any batch and on any mesh.
+    return jax.vmap(lambda sample_id: jax.random.fold_in(key, sample_id))(ids)

@@ -1,7 +1,8 @@
-"""Mesh, logical axis rules and placement: the only file that knows both meaning and mesh.
+"""Mesh, logical axis rules and shardings: the only file that maps logical axes to mesh axes.
 
-Parameters are born with logical axis names (``logical=("embed", "mlp")`` in the models); one table maps
-names to mesh axes. Activations are constrained by ``constrain(x, "batch", None, "embed")``.
+Parameters are created with logical axis names (``logical=("embed", "mlp")`` in the models), and one
+table of rules maps each name to mesh axes. Activations are constrained by
+``constrain(x, "batch", None, "embed")``.
 """
 
 from __future__ import annotations
@@ -16,28 +17,37 @@ import jax
 import numpy as np
 from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
 
 from corl_jax.core.errors import UserError
 
+# Logical axis name to the mesh axes over which such an axis is sharded; None for replicated.
 Rules = Mapping[str, str | tuple[str, ...] | None]
 
+# Mesh axes: data parallel, fully sharded data parallel, tensor parallel.
 AXES = ("data", "fsdp", "tensor")
 
 DEFAULT_RULES: Rules = {
+    # Rows of activations.
     "batch": ("data", "fsdp"),
+    # Transformers: FSDP shards the width, tensor parallelism what is computed from it.
     "embed": "fsdp",
     "mlp": "tensor",
     "heads": "tensor",
     "kv_heads": "tensor",
     "head_size": None,
+    # Embedding tables and output heads, for text tokens and for image tokens.
     "vocab": "tensor",
     "codes": "tensor",
     "code_size": None,
+    # Vision towers: width and input.
     "vision": "fsdp",
     "pixels": None,
+    # Convolutions of the image tokenizer.
     "channels_in": None,
     "channels_out": None,
     "kernel": None,
+    # Axes that are too small to be worth sharding.
     "positions": None,
     "norm": None,
     "layers": None,
@@ -45,78 +55,120 @@ DEFAULT_RULES: Rules = {
 
 
 class Sharder:
-    """A mesh together with its rules table."""
+    """A mesh together with its table of rules.
+
+    Args:
+      mesh: from ``make_mesh``.
+      rules: logical axis name to mesh axis, to several of them, or to None (replicated).
+
+    Raises:
+      UserError: a rule names an axis that the mesh does not have.
+    """
 
     def __init__(self, mesh: Mesh, rules: Rules = DEFAULT_RULES):
-        self.mesh, self.rules = mesh, rules
+        self.mesh = mesh
+        self.rules = rules
+
+        # A misspelt mesh axis should fail here and not at the first array that uses the rule.
         for name, axes in rules.items():
             for axis in axes_of(axes):
                 if axis not in mesh.axis_names:
                     raise UserError(
-                        f"sharding rule {name!r} names mesh axis {axis!r}; the mesh has {', '.join(mesh.axis_names)}"
+                        f"sharding rule {name!r} names mesh axis {axis!r}; "
+                        f"the mesh has {', '.join(mesh.axis_names)}"
                     )
 
     def spec(self, names: Sequence[str | None]) -> PartitionSpec:
-        """Partition spec of an array whose axes carry the logical ``names``."""
-        used: list[str] = []
-        spec = []
+        """Partition spec of an array whose axes have the logical ``names``.
+
+        Raises:
+          UserError: a name without a rule, or two names that mean the same mesh axis.
+        """
+        used_axes: list[str] = []
+        entries: list[str | tuple[str, ...] | None] = []
         for name in names:
             if name is not None and name not in self.rules:
                 raise UserError(
-                    f"logical axis {name!r} has no sharding rule; add it to the rules table ({', '.join(self.rules)})"
+                    f"logical axis {name!r} has no sharding rule; "
+                    f"add it to the rules table ({', '.join(self.rules)})"
                 )
             axes = () if name is None else axes_of(self.rules[name])
+
+            # An array cannot be sharded twice over the same mesh axis.
             for axis in axes:
-                if axis in used:
+                if axis in used_axes:
                     raise UserError(
-                        f"mesh axis {axis!r} is used twice for the logical axes {tuple(names)}"
+                        f"mesh axis {axis!r} is used twice for the logical axes {tuple(names)}; "
+                        "change the rule of one of them"
                     )
-                used.append(axis)
-            spec.append(None if not axes else axes if len(axes) > 1 else axes[0])
-        return PartitionSpec(*spec)
+                used_axes.append(axis)
+
+            # Entries are None, one mesh axis or a tuple of them, as JAX writes them itself.
+            if not axes:
+                entries.append(None)
+            else:
+                entries.append(axes if len(axes) > 1 else axes[0])
+        return PartitionSpec(*entries)
 
     def named_sharding(self, *names: str | None) -> NamedSharding:
-        """Sharding for an array whose axes carry the logical ``names``; no names means replicated."""
+        """Sharding of an array whose axes have the logical ``names``; no names: replicated."""
         return NamedSharding(self.mesh, self.spec(names))
 
     def checked_sharding(
-        self, shape: Sequence[int], names: Sequence[str | None], what: str
+        self, shape: Sequence[int], names: Sequence[str | None], label: str
     ) -> NamedSharding:
-        """Like ``named``, after checking that every sharded axis of ``shape`` divides evenly."""
+        """``named_sharding`` of an array, after a check that its sharded axes divide evenly.
+
+        Args:
+          shape: may have more axes than ``names``; the leading ones are then replicated.
+          names: logical axes.
+          label: what the array is, for the error message.
+
+        Raises:
+          UserError: an axis does not divide.
+        """
+        # Stacked layers and similar arrays have leading axes without a name.
         names = (None,) * (len(shape) - len(names)) + tuple(names)
         spec = self.spec(names)
         for size, axes in zip(shape, spec, strict=True):
             parts = math.prod(self.mesh.shape[axis] for axis in axes_of(axes))
             if size % parts:
                 raise UserError(
-                    f"{what}: an axis of size {size} does not divide over {parts} devices of {axes!r}"
+                    f"{label}: an axis of size {size} does not divide over {parts} devices "
+                    f"of {axes!r}; choose another mesh"
                 )
         return NamedSharding(self.mesh, spec)
 
     @property
     def batch_shards(self) -> int:
-        """Over how many devices the batch axis is spread."""
+        """Number of shards of the batch axis."""
         return math.prod(self.mesh.shape[axis] for axis in axes_of(self.rules["batch"]))
 
-    def prompt_repeats(self, groups: int, samples: int, parts: int = 1) -> int:
-        """How often to repeat each of ``groups`` prompts, its samples dealt out, so that rows divide over the devices.
+    def prompt_repeats(self, prompts: int, group_size: int, microbatches: int = 1) -> int:
+        """How often to repeat each prompt, so that rows divide over the devices.
 
-        ``[B, G]`` samples are then ``[B * f, G / f]``, side by side as before, and each device reads the prompts of its
-        own samples. 1 where prompts divide already, or where no number of copies helps.
+        With ``f`` repeats, ``[B, G]`` samples become ``[B * f, G / f]`` in the same order, and each
+        device only reads the prompts of its own samples. The answer is 1 where prompts divide
+        already, and where no number of repeats helps.
 
         Args:
-          parts: micro-batches, in each of which rows should divide; where that cannot be, all rows together.
+          prompts: ``B``.
+          group_size: ``G``, samples per prompt.
+          microbatches: rows should divide in each micro-batch; where that is impossible, all rows
+            together should.
         """
-        for rows in (self.batch_shards * parts, self.batch_shards):
-            count = rows // math.gcd(groups, rows)
-            if samples % count == 0:
-                return count
+        # The least number of repeats with which ``prompts * repeats`` is a multiple of ``rows``.
+        for rows in (self.batch_shards * microbatches, self.batch_shards):
+            repeats = rows // math.gcd(prompts, rows)
+            if group_size % repeats == 0:
+                return repeats
         return 1
 
     def local_row_ids(self, rows: int) -> Sequence[int]:
-        """Which of ``rows`` rows of a step this process reads, scores and hands to ``put_batch``: all on one process.
+        """Which of a step's ``rows`` this process reads, scores and passes to ``put_batch``.
 
-        They rise, but need not be neighbours: the hosts of a TPU slice hold chips from several rows of the mesh.
+        With one process these are all rows. The ids ascend but need not be contiguous: the hosts of
+        a TPU slice hold chips from several rows of the mesh.
 
         Raises:
           UserError: several processes, and rows that do not divide over the batch axes of the mesh.
@@ -125,126 +177,157 @@ class Sharder:
             return range(rows)
         if rows % self.batch_shards:
             raise UserError(
-                f"{rows} rows a step do not divide over the {self.batch_shards} devices of the batch axes, which "
-                "several processes need; choose a multiple, or another mesh"
+                f"{rows} rows a step must divide over the {self.batch_shards} devices of the batch "
+                "axes when there are several processes; choose a multiple, or another mesh"
             )
-        each = rows // self.batch_shards
-        return [row for shard in self._shards for row in range(shard * each, (shard + 1) * each)]
+
+        # Shard ``i`` of the batch has the rows ``i * size`` to ``(i + 1) * size - 1``.
+        size = rows // self.batch_shards
+        return [
+            row for shard in self._local_shards for row in range(shard * size, (shard + 1) * size)
+        ]
 
     @property
-    def _shards(self) -> list[int]:
-        """Numbers of this process's parts of the batch."""
-        held = (
-            self.named_sharding("batch")
-            .addressable_devices_indices_map((self.batch_shards,))
-            .values()
+    def _local_shards(self) -> list[int]:
+        """Indices of the batch shards that are on devices of this process, ascending."""
+        # The index map of an array with one element per shard gives each device its shard.
+        slices_by_device = self.named_sharding("batch").addressable_devices_indices_map(
+            (self.batch_shards,)
         )
         return sorted(
-            {index[0].indices(self.batch_shards)[0] for index in held if index is not None}
+            {
+                index[0].indices(self.batch_shards)[0]
+                for index in slices_by_device.values()
+                if index is not None
+            }
         )
 
-    def put_batch(self, tree: Any) -> Any:
-        """Places a batch on the mesh, first axis over the batch axes where it divides, else replicated.
+    def put_batch(self, tree: PyTree) -> PyTree[jax.Array]:
+        """Places a batch on the mesh, its first axis sharded where it divides, else replicated.
 
         Args:
-          tree: host arrays that hold this process's ``share`` of the rows, or arrays that lie on the mesh already.
+          tree: host arrays with the rows ``local_row_ids`` of this process, or arrays that are on
+            the mesh already.
         """
         return jax.tree.map(self._put, tree)
 
-    def _put(self, leaf: Any) -> jax.Array:
-        spread = np.ndim(leaf) > 0 and np.shape(leaf)[0] % self.batch_shards == 0
-        if jax.process_count() == 1 or (
-            isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
-        ):
+    def _put(self, leaf: jax.Array | np.ndarray) -> jax.Array:
+        divides = np.ndim(leaf) > 0 and np.shape(leaf)[0] % self.batch_shards == 0
+        is_global = isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+
+        # One process, or an array that is on the mesh already: JAX moves the data.
+        if jax.process_count() == 1 or is_global:
             return jax.device_put(
-                leaf, self.named_sharding("batch") if spread else self.named_sharding()
+                leaf, self.named_sharding("batch") if divides else self.named_sharding()
             )
+
+        # A scalar has the same value on every process.
         if not np.ndim(leaf):
             return jax.make_array_from_process_local_data(self.named_sharding(), np.asarray(leaf))
-        rows, shards = np.asarray(leaf), self._shards
-        each = len(rows) // len(shards)
-        parts = {shard * each: rows[i * each : (i + 1) * each] for i, shard in enumerate(shards)}
-        shape = (each * self.batch_shards, *rows.shape[1:])
 
-        def part(index: Any) -> np.ndarray:
-            return parts[index[0].indices(shape[0])[0]]
+        # Several processes: each cuts its local rows into its shards, by their first global row.
+        rows = np.asarray(leaf)
+        shards = self._local_shards
+        size = len(rows) // len(shards)
+        rows_by_start = {
+            shard * size: rows[i * size : (i + 1) * size] for i, shard in enumerate(shards)
+        }
+        shape = (size * self.batch_shards, *rows.shape[1:])
 
-        return jax.make_array_from_callback(shape, self.named_sharding("batch"), part)
+        def shard_rows(index: Any) -> np.ndarray:
+            return rows_by_start[index[0].indices(shape[0])[0]]
 
-    def local_rows(self, tree: Any) -> Any:
-        """This process's rows of a batch on the mesh, as NumPy arrays; the inverse of ``put_batch``."""
-        return jax.tree.map(self._own, tree)
+        return jax.make_array_from_callback(shape, self.named_sharding("batch"), shard_rows)
 
-    def _own(self, leaf: Any) -> np.ndarray:
+    def local_rows(self, tree: PyTree) -> PyTree[np.ndarray]:
+        """This process's rows of a batch on the mesh as NumPy arrays; inverse of ``put_batch``."""
+        return jax.tree.map(self._local_rows, tree)
+
+    def _local_rows(self, leaf: jax.Array | np.ndarray) -> np.ndarray:
         if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
             return np.asarray(leaf)
-        placed = jax.device_put(leaf, self.named_sharding("batch"))
-        parts = {
-            shard.index[0].indices(placed.shape[0])[0]: shard.data
-            for shard in placed.addressable_shards
+
+        # Replicas of a shard start at the same row, so the dictionary has each shard once.
+        sharded = jax.device_put(leaf, self.named_sharding("batch"))
+        data_by_start = {
+            shard.index[0].indices(sharded.shape[0])[0]: shard.data
+            for shard in sharded.addressable_shards
         }
-        return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
+        return np.concatenate([np.asarray(data_by_start[start]) for start in sorted(data_by_start)])
 
-    def all_gather_rows(self, tree: Any) -> Any:
-        """The rows of all processes, as NumPy arrays on each of them, from host arrays that hold its ``share``."""
-        return (
-            to_host(self.put_batch(tree))
-            if jax.process_count() > 1
-            else jax.tree.map(np.asarray, tree)
-        )
+    def all_gather_rows(self, tree: PyTree) -> PyTree[np.ndarray]:
+        """The rows of all processes, as NumPy arrays on each of them.
+
+        Args:
+          tree: host arrays with the rows ``local_row_ids`` of this process.
+        """
+        if jax.process_count() == 1:
+            return jax.tree.map(np.asarray, tree)
+        return to_host(self.put_batch(tree))
 
 
-def to_host(tree: Any) -> Any:
-    """Arrays on the mesh as NumPy arrays, whole on every process; all processes must call it."""
+def to_host(tree: PyTree) -> PyTree[np.ndarray]:
+    """Arrays on the mesh as complete NumPy arrays on every process; all processes must call it."""
 
-    def whole(leaf: Any) -> np.ndarray:
+    # Only arrays of which this process lacks a part need communication.
+    def leaf_to_host(leaf: jax.Array | np.ndarray) -> np.ndarray:
         if isinstance(leaf, jax.Array) and not (
             leaf.is_fully_addressable or leaf.is_fully_replicated
         ):
             return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
         return np.asarray(leaf)
 
-    return jax.tree.map(whole, tree)
+    return jax.tree.map(leaf_to_host, tree)
 
 
 def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Mesh over ``devices`` (default: all).
 
     Args:
-      shape: sizes by axis. One may be -1 and takes what is left; ``-n`` takes up to ``n``, as many as divide.
-      devices: in the order of their slice, whose axes may be split.
+      shape: sizes by axis. One size may be -1, which takes all remaining devices. ``-n`` takes the
+        largest number of devices up to ``n`` that divides the remaining ones.
+      devices: in the order of their slice, whose physical axes may be split.
 
     Raises:
-      UserError: unknown axis, or sizes whose product is not the number of devices.
+      UserError: an unknown axis, or sizes whose product is not the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = {axis: shape.get(axis, 1) for axis in AXES}
-    if set(shape) - set(AXES):
+    if unknown := set(shape) - set(AXES):
         raise UserError(
-            f"mesh axes {sorted(set(shape) - set(AXES))} are unknown; expected some of {', '.join(AXES)}"
+            f"mesh axes {sorted(unknown)} are unknown; expected some of {', '.join(AXES)}"
         )
-    left = len(devices) // math.prod(size for size in sizes.values() if size > 0)
+
+    # First the axes with an upper limit, in order, then the one axis that takes what remains.
+    remaining = len(devices) // math.prod(size for size in sizes.values() if size > 0)
     for axis, size in sizes.items():
         if size < -1:
-            sizes[axis] = max(count for count in range(1, -size + 1) if left % count == 0)
-            left //= sizes[axis]
-    sizes = {axis: left if size == -1 else size for axis, size in sizes.items()}
+            sizes[axis] = max(n for n in range(1, -size + 1) if remaining % n == 0)
+            remaining //= sizes[axis]
+    sizes = {axis: remaining if size == -1 else size for axis, size in sizes.items()}
+
+    # The remainder is rounded down above, so sizes that do not divide show up here.
     if math.prod(sizes.values()) != len(devices):
+        needed = math.prod(sizes.values())
         raise UserError(
-            f"mesh {sizes} needs {math.prod(sizes.values())} devices, but there are {len(devices)}"
+            f"mesh {sizes} needs {needed} devices, but there are {len(devices)}; "
+            "change the sizes, or set one of them to -1"
         )
-    placed = mesh_utils.create_device_mesh(
+
+    # Auto axes: the compiler chooses the shardings in between, guided by our constraints.
+    device_grid = mesh_utils.create_device_mesh(
         tuple(sizes.values()), devices, allow_split_physical_axes=True
     )
-    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return Mesh(device_grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
+# Stack of the sharders of the ``sharding_context`` blocks that are open.
 _active: list[Sharder] = []
 
 
 @contextlib.contextmanager
 def sharding_context(sharder: Sharder) -> Iterator[Sharder]:
-    """Makes ``constrain`` speak for ``sharder`` while programs are traced inside the block."""
+    """Makes ``constrain`` and its kin use ``sharder`` for programs traced inside the block."""
     _active.append(sharder)
     try:
         yield sharder
@@ -253,40 +336,58 @@ def sharding_context(sharder: Sharder) -> Iterator[Sharder]:
 
 
 def active_sharder() -> Sharder | None:
-    """Whom ``constrain`` speaks for now, or None outside ``sharding_context``."""
+    """The sharder of the innermost ``sharding_context``, or None outside."""
     return _active[-1] if _active else None
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
-    """Constrains an activation to the logical ``names`` of its leading axes; identity outside ``sharding_context``."""
+    """Constrains an activation to the logical ``names`` of its leading axes.
+
+    It returns ``x`` unchanged outside ``sharding_context``.
+    """
     if not _active:
         return x
+    # Trailing axes that were not named are left replicated.
     padded = names + (None,) * (x.ndim - len(names))
     return jax.lax.with_sharding_constraint(x, _active[-1].named_sharding(*padded))
 
 
 def all_gather_fsdp(x: jax.Array, names: Sequence[str | None]) -> jax.Array:
-    """A parameter whole over the batch axes, as every device needs it for its own rows; identity outside ``sharding_context``.
+    """All-gathers a parameter over the batch axes: every device needs all of it for its own rows.
 
-    Said once per layer and pass it is one gathering, however many products read it, and its gradient comes back as one
-    sum that is spread again. Left to the compiler, every product gathers for itself.
+    Called once per layer and pass, this is a single all-gather however many products read the
+    parameter, and a single reduce-scatter of its gradient. Left to the compiler, every product
+    gathers for itself. Outside ``sharding_context`` it returns ``x`` unchanged.
 
     Args:
+      x: the parameter, sharded as its logical axes say.
       names: logical axes of ``x``.
     """
     if not _active:
         return x
     sharder = _active[-1]
-    spread = sharder.spec(names)
-    over = axes_of(sharder.rules["batch"])
-    whole = PartitionSpec(
-        *(tuple(axis for axis in axes_of(axes) if axis not in over) or None for axes in spread)
+    sharded_spec = sharder.spec(names)
+    batch_axes = axes_of(sharder.rules["batch"])
+
+    # The same spec without the batch axes.
+    gathered_spec = PartitionSpec(
+        *(
+            tuple(axis for axis in axes_of(entry) if axis not in batch_axes) or None
+            for entry in sharded_spec
+        )
     )
-    if sharder.batch_shards == 1 or whole == spread:
+
+    # Nothing to gather: one shard, or a parameter that is not sharded over the batch axes.
+    if sharder.batch_shards == 1 or gathered_spec == sharded_spec:
         return x
-    return _reshard(x, NamedSharding(sharder.mesh, whole), NamedSharding(sharder.mesh, spread))
+    return _reshard(
+        x,
+        NamedSharding(sharder.mesh, gathered_spec),
+        NamedSharding(sharder.mesh, sharded_spec),
+    )
 
 
+# The opposite constraint on the gradient lets the compiler reduce it straight into its shards.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _reshard(x: jax.Array, to: NamedSharding, back: NamedSharding) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, to)
@@ -307,6 +408,6 @@ def _reshard_backward(
 _reshard.defvjp(_reshard_forward, _reshard_backward)
 
 
-def axes_of(axes: Any) -> tuple[str, ...]:
-    """The mesh axes in one entry of a rules table or of a partition spec."""
-    return () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)
+def axes_of(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The mesh axes of one entry in a table of rules or in a partition spec."""
+    return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)

@@ -1,18 +1,18 @@
-"""The data types that cross rooms, and the alphabet of dimensions.
+"""The data types that several rooms share, and the letters of array dimensions.
 
-Alphabet, used in annotations and as suffixes of names:
+The letters are used in shape annotations and as suffixes of names:
 
-====  =======================================  ====  ===========================
-``B``  prompts                                  ``D``  width
-``G``  samples per prompt (the group)           ``H``  query heads
-``N``  rows, ``B * G``                          ``K``  key/value heads
-``P``  prompt length                            ``C``  head size
-``T``  completion length                        ``F``  feed-forward width
-``L``  ``P + T`` or any sequence length         ``V``  text vocabulary
-``S``  image tokens per picture                 ``I``  image codebook size
-``Y``  layers                                   ``Z``  code size
+=====  ==============================  =====  ===================
+``B``  prompts                         ``D``  width
+``G``  completions per prompt (group)  ``H``  query heads
+``N``  rows, ``B * G``                 ``K``  key/value heads
+``P``  prompt length                   ``C``  head size
+``T``  completion length               ``F``  feed-forward width
+``L``  ``P + T``, or any sequence      ``V``  text vocabulary
+``S``  image tokens per image          ``I``  image codebook size
+``Y``  layers                          ``Z``  code size
 ``R``  rewards
-====  =======================================  ====  ===========================
+=====  ==============================  =====  ===================
 """
 
 from __future__ import annotations
@@ -25,43 +25,50 @@ import jax
 import numpy as np
 from jax.tree_util import register_dataclass
 
+# Parameters as a flat dictionary: path to array, e.g. ``language_model/norm/scale``.
 Params = dict[str, jax.Array]
-"""Parameters as a flat dictionary: slash-separated path to array, e.g. ``language_model/norm/scale``."""
 
+# What a task generates: ``image`` is text-to-image, ``text`` is visual question answering.
 Modality = Literal["image", "text"]
-
 
 C = TypeVar("C")
 
 
 @dataclass_transform(frozen_default=True)
 def pytree(*static: str) -> Callable[[type[C]], type[C]]:
-    """Class decorator: a frozen dataclass registered as a pytree; ``static`` fields shape the program."""
+    """Class decorator: a frozen dataclass that is registered as a pytree.
+
+    Args:
+      *static: fields that are metadata and not leaves; a jitted function is compiled anew for each
+        of their values.
+    """
 
     def wrap(cls: Any) -> Any:
+        # Frozen, since JAX rebuilds the object from its leaves in every transformation.
         cls = dataclasses.dataclass(frozen=True)(cls)
-        data = [f.name for f in dataclasses.fields(cls) if f.name not in static]
-        return register_dataclass(cls, data_fields=data, meta_fields=list(static))
+        leaves = [f.name for f in dataclasses.fields(cls) if f.name not in static]
+        return register_dataclass(cls, data_fields=leaves, meta_fields=list(static))
 
     return wrap
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One example on the host; the columns of ``x2x_rft_22k`` under names of our own.
+    """One example on the host. The fields are the columns of ``x2x_rft_22k`` under other names.
 
     Attributes:
       id: unique within a source.
-      prompt: caption that text-to-image is asked to draw.
-      image: uint8 ``[H, W, 3]``, the real picture.
-      question: the question about the picture, options included for multiple choice.
-      answer: reference answer, bare (a letter for multiple choice).
+      prompt: caption from which text-to-image generates an image.
+      image: uint8 ``[H, W, 3]``, the real image.
+      question: the question about the image; for multiple choice it includes the options.
+      answer: reference answer without its options or tags (a letter for multiple choice).
       qa_type: ``"MC"`` (multiple choice) or ``"OE"`` (open ended).
       choices: texts of the options A, B, ... for multiple choice, else empty.
       kind: what the question is about (count, colour, ...); free text used for break-downs.
-      class_question, class_answer: asks which classes of objects the picture shows, and the classes; "" for none.
-      box_question, box_answer: asks where objects are, and their boxes; "" for none.
-      solution: the whole text that supervised training imitates, tags and all; "" for none.
+      class_question, class_answer: the question which classes of objects the image shows, and the
+        classes; "" if absent.
+      box_question, box_answer: the question where objects are, and their boxes; "" if absent.
+      solution: the text that supervised training imitates, with its tags; "" if absent.
     """
 
     id: str
@@ -81,7 +88,13 @@ class Record:
 
 @pytree()
 class Prompts:
-    """Left-padded prompts: ``tokens [B, P]`` int32, ``mask [B, P]`` bool, ``images [B, H, W, 3]`` or None."""
+    """Prompts as arrays, padded on the left.
+
+    Attributes:
+      tokens: int32 ``[B, P]``.
+      mask: bool ``[B, P]``, the prompt mask; False on the padding.
+      images: ``[B, H, W, 3]``, one image per prompt, or None for prompts without an image.
+    """
 
     tokens: Any
     mask: Any
@@ -90,7 +103,12 @@ class Prompts:
 
 @dataclasses.dataclass(frozen=True)
 class PromptBatch:
-    """What a task asks of a batch of records: device-ready prompts and the records they came from, row by row."""
+    """The prompts of one task, together with the records from which they were made.
+
+    Attributes:
+      prompts: ``B`` rows.
+      records: the record of each row.
+    """
 
     prompts: Prompts
     records: tuple[Record, ...]
@@ -98,12 +116,14 @@ class PromptBatch:
 
 @pytree("modality")
 class Rollout:
-    """What the policy wrote.
+    """Completions that were sampled for a batch of prompts, ``G`` per prompt.
 
     Attributes:
-      tokens: int32 ``[B, G, T]``.
-      mask: bool ``[B, G, T]``, true up to and including the end token; all true for images.
-      log_probs: float32 ``[B, G, T]`` under the distribution that was sampled from.
+      tokens: int32 ``[B, G, T]``, image tokens or text tokens.
+      mask: bool ``[B, G, T]``, the completion mask: True up to and including the end token; all
+        True for images.
+      log_probs: float32 ``[B, G, T]``, log-probs of the tokens under the distribution from which
+        they were sampled.
       pixels: uint8 ``[B, G, H, W, 3]`` for images, None for text.
       modality: ``"image"`` or ``"text"``.
     """
@@ -117,7 +137,13 @@ class Rollout:
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-    """One sample on the host, as a reward sees it: ``text`` or ``pixels`` (uint8 ``[H, W, 3]``), and its Record."""
+    """One completion on the host, as a reward function sees it.
+
+    Attributes:
+      record: the record from which its prompt was made.
+      text: the decoded answer, for ``text``.
+      pixels: the image, uint8 ``[H, W, 3]``, for ``image``.
+    """
 
     record: Record
     text: str | None = None
@@ -126,7 +152,13 @@ class Completion:
 
 @dataclasses.dataclass(frozen=True)
 class Rewards:
-    """Rewards of ``N`` completions: ``matrix [N, R]``, ``names`` of the columns, ``total [N]`` the weighted sum."""
+    """Rewards of ``N`` completions.
+
+    Attributes:
+      names: the ``R`` rewards, one per column of ``matrix``.
+      matrix: ``[N, R]``.
+      total: ``[N]``, the weighted sum over the rewards.
+    """
 
     names: tuple[str, ...]
     matrix: np.ndarray
@@ -135,18 +167,23 @@ class Rewards:
 
 @pytree()
 class PolicyBatch:
-    """One task's share of an update.
+    """One task's part of an update batch.
 
     Attributes:
-      prompts: what was asked, ``B`` rows.
-      tokens: int32 ``[B, G, T]`` completions.
-      mask: bool ``[B, G, T]`` which of their positions were sampled.
-      sampler_log_probs: ``[B, G, T]`` as the sampler saw them, for the mismatch metric alone.
-      old_log_probs: ``[B, G, T]`` of the policy that sampled, replayed by the scorer; None for one update per rollout.
-      ref_log_probs: ``[B, G, T]`` of the reference, or None when the KL coefficient is 0 throughout.
+      prompts: ``B`` rows.
+      tokens: int32 ``[B, G, T]``, the completions.
+      mask: bool ``[B, G, T]``, the completion mask: which positions were sampled.
+      sampler_log_probs: ``[B, G, T]``, as the sampler computed them: for the metric
+        ``sampler_logp_diff`` and for importance weights.
+      old_log_probs: ``[B, G, T]``, teacher-forced log-probs of the policy that sampled; None when
+        each rollout is used for one update only.
+      ref_log_probs: ``[B, G, T]`` of the reference policy; None when the KL coefficient is 0
+        throughout.
       advantages: ``[B, G]``.
-      weights: ``[B, G, T]``; zero where masked, and over the whole step summing to the task's share.
-      rewards: ``[B, G, R]``, part by part, where their moments are kept; else None.
+      weights: ``[B, G, T]``, the weight of each token in the task's loss, 0 where masked; see
+        ``objectives.token_weights``.
+      rewards: ``[B, G, R]``, every reward by itself, where running moments of the rewards are kept;
+        else None.
     """
 
     prompts: Prompts
@@ -159,29 +196,53 @@ class PolicyBatch:
     weights: Any
     rewards: Any = None
 
+    @classmethod
+    def build(
+        cls,
+        prompts: Prompts,
+        rollout: Rollout,
+        *,
+        weights: Any,
+        advantages: Any = None,
+        old_log_probs: Any = None,
+        ref_log_probs: Any = None,
+    ) -> PolicyBatch:
+        """The part of a task, with what its rollout provides filled in."""
+        return cls(
+            prompts=prompts,
+            tokens=rollout.tokens,
+            mask=rollout.mask,
+            sampler_log_probs=rollout.log_probs,
+            old_log_probs=old_log_probs,
+            ref_log_probs=ref_log_probs,
+            advantages=advantages,
+            weights=weights,
+        )
+
 
 class PolicyHandle(Protocol):
-    """The narrow view of the policy that a reward may use."""
+    """What a reward function may ask of the policy."""
 
     def token_states(
         self, images: np.ndarray, texts: list[str]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """States of pictures and texts read together.
+        """Hidden states of images and their texts, with both in one sequence.
 
         Args:
           images: uint8 ``[N, H, W, 3]``.
           texts: ``N`` captions.
 
         Returns:
-          image states ``[N, S, D]``, image mask ``[N, S]``, text states ``[N, L, D]``, text mask ``[N, L]``.
+          image states ``[N, S, D]``, image mask ``[N, S]``, text states ``[N, L, D]``, text mask
+          ``[N, L]``.
         """
         ...
 
     def answers(self, images: np.ndarray, questions: list[str]) -> list[str]:
-        """What the policy answers, greedily.
+        """The policy's greedy answer to each question.
 
         Args:
           images: uint8 ``[N, H, W, 3]``.
-          questions: ``N`` of them.
+          questions: ``N`` questions, one per image.
         """
         ...

@@ -1,1 +1,1 @@
-"""Data on the host: the embedded world, records and their sources, text, pictures, and the Grain pipeline."""
+"""Data on the host: the embedded shapes world, records and their sources, text, images, batches."""

@@ -1,55 +1,34 @@
-"""The input pipeline. In: a source of Records and a transform; out: an endless, savable iterator of batches.
+"""The input pipeline: from a source of records and a transform to an endless iterator of batches.
 
-Batch ``i`` is a pure function of ``(seed, i)``: it does not depend on threads, on how often the program was restarted,
-or on the number of processes. A transform is handed the whole batch, of which it reads the rows that it looks at: that
-is how each process reads its own rows alone.
+The position of the iterator can be saved. Batch ``i`` is a pure function of ``(seed, i)``: it does
+not depend on threads, on how often the program was restarted, or on the number of processes. A
+transform gets the records of a whole batch, and a record is read when the transform indexes it.
+In this way each process reads only its own rows.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import operator
 from collections.abc import Sequence
-from typing import Any, Generic, Protocol, TypeVar, overload
+from typing import Any, Generic, Protocol, TypeVar
 
 import grain
 import numpy as np
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Record
-from corl_jax.data.sources import RecordSource
+from corl_jax.data.sources import RecordSource, SelectedRecords
 
 T = TypeVar("T", covariant=True)
 
 
 class Transform(Protocol[T]):
-    """Makes one batch of the records of a step, read as they are looked at; ``step`` counts batches from 0.
+    """Makes one batch from the records of a step. Must be pure, since threads call it.
 
-    Pure, and called from threads.
+    ``records`` reads a record when it is indexed; ``step`` counts batches from 0.
     """
 
     def __call__(self, records: Sequence[Record], step: int) -> T: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Rows(Sequence[Record]):
-    """Some rows of a source, each read when it is asked for."""
-
-    source: RecordSource
-    rows: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @overload
-    def __getitem__(self, index: int) -> Record: ...
-    @overload
-    def __getitem__(self, index: slice) -> Rows: ...
-    def __getitem__(self, index: int | slice) -> Record | Rows:
-        """One record, or some of the rows, still unread."""
-        if isinstance(index, slice):
-            return Rows(self.source, self.rows[index])
-        return self.source[self.rows[index]]
 
 
 def batches(
@@ -62,18 +41,19 @@ def batches(
     threads: int = 2,
     prefetch: int = 4,
 ) -> grain.DatasetIterator[T]:
-    """Batches for ever, every epoch in a new order; what does not fill a batch waits for another epoch.
+    """Endless batches, every epoch in a new order. An epoch drops the last, incomplete batch.
 
     Args:
-      source: where records come from.
-      seed: of the order.
+      source: random access to the records.
+      seed: seed of the order.
       batch_size: records per step over all processes.
       transform: called as ``transform(records, step)``.
-      shuffle: whether to mix the records; without, they come in the order of the source.
-      threads, prefetch: how many threads prepare how many batches ahead; without effect on what comes out.
+      shuffle: whether to shuffle the records; if not, they come in the order of the source.
+      threads, prefetch: how many threads prepare how many batches in advance. The batches do not
+        depend on them.
 
     Returns:
-      A Grain iterator; ``get_state`` and ``set_state`` save and restore its position, also through
+      A Grain iterator. ``get_state`` and ``set_state`` save and restore its position, also through
       ``grain.checkpoint.CheckpointSave`` and ``CheckpointRestore``.
 
     Raises:
@@ -81,54 +61,65 @@ def batches(
     """
     if batch_size < 1 or len(source) < batch_size:
         raise UserError(
-            f"batch size {batch_size} does not fit a source of {len(source)} records; expected 1 to {len(source)}"
+            f"batch size must be from 1 to {len(source)}, the number of records of the source; "
+            f"got {batch_size}. Change it, or add records"
         )
 
-    def read(step: int, rows: np.ndarray) -> T:
-        return transform(Rows(source, tuple(map(int, rows))), step)
+    def make_batch(step: int, rows: np.ndarray) -> T:
+        # Nothing is read here; the transform indexes the records that it needs.
+        return transform(SelectedRecords(source, tuple(map(int, rows))), step)
 
-    order = grain.MapDataset.range(len(source)).seed(seed)
+    # Grain shuffles and batches row numbers only. Batches do not cross epochs: what does not fill a
+    # batch is dropped before ``repeat`` starts the next epoch.
+    dataset = grain.MapDataset.range(len(source)).seed(seed)
     if shuffle:
-        order = order.shuffle()
-    rows = order.batch(batch_size, drop_remainder=True, batch_fn=np.asarray).repeat()
-    reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
-    return iter(rows.map_with_index(read).to_iter_dataset(reading))
+        dataset = dataset.shuffle()
+    rows = dataset.batch(batch_size, drop_remainder=True, batch_fn=np.asarray).repeat()
+
+    read_options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+    return iter(rows.map_with_index(make_batch).to_iter_dataset(read_options))
 
 
 class PairWithNext(grain.DatasetIterator, Generic[T]):
-    """Every batch together with the one after it; its position is that of the batch."""
+    """Yields ``(batch, next_batch)`` for every batch. Its position is that of ``batch``."""
 
     def __init__(self, inner: grain.DatasetIterator[T]):
         super().__init__()
         self._inner: grain.DatasetIterator[T] = inner
-        self._read: list[tuple[T, Any]] = []  # at most one, and the position before it
+        # The batch that was read in advance, with the position before it; empty at the start.
+        self._read_ahead: list[tuple[T, Any]] = []
 
     def __next__(self) -> tuple[T, T]:
-        """A batch and the next."""
-        batch = self._read.pop()[0] if self._read else next(self._inner)
+        batch = self._read_ahead.pop()[0] if self._read_ahead else next(self._inner)
+
+        # The position is taken before the next batch is read: that batch is yielded again.
         position = self._inner.get_state()
-        self._read.append((next(self._inner), position))
-        return batch, self._read[0][0]
+        next_batch = next(self._inner)
+        self._read_ahead.append((next_batch, position))
+        return batch, next_batch
 
     def get_state(self) -> Any:
-        """As the inner iterator's, behind the newest batch."""
-        return self._read[0][1] if self._read else self._inner.get_state()
+        """Position after the last yielded ``batch``, in the format of the inner iterator."""
+        return self._read_ahead[0][1] if self._read_ahead else self._inner.get_state()
 
     def set_state(self, state: Any) -> None:
-        """Goes to where ``get_state`` was asked."""
+        """Moves to a position that ``get_state`` returned."""
         self._inner.set_state(state)
-        self._read.clear()
+        # The batch that was read in advance belongs to the old position.
+        self._read_ahead.clear()
 
 
 def held_out_records(source: RecordSource, n: int, seed: int = 0) -> tuple[Record, ...]:
-    """The first ``n`` records of an order that depends on ``seed`` alone; for evaluation.
+    """The first ``n`` records of an order that depends on ``seed`` only; used for evaluation.
 
     Raises:
       UserError: the source has fewer records.
     """
     if not 1 <= n <= len(source):
         raise UserError(
-            f"cannot take {n} records of a source of {len(source)}; expected 1 to {len(source)}"
+            f"the number of held-out records must be from 1 to {len(source)}, the number of "
+            f"records of the source; got {n}. Lower it, or add records"
         )
+    # A prefix of one permutation, so that a larger ``n`` keeps the records of a smaller one.
     order = np.random.default_rng(seed).permutation(len(source))
     return tuple(source[operator.index(row)] for row in order[:n])

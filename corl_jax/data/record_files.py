@@ -1,8 +1,9 @@
-"""Records in a JSON Lines file, one a row, with the columns of ``mm-vl/x2x_rft_22k``. In: a path; out: ``Row``s.
+"""Reads records from a JSON Lines file with the columns of the data set ``mm-vl/x2x_rft_22k``.
 
-``prompt``, ``real_image`` (a path, relative to the file), ``qa_problem``, ``qa_solution``, ``qa_type``; where a row
-has them ``id``, ``kind``, ``cls_problem``, ``cls_solution``, ``od_problem``, ``od_solution``, and what is to be judged:
-``picture`` (a path) and ``completion`` (a text).
+Required columns: ``prompt``, ``real_image`` (a path, relative to the file), ``qa_problem``,
+``qa_solution``, ``qa_type``. Optional columns: ``id``, ``kind``, ``cls_problem``, ``cls_solution``,
+``od_problem``, ``od_solution``, and the output that rewards are computed of: ``picture`` (a path)
+and ``completion`` (a text).
 """
 
 from __future__ import annotations
@@ -12,116 +13,172 @@ import json
 import pathlib
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Record
 from corl_jax.data.images import load_image
-from corl_jax.data.records import check
+from corl_jax.data.records import check_record
 
-NEEDED = ("prompt", "real_image", "qa_problem", "qa_solution", "qa_type")
-MAYBE = {
+REQUIRED_COLUMNS = ("prompt", "real_image", "qa_problem", "qa_solution", "qa_type")
+OPTIONAL_COLUMNS = {
     "kind": "kind",
     "class_question": "cls_problem",
     "class_answer": "cls_solution",
     "box_question": "od_problem",
     "box_answer": "od_solution",
 }
-"""Fields of a Record that a row may have, and how its column is called."""
-TAG = re.compile(r"<answer>(.*?)</answer>", re.S)
+"""Optional field of a ``Record`` -> its column in the file."""
+# The first pair of tags; an answer may have several lines.
+ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.S)
+# ``A. text`` or ``A) text`` on a line of its own.
 OPTION = re.compile(r"^([A-Z])[.)] *(.+?) *$", re.M)
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """A record, the picture that is to be judged (the real one where the file names none), and maybe a text."""
+class RecordRow:
+    """One row of a file whose outputs are scored: a record and the outputs to compute rewards of.
+
+    Attributes:
+      record: the checked record.
+      image: uint8 ``[H, W, 3]``, the ``picture`` of the row, or the real image if it names none.
+      completion: the text of the row, or None.
+    """
 
     record: Record
-    picture: np.ndarray
+    image: np.ndarray
     completion: str | None
 
 
-def read_records(path: pathlib.Path) -> list[Row]:
-    """All rows of a file.
+class RawRow(NamedTuple):
+    """The columns of a row, no image read; ``location`` (line and file) is for error texts."""
+
+    location: str
+    record_id: str
+    columns: dict[str, Any]
+
+
+def read_records(path: pathlib.Path) -> list[RecordRow]:
+    """Reads all rows of a file with their images.
 
     Raises:
-      UserError: no such file, or a row that cannot be used; it names the line.
+      UserError: the file does not exist, or a row is unusable; it names the line.
     """
     if not path.is_file():
-        raise UserError(f"{str(path)!r} is no file; expected records as JSON Lines")
-    return [_row(raw, path, name) for _, name, raw in read_lines(path)]
+        raise UserError(
+            f"records must be in a JSON Lines file; there is no file {str(path)!r}. Check the path"
+        )
+    return [_read_row(row, path.parent) for row in read_columns(path)]
 
 
-def read_lines(path: pathlib.Path) -> list[tuple[str, str, dict[str, Any]]]:
-    """Every row of a file as it stands: where it is, for errors; its id; its columns. No picture is read.
+def read_columns(path: pathlib.Path) -> list[RawRow]:
+    """Reads the columns of every row of a file, but no images.
 
     Raises:
-      UserError: a row that is no object with the columns needed, or no row.
+      UserError: a row is not an object with the required columns, or the file has no row.
     """
     rows = []
+
+    # Not splitlines(): a caption may contain separators such as U+2028 that end no JSON line.
     for number, line in enumerate(path.read_text("utf-8").split("\n"), 1):
-        if line.strip():
-            raw = _columns(line, where := f"line {number} of {str(path)!r}")
-            rows.append((where, str(raw.get("id", f"{path.stem}-{number}")), raw))
+        if not line.strip():
+            continue
+        location = f"line {number} of {str(path)!r}"
+        columns = _parse_line(line, location)
+        record_id = str(columns.get("id", f"{path.stem}-{number}"))
+        rows.append(RawRow(location, record_id, columns))
+
     if not rows:
-        raise UserError(f"{str(path)!r} holds no record; expected one JSON object a line")
+        raise UserError(f"{str(path)!r} has no records; write one JSON object per line")
     return rows
 
 
-def _columns(line: str, where: str) -> dict[str, Any]:
+def _parse_line(line: str, location: str) -> dict[str, Any]:
+    """The columns of one line. A null counts as an absent column."""
     try:
-        raw = json.loads(line)
+        columns = json.loads(line)
     except ValueError as error:
-        raise UserError(f"{where} is not JSON ({error}); expected one object a line") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"{where} holds a {type(raw).__name__}; expected an object")
-    if missing := [name for name in NEEDED if not isinstance(raw.get(name), str)]:
-        raise UserError(f"{where} has no text {missing[0]!r}; expected {', '.join(NEEDED)}")
-    raw = {name: value for name, value in raw.items() if value is not None}
-    if odd := [name for name in MAYBE.values() if not isinstance(raw.get(name, ""), str)]:
-        raise UserError(f"{where}: {odd[0]} is {raw[odd[0]]!r}; expected a text, or leave it out")
-    return raw
+        raise UserError(f"{location} is not JSON ({error}); write one object per line") from None
+    if not isinstance(columns, dict):
+        raise UserError(f"{location} must be a JSON object; got a {type(columns).__name__}")
+
+    # A required column must not be null either.
+    missing = [name for name in REQUIRED_COLUMNS if not isinstance(columns.get(name), str)]
+    if missing:
+        raise UserError(
+            f"{location} must have the texts {', '.join(REQUIRED_COLUMNS)}; "
+            f"{missing[0]!r} is missing or not a text"
+        )
+
+    columns = {name: value for name, value in columns.items() if value is not None}
+    for name in OPTIONAL_COLUMNS.values():
+        if not isinstance(columns.get(name, ""), str):
+            raise UserError(
+                f"{location}: {name} must be a text; got {columns[name]!r}. "
+                "Quote it or leave it out"
+            )
+    return columns
 
 
-def _row(raw: Mapping[str, Any], path: pathlib.Path, name: str) -> Row:
-    real = load_image(path.parent / raw["real_image"])
-    picture = load_image(path.parent / raw["picture"]) if "picture" in raw else real
-    return Row(check(record_of(raw, name, real)), picture, raw.get("completion"))
+def _read_row(row: RawRow, folder: pathlib.Path) -> RecordRow:
+    columns = row.columns
+
+    # Without a picture to score, the row is scored on its real image.
+    real_image = load_image(folder / columns["real_image"])
+    image = load_image(folder / columns["picture"]) if "picture" in columns else real_image
+    record = check_record(parse_record(columns, row.record_id, real_image))
+    return RecordRow(record, image, columns.get("completion"))
 
 
-def record_of(raw: Mapping[str, Any], name: str, image: np.ndarray) -> Record:
-    """One row as a Record; the options of multiple choice are read off the question."""
-    question, kind = raw["qa_problem"], "MC" if raw["qa_type"] == "MC" else "OE"
-    _, listed, options = question.partition("Options:")
-    found = OPTION.findall(options) if listed else []
-    choices = (
-        tuple(text for i, (letter, text) in enumerate(found) if letter == chr(ord("A") + i))
-        if kind == "MC"
-        else ()
-    )
-    extra = {
-        ours: bare(raw[theirs]) if ours.endswith("answer") else raw[theirs]
-        for ours, theirs in MAYBE.items()
-        if theirs in raw
-    }
-    answer, said = bare(raw["qa_solution"]), raw["qa_solution"].strip()
-    solution = said if TAG.search(said) else f"<answer>{answer}</answer>"
+def parse_record(columns: Mapping[str, Any], record_id: str, image: np.ndarray) -> Record:
+    """Builds a ``Record`` from the columns of a row, without checking it.
+
+    Args:
+      columns: as in ``RawRow``.
+      record_id: unique within the file.
+      image: the real image, uint8 ``[H, W, 3]``.
+    """
+    question = columns["qa_problem"]
+    # Any other type counts as open ended.
+    qa_type = "MC" if columns["qa_type"] == "MC" else "OE"
+
+    # Solutions without tags are bare answers; supervised training imitates tagged ones.
+    answer = strip_answer_tags(columns["qa_solution"])
+    solution = columns["qa_solution"].strip()
+    if not ANSWER_TAG.search(solution):
+        solution = f"<answer>{answer}</answer>"
+
+    optional_fields = {}
+    for field, column in OPTIONAL_COLUMNS.items():
+        if column in columns:
+            text = columns[column]
+            optional_fields[field] = strip_answer_tags(text) if field.endswith("answer") else text
+
     return Record(
-        name,
-        raw["prompt"],
+        record_id,
+        columns["prompt"],
         image,
         question,
         answer,
-        kind,  # type: ignore[arg-type]
-        choices,
+        qa_type,  # type: ignore[arg-type]
+        _parse_choices(question) if qa_type == "MC" else (),
         solution=solution,
-        **extra,
+        **optional_fields,
     )
 
 
-def bare(text: str) -> str:
-    """What stands in the answer tags, or all of it without them."""
-    found = TAG.search(text)
-    return (found.group(1) if found else text).strip()
+def _parse_choices(question: str) -> tuple[str, ...]:
+    """Texts of the options ``A. ...``, ``B. ...`` that follow ``Options:`` in the question."""
+    _, heading, options = question.partition("Options:")
+    matches = OPTION.findall(options) if heading else []
+
+    # An option counts if its letter fits its position; other matches are skipped.
+    return tuple(text for i, (letter, text) in enumerate(matches) if letter == chr(ord("A") + i))
+
+
+def strip_answer_tags(text: str) -> str:
+    """The text between the first answer tags, or all of ``text`` if it has none."""
+    match = ANSWER_TAG.search(text)
+    return (match.group(1) if match else text).strip()

@@ -1,6 +1,7 @@
-"""Records of a data set in files, for training: a JSON Lines file a split, pictures beside it.
+"""A data set in a folder, for training: one JSON Lines file per split and the images it names.
 
-In: a folder with ``train.jsonl`` and maybe ``test.jsonl``, rows as in ``data.record_files``. Out: a source of Records.
+The folder has a ``train.jsonl`` and optionally a ``test.jsonl`` with the columns that
+``data.record_files`` describes.
 """
 
 from __future__ import annotations
@@ -16,58 +17,67 @@ import numpy as np
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Record
 from corl_jax.data.images import load_image
-from corl_jax.data.record_files import NEEDED, read_lines, record_of
-from corl_jax.data.records import check
+from corl_jax.data.record_files import REQUIRED_COLUMNS, parse_record, read_columns
+from corl_jax.data.records import check_record
 
-BLANK = np.zeros((1, 1, 3), np.uint8)
-"""Stands for a picture that is not read yet."""
+PLACEHOLDER_IMAGE = np.zeros((1, 1, 3), np.uint8)
+"""Stands in for the image of a record until the image is read."""
 
 
 class FolderSource:
-    """Records of one split: texts in memory, pictures read whenever they are asked for."""
+    """Records of one split. Texts are in memory; an image is read when its record is indexed."""
 
     def __init__(self, folder: str | os.PathLike[str], split: str):
-        """Reads and checks all texts, and that all pictures are there.
+        """Reads and checks all texts, and checks that all image files exist.
 
         Args:
-          folder: with ``SPLIT.jsonl``; pictures are named relative to it.
+          folder: the folder with ``SPLIT.jsonl``; image paths are relative to it.
           split: ``train`` or ``test``.
 
         Raises:
-          UserError: no such file, or a row that cannot be used; it names the line.
+          UserError: the file does not exist, or a row is unusable; it names the line.
         """
+        # An empty name is refused here, since it would mean the current folder.
         path = pathlib.Path(folder).expanduser() / f"{split}.jsonl"
         if not str(folder) or not path.is_file():
             raise UserError(
-                f"config.data.dir={str(folder)!r} has no {split}.jsonl; put the records there, one JSON object a line "
-                f"with {', '.join(NEEDED)} (docs/recipes.md shows how), or name another folder"
+                f"config.data.dir={str(folder)!r} has no {split}.jsonl; put the records there, "
+                f"one JSON object per line with {', '.join(REQUIRED_COLUMNS)} "
+                "(docs/recipes.md shows how), or name another folder"
             )
+
         self._records: list[Record] = []
-        self._pictures: list[pathlib.Path] = []
-        seen: set[str] = set()
-        for where, name, raw in read_lines(path):
-            picture = path.parent / raw["real_image"]
-            if not picture.is_file():
+        self._image_paths: list[pathlib.Path] = []
+        ids: set[str] = set()
+        for location, record_id, columns in read_columns(path):
+            # A missing image is an error now, not in the middle of the training.
+            image_path = path.parent / columns["real_image"]
+            if not image_path.is_file():
                 raise UserError(
-                    f"{where} names the picture {str(picture)!r}, which does not exist; check the path"
+                    f"{location} names the image {str(image_path)!r}, which does not exist; "
+                    "check the path"
                 )
-            if name in seen:
+            if record_id in ids:
                 raise UserError(
-                    f"{where} has the id {name!r} of an earlier row; ids must be unique"
+                    f"{location} has the id {record_id!r} of an earlier row; ids must be unique"
                 )
-            seen.add(name)
-            self._records.append(check(record_of(raw, name, BLANK)))
-            self._pictures.append(picture)
+            ids.add(record_id)
+
+            # The check needs some image; the real one is read when the record is indexed.
+            record = parse_record(columns, record_id, PLACEHOLDER_IMAGE)
+            self._records.append(check_record(record))
+            self._image_paths.append(image_path)
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: SupportsIndex) -> Record:
-        at = operator.index(index)
-        if not 0 <= at < len(self):
-            raise IndexError(f"record {at} of {len(self)}")
-        return dataclasses.replace(self._records[at], image=load_image(self._pictures[at]))
+        position = operator.index(index)
+        if not 0 <= position < len(self):
+            raise IndexError(f"record {position} of {len(self)}")
+        image = load_image(self._image_paths[position])
+        return dataclasses.replace(self._records[position], image=image)
 
-    def about(self, index: int) -> tuple[str, str]:
-        """``qa_type`` and ``kind`` of a record."""
+    def qa_type_and_kind(self, index: int) -> tuple[str, str]:
+        """``qa_type`` and ``kind`` of the record at ``index``."""
         return self._records[index].qa_type, self._records[index].kind

@@ -1,4 +1,4 @@
-"""Checks a Record before anything is asked about it. In: a ``Record``; out: the same, or an error naming its row."""
+"""Checks that a ``Record`` is usable before prompts are made of it."""
 
 from __future__ import annotations
 
@@ -10,56 +10,73 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.types import Record
 
 QA_TYPES = ("MC", "OE")
+"""Multiple choice and open ended."""
 
 
-def check(record: Record) -> Record:
-    """Returns ``record`` if it can be used.
+def check_record(record: Record) -> Record:
+    """Returns ``record`` unchanged if its texts, image and choices are usable.
 
     Raises:
-      UserError: naming the record's id, what is wrong, and what was expected.
+      UserError: with the id of the record, the field, its value and what it must be.
     """
-    where = f"record {record.id!r}"
+    label = f"record {record.id!r}"
+
+    # Texts that every record must have.
     for field in ("id", "prompt", "question", "answer"):
-        value = getattr(record, field)
-        if not isinstance(value, str) or not value.strip():
+        text = getattr(record, field)
+        if not isinstance(text, str) or not text.strip():
             raise UserError(
-                f"{where}: {field} is {value!r}; expected some text: correct or drop the row"
+                f"{label}: {field} must be a text that is not empty; got {text!r}. "
+                "Correct or drop the row"
             )
-    image = record.image
-    if (
-        not isinstance(image, np.ndarray)
-        or image.dtype != np.uint8
-        or image.ndim != 3
-        or image.shape[2] != 3
-    ):
-        found = (
-            f"{image.dtype} {list(image.shape)}"
-            if isinstance(image, np.ndarray)
-            else type(image).__name__
-        )
-        raise UserError(
-            f"{where}: image is {found}; expected a uint8 array [height, width, 3]: convert it to RGB"
-        )
-    if 0 in image.shape:
-        raise UserError(
-            f"{where}: image is empty, {list(image.shape)}; replace the picture or drop the row"
-        )
+
+    _check_image(record.image, label)
+
     if record.qa_type not in QA_TYPES:
         raise UserError(
-            f"{where}: qa_type is {record.qa_type!r}; expected one of {', '.join(QA_TYPES)}"
+            f"{label}: qa_type must be one of {', '.join(QA_TYPES)}; got {record.qa_type!r}"
         )
-    if record.qa_type == "MC":
-        letters = string.ascii_uppercase[: len(record.choices)]
-        if len(record.choices) < 2:
-            raise UserError(
-                f"{where}: it is multiple choice with {len(record.choices)} choices; expected two or more"
-            )
-        if record.answer not in list(letters):
-            raise UserError(
-                f"{where}: answer is {record.answer!r}; expected the letter of a choice, {', '.join(letters)}"
-            )
-    elif record.choices:
-        raise UserError(
-            f"{where}: it is open ended but has choices {list(record.choices)}; drop them or set qa_type MC"
-        )
+    _check_choices(record, label)
     return record
+
+
+def _check_image(image: np.ndarray, label: str) -> None:
+    """Raises UserError unless ``image`` is uint8 ``[H, W, 3]`` with at least one pixel."""
+    # A record may come from a user's own source, so its fields can have any type.
+    is_array = isinstance(image, np.ndarray)
+    is_rgb = is_array and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
+    if not is_rgb:
+        description = f"{image.dtype} {list(image.shape)}" if is_array else type(image).__name__
+        raise UserError(
+            f"{label}: image must be a uint8 array [height, width, 3]; got {description}. "
+            "Convert it to RGB"
+        )
+
+    if 0 in image.shape:
+        raise UserError(
+            f"{label}: image is empty, {list(image.shape)}; replace the image or drop the row"
+        )
+
+
+def _check_choices(record: Record, label: str) -> None:
+    """Raises UserError unless the choices and the answer fit the type of the question."""
+    if record.qa_type == "OE":
+        if record.choices:
+            raise UserError(
+                f"{label}: an open ended question must have no choices; got "
+                f"{list(record.choices)}. Drop them or set qa_type to MC"
+            )
+        return
+
+    # The answer to a multiple choice question is the letter of a choice.
+    letters = string.ascii_uppercase[: len(record.choices)]
+    if len(record.choices) < 2:
+        raise UserError(
+            f"{label}: a multiple choice question must have two or more choices; got "
+            f"{len(record.choices)} choices. Add choices or set qa_type to OE"
+        )
+    if record.answer not in list(letters):
+        raise UserError(
+            f"{label}: answer must be the letter of a choice, {', '.join(letters)}; "
+            f"got {record.answer!r}"
+        )

@@ -1,82 +1,89 @@
-"""Some of a source's records, chosen by their questions. In: a source; out: a smaller one, in the same order."""
+"""Selects some records of a source by their questions, in the order of the source."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from typing import Protocol, SupportsIndex
+from typing import Protocol
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.types import Record
 from corl_jax.data.records import QA_TYPES
-from corl_jax.data.sources import RecordSource
+from corl_jax.data.sources import RecordSource, SelectedRecords
 
 
 class DescribedSource(RecordSource, Protocol):
-    """Records whose questions can be told apart without reading their pictures."""
+    """A source that knows the type and the kind of its questions without reading any image."""
 
-    def about(self, index: int) -> tuple[str, str]:
-        """``qa_type`` and ``kind`` of a record."""
+    def qa_type_and_kind(self, index: int) -> tuple[str, str]:
+        """``qa_type`` and ``kind`` of the record at ``index``."""
         ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Selected:
-    """The records of ``source`` at ``rows``."""
-
-    source: RecordSource
-    rows: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: SupportsIndex) -> Record:
-        return self.source[self.rows[index]]
 
 
 def select(
     source: DescribedSource, questions: Sequence[str] = (), qa_type: str = "", limit: int = 0
 ) -> RecordSource:
-    """The records whose question is asked for; a function of its arguments alone, without a seed.
+    """The records that have the requested questions. Depends on the arguments only; has no seed.
 
     Args:
-      source: to choose from.
-      questions: kinds that stay, such as ``count``; none for all.
+      source: the source to select from.
+      questions: kinds of questions to select, such as ``count``; empty for all.
       qa_type: ``MC`` or ``OE``; "" for both.
-      limit: the first so many of those; 0 for all.
+      limit: the first so many of the selected records; 0 for all.
 
     Raises:
       UserError: a kind or type that the source does not have, or fewer records than ``limit``.
     """
     if qa_type and qa_type not in QA_TYPES:
         raise UserError(
-            f"data.qa_type={qa_type!r} is unknown; expected {', '.join(QA_TYPES)}, or '' for all"
+            f"data.qa_type must be one of {', '.join(QA_TYPES)}, or '' for all; got {qa_type!r}"
         )
     if limit < 0:
-        raise UserError(f"data.limit={limit} is no number of records; expected 0 (all) or more")
+        raise UserError(
+            f"data.limit must be a number of records, or 0 for all; got {limit}. Raise it"
+        )
+
+    # The source is only searched if there is something to search for.
     rows: Sequence[int] = range(len(source))
     if questions or qa_type:
-        found = [source.about(row) for row in rows]
-        kinds = sorted({kind for _, kind in found if kind})
-        if unknown := [kind for kind in questions if kind not in kinds]:
-            there = (
-                f"expected some of {', '.join(kinds)}" if kinds else "its records do not say a kind"
-            )
-            raise UserError(
-                f"data.questions: no question is of the kind {unknown[0]!r}; {there}, or () for all"
-            )
-        rows = [
-            row
-            for row, (type_, kind) in zip(rows, found, strict=True)
-            if (not questions or kind in questions) and (not qa_type or type_ == qa_type)
-        ]
-        if not rows:
-            raise UserError(
-                f"data.questions={tuple(questions)} and data.qa_type={qa_type!r} leave no record; ask for less"
-            )
+        rows = _matching_rows(source, questions, qa_type)
+
+    # The first rows, so that a smaller limit selects a part of a larger one.
     if limit > len(rows):
         raise UserError(
-            f"data.limit={limit} is more than the {len(rows)} records that there are; lower it, or 0"
+            f"data.limit must be at most the {len(rows)} selected records; got {limit}. "
+            "Lower it, or set 0 for all"
         )
-    rows = rows[:limit] if limit else rows
-    return source if len(rows) == len(source) else Selected(source, tuple(rows))
+    if limit:
+        rows = rows[:limit]
+    return source if len(rows) == len(source) else SelectedRecords(source, tuple(rows))
+
+
+def _matching_rows(source: DescribedSource, questions: Sequence[str], qa_type: str) -> list[int]:
+    """Positions of the records whose question is of one of the kinds and of the type."""
+    descriptions = [source.qa_type_and_kind(row) for row in range(len(source))]
+
+    # A misspelt kind would otherwise select nothing.
+    known_kinds = sorted({kind for _, kind in descriptions if kind})
+    unknown_kinds = [kind for kind in questions if kind not in known_kinds]
+    if unknown_kinds:
+        requirement = (
+            f"must be kinds of this source, some of {', '.join(known_kinds)}"
+            if known_kinds
+            else "must be empty, since the records of this source have no kinds"
+        )
+        raise UserError(
+            f"data.question_kinds {requirement}; got {unknown_kinds[0]!r}. Correct it, or set () for all"
+        )
+
+    # An empty list of kinds and an empty type match everything.
+    rows = []
+    for row, (record_type, record_kind) in enumerate(descriptions):
+        kind_matches = not questions or record_kind in questions
+        type_matches = not qa_type or record_type == qa_type
+        if kind_matches and type_matches:
+            rows.append(row)
+    if not rows:
+        raise UserError(
+            f"data.question_kinds={tuple(questions)} and data.qa_type={qa_type!r} leave no record; "
+            "select more kinds or types"
+        )
+    return rows

@@ -1,18 +1,19 @@
-"""Random-access sources of Records. In: Records or files; out: something with a length and ``source[i]``."""
+"""Random-access sources of records: an object with a length and ``source[i]``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Protocol, SupportsIndex, runtime_checkable
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Protocol, SupportsIndex, overload, runtime_checkable
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Record
-from corl_jax.data.records import check
+from corl_jax.data.records import check_record
 
 
 @runtime_checkable
 class RecordSource(Protocol):
-    """Records by position; thread-safe, and the same record every time."""
+    """Records by position. Thread-safe, and a position always gives the same record."""
 
     def __len__(self) -> int: ...
 
@@ -23,22 +24,50 @@ class MemorySource:
     """Checked records held in memory."""
 
     def __init__(self, records: Iterable[Record]):
-        """Takes ``records`` in order.
+        """Checks and stores ``records`` in their order.
 
         Raises:
           UserError: a record is unusable, or two have the same id.
         """
-        self._records = tuple(check(record) for record in records)
-        seen: set[str] = set()
+        # Records are checked once, so that indexing costs nothing.
+        self._records = tuple(check_record(record) for record in records)
+
+        # Errors and results name records by their ids.
+        ids: set[str] = set()
         for record in self._records:
-            if record.id in seen:
+            if record.id in ids:
                 raise UserError(
                     f"record {record.id!r} appears twice; ids must be unique within a source"
                 )
-            seen.add(record.id)
+            ids.add(record.id)
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: SupportsIndex) -> Record:
         return self._records[index]
+
+
+@dataclasses.dataclass(frozen=True)
+class SelectedRecords(Sequence[Record]):
+    """The records of ``source`` at positions ``rows``. A record is read when it is indexed.
+
+    This is both a source of its own and the batch that a transform gets: a process that indexes
+    only some positions of a batch reads only those records.
+    """
+
+    source: RecordSource
+    rows: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> SelectedRecords: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> Record | SelectedRecords:
+        """One record, or for a slice a shorter selection of which nothing is read yet."""
+        if isinstance(index, slice):
+            return SelectedRecords(self.source, self.rows[index])
+        return self.source[self.rows[index]]

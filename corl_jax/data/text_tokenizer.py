@@ -1,6 +1,6 @@
-"""Text to token ids and back, and the prompts that the model was trained on. In: strings; out: lists of ids.
+"""Text to token ids and back, and the prompts of a ``PromptTemplate`` as token ids.
 
-Every id is resolved by its string from the tokenizer's own file, since checkpoints differ.
+Every special id is looked up by its string in the tokenizer's own file, since checkpoints differ.
 """
 
 from __future__ import annotations
@@ -13,86 +13,75 @@ import numpy as np
 import tokenizers
 
 from corl_jax.core.errors import UserError
-
-BOS = "<｜begin▁of▁sentence｜>"
-EOS = "<｜end▁of▁sentence｜>"
-PAD = "<｜▁pad▁｜>"
-BEGIN_OF_IMAGE = "<begin_of_image>"
-END_OF_IMAGE = "<end_of_image>"
-IMAGE = "<image_placeholder>"
-USER = "<|User|>"
-ASSISTANT = "<|Assistant|>"
-NEEDED = (BOS, EOS, PAD, BEGIN_OF_IMAGE, END_OF_IMAGE, IMAGE)
-SPECIAL = (*NEEDED, USER, ASSISTANT)
-
-CHAT_TEMPLATE = (
-    "{{ bos_token }}"
-    "{%- for message in messages -%}"
-    "{%- set user = message['role'] | lower in ['user', '<|user|>'] -%}"
-    "{{ '" + USER + "' if user else '" + ASSISTANT + "' }}:"
-    "{%- if message['content'] is string -%}"
-    "{{ ' ' + message['content'] | trim if message['content'] | trim else '' }}"
-    "{%- else -%}"
-    "{{ ' ' }}"
-    "{%- for part in message['content'] -%}"
-    "{{ '\n' if not loop.first else '' }}"
-    "{{ '" + IMAGE + "' if part['type'] == 'image' else part['text'] | trim }}"
-    "{%- endfor -%}"
-    "{%- endif -%}"
-    "{{ '\n\n' if user else eos_token }}"
-    "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}" + ASSISTANT + ":{%- endif -%}"
-)
-"""The Janus chat template, for folders that have none."""
+from corl_jax.data.prompts import JANUS_TEMPLATE, PromptTemplate, insert_image_tokens
 
 
 class TextTokenizer:
-    """A tokenizer in Hugging Face format together with the Janus chat template.
+    """A tokenizer in Hugging Face format together with the prompt template of its model family.
 
     Attributes:
-      bos_id, eos_id, pad_id: ids of the sentence marks and of padding.
+      template: the prompt template.
+      bos_id, eos_id, pad_id: ids of begin of sentence, end of sentence and padding.
       boi_id, eoi_id, image_id: ids of begin of image, end of image and the image placeholder.
-      user, assistant: how the two speakers are written: as tokens of their own, or as plain words where the tokenizer
-        has no such tokens, as in Janus-1.3B.
+      user, assistant: how the two roles are written: as special tokens, or as plain words where
+        the tokenizer has no such tokens, as in Janus-1.3B.
       vocab_size: number of ids, added tokens included.
     """
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer, where: str = "the tokenizer"):
-        """Wraps ``tokenizer``; ``where`` names it in errors.
+    def __init__(
+        self,
+        tokenizer: tokenizers.Tokenizer,
+        label: str = "the tokenizer",
+        template: PromptTemplate = JANUS_TEMPLATE,
+    ):
+        """Wraps ``tokenizer``; error texts call it ``label``.
 
         Raises:
-          UserError: a special token of Janus is missing.
+          UserError: a special token of the template is missing.
         """
-        known = tokenizer.get_vocab(with_added_tokens=True)
-        missing = [token for token in NEEDED if token not in known]
+        # A missing token is an error now, not at the first prompt that needs it.
+        vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+        missing = [token for token in template.required_tokens if token not in vocabulary]
         if missing:
             raise UserError(
-                f"{where} lacks the special tokens {', '.join(missing)}; expected the tokenizer of a Janus-Pro model"
+                f"{label} lacks the special tokens {', '.join(missing)}; "
+                f"use the tokenizer of a {template.family} model"
             )
-        ids = {token: known[token] for token in SPECIAL if token in known}
-        self.user, self.assistant = (
-            token if token in known else token.strip("<|>") for token in (USER, ASSISTANT)
-        )
-        self._tokenizer, self._where = tokenizer, where
-        self.bos_id, self.eos_id, self.pad_id = ids[BOS], ids[EOS], ids[PAD]
-        self.boi_id, self.eoi_id, self.image_id = ids[BEGIN_OF_IMAGE], ids[END_OF_IMAGE], ids[IMAGE]
-        self.vocab_size = max(known.values()) + 1
-        flagged = {
-            found for found, token in tokenizer.get_added_tokens_decoder().items() if token.special
+
+        self.template = template
+        self.user, self.assistant = template.role_names(vocabulary)
+        self._tokenizer = tokenizer
+        self._label = label
+
+        self.bos_id = vocabulary[template.bos]
+        self.eos_id = vocabulary[template.eos]
+        self.pad_id = vocabulary[template.pad]
+        self.boi_id = vocabulary[template.begin_of_image]
+        self.eoi_id = vocabulary[template.end_of_image]
+        self.image_id = vocabulary[template.image]
+        self.vocab_size = max(vocabulary.values()) + 1
+
+        # ``decode`` leaves these ids out, and they are never sampled as text: the tokens of the
+        # template, and those that the file itself marks as special.
+        added_tokens = tokenizer.get_added_tokens_decoder()
+        self._special_ids = {token_id for token_id, token in added_tokens.items() if token.special}
+        self._special_ids |= {
+            vocabulary[token] for token in template.special_tokens if token in vocabulary
         }
-        self._special = flagged | set(ids.values())
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str]) -> TextTokenizer:
+    def load(
+        cls, folder: str | os.PathLike[str], template: PromptTemplate = JANUS_TEMPLATE
+    ) -> TextTokenizer:
         """Reads ``tokenizer.json`` in ``folder``.
 
         Raises:
-          UserError: the file is missing or damaged, or a special token of Janus is missing.
+          UserError: the file is missing or damaged, or a special token of the template is missing.
         """
         path = pathlib.Path(folder) / "tokenizer.json"
         if not path.is_file():
             raise UserError(
-                f"there is no tokenizer.json in {str(folder)!r}; expected a Hugging Face model folder"
+                f"there is no tokenizer.json in {str(folder)!r}; name a Hugging Face model folder"
             )
         try:
             tokenizer = tokenizers.Tokenizer.from_file(str(path))
@@ -100,116 +89,137 @@ class TextTokenizer:
             raise UserError(
                 f"{str(path)!r} cannot be read as a tokenizer ({error}); get the file again"
             ) from None
-        return cls(tokenizer, f"tokenizer {str(folder)!r}")
+        return cls(tokenizer, f"tokenizer {str(folder)!r}", template)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of ``text``, special tokens in it understood, none added.
+        """Ids of ``text``. Special tokens in it are recognized, none are added.
 
         Raises:
-          UserError: the tokenizer has a fixed list of words and ``text`` has others.
+          UserError: the tokenizer has a fixed list of words and ``text`` has other words.
         """
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
+
+        # A word-level tokenizer (the tiny model's) would silently encode other words as unknown.
         unknown_token = self._tokenizer.model.unk_token
         if unknown_token is not None:
-            unknown = self._tokenizer.token_to_id(unknown_token)
+            unknown_id = self._tokenizer.token_to_id(unknown_token)
             spans = zip(encoding.offsets, encoding.ids, strict=True)
-            words = dict.fromkeys(
-                text[start:end] for (start, end), found in spans if found == unknown
+            unknown_words = dict.fromkeys(
+                text[start:end] for (start, end), token_id in spans if token_id == unknown_id
             )
-            if words:
+            if unknown_words:
                 raise UserError(
-                    f"{self._where} does not know {', '.join(map(repr, words))}; "
+                    f"{self._label} does not know {', '.join(map(repr, unknown_words))}; "
                     f"use words that the model was trained on: {self._known_words()}"
                 )
         return encoding.ids
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Text of ``ids`` up to the first end token, special tokens left out."""
-        kept: list[int] = []
-        for token in map(int, ids):
-            if token == self.eos_id:
+        """Text of ``ids`` up to the first end token, without special tokens."""
+        # What follows the end token in a padded row is not part of the text.
+        text_ids: list[int] = []
+        for token_id in map(int, ids):
+            if token_id == self.eos_id:
                 break
-            if token not in self._special:
-                kept.append(token)
-        return self._tokenizer.decode(kept, skip_special_tokens=True)
+            if token_id not in self._special_ids:
+                text_ids.append(token_id)
+        return self._tokenizer.decode(text_ids, skip_special_tokens=True)
 
-    def drawing_prompt(self, prompt: str) -> list[int]:
-        """Ids that ask for a picture of ``prompt``; the next token is the first image token.
+    def image_generation_prompt(self, prompt: str) -> list[int]:
+        """Ids that request an image of ``prompt``; the next token is the first image token.
 
         Raises:
-          UserError: ``prompt`` is empty, or holds special tokens or unknown words.
+          UserError: ``prompt`` is empty, or has special tokens or unknown words.
         """
-        text = self._checked(prompt, "prompt")
-        return [
-            self.bos_id,
-            *self.encode(f"{self.user}: {text}\n\n{self.assistant}:{BEGIN_OF_IMAGE}"),
-        ]
+        text = self.template.image_generation_text(
+            self._check_text(prompt, "prompt"), (self.user, self.assistant)
+        )
+        return [self.bos_id, *self.encode(text)]
 
     def question_prompt(self, question: str, image_tokens: int) -> list[int]:
-        """Ids that ask ``question`` about one picture, which takes ``image_tokens`` placeholders between its marks.
+        """Ids that ask ``question`` about one image.
+
+        Args:
+          question: the question, with the options of multiple choice.
+          image_tokens: placeholders of the image, between begin and end of image.
 
         Raises:
-          UserError: ``question`` is empty, or holds special tokens or unknown words.
+          UserError: ``question`` is empty, or has special tokens or unknown words.
         """
-        text = self._checked(question, "question")
-        ids = self.encode(f"{self.user}: {IMAGE}\n{text}\n\n{self.assistant}:")
-        at = ids.index(self.image_id)
-        picture = [self.boi_id, *[self.image_id] * image_tokens, self.eoi_id]
-        return [self.bos_id, *ids[:at], *picture, *ids[at + 1 :]]
+        text = self.template.question_text(
+            self._check_text(question, "question"), (self.user, self.assistant)
+        )
+        # The text has one placeholder; the model reads one per image token, between two marks.
+        image_ids = [self.boi_id, *[self.image_id] * image_tokens, self.eoi_id]
+        return [self.bos_id, *insert_image_tokens(self.encode(text), self.image_id, image_ids)]
 
-    def unconditional(self, ids: Sequence[int]) -> list[int]:
-        """The prompt that says nothing: all but the first and the last id become padding, which is attended to."""
+    def unconditional_prompt(self, ids: Sequence[int]) -> list[int]:
+        """The prompt ``ids`` without its words, for classifier-free guidance.
+
+        All ids but the first and the last become padding, which is attended to
+        (see docs/decisions.md#unconditional-prompt).
+        """
         return [ids[0], *[self.pad_id] * (len(ids) - 2), ids[-1]]
 
     def banned_text_ids(self, vocab_size: int | None = None) -> np.ndarray:
-        """Ids never to be sampled as text: special tokens but the end token, and ids without a token.
+        """Ids that are never sampled as text: special tokens but EOS, and ids without a token.
 
         Args:
           vocab_size: width of the model's text head, if it is padded beyond the tokenizer.
 
         Returns:
           bool ``[vocab_size]``.
+
+        Raises:
+          UserError: the tokenizer has more ids than ``vocab_size``.
         """
         size = self.vocab_size if vocab_size is None else vocab_size
         if size < self.vocab_size:
             raise UserError(
-                f"{self._where} has {self.vocab_size} ids, but the model's vocabulary has {size}; "
+                f"{self._label} has {self.vocab_size} ids, but the model's vocabulary has {size}; "
                 "take the tokenizer of the same checkpoint"
             )
+        # Ids without a token stay banned: padding of the text head, and gaps in the vocabulary.
         banned = np.ones(size, bool)
         banned[list(self._tokenizer.get_vocab(with_added_tokens=True).values())] = False
-        banned[sorted(self._special - {self.eos_id})] = True
+        banned[sorted(self._special_ids - {self.eos_id})] = True
         return banned
 
     def same_ids(self, other: TextTokenizer) -> bool:
-        """Whether both give every token the same id."""
-        mine, theirs = (one._tokenizer.get_vocab(with_added_tokens=True) for one in (self, other))
-        return mine == theirs
+        """Whether both tokenizers give every token the same id."""
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        return vocabulary == other._tokenizer.get_vocab(with_added_tokens=True)
 
     def _known_words(self) -> str:
-        words = sorted(
-            word for word in self._tokenizer.get_vocab(with_added_tokens=False) if word.isalpha()
-        )
+        """The first 100 words of the vocabulary, for an error text."""
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=False)
+        words = sorted(word for word in vocabulary if word.isalpha())
         return ", ".join(words[:100])
 
-    def _checked(self, text: str, what: str) -> str:
+    def _check_text(self, text: str, label: str) -> str:
+        """``text`` without surrounding space; UserError if it is empty or has special tokens."""
         if not text.strip():
-            raise UserError(f"the {what} is empty; write some words")
-        found = [token for token in SPECIAL if token in text]
-        if found:
-            raise UserError(f"the {what} {text!r} holds the special token {found[0]}; leave it out")
+            raise UserError(f"the {label} is empty; write some words")
+
+        # A special token in a prompt would change the structure of the prompt.
+        special_tokens = [token for token in self.template.special_tokens if token in text]
+        if special_tokens:
+            raise UserError(
+                f"the {label} {text!r} has the special token {special_tokens[0]}; leave it out"
+            )
         return text.strip()
 
 
 def left_pad(
     rows: Sequence[Sequence[int]], pad_id: int, multiple: int = 8, length: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of ids as one array, padded on the left.
+    """Stacks rows of ids in one array, padded on the left.
 
     Args:
       rows: ``B`` prompts.
-      pad_id: what fills up.
-      multiple: the common length is rounded up to this, so that programs are compiled for few lengths.
+      pad_id: id of the padding.
+      multiple: the common length is rounded up to a multiple of this, so that programs are
+        compiled for few lengths.
       length: the common length itself, instead.
 
     Returns:
@@ -218,12 +228,16 @@ def left_pad(
     Raises:
       UserError: a row is longer than ``length``.
     """
+    # Negative floor division rounds up.
     longest = max(len(row) for row in rows)
     width = -(-longest // multiple) * multiple if length is None else length
     if longest > width:
         raise UserError(
-            f"a prompt has {longest} tokens, at most {width} are allowed; shorten it or raise the prompt length"
+            f"a prompt has {longest} tokens, at most {width} are allowed; "
+            "shorten it or raise the prompt length"
         )
+
+    # All rows end in the last column, so that their next tokens are in the same column.
     tokens = np.full((len(rows), width), pad_id, np.int32)
     mask = np.zeros((len(rows), width), bool)
     for i, row in enumerate(rows):

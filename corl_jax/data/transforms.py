@@ -1,4 +1,4 @@
-"""What can be made of a batch of records without asking a task: one verb each. In: records; out: arrays."""
+"""Transforms that need no task: from the records of a batch to records or arrays."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from corl_jax.data.images import preprocess
 
 @dataclasses.dataclass(frozen=True)
 class PassThrough:
-    """Hands the records on as they are."""
+    """Returns the records themselves, all of them read."""
 
     def __call__(self, records: Sequence[Record], step: int) -> tuple[Record, ...]:
         return tuple(records)
 
 
 @dataclasses.dataclass(frozen=True)
-class StackPictures:
-    """The pictures as one float32 array ``[B, image_size, image_size, 3]`` in [-1, 1].
+class StackImages:
+    """The images as one float32 array ``[B, image_size, image_size, 3]`` in [-1, 1].
 
     Attributes:
       image_size: side in pixels.
-      share: from the number of rows in a step to those of this process.
+      local_row_ids: maps the number of rows of a batch to the row ids of this process.
     """
 
     image_size: int
-    share: Callable[[int], Sequence[int]] = range
+    local_row_ids: Callable[[int], Sequence[int]] = range
 
     def __call__(self, records: Sequence[Record], step: int) -> np.ndarray:
-        return np.stack(
-            [preprocess(records[i].image, self.image_size) for i in self.share(len(records))]
-        )
+        # Indexing a record reads it, so only the rows of this process are indexed.
+        row_ids = self.local_row_ids(len(records))
+        return np.stack([preprocess(records[i].image, self.image_size) for i in row_ids])

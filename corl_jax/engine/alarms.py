@@ -1,7 +1,8 @@
-"""Tells when numbers of a run mean that something is wrong: they stand still, one reward decides alone, or what is
-learnt does not hold elsewhere.
+"""Alarms: metrics of a run that suggest a fault.
 
-In: the row of every step. Out: sentences for the progress line and the report.
+A metric does not change at all; a single reward decides alone; or the reward on held-out prompts
+falls while the trained one rises. In: the row of metrics of every step. Out: sentences for the
+progress bar and the report.
 """
 
 from __future__ import annotations
@@ -11,99 +12,138 @@ import fnmatch
 import math
 from collections.abc import Iterator, Mapping
 
-SHARE, HELD_OUT = "/reward_std_share/", "/held_out_reward"
-"""In the name of a column: what part of a task's differences one reward makes; the reward on held-out prompts."""
+# In a column's name: the share of the within-group reward std that one reward makes.
+STD_SHARE = "/reward_std_share/"
+
+# At the end of a column's name: the reward on held-out prompts.
+HELD_OUT_REWARD = "/held_out_reward"
 
 
 @dataclasses.dataclass(frozen=True)
 class AlarmConfig:
-    """When to speak up.
+    """When an alarm is raised.
 
     Attributes:
-      watch: patterns of columns that must move, e.g. ``rewards/*`` and ``grad_norm``.
-      patience: steps without any change, or of one reward deciding alone, before it is said.
-      dominates: share of the differences within groups above which one of several rewards decides alone.
-      probes: how often in a row a held-out reward falls while the trained one rises before it is said.
+      watch: patterns of columns that must change, e.g. ``rewards/*`` and ``grad_norm``.
+      patience: steps without any change, or with a dominating reward, until the alarm.
+      dominant_share: the share of reward differences within groups above which one of several
+        rewards dominates.
+      diverging_probes: how often in a row a held-out reward falls while the trained one rises,
+        until the alarm.
     """
 
     watch: tuple[str, ...] = ("grad_norm", "loss")
     patience: int = 20
-    dominates: float = 0.95
-    probes: int = 3
+    dominant_share: float = 0.95
+    diverging_probes: int = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class _Probe:
-    """A held-out reward, the mean of the trained one since the probe before it, and how long they have parted."""
+    """The last probe of a task's held-out prompts.
+
+    Attributes:
+      held_out: mean reward on held-out prompts.
+      trained: mean reward in training since the probe before.
+      diverging: probes in a row at which the first fell and the second rose.
+    """
 
     held_out: float
     trained: float
-    apart: int
+    diverging: int
 
 
 class Alarm:
-    """Feeds on rows. What it says depends on the rows alone, so that a resumed run says the same."""
+    """Watches the rows of a run.
+
+    Its state depends on the rows alone, so a resumed run that reads its old rows again raises the
+    same alarms.
+    """
 
     def __init__(self, cfg: AlarmConfig):
         self._cfg = cfg
-        self._seen: dict[str, tuple[float, int]] = {}
-        self._alone: dict[str, int] = {}
-        self._since: dict[str, tuple[float, int]] = {}
-        self._probes: dict[str, _Probe] = {}
+        # Column to its last value, and for how many steps it has had it.
+        self._unchanged: dict[str, tuple[float, int]] = {}
+        # Column of a reward's share to the number of steps in a row in which it dominates.
+        self._dominating: dict[str, int] = {}
+        # Task to the sum and the number of training rewards since its last probe.
+        self._since_probe: dict[str, tuple[float, int]] = {}
+        self._last_probe: dict[str, _Probe] = {}
 
-    def feed(self, row: Mapping[str, float]) -> list[str]:
-        """Takes in one step's row.
+    def update(self, row: Mapping[str, float]) -> list[str]:
+        """Takes in the row of one step.
 
         Returns:
-          one sentence for each column that reached ``patience`` or ``probes`` at this step, or is not finite.
+          one sentence for each alarm that begins at this step.
         """
-        return [*self._still(row), *self._dominant(row), *self._parting(row)]
+        return [
+            *self._check_unchanged(row),
+            *self._check_dominating(row),
+            *self._check_held_out(row),
+        ]
 
     @property
-    def ringing(self) -> int:
-        """How many alarms hold right now."""
-        still = sum(count >= self._cfg.patience for _, count in self._seen.values())
-        alone = sum(count >= self._cfg.patience for count in self._alone.values())
-        return (
-            still + alone + sum(probe.apart >= self._cfg.probes for probe in self._probes.values())
+    def active(self) -> int:
+        """Number of alarms that hold at this step."""
+        unchanged = sum(count >= self._cfg.patience for _, count in self._unchanged.values())
+        dominating = sum(count >= self._cfg.patience for count in self._dominating.values())
+        diverging = sum(
+            probe.diverging >= self._cfg.diverging_probes for probe in self._last_probe.values()
         )
+        return unchanged + dominating + diverging
 
-    def _still(self, row: Mapping[str, float]) -> Iterator[str]:
+    def _check_unchanged(self, row: Mapping[str, float]) -> Iterator[str]:
+        """Sentences for watched columns that are not finite, or have not changed for too long."""
         for name in sorted(row):
             if not any(fnmatch.fnmatchcase(name, pattern) for pattern in self._cfg.watch):
                 continue
-            value, count = row[name], 0
+            value = row[name]
             if not math.isfinite(value):
                 yield f"{name} is {value}"
                 continue
-            if name in self._seen and self._seen[name][0] == value:
-                count = self._seen[name][1]
-            self._seen[name] = (value, count + 1)
-            if count + 1 == self._cfg.patience:
-                yield f"{name} has been exactly {value:g} for {count + 1} steps"
 
-    def _dominant(self, row: Mapping[str, float]) -> Iterator[str]:
+            # Equal floats: a metric that is alive differs at least in its last digit.
+            last_value, count = self._unchanged.get(name, (value, 0))
+            count = count + 1 if last_value == value else 1
+            self._unchanged[name] = (value, count)
+            if count == self._cfg.patience:
+                yield f"{name} has been exactly {value:g} for {count} steps"
+
+    def _check_dominating(self, row: Mapping[str, float]) -> Iterator[str]:
+        """Sentences for rewards that make nearly all differences within groups."""
         for name in sorted(row):
-            if SHARE not in name:
+            if STD_SHARE not in name:
                 continue
-            count = self._alone[name] + 1 if name in self._alone else 1
-            self._alone[name] = count if row[name] > self._cfg.dominates else 0
-            if self._alone[name] == self._cfg.patience:
-                task, _, reward = name.partition(SHARE)
-                yield f"{task}: the reward {reward!r} alone has told samples apart for {count} steps ({row[name]:.0%})"
+            count = self._dominating.get(name, 0) + 1
+            self._dominating[name] = count if row[name] > self._cfg.dominant_share else 0
+            if self._dominating[name] == self._cfg.patience:
+                task, _, reward = name.partition(STD_SHARE)
+                yield (
+                    f"{task}: for {count} steps the reward {reward!r} alone has made the "
+                    f"difference between samples of a group ({row[name]:.0%})"
+                )
 
-    def _parting(self, row: Mapping[str, float]) -> Iterator[str]:
-        for task in sorted(
-            name.removesuffix("/reward") for name in row if name.endswith("/reward")
-        ):
-            total, count = self._since.pop(task, (0.0, 0))
-            total, count = total + row[f"{task}/reward"], count + 1
-            if task + HELD_OUT not in row:
-                self._since[task] = total, count
+    def _check_held_out(self, row: Mapping[str, float]) -> Iterator[str]:
+        """Sentences for tasks that improve in training and not on held-out prompts."""
+        tasks = sorted(name.removesuffix("/reward") for name in row if name.endswith("/reward"))
+        for task in tasks:
+            total, count = self._since_probe.pop(task, (0.0, 0))
+            total += row[f"{task}/reward"]
+            count += 1
+
+            # Between probes the training reward is only added up.
+            if task + HELD_OUT_REWARD not in row:
+                self._since_probe[task] = total, count
                 continue
-            held_out, trained, before = row[task + HELD_OUT], total / count, self._probes.get(task)
-            parted = before is not None and held_out < before.held_out and trained > before.trained
-            apart = before.apart + 1 if parted and before is not None else 0
-            self._probes[task] = _Probe(held_out, trained, apart)
-            if apart == self._cfg.probes:
-                yield f"{task}: the reward on held-out prompts fell {apart} times in a row while the trained one rose"
+
+            held_out, trained = row[task + HELD_OUT_REWARD], total / count
+            last = self._last_probe.get(task)
+            diverging = 0
+            if last is not None and held_out < last.held_out and trained > last.trained:
+                diverging = last.diverging + 1
+            self._last_probe[task] = _Probe(held_out, trained, diverging)
+            if diverging == self._cfg.diverging_probes:
+                yield (
+                    f"{task}: the reward on held-out prompts fell {diverging} times in a row while "
+                    "the trained one rose"
+                )

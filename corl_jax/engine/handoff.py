@@ -1,12 +1,14 @@
-"""Parameters out of another run's checkpoint: how one stage starts from the one before.
+"""Reads parameters from another run's checkpoint, so that one stage starts from the one before.
 
-In: a work directory or one of its step folders, also in a bucket. Out: its manifest, its parameters' shapes, or the
-parameters placed.
+In: a work directory or one of its step folders, also in a bucket. Out: its manifest, the shapes of
+its parameters, or the parameters with the shardings that the new run needs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -16,124 +18,171 @@ from corl_jax.core import trees
 from corl_jax.core.errors import UserError, describe_error
 from corl_jax.core.types import Params
 from corl_jax.engine.checkpoint import latest_step
-from corl_jax.engine.manifest import Manifest, damage, read_manifest
+from corl_jax.engine.manifest import Manifest, find_damage, read_manifest
 from corl_jax.engine.remote_workdir import CHECKPOINTS, is_address
 
+# The fields of ``TrainState`` that hold parameters.
 PARTS = ("trainable", "frozen")
+
+# Parameter path to shape and dtype.
+Shapes = dict[str, jax.ShapeDtypeStruct]
 
 
 def step_folder(path: str | Path | epath.Path) -> Path | epath.Path:
     """``path`` itself if it is a step folder, else the newest step of the work directory ``path``.
 
     Raises:
-      UserError: neither.
+      UserError: it is neither.
     """
     path = epath.Path(path) if is_address(path) else Path(path).resolve()
     if path.name.isdigit() and (path / "state").is_dir():
         return path
+
+    # Not a step folder, so it must be a work directory.
     step = latest_step(path)
     if step is None:
         raise UserError(
-            f"{path} holds no checkpoint; expected a work directory with checkpoints/<step> or such a step folder"
+            f"{path} has no checkpoint; expected a work directory with checkpoints/<step>, "
+            "or such a step folder"
         )
     return path / CHECKPOINTS / str(step)
 
 
 def saved_manifest(path: str | Path | epath.Path) -> Manifest:
-    """Manifest of a work directory's newest step, or of a step folder. Raises UserError when there is none."""
+    """Manifest of a step folder, or of a work directory's newest step.
+
+    Raises:
+      UserError: there is none.
+    """
     return read_manifest(step_folder(path))
 
 
-def saved_shapes(path: str | Path | epath.Path) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and dtypes of all saved parameters by path, without reading them."""
-    return {
-        name: struct
-        for part in _layout(step_folder(path)).values()
-        for name, struct in part.items()
-    }
+def saved_shapes(path: str | Path | epath.Path) -> Shapes:
+    """Shapes and dtypes of all saved parameters by path, without reading the parameters."""
+    shapes: Shapes = {}
+    for part_shapes in _shapes_by_part(step_folder(path)).values():
+        shapes |= part_shapes
+    return shapes
 
 
-def load_params(path: str | Path | epath.Path, wanted: dict[str, jax.ShapeDtypeStruct]) -> Params:
-    """Reads parameters straight into their placement, whatever mesh and trainable split wrote them.
+def load_params(
+    path: str | Path | epath.Path, abstract_params: Mapping[str, jax.ShapeDtypeStruct]
+) -> Params:
+    """Reads parameters straight into their shardings.
+
+    The mesh of the run that wrote them does not matter, and neither does which of them it trained.
 
     Args:
       path: a work directory or a step folder.
-      wanted: shape, dtype and ``sharding`` by parameter path; may be fewer than are saved.
+      abstract_params: parameter path to shape, dtype and ``sharding``; it may have fewer parameters
+        than are saved.
 
     Returns:
-      the wanted parameters, bit for bit, or rounded where they are wanted in another type than they were saved in.
-      When all are wanted, they are checked against the manifest's digest.
+      these parameters, bit for bit, or rounded where their dtype is not the saved one. If they are
+      all that is saved, they are checked against the manifest's digest.
 
     Raises:
-      UserError: a wanted parameter is absent or of another shape, or the checkpoint is damaged.
+      UserError: a parameter is absent or of another shape, or the checkpoint is damaged.
     """
     folder = step_folder(path)
-    layout = _layout(folder)
-    saved = {name: part for part in PARTS for name in layout[part]}
-    for name, struct in wanted.items():
-        if name not in saved:
-            raise UserError(
-                f"{folder} has no parameter {name!r}; it holds {len(saved)}, such as {sorted(saved)[:3]}"
-            )
-        have = layout[saved[name]][name]
-        if have.shape != tuple(struct.shape):
-            raise UserError(
-                f"{folder}: parameter {name!r} is {have.dtype}{list(have.shape)} there, but "
-                f"{struct.dtype}{list(struct.shape)} is wanted; start from a checkpoint of the same model size"
-            )
-    stored = {
-        name: struct.update(dtype=layout[saved[name]][name].dtype)
-        for name, struct in wanted.items()
-    }
-    like = {
-        part: {name: struct for name, struct in stored.items() if saved[name] == part}
-        for part in PARTS
-    }
-    like = {part: structs for part, structs in like.items() if structs}
-    if not like:
+    saved = _shapes_by_part(folder)
+    part_of = {name: part for part in PARTS for name in saved[part]}
+    _check_shapes(folder, abstract_params, saved, part_of)
+
+    # Read in the saved dtypes and by part, as Orbax stores them.
+    targets: dict[str, dict[str, Any]] = {}
+    for part in PARTS:
+        structs = {
+            name: struct.update(dtype=saved[part][name].dtype)
+            for name, struct in abstract_params.items()
+            if part_of[name] == part
+        }
+        if structs:
+            targets[part] = structs
+    if not targets:
         return {}
+
+    restored = _restore(folder, targets)
+    params = {name: restored[part_of[name]][name] for name in abstract_params}
+
+    # The digest is of all parameters, and can only be computed where this host has all of them.
+    digest = read_manifest(folder).params_digest
+    is_complete = params.keys() == part_of.keys()
+    is_addressable = all(leaf.is_fully_addressable for leaf in params.values())
+    can_check = digest is not None and is_complete and is_addressable
+    if can_check and trees.digest(params) != digest:
+        raise UserError(
+            f"checkpoint {folder} is damaged (its parameters do not match the digest in its "
+            "manifest); choose another step"
+        )
+
+    # Only now the dtype, since the digest is of the saved bits.
+    return {name: leaf.astype(abstract_params[name].dtype) for name, leaf in params.items()}
+
+
+def _check_shapes(
+    folder: Path | epath.Path,
+    abstract_params: Mapping[str, jax.ShapeDtypeStruct],
+    saved: dict[str, Shapes],
+    part_of: dict[str, str],
+) -> None:
+    """Raises UserError unless every parameter is saved with its shape."""
+    for name, struct in abstract_params.items():
+        if name not in part_of:
+            raise UserError(
+                f"{folder} has no parameter {name!r}; it has {len(part_of)} parameters, such as "
+                f"{sorted(part_of)[:3]}"
+            )
+
+        # The dtype may differ: values are rounded after they are read.
+        saved_struct = saved[part_of[name]][name]
+        if saved_struct.shape != tuple(struct.shape):
+            raise UserError(
+                f"{folder}: parameter {name!r} must be {struct.dtype}{list(struct.shape)}, but the "
+                f"saved one is {saved_struct.dtype}{list(saved_struct.shape)}; "
+                "start from a checkpoint of the same model size"
+            )
+
+
+def _restore(folder: Path | epath.Path, targets: dict[str, dict[str, Any]]) -> dict[str, Params]:
+    """Reads arrays by part and path, each with its target's sharding.
+
+    Raises:
+      UserError: the checkpoint is damaged.
+    """
+    # A partial restore: only the named arrays, each straight into its shards.
     args = ocp.args.PyTreeRestore(
-        item=like,
-        restore_args=ocp.checkpoint_utils.construct_restore_args(like),
+        item=targets,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(targets),
         partial_restore=True,
     )
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            restored = reader.restore(folder / "state", args=args)
+            return reader.restore(folder / "state", args=args)
     except Exception as error:
+        # Shapes were checked before, so whatever Orbax raises now is about the files.
         raise UserError(
             f"checkpoint {folder} is damaged ({describe_error(error)}); choose another step"
         ) from error
-    params = {name: restored[saved[name]][name] for name in wanted}
-    digest = read_manifest(folder).params_digest
-    whole = all(leaf.is_fully_addressable for leaf in params.values())
-    if (
-        digest is not None
-        and params.keys() == saved.keys()
-        and whole
-        and trees.digest(params) != digest
-    ):
-        raise UserError(
-            f"checkpoint {folder} is damaged (digest differs from its manifest); choose another step"
-        )
-    return {name: leaf.astype(wanted[name].dtype) for name, leaf in params.items()}
 
 
-def _layout(folder: Path | epath.Path) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
-    """Shape and dtype of the saved parameters, by part and path."""
-    if what := damage(folder):
-        raise UserError(f"checkpoint {folder} is damaged ({what}); choose another step")
+def _shapes_by_part(folder: Path | epath.Path) -> dict[str, Shapes]:
+    """Shapes and dtypes of the saved parameters, by part and path."""
+    if damage := find_damage(folder):
+        raise UserError(f"checkpoint {folder} is damaged ({damage}); choose another step")
+
+    # Only Orbax's metadata are read, which are small.
+    shapes: dict[str, Shapes] = {}
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             tree = reader.metadata(folder / "state").item_metadata.tree
-        return {
-            part: {
+        for part in PARTS:
+            shapes[part] = {
                 name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
                 for name, leaf in tree[part].items()
             }
-            for part in PARTS
-        }
     except Exception as error:
         raise UserError(
             f"checkpoint {folder} cannot be read ({describe_error(error)}); choose another step"
         ) from error
+    return shapes

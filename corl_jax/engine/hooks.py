@@ -1,6 +1,7 @@
-"""What happens between steps: evaluation, samples, profiles, and stopping when asked to.
+"""Hooks run between steps: evaluation, samples, profiles. Also here: stopping on a signal.
 
-In: steps done and the state. Out: a ``Report`` of numbers and pictures that the loop writes down.
+In: the number of steps done, and the train state. Out: a ``Report`` of metrics and images, which
+the loop writes.
 """
 
 from __future__ import annotations
@@ -23,123 +24,161 @@ from corl_jax.engine.state import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """``numbers`` join the row of their step; ``pictures`` go to ``samples/`` and TensorBoard under their names."""
+    """What a hook adds to its step.
 
-    numbers: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    pictures: Mapping[str, Image.Image] = dataclasses.field(default_factory=dict)
+    Attributes:
+      metrics: more columns for the row of the step.
+      images: name to image, for the folder ``samples/`` and TensorBoard.
+    """
+
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    images: Mapping[str, Image.Image] = dataclasses.field(default_factory=dict)
 
 
 class Hook(Protocol):
-    """Called by the loop around its steps. ``done`` counts finished steps; 0 is before the first of a new run."""
+    """Called by the loop around its steps.
 
-    def before(self, done: int) -> None:
-        """Right before the next step begins."""
+    ``steps_done`` counts finished steps; it is 0 before the first step of a new run.
+    """
+
+    def before_step(self, steps_done: int) -> None:
+        """Called right before the next step begins."""
         ...
 
-    def due(self, done: int, last: bool) -> bool:
-        """Whether ``run`` is wanted now; a pure function of its arguments, so that a resumed run reports the same."""
+    def is_due(self, steps_done: int, is_last: bool) -> bool:
+        """Whether to call ``run`` after this step.
+
+        A pure function of its arguments, so that a resumed run reports at the same steps.
+        """
         ...
 
-    def run(self, done: int, state: TrainState) -> Report:
-        """Looks at the state, which the next step will donate; keep nothing of it."""
+    def run(self, steps_done: int, state: TrainState) -> Report:
+        """Reads the state. The next step donates it, so no array of it may be kept."""
         ...
 
     def close(self) -> None:
-        """The run is over, well or not."""
+        """Called when the run ends, also after an error."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
-class Every:
-    """Runs ``report(done, state)`` every ``every`` steps (0 for never), and at the two ends if wanted."""
+class PeriodicHook:
+    """A hook that calls a function at regular intervals.
 
-    every: int
+    Attributes:
+      every_steps: steps between two calls; 0 for none.
+      report: ``(steps_done, state)`` to a report.
+      at_start: also before the first step of a new run.
+      at_end: also after the last step.
+    """
+
+    every_steps: int
     report: Callable[[int, TrainState], Report]
     at_start: bool = False
     at_end: bool = True
 
-    def before(self, done: int) -> None:
-        """Nothing."""
+    def before_step(self, steps_done: int) -> None:
+        """Does nothing."""
 
-    def due(self, done: int, last: bool) -> bool:
-        """At every multiple, and at the ends."""
-        if done == 0:
+    def is_due(self, steps_done: int, is_last: bool) -> bool:
+        """True at multiples of ``every_steps``, and at the start and the end where wanted."""
+        if steps_done == 0:
             return self.at_start
-        return (self.every > 0 and done % self.every == 0) or (last and self.at_end)
+        is_multiple = self.every_steps > 0 and steps_done % self.every_steps == 0
+        return is_multiple or (is_last and self.at_end)
 
-    def run(self, done: int, state: TrainState) -> Report:
-        """What ``report`` says."""
-        return self.report(done, state)
+    def run(self, steps_done: int, state: TrainState) -> Report:
+        """Calls ``report``."""
+        return self.report(steps_done, state)
 
     def close(self) -> None:
-        """Nothing."""
+        """Does nothing."""
 
 
 class Profile:
-    """Traces the steps ``first + 1 .. first + count`` into ``folder`` for TensorBoard or XProf."""
+    """A hook that traces the steps ``first + 1 .. first + count`` for TensorBoard or XProf.
+
+    Args:
+      folder: where the trace is written.
+      first: steps before the trace.
+      count: steps in the trace.
+    """
 
     def __init__(self, folder: Path, first: int, count: int):
-        self._folder, self._first, self._end = folder, first, first + count
+        self._folder = folder
+        self._first = first
+        self._end = first + count
         self._tracing = False
 
-    def before(self, done: int) -> None:
-        """Begins the trace; a run resumed inside the range traces what is left of it."""
-        if self._first <= done < self._end and not self._tracing:
+    def before_step(self, steps_done: int) -> None:
+        """Starts the trace; a run that resumes within the range traces the remaining steps."""
+        if self._first <= steps_done < self._end and not self._tracing:
             jax.profiler.start_trace(str(self._folder))
             self._tracing = True
 
-    def due(self, done: int, last: bool) -> bool:
-        """At the end of the range."""
-        return done == self._end
+    def is_due(self, steps_done: int, is_last: bool) -> bool:
+        """True after the last traced step."""
+        return steps_done == self._end
 
-    def run(self, done: int, state: TrainState) -> Report:
-        """Waits for the traced steps and ends the trace."""
+    def run(self, steps_done: int, state: TrainState) -> Report:
+        """Waits for the traced steps, then stops the trace."""
         jax.block_until_ready(state)
         self.close()
         return Report()
 
     def close(self) -> None:
-        """Ends a trace that still runs."""
+        """Stops the trace if it is still running."""
         if self._tracing:
             jax.profiler.stop_trace()
             self._tracing = False
 
 
 class Preempted(SystemExit):
-    """The run was asked to stop, has saved, and leaves with exit code 0. ``done`` steps are finished."""
+    """The run got a signal to stop, saved a checkpoint, and ends with exit code 0.
 
-    def __init__(self, done: int):
+    Args:
+      steps_done: finished steps.
+    """
+
+    def __init__(self, steps_done: int):
         super().__init__(0)
-        self.done = done
+        self.steps_done = steps_done
 
 
 class Preemption:
-    """Context in which SIGTERM, and SIGINT once, ask for a stop instead of killing; a second SIGINT interrupts.
+    """A context in which signals request a stop instead of killing the process.
 
-    Outside the main thread signals cannot be caught: there nothing changes and ``asked`` stays false.
+    SIGTERM and the first SIGINT request a stop; a second SIGINT interrupts. Outside the main thread
+    Python cannot catch signals: there nothing changes, and no stop is ever requested.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
     def __init__(self) -> None:
-        self._flag = False
-        self._before: dict[signal.Signals, Any] = {}
+        self._is_requested = False
+        self._old_handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Preemption:
+        # Python only allows the main thread to set handlers.
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._catch) for number in self.SIGNALS}
+            self._old_handlers = {
+                number: signal.signal(number, self._catch) for number in self.SIGNALS
+            }
         return self
 
     def _catch(self, number: int, frame: FrameType | None) -> None:
-        self._flag = True
+        self._is_requested = True
+        # Whoever presses Ctrl-C twice does not want to wait for the step.
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def asked(self) -> bool:
-        """Whether any process of the run was asked to stop; all of them get the same answer."""
+    def requested(self) -> bool:
+        """Whether any process of the run got a signal; the answer is the same on all of them."""
         if jax.process_count() == 1:
-            return self._flag
-        return bool(multihost_utils.process_allgather(np.asarray(self._flag)).any())
+            return self._is_requested
+        # Signals reach the hosts at different times, and all must stop after the same step.
+        flags = multihost_utils.process_allgather(np.asarray(self._is_requested))
+        return bool(flags.any())
 
     def __exit__(
         self,
@@ -147,5 +186,5 @@ class Preemption:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._old_handlers.items():
             signal.signal(number, handler)

@@ -1,6 +1,6 @@
-"""A sheet of pictures with captions, for people to look at.
+"""A grid of captioned images, for people to look at.
 
-In: uint8 pictures and a label for each. Out: one PIL image, or a PNG file.
+In: uint8 images and a label for each. Out: one PIL image.
 """
 
 from __future__ import annotations
@@ -11,20 +11,23 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-MARGIN, FONT_SIZE, LINES = 8, 13, 4
+# Pixels around each cell; size of a letter; largest number of lines of a label.
+MARGIN, FONT_SIZE, MAX_LINES = 8, 13, 4
+LINE_HEIGHT = FONT_SIZE + 4
 
 
 def image_grid(
-    pictures: np.ndarray, labels: Sequence[str], columns: int, scale: int = 1, text_width: int = 0
+    images: np.ndarray, labels: Sequence[str], columns: int, scale: int = 1, text_width: int = 0
 ) -> Image.Image:
-    """Lays pictures out row by row on white, each with its label below.
+    """Arranges images row by row on white, each with its label below.
 
     Args:
-      pictures: uint8 ``[N, H, W, 3]``.
-      labels: ``N`` captions; line breaks are kept, long lines wrap, at most four lines are shown.
-      columns: pictures per row.
-      scale: whole-number magnification, without smoothing.
-      text_width: least width of a cell in pixels, for long captions under small pictures.
+      images: uint8 ``[N, H, W, 3]``.
+      labels: ``N`` captions. Line breaks are kept and long lines wrap; at most four lines are
+        shown.
+      columns: images per row.
+      scale: integer magnification, without smoothing.
+      text_width: smallest width of a cell in pixels, for long captions under small images.
 
     Returns:
       one RGB image.
@@ -32,50 +35,52 @@ def image_grid(
     Raises:
       ValueError: shapes, dtype or counts that do not fit together.
     """
-    pictures = np.asarray(pictures)
-    if (
-        pictures.dtype != np.uint8
-        or pictures.ndim != 4
-        or pictures.shape[-1] != 3
-        or not len(pictures)
-    ):
+    images = np.asarray(images)
+    is_rgb = images.dtype == np.uint8 and images.ndim == 4 and images.shape[-1] == 3
+    if not is_rgb or not len(images):
         raise ValueError(
-            f"expected uint8 pictures [N, H, W, 3], got {pictures.dtype}{list(pictures.shape)}"
+            f"images must be uint8 [N, H, W, 3]; got {images.dtype}{list(images.shape)}"
         )
-    if len(labels) != len(pictures) or columns < 1 or scale < 1:
+    if len(labels) != len(images) or columns < 1 or scale < 1:
         raise ValueError(
-            f"{len(pictures)} pictures, {len(labels)} labels, {columns} columns, scale {scale}"
+            "images and labels must be as many, columns and scale at least 1; "
+            f"got {len(images)} images, {len(labels)} labels, {columns} columns, scale {scale}"
         )
-    height, width = pictures.shape[1] * scale, pictures.shape[2] * scale
+
+    # All cells have one size: that of the images, with room for the longest label below.
+    height, width = images.shape[1] * scale, images.shape[2] * scale
     font = ImageFont.load_default(FONT_SIZE)
     cell_width = max(width, text_width)
-    letters = max(4, int(cell_width / font.getlength("n")))
-    texts = [_wrap(label, letters) for label in labels]
-    line_height = FONT_SIZE + 4
-    cell_height = height + 4 + line_height * max(len(lines) for lines in texts)
-    rows = -(-len(pictures) // columns)
-    across = min(columns, len(pictures))
-    sheet = Image.new(
-        "RGB",
-        (MARGIN + across * (cell_width + MARGIN), MARGIN + rows * (cell_height + MARGIN)),
-        "white",
-    )
+    letters_per_line = max(4, int(cell_width / font.getlength("n")))
+    wrapped_labels = [_wrap(label, letters_per_line) for label in labels]
+    cell_height = height + 4 + LINE_HEIGHT * max(len(lines) for lines in wrapped_labels)
+
+    grid_rows = -(-len(images) // columns)
+    grid_columns = min(columns, len(images))
+    sheet_width = MARGIN + grid_columns * (cell_width + MARGIN)
+    sheet_height = MARGIN + grid_rows * (cell_height + MARGIN)
+    sheet = Image.new("RGB", (sheet_width, sheet_height), "white")
+
+    # Image ``i`` is in row ``i // columns`` and column ``i % columns``.
     draw = ImageDraw.Draw(sheet)
-    for i, (pixels, lines) in enumerate(zip(pictures, texts, strict=True)):
-        left = MARGIN + (i % columns) * (cell_width + MARGIN)
-        top = MARGIN + (i // columns) * (cell_height + MARGIN)
-        sheet.paste(
-            Image.fromarray(pixels).resize((width, height), Image.Resampling.NEAREST), (left, top)
-        )
+    for i, (pixels, lines) in enumerate(zip(images, wrapped_labels, strict=True)):
+        x = MARGIN + (i % columns) * (cell_width + MARGIN)
+        y = MARGIN + (i // columns) * (cell_height + MARGIN)
+        image = Image.fromarray(pixels).resize((width, height), Image.Resampling.NEAREST)
+        sheet.paste(image, (x, y))
         for n, line in enumerate(lines):
-            draw.text((left, top + height + 4 + n * line_height), line, fill="black", font=font)
+            draw.text((x, y + height + 4 + n * LINE_HEIGHT), line, fill="black", font=font)
     return sheet
 
 
-def _wrap(label: str, letters: int) -> list[str]:
-    """``label`` as at most ``LINES`` lines of at most ``letters`` letters."""
-    lines = [part for line in label.split("\n") for part in textwrap.wrap(line, letters) or [""]]
-    if len(lines) > LINES:
-        lines = lines[:LINES]
-        lines[-1] = lines[-1][: letters - 3] + "..."
+def _wrap(label: str, letters_per_line: int) -> list[str]:
+    """The label as at most ``MAX_LINES`` lines; one that is cut ends in dots."""
+    lines: list[str] = []
+    for paragraph in label.split("\n"):
+        # textwrap gives no line for an empty paragraph, which should stay visible as a gap.
+        lines += textwrap.wrap(paragraph, letters_per_line) or [""]
+
+    if len(lines) > MAX_LINES:
+        lines = lines[:MAX_LINES]
+        lines[-1] = lines[-1][: letters_per_line - 3] + "..."
     return lines

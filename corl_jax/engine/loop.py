@@ -1,14 +1,12 @@
-"""The one loop: data to batches to updates, with everything else hung on hooks.
-
-In: a ``Stage``, its ``Update``, a work directory. Out: a generator of steps; side by side the files of the run.
-"""
+"""The one training loop: data to batches to updates, with everything else in hooks."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import grain
@@ -17,39 +15,67 @@ from PIL import Image
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.numerics import Metrics
+from corl_jax.core.sharding import Sharder, sharding_context
 from corl_jax.core.trees import count
 from corl_jax.engine.alarms import AlarmConfig
 from corl_jax.engine.checkpoint import Checkpointer, saved_steps
 from corl_jax.engine.hooks import Hook, Preempted, Preemption
 from corl_jax.engine.manifest import RunIdentity
+from corl_jax.engine.optim import Optimizer
 from corl_jax.engine.recorder import Recorder
 from corl_jax.engine.stage import HostMetrics, Stage
 from corl_jax.engine.state import TrainState, abstract
-from corl_jax.engine.update import Update
+from corl_jax.engine.update import make_update
 from corl_jax.engine.workdir import Workdir
 
 
 @dataclasses.dataclass(frozen=True)
 class LoopConfig:
-    """How long and how often.
+    """How long a run is, and how often it writes.
 
     Attributes:
-      steps: of the whole run; step ``s`` consumes raw batch ``s``, and may hold several updates.
+      steps: of the whole run. Step ``s`` consumes raw batch ``s`` and may hold several updates.
+      microbatches: parts of a batch whose gradients are added up one after another.
       save_every: steps between checkpoints; 0 saves at the end only.
-      keep: newest checkpoints to keep.
-      tensorboard_every: steps between TensorBoard rows; 0 for none. ``metrics.jsonl`` has every step.
-      show: columns on the progress bar.
-      alarm: columns that must not stand still.
+      keep_checkpoints: newest checkpoints to keep.
+      tensorboard_every: steps between rows of TensorBoard; 0 writes none. ``metrics.jsonl`` has
+        every step.
+      progress_metrics: columns on the progress bar.
+      alarms: columns to watch.
       quiet: no progress bar.
     """
 
     steps: int
+    microbatches: int = 1
     save_every: int = 0
-    keep: int = 2
+    keep_checkpoints: int = 2
     tensorboard_every: int = 1
-    show: tuple[str, ...] = ("loss",)
-    alarm: AlarmConfig = AlarmConfig()
+    progress_metrics: tuple[str, ...] = ("loss",)
+    alarms: AlarmConfig = AlarmConfig()
     quiet: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingRun:
+    """A run that is ready to start or to resume.
+
+    Attributes:
+      stage: what to train.
+      optimizer: of its parameters.
+      cfg: how long and how often.
+      workdir: from ``open_workdir``.
+      model: config of the model as JSON, for the manifest.
+      hooks: run between steps, in this order.
+      sharder: mesh and sharding rules; None for one device.
+    """
+
+    stage: Stage
+    optimizer: Optimizer
+    cfg: LoopConfig
+    workdir: Workdir
+    model: Mapping[str, Any]
+    hooks: tuple[Hook, ...] = ()
+    sharder: Sharder | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,151 +86,174 @@ class StepResult:
     metrics: dict[str, float]
 
 
-def train(
-    stage: Stage,
-    update: Update,
-    cfg: LoopConfig,
-    workdir: Workdir,
-    model: Mapping[str, Any],
-    hooks: Sequence[Hook] = (),
-) -> Iterator[StepResult]:
-    """Trains until ``cfg.steps`` are done, resuming what ``workdir`` holds; a complete run yields nothing.
+def train(run: TrainingRun) -> Iterator[StepResult]:
+    """Trains until all steps are done, resuming what the work directory holds.
 
-    The numbers of a step are read after the next one was dispatched, unless a hook or a save wants them at once.
-
-    Args:
-      stage: what to train.
-      update: ``make_update(stage.loss, stage.after, ...)``.
-      cfg: how long and how often.
-      workdir: from ``open_workdir``.
-      model: config of the model as JSON, for the manifest.
-      hooks: run between steps, in this order.
+    The numbers of a step are read after the next one was dispatched, so that the device does not
+    wait for the host, unless a hook or a checkpoint needs them at once.
 
     Yields:
-      one ``StepResult`` per step, after its row (and checkpoint) is on disk. A new run whose hooks report at 0 also
-      yields step 0.
+      one ``StepResult`` per step, after its row (and checkpoint) is on disk. A new run whose hooks
+      report at 0 also yields step 0; a run that is complete yields nothing.
 
     Raises:
-      UserError: the checkpoint is damaged or of another model, or ``cfg.steps`` is no length.
+      UserError: the checkpoint is damaged or of another model, or there are no steps to do.
       Preempted: after SIGTERM or SIGINT, once the current step is saved.
     """
+    cfg, stage = run.cfg, run.stage
     if cfg.steps < 1:
-        raise UserError(f"steps={cfg.steps} is no length of a run; expected 1 or more")
-    newest = max(saved_steps(workdir.checkpoints), default=None)
-    if newest is not None and newest >= cfg.steps:
+        raise UserError(f"config.steps must be at least 1; got {cfg.steps}")
+    saved_step = max(saved_steps(run.workdir.checkpoints), default=None)
+    if saved_step is not None and saved_step >= cfg.steps:
         return
-    config = json.loads(workdir.config.read_text())
-    checkpointer = Checkpointer(
-        workdir.checkpoints, RunIdentity(stage.name, dict(model), config), cfg.keep
-    )
-    data = stage.data()
-    done, state = 0, stage.init()
-    if newest is not None:
-        like = abstract(state)
-        del state
-        done, state = checkpointer.restore(like, data)
-    written = -1 if newest is None else done
-    recorder = Recorder(
-        workdir, cfg.steps, written, cfg.show, cfg.alarm, cfg.tensorboard_every, cfg.quiet
-    )
-    if newest is not None:
-        recorder.say(f"resuming {workdir} from step {done}")
-    recorder.say(f"training {count(state.trainable):,} of {count(state.params):,} parameters")
-    try:
-        with Preemption() as preemption:
-            run = _Run(stage, update, cfg, recorder, checkpointer, tuple(hooks), preemption)
-            yield from run.steps(state, data, done)
-    finally:
-        for hook in hooks:
-            hook.close()
-        recorder.close()
-        checkpointer.close()
+
+    with _mesh_context(run.sharder), _Session(run, saved_step) as session:
+        state, data, first_step = session.first_state, session.data, session.first_step
+        frozen = state.frozen
+        update = make_update(
+            stage.loss, stage.update_algo_state, run.optimizer, cfg.microbatches, state
+        )
+        if first_step == 0 and session.is_hook_due(0, is_last=False):
+            yield session.finish(_PendingStep(0, [], {}), state, is_last=False)
+
+        pending: _PendingStep | None = None
+        for step in range(first_step, cfg.steps):
+            for hook in run.hooks:
+                hook.before_step(step)
+
+            # One step: the stage samples or reads, the update trains.
+            updates: list[Metrics] = []
+            host_metrics: HostMetrics = {}
+            for batch, scalars in stage.batches(state, next(data), step):
+                state, metrics = update(state.with_frozen({}), frozen, batch)
+                state = state.with_frozen(frozen)
+                updates.append(metrics)
+                host_metrics.update(scalars)
+
+            # The previous step's numbers are there by now.
+            if pending is not None:
+                yield session.finish(pending)
+            pending = _PendingStep(step + 1, updates, host_metrics)
+
+            is_last, must_stop = step + 1 == cfg.steps, session.preemption.requested()
+            is_save_due = cfg.save_every > 0 and (step + 1) % cfg.save_every == 0
+            must_save = is_last or must_stop or is_save_due
+            if must_save or session.is_hook_due(step + 1, is_last):
+                result = session.finish(pending, state, is_last)
+                pending = None
+                if must_save:
+                    session.save(step + 1, state)
+                yield result
+            if must_stop and not is_last:
+                session.stop(step + 1)
+
+
+def _mesh_context(sharder: Sharder | None) -> contextlib.AbstractContextManager[Any]:
+    return contextlib.nullcontext() if sharder is None else sharding_context(sharder)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Pending:
+class _PendingStep:
     """A step whose updates are dispatched and whose numbers are still on the device."""
 
     step: int
     updates: list[Metrics]
-    host: HostMetrics
+    host_metrics: HostMetrics
 
     def row(self) -> dict[str, float]:
-        """Waits for the numbers. Metrics of several updates are added before they are divided."""
+        """Waits for the numbers. Metrics of several updates add up before they are divided."""
         sums: dict[str, tuple[float, float]] = {}
         for metrics in jax.device_get(self.updates):
             for name, metric in metrics.items():
-                old = sums.get(name, (0.0, 0.0))
-                sums[name] = (old[0] + float(metric.sum), old[1] + float(metric.weight))
-        if both := sorted(sums.keys() & self.host.keys()):
-            raise ValueError(f"metrics {both} come from the host and from the update")
+                total, weight = sums.get(name, (0.0, 0.0))
+                sums[name] = (total + float(metric.sum), weight + float(metric.weight))
+        if shared := sorted(sums.keys() & self.host_metrics.keys()):
+            raise ValueError(f"metrics {shared} come from the host and from the update")
+
         means = {name: total / weight if weight else 0.0 for name, (total, weight) in sums.items()}
-        host = {name: float(value) for name, value in self.host.items()}
-        return {**means, **host}
+        return means | {name: float(value) for name, value in self.host_metrics.items()}
 
 
-@dataclasses.dataclass
-class _Run:
-    """What stays the same from step to step, and the time when the last one was over."""
+class _Session:
+    """Everything a run has open: writers, checkpoints, hooks, data, signal handlers."""
 
-    stage: Stage
-    update: Update
-    cfg: LoopConfig
-    recorder: Recorder
-    checkpointer: Checkpointer
-    hooks: tuple[Hook, ...]
-    preemption: Preemption
-    mark: float = dataclasses.field(default_factory=time.perf_counter)
+    def __init__(self, run: TrainingRun, saved_step: int | None):
+        """Starts anew, or restores the newest checkpoint where ``saved_step`` is one."""
+        self.run, cfg, workdir = run, run.cfg, run.workdir
+        config = json.loads(workdir.config.read_text())
+        identity = RunIdentity(run.stage.name, dict(run.model), config)
+        self.checkpointer = Checkpointer(workdir.checkpoints, identity, cfg.keep_checkpoints)
 
-    def steps(
-        self, state: TrainState, data: grain.DatasetIterator, done: int
-    ) -> Iterator[StepResult]:
-        """The steps after ``done``."""
-        if done == 0 and any(hook.due(0, False) for hook in self.hooks):
-            yield self._finish(_Pending(0, [], {}), state, last=False)
-        pending: _Pending | None = None
-        for step in range(done, self.cfg.steps):
-            for hook in self.hooks:
-                hook.before(step)
-            updates: list[Metrics] = []
-            host: HostMetrics = {}
-            for batch, scalars in self.stage.batches(state, next(data), step):
-                state, metrics = self.update(state, batch)
-                updates.append(metrics)
-                host.update(scalars)
-            if pending is not None:
-                yield self._finish(pending)
-            pending = _Pending(step + 1, updates, host)
-            last, stop = step + 1 == self.cfg.steps, self.preemption.asked()
-            save = (
-                last or stop or (self.cfg.save_every > 0 and (step + 1) % self.cfg.save_every == 0)
-            )
-            if save or any(hook.due(step + 1, last) for hook in self.hooks):
-                result = self._finish(pending, state, last)
-                pending = None
-                if save:
-                    self.recorder.publish()
-                    self.checkpointer.save(step + 1, state, data)
-                    self.mark = time.perf_counter()
-                yield result
-            if stop and not last:
-                self.recorder.say(
-                    f"asked to stop: step {step + 1} of {self.cfg.steps} is saved in {self.checkpointer.folder}; "
-                    f"run the same command again to resume"
-                )
-                raise Preempted(step + 1)
+        self.data: grain.DatasetIterator = run.stage.data_iterator()
+        self.first_step, self.first_state = 0, run.stage.init_state()
+        if saved_step is not None:
+            # Only the shapes of the new state are needed; its arrays make room for the saved ones.
+            shapes = abstract(self.first_state)
+            del self.first_state
+            self.first_step, self.first_state = self.checkpointer.restore(shapes, self.data)
 
-    def _finish(
-        self, pending: _Pending, state: TrainState | None = None, last: bool = False
+        self.recorder = Recorder(
+            workdir,
+            cfg.steps,
+            -1 if saved_step is None else self.first_step,
+            cfg.progress_metrics,
+            cfg.alarms,
+            cfg.tensorboard_every,
+            cfg.quiet,
+        )
+        if saved_step is not None:
+            self.recorder.log(f"resuming {workdir} from step {self.first_step}")
+        trainable, total = count(self.first_state.trainable), count(self.first_state.params)
+        self.recorder.log(f"training {trainable:,} of {total:,} parameters")
+        self.preemption = Preemption()
+        self.last_finish = time.perf_counter()
+
+    def __enter__(self) -> _Session:
+        self.preemption.__enter__()
+        self.last_finish = time.perf_counter()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.preemption.__exit__(*error)
+        for hook in self.run.hooks:
+            hook.close()
+        self.recorder.close()
+        self.checkpointer.close()
+
+    def is_hook_due(self, done: int, is_last: bool) -> bool:
+        """Whether any hook runs after ``done`` steps."""
+        return any(hook.is_due(done, is_last) for hook in self.run.hooks)
+
+    def finish(
+        self, pending: _PendingStep, state: TrainState | None = None, is_last: bool = False
     ) -> StepResult:
-        """Reads a step's numbers, lets the hooks that are due add theirs, and writes the row."""
+        """Reads a step's numbers, adds those of the hooks that are due, and writes the row."""
         row = pending.row()
         now = time.perf_counter()
-        row["time/step"], self.mark = now - self.mark, now
-        pictures: dict[str, Image.Image] = {}
-        for hook in self.hooks:
-            if state is not None and hook.due(pending.step, last):
+        row["time/step"], self.last_finish = now - self.last_finish, now
+
+        images: dict[str, Image.Image] = {}
+        for hook in self.run.hooks:
+            if state is not None and hook.is_due(pending.step, is_last):
                 report = hook.run(pending.step, state)
-                row.update(report.numbers)
-                pictures.update(report.pictures)
-        return StepResult(pending.step, self.recorder.record(pending.step, row, pictures))
+                row.update(report.metrics)
+                images.update(report.images)
+        return StepResult(pending.step, self.recorder.record(pending.step, row, images))
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Writes a checkpoint, after the rows that it must not be ahead of."""
+        self.recorder.flush()
+        self.checkpointer.save(step, state, self.data)
+        self.last_finish = time.perf_counter()
+
+    def stop(self, step: int) -> None:
+        """Ends a run that was asked to stop.
+
+        Raises:
+          Preempted: always.
+        """
+        self.recorder.log(
+            f"asked to stop: step {step} of {self.run.cfg.steps} is saved in "
+            f"{self.checkpointer.folder}; run the same command again to resume"
+        )
+        raise Preempted(step)

@@ -1,6 +1,6 @@
-"""Schedules, decay mask and AdamW.
+"""AdamW, its learning-rate schedules and its decay mask.
 
-In: a frozen ``OptimConfig``. Out: an ``Optimizer`` whose scheduled part is a function of the step alone.
+In: an ``OptimConfig``. Out: an ``Optimizer`` whose learning rate is a function of the update alone.
 """
 
 from __future__ import annotations
@@ -12,33 +12,39 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import PyTree
 
 from corl_jax.core import trees
 from corl_jax.core.errors import UserError
 from corl_jax.core.registry import Registry
 from corl_jax.core.types import Params
 
+# Number of updates done to learning rate.
 Schedule = Callable[[Any], jax.Array]
+
+# Name of a dtype to the dtype of the first moment; None takes that of the widened gradient.
 FIRST_MOMENTS = {"float32": None, "bfloat16": jnp.bfloat16}
-"""Types of the first moment by name; None is the type of the widened gradient."""
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """AdamW and its schedule. All step counts are updates.
+    """AdamW and its schedule. All counts of steps are counts of updates.
 
     Attributes:
       learning_rate: the peak.
-      total_steps: where ``linear`` and ``cosine`` arrive at their end; ``constant`` does not read it.
-      warmup_steps: update ``i`` of these runs at ``(i + 1) / warmup_steps`` of the peak.
-      schedule: ``constant``, ``linear`` or ``cosine``, what follows the warm-up.
-      final_fraction: end of the decay as a fraction of the peak.
+      total_steps: updates after which ``linear`` and ``cosine`` reach their end; ``constant``
+        ignores it.
+      warmup_steps: update ``i`` of these has ``(i + 1) / warmup_steps`` of the peak.
+      schedule: what follows the warm-up: ``constant``, ``linear`` or ``cosine``.
+      final_fraction: the last learning rate as a fraction of the peak.
       b1, b2, eps: of Adam.
-      weight_decay: decoupled, on arrays of rank 2 and more that ``no_decay`` does not name.
-      no_decay: path patterns that are never decayed (stacked layers give norms a second axis).
-      clip_norm: largest global norm of the gradient; 0 leaves it alone.
-      first_moment_dtype: ``float32``, or ``bfloat16`` to hold the mean of gradients in half the memory; the second
-        moment stays in float32, since it moves by less per update than bfloat16 can hold.
+      weight_decay: decoupled; applied to arrays of rank 2 and more that ``no_decay`` does not name.
+      no_decay: path patterns that never decay. They are needed for norms, which have a second axis
+        where layers are stacked.
+      clip_norm: largest global norm of the gradient; 0 for no clipping.
+      first_moment_dtype: ``float32``, or ``bfloat16`` to hold the mean of gradients in half the
+        memory. The second moment stays in float32, since its change per update is smaller than
+        bfloat16 can hold.
     """
 
     learning_rate: float
@@ -57,12 +63,15 @@ class OptimConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """Optax direction and learning rate kept apart, so that the rate follows ``TrainState.step`` and nothing else.
+    """The direction of an update and its learning rate, separately.
+
+    The learning rate thus follows ``TrainState.step`` and no counter inside the optimizer state.
 
     Attributes:
-      init: trainable parameters to moments, in float32 or wider where the config does not say otherwise.
-      direction: ``(gradients, opt_state, params) -> (direction, opt_state)``, before the learning rate and the sign.
-      learning_rate: step to rate.
+      init: trainable parameters to moments, in float32 or wider unless the config says otherwise.
+      direction: ``(gradients, opt_state, params) -> (direction, opt_state)``, without the learning
+        rate and the minus sign.
+      learning_rate: update to learning rate.
     """
 
     init: Callable[[Params], Any]
@@ -70,6 +79,7 @@ class Optimizer:
     learning_rate: Schedule
 
 
+# ``(config, decay_steps)`` to the schedule after the warm-up, counted from its end.
 schedules: Registry[Callable[[OptimConfig, int], Schedule]] = Registry("learning-rate schedule")
 
 
@@ -91,62 +101,82 @@ def _cosine(cfg: OptimConfig, decay_steps: int) -> Schedule:
 
 
 def make_schedule(cfg: OptimConfig) -> Schedule:
-    """Step to learning rate.
+    """The learning-rate schedule, warm-up first.
 
     Raises:
-      UserError: unknown schedule, or no update left after the warm-up.
+      UserError: an unknown schedule, or no update after the warm-up.
     """
-    decay = schedules[cfg.schedule]
-    left = cfg.total_steps - cfg.warmup_steps
-    if cfg.warmup_steps < 0 or (left < 1 and cfg.schedule != "constant"):
+    make_decay = schedules[cfg.schedule]
+    decay_steps = cfg.total_steps - cfg.warmup_steps
+    if cfg.warmup_steps < 0 or (decay_steps < 1 and cfg.schedule != "constant"):
         raise UserError(
-            f"warmup_steps={cfg.warmup_steps} leaves nothing of total_steps={cfg.total_steps} "
-            f"for the {cfg.schedule} schedule; expected 0 <= warmup_steps < total_steps"
+            f"warmup_steps must be at least 0 and less than total_steps={cfg.total_steps} for the "
+            f"{cfg.schedule} schedule; got warmup_steps={cfg.warmup_steps}"
         )
-    after = decay(cfg, max(left, 1))
+
+    # A constant rate has no end, so it may be shorter than its warm-up.
+    decay = make_decay(cfg, max(decay_steps, 1))
     if cfg.warmup_steps == 0:
-        return after
+        return decay
+
+    # Update 0 has 1 / warmup_steps of the peak and not 0, so that no update is wasted.
     warmup = optax.linear_schedule(
         cfg.learning_rate / cfg.warmup_steps, cfg.learning_rate, cfg.warmup_steps - 1
     )
+    # A line needs two points.
     if cfg.warmup_steps == 1:
         warmup = optax.constant_schedule(cfg.learning_rate)
-    return optax.join_schedules([warmup, after], [cfg.warmup_steps])
+    return optax.join_schedules([warmup, decay], [cfg.warmup_steps])
 
 
 def decay_mask(params: Params, no_decay: tuple[str, ...]) -> dict[str, bool]:
-    """Which parameters weight decay touches: rank 2 and more, not named by ``no_decay``."""
+    """Which parameters decay: those of rank 2 and more that ``no_decay`` does not name."""
+    # Biases and norms have rank 1, or are named by the patterns where layers are stacked.
     return {
         path: leaf.ndim >= 2 and not trees.matches(path, no_decay) for path, leaf in params.items()
     }
 
 
 def make_optimizer(cfg: OptimConfig) -> Optimizer:
-    """AdamW (Loshchilov and Hutter, 2019) in float32 with global-norm clipping.
+    """AdamW (Loshchilov and Hutter, 2019) in float32, with clipping of the global norm.
 
     Raises:
-      UserError: see ``make_schedule``, a learning rate or clip norm below 0, and an unknown type.
+      UserError: see ``make_schedule``; also a learning rate, clip norm or weight decay below 0, and
+        an unknown dtype.
     """
-    for name in ("learning_rate", "clip_norm", "weight_decay"):
-        value = getattr(cfg, name)
+    ranges = {
+        "learning_rate": cfg.learning_rate,
+        "clip_norm": cfg.clip_norm,
+        "weight_decay": cfg.weight_decay,
+    }
+    for name, value in ranges.items():
         if not value >= 0:
-            raise UserError(f"optim.{name}={value} is out of range; expected 0 or more")
+            raise UserError(f"optim.{name} must be at least 0; got optim.{name}={value}")
+
+    # Configs have dtypes by name.
     if cfg.first_moment_dtype not in FIRST_MOMENTS:
         raise UserError(
             f"optim.first_moment_dtype={cfg.first_moment_dtype!r} is unknown; "
             f"expected one of {', '.join(FIRST_MOMENTS)}"
         )
-    chain = optax.chain(
-        optax.clip_by_global_norm(cfg.clip_norm) if cfg.clip_norm else optax.identity(),
-        optax.scale_by_adam(
-            b1=cfg.b1, b2=cfg.b2, eps=cfg.eps, mu_dtype=FIRST_MOMENTS[cfg.first_moment_dtype]
-        ),
-        optax.add_decayed_weights(
+
+    # Clipping comes first, so that the moments only see clipped gradients.
+    clip = optax.clip_by_global_norm(cfg.clip_norm) if cfg.clip_norm else optax.identity()
+
+    # The first moment over the root of the second, both corrected for their start at 0.
+    adam = optax.scale_by_adam(
+        b1=cfg.b1, b2=cfg.b2, eps=cfg.eps, mu_dtype=FIRST_MOMENTS[cfg.first_moment_dtype]
+    )
+
+    # Decoupled decay is added after Adam's division, which would otherwise rescale it.
+    decay = optax.identity()
+    if cfg.weight_decay:
+        decay = optax.add_decayed_weights(
             cfg.weight_decay, mask=lambda params: decay_mask(params, cfg.no_decay)
         )
-        if cfg.weight_decay
-        else optax.identity(),
-    )
+    chain = optax.chain(clip, adam, decay)
+
+    # Gradients and parameters may be bfloat16; moments and direction are float32.
     return Optimizer(
         init=lambda params: chain.init(widen(params)),
         direction=lambda grads, opt_state, params: chain.update(
@@ -156,6 +186,6 @@ def make_optimizer(cfg: OptimConfig) -> Optimizer:
     )
 
 
-def widen(tree: Any) -> Any:
-    """Leaves in float32, or as wide as they already are."""
+def widen(tree: PyTree[jax.Array]) -> PyTree[jax.Array]:
+    """The same arrays in float32, or in their own dtype where that is wider."""
     return jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), tree)

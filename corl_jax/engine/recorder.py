@@ -1,6 +1,7 @@
 """All writers of a run behind one call per step.
 
-In: the row and pictures of a step. Out: a line of ``metrics.jsonl``, events, PNG files, the progress bar.
+In: the row and the images of a step. Out: a line of ``metrics.jsonl``, TensorBoard events, PNG
+files, the progress bar.
 """
 
 from __future__ import annotations
@@ -19,85 +20,106 @@ from corl_jax.engine.writers import JsonLines, Progress, TensorBoard, rewind_met
 
 
 class Recorder:
-    """Writes on the first process, and on the others only watches.
+    """Writes on the first process; on the others it only watches for alarms.
 
     Args:
-      workdir: whose ``metrics.jsonl`` is cut back to ``done`` steps first.
-      total: steps of the whole run.
-      done: steps that the run resumes from; -1 for a new one.
-      show: columns for the progress bar.
-      alarm: which columns to watch; what it saw before a resume is read back from ``metrics.jsonl``.
-      tensorboard_every: 0 for no events.
+      workdir: its ``metrics.jsonl`` is first cut back to ``steps_done`` steps.
+      total_steps: steps of the run.
+      steps_done: steps that the run resumes from; -1 for a new run.
+      progress_metrics: columns on the progress bar.
+      alarms: the columns to watch. On resume the old rows are read again, for the alarms' state.
+      tensorboard_every: steps between rows of TensorBoard; 0 for none.
       quiet: no progress bar.
     """
 
     def __init__(
         self,
         workdir: Workdir,
-        total: int,
-        done: int,
-        show: tuple[str, ...],
-        alarm: AlarmConfig,
+        total_steps: int,
+        steps_done: int,
+        progress_metrics: tuple[str, ...],
+        alarms: AlarmConfig,
         tensorboard_every: int = 1,
         quiet: bool = False,
     ):
-        self._workdir, self._every, self._writes = (
-            workdir,
-            tensorboard_every,
-            jax.process_index() == 0,
-        )
-        self._alarm = Alarm(alarm)
-        if self._writes:
-            rewind_metrics(workdir.metrics, done)
-            for line in workdir.metrics.read_text().splitlines():
-                row = {
-                    name: math.nan if value is None else value
-                    for name, value in json.loads(line).items()
-                }
-                self._alarm.feed(row)
+        self._workdir = workdir
+        self._tensorboard_every = tensorboard_every
+        self._is_writer = jax.process_index() == 0
+        self._alarm = Alarm(alarms)
+
+        # For a new run -1 removes all rows, also that of step 0; bar and events start at 0.
+        first_step = max(steps_done, 0)
+        if self._is_writer:
+            rewind_metrics(workdir.metrics, steps_done)
+            self._replay_alarms()
             self._lines = JsonLines(workdir.metrics)
-            self._events = TensorBoard(workdir.tensorboard, max(done, 0))
-        self._progress = Progress(total, max(done, 0), show, quiet or not self._writes)
+            self._events = TensorBoard(workdir.tensorboard, first_step)
+
+        # Other processes have a bar too, which prints nothing.
+        self._progress = Progress(
+            total_steps, first_step, progress_metrics, quiet or not self._is_writer
+        )
+
+    def _replay_alarms(self) -> None:
+        """Brings the alarms to the state that they had after the rows on disk."""
+        for line in self._workdir.metrics.read_text().splitlines():
+            values = json.loads(line)
+            # JSON has no NaN, so the file has null in its place.
+            row = {name: math.nan if value is None else value for name, value in values.items()}
+            self._alarm.update(row)
 
     def record(
-        self, step: int, row: Mapping[str, float], pictures: Mapping[str, Image.Image]
+        self, step: int, row: Mapping[str, float], images: Mapping[str, Image.Image]
     ) -> dict[str, float]:
-        """Writes the row of ``step`` with the number of ringing ``alarms`` added, and returns it."""
-        said = self._alarm.feed(row)
-        full = {**row, "alarms": float(self._alarm.ringing)}
-        if self._writes:
-            self._lines.write(step, full)
-            events = self._every > 0 and (step % self._every == 0 or bool(pictures))
-            if events:
-                self._events.write(
-                    step, {name: value for name, value in full.items() if math.isfinite(value)}
-                )
-            for name, picture in pictures.items():
-                picture.save(
-                    self._workdir.samples / f"step_{step:06d}_{name.replace('/', '_')}.png"
-                )
-                if events:
-                    self._events.picture(step, name, np.asarray(picture))
-        for text in said:
-            self.say(f"step {step}: {text}")
-        self._progress.write(step, full)
-        return full
+        """Writes the row and the images of a step.
 
-    def say(self, text: str) -> None:
-        """A line on stderr, above the bar."""
-        if self._writes:
-            self._progress.say(text)
+        Returns:
+          the row, with the number of active ``alarms`` added.
+        """
+        messages = self._alarm.update(row)
+        complete_row = {**row, "alarms": float(self._alarm.active)}
+        if self._is_writer:
+            self._write_files(step, complete_row, images)
 
-    def publish(self) -> None:
-        """Makes all rows and pictures so far last; called before a checkpoint, which must not be ahead of them."""
-        if self._writes:
+        # On the terminal, first the new alarms, then the bar below them.
+        for message in messages:
+            self.log(f"step {step}: {message}")
+        self._progress.write(step, complete_row)
+        return complete_row
+
+    def _write_files(
+        self, step: int, row: Mapping[str, float], images: Mapping[str, Image.Image]
+    ) -> None:
+        self._lines.write(step, row)
+
+        # TensorBoard cannot show numbers that are not finite. Images always come with their row.
+        every = self._tensorboard_every
+        writes_events = every > 0 and (step % every == 0 or bool(images))
+        if writes_events:
+            finite = {name: value for name, value in row.items() if math.isfinite(value)}
+            self._events.write(step, finite)
+
+        for name, image in images.items():
+            file_name = f"step_{step:06d}_{name.replace('/', '_')}.png"
+            image.save(self._workdir.samples / file_name)
+            if writes_events:
+                self._events.write_image(step, name, np.asarray(image))
+
+    def log(self, text: str) -> None:
+        """Prints a line on stderr, above the progress bar."""
+        if self._is_writer:
+            self._progress.print_line(text)
+
+    def flush(self) -> None:
+        """Brings all rows and images to disk or bucket; no checkpoint may be ahead of them."""
+        if self._is_writer:
             self._events.flush()
-            self._workdir.publish()
+            self._workdir.push()
 
     def close(self) -> None:
         """Closes every file."""
         self._progress.close()
-        if self._writes:
+        if self._is_writer:
             self._lines.close()
             self._events.close()
-            self._workdir.publish()
+            self._workdir.push()

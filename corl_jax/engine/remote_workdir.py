@@ -1,10 +1,12 @@
-"""The small files of a run whose work directory is an address: a twin of it on this host, since objects cannot grow.
+"""A work directory in a bucket, with a local copy of its small files, since objects cannot grow.
 
-In: an address such as ``gs://bucket/run``. Out: a local folder with all that lies there but the checkpoints, which
-Orbax writes to the address itself, and ``push``, which copies up what has changed.
+In: an address such as ``gs://bucket/run``. Out: a local folder with every file of the run except
+the checkpoints, which Orbax writes to the address itself, and ``push``, which uploads what has
+changed.
 
-A run pushes before every checkpoint, so that no checkpoint is ahead of its rows; rows ahead of the newest checkpoint
-are played again. Hence, whatever is lost with the host, the bucket alone is enough to go on bit for bit.
+A run pushes before every checkpoint, so no checkpoint is ahead of its rows. Rows that are ahead of
+the newest checkpoint are written again on resume. Whatever is lost with the host, the bucket alone
+is therefore enough to resume bit for bit.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import fsspec
 from etils import epath
@@ -22,84 +23,98 @@ from corl_jax.core.errors import UserError
 CHECKPOINTS = "checkpoints"
 
 
-def is_address(path: Any) -> bool:
-    """Whether ``path``, as a user typed it or as ``epath`` holds it, is no folder of this host."""
+def is_address(path: str | Path | epath.Path) -> bool:
+    """Whether ``path``, as a user typed it or as ``epath`` has it, is not a folder of this host."""
     return "://" in str(path)
 
 
-def only_folders(path: Any) -> None:
-    """Refuses an address where only folders are read.
+def require_local_path(path: str | Path) -> None:
+    """Checks that ``path`` is on this host.
 
     Raises:
-      UserError: it is one.
+      UserError: it is an address.
     """
     if is_address(path):
         raise UserError(
-            f"{path} is an address, and here only folders are read; copy it first: "
+            f"{path} is an address, but only local folders can be read here; copy it first: "
             f"gcloud storage cp --recursive {path} ."
         )
 
 
 def remote_folder(address: str) -> epath.Path:
-    """The folder at an address, not yet looked at.
+    """The folder at an address; nothing is read yet.
 
     Raises:
-      UserError: no address of a folder in a Google Cloud Storage bucket.
+      UserError: not the address of a folder in a Google Cloud Storage bucket.
     """
     bucket, _, folder = address.removeprefix("gs://").partition("/")
     if not address.startswith("gs://") or not bucket or not folder.strip("/"):
         raise UserError(
-            f"workdir {address} is no address that a run writes to; expected gs://BUCKET/FOLDER or a folder"
+            f"workdir must be gs://BUCKET/FOLDER or a local folder; got {address}. "
+            "Runs write to no other kind of address"
         )
-    fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = (
-        False  # Orbax and other hosts write there too
-    )
+
+    # Orbax and other hosts write there too, so gcsfs must not remember what it once listed.
+    fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
     return epath.Path(address.rstrip("/"))
 
 
 class RemoteWorkdir:
-    """A run's folder at an address, and its twin ``local``, which begins empty and goes with the process."""
+    """The folder of a run at an address, and its local copy.
 
-    def __init__(self, remote: epath.Path):
-        self.remote = remote
-        self._folder = tempfile.TemporaryDirectory(prefix="corl_run_")
-        self.local = Path(self._folder.name)
-        self._same: dict[str, tuple[int, int]] = {}
+    Args:
+      folder: from ``remote_folder``.
+
+    Attributes:
+      folder: the remote folder.
+      local: the local copy; it is empty at first and deleted when the process ends.
+    """
+
+    def __init__(self, folder: epath.Path):
+        self.folder = folder
+        self._temporary = tempfile.TemporaryDirectory(prefix="corl_run_")
+        self.local = Path(self._temporary.name)
+        # File name to the stamp of its local copy when both were equal.
+        self._synced: dict[str, tuple[int, int]] = {}
 
     def pull(self) -> None:
-        """Copies everything but the checkpoints down."""
-        for name, path in _files(self.remote):
-            twin = self.local / name
-            twin.parent.mkdir(parents=True, exist_ok=True)
-            twin.write_bytes(path.read_bytes())
-            self._same[name] = _stamp(twin)
+        """Downloads every file except the checkpoints."""
+        # Files that are equal now are not uploaded again until they change.
+        for name, path in _list_files(self.folder):
+            local_path = self.local / name
+            local_path.parent.mkdir(parents=True, exist_ok=True)
+            local_path.write_bytes(path.read_bytes())
+            self._synced[name] = _stamp(local_path)
 
     def push(self) -> None:
-        """Copies up what is new or has changed since the last copy, ``config.json`` last: it says that all is there."""
+        """Uploads files that are new or have changed since the last copy."""
         files = {
             str(path.relative_to(self.local)): path
             for path in self.local.rglob("*")
             if path.is_file()
         }
+
+        # config.json comes last: where it exists, everything else does.
         for name in sorted(files, key=lambda name: (name == "config.json", name)):
             stamp = _stamp(files[name])
-            if self._same.get(name) != stamp and not name.endswith(".part"):
-                (self.remote / name).parent.mkdir(parents=True, exist_ok=True)
-                (self.remote / name).write_bytes(files[name].read_bytes())
-                self._same[name] = stamp
+            is_unfinished = name.endswith(".part")
+            if self._synced.get(name) != stamp and not is_unfinished:
+                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (self.folder / name).write_bytes(files[name].read_bytes())
+                self._synced[name] = stamp
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """What changes when a file does."""
+    """Size and time of the last change; a file with an equal stamp has not changed."""
     return path.stat().st_size, path.stat().st_mtime_ns
 
 
-def _files(folder: epath.Path, prefix: str = "") -> Iterator[tuple[str, epath.Path]]:
-    """All files under ``folder`` but checkpoints, by relative name."""
+def _list_files(folder: epath.Path, prefix: str = "") -> Iterator[tuple[str, epath.Path]]:
+    """All files under ``folder`` except checkpoints, with their relative names."""
     for path in folder.iterdir():
         name = prefix + path.name
         if path.is_dir():
             if name != CHECKPOINTS:
-                yield from _files(path, name + "/")
+                yield from _list_files(path, name + "/")
         else:
             yield name, path

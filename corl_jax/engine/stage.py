@@ -1,7 +1,4 @@
-"""What the loop asks of anything that trains; implemented in ``corl_jax.stages``.
-
-In: nothing. Out: the ``Stage`` protocol and the type of its host-side metrics.
-"""
+"""What the training loop requires of anything that trains; the classes are in ``corl_jax.stages``."""
 
 from __future__ import annotations
 
@@ -16,11 +13,11 @@ from corl_jax.core.types import Params
 from corl_jax.engine.state import TrainState
 
 HostMetrics = dict[str, float]
-"""Scalars that are known on the host before the update runs: rewards, lengths, seconds under ``time/``."""
+"""Scalars that the host knows before the update runs: rewards, lengths, seconds under ``time/``."""
 
 
 class Stage(Protocol):
-    """One kind of training: how a batch comes to be and how it is scored.
+    """One kind of training: how its batches come to be, and its loss.
 
     Attributes:
       name: written into the manifest of every checkpoint, e.g. ``"sft"``.
@@ -28,38 +25,47 @@ class Stage(Protocol):
 
     name: str
 
-    def init(self) -> TrainState:
-        """A fresh state, after import or handoff, placed on the mesh; a resumed run takes its shapes and placement."""
+    def init_state(self) -> TrainState:
+        """A new train state on the mesh, after import or handoff.
+
+        A resumed run takes its shapes and shardings only.
+        """
         ...
 
-    def data(self) -> grain.DatasetIterator:
-        """Endless raw batches, from the first one on. Its position is saved with every checkpoint."""
+    def data_iterator(self) -> grain.DatasetIterator:
+        """Endless raw batches from the first one on; checkpoints save its position."""
         ...
 
     def batches(self, state: TrainState, raw: Any, step: int) -> Iterator[tuple[Any, HostMetrics]]:
-        """Turns one raw batch into one or more update batches.
+        """Turns a raw batch into the batches of one or more updates.
 
         Args:
-          state: as it is before the step. The first update donates it, so read it before the first ``yield``.
+          state: before the step. The first update donates it, so read it before the first ``yield``.
           raw: the raw batch number ``step``.
-          step: steps done before this one; 0 for the first. Random streams are folded with it.
+          step: steps done so far, 0 at the first one. Random streams are folded with it.
 
         Yields:
-          a batch for ``loss`` and what to log. The batch is a pytree whose array leaves share a leading row axis per
-          task; ``None`` leaves are allowed. Scalars of a later batch of the same step replace those of an earlier one.
+          a batch for ``loss``, and metrics. The batch is a pytree whose arrays share a leading row
+          axis per task; leaves may be None. Metrics of a later batch of the same step replace those
+          of an earlier one.
         """
         ...
 
     def loss(self, params: Params, batch: Any, algo: Any) -> tuple[jax.Array, Metrics]:
-        """Plain weighted sum over the rows of ``batch``, and metrics that add. Runs inside the jitted update.
+        """A weighted sum over the rows of ``batch``, and metrics that add up.
+
+        Runs inside the jitted update.
 
         Args:
           params: trainable and frozen parameters in one flat dictionary.
-          batch: what ``batches`` yielded, or an equal share of its rows when the update is micro-batched.
-          algo: the algorithm's own state, e.g. a KL coefficient.
+          batch: what ``batches`` yields, or a micro-batch of it with an equal share of the rows.
+          algo: the state of the algorithm, e.g. a KL coefficient.
         """
         ...
 
-    def after(self, algo: Any, metrics: Metrics) -> Any:
-        """The next ``algo``: same tree, shapes and dtypes. Pure; runs inside the jitted update."""
+    def update_algo_state(self, algo: Any, metrics: Metrics) -> Any:
+        """The next ``algo``, with the same tree, shapes and dtypes.
+
+        Pure; runs inside the jitted update.
+        """
         ...

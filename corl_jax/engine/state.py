@@ -1,7 +1,4 @@
-"""All that training remembers, and how a fresh one is made.
-
-In: trainable and frozen parameters that are already placed. Out: a ``TrainState``, or its abstract twin for restoring.
-"""
+"""The train state: all that a run remembers from update to update."""
 
 from __future__ import annotations
 
@@ -19,16 +16,19 @@ from corl_jax.engine.reference_policy import ReferencePolicy
 
 @pytree()
 class TrainState:
-    """The whole of a checkpoint; only the data position lies beside it.
+    """What a checkpoint holds, beside the position in the data.
+
+    Names of these fields are part of the checkpoint.
 
     Attributes:
       step: int32 ``[]``, updates applied so far. A step of the loop may hold several updates.
-      trainable: parameters that the optimiser moves.
-      frozen: parameters that stay; disjoint paths.
-      opt_state: the optimiser's moments, shaped and placed like ``trainable``.
-      algo: the algorithm's own state (a KL coefficient, codebook usage), any pytree of arrays.
-      previous: ``trainable`` as it was before the last update, for a sampler that is one behind; else empty.
-      reference: one that follows ``trainable``, or None.
+      trainable: parameters that the optimizer moves.
+      frozen: parameters that stay as they are; other paths than ``trainable``.
+      opt_state: moments of the optimizer, with shapes and shardings of ``trainable``.
+      algo: state of the algorithm (KL coefficients, moments of rewards), any pytree of arrays.
+      previous: ``trainable`` before the last update, for a sampler that is one update behind; else
+        empty.
+      reference: a reference policy that follows ``trainable``, or None.
     """
 
     step: Any
@@ -44,15 +44,19 @@ class TrainState:
         """Trainable and frozen parameters as one flat dictionary."""
         return merge(self.trainable, self.frozen)
 
+    def with_frozen(self, frozen: Params) -> TrainState:
+        """The same state with other frozen parameters; ``{}`` for the part that updates donate."""
+        return dataclasses.replace(self, frozen=frozen)
+
 
 def merge(trainable: Params, frozen: Params) -> Params:
-    """Both dictionaries as one, in sorted order of paths.
+    """Both dictionaries as one, sorted by path.
 
     Raises:
-      ValueError: a path lies in both.
+      ValueError: a path is in both.
     """
-    if both := sorted(trainable.keys() & frozen.keys()):
-        raise ValueError(f"parameters {both} are both trainable and frozen")
+    if shared := sorted(trainable.keys() & frozen.keys()):
+        raise ValueError(f"parameters {shared} are both trainable and frozen")
     return dict(sorted({**trainable, **frozen}.items()))
 
 
@@ -65,17 +69,19 @@ def create_state(
     keep_previous: bool = False,
     reference: ReferencePolicy | None = None,
 ) -> TrainState:
-    """A state at step 0. Moments are placed like their parameters, everything else is replicated on the same mesh.
+    """A train state at step 0.
+
+    Moments have the shardings of their parameters; everything else is replicated on their mesh.
 
     Args:
-      trainable: placed parameters; the first update donates them, so keep no other use for them.
-      frozen: placed parameters, disjoint from ``trainable``; never donated, so others may share them.
+      trainable: on the mesh. The first update donates them, so do not use them elsewhere.
+      frozen: on the mesh, of other paths. Never donated, so they may be shared.
       optimizer: from ``optim.make_optimizer``.
       algo: pytree of arrays or numbers; numbers become arrays.
-      keep_previous: whether updates keep the parameters that they moved.
+      keep_previous: whether updates keep the parameters that they replace.
       reference: over copies of ``trainable``, where one is to follow it.
     """
-    merge(trainable, frozen)
+    merge(trainable, frozen)  # raises where a path is in both
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         trainable=trainable,
@@ -90,18 +96,18 @@ def create_state(
         for leaf in trainable.values()
         if isinstance(leaf.sharding, NamedSharding)
     }
-    whole = NamedSharding(meshes.pop(), PartitionSpec()) if meshes else None
-    return jax.tree.map(lambda leaf: _commit(leaf, whole), state)
+    replicated = NamedSharding(meshes.pop(), PartitionSpec()) if meshes else None
+    return jax.tree.map(lambda leaf: _commit(leaf, replicated), state)
 
 
 def abstract(state: TrainState) -> TrainState:
-    """Shapes, dtypes and placement of ``state`` without its numbers: what a restore must match."""
+    """Shapes, dtypes and shardings of ``state``: what a restored state must have."""
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
     )
 
 
-def _commit(leaf: jax.Array, whole: NamedSharding | None) -> jax.Array:
-    """Ties ``leaf`` to where it lies; without a mesh of its own it is replicated as ``whole`` says."""
-    stays = whole is None or isinstance(leaf.sharding, NamedSharding)
-    return jax.device_put(leaf, leaf.sharding if stays else whole)
+def _commit(leaf: jax.Array, replicated: NamedSharding | None) -> jax.Array:
+    """``leaf`` committed to its devices; a leaf that is on no mesh is replicated over the mesh."""
+    stays = replicated is None or isinstance(leaf.sharding, NamedSharding)
+    return jax.device_put(leaf, leaf.sharding if stays else replicated)

@@ -1,11 +1,7 @@
-"""The one jitted function that moves parameters: gradient, add over micro-batches, clip, apply.
-
-In: a stage's ``loss`` and ``after`` and an optimiser. Out: ``(state, batch) -> (state, metrics)``, the state donated.
-"""
+"""The jitted update: gradients added up over micro-batches, AdamW, and the state of the algorithm."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -20,127 +16,128 @@ from corl_jax.engine.optim import Optimizer, widen
 from corl_jax.engine.state import TrainState, merge
 
 Loss = Callable[[Params, Any, Any], tuple[jax.Array, Metrics]]
-After = Callable[[Any, Metrics], Any]
-OWN = ("loss", "grad_norm", "update_norm", "param_norm", "learning_rate")
+"""``(params, batch, algo) -> (weighted sum over rows, metrics)``."""
 
+UpdateAlgoState = Callable[[Any, Metrics], Any]
+"""``(algo, metrics) -> algo``."""
 
-class Update:
-    """Calls like a function. ``trace_count`` tells how often it was traced: once per shape of the batch."""
-
-    def __init__(self, loss: Loss, after: After, optimizer: Optimizer, microbatches: int = 1):
-        if microbatches < 1:
-            raise UserError(f"microbatches={microbatches} is no count; expected 1 or more")
-        self.trace_count = 0
-        self._loss, self._after, self._optimizer, self._microbatches = (
-            loss,
-            after,
-            optimizer,
-            microbatches,
-        )
-        self._jitted: Any = None
-
-    def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
-        """Applies one update.
-
-        Args:
-          state: donated, all but ``frozen``; use only the returned one from here on.
-          batch: pytree whose array leaves have a leading row axis, ``None`` leaves allowed.
-
-        Returns:
-          the next state, placed like the old one, and the stage's metrics plus ``loss``, ``grad_norm`` (before
-          clipping), ``update_norm``, ``param_norm`` (after the update) and ``learning_rate``.
-
-        Raises:
-          UserError: rows do not divide by the number of micro-batches.
-        """
-        if self._microbatches > 1:
-            check_rows(batch, self._microbatches)
-        moving = dataclasses.replace(state, frozen={})
-        moved, metrics = self._program(moving)(moving, state.frozen, batch)
-        return dataclasses.replace(moved, frozen=state.frozen), metrics
-
-    def trace(self, state: TrainState, batch: Any) -> Any:
-        """The program that a call with such arguments runs (``jax.stages.Traced``); shapes with placement will do."""
-        moving = dataclasses.replace(state, frozen={})
-        return self._program(moving).trace(moving, state.frozen, batch)
-
-    def _program(self, moving: TrainState) -> Any:
-        if self._jitted is None:
-            placement = jax.tree.map(lambda leaf: leaf.sharding, moving)
-            self._jitted = jax.jit(self._run, donate_argnums=0, out_shardings=(placement, None))
-        return self._jitted
-
-    def _run(self, moving: TrainState, frozen: Params, batch: Any) -> tuple[TrainState, Metrics]:
-        self.trace_count += 1
-        state = dataclasses.replace(moving, frozen=frozen)
-        loss, metrics, grads = self._gradient(state, batch)
-        if taken := sorted(set(metrics) & set(OWN)):
-            raise ValueError(f"the stage's metrics {taken} are names that the update itself writes")
-        rate = self._optimizer.learning_rate(state.step)
-        direction, opt_state = self._optimizer.direction(grads, state.opt_state, state.trainable)
-        change = jax.tree.map(lambda leaf: -rate * leaf, direction)
-        trainable = optax.apply_updates(state.trainable, change)
-        metrics = metrics | {
-            "loss": _one(loss),
-            "grad_norm": _one(optax.tree.norm(grads)),
-            "update_norm": _one(optax.tree.norm(change)),
-            "param_norm": _one(optax.tree.norm(widen(trainable))),
-            "learning_rate": _one(rate),
-        }
-        algo, previous = self._after(state.algo, metrics), state.trainable if state.previous else {}
-        step, reference = state.step + 1, state.reference
-        followed = None if reference is None else reference.after(trainable, step)
-        return TrainState(step, trainable, {}, opt_state, algo, previous, followed), metrics
-
-    def _gradient(self, state: TrainState, batch: Any) -> tuple[jax.Array, Metrics, Params]:
-        """Loss, metrics and gradient of the whole batch; each is a sum over its micro-batches."""
-
-        def summed(trainable: Params, part: Any) -> tuple[jax.Array, Metrics]:
-            return self._loss(merge(trainable, state.frozen), part, state.algo)
-
-        def one(part: Any) -> tuple[jax.Array, Metrics, Params]:
-            (loss, metrics), grads = jax.value_and_grad(summed, has_aux=True)(state.trainable, part)
-            return widen(loss), metrics, widen(grads)
-
-        if self._microbatches == 1:
-            return one(batch)
-        parts = split_rows(batch, self._microbatches)
-        shapes = jax.eval_shape(one, jax.tree.map(lambda leaf: leaf[0], parts))
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        total, _ = jax.lax.scan(
-            lambda sum_, part: (jax.tree.map(jnp.add, sum_, one(part)), None), zeros, parts
-        )
-        return total
+UPDATE_METRICS = ("loss", "grad_norm", "update_norm", "param_norm", "learning_rate")
+"""Metrics that every update writes by itself."""
 
 
 def make_update(
-    stage_loss: Loss, stage_after: After, optimizer: Optimizer, microbatches: int = 1
-) -> Update:
-    """The jitted update of a stage; see ``Update.__call__``."""
-    return Update(stage_loss, stage_after, optimizer, microbatches)
+    loss: Loss,
+    update_algo_state: UpdateAlgoState,
+    optimizer: Optimizer,
+    microbatches: int,
+    state: TrainState,
+) -> jax.stages.Wrapped:
+    """The jitted function ``update(state, frozen, batch) -> (state, metrics)``.
+
+    Its arguments are the state without its frozen parameters (``state.with_frozen({})``), which is
+    donated; the frozen parameters, which are not; and a pytree whose arrays have a leading row axis
+    (leaves may be None). It returns the next state, with the shardings of the old one, and the
+    stage's metrics with ``loss``, ``grad_norm`` (before clipping), ``update_norm``, ``param_norm``
+    (after the update) and ``learning_rate``.
+
+    Args:
+      loss: of a stage; see ``stage.Stage``.
+      update_algo_state: of the same stage.
+      optimizer: from ``optim.make_optimizer``.
+      microbatches: equal parts of the batch whose gradients are added up one after another.
+      state: of the run, or its ``abstract``; read for its shardings.
+
+    Raises:
+      UserError: fewer than one micro-batch; when called, rows that do not divide into them.
+    """
+    if microbatches < 1:
+        raise UserError(f"microbatches must be at least 1; got {microbatches}")
+
+    def update(state: TrainState, frozen: Params, batch: Any) -> tuple[TrainState, Metrics]:
+        state = state.with_frozen(frozen)
+        total_loss, metrics, grads = gradients(loss, state, batch, microbatches)
+        if reserved := sorted(set(metrics) & set(UPDATE_METRICS)):
+            raise ValueError(f"the stage's metrics {reserved} have names that the update writes")
+
+        # One step of AdamW. The rate follows the state's step, so that a resumed run has the same.
+        learning_rate = optimizer.learning_rate(state.step)
+        direction, opt_state = optimizer.direction(grads, state.opt_state, state.trainable)
+        change = jax.tree.map(lambda leaf: -learning_rate * leaf, direction)
+        trainable = optax.apply_updates(state.trainable, change)
+
+        metrics = metrics | {
+            "loss": _weighted(total_loss),
+            "grad_norm": _weighted(optax.tree.norm(grads)),
+            "update_norm": _weighted(optax.tree.norm(change)),
+            "param_norm": _weighted(optax.tree.norm(widen(trainable))),
+            "learning_rate": _weighted(learning_rate),
+        }
+        step, reference = state.step + 1, state.reference
+        next_state = TrainState(
+            step=step,
+            trainable=trainable,
+            frozen={},
+            opt_state=opt_state,
+            algo=update_algo_state(state.algo, metrics),
+            previous=state.trainable if state.previous else {},
+            reference=None if reference is None else reference.follow(trainable, step),
+        )
+        return next_state, metrics
+
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state.with_frozen({}))
+    return jax.jit(update, donate_argnums=0, out_shardings=(shardings, None))
 
 
-def check_rows(batch: Any, parts: int) -> None:
-    """Raises UserError naming the first leaf of ``batch`` whose rows do not divide into ``parts``."""
+def gradients(
+    loss: Loss, state: TrainState, batch: Any, microbatches: int
+) -> tuple[jax.Array, Metrics, Params]:
+    """Loss, metrics and gradient of the whole batch, each a sum over its micro-batches."""
+
+    def of_part(part: Any) -> tuple[jax.Array, Metrics, Params]:
+        (part_loss, metrics), grads = jax.value_and_grad(
+            lambda trainable: loss(merge(trainable, state.frozen), part, state.algo), has_aux=True
+        )(state.trainable)
+        return widen(part_loss), metrics, widen(grads)
+
+    if microbatches == 1:
+        return of_part(batch)
+
+    # A scan holds the activations of one micro-batch at a time.
+    check_rows(batch, microbatches)
+    parts = split_rows(batch, microbatches)
+    shapes = jax.eval_shape(of_part, jax.tree.map(lambda leaf: leaf[0], parts))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+    def add_part(total: Any, part: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, of_part(part)), None
+
+    return jax.lax.scan(add_part, zeros, parts)[0]
+
+
+def check_rows(batch: Any, microbatches: int) -> None:
+    """Raises UserError naming the first leaf of ``batch`` whose rows do not divide."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
-        if leaf.ndim == 0 or leaf.shape[0] % parts:
+        if leaf.ndim == 0 or leaf.shape[0] % microbatches:
             raise UserError(
-                f"batch{jax.tree_util.keystr(path)} of shape {tuple(leaf.shape)} does not split into {parts} "
-                f"micro-batches; choose microbatches that divide its rows"
+                f"batch{jax.tree_util.keystr(path)} of shape {tuple(leaf.shape)} must divide into "
+                f"{microbatches} micro-batches; choose a number that divides its rows"
             )
 
 
-def split_rows(batch: Any, parts: int) -> Any:
-    """Every leaf ``[N, ...]`` as ``[parts, N / parts, ...]``; part ``i`` takes the rows ``i, i + parts, ...``.
+def split_rows(batch: Any, microbatches: int) -> Any:
+    """Every leaf ``[N, ...]`` as ``[microbatches, N / microbatches, ...]``.
 
-    Taking strided rows keeps each part spread over the devices as the batch was, without moving data.
+    Micro-batch ``i`` takes the rows ``i, i + microbatches, ...``: with such a stride each one is
+    spread over the devices like the whole batch, without moving data.
     """
 
     def split(leaf: jax.Array) -> jax.Array:
-        return jnp.swapaxes(leaf.reshape(leaf.shape[0] // parts, parts, *leaf.shape[1:]), 0, 1)
+        rows = leaf.shape[0] // microbatches
+        return jnp.swapaxes(leaf.reshape(rows, microbatches, *leaf.shape[1:]), 0, 1)
 
     return jax.tree.map(split, batch)
 
 
-def _one(value: Any) -> Weighted:
+def _weighted(value: jax.Array) -> Weighted:
+    """A metric of one value with weight 1."""
     return Weighted(value, jnp.ones((), jnp.float32))

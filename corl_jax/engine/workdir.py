@@ -1,6 +1,7 @@
-"""The folder of one run: what it was asked, what it measured, what it saved.
+"""The work directory of one run: its config, its metrics, its samples and its checkpoints.
 
-In: a path or address and the run's config as JSON. Out: a ``Workdir`` that is either new or proven to be the same run.
+In: a path or an address, and the run's config as JSON. Out: a ``Workdir`` that is either new or
+belongs to a run of the same config.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any
 from etils import epath
 
 from corl_jax.core.errors import UserError, describe_error
-from corl_jax.core.files import write_whole
+from corl_jax.core.files import write_atomically
+from corl_jax.core.renamed_keys import rename_keys
 from corl_jax.engine.remote_workdir import CHECKPOINTS, RemoteWorkdir, is_address, remote_folder
 
 
@@ -23,33 +25,35 @@ class Workdir:
     """Paths inside a work directory: ``config.json metrics.jsonl checkpoints/ samples/ tb/``.
 
     Attributes:
-      path: a folder of this host; of a run at an address, its twin without the checkpoints.
-      mirror: joins the two, where the run is at an address.
+      path: a folder on this host. If the run is in a bucket, the local copy without checkpoints.
+      remote: the folder in the bucket, if the run is in one.
     """
 
     path: Path
-    mirror: RemoteWorkdir | None = None
+    remote: RemoteWorkdir | None = None
 
     def __str__(self) -> str:
-        return str(self.mirror.remote if self.mirror else self.path)
+        return str(self.remote.folder if self.remote else self.path)
 
-    def publish(self) -> None:
-        """Makes what was written under ``path`` last longer than this host, where the run is at an address.
+    def push(self) -> None:
+        """Uploads what was written under ``path``, if the run is in a bucket.
 
         Raises:
-          UserError: it cannot be written.
+          UserError: the bucket cannot be written.
         """
+        # Storage clients raise errors of many kinds; to a user all of them mean the same.
         try:
-            if self.mirror:
-                self.mirror.push()
+            if self.remote:
+                self.remote.push()
         except Exception as error:
             raise UserError(
-                f"workdir {self} cannot be written ({describe_error(error)}); see to it and start again"
+                f"workdir {self} cannot be written ({describe_error(error)}); "
+                "check access to it and start the same command again"
             ) from error
 
     @property
     def config(self) -> Path:
-        """The run's whole config."""
+        """The run's config."""
         return self.path / "config.json"
 
     @property
@@ -59,130 +63,151 @@ class Workdir:
 
     @property
     def checkpoints(self) -> Path | epath.Path:
-        """One folder per saved step; the one thing that is written to an address directly, by all processes."""
-        return (self.mirror.remote if self.mirror else self.path) / CHECKPOINTS
+        """One folder per saved step. In a bucket all processes write there directly."""
+        return (self.remote.folder if self.remote else self.path) / CHECKPOINTS
 
     @property
     def samples(self) -> Path:
-        """Pictures of samples, by step."""
+        """Images of samples, by step."""
         return self.path / "samples"
 
     @property
     def tensorboard(self) -> Path:
-        """Event files."""
+        """Event files of TensorBoard."""
         return self.path / "tb"
 
 
 def open_workdir(
     path: str | Path, config_json: Mapping[str, Any], may_differ: Sequence[str] = ("steps",)
 ) -> Workdir:
-    """Creates a work directory, or opens one of the same config to resume it.
+    """Creates a work directory, or opens one of the same config to resume its run.
 
     Args:
       path: the folder, whose parents are created too, or an address ``gs://BUCKET/FOLDER``.
-      config_json: the whole config, JSON values only.
-      may_differ: keys (dotted for nested ones) that a resumed run may change, such as its length; what is on disk is
-        then replaced by the new config.
+      config_json: the entire config, JSON values only.
+      may_differ: config keys (with dots for nested ones) that a resumed run may change, such as its
+        length; the saved config is then replaced.
 
     Raises:
-      UserError: the path is a file or a folder of something else, its config differs, or it cannot be reached or
-        written; nothing is then changed.
+      UserError: the path is a file or a folder of something else, its config differs, or it cannot
+        be reached or written. Nothing is changed in that case.
     """
-    workdir = _located(path)
-    wanted = json.loads(json.dumps(config_json, allow_nan=False))
+    workdir = _locate(path)
+    # A round trip through JSON makes tuples lists, as they are in the saved config.
+    config = json.loads(json.dumps(config_json, allow_nan=False))
+
+    # Refuse first, so that nothing has been written when an error is raised.
     if workdir.path.exists() and not workdir.path.is_dir():
         raise UserError(f"workdir {workdir} is a file; expected a folder or a new path")
     if workdir.config.exists():
-        _compare(workdir, wanted, may_differ)
+        _check_same_config(workdir, config, may_differ)
     elif not _is_empty(workdir):
         raise UserError(
-            f"workdir {workdir} is not empty and has no config.json, so it is no run of ours; "
-            f"choose an empty or new --workdir"
+            f"workdir {workdir} is not empty and has no config.json, so it is not a run of "
+            "corl_jax; choose an empty or new --workdir"
         )
+
+    # Then create whatever is missing.
     try:
         workdir.path.mkdir(parents=True, exist_ok=True)
-        write_whole(workdir.config, json.dumps(wanted, indent=2, sort_keys=True) + "\n")
+        write_atomically(workdir.config, json.dumps(config, indent=2, sort_keys=True) + "\n")
         for folder in (workdir.checkpoints, workdir.samples):
             folder.mkdir(parents=True, exist_ok=True)
         workdir.metrics.touch()
+    # No rights, a full disk, a read-only file system.
     except OSError as error:
         raise UserError(
-            f"workdir {workdir} cannot be written ({describe_error(error)}); choose another --workdir"
+            f"workdir {workdir} cannot be written ({describe_error(error)}); "
+            "choose another --workdir"
         ) from error
     return workdir
 
 
-def joined_workdir(path: str | Path) -> Workdir:
-    """The work directory that ``open_workdir`` made, seen from any process of the run.
+def join_workdir(path: str | Path) -> Workdir:
+    """The work directory that ``open_workdir`` made on the first process, for any process.
 
     Raises:
-      UserError: it is not there, so the processes do not share a file system.
+      UserError: it does not exist here, so the processes do not share a file system.
     """
-    workdir = _located(path)
+    workdir = _locate(path)
     if not workdir.config.exists():
         raise UserError(
-            f"workdir {workdir} is not seen by every process of the run; choose a folder that all hosts share, or gs://"
+            f"workdir {workdir} does not exist on every process of the run; "
+            "choose a folder that all hosts share, or gs://"
         )
     workdir.samples.mkdir(exist_ok=True)  # a bucket keeps no empty folders
     return workdir
 
 
-def _located(path: str | Path) -> Workdir:
-    """Where a work directory is, with its twin filled where it is at an address and holds a run."""
+def _locate(path: str | Path) -> Workdir:
+    """The work directory at ``path``; if it is a run in a bucket, with its files downloaded."""
     if not is_address(path):
         return Workdir(Path(path).expanduser().absolute())
-    mirror = RemoteWorkdir(remote_folder(str(path)))
+
+    # Whatever the storage client raises (no package, no bucket, no rights), the user needs to know
+    # what access takes.
+    remote = RemoteWorkdir(remote_folder(str(path)))
     try:
-        if (mirror.remote / "config.json").exists():
-            mirror.pull()
+        if (remote.folder / "config.json").exists():
+            remote.pull()
     except Exception as error:
         raise UserError(
-            f"workdir {path} cannot be reached ({describe_error(error)}); it needs pip install 'corl_jax[gcs]', a "
-            "bucket that exists, and gcloud auth application-default login where the host has no service account"
+            f"workdir {path} cannot be reached ({describe_error(error)}); it needs "
+            "pip install 'corl_jax[gcs]', a bucket that exists, and "
+            "gcloud auth application-default login where the host has no service account"
         ) from error
-    return Workdir(mirror.local, mirror)
+    return Workdir(remote.local, remote)
 
 
 def _is_empty(workdir: Workdir) -> bool:
-    """Whether nothing is there yet."""
-    place = workdir.mirror.remote if workdir.mirror else workdir.path
-    return not place.exists() or not any(place.iterdir())
+    """Whether the folder is missing or has no files."""
+    folder = workdir.remote.folder if workdir.remote else workdir.path
+    return not folder.exists() or not any(folder.iterdir())
 
 
-def _compare(workdir: Workdir, wanted: dict[str, Any], may_differ: Sequence[str]) -> None:
-    """Raises unless the config on disk equals ``wanted`` in every key but ``may_differ``."""
+def _check_same_config(workdir: Workdir, config: dict[str, Any], may_differ: Sequence[str]) -> None:
+    """Raises UserError unless saved config and ``config`` are equal in all but ``may_differ``."""
     try:
-        found = json.loads(workdir.config.read_text())
+        saved_config = json.loads(workdir.config.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(
             f"{workdir}/config.json is not readable JSON ({error}); choose another --workdir"
         ) from error
-    here, there = _flat(wanted), _flat(found)
-    differ = [
-        f"{key} is {there.get(key, 'absent')!r} there and {here.get(key, 'absent')!r} here"
-        for key in sorted(here.keys() | there.keys())
-        if key not in may_differ
-        and (key not in here or key not in there or not _same(here[key], there[key]))
-    ]
-    if differ:
-        more = f" (and {len(differ) - 3} more)" if len(differ) > 3 else ""
+
+    # Key by key, so that the error can name what differs. A run of an older version may have written
+    # its config under keys that have other names today.
+    if isinstance(saved_config, dict):
+        saved_config = rename_keys(saved_config)
+    saved, current = _flatten(saved_config), _flatten(config)
+    differences = []
+    for key in sorted(current.keys() | saved.keys()):
+        is_same = key in current and key in saved and _equal_json(current[key], saved[key])
+        if key not in may_differ and not is_same:
+            differences.append(
+                f"{key} was {saved.get(key, 'absent')!r} and is now {current.get(key, 'absent')!r}"
+            )
+
+    # Three of them are enough to recognise the other config.
+    if differences:
+        more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
         raise UserError(
-            f"workdir {workdir} belongs to a run of another config: {'; '.join(differ[:3])}{more}; "
-            f"choose another --workdir, or the same config to resume (only {', '.join(may_differ)} may differ)"
+            f"workdir {workdir} belongs to a run of another config: "
+            f"{'; '.join(differences[:3])}{more}; choose another --workdir, or the same config "
+            f"to resume (only {', '.join(may_differ)} may differ)"
         )
 
 
-def _same(left: Any, right: Any) -> bool:
-    """Exact equality as JSON, so that 1, 1.0 and true are three things."""
-    return json.dumps(left) == json.dumps(right)
+def _equal_json(value: object, other: object) -> bool:
+    """Exact equality as JSON, in which 1, 1.0 and true are different values."""
+    return json.dumps(value) == json.dumps(other)
 
 
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested objects as dotted keys; lists stay whole."""
+def _flatten(tree: object, prefix: str = "") -> dict[str, Any]:
+    """Nested objects as one dictionary with dotted keys; lists are values."""
+    # An empty object is a value too, since its key would otherwise be lost.
     if not isinstance(tree, dict) or not tree:
         return {prefix: tree}
-    return {
-        name: leaf
-        for key, value in tree.items()
-        for name, leaf in _flat(value, f"{prefix}.{key}" if prefix else key).items()
-    }
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flatten(value, f"{prefix}.{key}" if prefix else key)
+    return flat

@@ -1,6 +1,6 @@
-"""Where numbers and pictures of a run go: JSON lines, TensorBoard, and a bar on the terminal.
+"""Where metrics and images of a run go: JSON lines, TensorBoard, a progress bar on the terminal.
 
-In: one row of floats per step, uint8 pictures. Out: files in the work directory and lines on stderr.
+In: one row of floats per step, uint8 images. Out: files in the work directory, lines on stderr.
 """
 
 from __future__ import annotations
@@ -16,27 +16,29 @@ import numpy as np
 from tqdm import tqdm
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.files import write_whole
+from corl_jax.core.files import write_atomically
 
+# Metric name to value, for one step.
 Row = Mapping[str, float]
+
+# Prefix of wall-clock columns: the only columns in which two equal runs may differ.
 TIME = "time/"
-"""Prefix of wall-clock columns: the only ones in which two equal runs may differ."""
 
 
 class JsonLines:
-    """Appends one object per step to ``path``, keys sorted, flushed line by line. NaN and infinity become null."""
+    """Appends one JSON object per step to ``path``; NaN and infinity become null."""
 
     def __init__(self, path: Path):
         self._file: TextIO = path.open("a", encoding="utf-8")
 
     def write(self, step: int, row: Row) -> None:
         """Writes ``{"step": step, **row}``."""
-        numbers = {
+        values = {
             name: float(value) if math.isfinite(value) else None for name, value in row.items()
         }
-        self._file.write(
-            json.dumps({"step": step, **numbers}, sort_keys=True, allow_nan=False) + "\n"
-        )
+        line = json.dumps({"step": step, **values}, sort_keys=True, allow_nan=False)
+        self._file.write(line + "\n")
+        # A killed run then has every finished row on disk.
         self._file.flush()
 
     def close(self) -> None:
@@ -45,78 +47,93 @@ class JsonLines:
 
 
 def rewind_metrics(path: Path, step: int) -> None:
-    """Keeps the rows of ``metrics.jsonl`` up to ``step``; later rows and a half-written last line go.
+    """Removes the rows of ``metrics.jsonl`` after ``step``, and a half-written last line.
 
     Raises:
       UserError: a line before the last one is not JSON with a ``step``.
     """
+    # Bytes, since a line that was cut short need not be valid UTF-8.
     lines = path.read_bytes().split(b"\n")
-    kept = []
+    rows = []
     for number, line in enumerate(lines):
         try:
             row_step = json.loads(line)["step"]
         except (ValueError, KeyError, TypeError) as error:
+            # The last line is empty, or the run was killed while writing it.
             if number == len(lines) - 1:
                 break
             raise UserError(
-                f"{path}, line {number + 1}: expected a JSON object with a step; repair or remove the file"
+                f"{path}, line {number + 1}: expected a JSON object with a step; "
+                "repair or remove the file"
             ) from error
         if row_step <= step:
-            kept.append(line)
-    write_whole(path, b"".join(line + b"\n" for line in kept))
+            rows.append(line)
+
+    # Atomic, so that a run killed here loses no row.
+    write_atomically(path, b"".join(line + b"\n" for line in rows))
 
 
 class TensorBoard:
-    """Scalars and pictures as TensorBoard events under ``folder``; the file is opened on first use."""
+    """Scalars and images as TensorBoard events under ``folder``; the file is opened on first use.
+
+    Args:
+      folder: for event files.
+      first_step: the step that a run resumes from; TensorBoard hides older events after it.
+    """
 
     def __init__(self, folder: Path, first_step: int = 0):
-        self._folder, self._first, self._events = folder, first_step, None
+        self._folder = folder
+        self._first_step = first_step
+        self._writer = None
 
-    def _writer(self):
-        if self._events is None:
-            from tensorboardX import (
-                SummaryWriter,  # slow to import, and wanted only by runs that write
-            )
+    def _open(self):
+        if self._writer is None:
+            # Slow to import, and only needed by runs that write events.
+            from tensorboardX import SummaryWriter
 
-            self._events = SummaryWriter(
-                str(self._folder), purge_step=self._first + 1 if self._first else None
-            )
-        return self._events
+            purge_step = self._first_step + 1 if self._first_step else None
+            self._writer = SummaryWriter(str(self._folder), purge_step=purge_step)
+        return self._writer
 
     def write(self, step: int, row: Row) -> None:
-        """Adds every number of ``row`` as a scalar."""
+        """Adds every value of ``row`` as a scalar."""
         for name, value in row.items():
-            self._writer().add_scalar(name, value, step)
+            self._open().add_scalar(name, value, step)
 
-    def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
-        """Adds a uint8 ``[H, W, 3]`` picture."""
-        self._writer().add_image(name, pixels, step, dataformats="HWC")
+    def write_image(self, step: int, name: str, pixels: np.ndarray) -> None:
+        """Adds a uint8 ``[H, W, 3]`` image."""
+        self._open().add_image(name, pixels, step, dataformats="HWC")
 
     def flush(self) -> None:
-        """Brings everything to disk."""
-        if self._events is not None:
-            self._events.flush()
+        """Writes everything to disk."""
+        if self._writer is not None:
+            self._writer.flush()
 
     def close(self) -> None:
         """Flushes and closes."""
-        if self._events is not None:
-            self._events.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
 class Progress:
-    """A bar on stderr with the numbers that matter most behind it.
+    """A progress bar on stderr, followed by some metrics.
 
     Args:
-      total: steps of the run.
-      done: steps done already.
-      shown: columns to show, in order; those that a row lacks are left out.
+      total_steps: steps of the run.
+      steps_done: steps that were done before.
+      columns: metrics to show, in order; those that a row lacks are left out.
+      quiet: no bar.
     """
 
-    def __init__(self, total: int, done: int, shown: tuple[str, ...], quiet: bool = False):
-        self._shown = shown
+    def __init__(
+        self, total_steps: int, steps_done: int, columns: tuple[str, ...], quiet: bool = False
+    ):
+        self._columns = columns
+
+        # On stderr, so that stdout is free for results; ASCII for logs of any terminal.
         self._bar = tqdm(
-            total=total,
-            initial=done,
+            total=total_steps,
+            initial=steps_done,
             file=sys.stderr,
             ascii=True,
             mininterval=1.0,
@@ -126,13 +143,14 @@ class Progress:
 
     def write(self, step: int, row: Row) -> None:
         """Moves the bar to ``step``."""
-        numbers = " ".join(
-            f"{name.rsplit('/', 1)[-1]}={row[name]:.3g}" for name in self._shown if name in row
-        )
-        self._bar.set_postfix_str(numbers, refresh=False)
+        # The last part of a name is enough on a narrow terminal.
+        values = [
+            f"{name.rsplit('/', 1)[-1]}={row[name]:.3g}" for name in self._columns if name in row
+        ]
+        self._bar.set_postfix_str(" ".join(values), refresh=False)
         self._bar.update(step - self._bar.n)
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """Prints a line above the bar."""
         self._bar.write(text, file=sys.stderr)
 

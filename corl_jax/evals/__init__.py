@@ -1,1 +1,1 @@
-"""Measuring, never training: numbers with standard errors, galleries, and the report of a run."""
+"""Measures policies without training them: metrics with standard errors, and sample galleries."""

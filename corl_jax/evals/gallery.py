@@ -1,7 +1,7 @@
-"""A few pictures and answers for people to look at, always of the same held-out records.
+"""A few images and answers of a policy for people to look at, always of the same held-out records.
 
-In: sampler, params, tokenizer, records. Out: a ``Gallery``, and its files in a folder: ``gallery_NAME.png``,
-``gallery_NAME.json`` and ``answers_NAME.json``, pictures inside JSON as base64 PNG.
+A ``Gallery`` becomes three files in a folder: ``gallery_NAME.png``, ``gallery_NAME.json`` and
+``answers_NAME.json``. Images inside the JSON files are PNG in base64.
 """
 
 from __future__ import annotations
@@ -17,106 +17,137 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, UInt8
 from PIL import Image
 
-from corl_jax.core.files import write_whole
-from corl_jax.core.types import Completion, Params, Record
-from corl_jax.data.text_tokenizer import TextTokenizer
+from corl_jax.core.files import write_atomically
+from corl_jax.core.types import Completion, Record
 from corl_jax.engine.image_grid import image_grid
-from corl_jax.evals.generation import STRICT, draw_all
-from corl_jax.evals.runner import ANSWER_TOKENS
-from corl_jax.evals.understanding import answer_all, verdicts
+from corl_jax.evals.config import ANSWER_TOKENS, EvalPolicy, EvalSampling
+from corl_jax.evals.generation import STRICT_REWARD, generate_all
+from corl_jax.evals.understanding import answer_all, grade_answers
 from corl_jax.rewards.base import RewardContext, compute_rewards
-from corl_jax.sampling.generate import PolicyFns
 
 PROMPTS, QUESTIONS = 8, 12
+CELL_WIDTH = 96
+"""Width in pixels that small images are magnified to on the sheet; the factor is a whole number."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Gallery:
-    """What a policy drew and said.
+    """Samples of one policy.
 
     Attributes:
-      guidance: that the pictures were drawn with.
-      pictures: ``samples`` completions per prompt, side by side; ``shown``: bool each, exactly what was asked.
-      samples: pictures per prompt.
-      greedy, sampled: one completion per question, at temperature 0 and 1.
+      guidance_scale: that the images were sampled with.
+      samples: images per prompt, ``G``.
+      images: ``B * G`` completions, prompt by prompt.
+      correct: ``[B * G]``, whether an image shows exactly what its caption names.
+      greedy: one answer per question, at temperature 0.
+      sampled: one answer per question, at temperature 1.
     """
 
-    guidance: float
+    guidance_scale: float
     samples: int
-    pictures: tuple[Completion, ...]
-    shown: np.ndarray
+    images: tuple[Completion, ...]
+    correct: Bool[np.ndarray, " N"]
     greedy: tuple[Completion, ...]
     sampled: tuple[Completion, ...]
 
 
-def gallery(
-    sampler: PolicyFns,
-    params: Params,
-    tokenizer: TextTokenizer,
+def make_gallery(
+    policy: EvalPolicy,
     records: Sequence[Record],
     *,
-    guidance: float,
+    guidance_scale: float,
     seed: int,
     samples: int = 4,
     answer_tokens: int = ANSWER_TOKENS,
 ) -> Gallery:
-    """Pictures of the first eight different captions, and answers to twelve questions that take turns by kind."""
-    given = (sampler, params, tokenizer)
-    prompts = list({record.prompt: record for record in reversed(records)}.values())[::-1][:PROMPTS]
-    asked = by_turns(records)[:QUESTIONS]
-    pictures = draw_all(
-        *given, prompts, guidance=guidance, seed=seed, batch=PROMPTS, samples=samples
-    )
-    greedy, sampled = (
-        answer_all(*given, asked, temperature=t, seed=seed, batch=QUESTIONS, length=answer_tokens)
-        for t in (0.0, 1.0)
-    )
-    shown = compute_rewards(pictures, {STRICT: 1.0}, RewardContext()).total > 0.5
-    return Gallery(guidance, samples, tuple(pictures), shown, tuple(greedy), tuple(sampled))
+    """Samples images of eight captions and answers to twelve questions.
+
+    Args:
+      policy: what generates and answers.
+      records: held out from training, in a fixed order. The first different captions are used, and
+        questions of every kind in turns.
+      guidance_scale: of classifier-free guidance.
+      seed: of sampling.
+      samples: images per caption.
+      answer_tokens: limit on the length of an answer, in tokens.
+    """
+    # One record per caption: of records with the same caption the first one is kept.
+    by_caption = {record.prompt: record for record in reversed(records)}
+    prompt_records = list(by_caption.values())[::-1][:PROMPTS]
+    sampling = EvalSampling(seed, batch_size=PROMPTS)
+    images = generate_all(policy, prompt_records, guidance_scale, sampling, samples)
+
+    # Turns by kind, so that twelve questions show as many kinds as possible.
+    question_records = interleave_kinds(records)[:QUESTIONS]
+    sampling = EvalSampling(seed, batch_size=QUESTIONS, answer_tokens=answer_tokens)
+    greedy = answer_all(policy, question_records, 0.0, sampling)
+    sampled = answer_all(policy, question_records, 1.0, sampling)
+
+    # The strict reward is 0 or 1.
+    correct = compute_rewards(images, {STRICT_REWARD: 1.0}, RewardContext()).total > 0.5
+    return Gallery(guidance_scale, samples, tuple(images), correct, tuple(greedy), tuple(sampled))
 
 
-def by_turns(records: Sequence[Record]) -> list[Record]:
-    """One record of every kind of question, then the next of every kind, and so on."""
-    kinds: dict[str, list[Record]] = collections.defaultdict(list)
+def interleave_kinds(records: Sequence[Record]) -> list[Record]:
+    """The first record of every kind of question, then the second of every kind, and so on."""
+    # Kinds in alphabetical order, so that the order of the records decides within a kind alone.
+    by_kind: dict[str, list[Record]] = collections.defaultdict(list)
     for record in records:
-        kinds[record.kind].append(record)
-    turns = itertools.zip_longest(*(kinds[kind] for kind in sorted(kinds)))
-    return [record for turn in turns for record in turn if record is not None]
+        by_kind[record.kind].append(record)
+    rounds = itertools.zip_longest(*(by_kind[kind] for kind in sorted(by_kind)))
+    # Kinds with fewer records leave None in the later rounds.
+    return [record for same_round in rounds for record in same_round if record is not None]
 
 
-def write_gallery(folder: pathlib.Path, name: str, shown: Gallery) -> None:
-    """Writes the three files of ``name`` (``before``, ``after``) into ``folder``, replacing older ones."""
+def write_gallery(folder: pathlib.Path, name: str, gallery: Gallery) -> None:
+    """Writes the three files of ``gallery`` into ``folder`` and replaces older ones.
+
+    Args:
+      folder: it must exist.
+      name: part of the file names: ``before`` or ``after``.
+      gallery: what to write.
+    """
+    # The sheet: one PNG with the caption under every image, two prompts per row.
     pixels = np.stack(
-        [completion.pixels for completion in shown.pictures if completion.pixels is not None]
+        [completion.pixels for completion in gallery.images if completion.pixels is not None]
     )
-    labels = [completion.record.prompt for completion in shown.pictures]
-    sheet = image_grid(pixels, labels, shown.samples * 2, scale=max(1, 96 // pixels.shape[2]))
+    captions = [completion.record.prompt for completion in gallery.images]
+    scale = max(1, CELL_WIDTH // pixels.shape[2])
+    sheet = image_grid(pixels, captions, gallery.samples * 2, scale=scale)
     sheet.save(folder / f"gallery_{name}.png")
-    groups = [
-        shown.pictures[i : i + shown.samples] for i in range(0, len(shown.pictures), shown.samples)
-    ]
-    rows = [
-        {
-            "id": group[0].record.id,
-            "prompt": group[0].record.prompt,
-            "pictures": [
-                {"png": png_base64(completion.pixels), "right": bool(right)}
-                for completion, right in zip(group, rights, strict=True)
-            ],
-        }
-        for group, rights in zip(groups, shown.shown.reshape(-1, shown.samples), strict=True)
-    ]
-    drawn = {"guidance": shown.guidance, "prompts": rows}
-    for part, value in (("gallery", drawn), ("answers", transcript(shown))):
+
+    # The same as data, for the report.
+    prompts = {"guidance": gallery.guidance_scale, "prompts": image_entries(gallery)}
+    for part, value in (("gallery", prompts), ("answers", answer_entries(gallery))):
         text = json.dumps(value, indent=1, ensure_ascii=False)
-        write_whole(folder / f"{part}_{name}.json", text + "\n")
+        write_atomically(folder / f"{part}_{name}.json", text + "\n")
 
 
-def transcript(shown: Gallery) -> list[dict[str, Any]]:
-    """Questions with reference and both answers, as JSON values."""
-    said = [_said(answers) for answers in (shown.greedy, shown.sampled)]
+def image_entries(gallery: Gallery) -> list[dict[str, Any]]:
+    """Prompts with their images and whether each is correct, as JSON values."""
+    entries = []
+    # Completions come prompt by prompt: every `samples` of them share a record.
+    for start in range(0, len(gallery.images), gallery.samples):
+        group = gallery.images[start : start + gallery.samples]
+        group_correct = gallery.correct[start : start + gallery.samples]
+        pictures = [
+            {"png": png_base64(completion.pixels), "right": bool(correct)}
+            for completion, correct in zip(group, group_correct, strict=True)
+        ]
+        record = group[0].record
+        entries.append({"id": record.id, "prompt": record.prompt, "pictures": pictures})
+    return entries
+
+
+def answer_entries(gallery: Gallery) -> list[dict[str, Any]]:
+    """Questions with the reference answer and the answers of the policy, as JSON values."""
+    # Greedy and sampled answers are of the same records, in the same order.
+    greedy_entries = _graded_entries(gallery.greedy)
+    sampled_entries = _graded_entries(gallery.sampled)
+
     return [
         {
             "id": completion.record.id,
@@ -129,20 +160,24 @@ def transcript(shown: Gallery) -> list[dict[str, Any]]:
             "greedy": greedy,
             "sampled": sampled,
         }
-        for completion, greedy, sampled in zip(shown.greedy, *said, strict=True)
+        for completion, greedy, sampled in zip(
+            gallery.greedy, greedy_entries, sampled_entries, strict=True
+        )
     ]
 
 
-def _said(answers: Sequence[Completion]) -> list[dict[str, Any]]:
-    rights, forms = verdicts(answers)
+def _graded_entries(answers: Sequence[Completion]) -> list[dict[str, Any]]:
+    """The text of every answer, and whether it is correct and well-formed."""
+    correct, well_formed = grade_answers(answers)
     return [
-        {"text": completion.text, "right": bool(right), "well_formed": bool(formed)}
-        for completion, right, formed in zip(answers, rights, forms, strict=True)
+        {"text": completion.text, "right": bool(is_correct), "well_formed": bool(is_formed)}
+        for completion, is_correct, is_formed in zip(answers, correct, well_formed, strict=True)
     ]
 
 
-def png_base64(pixels: np.ndarray | None) -> str:
-    """A uint8 ``[H, W, 3]`` picture as a PNG file in base64."""
-    out = io.BytesIO()
-    Image.fromarray(np.asarray(pixels)).save(out, "PNG", optimize=True)
-    return base64.b64encode(out.getvalue()).decode()
+def png_base64(pixels: UInt8[np.ndarray, "H W 3"] | None) -> str:
+    """An image as a PNG file in base64."""
+    buffer = io.BytesIO()
+    # The report contains every image in base64, so small files are worth the time.
+    Image.fromarray(np.asarray(pixels)).save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()

@@ -1,7 +1,4 @@
-"""Pictures of held-out captions and how well they show what was asked.
-
-In: sampler, params, tokenizer, records. Out: completions, and named numbers.
-"""
+"""Text-to-image on held-out records: images of their captions, and how well these match."""
 
 from __future__ import annotations
 
@@ -10,60 +7,74 @@ from collections.abc import Callable, Sequence
 import jax
 
 from corl_jax.core.sharding import to_host
-from corl_jax.core.types import Completion, Params, PromptBatch, Record
-from corl_jax.data.text_tokenizer import TextTokenizer
-from corl_jax.evals.statistics import Numbers, number
+from corl_jax.core.types import Completion, PromptBatch, Record
+from corl_jax.evals.config import EvalPolicy, EvalSampling
+from corl_jax.evals.statistics import Estimates, estimate
 from corl_jax.rewards.base import RewardContext, compute_rewards
 from corl_jax.sampling.batching import batch_rows, batch_size, prompt_keys, take
-from corl_jax.sampling.generate import PolicyFns
 from corl_jax.tasks.text_to_image import TextToImage
 
-STRICT, SOFT = "shapes_strict", "shapes_soft"
-"""Rewards of the embedded world that pictures are measured by."""
+STRICT_REWARD, SOFT_REWARD = "shapes_strict", "shapes_soft"
+"""Rewards of the embedded world that measure an image: all or nothing, and partial credit."""
 
 
-def draw_all(
-    sampler: PolicyFns,
-    params: Params,
-    tokenizer: TextTokenizer,
+def generate_all(
+    policy: EvalPolicy,
     records: Sequence[Record],
-    *,
-    guidance: float,
-    seed: int,
-    batch: int,
+    guidance_scale: float,
+    sampling: EvalSampling,
     samples: int = 1,
-    advance: Callable[[int], object] = lambda done: None,
+    on_batch: Callable[[int], object] = lambda records_done: None,
 ) -> list[Completion]:
-    """``samples`` pictures per record at temperature 1, record by record.
+    """Samples images of the captions of all records at temperature 1.
 
     Args:
-      guidance: 1 skips the unconditional stream.
-      seed: with a record's place in ``records`` and a sample's number it makes the key, so ``batch`` changes nothing.
-      batch: records per compiled call.
-      advance: called with the number of records done by each call.
+      policy: what generates them.
+      records: ``N`` records.
+      guidance_scale: of classifier-free guidance; at 1 the unconditional prompt is not run.
+      sampling: seed and batch size. The key of a sample depends on the seed, the record's place in
+        ``records`` and the number of the sample.
+      samples: images per record, ``G``.
+      on_batch: called after every compiled call with the number of records in it.
+
+    Returns:
+      ``N * G`` completions, record by record.
     """
-    task = TextToImage(tokenizer)
-    asked = task.ask(records)
-    sampling = sampler.sampling("image", guidance=guidance)
-    out: list[Completion] = []
-    for rows, real in batch_rows(len(records), batch_size(len(records), batch)):
-        keys = prompt_keys(seed, "eval/draw", rows, samples)
-        rollout = sampler.sample_images(
-            params, take(asked.prompts, rows), keys, sampling, guided=guidance != 1
+    # All prompts are padded to one width, so that every call has the same shape.
+    task = TextToImage(policy.tokenizer)
+    prompt_batch = task.make_prompts(records)
+    sampling_params = policy.fns.sampling_params("image", guidance=guidance_scale)
+
+    completions: list[Completion] = []
+    for rows, valid in batch_rows(len(records), batch_size(len(records), sampling.batch_size)):
+        # The stream name is part of the keys: renaming it would change every sample.
+        keys = prompt_keys(sampling.seed, "eval/draw", rows, samples)
+        prompts = take(prompt_batch.prompts, rows)
+        rollout = policy.fns.sample_images(
+            policy.params, prompts, keys, sampling_params, guided=guidance_scale != 1
         )
-        some = PromptBatch(asked.prompts, tuple(asked.records[row] for row in rows[:real]))
-        out += task.read_back(
-            some, jax.tree.map(lambda leaf, real=real: leaf[:real], to_host(rollout))
+
+        # The last call is filled up with copies of the last prompt; only `valid` rows count.
+        rollout = jax.tree.map(lambda leaf, valid=valid: leaf[:valid], to_host(rollout))
+        batch_records = tuple(prompt_batch.records[row] for row in rows[:valid])
+        completions += task.to_completions(
+            PromptBatch(prompt_batch.prompts, batch_records), rollout
         )
-        advance(real)
-    return out
+        on_batch(valid)
+    return completions
 
 
-def generation_numbers(pictures: Sequence[Completion], guidance: float) -> Numbers:
-    """``t2i_strict@w=W`` (everything asked for and nothing else) and ``t2i_soft@w=W`` (partial credit)."""
-    scores = compute_rewards(pictures, {STRICT: 1.0, SOFT: 0.0}, RewardContext())
-    columns = dict(zip(scores.names, scores.matrix.T, strict=True))
+def generation_metrics(images: Sequence[Completion], guidance_scale: float) -> Estimates:
+    """Metrics of generated images.
+
+    Returns:
+      ``t2i_strict@w=W``: share of images that show everything the caption names and nothing else;
+      ``t2i_soft@w=W``: the same with partial credit. ``W`` is the guidance scale.
+    """
+    # The weights only matter for the total, which is not used here.
+    rewards = compute_rewards(images, {STRICT_REWARD: 1.0, SOFT_REWARD: 0.0}, RewardContext())
+    columns = dict(zip(rewards.names, rewards.matrix.T, strict=True))
     return {
-        f"t2i_strict@w={guidance:g}": number(columns[STRICT]),
-        f"t2i_soft@w={guidance:g}": number(columns[SOFT]),
+        f"t2i_strict@w={guidance_scale:g}": estimate(columns[STRICT_REWARD]),
+        f"t2i_soft@w={guidance_scale:g}": estimate(columns[SOFT_REWARD]),
     }

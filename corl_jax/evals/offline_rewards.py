@@ -1,4 +1,4 @@
-"""Rewards outside training. In: rows of a file, names of rewards, maybe a policy. Out: the numbers row by row."""
+"""Rewards outside training, for completions from a file or for answers of a policy."""
 
 from __future__ import annotations
 
@@ -10,77 +10,95 @@ from tqdm import tqdm
 
 from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.core.types import Completion
-from corl_jax.data.images import resized
-from corl_jax.data.record_files import Row
+from corl_jax.data.images import resize_image
+from corl_jax.data.record_files import RecordRow
 from corl_jax.reward_models.collection import RewardModels
 from corl_jax.rewards.base import RewardContext, compute_rewards
-from corl_jax.rewards.config import RewardSettings
-from corl_jax.rewards.requirements import needed
+from corl_jax.rewards.config import RewardOptions
+from corl_jax.rewards.requirements import required_models
 from corl_jax.sampling.policy import Policy
 from corl_jax.sampling.policy_handle import RewardPolicyHandle
 
-BATCH = 16
+BATCH_SIZE = 16
 
 
 def score_rows(
-    rows: Sequence[Row],
+    rows: Sequence[RecordRow],
     names: Sequence[str],
-    settings: RewardSettings,
+    options: RewardOptions,
     policy: Policy | None,
-    size: int,
-    answer: bool,
+    image_size: int,
+    answer_missing: bool,
 ) -> dict[str, Any]:
-    """Every reward of every row.
+    """Computes every reward of every row.
 
     Args:
-      rows: of ``data.record_files.read_records``.
-      names: of rewards.
-      settings: how they are made.
-      policy: for rewards that read with it.
-      size: side in pixels that pictures are brought to first, as the policy's own are.
-      answer: let the policy answer the questions of rows without a completion.
+      rows: from ``data.record_files.read_records``.
+      names: of the rewards.
+      options: choices that several rewards share.
+      policy: for rewards that use one, or None.
+      image_size: side in pixels that images are resized to first, as those of a policy are.
+      answer_missing: lets the policy answer the questions of rows without a completion.
 
     Returns:
-      mean and standard deviation by reward, and for each row its id, completion and values.
+      ``rewards``: mean and standard deviation by the name of the reward; ``rows``: id, completion
+      and value of every reward for each row.
     """
-    sharder = Sharder(make_mesh({"data": -1}))
-    nets = RewardModels(settings.models, sharder)
-    nets.open(sorted(needed(names, settings)))
-    handle = (
-        None
-        if policy is None
-        else RewardPolicyHandle(policy.sampler, policy.tokenizer, policy.params)
-    )
-    context = RewardContext(handle, nets, settings)
+    context = _reward_context(names, options, policy)
+
+    # Completions: those of the file, and where there is none the policy's answer.
     texts = [row.completion for row in rows]
-    silent = [i for i, text in enumerate(texts) if text is None]
-    if answer and policy is not None and silent:
-        said = policy.answer(
-            [rows[i].record.image for i in silent], [rows[i].record.question for i in silent]
-        )
-        for i, text in zip(silent, said, strict=True):
-            texts[i] = text
+    if answer_missing and policy is not None:
+        texts = _with_answers(rows, texts, policy)
+
     completions = [
-        Completion(row.record, text=text, pixels=resized(row.picture, (size, size)))
+        Completion(row.record, text=text, pixels=resize_image(row.image, (image_size, image_size)))
         for row, text in zip(rows, texts, strict=True)
     ]
-    table = dict.fromkeys(names, 1.0)
-    parts = [
-        compute_rewards(completions[start : start + BATCH], table, context).matrix
-        for start in tqdm(range(0, len(rows), BATCH), desc="score", unit="batch", delay=1)
+
+    # Every reward has weight 1, since only the values of each are reported and not the total.
+    weights = dict.fromkeys(names, 1.0)
+    batches = [
+        compute_rewards(completions[start : start + BATCH_SIZE], weights, context).matrix
+        for start in tqdm(range(0, len(rows), BATCH_SIZE), desc="score", unit="batch", delay=1)
     ]
-    matrix = np.concatenate(parts)
-    return {
-        "rewards": {
-            name: {"mean": float(column.mean()), "std": float(column.std())}
-            for name, column in zip(names, matrix.T, strict=True)
-        },
-        "rows": [
-            {
-                "id": one.record.id,
-                "completion": one.text,
-                **dict(zip(names, map(float, values), strict=True)),
-            }
-            for one, values in zip(completions, matrix, strict=True)
-        ],
+    matrix = np.concatenate(batches)
+
+    # Columns of the matrix are rewards, rows are completions.
+    statistics = {
+        name: {"mean": float(column.mean()), "std": float(column.std())}
+        for name, column in zip(names, matrix.T, strict=True)
     }
+    row_entries = []
+    for completion, values in zip(completions, matrix, strict=True):
+        entry: dict[str, Any] = {"id": completion.record.id, "completion": completion.text}
+        row_entries.append(entry | dict(zip(names, map(float, values), strict=True)))
+    return {"rewards": statistics, "rows": row_entries}
+
+
+def _reward_context(
+    names: Sequence[str], options: RewardOptions, policy: Policy | None
+) -> RewardContext:
+    """The policy and the reward models that the rewards need, on all devices."""
+    # Models are loaded before any completion is made, so that a missing one fails at once.
+    reward_models = RewardModels(options.models, Sharder(make_mesh({"data": -1})))
+    reward_models.load(sorted(required_models(names, options)))
+    if policy is None:
+        return RewardContext(None, reward_models, options)
+    handle = RewardPolicyHandle(policy.fns, policy.tokenizer, policy.params)
+    return RewardContext(handle, reward_models, options)
+
+
+def _with_answers(
+    rows: Sequence[RecordRow], texts: Sequence[str | None], policy: Policy
+) -> list[str | None]:
+    """``texts`` with the policy's answers where there is no completion."""
+    missing = [i for i, text in enumerate(texts) if text is None]
+    if not missing:
+        return list(texts)
+    # One call for all of them: the policy forms its own batches.
+    answers = policy.answer(
+        [rows[i].record.image for i in missing], [rows[i].record.question for i in missing]
+    )
+    answer_by_row = dict(zip(missing, answers, strict=True))
+    return [answer_by_row.get(i, text) for i, text in enumerate(texts)]

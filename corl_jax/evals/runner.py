@@ -1,4 +1,4 @@
-"""The whole evaluation of a policy. In: fixed held-out records; out: named numbers, the same at every call."""
+"""The evaluation of a policy: fixed held-out records in, the same metrics at every call out."""
 
 from __future__ import annotations
 
@@ -9,88 +9,89 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.types import Params, Record
-from corl_jax.data.text_tokenizer import TextTokenizer
-from corl_jax.evals.generation import draw_all, generation_numbers
-from corl_jax.evals.statistics import Numbers
-from corl_jax.evals.understanding import answer_all, understanding_numbers
-from corl_jax.sampling.generate import PolicyFns
-
-ANSWER_TOKENS = 32
-"""Longest answer, in tokens."""
+from corl_jax.core.types import Record
+from corl_jax.evals.config import EvalPolicy, EvalSampling
+from corl_jax.evals.generation import generate_all, generation_metrics
+from corl_jax.evals.statistics import Estimates
+from corl_jax.evals.understanding import answer_all, understanding_metrics
 
 
 def evaluate(
-    sampler: PolicyFns,
-    params: Params,
-    tokenizer: TextTokenizer,
+    policy: EvalPolicy,
     records: Sequence[Record],
+    guidance_scales: Sequence[float],
+    sampling: EvalSampling,
     *,
-    guidances: Sequence[float],
-    seed: int,
-    batch: int,
-    answer_tokens: int = ANSWER_TOKENS,
-    what: str = "evaluating",
+    label: str = "evaluating",
     quiet: bool = False,
-) -> Numbers:
-    """Draws one picture per record at every guidance, and answers every question greedily and at temperature 1.
+) -> Estimates:
+    """Measures text-to-image at every guidance scale, and answers at temperatures 0 and 1.
 
     Args:
-      sampler: programs of the model.
-      params: of the whole model.
-      tokenizer: its text tokenizer.
-      records: held out, in a fixed order.
-      guidances: none may repeat.
-      seed: of sampling.
-      batch: records per compiled call; up to rounding it changes no number.
-      answer_tokens: longest answer.
-      what: label of the progress bar on stderr.
-      quiet: no bar.
+      policy: what is evaluated.
+      records: held out from training, in a fixed order.
+      guidance_scales: one image per record is generated at each; none may repeat.
+      sampling: seed, batch size and length of answers.
+      label: of the progress bar on stderr.
+      quiet: shows no progress bar.
 
     Returns:
-      ``t2i_strict@w=W`` and ``t2i_soft@w=W`` for every guidance and the names of ``understanding_numbers``, each with
-      ``value``, ``stderr`` and ``n``.
+      ``t2i_strict@w=W`` and ``t2i_soft@w=W`` for every guidance scale, and the names of
+      ``understanding_metrics``, each with ``value``, ``stderr`` and ``n``.
 
     Raises:
-      UserError: no records, or a guidance or batch out of range.
+      UserError: there are no records, or a guidance scale or the batch size is out of range.
     """
-    if not records:
-        raise UserError("there is no record to evaluate on; expected at least one")
-    if batch < 1:
-        raise UserError(f"batch={batch} is no number of records per call; expected 1 or more")
-    for weight in guidances:
-        if not 0 <= weight < math.inf:
-            raise UserError(
-                f"guidance={weight} is out of range; expected a finite number of at least 0"
-            )
-    if len({f"{weight:g}" for weight in guidances}) != len(guidances):
-        raise UserError(
-            f"guidances {', '.join(f'{weight:g}' for weight in guidances)} repeat; name each once"
-        )
-    given = (sampler, params, tokenizer, records)
-    total = len(records) * (len(guidances) + 2)
-    numbers: Numbers = {}
+    _check(records, guidance_scales, sampling)
+
+    # Every record is sampled once per guidance scale, and answered greedily and at temperature 1.
+    total = len(records) * (len(guidance_scales) + 2)
+    metrics: Estimates = {}
     with tqdm(
         total=total,
-        desc=what,
+        desc=label,
         file=sys.stderr,
         ascii=True,
         mininterval=1.0,
         unit="sample",
         disable=quiet,
     ) as bar:
-        for weight in guidances:
-            pictures = draw_all(*given, guidance=weight, seed=seed, batch=batch, advance=bar.update)
-            numbers |= generation_numbers(pictures, weight)
-        greedy, sampled = (
-            answer_all(
-                *given,
-                temperature=temperature,
-                seed=seed,
-                batch=batch,
-                length=answer_tokens,
-                advance=bar.update,
-            )
-            for temperature in (0.0, 1.0)
+        # The same seed everywhere: scales and temperatures are compared on common random numbers.
+        for scale in guidance_scales:
+            images = generate_all(policy, records, scale, sampling, on_batch=bar.update)
+            metrics |= generation_metrics(images, scale)
+
+        greedy = answer_all(policy, records, 0.0, sampling, on_batch=bar.update)
+        sampled = answer_all(policy, records, 1.0, sampling, on_batch=bar.update)
+        return metrics | understanding_metrics(greedy, sampled)
+
+
+def _check(
+    records: Sequence[Record], guidance_scales: Sequence[float], sampling: EvalSampling
+) -> None:
+    """Raises UserError for arguments that cannot be evaluated."""
+    if not records:
+        raise UserError(
+            "an evaluation must have at least one record; got none. Raise the number of records"
         )
-        return numbers | understanding_numbers(greedy, sampled)
+
+    if sampling.batch_size < 1:
+        raise UserError(
+            f"the batch size of an evaluation must be at least 1; got {sampling.batch_size}. "
+            "It is the number of records per compiled call, for example 64"
+        )
+
+    # NaN fails the comparison, too.
+    for scale in guidance_scales:
+        if not 0 <= scale < math.inf:
+            raise UserError(
+                f"a guidance scale must be a finite number of at least 0; got {scale}. "
+                "Without guidance it is 1"
+            )
+
+    # Metrics are named after the scale in this format, so the names have to differ.
+    names = [f"{scale:g}" for scale in guidance_scales]
+    if len(set(names)) != len(names):
+        raise UserError(
+            f"guidance scales must differ from each other; got {', '.join(names)}. Name each once"
+        )

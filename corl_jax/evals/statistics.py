@@ -1,4 +1,4 @@
-"""Values of single records to named numbers with their uncertainty. In: one float per record; out: JSON values."""
+"""Means over records and their standard errors: one float per record becomes one JSON value."""
 
 from __future__ import annotations
 
@@ -9,41 +9,50 @@ from typing import TypedDict
 import numpy as np
 
 
-class Number(TypedDict):
-    """``value``: mean; ``stderr``: of that mean, None for a single record; ``n``: records."""
+class Estimate(TypedDict):
+    """A mean over records, as it is stored in ``eval.json``.
+
+    ``value`` is the mean, ``stderr`` the standard error of this mean (None for a single record),
+    and ``n`` the number of records.
+    """
 
     value: float
     stderr: float | None
     n: int
 
 
-Numbers = dict[str, Number]
+Estimates = dict[str, Estimate]
+"""Estimates by the name of the metric."""
 
 
-def number(values: Sequence[float] | np.ndarray) -> Number:
+def estimate(values: Sequence[float] | np.ndarray) -> Estimate:
     """Mean of ``values`` and its standard error, ``std / sqrt(n)`` with ddof 1.
 
     Raises:
-      ValueError: there are none.
+      ValueError: ``values`` is empty.
     """
+    # Rewards come as float32 and verdicts as bool; sums are in float64.
     array = np.asarray(values, np.float64)
     if not array.size:
-        raise ValueError("the mean of no values was asked for")
+        raise ValueError("values must not be empty, since an empty sequence has no mean")
+
     stderr = float(array.std(ddof=1) / math.sqrt(array.size)) if array.size > 1 else None
     return {"value": float(array.mean()), "stderr": stderr, "n": int(array.size)}
 
 
-def percent(value: float, stderr: float | None) -> str:
-    """``43.4 ± 1.2``: a share in per cent with its standard error, where it has one."""
+def format_percent(value: float, stderr: float | None) -> str:
+    """``43.4 ± 1.2``: a fraction in per cent, with its standard error if it has one."""
     return f"{100 * value:.1f}" + ("" if stderr is None else f" ± {100 * stderr:.1f}")
 
 
-def difference(before: Number, after: Number) -> tuple[float, float | None, bool]:
-    """``after - before``, its standard error, and whether it exceeds two of them.
+def difference(before: Estimate, after: Estimate) -> tuple[float, float | None, bool]:
+    """``after - before``, its standard error, and whether it exceeds two standard errors.
 
-    The two are taken as independent, which is cautious where both saw the same records.
+    The two estimates are treated as independent, which is conservative if both come from the same
+    records.
     """
     change = after["value"] - before["value"]
+    # A single record has no standard error, so no change can be called significant.
     if before["stderr"] is None or after["stderr"] is None:
         return change, None, False
     stderr = math.hypot(before["stderr"], after["stderr"])

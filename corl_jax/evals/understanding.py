@@ -1,7 +1,4 @@
-"""Answers to held-out questions: right, well-formed, both; overall and by kind of question.
-
-In: sampler, params, tokenizer, records. Out: completions, and named numbers.
-"""
+"""Visual question answering on held-out records: how many answers are correct and well-formed."""
 
 from __future__ import annotations
 
@@ -11,78 +8,102 @@ import jax
 import numpy as np
 
 from corl_jax.core.sharding import to_host
-from corl_jax.core.types import Completion, Params, PromptBatch, Record
-from corl_jax.data.text_tokenizer import TextTokenizer
-from corl_jax.evals.statistics import Numbers, number
+from corl_jax.core.types import Completion, PromptBatch, Record
+from corl_jax.evals.config import EvalPolicy, EvalSampling
+from corl_jax.evals.statistics import Estimates, estimate
 from corl_jax.rewards.base import RewardContext, compute_rewards
 from corl_jax.sampling.batching import batch_rows, batch_size, prompt_keys, take
-from corl_jax.sampling.generate import PolicyFns
 from corl_jax.tasks.visual_qa import VisualQA
 
-RIGHT, FORM = "accuracy", "format"
-"""Rewards that answers are measured by."""
+CORRECT_REWARD, FORMAT_REWARD = "accuracy", "format"
+"""Rewards that measure an answer."""
 
 
 def answer_all(
-    sampler: PolicyFns,
-    params: Params,
-    tokenizer: TextTokenizer,
+    policy: EvalPolicy,
     records: Sequence[Record],
-    *,
     temperature: float,
-    seed: int,
-    batch: int,
-    length: int,
-    advance: Callable[[int], object] = lambda done: None,
+    sampling: EvalSampling,
+    on_batch: Callable[[int], object] = lambda records_done: None,
 ) -> list[Completion]:
-    """One answer of at most ``length`` tokens per record; other arguments as in ``generation.draw_all``."""
-    task = VisualQA(tokenizer, sampler.cfg.image_tokens, sampler.cfg.vision.image_size)
-    asked = task.ask(records)
-    sampling = sampler.sampling("text", temperature=temperature)
-    out: list[Completion] = []
-    for rows, real in batch_rows(len(records), batch_size(len(records), batch)):
-        keys = prompt_keys(seed, "eval/answer", rows, 1)
-        rollout = sampler.sample_text(params, take(asked.prompts, rows), keys, sampling, length)
-        some = PromptBatch(asked.prompts, tuple(asked.records[row] for row in rows[:real]))
-        out += task.read_back(
-            some, jax.tree.map(lambda leaf, real=real: leaf[:real], to_host(rollout))
-        )
-        advance(real)
-    return out
+    """Samples one answer to the question of every record.
 
+    Args:
+      policy: what answers.
+      records: ``N`` records.
+      temperature: 0 is greedy.
+      sampling: seed, batch size and length of answers.
+      on_batch: called after every compiled call with the number of records in it.
 
-def verdicts(answers: Sequence[Completion]) -> tuple[np.ndarray, np.ndarray]:
-    """Which answers are right and which are well-formed: two bool arrays ``[N]``."""
-    scores = compute_rewards(answers, {RIGHT: 1.0, FORM: 0.0}, RewardContext())
-    columns = dict(zip(scores.names, scores.matrix.T > 0.5, strict=True))
-    return columns[RIGHT], columns[FORM]
-
-
-def understanding_numbers(greedy: Sequence[Completion], sampled: Sequence[Completion]) -> Numbers:
-    """The numbers of both ways of answering.
-
-    ``qa_greedy`` and ``qa_sampled``: share of right answers. ``qa_sampled_strict``: right and well-formed.
-    ``qa_format`` (sampled) and ``qa_greedy_format``: well-formed. ``qa_greedy/KIND``: greedy, of one kind of question.
-    ``qa_greedy_mc`` and ``qa_greedy_oe``: greedy, of multiple choice and of open questions, where there are any.
+    Returns:
+      ``N`` completions in the order of the records.
     """
-    greedy_right, greedy_formed = verdicts(greedy)
-    sampled_right, sampled_formed = verdicts(sampled)
-    numbers = {
-        "qa_greedy": number(greedy_right),
-        "qa_greedy_format": number(greedy_formed),
-        "qa_sampled": number(sampled_right),
-        "qa_sampled_strict": number(sampled_right & sampled_formed),
-        "qa_format": number(sampled_formed),
+    # All prompts are padded to one width, so that every call has the same shape.
+    cfg = policy.fns.cfg
+    task = VisualQA(policy.tokenizer, cfg.image_tokens, cfg.image_size)
+    prompt_batch = task.make_prompts(records)
+    sampling_params = policy.fns.sampling_params("text", temperature=temperature)
+
+    completions: list[Completion] = []
+    for rows, valid in batch_rows(len(records), batch_size(len(records), sampling.batch_size)):
+        # The stream name is part of the keys: renaming it would change every sample.
+        keys = prompt_keys(sampling.seed, "eval/answer", rows, 1)
+        prompts = take(prompt_batch.prompts, rows)
+        rollout = policy.fns.sample_text(
+            policy.params, prompts, keys, sampling_params, sampling.answer_tokens
+        )
+
+        # The last call is filled up with copies of the last prompt; only `valid` rows count.
+        rollout = jax.tree.map(lambda leaf, valid=valid: leaf[:valid], to_host(rollout))
+        batch_records = tuple(prompt_batch.records[row] for row in rows[:valid])
+        completions += task.to_completions(
+            PromptBatch(prompt_batch.prompts, batch_records), rollout
+        )
+        on_batch(valid)
+    return completions
+
+
+def grade_answers(answers: Sequence[Completion]) -> tuple[np.ndarray, np.ndarray]:
+    """Which of ``N`` answers are correct, and which are well-formed: two bool arrays ``[N]``."""
+    # Both rewards are 0 or 1, as float32.
+    rewards = compute_rewards(answers, {CORRECT_REWARD: 1.0, FORMAT_REWARD: 0.0}, RewardContext())
+    columns = dict(zip(rewards.names, rewards.matrix.T > 0.5, strict=True))
+    return columns[CORRECT_REWARD], columns[FORMAT_REWARD]
+
+
+def understanding_metrics(greedy: Sequence[Completion], sampled: Sequence[Completion]) -> Estimates:
+    """Metrics of answers to the same questions, greedy and sampled at temperature 1.
+
+    Returns:
+      ``qa_greedy`` and ``qa_sampled``: share of correct answers. ``qa_sampled_strict``: correct and
+      well-formed. ``qa_format`` (sampled) and ``qa_greedy_format``: well-formed.
+      ``qa_greedy_mc`` and ``qa_greedy_oe``: greedy answers to multiple-choice and to open-ended
+      questions, where there are any. ``qa_greedy/KIND``: greedy answers to one kind of question.
+    """
+    greedy_correct, greedy_formed = grade_answers(greedy)
+    sampled_correct, sampled_formed = grade_answers(sampled)
+
+    # Over all questions.
+    metrics = {
+        "qa_greedy": estimate(greedy_correct),
+        "qa_greedy_format": estimate(greedy_formed),
+        "qa_sampled": estimate(sampled_correct),
+        "qa_sampled_strict": estimate(sampled_correct & sampled_formed),
+        "qa_format": estimate(sampled_formed),
     }
+
+    # Greedy answers by type of question (multiple choice or open-ended) and by kind (count, colour,
+    # ...). A record without a kind is in no break-down by kind.
+    qa_types = np.array([completion.record.qa_type for completion in greedy])
+    by_type = {
+        f"qa_greedy_{qa_type.lower()}": estimate(greedy_correct[qa_types == qa_type])
+        for qa_type in sorted(set(qa_types))
+    }
+
     kinds = np.array([completion.record.kind for completion in greedy])
     by_kind = {
-        f"qa_greedy/{kind}": number(greedy_right[kinds == kind])
+        f"qa_greedy/{kind}": estimate(greedy_correct[kinds == kind])
         for kind in sorted(set(kinds))
         if kind
     }
-    types = np.array([completion.record.qa_type for completion in greedy])
-    by_type = {
-        f"qa_greedy_{type_.lower()}": number(greedy_right[types == type_])
-        for type_ in sorted(set(types))
-    }
-    return numbers | by_type | by_kind
+    return metrics | by_type | by_kind

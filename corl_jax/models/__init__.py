@@ -1,1 +1,4 @@
-"""Networks: the Janus architecture as Flax NNX modules. Shapes and logical axes; no training."""
+"""The policy's networks as Flax NNX modules: shapes, parameters and logical axes, no training.
+
+``interface.py`` lists the members that the other packages use; ``janus/`` implements it.
+"""

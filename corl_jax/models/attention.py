@@ -1,19 +1,18 @@
-"""Self-attention with explicit masks: over a sequence, over a cache, or behind a prompt that many rows share.
+"""Self-attention with explicit masks: over a sequence, over a KV cache, or with a shared prefix.
 
-In: states, rotary angles, masks. Out: mixed states, and the cache.
+States, rotary angles and masks go in. Mixed states and the updated cache come out.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
 
 from corl_jax.models.attention_kernels import attend, kernels
-from corl_jax.models.kv_cache import KVCache
-from corl_jax.models.layers import linear, rotate
+from corl_jax.models.kv_cache import Index, KVCache
+from corl_jax.models.layers import RotaryAngles, apply_rotary, linear
 from corl_jax.models.shared_prefix import attend_shared_prefix, attend_shared_prefix_causally
 
 
@@ -31,10 +30,12 @@ class SelfAttention(nnx.Module):
         head_size: int,
         *,
         kernel: str,
-        dtype: Any,
+        dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         self.heads, self.kv_heads, self.head_size, self.kernel = heads, kv_heads, head_size, kernel
+
+        # Heads are sharded over the tensor axis; a device computes the attention of its own heads.
         self.q_proj = linear(
             width, heads * head_size, ("embed", "heads"), bias=False, dtype=dtype, rngs=rngs
         )
@@ -49,67 +50,110 @@ class SelfAttention(nnx.Module):
         )
 
     def __call__(
-        self, x_NLD, rope, mask_NLS, cache: KVCache | None, layer, index
-    ) -> tuple[jax.Array, KVCache | None]:
-        """Mixes ``x``; with a cache, writes its keys and values at ``index`` and attends to what the mask covers of it.
+        self,
+        x_NLD: Float[Array, "N L D"],
+        rope: RotaryAngles,
+        mask_NLS: Bool[Array, "N L S"],
+        cache: KVCache | None,
+        layer: Index,
+        index: Index,
+    ) -> tuple[Float[Array, "N L D"], KVCache | None]:
+        """Mixes ``x``; with a cache, writes its keys and values and attends to the cache.
 
         Args:
-          x_NLD: ``[N, L, D]``.
-          rope: cosine and sine from ``layers.rotary``.
-          mask_NLS: bool ``[N, L, S]``, true where a query may look; ``S`` is ``L``, or with a cache how many positions
-            are read, first those of its shared part and then its own.
-          cache: all layers' cache, or None.
+          x_NLD: states.
+          rope: angles of their positions, from ``layers.rotary_angles``.
+          mask_NLS: true where a query attends. ``S`` is ``L`` without a cache. With one it counts
+            the positions that are read: those of the shared part, then the cache's first ones.
+          cache: of all layers, or None.
           layer: number of this layer in the cache.
-          index: first position to write, counted within the cache's own part.
+          index: first position to write, not counting the shared part.
         """
-        q, k, v = heads_first(*self._project(x_NLD, rope))
-        before = None
-        if cache is not None:
-            cache = cache.write(k, v, layer, index)
-            prefix = 0 if cache.shared is None else cache.shared.length
-            before = None if cache.shared is None else cache.shared.layer(layer, prefix, k.dtype)
-            k, v = cache.layer(layer, mask_NLS.shape[-1] - prefix, k.dtype)
-        mix = attend if x_NLD.shape[1] == 1 else kernels[self.kernel].attend
-        mixed = (
-            mix(q, k, v, mask_NLS)
-            if before is None
-            else attend_shared_prefix(q, before, (k, v), mask_NLS)
-        )
-        return self._out(mixed), cache
+        q_NLHC, k_NKSC, v_NKSC = _heads_first(*self._project(x_NLD, rope))
 
-    def shared_prefix_step(self, x_BLD, rope, mask_BPP, mask_NTS) -> jax.Array:
-        """Mixes prompts, and behind each the ``N / B`` rows that follow it in ``x``.
+        # The keys and values of x are written first, so that x attends to itself through the cache.
+        # The shared part is complete: it is read and never written.
+        shared_kv = None
+        if cache is not None:
+            cache = cache.write(k_NKSC, v_NKSC, layer, index)
+            shared_length = 0 if cache.shared is None else cache.shared.length
+            if cache.shared is not None:
+                shared_kv = cache.shared.layer(layer, shared_length, k_NKSC.dtype)
+            length = mask_NLS.shape[-1] - shared_length
+            k_NKSC, v_NKSC = cache.layer(layer, length, k_NKSC.dtype)
+
+        # A single query waits for memory, not for arithmetic, so no kernel beats plain attention.
+        if shared_kv is not None:
+            mixed_NLHC = attend_shared_prefix(q_NLHC, shared_kv, (k_NKSC, v_NKSC), mask_NLS)
+        elif x_NLD.shape[1] == 1:
+            mixed_NLHC = attend(q_NLHC, k_NKSC, v_NKSC, mask_NLS)
+        else:
+            mixed_NLHC = kernels[self.kernel].attend(q_NLHC, k_NKSC, v_NKSC, mask_NLS)
+        return self._output(mixed_NLHC), cache
+
+    def shared_prefix_step(
+        self,
+        x_BLD: Float[Array, "B L D"],
+        rope: RotaryAngles,
+        mask_BPP: Bool[Array, "B P P"],
+        mask_NTS: Bool[Array, "N T PT"],
+    ) -> Float[Array, "B L D"]:
+        """Mixes prompts, and the ``G = N / B`` completions behind each.
+
+        Prompts and completions are one array for the projections, and two for attention.
 
         Args:
-          x_BLD: ``[B, P + N / B T, D]``, the states of a prompt and then those of its rows.
-          rope: of all of them.
-          mask_BPP: of the prompts.
-          mask_NTS: of the rows, over the prompt's ``P`` positions and then the row's own, none after the query's.
+          x_BLD: states of each prompt and then of its completions, ``L = P + G * T``.
+          rope: angles of their positions.
+          mask_BPP: mask of the prompts.
+          mask_NTS: mask of the completions: ``P`` columns of the prompt, then ``T`` of the
+            completion, none of them after the query.
         """
-        (prompts, length, _), (rows, own, _) = mask_BPP.shape, mask_NTS.shape
+        prompts, prompt_length, _ = mask_BPP.shape
+        rows, completion_length, _ = mask_NTS.shape
+
+        # The projections have a row per prompt, [B, P + G * T]. For attention the completions get
+        # their own rows, [N, T].
         projected = self._project(x_BLD, rope)
-        q, k, v = heads_first(*(leaf[:, :length] for leaf in projected))
-        q_own, k_own, v_own = heads_first(
-            *(leaf[:, length:].reshape(rows, own, *leaf.shape[2:]) for leaf in projected)
+        prompt_q, prompt_k, prompt_v = _heads_first(
+            *(leaf[:, :prompt_length] for leaf in projected)
         )
-        mixed = kernels[self.kernel].attend(q, k, v, mask_BPP)
-        mixed_own = attend_shared_prefix_causally(q_own, (k, v), (k_own, v_own), mask_NTS)
-        return self._out(
-            jnp.concatenate([mixed, mixed_own.reshape(prompts, -1, *mixed.shape[2:])], 1)
+        q, k, v = _heads_first(
+            *(
+                leaf[:, prompt_length:].reshape(rows, completion_length, *leaf.shape[2:])
+                for leaf in projected
+            )
         )
 
-    def _project(self, x_NLD, rope) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Queries ``[N, L, H, C]``, keys and values ``[N, L, K, C]``, rotated."""
-        n, length, _ = x_NLD.shape
-        q = rotate(self.q_proj(x_NLD).reshape(n, length, self.heads, self.head_size), *rope)
-        k = rotate(self.k_proj(x_NLD).reshape(n, length, self.kv_heads, self.head_size), *rope)
-        v = self.v_proj(x_NLD).reshape(n, length, self.kv_heads, self.head_size)
-        return q, k, v
+        # Each completion attends to its prompt and to itself. Then both are one array again.
+        prompt_mixed = kernels[self.kernel].attend(prompt_q, prompt_k, prompt_v, mask_BPP)
+        mixed = attend_shared_prefix_causally(q, (prompt_k, prompt_v), (k, v), mask_NTS)
+        mixed = mixed.reshape(prompts, -1, *prompt_mixed.shape[2:])
+        return self._output(jnp.concatenate([prompt_mixed, mixed], 1))
 
-    def _out(self, mixed_NLHC) -> jax.Array:
+    def _project(
+        self, x_NLD: Float[Array, "N L D"], rope: RotaryAngles
+    ) -> tuple[Float[Array, "N L H C"], Float[Array, "N L K C"], Float[Array, "N L K C"]]:
+        """Queries, keys and values; queries and keys are rotated."""
+        rows, length, _ = x_NLD.shape
+
+        # Values have no position, so they are not rotated.
+        q_NLHC = self.q_proj(x_NLD).reshape(rows, length, self.heads, self.head_size)
+        q_NLHC = apply_rotary(q_NLHC, *rope)
+        k_NLKC = self.k_proj(x_NLD).reshape(rows, length, self.kv_heads, self.head_size)
+        k_NLKC = apply_rotary(k_NLKC, *rope)
+        v_NLKC = self.v_proj(x_NLD).reshape(rows, length, self.kv_heads, self.head_size)
+        return q_NLHC, k_NLKC, v_NLKC
+
+    def _output(self, mixed_NLHC: Float[Array, "N L H C"]) -> Float[Array, "N L D"]:
+        """The output projection of all heads together."""
         return self.o_proj(mixed_NLHC.reshape(*mixed_NLHC.shape[:2], -1))
 
 
-def heads_first(q_NLHC, k_NLKC, v_NLKC) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Keys and values ``[N, K, L, C]``, as attention reads them and a cache holds them; queries stay."""
+def _heads_first(
+    q_NLHC: Float[Array, "N L H C"],
+    k_NLKC: Float[Array, "N L K C"],
+    v_NLKC: Float[Array, "N L K C"],
+) -> tuple[Float[Array, "N L H C"], Float[Array, "N K L C"], Float[Array, "N K L C"]]:
+    """Keys and values with heads before positions, as kernels and caches expect; queries stay."""
     return q_NLHC, k_NLKC.swapaxes(1, 2), v_NLKC.swapaxes(1, 2)

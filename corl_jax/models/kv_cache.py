@@ -1,33 +1,47 @@
-"""The key/value cache. In: keys and values as tokens are read or written; out: those of one layer.
+"""The KV cache: keys and values of all layers, written as tokens are read or sampled.
 
-What all samples of a prompt have in common is kept once: a cache may have a ``shared`` one before it, with a row per
-prompt instead of a row per sample.
+The samples of a prompt share its keys and values. A cache may therefore have a ``shared`` cache
+before it, with one row per prompt instead of one row per sample.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from corl_jax.core.types import pytree
 from corl_jax.models.int8 import Int8
 
+KVArray = jax.Array | Int8
+"""Keys or values as they are stored; in int8 with one scale for every position of a head."""
+
+Stored = KVArray | tuple[KVArray, ...]
+"""Keys or values of all layers, stacked in one array or in an array for each layer."""
+
+Index = int | jax.Array
+"""A layer's number or a position: an integer, or a traced one inside a loop."""
+
 
 @pytree()
 class KVCache:
-    """Keys and values, heads first, so that attention reads them as they lie; the mask hides what is not yet written.
+    """Keys and values with heads before positions, the layout in which attention reads them.
+
+    It has one of two forms. Layers that run as a scan carry one stacked array through it, which is
+    updated in place. Layers that run one by one have an array each: a loop over tokens then updates
+    and reads each without a copy, where a CPU would copy every slice of a stack. What has not been
+    written yet is zero, and the attention mask hides it.
 
     Attributes:
-      k, v: ``[Y, N, K, L, C]`` for layers that run as a scan; for layers that run one by one a tuple of ``Y`` arrays
-        ``[N, K, L, C]``, each of which a loop over tokens updates in place and reads without a copy. Arrays, or
-        ``Int8`` scaled along ``C``.
-      shared: positions before these, which ``N / B`` rows side by side have in common, as a cache of ``B`` rows.
+      k, v: ``[Y, N, K, L, C]`` for layers that run as a scan, or a tuple of ``Y`` arrays
+        ``[N, K, L, C]`` for layers that run one by one. Arrays, or ``Int8`` scaled along ``C``.
+      shared: the positions before these that ``N / B`` neighbouring rows share, as a cache of ``B``
+        rows, or None.
     """
 
-    k: Any
-    v: Any
+    k: Stored
+    v: Stored
     shared: KVCache | None = None
 
     @classmethod
@@ -38,78 +52,112 @@ class KVCache:
         length: int,
         kv_heads: int,
         head_size: int,
-        dtype: Any,
+        dtype: DTypeLike,
         stacked: bool = True,
     ) -> KVCache:
-        """A cache of zeros; with ``dtype`` int8 every position of a head has a scale of its own."""
+        """A cache of zeros; with ``dtype`` int8 each position of a head has its own scale."""
 
-        def zeros(*shape: int) -> Any:
+        def zeros(*shape: int) -> KVArray:
             values = jnp.zeros(shape, dtype)
-            return (
-                Int8(values, jnp.zeros((*shape[:-1], 1), jnp.float32))
-                if dtype == jnp.int8
-                else values
-            )
+            if dtype == jnp.int8:
+                return Int8(values, jnp.zeros((*shape[:-1], 1), jnp.float32))
+            return values
 
-        one = (rows, kv_heads, length, head_size)
-        empty = zeros(layers, *one) if stacked else tuple(zeros(*one) for _ in range(layers))
-        return cls(empty, empty)
+        # Keys and values start as the same zeros; arrays are never changed, only replaced.
+        layer_shape = (rows, kv_heads, length, head_size)
+        if stacked:
+            stack = zeros(layers, *layer_shape)
+            return cls(stack, stack)
+        separate = tuple(zeros(*layer_shape) for _ in range(layers))
+        return cls(separate, separate)
 
     @property
     def length(self) -> int:
-        """``L``, positions it has room for."""
+        """``L``, the number of positions it has room for, without those of ``shared``."""
         return jax.tree.leaves(self.k)[0].shape[-2]
 
-    def fork(self, times: int) -> KVCache:
-        """``times`` rows behind every row of this one, which they share; they have no room of their own yet."""
-        none = jax.tree.map(lambda leaf: jnp.repeat(leaf[..., :0, :], times, leaf.ndim - 4), self)
-        return KVCache(none.k, none.v, self)
+    def fork(self, samples: int) -> KVCache:
+        """An empty cache with ``samples`` rows for each row of this one, which they share.
+
+        It has room for no position yet, see ``grow``.
+        """
+
+        def repeat_rows(leaf: jax.Array) -> jax.Array:
+            # Rows are axis 1 of a stack and axis 0 of one layer. No position is copied.
+            rows_axis = leaf.ndim - 4
+            return jnp.repeat(leaf[..., :0, :], samples, rows_axis)
+
+        forked = jax.tree.map(repeat_rows, self)
+        return KVCache(forked.k, forked.v, self)
 
     def grow(self, length: int) -> KVCache:
-        """Room for ``length`` positions of its own, of which the new ones are zeros."""
+        """This cache with room for ``length`` positions; the new ones are zeros."""
 
         def pad(leaf: jax.Array) -> jax.Array:
+            # Positions are the axis before the last, of scales too.
             return jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 2) + [(0, length - self.length), (0, 0)])
 
         k, v = jax.tree.map(pad, (self.k, self.v))
         return KVCache(k, v, self.shared)
 
-    def layer(self, layer: Any, reads: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
-        """Keys and values ``[N, K, reads, C]`` of one layer, its first positions."""
-        k, v = (_slice(x, layer, reads) for x in (self.k, self.v))
-        return _as(k, dtype), _as(v, dtype)
+    def layer(
+        self, layer: Index, length: int, dtype: DTypeLike
+    ) -> tuple[Float[Array, "N K L C"], Float[Array, "N K L C"]]:
+        """Keys and values of one layer at its first ``length`` positions, in ``dtype`` if int8."""
+        k, v = _read(self.k, layer, length), _read(self.v, layer, length)
+        return _dequantize(k, dtype), _dequantize(v, dtype)
 
-    def write(self, k_NKLC: Any, v_NKLC: Any, layer: Any, index: Any) -> KVCache:
-        """Puts keys and values of ``layer`` at its own position ``index``."""
-        pairs = ((self.k, k_NKLC), (self.v, v_NKLC))
-        if isinstance(self.k, tuple):
-            k, v = (_put(old[layer], new, (0, 0, index, 0)) for old, new in pairs)
-            after = slice(layer + 1, None)
-            return KVCache(
-                (*self.k[:layer], k, *self.k[after]),
-                (*self.v[:layer], v, *self.v[after]),
-                self.shared,
-            )
-        k, v = (_put(old, new[None], (layer, 0, 0, index, 0)) for old, new in pairs)
+    def write(
+        self,
+        k_NKLC: Float[Array, "N K L C"],
+        v_NKLC: Float[Array, "N K L C"],
+        layer: Index,
+        index: Index,
+    ) -> KVCache:
+        """This cache with keys and values of ``layer`` written from position ``index`` on.
+
+        Args:
+          k_NKLC: keys of ``L`` positions.
+          v_NKLC: their values.
+          layer: number of the layer; an integer if each layer has its own arrays.
+          index: first position, not counting those of ``shared``.
+        """
+        k = _write(self.k, k_NKLC, layer, index)
+        v = _write(self.v, v_NKLC, layer, index)
         return KVCache(k, v, self.shared)
 
 
-def _slice(x: Any, layer: Any, reads: int) -> Any:
-    if isinstance(x, tuple):
-        return jax.tree.map(lambda leaf: leaf[:, :, :reads], x[layer])
+def _read(stored: Stored, layer: Index, length: int) -> KVArray:
+    """The first ``length`` positions of one layer."""
+    # An Int8 has two leaves, values and scales, both of which are sliced.
+    if isinstance(stored, tuple):
+        return jax.tree.map(lambda leaf: leaf[:, :, :length], stored[layer])
 
-    def one(leaf: jax.Array) -> jax.Array:  # all axes at once, which a TPU reads without a copy
-        sizes = (1, *leaf.shape[1:3], reads, leaf.shape[4])
+    def slice_stack(leaf: jax.Array) -> jax.Array:
+        # One slice along all axes at once, which a TPU reads without a copy.
+        sizes = (1, *leaf.shape[1:3], length, leaf.shape[4])
         return jax.lax.dynamic_slice(leaf, (layer, 0, 0, 0, 0), sizes)[0]
 
-    return jax.tree.map(one, x)
+    return jax.tree.map(slice_stack, stored)
 
 
-def _put(old: Any, new: jax.Array, at: tuple[Any, ...]) -> Any:
-    """``old`` with ``new`` at the indices ``at``, in the form that ``old`` has."""
-    form = Int8.of(new, -1) if isinstance(old, Int8) else new.astype(old.dtype)
-    return jax.tree.map(lambda to, part: jax.lax.dynamic_update_slice(to, part, at), old, form)
+def _write(stored: Stored, new_NKLC: jax.Array, layer: Index, index: Index) -> Stored:
+    """``stored`` with ``new`` at the positions of one layer that begin at ``index``."""
+    # In a tuple the other layers stay the arrays they are. In a stack XLA updates the slice in
+    # place, since the loop over layers carries the stack.
+    if isinstance(stored, tuple):
+        updated = _update(stored[layer], new_NKLC, (0, 0, index, 0))
+        return (*stored[:layer], updated, *stored[layer + 1 :])
+    return _update(stored, new_NKLC[None], (layer, 0, 0, index, 0))
 
 
-def _as(x: Any, dtype: Any) -> jax.Array:
-    return x.to(dtype) if isinstance(x, Int8) else x
+def _update(array: KVArray, new: jax.Array, start: tuple[Index, ...]) -> KVArray:
+    """``array`` with ``new`` written at the indices ``start``, quantized if ``array`` is."""
+    converted = Int8.quantize(new, -1) if isinstance(array, Int8) else new.astype(array.dtype)
+    return jax.tree.map(
+        lambda target, part: jax.lax.dynamic_update_slice(target, part, start), array, converted
+    )
+
+
+def _dequantize(array: KVArray, dtype: DTypeLike) -> jax.Array:
+    return array.dequantize(dtype) if isinstance(array, Int8) else array

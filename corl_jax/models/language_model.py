@@ -1,27 +1,35 @@
-"""The Llama decoder: token embedding, stacked blocks run by a scan, final norm, text head.
+"""The Llama decoder: token embedding, stacked layers that run as a scan, final norm, text head.
 
-In: input embeddings, explicit positions and mask, maybe a cache. Out: states after the final norm, and the cache.
+Input embeddings, explicit positions and mask go in, with or without a KV cache. States after the
+final norm come out, and the updated cache.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from corl_jax.core.sharding import constrain
 from corl_jax.models.attention import SelfAttention
-from corl_jax.models.kv_cache import KVCache
-from corl_jax.models.layers import linear, rotary, scan_layers, stack, unstack
+from corl_jax.models.kv_cache import Index, KVCache
+from corl_jax.models.layers import (
+    RotaryAngles,
+    linear,
+    rotary_angles,
+    scan_layers,
+    stack,
+    unstack,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-    """Llama decoder: the trunk that both tasks share."""
+    """Sizes of a Llama decoder, the backbone that both tasks share."""
 
     vocab_size: int = 102400
     width: int = 2048
@@ -35,17 +43,18 @@ class DecoderConfig:
     max_length: int = 16384
 
 
-def rms_norm(width: int, eps: float, dtype: Any, rngs: nnx.Rngs) -> nnx.RMSNorm:
-    """Root-mean-square norm; the variance is taken in float32."""
+def rms_norm(width: int, eps: float, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.RMSNorm:
+    """Root-mean-square norm; the variance is computed in float32."""
     return nnx.RMSNorm(
         width, epsilon=eps, dtype=dtype, rngs=rngs, scale_metadata={"logical": ("norm",)}
     )
 
 
 class Block(nnx.Module):
-    """Pre-norm attention and SwiGLU."""
+    """One decoder layer: pre-norm attention and SwiGLU."""
 
-    def __init__(self, cfg: DecoderConfig, attention: str, dtype: Any, rngs: nnx.Rngs):
+    def __init__(self, cfg: DecoderConfig, attention: str, dtype: DTypeLike, rngs: nnx.Rngs):
+        # Attention.
         self.input_norm = rms_norm(cfg.width, cfg.norm_eps, dtype, rngs)
         self.attention = SelfAttention(
             cfg.width,
@@ -56,6 +65,9 @@ class Block(nnx.Module):
             dtype=dtype,
             rngs=rngs,
         )
+
+        # SwiGLU. The tensor axis shards the hidden units: the outputs of gate and up, the inputs of
+        # down. So a device never needs the hidden units of another.
         self.mlp_norm = rms_norm(cfg.width, cfg.norm_eps, dtype, rngs)
         self.gate_proj = linear(
             cfg.width, cfg.mlp_dim, ("embed", "mlp"), bias=False, dtype=dtype, rngs=rngs
@@ -68,40 +80,68 @@ class Block(nnx.Module):
         )
 
     def __call__(
-        self, x_NLD, rope, mask_NLS, cache: KVCache | None, layer, index
-    ) -> tuple[jax.Array, KVCache | None]:
+        self,
+        x_NLD: Float[Array, "N L D"],
+        rope: RotaryAngles,
+        mask_NLS: Bool[Array, "N L S"],
+        cache: KVCache | None,
+        layer: Index,
+        index: Index,
+    ) -> tuple[Float[Array, "N L D"], KVCache | None]:
         """See ``SelfAttention.__call__``."""
-        mixed, cache = self.attention(self.input_norm(x_NLD), rope, mask_NLS, cache, layer, index)
-        return self._feed(x_NLD, mixed), cache
-
-    def shared_prefix_step(self, x_BLD, rope, mask_BPP, mask_NTS) -> jax.Array:
-        """See ``SelfAttention.shared_prefix_step``."""
-        return self._feed(
-            x_BLD,
-            self.attention.shared_prefix_step(self.input_norm(x_BLD), rope, mask_BPP, mask_NTS),
+        mixed_NLD, cache = self.attention(
+            self.input_norm(x_NLD), rope, mask_NLS, cache, layer, index
         )
+        return self._residual_mlp(x_NLD, mixed_NLD), cache
 
-    def _feed(self, x_NLD, mixed) -> jax.Array:
-        x_NLD = constrain(x_NLD + mixed, "batch")
-        h = self.mlp_norm(x_NLD)
-        h = self.down_proj(jax.nn.silu(self.gate_proj(h)) * self.up_proj(h))
-        return constrain(x_NLD + h, "batch")
+    def shared_prefix_step(
+        self,
+        x_BLD: Float[Array, "B L D"],
+        rope: RotaryAngles,
+        mask_BPP: Bool[Array, "B P P"],
+        mask_NTS: Bool[Array, "N T PT"],
+    ) -> Float[Array, "B L D"]:
+        """See ``SelfAttention.shared_prefix_step``."""
+        mixed_BLD = self.attention.shared_prefix_step(
+            self.input_norm(x_BLD), rope, mask_BPP, mask_NTS
+        )
+        return self._residual_mlp(x_BLD, mixed_BLD)
+
+    def _residual_mlp(
+        self, x_NLD: Float[Array, "N L D"], mixed_NLD: Float[Array, "N L D"]
+    ) -> Float[Array, "N L D"]:
+        """Adds what attention has mixed to ``x``, and then the MLP of the sum."""
+        # Between layers activations are sharded by rows only; the tensor axis is for heads and MLP.
+        x_NLD = constrain(x_NLD + mixed_NLD, "batch")
+        h_NLD = self.mlp_norm(x_NLD)
+        h_NLF = jax.nn.silu(self.gate_proj(h_NLD)) * self.up_proj(h_NLD)
+        return constrain(x_NLD + self.down_proj(h_NLF), "batch")
 
 
 class LanguageModel(nnx.Module):
-    """Embedding table, trunk and text head; the part that reinforcement learning trains."""
+    """Embedding table, backbone and text head; the part that reinforcement learning trains.
+
+    Args:
+      cfg: sizes.
+      dtype: compute dtype.
+      remat, unroll: see ``layers.scan_layers``. With ``unroll`` of at least the depth, decoding
+        runs the layers one by one, see ``separate_layers``.
+      attention: a name in ``models.attention_kernels``.
+    """
 
     def __init__(
         self,
         cfg: DecoderConfig,
         *,
-        dtype: Any,
+        dtype: DTypeLike,
         remat: str,
         unroll: int = 1,
         attention: str = "einsum",
         rngs: nnx.Rngs,
     ):
         self.cfg, self.dtype, self.remat, self.unroll = cfg, dtype, remat, unroll
+
+        # Token embedding and text head are separate parameters.
         self.embed = nnx.Embed(
             cfg.vocab_size,
             cfg.width,
@@ -110,11 +150,13 @@ class LanguageModel(nnx.Module):
             embedding_init=nnx.initializers.normal(0.02),
             embedding_metadata={"logical": ("vocab", "embed")},
         )
-        self.layers = stack(lambda streams: Block(cfg, attention, dtype, streams), cfg.depth, rngs)
+        # One module for all layers, so that a scan traces and compiles a single layer.
+        self.layers = stack(lambda layer: Block(cfg, attention, dtype, layer), cfg.depth, rngs)
         self.norm = rms_norm(cfg.width, cfg.norm_eps, dtype, rngs)
         self.lm_head = linear(
             cfg.width, cfg.vocab_size, ("embed", "vocab"), bias=False, dtype=dtype, rngs=rngs
         )
+        # Int8 sampling replaces it, see ``int8.quantize_int8``.
         self.cache_dtype = dtype
 
     def __call__(
@@ -123,77 +165,90 @@ class LanguageModel(nnx.Module):
         positions: Int[Array, "N L"],
         mask: Bool[Array, "N L S"],
         cache: KVCache | None = None,
-        index: Any = 0,
-        blocks: tuple[Block, ...] = (),
+        index: Index = 0,
+        layers: tuple[Block, ...] = (),
     ) -> tuple[Float[Array, "N L D"], KVCache | None]:
-        """Runs the trunk.
+        """Runs the backbone.
 
         Args:
           x_NLD: input embeddings.
           positions: rotary positions, below ``S``.
-          mask: true where a query (row) may look at a key (column).
-          cache: written at ``index`` and attended to as a whole, or None to attend within ``x``.
+          mask: true where a query (row) attends to a key (column).
+          cache: written from ``index`` on and attended to, or None to attend within ``x``.
           index: first cache position of ``x``.
-          blocks: from ``blocks``, to run one by one; none runs the stack.
+          layers: from ``separate_layers``, to run one by one; () runs the stack as a scan.
 
         Returns:
           states after the final norm, and the updated cache.
         """
+        # All layers use the same angles.
         rope = self._rope(positions, mask)
 
-        def call(block, slice_):
-            layer, (x, cache) = slice_
-            return block(x, rope, mask, cache, layer, index)
+        def run_layer(block, index_and_carry):
+            layer, (x_NLD, cache) = index_and_carry
+            return block(x_NLD, rope, mask, cache, layer, index)
 
+        # The cache of all layers is carried too, so that each layer updates it in place.
         carry = (constrain(x_NLD.astype(self.dtype), "batch"), cache)
-        if blocks:
-            for layer, block in enumerate(blocks):
-                carry = call(block, (layer, carry))
-            return self.norm(carry[0]), carry[1]
-        x_NLD, cache = scan_layers(
-            self.layers, call, carry, self.cfg.depth, self.dtype, self.remat, self.unroll
-        )
+        if layers:
+            for layer, block in enumerate(layers):
+                carry = run_layer(block, (layer, carry))
+        else:
+            carry = self._scan(run_layer, carry)
+        x_NLD, cache = carry
         return self.norm(x_NLD), cache
 
     def with_shared_prefix(
         self,
-        prompt: tuple[Float[Array, "B P D"], Int[Array, "B P"], Bool[Array, "B P P"]],
-        own: tuple[Float[Array, "N T D"], Int[Array, "N T"], Bool[Array, "N T PT"]],
+        prompts: tuple[Float[Array, "B P D"], Int[Array, "B P"], Bool[Array, "B P P"]],
+        completions: tuple[Float[Array, "N T D"], Int[Array, "N T"], Bool[Array, "N T PT"]],
     ) -> tuple[Float[Array, "B P D"], Float[Array, "N T D"]]:
-        """Runs the trunk over prompts and, behind each, over ``N / B`` rows that share its reading.
+        """Runs the backbone over prompts and their completions, ``G = N / B`` of each, at once.
 
-        All that belongs to a prompt is one row of every product with a parameter, which then has one gradient to add up
-        between devices; only attention takes it apart.
+        A prompt is computed once for all its completions. Prompt and completions form one row, so
+        each parameter takes part in one product and has one gradient to sum over devices. Only
+        attention separates them, see ``shared_prefix.py``.
 
         Args:
-          prompt, own: input embeddings, rotary positions below the number of the mask's columns, and mask; that of
-            ``own`` covers the prompt's positions and then its own, of which none after the query's.
+          prompts: input embeddings, rotary positions and mask.
+          completions: the same of the completions. Positions are below the number of the mask's
+            columns, which are the prompt's and then the completion's, none after the query.
 
         Returns:
-          states of both after the final norm.
+          states of prompts and of completions after the final norm.
         """
-        (x, positions, mask), (x_own, positions_own, mask_own) = prompt, own
-        rows, length = positions.shape
+        x_BPD, prompt_positions, prompt_mask = prompts
+        x_NTD, completion_positions, completion_mask = completions
+        rows, prompt_length = prompt_positions.shape
 
-        def joined(first, second):
-            return jnp.concatenate([first, second.reshape(rows, -1, *second.shape[2:])], 1)
+        def concatenate(prompt_leaf, completion_leaf):
+            """``[B, P, ...]`` and ``[N, T, ...]`` to ``[B, P + G * T, ...]``."""
+            by_prompt = completion_leaf.reshape(rows, -1, *completion_leaf.shape[2:])
+            return jnp.concatenate([prompt_leaf, by_prompt], 1)
 
-        rope = self._rope(joined(positions, positions_own), mask_own)
+        # The completions' mask has P + T columns, more than any position of either part.
+        rope = self._rope(concatenate(prompt_positions, completion_positions), completion_mask)
 
-        def call(block, slice_):
-            return block.shared_prefix_step(slice_[1], rope, mask, mask_own)
+        def run_layer(block, index_and_carry):
+            _, x_BLD = index_and_carry
+            return block.shared_prefix_step(x_BLD, rope, prompt_mask, completion_mask)
 
-        inputs = (constrain(one.astype(self.dtype), "batch") for one in (x, x_own))
-        carry = constrain(joined(*inputs), "batch")
-        carry = scan_layers(
-            self.layers, call, carry, self.cfg.depth, self.dtype, self.remat, self.unroll
+        # A row of the layers is a prompt with its completions; at the end they are separated again.
+        x_BPD = constrain(x_BPD.astype(self.dtype), "batch")
+        inputs_NTD = constrain(x_NTD.astype(self.dtype), "batch")
+        x_BLD = constrain(concatenate(x_BPD, inputs_NTD), "batch")
+        states_BLD = self.norm(self._scan(run_layer, x_BLD))
+        return states_BLD[:, :prompt_length], states_BLD[:, prompt_length:].reshape(x_NTD.shape)
+
+    def _scan(self, run_layer, carry):
+        """``carry`` after all layers of the stack."""
+        return scan_layers(
+            self.layers, run_layer, carry, self.cfg.depth, self.dtype, self.remat, self.unroll
         )
-        states = self.norm(carry)
-        return states[:, :length], states[:, length:].reshape(x_own.shape)
 
-    def _rope(self, positions: Any, mask: Any) -> tuple[jax.Array, jax.Array]:
-        """Rotary angles; a position counts what a row may see before it, so it lies below the number of columns."""
-        return rotary(positions, mask.shape[-1], self.cfg.head_size, self.cfg.rope_theta)
+    def _rope(self, positions: Int[Array, "N L"], mask: Bool[Array, "N L S"]) -> RotaryAngles:
+        """Rotary angles; a position counts visible ones before it, so it is below ``S``."""
+        return rotary_angles(positions, mask.shape[-1], self.cfg.head_size, self.cfg.rope_theta)
 
     def logits(self, states: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """Text logits in float32."""
@@ -202,27 +257,32 @@ class LanguageModel(nnx.Module):
     def cached(
         self,
         x_NLD: Float[Array, "N L D"],
-        positions: Any,
-        mask: Any,
+        positions: Int[Array, "N L"],
+        mask: Bool[Array, "N L S"],
         cache: KVCache,
-        index: Any,
-        blocks: tuple[Block, ...],
+        index: Index,
+        layers: tuple[Block, ...],
     ) -> tuple[Float[Array, "N L D"], KVCache]:
-        """``__call__`` with a cache, which comes back updated."""
-        states, updated = self(x_NLD, positions, mask, cache, index, blocks)
+        """``__call__`` with a cache, which is returned updated."""
+        # With a cache given, ``__call__`` returns one; the assertion tells the type checker.
+        states, updated = self(x_NLD, positions, mask, cache, index, layers)
         assert updated is not None
         return states, updated
 
     def separate_layers(self) -> tuple[Block, ...]:
-        """The layers one by one for a loop over tokens to call, or none where ``unroll`` leaves a scan over layers.
+        """The layers one by one for a decoding loop, or () where ``unroll`` leaves a scan.
 
-        Taken apart before the loop, their parameters lie in it as arrays of their own; a CPU would copy every slice of
-        a stack at every token.
+        Unstacked before the loop, their parameters are separate arrays inside it. A CPU would copy
+        every slice of a stack at every token.
         """
+        # The same condition chooses the form of the cache in ``empty_cache``.
         return unstack(self.layers, self.cfg.depth) if self.unroll >= self.cfg.depth else ()
 
     def empty_cache(self, rows: int, length: int) -> KVCache:
-        """A cache for ``rows`` sequences of up to ``length`` positions, in the form that ``blocks`` asks for."""
+        """A cache for ``rows`` sequences of up to ``length`` positions.
+
+        It is stacked where the layers run as a scan, and in separate arrays where they do not.
+        """
         c = self.cfg
         stacked = self.unroll < c.depth
         return KVCache.empty(

@@ -1,31 +1,38 @@
-"""Small parts that several networks share: linear maps with logical axes, two-layer MLP, rotary positions, stacking.
+"""Small parts that several networks share: linear maps, an MLP, rotary positions, stacked layers.
 
-In: arrays ``[..., D]`` and NNX random streams. Out: arrays; parameters are float32 and cast to ``dtype`` for compute.
+Arrays ``[..., D]`` and NNX random streams go in, arrays come out. Parameters are float32 with
+logical axes, and are cast to ``dtype`` for compute.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.sharding import all_gather_fsdp
 
-MATMUL_PARAMS = ("kernel", "lora_a", "lora_b")
-"""Last parts of the paths of matrices that are cast to the compute dtype before they are gathered."""
+Carry = TypeVar("Carry")
 
-REMAT_POLICIES: dict[str, Any] = {
+RotaryAngles = tuple[Float[Array, "N L 1 E"], Float[Array, "N L 1 E"]]
+"""Cosine and sine for every row and position, for all heads alike; ``E`` is half the head size."""
+
+MATMUL_PARAMS = ("kernel", "lora_a", "lora_b")
+"""Last parts of the paths of matrices that are cast to the compute dtype before an all-gather."""
+
+REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
-"""What a block keeps for its backward pass, by name; ``none`` keeps everything."""
+"""What a layer saves for its backward pass, by name; ``none`` saves everything (no remat)."""
 
 
 def linear(
@@ -34,10 +41,10 @@ def linear(
     axes: tuple[str | None, str | None],
     *,
     bias: bool,
-    dtype: Any,
+    dtype: DTypeLike,
     rngs: nnx.Rngs,
 ) -> nnx.Linear:
-    """A linear map whose kernel carries the logical ``axes``."""
+    """A linear map whose kernel has the logical ``axes``, and its bias the last of them."""
     return nnx.Linear(
         inputs,
         outputs,
@@ -50,16 +57,20 @@ def linear(
     )
 
 
-def matmul_over_rows(x: jax.Array, kernel: jax.Array, dimensions: Any, **how: Any) -> jax.Array:
-    """``x @ kernel`` with all leading axes as one; without, a CPU needs nearly twice as long for the gradient."""
+def matmul_over_rows(
+    x: jax.Array, kernel: jax.Array, dimension_numbers: Any, **kwargs: Any
+) -> jax.Array:
+    """``x @ kernel`` with all leading axes of ``x`` merged; a ``dot_general`` for ``nnx.Linear``.
+
+    Without the merge a CPU needs nearly twice as long for the gradient.
+    """
     rows = x.reshape(-1, x.shape[-1])
-    return jax.lax.dot_general(rows, kernel, (((1,), (0,)), ((), ())), **how).reshape(
-        *x.shape[:-1], -1
-    )
+    product = jax.lax.dot_general(rows, kernel, (((1,), (0,)), ((), ())), **kwargs)
+    return product.reshape(*x.shape[:-1], -1)
 
 
 class Mlp2(nnx.Module):
-    """Linear, exact GELU, linear, with biases: the aligners and the image head (``modeling_janus.py``)."""
+    """Linear, exact GELU, linear, with biases: aligners and image head (``modeling_janus.py``)."""
 
     def __init__(
         self,
@@ -68,7 +79,7 @@ class Mlp2(nnx.Module):
         outputs: int,
         axes: tuple[str, str],
         *,
-        dtype: Any,
+        dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         self.fc1 = linear(inputs, hidden, (None, axes[0]), bias=True, dtype=dtype, rngs=rngs)
@@ -79,100 +90,122 @@ class Mlp2(nnx.Module):
         return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
 
 
-def rotary(
+def rotary_angles(
     positions: Int[Array, "N L"], length: int, head_size: int, theta: float
-) -> tuple[Float[Array, "N L 1 E"], Float[Array, "N L 1 E"]]:
+) -> RotaryAngles:
     """Cosine and sine of the rotary angles of ``E = head_size / 2`` frequencies, in float32.
 
-    Positions lie below ``length``, for which a table is made; one beyond it has no angle, but NaN. Without a table XLA
-    fuses the cosine into all that uses it, and a CPU takes it per layer and head: a quarter of the time to draw.
+    Args:
+      positions: below ``length``; a position beyond it gets NaN.
+      length: positions for which a table is made.
+      head_size: size of a head.
+      theta: base of the frequencies.
     """
+    # NumPy computes the table, a constant of the program. Without it, XLA fuses the cosine into
+    # everything that uses it, and a CPU computes it for each layer and head: a quarter of the time
+    # of sampling.
     frequencies = theta ** (-np.arange(0, head_size, 2, dtype=np.float32) / head_size)
     angles = np.arange(length, dtype=np.float32)[:, None] * frequencies
-    table = np.stack([np.cos(angles, dtype=np.float64), np.sin(angles, dtype=np.float64)]).astype(
-        np.float32
-    )
-    cos, sin = (
-        jnp.take(jnp.asarray(part), positions, axis=0, mode="fill")[:, :, None] for part in table
-    )
-    return cos, sin
+    table = np.stack([np.cos(angles, dtype=np.float64), np.sin(angles, dtype=np.float64)])
+    cos_table_LE, sin_table_LE = table.astype(np.float32)
+
+    # A position outside the table fills its angles with NaN instead of being clipped silently.
+    def lookup(table_LE: np.ndarray) -> Float[Array, "N L 1 E"]:
+        return jnp.take(jnp.asarray(table_LE), positions, axis=0, mode="fill")[:, :, None]
+
+    return lookup(cos_table_LE), lookup(sin_table_LE)
 
 
-def rotate(x_NLHC: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Rotates the first half of every head against the second half, the layout of Hugging Face Llama."""
+def apply_rotary(
+    x_NLHC: Float[Array, "N L H C"], cos: Float[Array, "N L 1 E"], sin: Float[Array, "N L 1 E"]
+) -> Float[Array, "N L H C"]:
+    """Rotates the first half of every head against the second, the layout of Hugging Face Llama."""
+    # Each pair (first, second) is a point in the plane that turns by the angle of its position.
     cos, sin = cos.astype(x_NLHC.dtype), sin.astype(x_NLHC.dtype)
     first, second = jnp.split(x_NLHC, 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1)
 
 
-def stack(make: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) -> Any:
-    """``depth`` modules of one kind as one, every parameter with a leading layer axis."""
+def stack(make_layer: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) -> Any:
+    """``depth`` modules of one kind as one module, whose parameters have a leading layer axis."""
 
+    # Each layer has its own random stream, and the fan-in of its initializers is that of one layer.
     @nnx.split_rngs(splits=depth)
     @nnx.vmap(in_axes=(0,), out_axes=0)
-    def build(streams: nnx.Rngs) -> nnx.Module:
-        return make(streams)
+    def make_stack(layer_rngs: nnx.Rngs) -> nnx.Module:
+        return make_layer(layer_rngs)
 
-    return build(rngs)
+    return make_stack(rngs)
 
 
 def unstack(layers: nnx.Module, depth: int) -> tuple[Any, ...]:
-    """The modules that ``stack`` put together, each with parameters of its own."""
+    """The inverse of ``stack``: ``depth`` modules, each with its own parameters."""
     graphdef, state = nnx.split(layers)
     return tuple(
         nnx.merge(graphdef, jax.tree.map(lambda leaf, i=i: leaf[i], state)) for i in range(depth)
     )
 
 
-def gather_layer_params(parameters: Any, dtype: Any) -> Any:
-    """One layer's parameters gathered for its use, matrices in the dtype they are multiplied in."""
+def gather_layer_params(params: nnx.State, dtype: DTypeLike) -> nnx.State:
+    """One layer's parameters, all-gathered over FSDP once for all that read them.
 
-    def one(path: Any, leaf: Any) -> Any:
-        narrow = path[-1] in MATMUL_PARAMS and leaf.dtype == jnp.float32
-        value = leaf[...].astype(dtype) if narrow else leaf[...]
+    Parameters without logical axes stay as they are.
+    """
+
+    def gather_leaf(path: tuple[Any, ...], leaf: nnx.Variable) -> nnx.Variable:
+        # Matrices are cast before they are gathered. In bfloat16 this halves the bytes of the
+        # all-gather, and of the reduce-scatter of the gradient.
+        is_matrix = path[-1] in MATMUL_PARAMS and leaf.dtype == jnp.float32
+        value = leaf[...].astype(dtype) if is_matrix else leaf[...]
         return leaf.replace(all_gather_fsdp(value, leaf.get_metadata()["logical"]))
 
-    flat = nnx.to_flat_state(parameters)
-    return nnx.from_flat_state(
-        [
-            (path, one(path, leaf) if "logical" in leaf.get_metadata() else leaf)
-            for path, leaf in flat
-        ]
-    )
+    gathered = []
+    for path, leaf in nnx.to_flat_state(params):
+        has_axes = "logical" in leaf.get_metadata()
+        gathered.append((path, gather_leaf(path, leaf) if has_axes else leaf))
+    return nnx.from_flat_state(gathered)
 
 
 def scan_layers(
     layers: nnx.Module,
-    call: Callable[[Any, Any], Any],
-    carry: Any,
+    call: Callable[[Any, tuple[jax.Array, Carry]], Carry],
+    carry: Carry,
     depth: int,
-    dtype: Any,
+    dtype: DTypeLike,
     remat: str = "none",
     unroll: int = 1,
-) -> Any:
-    """Runs stacked ``layers`` in order, ``carry = call(layer, index, carry)``, as one scan.
+) -> Carry:
+    """Runs stacked ``layers`` in order, ``carry = call(layer, (index, carry))``, as one scan.
 
     Args:
       layers: from ``stack``.
       call: ``(layer, (index, carry)) -> carry``; ``index`` is the traced number of the layer.
-      carry: activations, and the cache when decoding (carried, so that it is updated in place).
+      carry: activations, and the KV cache when decoding (carried, so that it is updated in place).
       depth: number of layers.
-      dtype: that they compute in.
+      dtype: dtype in which the layers compute.
       remat: one of ``REMAT_POLICIES``.
-      unroll: layers per turn of the loop; more gives the compiler more to overlap, and more to compile.
+      unroll: layers per iteration of the loop; more of them gives the compiler more to overlap, and
+        more to compile.
+
+    Raises:
+      UserError: an unknown remat policy.
     """
     if remat not in REMAT_POLICIES:
         raise UserError(
-            f"unknown remat policy {remat!r}; expected one of {', '.join(REMAT_POLICIES)}"
+            f"config.model.remat must be one of {', '.join(REMAT_POLICIES)}; got {remat!r}"
         )
-    graphdef, state = nnx.split(layers)
+    graphdef, stacked_params = nnx.split(layers)
 
-    def body(carry, slice_):
-        index, parameters = slice_
-        return call(
-            nnx.merge(graphdef, gather_layer_params(parameters, dtype)), (index, carry)
-        ), None
+    def body(carry: Carry, index_and_params: tuple[jax.Array, Any]) -> tuple[Carry, None]:
+        index, params = index_and_params
+        # Gathered once per layer and pass, however many products read a parameter; and inside the
+        # loop, so that a device does not hold all layers complete.
+        layer = nnx.merge(graphdef, gather_layer_params(params, dtype))
+        return call(layer, (index, carry)), None
 
     if remat != "none":
+        # Inside a scan the compiler cannot merge the recomputed operations with the original ones,
+        # so JAX's barrier against it is not needed.
         body = jax.checkpoint(body, policy=REMAT_POLICIES[remat], prevent_cse=False)
-    return jax.lax.scan(body, carry, (jnp.arange(depth), state), unroll=min(unroll, depth))[0]
+    xs = (jnp.arange(depth), stacked_params)
+    return jax.lax.scan(body, carry, xs, unroll=min(unroll, depth))[0]

@@ -1,78 +1,128 @@
-"""Attention of rows behind what they have in common. In: queries, shared and own keys and values; out: mixed values."""
+"""Attention of several completions to a prompt that they share.
+
+The mask of one prompt ``p`` of three tokens with two completions ``a`` and ``b`` of two tokens
+(1: the row attends to the column, 0: it does not)::
+
+                        prompt    completion a  completion b
+                        p  p  p   a  a          b  b
+    prompt           p  1  0  0
+                     p  1  1  0
+                     p  1  1  1
+    completion a     a  1  1  1   1  0
+                     a  1  1  1   1  1
+    completion b     b  1  1  1                 1  0
+                     b  1  1  1                 1  1
+
+The blanks are never computed. The prompt's keys and values are stored once, and read once for all
+its completions, whose queries meet them in a single matrix product. With the prompt concatenated to
+each completion they would be stored and read ``G`` times. The results are equal up to rounding.
+
+The functions here compute the rows of completions: all of them at once for log-probs, or one row of
+each at a time while decoding, where a ``KVCache`` with a ``shared`` part holds the keys and values.
+The rows of the prompt are ordinary attention.
+
+Queries, keys and values go in, mixed values ``[N, L, H, C]`` come out. The ``G`` completions of a
+prompt are neighbouring rows, ``N = B * G``.
+"""
 
 from __future__ import annotations
 
-from typing import Any
-
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 BLOCK = 144
-"""Queries of a sequence that attend together: a quarter of the 576 tokens of a picture."""
+"""Queries of a row that attend together: a quarter of the 576 tokens of an image."""
 
 
 def attend_shared_prefix(
     q_NLHC: Float[Array, "N L H C"],
-    before: tuple[Float[Array, "B K P C"], Float[Array, "B K P C"]],
-    own: tuple[Float[Array, "N K S C"], Float[Array, "N K S C"]],
+    prefix_kv: tuple[Float[Array, "B K P C"], Float[Array, "B K P C"]],
+    row_kv: tuple[Float[Array, "N K S C"], Float[Array, "N K S C"]],
     mask_NLS: Bool[Array, "#N L PS"],
 ) -> Float[Array, "N L H C"]:
-    """``attend`` to keys and values that ``N / B`` rows share, and to those of each row; the mask covers both in turn.
+    """``attention_kernels.attend`` to a prefix that ``N / B`` rows share, and to each row itself.
 
-    The shared ones are read once for all rows that look at them; the softmax over both is put together from the sums of
-    each (Milakov and Gimelshein, 2018, section 3.1).
+    The softmax over both parts is combined from the sums over each part, with one maximum for both
+    (Milakov and Gimelshein, 2018, "Online normalizer calculation for softmax", section 3.1).
+
+    Args:
+      q_NLHC: queries.
+      prefix_kv: keys and values of the shared prefix.
+      row_kv: keys and values of the row itself.
+      mask_NLS: true where a query attends; ``P`` columns of the prefix, then ``S`` of the row.
     """
-    n, length, heads, size = q_NLHC.shape
-    (shared_k, shared_v), (k, v) = before, own
-    rows, kv_heads, prefix, _ = shared_k.shape
-    group, low = (heads // kv_heads, length), jnp.finfo(jnp.float32).min
-    q = q_NLHC.reshape(rows, n // rows, length, kv_heads, heads // kv_heads, size) * jnp.asarray(
-        size**-0.5, v.dtype
+    rows, length, heads, size = q_NLHC.shape
+    (prefix_k_BKPC, prefix_v_BKPC), (k_NKSC, v_NKSC) = prefix_kv, row_kv
+    prompts, kv_heads, prefix_length, _ = prefix_k_BKPC.shape
+    samples, heads_per_kv = rows // prompts, heads // kv_heads
+    low = jnp.finfo(jnp.float32).min
+
+    # Query heads are grouped by the key/value head they share; Q counts the heads of a group.
+    q_BGLKQC = q_NLHC.reshape(prompts, samples, length, kv_heads, heads_per_kv, size) * jnp.asarray(
+        size**-0.5, v_NKSC.dtype
     )
-    q_BJKGLC = jnp.moveaxis(q, 2, 4)
-    mask = jnp.broadcast_to(mask_NLS, (n, *mask_NLS.shape[1:])).reshape(
-        rows, n // rows, 1, 1, length, -1
+    q_BGKQLC = jnp.moveaxis(q_BGLKQC, 2, 4)
+    mask_BG11LS = jnp.broadcast_to(mask_NLS, (rows, *mask_NLS.shape[1:])).reshape(
+        prompts, samples, 1, 1, length, -1
     )
 
-    def scores(q, k, shape):
+    # One matrix product per leading row of the keys, with all queries that read this row as M.
+    def attention_logits(q: jax.Array, k: jax.Array, leading: tuple[int, ...]) -> jax.Array:
         q = q.reshape(len(k), kv_heads, -1, size)
-        return jnp.einsum("NKMC,NKSC->NKMS", q, k, preferred_element_type=jnp.float32).reshape(
-            *shape, *group, -1
-        )
+        logits = jnp.einsum("NKMC,NKSC->NKMS", q, k, preferred_element_type=jnp.float32)
+        return logits.reshape(*leading, heads_per_kv, length, -1)
 
-    def mixture(weights, v, shape):
+    def mix_values(weights: jax.Array, v: jax.Array, leading: tuple[int, ...]) -> jax.Array:
         weights = weights.astype(v.dtype).reshape(len(v), kv_heads, -1, v.shape[2])
-        return jnp.einsum("NKMS,NKSC->NKMC", weights, v).reshape(*shape, *group, size)
+        mixed = jnp.einsum("NKMS,NKSC->NKMC", weights, v)
+        return mixed.reshape(*leading, heads_per_kv, length, size)
 
-    by_prompt, by_row = (rows, kv_heads, n // rows), (rows, n // rows, kv_heads)
-    common = jnp.where(
-        mask[..., :prefix].swapaxes(1, 2), scores(q_BJKGLC.swapaxes(1, 2), shared_k, by_prompt), low
+    # The prefix has a row per prompt, so the samples come after the heads and join M.
+    by_prompt, by_row = (prompts, kv_heads, samples), (prompts, samples, kv_heads)
+    prefix_logits_BKGQLP = jnp.where(
+        mask_BG11LS[..., :prefix_length].swapaxes(1, 2),
+        attention_logits(q_BGKQLC.swapaxes(1, 2), prefix_k_BKPC, by_prompt),
+        low,
     )
-    single = jnp.where(mask[..., prefix:], scores(q_BJKGLC, k, by_row), low)
-    top = jnp.maximum(jnp.max(common, -1).swapaxes(1, 2), jnp.max(single, -1))
-    common, single = (
-        jnp.exp(common - top.swapaxes(1, 2)[..., None]),
-        jnp.exp(single - top[..., None]),
+    row_logits_BGKQLS = jnp.where(
+        mask_BG11LS[..., prefix_length:], attention_logits(q_BGKQLC, k_NKSC, by_row), low
     )
-    total = jnp.sum(common, -1).swapaxes(1, 2) + jnp.sum(single, -1)
-    mixed = mixture(common, shared_v, by_prompt).swapaxes(1, 2) + mixture(single, v, by_row)
-    return jnp.moveaxis(mixed / total[..., None].astype(v.dtype), 4, 2).reshape(
-        n, length, heads, size
+
+    # Softmax over both parts: a maximum and a sum for each query.
+    max_BGKQL = jnp.maximum(
+        jnp.max(prefix_logits_BKGQLP, -1).swapaxes(1, 2), jnp.max(row_logits_BGKQLS, -1)
     )
+    prefix_weights = jnp.exp(prefix_logits_BKGQLP - max_BGKQL.swapaxes(1, 2)[..., None])
+    row_weights = jnp.exp(row_logits_BGKQLS - max_BGKQL[..., None])
+    total_BGKQL = jnp.sum(prefix_weights, -1).swapaxes(1, 2) + jnp.sum(row_weights, -1)
+
+    # The weights are normalized last, when the prefix and the row have been added.
+    mixed_BGKQLC = mix_values(prefix_weights, prefix_v_BKPC, by_prompt).swapaxes(1, 2) + mix_values(
+        row_weights, v_NKSC, by_row
+    )
+    mixed_BGKQLC = mixed_BGKQLC / total_BGKQL[..., None].astype(v_NKSC.dtype)
+    return jnp.moveaxis(mixed_BGKQLC, 4, 2).reshape(rows, length, heads, size)
 
 
 def attend_shared_prefix_causally(
-    q_NLHC: Any, before: Any, own: Any, mask_NLS: Any
+    q_NLHC: Float[Array, "N L H C"],
+    prefix_kv: tuple[Float[Array, "B K P C"], Float[Array, "B K P C"]],
+    row_kv: tuple[Float[Array, "N K L C"], Float[Array, "N K L C"]],
+    mask_NLS: Bool[Array, "#N L PL"],
 ) -> Float[Array, "N L H C"]:
-    """``attend_shared_prefix`` for whole sequences whose position ``l`` sees no own position after ``l``.
+    """``attend_shared_prefix`` for complete rows, whose mask hides all positions after the query's.
 
-    Block by block, each of which looks no further than its own end: what the mask would hide is mostly not computed.
+    It goes block by block over the queries. Each block reads the row's keys only up to its own end,
+    so most of what the mask would hide is not computed.
     """
-    prefix, parts = before[0].shape[2], []
-    for start in range(0, q_NLHC.shape[1], BLOCK):
-        rows, end = slice(start, start + BLOCK), min(start + BLOCK, q_NLHC.shape[1])
-        seen = tuple(leaf[:, :, :end] for leaf in own)
-        parts.append(
-            attend_shared_prefix(q_NLHC[:, rows], before, seen, mask_NLS[:, rows, : prefix + end])
-        )
-    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, 1)
+    prefix_length, length = prefix_kv[0].shape[2], q_NLHC.shape[1]
+    k_NKLC, v_NKLC = row_kv
+
+    mixed = []
+    for start in range(0, length, BLOCK):
+        block, end = slice(start, start + BLOCK), min(start + BLOCK, length)
+        visible_kv = k_NKLC[:, :, :end], v_NKLC[:, :, :end]
+        q, mask = q_NLHC[:, block], mask_NLS[:, block, : prefix_length + end]
+        mixed.append(attend_shared_prefix(q, prefix_kv, visible_kv, mask))
+    return mixed[0] if len(mixed) == 1 else jnp.concatenate(mixed, 1)

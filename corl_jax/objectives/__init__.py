@@ -1,1 +1,1 @@
-"""Mathematics only: arrays in, arrays out."""
+"""The mathematics of the losses: pure functions from arrays to arrays."""

@@ -1,5 +1,8 @@
-"""Group-relative advantages, and how the two tasks of one prompt are paired. In: rewards ``[B, G]``; out: the same
-shape, or one flag per group."""
+"""Group-relative advantages, and how the two tasks of one prompt share their rewards.
+
+In: rewards ``[B, G]``, ``G`` completions of each of ``B`` prompts. Out: advantages of the same
+shape, or one flag per group.
+"""
 
 from __future__ import annotations
 
@@ -13,33 +16,42 @@ from jaxtyping import Array, Bool, Float
 from corl_jax.core.errors import UserError
 from corl_jax.core.registry import Registry
 
+# Keeps the quotient finite where all rewards of a group are equal.
 EPSILON = 1e-4
 
+# Functions from rewards to rewards minus a baseline.
 baselines: Registry[Callable[[Array], Array]] = Registry("baseline")
 
 
 @baselines.register("mean")
 def subtract_group_mean(rewards: Float[Array, "B G"]) -> Float[Array, "B G"]:
-    """Less the mean of the group (GRPO)."""
+    """``r_i - mean(r)`` within each group (GRPO)."""
     return rewards - jnp.mean(rewards, 1, keepdims=True)
 
 
 @baselines.register("leave_one_out")
 def subtract_mean_of_others(rewards: Float[Array, "B G"]) -> Float[Array, "B G"]:
-    """Less the mean of the others in the group (RLOO; Ahmadian et al., 2024): ``G / (G - 1)`` of ``subtract_group_mean``."""
+    """``r_i - mean(r_j, j != i)`` within each group (RLOO; Ahmadian et al., 2024).
+
+    It equals ``G / (G - 1)`` times ``subtract_group_mean``.
+    """
+    # The mean of the other completions: the sum without this reward, over G - 1.
     others = (jnp.sum(rewards, 1, keepdims=True) - rewards) / (rewards.shape[1] - 1)
     return rewards - others
 
 
-normalizations: Registry[Callable[..., Array]] = Registry("advantage scale")
-"""``(rewards, baseline="mean")`` to advantages. What is divided by does not depend on the baseline."""
+# Functions ``(rewards, baseline="mean")`` to advantages, whose divisor ignores the baseline.
+normalizations: Registry[Callable[..., Array]] = Registry("advantage normalization")
 
 
 @normalizations.register("group")
 def normalize_by_group_std(
     rewards: Float[Array, "B G"], baseline: str = "mean"
 ) -> Float[Array, "B G"]:
-    """``(r - mean) / (std + 1e-4)`` within the group, std with ddof 1 (CoRL Eq. 1, as its code has it)."""
+    """``A_i = (r_i - mean(r)) / (std(r) + 1e-4)`` within each group (CoRL Eq. 1).
+
+    The standard deviation has ddof 1, as in ULM-R1's code.
+    """
     return baselines[baseline](rewards) / (jnp.std(rewards, 1, ddof=1, keepdims=True) + EPSILON)
 
 
@@ -47,76 +59,105 @@ def normalize_by_group_std(
 def normalize_by_batch_std(
     rewards: Float[Array, "B G"], baseline: str = "mean"
 ) -> Float[Array, "B G"]:
-    """Centred within the group, divided by the std of all that is centred so in the batch (REINFORCE++ with a group
-    baseline). ``scale_rewards="batch"`` of TRL takes the std of the rewards themselves, which is larger."""
+    """Centred within each group, then divided by one standard deviation for the whole batch.
+
+    This is REINFORCE++ with a group baseline: the standard deviation is that of the rewards minus
+    the means of their groups. ``scale_rewards="batch"`` of TRL takes that of the rewards
+    themselves, which is larger.
+    """
     return baselines[baseline](rewards) / (jnp.std(subtract_group_mean(rewards), ddof=1) + EPSILON)
 
 
 @normalizations.register("none")
 def center_only(rewards: Float[Array, "B G"], baseline: str = "mean") -> Float[Array, "B G"]:
-    """Centred within the group only (Dr. GRPO)."""
+    """Centred within each group and not divided (Dr. GRPO)."""
     return baselines[baseline](rewards)
 
 
+# See ``paired_advantages``.
 PAIRINGS = ("unified", "separate", "sum_of_advantages")
 
 
 def paired_advantages(
-    image: Float[Array, "B G"],
-    text: Float[Array, "E G"],
+    image_rewards: Float[Array, "B G"],
+    text_rewards: Float[Array, "E G"],
     *,
     pairing: str,
-    scale: str,
+    normalization: str,
     text_weight: float,
     baseline: str = "mean",
 ) -> tuple[Float[Array, "B G"], Float[Array, "E G"]]:
     """Advantages of both tasks.
 
     Args:
-      image: rewards of ``G`` pictures of each prompt.
-      text: rewards of ``G`` answers; row ``i`` belongs to the record of picture row ``i`` unless ``separate``.
-      pairing: ``unified``: the i-th picture and the i-th answer share the reward ``image + text_weight * text`` and its
-        advantage (CoRL Eq. 5, 6); ``separate``: each task its own; ``sum_of_advantages``: both share
-        ``A_image + text_weight * A_text``, not renormalised.
-      scale: a name in ``normalizations``.
-      text_weight: lambda, 0.8 in the paper.
+      image_rewards: rewards of ``G`` images for each prompt.
+      text_rewards: rewards of ``G`` answers. Row ``i`` belongs to the same record as row ``i`` of
+        ``image_rewards``, unless ``pairing`` is ``separate``.
+      pairing: which rewards make an advantage.
+
+        * ``unified``: image ``i`` and answer ``i`` of a record share the reward
+          ``r_image + text_weight * r_text`` and its advantage (CoRL Eq. 5, 6).
+        * ``separate``: each task has advantages from its rewards alone.
+        * ``sum_of_advantages``: they share ``A_image + text_weight * A_text``, which is not
+          normalized again.
+      normalization: a name in ``normalizations``.
+      text_weight: ``lambda``, 0.8 in the paper.
       baseline: a name in ``baselines``.
 
+    Returns:
+      advantages of the images, and of the answers.
+
     Raises:
-      UserError: unknown name, or rows that cannot be paired.
+      UserError: an unknown name, or rows that cannot be paired.
     """
-    normalise = functools.partial(normalizations[scale], baseline=baseline)
+    normalize = functools.partial(normalizations[normalization], baseline=baseline)
     if pairing == "separate":
-        return normalise(image), normalise(text)
+        return normalize(image_rewards), normalize(text_rewards)
+
+    # Sample i of one task is paired with sample i of the other, so their numbers must be equal.
     if pairing not in PAIRINGS:
         raise UserError(f"unknown pairing {pairing!r}; expected one of {', '.join(PAIRINGS)}")
-    if image.shape != text.shape:
+    if image_rewards.shape != text_rewards.shape:
         raise UserError(
-            f"pairing {pairing!r} needs as many answers as pictures, but they are {text.shape} and {image.shape}; "
-            "ask the same number of questions and prompts, or choose pairing='separate'"
+            f"pairing {pairing!r} needs as many answers as images, but their shapes are "
+            f"{text_rewards.shape} and {image_rewards.shape}; use equal numbers of text and image "
+            "prompts, or choose pairing='separate'"
         )
+
+    # Both tasks get the same advantages: of the sum of rewards, or the sum of advantages.
     if pairing == "unified":
-        shared = normalise(image + text_weight * text)
+        shared = normalize(image_rewards + text_weight * text_rewards)
     else:
-        shared = normalise(image) + text_weight * normalise(text)
+        shared = normalize(image_rewards) + text_weight * normalize(text_rewards)
     return shared, shared
 
 
 def zero_std_groups(
     totals: Mapping[str, Float[np.ndarray, "B G"]], *, pairing: str, text_weight: float
 ) -> dict[str, Bool[np.ndarray, "B"]]:
-    """By task, the groups whose advantages are all 0, since their rewards are all equal.
+    """Groups in which all advantages are 0, because all their rewards are equal.
 
     Args:
-      totals: by task; with both, ``pairing`` says whose rewards an advantage is made of.
+      totals: task to total rewards. With both tasks, ``pairing`` says which rewards make an
+        advantage.
       pairing, text_weight: as in ``paired_advantages``.
+
+    Returns:
+      task to one flag per group.
     """
 
-    def equal(rewards: np.ndarray) -> np.ndarray:
+    # On the rewards themselves, as the standard deviation of equal numbers is not always exactly 0.
+    def all_equal(rewards: np.ndarray) -> np.ndarray:
         return np.ptp(rewards, 1) == 0
 
     if pairing == "separate" or len(totals) == 1:
-        return {task: equal(rewards) for task, rewards in totals.items()}
+        return {task: all_equal(rewards) for task, rewards in totals.items()}
+
+    # Paired tasks share their advantages, so they share their flags.
     image, text = totals["image"], totals["text"]
-    both = equal(image + text_weight * text) if pairing == "unified" else equal(image) & equal(text)
-    return {"image": both, "text": both}
+    shared = (
+        all_equal(image + text_weight * text)
+        if pairing == "unified"
+        else all_equal(image) & all_equal(text)
+    )
+    return {"image": shared, "text": shared}

@@ -1,4 +1,4 @@
-"""Next-token cross entropy. In: log-probs of the targets and a weight per target; out: a sum."""
+"""Next-token cross entropy, weighted per target token."""
 
 from __future__ import annotations
 
@@ -10,6 +10,16 @@ from jaxtyping import Array, Float, Int
 def next_token_loss(
     logits: Float[Array, "... V"], targets: Int[Array, "..."], weights: Float[Array, "..."]
 ) -> tuple[Float[Array, ""], Float[Array, "..."]]:
-    """Weighted sum of ``-log p(target)``, and the log-probs themselves (no gradient taken out)."""
+    """Weighted sum of ``-log p(target)``.
+
+    Args:
+      logits: of the position that predicts each target.
+      targets: token ids.
+      weights: one per target, 0 where it does not count.
+
+    Returns:
+      the loss, and the log-prob of every target, through which gradients also flow.
+    """
+    # The log-softmax over the vocabulary, then its entry at each target.
     log_probs = jnp.take_along_axis(jax.nn.log_softmax(logits, -1), targets[..., None], -1)[..., 0]
     return -jnp.sum(log_probs * weights), log_probs

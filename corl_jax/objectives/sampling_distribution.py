@@ -1,6 +1,7 @@
-"""The one function that turns logits into the distribution that is sampled from; sampler and scorer both call it.
+"""From logits to the distribution that is sampled from. The sampler and the log-probs both use it.
 
-In: conditional logits, unconditional logits where guidance is used, and a ``SamplingParams``. Out: log-probs ``[..., V]``.
+In: conditional logits, unconditional logits where classifier-free guidance is used, and
+``SamplingParams``. Out: log-probs ``[..., V]``.
 """
 
 from __future__ import annotations
@@ -9,105 +10,130 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import pytree
 
+# Log-prob of a banned id. It is finite, so that the difference of two policies is finite too.
 BANNED = -1e30
-"""Log-prob of a banned id: finite, so that differences of two policies stay finite."""
 
 
 @pytree("top_p", "top_k")
 class SamplingParams:
-    """How logits become a distribution. Guidance and temperature are traced, so changing them compiles nothing.
+    """How logits become a distribution.
+
+    Guidance scale and temperature are traced, so other values do not compile a new program.
 
     Attributes:
-      guidance: weight ``w`` of ``u + w (c - u)``; 1 is the conditional distribution, 0 the unconditional one.
-      temperature: logits are divided by it; 0 means greedy, scored at temperature 1.
-      top_p: keep the smallest set of ids whose probability reaches it; 1 keeps all. Static, so that 1 sorts nothing.
-      top_k: keep the ``k`` most likely ids; 0 keeps all.
-      banned: bool ``[V]`` of ids with probability 0, or None.
+      guidance_scale: ``w`` of ``u + w (c - u)``, with ``c`` the conditional and ``u``
+        the unconditional logits; 1 is the conditional distribution, 0 the unconditional one.
+      temperature: logits are divided by it. 0 means greedy, with log-probs at temperature 1.
+      top_p: keep the smallest set of ids whose probability reaches it; 1 keeps all. It is static,
+        so that a program with 1 does not sort.
+      top_k: keep the ``k`` most likely ids; 0 keeps all. Static.
+      banned: bool ``[V]``, True for ids with probability 0; or None.
     """
 
-    guidance: Any = 1.0
+    guidance_scale: Any = 1.0
     temperature: Any = 1.0
     top_p: float = 1.0
     top_k: int = 0
     banned: Any = None
 
 
-def check_sampling_params(*, guidance: float, temperature: float, top_p: float = 1.0) -> None:
-    """Refuses settings that no sampler means.
+def check_sampling_params(*, guidance_scale: float, temperature: float, top_p: float = 1.0) -> None:
+    """Checks the ranges of sampling parameters.
 
     Raises:
-      UserError: a negative or non-finite number, or top-p outside (0, 1].
+      UserError: a negative or non-finite number, or a ``top_p`` outside (0, 1].
     """
-    for name, value in (("guidance", guidance), ("temperature", temperature)):
+    for name, value in (("guidance_scale", guidance_scale), ("temperature", temperature)):
         if not 0 <= value < float("inf"):
-            raise UserError(
-                f"{name}={value} is out of range; expected a finite number of at least 0"
-            )
+            raise UserError(f"{name} must be a finite number of at least 0; got {name}={value}")
     if not 0 < top_p <= 1:
-        raise UserError(f"top_p={top_p} is out of range; expected more than 0 and at most 1")
+        raise UserError(
+            f"top_p must be above 0 and at most 1; got top_p={top_p}. 1 keeps all tokens"
+        )
 
 
 def log_distribution(
-    conditional: Float[Array, "... V"],
-    unconditional: Float[Array, "... V"] | None,
-    sampling: SamplingParams,
+    cond_logits: Float[Array, "... V"],
+    uncond_logits: Float[Array, "... V"] | None,
+    params: SamplingParams,
 ) -> Float[Array, "... V"]:
     """Log-probs of every id, in float32.
 
-    Order of operations, as in the sampler of Janus-Pro (``generation_inference.py``): guidance on logits, bans,
-    temperature, top-k, top-p, softmax.
+    The order of operations is that of Janus-Pro's sampler (``generation_inference.py``): guidance
+    on logits, bans, temperature, top-k, top-p, softmax.
     """
-    logits = conditional.astype(jnp.float32)
-    if unconditional is not None:
-        base = unconditional.astype(jnp.float32)
-        logits = base + sampling.guidance * (logits - base)
-    if sampling.banned is not None:
-        logits = jnp.where(sampling.banned, BANNED, logits)
-    logits = logits / jnp.where(sampling.temperature > 0, sampling.temperature, 1.0)
-    if sampling.top_k:
-        kth = jax.lax.top_k(logits, sampling.top_k)[0][..., -1:]
-        logits = jnp.where(logits < kth, BANNED, logits)
-    if sampling.top_p < 1:
-        logits = jnp.where(_outside_top_p(logits, sampling.top_p), BANNED, logits)
+    logits = cond_logits.astype(jnp.float32)
+
+    # Classifier-free guidance: u + w (c - u).
+    if uncond_logits is not None:
+        uncond = uncond_logits.astype(jnp.float32)
+        logits = uncond + params.guidance_scale * (logits - uncond)
+
+    # Bans come before top-k and top-p, so that banned ids take no place in the set that is kept.
+    if params.banned is not None:
+        logits = jnp.where(params.banned, BANNED, logits)
+
+    # At temperature 0 the log-probs are those of temperature 1; sampling then takes the largest.
+    logits = logits / jnp.where(params.temperature > 0, params.temperature, 1.0)
+
+    # Top-k keeps ids that tie with the k-th.
+    if params.top_k:
+        kth_logit = jax.lax.top_k(logits, params.top_k)[0][..., -1:]
+        logits = jnp.where(logits < kth_logit, BANNED, logits)
+    if params.top_p < 1:
+        logits = jnp.where(_outside_nucleus(logits, params.top_p), BANNED, logits)
+
+    # The softmax can take banned ids below BANNED; all of them get the same log-prob.
     return jnp.maximum(jax.nn.log_softmax(logits, -1), BANNED)
 
 
-def _outside_top_p(logits: Float[Array, "... V"], top_p: float) -> Bool[Array, "... V"]:
-    """Ids outside the nucleus."""
-    ordered = jnp.sort(jax.nn.softmax(logits, -1), -1, descending=True)
-    before = jnp.cumsum(ordered, -1) - ordered
-    smallest = jnp.min(jnp.where(before < top_p, ordered, jnp.inf), -1, keepdims=True)
-    return jax.nn.softmax(logits, -1) < smallest
+def _outside_nucleus(logits: Float[Array, "... V"], top_p: float) -> Bool[Array, "... V"]:
+    """True for ids outside the smallest set whose probability reaches ``top_p``."""
+    sorted_probs = jnp.sort(jax.nn.softmax(logits, -1), -1, descending=True)
+
+    # An id is in the set if the more likely ids do not reach top_p by themselves.
+    preceding_mass = jnp.cumsum(sorted_probs, -1) - sorted_probs
+    smallest_kept = jnp.min(
+        jnp.where(preceding_mass < top_p, sorted_probs, jnp.inf), -1, keepdims=True
+    )
+    return jax.nn.softmax(logits, -1) < smallest_kept
 
 
 def sample_tokens(
-    keys: Any, log_probs: Float[Array, "N V"], sampling: SamplingParams
+    keys: Key[Array, "N"], log_probs: Float[Array, "N V"], params: SamplingParams
 ) -> tuple[Int[Array, "N"], Float[Array, "N"]]:
-    """One id per row with its log-prob; the most likely one at temperature 0.
+    """Samples one id per row; takes the most likely one at temperature 0.
 
     Args:
-      keys: ``N`` keys, one per row.
+      keys: one key per row.
       log_probs: from ``log_distribution``.
-      sampling: the same settings.
+      params: the parameters with which ``log_probs`` was computed.
+
+    Returns:
+      ids, and their log-probs.
     """
-    return sample_with_noise(gumbel_noise(keys, log_probs.shape[-1]), log_probs, sampling)
+    return sample_with_noise(gumbel_noise(keys, log_probs.shape[-1]), log_probs, params)
 
 
-def gumbel_noise(keys: Any, size: int) -> Float[Array, "N V"]:
-    """Gumbel noise that turns the most likely of ``size`` ids into a sample; one row per key, float32."""
+def gumbel_noise(keys: Key[Array, "N"], size: int) -> Float[Array, "N V"]:
+    """Float32 noise for the Gumbel-max trick, one row of ``size`` numbers per key.
+
+    With this noise added to log-probs, the largest of ``size`` ids is a sample of them.
+    """
     return jax.vmap(lambda key: jax.random.gumbel(key, (size,), jnp.float32))(keys)
 
 
 def sample_with_noise(
-    noise: Float[Array, "N V"], log_probs: Float[Array, "N V"], sampling: SamplingParams
+    noise: Float[Array, "N V"], log_probs: Float[Array, "N V"], params: SamplingParams
 ) -> tuple[Int[Array, "N"], Float[Array, "N"]]:
-    """``sample_tokens`` with noise that was made before; the noise is left out at temperature 0."""
-    tokens = jnp.argmax(log_probs + jnp.where(sampling.temperature > 0, noise, 0), -1).astype(
+    """``sample_tokens`` with noise from ``gumbel_noise``, which temperature 0 ignores."""
+    # Gumbel-max trick. The temperature is traced, so the choice is a ``where`` and not an ``if``.
+    tokens = jnp.argmax(log_probs + jnp.where(params.temperature > 0, noise, 0), -1).astype(
         jnp.int32
     )
     return tokens, token_log_probs(log_probs, tokens)
@@ -116,10 +142,11 @@ def sample_with_noise(
 def token_log_probs(
     log_probs: Float[Array, "... V"], tokens: Int[Array, "..."]
 ) -> Float[Array, "..."]:
-    """Log-prob of each chosen id."""
+    """The log-prob of each token."""
     return jnp.take_along_axis(log_probs, tokens[..., None], -1)[..., 0]
 
 
 def entropy(log_probs: Float[Array, "... V"]) -> Float[Array, "..."]:
-    """Entropy in nats; banned ids add nothing."""
+    """Entropy in nats."""
+    # Banned ids add nothing: their probability is 0 and their log-prob finite.
     return -jnp.sum(jnp.exp(log_probs) * log_probs, -1)

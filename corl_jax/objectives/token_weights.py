@@ -1,7 +1,8 @@
-"""Who counts how much: one weight per target token, filled once, when all lengths of the step are known.
+"""How much each token counts in the loss: one weight per target token, computed once per step.
 
-The loss is then a plain weighted sum: gradient accumulation is addition, tasks of different length mix exactly, and
-padding rows vanish. Every rule sums to the task's ``share`` over the whole step, except ``fixed_length``, by design.
+The lengths of all completions of the step must be known by then. The loss is a plain weighted sum,
+so gradient accumulation is addition, tasks of different lengths combine exactly, and padding rows
+vanish. Over the whole step the weights of a task sum to 1, except with ``fixed_length``, by design.
 """
 
 from __future__ import annotations
@@ -13,38 +14,41 @@ from jaxtyping import Array, Bool, Float
 
 from corl_jax.core.registry import Registry
 
+# Functions (mask, longest possible completion) to weights. The maximum with 1 in each of them gives
+# weights of 0 and not NaN where nothing is left to count.
 aggregations: Registry[Callable[[Array, int], Array]] = Registry("loss aggregation")
 
 
 @aggregations.register("sequence_mean")
-def sequence_mean(mask: Bool[Array, "... T"], length: int) -> Float[Array, "... T"]:
-    """Mean over a sequence's tokens, then over sequences (GRPO; the first version of CoRL)."""
+def sequence_mean(mask: Bool[Array, "... T"], max_length: int) -> Float[Array, "... T"]:
+    """Mean over the tokens of each completion, then over completions (GRPO, first CoRL version)."""
+    # Padding rows have no token; they do not count as completions.
     lengths = jnp.sum(mask, -1, keepdims=True)
     sequences = jnp.maximum(jnp.sum(lengths > 0), 1)
     return mask / jnp.maximum(lengths, 1) / sequences
 
 
 @aggregations.register("token_mean")
-def token_mean(mask: Bool[Array, "... T"], length: int) -> Float[Array, "... T"]:
-    """Every token counts the same over the whole step (DAPO)."""
+def token_mean(mask: Bool[Array, "... T"], max_length: int) -> Float[Array, "... T"]:
+    """Mean over all tokens of the step (DAPO)."""
     return mask / jnp.maximum(jnp.sum(mask), 1)
 
 
 @aggregations.register("fixed_length")
-def fixed_length(mask: Bool[Array, "... T"], length: int) -> Float[Array, "... T"]:
-    """Sum over tokens divided by the longest possible completion, mean over sequences (Dr. GRPO)."""
+def fixed_length(mask: Bool[Array, "... T"], max_length: int) -> Float[Array, "... T"]:
+    """Sum over tokens divided by the longest possible length, mean over completions (Dr. GRPO)."""
     sequences = jnp.maximum(jnp.sum(jnp.any(mask, -1)), 1)
-    return mask / (length * sequences)
+    return mask / (max_length * sequences)
 
 
 def token_weights(
-    mask: Bool[Array, "... T"], *, aggregation: str, share: float = 1.0
+    mask: Bool[Array, "... T"], *, aggregation: str, task_weight: float = 1.0
 ) -> Float[Array, "... T"]:
     """Weights of all target tokens of one task in one step.
 
     Args:
-      mask: which tokens were sampled (or are targets).
+      mask: the completion mask: which tokens were sampled (or are targets).
       aggregation: a name in ``aggregations``.
-      share: the task's part of the loss.
+      task_weight: multiplies all weights.
     """
-    return share * aggregations[aggregation](mask, mask.shape[-1]).astype(jnp.float32)
+    return task_weight * aggregations[aggregation](mask, mask.shape[-1]).astype(jnp.float32)

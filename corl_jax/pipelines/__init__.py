@@ -1,1 +1,1 @@
-"""Several stages one after the other, each starting from the policy of one before."""
+"""Several stages one after the other, each starting from the policy of an earlier one."""

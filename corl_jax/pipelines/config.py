@@ -1,4 +1,4 @@
-"""What a pipeline reads from its config, checked before its first stage begins. In: a config; out: its settings."""
+"""The config of a pipeline as dataclasses, checked before its first stage begins."""
 
 from __future__ import annotations
 
@@ -9,102 +9,142 @@ from typing import Any
 from corl_jax.core.errors import UserError
 from corl_jax.engine.remote_workdir import is_address
 from corl_jax.porting.policy_merge import MergeSettings
-from corl_jax.stages.config import EvalSettings, block
-from corl_jax.stages.rl.config import read_settings
+from corl_jax.stages.config import EvalsConfig, read_block
+from corl_jax.stages.rl.config import read_rl_config
 from corl_jax.stages.run import STAGES, optim_config
 
-PIPELINE = "pipeline"
-"""Name of the stage in its config."""
-HANDED = "@"
-"""In front of the name of an earlier stage, where a policy is wanted."""
+STAGE_PREFIX = "@"
+"""In front of the name of an earlier stage, in place of the path of a policy."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Merging:
-    """A stage that merges ``experts`` into ``base``; see ``porting.policy_merge``."""
+class MergeStage:
+    """A stage that merges policies instead of training one.
+
+    Attributes:
+      base: the policy that the experts were trained from, ``@NAME`` or a path.
+      experts: the policies to merge, ``@NAME`` or paths.
+      settings: see ``porting.policy_merge``.
+    """
 
     base: str
     experts: tuple[str, ...]
-    how: MergeSettings
+    settings: MergeSettings
 
 
 @dataclasses.dataclass(frozen=True)
-class PipelineSettings:
-    """Stages by name.
+class PipelineConfig:
+    """The stages of a pipeline.
 
     Attributes:
-      order: their names, first to last.
-      train: whole configs of those that train; ``@NAME`` in ``init_from`` is what the stage NAME made.
-      merge: those that merge.
-      evals: how every policy is measured; with ``n=0`` none is.
+      order: names of all stages, first to last.
+      train: by name, the complete config of every stage that trains; ``@NAME`` in its ``init_from``
+        is the policy of the stage NAME.
+      merge: by name, the stages that merge.
+      evals: how every policy is evaluated; with 0 records none is.
     """
 
     order: tuple[str, ...]
     train: Mapping[str, Mapping[str, Any]]
-    merge: Mapping[str, Merging]
-    evals: EvalSettings
+    merge: Mapping[str, MergeStage]
+    evals: EvalsConfig
 
     def sources(self, name: str) -> tuple[str, ...]:
-        """The stages that ``name`` starts from."""
+        """Names of the stages whose policies the stage ``name`` starts from."""
         if name in self.merge:
-            places = (self.merge[name].base, *self.merge[name].experts)
+            policies = (self.merge[name].base, *self.merge[name].experts)
         else:
-            parts = str(self.train[name]["init_from"]).split(",")
-            places = tuple(part.rpartition("=")[2].strip() for part in parts)
-        return tuple(
-            dict.fromkeys(
-                place.removeprefix(HANDED) for place in places if place.startswith(HANDED)
-            )
-        )
+            # init_from is one policy, or pairs PATTERN=POLICY separated by commas.
+            pairs = str(self.train[name]["init_from"]).split(",")
+            policies = tuple(pair.rpartition("=")[2].strip() for pair in pairs)
+
+        # Paths of policies outside of the pipeline have no prefix.
+        stages = [
+            policy.removeprefix(STAGE_PREFIX)
+            for policy in policies
+            if policy.startswith(STAGE_PREFIX)
+        ]
+        return tuple(dict.fromkeys(stages))
 
 
-def read_pipeline(config: Mapping[str, Any], workdir: str) -> PipelineSettings:
-    """The config of a pipeline.
+def read_pipeline(config: Mapping[str, Any], workdir: str) -> PipelineConfig:
+    """Reads and checks the config of a pipeline.
+
+    Args:
+      config: with ``order``, ``train``, ``merge`` and ``evals``.
+      workdir: folder of the pipeline.
 
     Raises:
-      UserError: a stage that cannot be trained, is not described or described twice, or starts from a later one; an
-        address as the work directory.
+      UserError: a stage that cannot be trained, is missing or is named twice, or starts from a
+        later one; or a work directory that is an address.
     """
     if is_address(workdir):
         raise UserError(
-            f"workdir {workdir} is an address, and a pipeline hands policies on in folders; choose a folder"
+            f"the work directory of a pipeline must be a folder; {workdir} is an address. "
+            "Choose a folder, since stages exchange policies as files of this host"
         )
+
+    # The blocks of the config, and whether they name the same stages.
     order, train = tuple(config["order"]), dict(config["train"])
-    merge = {name: _merging(raw) for name, raw in config["merge"].items()}
-    if twice := sorted(train.keys() & merge.keys()) or sorted(
-        {name for name in order if order.count(name) > 1}
-    ):
-        raise UserError(f"the stage {twice[0]!r} stands twice in the pipeline; name each once")
-    if odd := sorted(set(order) ^ (train.keys() | merge.keys())):
-        raise UserError(
-            f"config.order={order} and the stages described differ in {odd[0]!r}; expected {', '.join(train | merge)}"
-        )
-    found = PipelineSettings(order, train, merge, block(EvalSettings, config["evals"], "evals"))
+    merge = {name: _merge_stage(block) for name, block in config["merge"].items()}
+    _check_names(order, train, merge)
+    evals = read_block(EvalsConfig, config["evals"], "evals")
+    pipeline = PipelineConfig(order, train, merge, evals)
+
+    # Each stage: what it starts from, and its own config.
     for i, name in enumerate(order):
-        if later := [source for source in found.sources(name) if source not in order[:i]]:
+        earlier = order[:i]
+        not_earlier = [source for source in pipeline.sources(name) if source not in earlier]
+        if not_earlier:
+            choices = [STAGE_PREFIX + stage for stage in earlier] or ["tiny", "a folder"]
             raise UserError(
-                f"the stage {name!r} starts from {HANDED + later[0]}, which does not stand before it; expected one of "
-                f"{', '.join(HANDED + other for other in order[:i]) or 'tiny, a folder'}"
+                f"a stage must start from an earlier stage; {name!r} starts from "
+                f"{STAGE_PREFIX}{not_earlier[0]}. Expected one of {', '.join(choices)}"
             )
+
         if name in train:
-            _check(name, train[name])
-    return found
+            _check_training(name, train[name])
+    return pipeline
 
 
-def _merging(raw: Mapping[str, Any]) -> Merging:
-    how = {key: value for key, value in raw.items() if key not in ("base", "experts")}
-    return Merging(raw["base"], tuple(raw["experts"]), block(MergeSettings, how, "merge"))
+def _check_names(
+    order: tuple[str, ...], train: Mapping[str, object], merge: Mapping[str, object]
+) -> None:
+    """Raises UserError unless ``order`` names every stage exactly once."""
+    in_both = sorted(train.keys() & merge.keys())
+    repeated = in_both or sorted({name for name in order if order.count(name) > 1})
+    if repeated:
+        raise UserError(
+            f"a pipeline must name every stage once; got {repeated[0]!r} twice. Rename one of them"
+        )
+
+    # In order but not described, or described but not in order.
+    unmatched = sorted(set(order) ^ (train.keys() | merge.keys()))
+    if unmatched:
+        raise UserError(
+            f"config.order must name exactly the stages of config.train and config.merge; got "
+            f"{order}, which differs in {unmatched[0]!r}. Expected {', '.join([*train, *merge])}"
+        )
 
 
-def _check(name: str, config: Mapping[str, Any]) -> None:
-    """What can be told of a stage before the policy that it starts from is there."""
+def _merge_stage(block: Mapping[str, Any]) -> MergeStage:
+    # All other keys of the block are fields of MergeSettings.
+    settings = {key: value for key, value in block.items() if key not in ("base", "experts")}
+    return MergeStage(
+        block["base"], tuple(block["experts"]), read_block(MergeSettings, settings, "merge")
+    )
+
+
+def _check_training(name: str, config: Mapping[str, Any]) -> None:
+    """Raises UserError for what can be wrong before the policy to start from exists."""
     if config["stage"] not in STAGES:
         raise UserError(
-            f"train.{name}: unknown stage {config['stage']!r}; expected one of {', '.join(STAGES)}"
+            f"config.train.{name}.stage must be one of {', '.join(STAGES)}; got {config['stage']!r}"
         )
     try:
         optim_config(config)
         if config["stage"] == "rl":
-            read_settings(config, config["updates_per_step"])
+            read_rl_config(config, config["updates_per_step"])
     except UserError as error:
+        # The error names a key of the stage's own config.
         raise UserError(f"config.train.{name}: {error}") from None

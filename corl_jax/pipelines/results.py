@@ -1,70 +1,86 @@
-"""Measures the policies of a pipeline and writes one table. In: policies by name; out: results.json, results.md."""
+"""Evaluates the policies of a pipeline and writes a table: ``results.json`` and ``results.md``."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from corl_jax.core.files import write_json, write_whole
+from corl_jax.core.files import write_atomically, write_json
 from corl_jax.core.provenance import machine, versions
 from corl_jax.data.pipeline import held_out_records
 from corl_jax.data.shapes import builder
+from corl_jax.evals.config import EvalPolicy, EvalSampling
 from corl_jax.evals.runner import evaluate
-from corl_jax.evals.statistics import Number, percent
+from corl_jax.evals.statistics import Estimates, format_percent
 from corl_jax.sampling.policy import Policy
-from corl_jax.stages.config import EvalSettings
+from corl_jax.stages.config import EvalsConfig
 
-COLUMNS = ("qa_greedy", "qa_greedy_mc", "qa_greedy_oe", "qa_sampled_strict", "qa_format")
-"""Of answers; in front of them stands a column for each guidance that pictures are drawn with."""
+QA_COLUMNS = ("qa_greedy", "qa_greedy_mc", "qa_greedy_oe", "qa_sampled_strict", "qa_format")
+"""Columns of the table for answers; before them there is one per guidance scale of images."""
 
 Results = dict[str, dict[str, Any]]
-"""By policy ``made`` (what tells it from any other), ``evals`` (how it was measured) and ``numbers``."""
+"""By policy: ``made`` (its id), ``evals`` (how it was evaluated) and ``numbers`` (the metrics)."""
 
 
-def measure(
-    home: Path, policies: Mapping[str, str], made: Mapping[str, str], settings: EvalSettings
+def evaluate_policies(
+    workdir: Path, policies: Mapping[str, str], policy_ids: Mapping[str, str], config: EvalsConfig
 ) -> Results:
-    """Measures on held-out records of the embedded world what ``results.json`` does not hold already.
+    """Evaluates the policies that ``results.json`` does not contain yet.
+
+    The records are held-out ones of the embedded world.
 
     Args:
-      home: folder of the pipeline; ``results.json`` is written after every policy.
+      workdir: of the pipeline; ``results.json`` in it is written after every policy.
       policies: by name, as ``Policy.load`` takes them.
-      made: by name, what tells a policy from any other.
-      settings: ``n=0`` measures nothing.
+      policy_ids: by name, a text that differs between different policies.
+      config: with 0 records nothing is evaluated.
     """
-    path = home / "results.json"
-    before = json.loads(path.read_text())["policies"] if path.exists() else {}
-    how = json.loads(json.dumps(dataclasses.asdict(settings)))
+    # Entries of an earlier call, which may have been interrupted or had another config.
+    path = workdir / "results.json"
+    saved: Results = json.loads(path.read_text())["policies"] if path.exists() else {}
+
     results: Results = {}
     for name, policy in policies.items():
-        wanted = {"made": made[name], "evals": how}
-        known = before.get(name, {})
-        if {key: known.get(key) for key in wanted} == wanted:
-            results[name] = known
+        # An entry counts only if it is about the same policy, evaluated in the same way.
+        key = {"made": policy_ids[name], "evals": _evals_entry(config)}
+        entry = saved.get(name, {})
+        if {field: entry.get(field) for field in key} == key:
+            results[name] = entry
         else:
-            results[name] = wanted | {"numbers": _numbers(name, policy, settings)}
-        write_json(path, {"policies": before | results, "about": _about()})
+            results[name] = key | {"numbers": _evaluate_policy(name, policy, config)}
+
+        # Keep the entries of policies that are still to come, in case this is interrupted.
+        write_json(path, {"policies": saved | results, "about": _about()})
+
+    # Entries of policies that are no longer in the pipeline are dropped at the end.
     write_json(path, {"policies": results, "about": _about()})
     return results
 
 
-def _numbers(name: str, source: str, settings: EvalSettings) -> dict[str, Number]:
-    if not settings.n:
+def _evals_entry(config: EvalsConfig) -> dict[str, Any]:
+    """How policies are evaluated, as it is stored in ``results.json``."""
+    # These names are those of older files, whose entries would be evaluated again under new ones.
+    return {
+        "n": config.num_records,
+        "guidances": list(config.guidance_scales),
+        "seed": config.seed,
+        "batch": config.batch_size,
+    }
+
+
+def _evaluate_policy(name: str, source: str, config: EvalsConfig) -> Estimates:
+    if not config.num_records:
         return {}
     policy = Policy.load(source)
     return evaluate(
-        policy.sampler,
-        policy.params,
-        policy.tokenizer,
-        held_out_records(builder.source(None, "test"), settings.n, settings.seed),
-        guidances=settings.guidances,
-        seed=settings.seed,
-        batch=settings.batch,
-        what=name,
+        EvalPolicy(policy.fns, policy.params, policy.tokenizer),
+        held_out_records(builder.source(None, "test"), config.num_records, config.seed),
+        config.guidance_scales,
+        EvalSampling(config.seed, config.batch_size),
+        label=name,
     )
 
 
@@ -72,26 +88,26 @@ def _about() -> dict[str, Any]:
     return {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "versions": versions()}
 
 
-def table(results: Results) -> str:
-    """Results as Markdown, in per cent with one standard error."""
-    drawn = dict.fromkeys(
+def render_table(results: Results) -> str:
+    """The results as Markdown, in per cent with one standard error."""
+    # One column per guidance scale that any policy was evaluated at, in order of appearance.
+    image_columns = dict.fromkeys(
         column
-        for one in results.values()
-        for column in one["numbers"]
+        for entry in results.values()
+        for column in entry["numbers"]
         if column.startswith("t2i_strict")
     )
-    columns = [*drawn, *COLUMNS] if drawn else []
-    lines = [
-        f"| policy | {' | '.join(f'`{column}`' for column in columns)} |"
-        if columns
-        else "| policy |"
-    ]
-    lines.append("|---" * (len(columns) + 1) + "|")
-    for name, one in results.items():
-        numbers: Mapping[str, Number] = one["numbers"]
+    columns = [*image_columns, *QA_COLUMNS] if image_columns else []
+
+    head = [f"`{column}`" for column in columns]
+
+    lines = [f"| {' | '.join(['policy', *head])} |", "|---" * (len(columns) + 1) + "|"]
+    for name, entry in results.items():
+        # A metric that this policy was not measured by leaves an empty cell.
+        metrics: Estimates = entry["numbers"]
         cells = [
-            percent(numbers[column]["value"], numbers[column]["stderr"])
-            if column in numbers
+            format_percent(metrics[column]["value"], metrics[column]["stderr"])
+            if column in metrics
             else ""
             for column in columns
         ]
@@ -99,14 +115,12 @@ def table(results: Results) -> str:
     return "\n".join(lines)
 
 
-def write_table(home: Path, results: Results) -> None:
-    """Writes and prints the table."""
-    text = table(results)
-    some = next(iter(results.values()))["evals"]["n"]
-    under = (
-        f"Per cent of {some} held-out records; start: what the first stage began from."
-        if some
-        else "Not measured."
-    )
-    write_whole(home / "results.md", f"{text}\n\n{under}\n")
-    print(text, flush=True)
+def write_table(workdir: Path, results: Results) -> None:
+    """Writes the table to ``results.md`` and prints it."""
+    table = render_table(results)
+    records = next(iter(results.values()))["evals"]["n"]
+    note = "Not measured."
+    if records:
+        note = f"Per cent of {records} held-out records; start: what the first stage began from."
+    write_atomically(workdir / "results.md", f"{table}\n\n{note}\n")
+    print(table, flush=True)

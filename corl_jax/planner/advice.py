@@ -1,117 +1,141 @@
-"""What to change when a step does not fit, or is slower than it need be. In: a plan and its step; out: sentences.
+"""What to change in a config whose step does not fit, or is slower than it could be.
 
-Sizes that other settings would have are estimates; ``corl plan`` with the setting that is named tells.
+Sizes under other settings are estimates; ``corl plan`` with the suggested setting gives the numbers.
 """
 
 from __future__ import annotations
 
 import math
 
-from corl_jax.planner.chips import chips_in
-from corl_jax.planner.memory import STATE
-from corl_jax.planner.programs import Step
-from corl_jax.planner.reward_programs import assumed
+from corl_jax.planner.chips import chip_count
+from corl_jax.planner.memory import TRAIN_STATE_PARTS
+from corl_jax.planner.programs import PlannedStep
+from corl_jax.planner.reward_programs import assumed_size_notes
 from corl_jax.planner.roofline import Plan
 
-FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
-CUBE = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8")
-SHAPES = {"v5e": FLAT, "v6e": FLAT, "v4": CUBE, "v5p": CUBE, "h100": ("1", "2", "4", "8")}
-ROOM = 0.92
-"""Share of the memory that an estimate may fill."""
+FLAT_SHAPES = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+CUBE_SHAPES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8")
+SLICE_SHAPES = {
+    "v5e": FLAT_SHAPES,
+    "v6e": FLAT_SHAPES,
+    "v4": CUBE_SHAPES,
+    "v5p": CUBE_SHAPES,
+    "h100": ("1", "2", "4", "8"),
+}
+"""Chip to the shapes of its slices, smallest first."""
+
+MAX_MEMORY_SHARE = 0.92
+"""Share of a chip's memory that an estimate may fill."""
 
 
-def advise(plan: Plan, step: Step) -> list[str]:
-    """One sentence per change, the most useful first, then what was assumed; none where nothing stands out."""
+def advise(plan: Plan, step: PlannedStep) -> list[str]:
+    """One sentence per change, the most useful first, then one per size that was assumed.
+
+    There are no changes where the plan fits and nothing stands out.
+    """
     if plan.fits:
-        changes = _links(plan, step)
+        changes = _advise_microbatches(plan, step)
     else:
         changes = [
-            *_placement(plan, step),
-            *_held(plan, step),
-            *_each_phase(plan, step),
-            *_larger(plan),
+            *_advise_mesh(plan),
+            *_advise_weights(plan, step),
+            *_advise_phases(plan, step),
+            *_advise_slice(plan),
         ]
-    return [*changes, *assumed(step.stage)]
+    return [*changes, *assumed_size_notes(step.stage)]
 
 
-def _placement(plan: Plan, step: Step) -> list[str]:
-    state = sum(plan.parts[name] for name in STATE)
-    if plan.mesh["data"] > 1 and state > plan.hbm_gib / 3:
-        whole = plan.mesh["data"] * plan.mesh["fsdp"]
+def _advise_mesh(plan: Plan) -> list[str]:
+    """Shard the train state over the ``data`` axis too, where its replicas take a third or more."""
+    state_gib = sum(plan.memory_parts[name] for name in TRAIN_STATE_PARTS)
+    if plan.mesh["data"] > 1 and state_gib > plan.hbm_gib / 3:
+        fsdp = plan.mesh["data"] * plan.mesh["fsdp"]
         return [
-            f"{state:.1f} GiB of parameters and moments lie on every chip: spread them, config.mesh.data=1 "
-            f"config.mesh.fsdp={whole}"
+            f"{state_gib:.1f} GiB of parameters and moments are on every chip: shard them, "
+            f"config.mesh.data=1 config.mesh.fsdp={fsdp}"
         ]
     return []
 
 
-def _held(plan: Plan, step: Step) -> list[str]:
-    """Weights that are held wider, or on more chips, than they need be."""
-    out, parts, lora, tensor = [], plan.parts, step.parts.lora, plan.mesh["tensor"]
+def _advise_weights(plan: Plan, step: PlannedStep) -> list[str]:
+    """Narrower weights below adapters, and weights for sampling that are sharded further."""
+    advice, parts, lora = [], plan.memory_parts, step.setup.lora
     if lora.rank and lora.base_dtype == "float32":
-        out.append(
-            f"parameters: {parts['parameters']:.1f} GiB of a frozen base: config.lora.base_dtype=bfloat16"
+        advice.append(
+            f"parameters: {parts['parameters']:.1f} GiB, most of them a frozen base: "
+            "config.lora.base_dtype=bfloat16"
         )
-    copy, chips, most = (
-        parts["rollout_parameters"],
-        chips_in(plan.slice_name.partition(":")[2]),
-        plan.hbm_gib / 3,
-    )
-    halves = math.ceil(math.log2(copy / most)) if copy > most else 0
-    wanted = tensor * 2**halves
-    if halves and chips % wanted == 0 and step.parts.cfg.decoder.kv_heads % wanted == 0:
-        out.append(
-            f"every chip samples with {copy:.1f} GiB of weights: split them, config.mesh.data=1 "
-            f"config.mesh.fsdp={chips // wanted} config.mesh.tensor={wanted}"
+
+    # Double the tensor axis until the copy takes a third of the memory, if chips and heads divide.
+    copy_gib, max_gib = parts["rollout_parameters"], plan.hbm_gib / 3
+    chips = chip_count(plan.slice_name.partition(":")[2])
+    doublings = math.ceil(math.log2(copy_gib / max_gib)) if copy_gib > max_gib else 0
+    tensor = plan.mesh["tensor"] * 2**doublings
+    divides = chips % tensor == 0 and step.setup.cfg.decoder.kv_heads % tensor == 0
+    if doublings and divides:
+        advice.append(
+            f"every chip samples with {copy_gib:.1f} GiB of weights: shard them, "
+            f"config.mesh.data=1 config.mesh.fsdp={chips // tensor} config.mesh.tensor={tensor}"
         )
-    return out
+    return advice
 
 
-def _each_phase(plan: Plan, step: Step) -> list[str]:
-    """For every phase that wants more than there is."""
-    over = {
+def _advise_phases(plan: Plan, step: PlannedStep) -> list[str]:
+    """For the phases that need more memory than there is."""
+    too_large = {
         name: phase.peak_gib for name, phase in plan.phases.items() if phase.peak_gib > plan.hbm_gib
     }
-    out = []
-    rollouts = [name for name in over if name.startswith("rollout")]
-    if rollouts and step.stage.settings.rollout_cache == "same":
-        most = max(over[name] for name in rollouts)
-        out.append(f"{' and '.join(rollouts)}: {most:.1f} GiB: config.rl.rollout_cache=int8")
-    if "update" in over:
-        out += _micro(step, plan.mesh["data"] * plan.mesh["fsdp"], over["update"])
-    return out
+    advice = []
+    rollouts = [name for name in too_large if name.startswith("rollout")]
+    if rollouts and step.stage.cfg.rollout.cache_dtype == "same":
+        peak_gib = max(too_large[name] for name in rollouts)
+        advice.append(
+            f"{' and '.join(rollouts)}: {peak_gib:.1f} GiB: config.rl.rollout.cache_dtype=int8"
+        )
+    if "update" in too_large:
+        batch_shards = plan.mesh["data"] * plan.mesh["fsdp"]
+        advice += _advise_update(step, batch_shards, too_large["update"])
+    return advice
 
 
-def _micro(step: Step, spread: int, needs: float) -> list[str]:
-    out, settings = [], step.stage.settings
-    rows = [n for n in (settings.pictures, settings.questions) if n]
-    finer = [
-        n
-        for n in range(step.microbatches + 1, max(rows) + 1)
-        if all(r % n == 0 and r * settings.group // n >= spread for r in rows)
+def _advise_update(step: PlannedStep, batch_shards: int, peak_gib: float) -> list[str]:
+    """More micro-batches, and full remat."""
+    advice, rollout_cfg = [], step.stage.cfg.rollout
+
+    # The next number of micro-batches that divides the prompts and leaves every chip a sample.
+    prompt_counts = list(rollout_cfg.prompts.values())
+    more_microbatches = [
+        count
+        for count in range(step.microbatches + 1, max(prompt_counts) + 1)
+        if all(
+            prompts % count == 0 and prompts * rollout_cfg.group_size // count >= batch_shards
+            for prompts in prompt_counts
+        )
     ]
-    if finer:
-        out.append(f"update: {needs:.1f} GiB: config.microbatches={finer[0]}")
+    if more_microbatches:
+        advice.append(f"update: {peak_gib:.1f} GiB: config.microbatches={more_microbatches[0]}")
     if step.remat != "full":
-        out.append("update: config.model.remat=full keeps less for the backward pass")
-    return out
+        advice.append("update: config.model.remat=full keeps less for the backward pass")
+    return advice
 
 
-def _larger(plan: Plan) -> list[str]:
-    """The smallest slice of the same chip that should do: all but the sampler's copy is spread over its chips."""
-    chip, _, shape = plan.slice_name.partition(":")
-    fixed, peak = plan.parts["rollout_parameters"], plan.peak_gib
-    count = chips_in(shape)
-    for other in SHAPES[chip]:
-        if (
-            chips_in(other) > count
-            and fixed + (peak - fixed) * count / chips_in(other) <= ROOM * plan.hbm_gib
-        ):
-            return [f"a larger slice: --topology={chip}:{other}"]
-    return [f"chips with more memory than the {plan.hbm_gib:.0f} GiB of a {chip}"]
+def _advise_slice(plan: Plan) -> list[str]:
+    """The smallest slice of the same chip that should be large enough.
+
+    More chips share everything but the weights for sampling, of which each has a copy.
+    """
+    chip_name, _, shape = plan.slice_name.partition(":")
+    copy_gib, chips = plan.memory_parts["rollout_parameters"], chip_count(shape)
+    for larger_shape in SLICE_SHAPES[chip_name]:
+        larger_chips = chip_count(larger_shape)
+        peak_gib = copy_gib + (plan.peak_gib - copy_gib) * chips / larger_chips
+        if larger_chips > chips and peak_gib <= MAX_MEMORY_SHARE * plan.hbm_gib:
+            return [f"a larger slice: --topology={chip_name}:{larger_shape}"]
+    return [f"chips with more memory than the {plan.hbm_gib:.0f} GiB of a {chip_name}"]
 
 
-def _links(plan: Plan, step: Step) -> list[str]:
+def _advise_microbatches(plan: Plan, step: PlannedStep) -> list[str]:
+    """Fewer micro-batches for an update that waits for its links."""
     if plan.phases["update"].bound_by == "links" and step.microbatches > 1:
         return [
             "the update waits for its links, since every micro-batch gathers the parameters: "

@@ -1,15 +1,117 @@
-"""A program that a phase runs. In: how to trace it; out: the trace, and how often a step runs it."""
+"""A program of a training step: how it is traced, how often a step runs it, what compiling it gives."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
+import time
 from collections.abc import Callable
-from typing import Any
+
+import jax
+
+from corl_jax.planner import flops, hlo
+
+GIB = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
-class Call:
-    """``trace`` gives the traced program, ``times`` is how often a step runs it."""
+class ProgramCall:
+    """A program that a phase of a step runs.
 
-    trace: Callable[[], Any]
+    Attributes:
+      trace: traces the program over abstract arrays; see ``programs.PlannedStep.trace``.
+      times: how often a step runs it.
+    """
+
+    trace: Callable[[], jax.stages.Traced]
     times: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledProgram:
+    """A program after compilation.
+
+    Attributes:
+      module: its instructions; None where the compiler ran out of memory.
+      temp_gib: temporary memory; where the compiler ran out of memory, all that was requested.
+      output_gib: results that do not reuse the memory of a donated argument.
+      flops: on all chips together.
+      compile_seconds: on this machine.
+      error: the compiler's message where it ran out of memory, else "".
+      times: how often a step runs the program.
+    """
+
+    module: hlo.Module | None
+    temp_gib: float
+    output_gib: float
+    flops: float
+    compile_seconds: float
+    error: str
+    times: int
+
+
+def compile_call(
+    call: ProgramCall,
+    trace: Callable[[ProgramCall], jax.stages.Traced],
+    name: str,
+    log: Callable[[str], None],
+) -> CompiledProgram:
+    """Traces and compiles a program.
+
+    Args:
+      call: the program.
+      trace: ``programs.PlannedStep.trace``.
+      name: of the program, for the log.
+      log: receives lines of progress.
+
+    Returns:
+      the program; with an error where the compiler ran out of memory.
+    """
+    log(f"compiling {name}")
+    start = time.perf_counter()
+    traced = trace(call)
+    program_flops = flops.jaxpr_flops(traced.jaxpr.jaxpr)
+    try:
+        program = traced.lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        message = " ".join(str(error).split())[:300]
+        return CompiledProgram(
+            module=None,
+            temp_gib=requested_gib(message),
+            output_gib=0.0,
+            flops=program_flops,
+            compile_seconds=time.perf_counter() - start,
+            error=message,
+            times=call.times,
+        )
+
+    seconds, analysis = time.perf_counter() - start, program.memory_analysis()
+    temp_gib = analysis.temp_size_in_bytes / GIB
+    log(f"compiled {name} in {seconds:.0f} s, {temp_gib:.1f} GiB of temporary memory")
+    return CompiledProgram(
+        module=hlo.parse(program.as_text()),
+        temp_gib=temp_gib,
+        output_gib=(analysis.output_size_in_bytes - analysis.alias_size_in_bytes) / GIB,
+        flops=program_flops,
+        compile_seconds=seconds,
+        error="",
+        times=call.times,
+    )
+
+
+def requested_gib(message: str) -> float:
+    """GiB that a program requested when the compiler ran out of memory: the message's largest size.
+
+    Raises:
+      ValueError: the message names no size.
+    """
+    gib_per_unit = {"K": 2**-20, "M": 2**-10, "G": 1.0, "T": 2**10}
+    sizes = [
+        float(size) * gib_per_unit[unit]
+        for size, unit in re.findall(r"(\d+(?:\.\d+)?)([KMGT])\b", message)
+    ]
+    if not sizes:
+        raise ValueError(f"an out-of-memory error must name a size; got {message}")
+    return max(sizes)

@@ -1,6 +1,7 @@
-"""What chips have, and slices of them to compile for. In: a topology's name; out: a chip and abstract devices.
+"""Chips that the planner knows, and slices of them as devices to compile for.
 
-Figures per chip: Cloud TPU documentation, system architecture of each version, and NVIDIA's data sheet of the H100 SXM.
+Figures per chip are from the Cloud TPU documentation (system architecture of each version) and from
+NVIDIA's data sheet of the H100 SXM.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 
@@ -20,7 +20,15 @@ from corl_jax.core.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """Memory in GiB, its bandwidth in GB/s, bf16 peak in TFLOP/s, and what it sends over its links in GB/s."""
+    """Memory and peak rates of a chip.
+
+    Attributes:
+      name: as in ``--topology``.
+      hbm_gib: main memory in GiB.
+      hbm_gb_s: bandwidth of main memory in GB/s.
+      tflop_s: bfloat16 matrix products in TFLOP/s.
+      link_gb_s: what it sends over all its links in GB/s.
+    """
 
     name: str
     hbm_gib: float
@@ -44,65 +52,85 @@ EXAMPLES = "v5e:2x4, v6e:8x8, v5p:4x4x4, h100:8"
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """``count`` devices to plan for; ``compiled`` is false where they stand in for ones that have no compiler here."""
+    """Devices to plan for.
+
+    Attributes:
+      name: value of ``--topology``.
+      chip: of each device.
+      count: number of devices.
+      devices: for the mesh; CPU devices in place of GPUs.
+      has_compiler: whether programs can be compiled for the devices; else they are only traced.
+    """
 
     name: str
     chip: Chip
     count: int
-    devices: Sequence[Any]
-    compiled: bool
+    devices: Sequence[jax.Device]
+    has_compiler: bool
 
 
-def chips_in(shape: str) -> int:
-    """Of a slice's shape: ``4x8`` has 32."""
+def chip_count(shape: str) -> int:
+    """Chips in a slice of this shape: ``4x8`` has 32."""
     return math.prod(int(size) for size in shape.split("x"))
 
 
 def open_slice(name: str) -> Slice:
-    """``v5e:4x8`` (chips along each axis of the slice) or ``h100:8``.
+    """The slice ``v5e:4x8`` (chips along each axis of the slice), or ``h100:8``.
 
     Raises:
       UserError: another name, a shape that does not exist, or a TPU without ``libtpu``.
     """
-    found = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
-    if not found or found.group(1) not in CHIPS:
+    match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
+    if not match or match.group(1) not in CHIPS:
         raise UserError(
-            f"--topology={name!r} is unknown; expected a chip ({', '.join(CHIPS)}) and a shape: {EXAMPLES}"
+            f"--topology must be a chip ({', '.join(CHIPS)}) and a shape; got {name!r}. "
+            f"Choose for example one of {EXAMPLES}"
         )
-    chip, count = CHIPS[found.group(1)], chips_in(found.group(2))
+    chip, count = CHIPS[match.group(1)], chip_count(match.group(2))
+
+    # For GPUs, CPU devices serve to trace programs and to shard arrays, never to compile.
     if chip.name.startswith("h"):
-        jax.config.update("jax_num_cpu_devices", count)  # to trace and place, never to compile
-        return Slice(name, chip, count, jax.devices("cpu")[:count], False)
+        jax.config.update("jax_num_cpu_devices", count)
+        return Slice(name, chip, count, jax.devices("cpu")[:count], has_compiler=False)
+
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
-            f"--topology={name} is compiled by libtpu, which is not installed; pip install 'corl_jax[tpu]'"
+            f"--topology={name} needs libtpu to compile for it, which is not installed; "
+            "pip install 'corl_jax[tpu]'"
         )
-    jax.config.update(
-        "jax_platforms", "cpu"
-    )  # where this process itself computes; a TPU of this host stays free
-    os.environ.setdefault(
-        "TPU_SKIP_MDS_QUERY", "1"
-    )  # no metadata server is asked: the slice is not this machine
-    os.environ.setdefault(
-        "ALLOW_MULTIPLE_LIBTPU_LOAD", "1"
-    )  # and no chip of it is touched, so nobody need wait
-    os.environ.setdefault(
-        "TPU_ACCELERATOR_TYPE", "v5litepod-8"
-    )  # read, and complained about, but not used
+    devices = _tpu_devices(name)
+
+    # A v4 chip is two devices to the compiler, each with half of everything.
+    devices_per_chip = len(devices) // count
+    if devices_per_chip > 1:
+        figures = (getattr(chip, field.name) for field in dataclasses.fields(chip)[1:])
+        chip = Chip(chip.name, *(figure / devices_per_chip for figure in figures))
+    return Slice(name, chip, len(devices), devices, has_compiler=True)
+
+
+def _tpu_devices(name: str) -> Sequence[jax.Device]:
+    """Abstract devices of a TPU slice.
+
+    Raises:
+      UserError: libtpu does not know the slice.
+    """
+    # This process itself computes on the CPU, so that a TPU of this machine stays free.
+    jax.config.update("jax_platforms", "cpu")
+
+    # libtpu reads these when it is loaded. No metadata server is asked, since the slice is not this
+    # machine, and another process may use libtpu meanwhile, since no chip is touched. The type of
+    # accelerator must be set, but is not used.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
     from jax.experimental import topologies
 
     try:
-        devices = topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+        return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
     except (jax.errors.JaxRuntimeError, ValueError) as error:
+        message = " ".join(str(error).split())[:200]
         raise UserError(
-            f"--topology={name} is no slice to libtpu: {' '.join(str(error).split())[:200]}"
+            f"--topology must be a slice that libtpu knows; got {name}, of which it says: {message}"
         ) from None
-    cores = len(devices) // count  # a v4 chip is two devices to the compiler
-    if cores > 1:
-        chip = Chip(
-            chip.name,
-            *(getattr(chip, field.name) / cores for field in dataclasses.fields(chip)[1:]),
-        )
-    return Slice(name, chip, len(devices), devices, True)

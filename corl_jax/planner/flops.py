@@ -1,76 +1,92 @@
-"""Arithmetic of a program, from its trace. In: a function and abstract arguments. Out: FLOPs on all devices together.
+"""FLOPs of a program on all devices together, counted in its trace.
 
-Products and convolutions count, at two per multiply-add, loops as often as they run at most; what is computed again in
-a backward pass counts again.
+Matrix products and convolutions count, at two FLOPs per multiply-add, as often as their loop runs at
+most. What a backward pass computes again counts again.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 from jax.extend import core
 
 
-def of_call(call: Callable[..., Any], *args: Any) -> float:
-    """FLOPs of ``call(*args)``."""
-    return of_jaxpr(jax.make_jaxpr(call)(*args).jaxpr)
+def call_flops(function: Callable[..., Any], *args: Any) -> float:
+    """FLOPs of ``function(*args)``."""
+    return jaxpr_flops(jax.make_jaxpr(function)(*args).jaxpr)
 
 
-def of_jaxpr(jaxpr: Any) -> float:
-    """FLOPs of one run."""
-    return sum(_of_equation(equation) for equation in jaxpr.eqns)
+def jaxpr_flops(jaxpr: core.Jaxpr) -> float:
+    """FLOPs of one run of a jaxpr."""
+    return sum(_equation_flops(equation) for equation in jaxpr.eqns)
 
 
-def _of_equation(equation: Any) -> float:
+def _equation_flops(equation: core.JaxprEqn) -> float:
+    """FLOPs of one equation, including the jaxprs that it runs."""
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
-        (contracted, _), _ = params["dimension_numbers"]
-        left = equation.invars[0].aval.shape
-        return (
-            2.0
-            * math.prod(equation.outvars[0].aval.shape)
-            * math.prod(left[axis] for axis in contracted)
-        )
+        return _dot_flops(equation)
     if name == "conv_general_dilated":
-        kernel, features = equation.invars[1].aval.shape, params["dimension_numbers"].rhs_spec[0]
-        return (
-            2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / kernel[features]
-        )
-    inner = [of_jaxpr(one) for one in _inner(params)]
+        return _convolution_flops(equation)
+
+    # Every other equation costs what the jaxprs inside cost, as often as they run.
+    inner_flops = [jaxpr_flops(inner) for inner in _inner_jaxprs(params)]
     if name == "scan":
-        return params["length"] * sum(inner)
+        return params["length"] * sum(inner_flops)
     if name == "while":
-        return _trips(params["cond_jaxpr"].jaxpr) * sum(inner)
+        return _max_trip_count(params["cond_jaxpr"].jaxpr) * sum(inner_flops)
     if name == "cond":
-        return max(inner)
+        return max(inner_flops)
     if name == "shard_map":
-        return math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"]) * sum(
-            inner
-        )
-    return sum(inner)
+        # The jaxpr inside is that of one shard.
+        shards = math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
+        return shards * sum(inner_flops)
+    return sum(inner_flops)
 
 
-def _inner(params: dict[str, Any]) -> Iterator[Any]:
-    for value in params.values():
-        for one in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(one, core.ClosedJaxpr):
-                yield one.jaxpr
-            elif isinstance(one, core.Jaxpr):
-                yield one
+def _dot_flops(equation: core.JaxprEqn) -> float:
+    """Two FLOPs per element of the result and of the contracted axes."""
+    (contracted_axes, _), _ = equation.params["dimension_numbers"]
+    left_shape = _shape(equation.invars[0])
+    contracted_size = math.prod(left_shape[axis] for axis in contracted_axes)
+    return 2.0 * math.prod(_shape(equation.outvars[0])) * contracted_size
 
 
-def _trips(condition: Any) -> int:
-    """The number that a loop's counter is compared with."""
+def _convolution_flops(equation: core.JaxprEqn) -> float:
+    """Two FLOPs per element of the result and of the kernel of one output feature."""
+    kernel_shape = _shape(equation.invars[1])
+    feature_axis = equation.params["dimension_numbers"].rhs_spec[0]
+    output_size = math.prod(_shape(equation.outvars[0]))
+    return 2.0 * output_size * math.prod(kernel_shape) / kernel_shape[feature_axis]
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    """Shape of an operand or of a result of an equation."""
+    return variable.aval.shape
+
+
+def _inner_jaxprs(params: Mapping[str, Any]) -> Iterator[core.Jaxpr]:
+    """The jaxprs among the parameters of an equation."""
+    for param in params.values():
+        for value in param if isinstance(param, tuple | list) else (param,):
+            if isinstance(value, core.ClosedJaxpr):
+                yield value.jaxpr
+            elif isinstance(value, core.Jaxpr):
+                yield value
+
+
+def _max_trip_count(condition: core.Jaxpr) -> int:
+    """The largest constant that the condition of a ``while`` compares the loop's counter with."""
     limits = [
-        int(part.val)
+        int(operand.val)
         for equation in condition.eqns
         if equation.primitive.name == "lt"
-        for part in equation.invars
-        if isinstance(part, core.Literal)
+        for operand in equation.invars
+        if isinstance(operand, core.Literal)
     ]
     if not limits:
-        raise ValueError("a loop compares its counter with no constant")
+        raise ValueError("a while loop must compare its counter with a constant; this one has none")
     return max(limits)

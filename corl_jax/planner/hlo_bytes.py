@@ -1,18 +1,19 @@
-"""Bytes that a compiled program moves, loops multiplied by their trips. In: a parsed program. Out: ``Traffic``.
+"""Bytes that a compiled program moves in main memory (HBM) and over links, loops included.
 
-An instruction reads its operands from main memory and writes its result there. What it merely slices counts as the
-slice, what it updates in place as the update, and what lies in the chip's own memory as nothing.
+An instruction reads its operands from main memory and writes its result there. An array of which it
+only uses a slice counts as the slice, one that it updates in place counts as the update, and one
+that is in the chip's own memory counts as nothing.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
-import operator
 from collections.abc import Iterator, Mapping
 
 from corl_jax.planner.hlo import Computation, Instruction, Module
-from corl_jax.planner.hlo_collectives import COLLECTIVES, FINISHED, exchanges
+from corl_jax.planner.hlo_collectives import ASYNC_DONE, COLLECTIVES
+from corl_jax.planner.hlo_collectives import collectives as collectives_of
 
 FREE = {
     "parameter",
@@ -24,159 +25,188 @@ FREE = {
     "partition-id",
     "iota",
 }
+"""Opcodes that move nothing."""
+
 VIEWS = {"bitcast", "reshape", "get-tuple-element", "copy", "transpose", "convert"}
-UNTOUCHED = {"parameter", *COLLECTIVES}
-"""Parts of a fusion's result that it hands on as they came, or whose arrival was counted where their exchange began."""
+"""Opcodes inside a fusion that read what their user reads."""
+
 SLICES = {"dynamic-slice", "slice", "gather"}
+"""Opcodes that read as much of their first operand as they return."""
+
+NOT_WRITTEN = {"parameter", *COLLECTIVES}
+"""Opcodes of elements of a fusion's result that the fusion does not write: it returns a parameter as
+it is, and what a collective receives was counted where the collective starts."""
+
+COPY_FUSION = {"copy", "parameter", "bitcast", "tuple", "transpose", "reshape"}
+"""Opcodes in a fusion that does nothing but copy."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Traffic:
-    """Of one device. ``collectives``: bytes that cross the links, by kind."""
+class DeviceTraffic:
+    """Bytes that one device moves.
 
-    bytes: float
-    collectives: Mapping[str, float]
+    Attributes:
+      hbm_bytes: between the chip and its main memory.
+      link_bytes: kind of collective to the bytes that cross the links.
+    """
 
-    def __add__(self, other: Traffic) -> Traffic:
-        both = collections.Counter(self.collectives)
-        both.update(other.collectives)
-        return Traffic(self.bytes + other.bytes, dict(both))
+    hbm_bytes: float
+    link_bytes: Mapping[str, float]
 
-    def times(self, trips: int) -> Traffic:
-        """The same ``trips`` times."""
-        return Traffic(
-            self.bytes * trips, {kind: size * trips for kind, size in self.collectives.items()}
-        )
+    def __add__(self, other: DeviceTraffic) -> DeviceTraffic:
+        link_bytes = collections.Counter(self.link_bytes)
+        link_bytes.update(other.link_bytes)
+        return DeviceTraffic(self.hbm_bytes + other.hbm_bytes, dict(link_bytes))
 
-
-def of_program(module: Module) -> Traffic:
-    """All that one call moves."""
-    return of_computation(module, module.entry)
+    def times(self, runs: int) -> DeviceTraffic:
+        """The traffic of ``runs`` runs."""
+        link_bytes = {kind: size * runs for kind, size in self.link_bytes.items()}
+        return DeviceTraffic(self.hbm_bytes * runs, link_bytes)
 
 
-def of_computation(module: Module, at: Computation) -> Traffic:
-    """All that one run of a computation moves."""
-    total = Traffic(0.0, {})
-    for one in at.instructions.values():
-        if one.opcode == "while":
-            total += of_computation(module, module.part(one, "body")).times(module.trips(one))
-        elif one.opcode in ("call", "conditional"):
-            total += max(
-                (of_computation(module, module.computations[name]) for name in one.called),
-                key=operator.attrgetter("bytes"),
-            )
+NO_TRAFFIC = DeviceTraffic(0.0, {})
+
+
+def program_traffic(module: Module) -> DeviceTraffic:
+    """Traffic of one run of a program."""
+    return computation_traffic(module, module.entry)
+
+
+def computation_traffic(module: Module, computation: Computation) -> DeviceTraffic:
+    """Traffic of one run of a computation."""
+    total = NO_TRAFFIC
+    for instruction in computation.instructions.values():
+        if instruction.opcode == "while":
+            body = module.loop_part(instruction, "body")
+            total += computation_traffic(module, body).times(module.trip_count(instruction))
+        elif instruction.opcode in ("call", "conditional"):
+            # Of the branches of a conditional, the one that moves the most counts.
+            branches = [
+                computation_traffic(module, module.computations[name])
+                for name in instruction.called
+            ]
+            total += max(branches, key=lambda traffic: traffic.hbm_bytes)
         else:
-            total += Traffic(moved(module, at, one), {})
-            for exchange in exchanges(module, at, one):
-                total += Traffic(0.0, {exchange.kind: exchange.sent})
+            total += DeviceTraffic(hbm_bytes(module, computation, instruction), {})
+            for collective in collectives_of(module, computation, instruction):
+                total += DeviceTraffic(0.0, {collective.kind: collective.link_bytes})
     return total
 
 
 def loops(
-    module: Module, at: Computation | None = None
+    module: Module, computation: Computation | None = None
 ) -> Iterator[tuple[Instruction, Computation, int]]:
-    """The loops of a computation (the entry by default): instruction, body, trips."""
-    for one in (at or module.entry).instructions.values():
-        if one.opcode == "while":
-            yield one, module.part(one, "body"), module.trips(one)
-        elif one.opcode in ("call", "conditional"):
-            for name in one.called:
+    """Outermost loops of a computation (by default the entry): instruction, body, trip count."""
+    for instruction in (computation or module.entry).instructions.values():
+        if instruction.opcode == "while":
+            body = module.loop_part(instruction, "body")
+            yield instruction, body, module.trip_count(instruction)
+        elif instruction.opcode in ("call", "conditional"):
+            for name in instruction.called:
                 yield from loops(module, module.computations[name])
 
 
-def copies(module: Module, at: Computation, least: int) -> int:
-    """Copies, in main memory, of ``least`` bytes or more that a computation and the loops in it make, each once."""
-    found = 0
-    for one in at.instructions.values():
-        if one.opcode == "while":
-            found += copies(module, module.part(one, "body"), least)
-        elif one.opcode == "copy" or (one.opcode == "fusion" and _only_copies(module, one)):
-            found += sum(array.bytes for array in one.arrays if array.memory == 0) >= least
-    return found
+def count_copies(module: Module, computation: Computation, min_bytes: int) -> int:
+    """Copies of at least ``min_bytes`` in main memory that a computation makes.
+
+    A copy in a loop inside the computation counts once, however often the loop runs.
+    """
+    count = 0
+    for instruction in computation.instructions.values():
+        if instruction.opcode == "while":
+            count += count_copies(module, module.loop_part(instruction, "body"), min_bytes)
+        elif instruction.opcode == "copy" or _is_copy_fusion(module, instruction):
+            count += instruction.hbm_bytes >= min_bytes
+    return count
 
 
-def moved(module: Module, at: Computation, one: Instruction) -> float:
-    """Bytes between an instruction and main memory."""
-    if one.opcode in FREE or one.opcode.endswith("-done"):
+def hbm_bytes(module: Module, computation: Computation, instruction: Instruction) -> float:
+    """Bytes that an instruction reads from main memory and writes there."""
+
+    def operand_bytes(name: str) -> int:
+        return computation.instructions[name].hbm_bytes
+
+    opcode = instruction.opcode
+    if opcode in FREE or opcode.endswith("-done"):
         return 0.0
-    if one.opcode.endswith("-start") and one.opcode != "async-start":
-        return (2.0 if any(exchanges(module, at, one)) else 1.0) * _hbm(at, one.operands[0])
-    if one.opcode in SLICES:
-        return 2.0 * sum(array.bytes for array in one.arrays if array.memory == 0)
-    if one.opcode == "dynamic-update-slice":
-        return 2.0 * _hbm(at, one.operands[1])
-    written = sum(array.bytes for array in one.arrays if array.memory == 0)
-    if one.opcode in ("fusion", "async-start") and one.called:
-        inner = module.computations[one.called[0]]
-        if FINISHED in inner.root.attributes:
+
+    # An asynchronous copy moves its operand into the chip's own memory; a collective also writes.
+    if opcode.endswith("-start") and opcode != "async-start":
+        is_collective = any(collectives_of(module, computation, instruction))
+        return (2.0 if is_collective else 1.0) * operand_bytes(instruction.operands[0])
+
+    # Slices and updates in place read and write the slice or the update.
+    if opcode in SLICES:
+        return 2.0 * instruction.hbm_bytes
+    if opcode == "dynamic-update-slice":
+        return 2.0 * operand_bytes(instruction.operands[1])
+
+    # A fusion reads and writes what the instructions inside do.
+    if opcode in ("fusion", "async-start") and instruction.called:
+        fusion = module.computations[instruction.called[0]]
+        if ASYNC_DONE in fusion.root.attributes:
             return 0.0
-        read = sum(
-            min(_hbm(at, name), _read(module, inner, parameter.name))
-            for name, parameter in zip(one.operands, inner.parameters, strict=False)
-            if _hbm(at, name)
+        read_bytes = sum(
+            min(operand_bytes(name), _fusion_read_bytes(module, fusion, parameter.name))
+            for name, parameter in zip(instruction.operands, fusion.parameters, strict=False)
+            if operand_bytes(name)
         )
-        return float(read + min(written, _written(module, inner)))
-    return float(written + sum(_hbm(at, name) for name in one.operands))
+        return float(read_bytes + min(instruction.hbm_bytes, _fusion_write_bytes(module, fusion)))
+
+    return float(instruction.hbm_bytes + sum(map(operand_bytes, instruction.operands)))
 
 
-def _hbm(at: Computation, name: str) -> int:
-    one = at.instructions[name]
-    return sum(array.bytes for array in one.arrays if array.memory == 0)
-
-
-def _read(module: Module, inner: Computation, name: str) -> float:
-    """Bytes of a fusion's parameter that its instructions look at."""
+def _fusion_read_bytes(module: Module, fusion: Computation, name: str) -> float:
+    """Bytes of a parameter of a fusion, or of a view of it, that its instructions read."""
     total = 0.0
-    for user in inner.users[name]:
-        if user.opcode in SLICES and user.operands[0] == name:
-            total += sum(array.bytes for array in user.arrays)
-        elif user.opcode == "tuple" or (
-            user.opcode == "dynamic-update-slice" and user.operands[0] == name
-        ):
-            continue  # handed on as it is, or but for the update
+    for user in fusion.users[name]:
+        is_first_operand = user.operands[0] == name
+        if user.opcode in SLICES and is_first_operand:
+            total += user.bytes
+        elif user.opcode == "tuple" or (user.opcode == "dynamic-update-slice" and is_first_operand):
+            # Returned as it is, or with an update in place, which reads nothing.
+            continue
         elif user.opcode in VIEWS and not user.root:
-            total += _read(module, inner, user.name)
+            total += _fusion_read_bytes(module, fusion, user.name)
         elif user.opcode == "fusion":
             nested = module.computations[user.called[0]]
             total += sum(
-                _read(module, nested, parameter.name)
+                _fusion_read_bytes(module, nested, parameter.name)
                 for operand, parameter in zip(user.operands, nested.parameters, strict=True)
                 if operand == name
             )
         else:
-            return float(sum(array.bytes for array in inner.instructions[name].arrays))
+            # One user that reads all of the array is enough.
+            return float(fusion.instructions[name].bytes)
     return total
 
 
-def _written(module: Module, inner: Computation) -> float:
-    """Bytes that a fusion's result changes; a result that is updated in place counts as the update."""
+def _fusion_write_bytes(module: Module, fusion: Computation) -> float:
+    """Bytes of a fusion's result that it writes; of an update in place, the update."""
 
-    def of(name: str) -> float:
-        one = inner.instructions[name]
-        if one.opcode == "tuple":
+    def written_bytes(name: str) -> float:
+        instruction = fusion.instructions[name]
+        if instruction.opcode == "tuple":
             return sum(
-                of(part)
-                for part in one.operands
-                if inner.instructions[part].opcode not in UNTOUCHED
+                written_bytes(element)
+                for element in instruction.operands
+                if fusion.instructions[element].opcode not in NOT_WRITTEN
             )
-        if one.opcode == "dynamic-update-slice":
-            return float(sum(array.bytes for array in inner.instructions[one.operands[1]].arrays))
-        if one.opcode in ("bitcast", "reshape"):
-            return of(one.operands[0])
-        if one.opcode == "fusion":
-            return _written(module, module.computations[one.called[0]])
-        return float(sum(array.bytes for array in one.arrays))
+        if instruction.opcode == "dynamic-update-slice":
+            return float(fusion.instructions[instruction.operands[1]].bytes)
+        if instruction.opcode in ("bitcast", "reshape"):
+            return written_bytes(instruction.operands[0])
+        if instruction.opcode == "fusion":
+            return _fusion_write_bytes(module, module.computations[instruction.called[0]])
+        return float(instruction.bytes)
 
-    return of(inner.root.name)
+    return written_bytes(fusion.root.name)
 
 
-def _only_copies(module: Module, one: Instruction) -> bool:
-    inside = {inner.opcode for inner in module.computations[one.called[0]].instructions.values()}
-    return "copy" in inside and inside <= {
-        "copy",
-        "parameter",
-        "bitcast",
-        "tuple",
-        "transpose",
-        "reshape",
-    }
+def _is_copy_fusion(module: Module, instruction: Instruction) -> bool:
+    """Whether an instruction is a fusion that does nothing but copy."""
+    if instruction.opcode != "fusion":
+        return False
+    fusion = module.computations[instruction.called[0]]
+    opcodes = {inner.opcode for inner in fusion.instructions.values()}
+    return "copy" in opcodes and opcodes <= COPY_FUSION

@@ -1,139 +1,194 @@
-"""What lies on a chip, by part, from shapes and placement alone. In: an abstract step. Out: GiB per chip."""
+"""Memory of a chip, from shapes and shardings alone: what a training step keeps there, by part.
+
+Sizes are in GiB per chip, and of an abstract step (``programs.PlannedStep``).
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import jax
+from jaxtyping import PyTree
 
 from corl_jax.core.trees import matches
+from corl_jax.models.janus.model import (
+    JANUS_EMBEDDING_PATTERNS,
+    JANUS_IMAGE_DECODE_PATTERNS,
+    JANUS_LAYER_PATTERNS,
+)
 from corl_jax.models.lora import is_adapter, kernel_of
-from corl_jax.planner.programs import Step
+from corl_jax.planner.calls import GIB
+from corl_jax.planner.programs import PlannedStep
 from corl_jax.stages.param_placement import matches_spec
 
-GIB = 2**30
-LAYERS = ("*/layers/*",)
-TABLES = ("language_model/embed/*",)
-READ = ("language_model/layers/*", "language_model/norm/*", "gen_head/*", "gen_aligner/*")
-"""Parameters that a step over image tokens reads whole."""
-STATE = ("parameters", "moments", "reference", "previous_parameters")
-"""Parts that lie on a chip from the first step to the last; reward models do too."""
+TRAIN_STATE_PARTS = ("parameters", "moments", "reference", "previous_parameters")
+"""Parts that are on a chip in every phase. Reward models are too."""
 
 
 @dataclasses.dataclass(frozen=True)
-class CacheSize:
-    """Of the image rollout, both streams of guidance: all of it, what a step reads on average, one layer."""
+class ImageCacheSize:
+    """Size of the KV cache of an image rollout; with guidance, of both batches of rows.
+
+    Attributes:
+      total_gib: all of it.
+      read_gib: what a decode step reads, on average over the steps.
+      layer_gib: the keys, or the values, of one layer's completions.
+    """
 
     total_gib: float
     read_gib: float
     layer_gib: float
 
 
-def on_chip(tree: Any) -> float:
-    """GiB of placed shapes on one device."""
-    leaves = jax.tree.leaves(tree)
-    return (
-        sum(
-            math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-            for leaf in leaves
-        )
-        / GIB
+def gib_per_chip(specs: PyTree[jax.ShapeDtypeStruct]) -> float:
+    """GiB that the shards of ``specs`` take on one chip."""
+    shard_bytes = (
+        math.prod(spec.sharding.shard_shape(spec.shape)) * spec.dtype.itemsize
+        for spec in jax.tree.leaves(specs)
     )
+    return sum(shard_bytes) / GIB
 
 
-def parts(step: Step) -> dict[str, float]:
-    """The state of training, the reference, the copy that samples, reward models; caches of the larger rollout."""
-    state, settings = step.state, step.stage.settings
-    merged = {kernel_of(path) for path in step.parts.structs if is_adapter(path)}
-    moved = [
-        one
-        for path, one in step.parts.rollout.items()
-        if path in merged or not matches_spec(step.parts.structs[path], one)
+def memory_parts(step: PlannedStep) -> dict[str, float]:
+    """GiB per chip by part: train state, weights for sampling, reward models, KV cache.
+
+    ``caches`` is that of the larger rollout, since only one runs at a time.
+    """
+    state, cfg, setup = step.state, step.stage.cfg, step.setup
+
+    # Sampling has a copy of a weight where it differs from the trained one in value, that is where
+    # an adapter was merged into it, or in dtype or sharding.
+    adapted_kernels = {kernel_of(path) for path in setup.param_specs if is_adapter(path)}
+    copied_specs = [
+        spec
+        for path, spec in setup.rollout_param_specs.items()
+        if path in adapted_kernels or not matches_spec(setup.param_specs[path], spec)
     ]
+
+    # Below adapters the frozen base model itself is the reference policy.
+    has_reference_copy = cfg.needs_reference and not adapted_kernels
     return {
-        "parameters": on_chip((state.trainable, state.frozen)),
-        "moments": on_chip(state.opt_state),
-        "reference": on_chip(state.trainable) if settings.needs_reference and not merged else 0.0,
-        "previous_parameters": on_chip(state.previous),
-        "rollout_parameters": on_chip(moved),
-        "reward_models": on_chip([net.params for net in step.reward_models.values()]),
-        "caches": max(image_cache(step).total_gib, text_cache(step)),
+        "parameters": gib_per_chip((state.trainable, state.frozen)),
+        "moments": gib_per_chip(state.opt_state),
+        "reference": gib_per_chip(state.trainable) if has_reference_copy else 0.0,
+        "previous_parameters": gib_per_chip(state.previous),
+        "rollout_parameters": gib_per_chip(copied_specs),
+        "reward_models": gib_per_chip([model.params for model in step.reward_models.values()]),
+        "caches": max(image_cache_size(step).total_gib, text_cache_gib(step)),
     }
 
 
-def image_cache(step: Step) -> CacheSize:
-    """``[Y, N, K, T - 1, C]`` behind one reading of each prompt; see ``sampling.decode``."""
-    s, tokens = step.stage.settings, step.parts.cfg.image_tokens
-    if "image" not in s.asked:
-        return CacheSize(0.0, 0.0, 0.0)
-    streams = 2 if s.guided_sampler else 1
-    own, shared = (
-        streams * s.pictures * s.group,
-        streams * step.stage.rollouts.rows_in("image") * s.image_prompt_length,
-    )
-    position = _position(step)
-    total = (own * (tokens - 1) + shared) * position
-    read = (own * (tokens - 1) / 2 + shared) * position
-    return CacheSize(total, read, own * (tokens - 1) * position / step.parts.cfg.decoder.depth / 2)
+def image_cache_size(step: PlannedStep) -> ImageCacheSize:
+    """The KV cache of the image rollout.
 
-
-def text_cache(step: Step) -> float:
-    """The same for answers, in GiB."""
-    s = step.stage.settings
-    if "text" not in s.asked:
-        return 0.0
-    kept = (
-        s.questions * s.group * s.completion_length
-        + step.stage.rollouts.rows_in("text") * s.text_prompt_length
-    )
-    return kept * _position(step)
-
-
-def decoding_weights(step: Step) -> float:
-    """GiB of weights that lie on a chip and are read once per image token."""
-    return on_chip([one for path, one in step.parts.rollout.items() if matches(path, READ)])
-
-
-def update_collectives(step: Step) -> float:
-    """Bytes that a chip must send in an update whose trained parameters are spread.
-
-    A pass over the trunk, one for each task of each micro-batch, gathers its layers twice, forward and backward, and
-    hands their gradient back once, in the dtype they are multiplied in; so does a micro-batch with what is no layer.
-    Under adapters their kernels are gathered too, and have no gradient. The table of words is looked up where it lies.
-    Where chips repeat each other's share (the axis ``data``), they add up its gradient beside that, there and back.
+    Each prompt is cached once, and its completions, ``[Y, N, K, T - 1, C]``, refer to it; see
+    ``sampling.decode``.
     """
-    mesh, tasks = step.parts.sharder.mesh.shape, len(step.stage.settings.asked)
-    share = (mesh["fsdp"] - 1) / mesh["fsdp"] / mesh["tensor"]
-    repeated = 2 * (mesh["data"] - 1) / mesh["data"] / mesh["fsdp"] / mesh["tensor"]
-    state = step.state
-    gathered = {path: one for path, one in state.trainable.items() if not matches(path, TABLES)}
-    under = {
+    rollout_cfg, image_tokens = step.stage.cfg.rollout, step.setup.cfg.image_tokens
+    if "image" not in step.stage.cfg.tasks:
+        return ImageCacheSize(0.0, 0.0, 0.0)
+
+    # With guidance, every row also has an unconditional one.
+    guidance_rows = 2 if rollout_cfg.uses_guidance else 1
+    completion_rows = guidance_rows * rollout_cfg.image_prompts * rollout_cfg.group_size
+    prompt_rows = guidance_rows * step.stage.rollout_sampler.rows_per_step("image")
+    prompt_positions = prompt_rows * rollout_cfg.image_prompt_length
+
+    # On average, half of the completions' positions are filled.
+    gib = _position_gib(step)
+    total = (completion_rows * (image_tokens - 1) + prompt_positions) * gib
+    read = (completion_rows * (image_tokens - 1) / 2 + prompt_positions) * gib
+    layer = completion_rows * (image_tokens - 1) * gib / step.setup.cfg.decoder.depth / 2
+    return ImageCacheSize(total, read, layer)
+
+
+def text_cache_gib(step: PlannedStep) -> float:
+    """The KV cache of the text rollout: every prompt once, and its completions."""
+    rollout_cfg = step.stage.cfg.rollout
+    if "text" not in step.stage.cfg.tasks:
+        return 0.0
+    completion_rows = rollout_cfg.text_prompts * rollout_cfg.group_size
+    prompt_rows = step.stage.rollout_sampler.rows_per_step("text")
+    positions = (
+        completion_rows * rollout_cfg.completion_length
+        + prompt_rows * rollout_cfg.text_prompt_length
+    )
+    return positions * _position_gib(step)
+
+
+def decode_weights_gib(step: PlannedStep) -> float:
+    """Weights on a chip that decoding an image token reads once."""
+    return gib_per_chip(
+        [
+            spec
+            for path, spec in step.setup.rollout_param_specs.items()
+            if matches(path, JANUS_IMAGE_DECODE_PATTERNS)
+        ]
+    )
+
+
+def min_update_link_bytes(step: PlannedStep) -> float:
+    """Bytes that a chip must send over its links in an update whose parameters are sharded.
+
+    A pass over the backbone, one per task and micro-batch, all-gathers its layers twice, forward
+    and backward, and reduce-scatters their gradient once, in the dtype of the matrix products.
+    Parameters outside the layers do so once per micro-batch. Kernels below adapters are gathered
+    too, but have no gradient. The text embedding table is not gathered: rows are looked up on the
+    chip that has them. Chips that hold the same shard (mesh axis ``data``) also all-reduce its
+    gradient.
+    """
+    mesh, state, tasks = step.setup.sharder.mesh.shape, step.state, len(step.stage.cfg.tasks)
+
+    # The share of a parameter that crosses a chip's links in one gather, and in the all-reduce.
+    gather_share = (mesh["fsdp"] - 1) / mesh["fsdp"] / mesh["tensor"]
+    all_reduce_share = 2 * (mesh["data"] - 1) / mesh["data"] / mesh["fsdp"] / mesh["tensor"]
+
+    gathered = {
+        path: spec
+        for path, spec in state.trainable.items()
+        if not matches(path, JANUS_EMBEDDING_PATTERNS)
+    }
+    adapted_kernels = {
         kernel_of(path): state.frozen[kernel_of(path)]
         for path in state.trainable
         if is_adapter(path)
     }
 
-    def sent(structs: Mapping[str, Any]) -> float:
+    def bytes_per_pass(specs: Mapping[str, jax.Array | jax.ShapeDtypeStruct]) -> float:
+        """Bytes of ``specs``, where layers count once per task."""
         return sum(
-            math.prod(one.shape) * _multiplied(step, path) * (tasks if matches(path, LAYERS) else 1)
-            for path, one in structs.items()
+            math.prod(spec.shape)
+            * _matmul_itemsize(step, path)
+            * (tasks if matches(path, JANUS_LAYER_PATTERNS) else 1)
+            for path, spec in specs.items()
         )
 
-    once = sent(gathered) * 3 * share + sent(under) * 2 * share
-    return step.microbatches * (once + sent(state.trainable) * repeated)
+    gather_bytes = (
+        bytes_per_pass(gathered) * 3 * gather_share
+        + bytes_per_pass(adapted_kernels) * 2 * gather_share
+    )
+    all_reduce_bytes = bytes_per_pass(state.trainable) * all_reduce_share
+    return step.microbatches * (gather_bytes + all_reduce_bytes)
 
 
-def _multiplied(step: Step, path: str) -> int:
-    """Bytes of a number of a parameter as it is multiplied."""
-    return step.parts.rollout[kernel_of(path) if is_adapter(path) else path].dtype.itemsize
+def _matmul_itemsize(step: PlannedStep, path: str) -> int:
+    """Bytes per number of a parameter in the dtype in which it is multiplied.
+
+    Rollout weights are kept in that dtype; an adapter is multiplied in the dtype of its kernel.
+    """
+    return step.setup.rollout_param_specs[
+        kernel_of(path) if is_adapter(path) else path
+    ].dtype.itemsize
 
 
-def _position(step: Step) -> float:
-    """GiB that keys and values of one position of one row take on a chip, all layers."""
-    d, sharder = step.parts.cfg.decoder, step.parts.sharder
-    size = 1 if step.stage.settings.rollout_cache == "int8" else step.compute_dtype.itemsize
-    spread = sharder.batch_shards * math.gcd(d.kv_heads, sharder.mesh.shape["tensor"])
-    return 2 * d.depth * d.kv_heads * d.head_size * size / spread / GIB
+def _position_gib(step: PlannedStep) -> float:
+    """GiB per chip of the keys and values of one position of one row, all layers together."""
+    decoder, sharder = step.setup.cfg.decoder, step.setup.sharder
+    is_quantized = step.stage.cfg.rollout.cache_dtype == "int8"
+    itemsize = 1 if is_quantized else step.compute_dtype.itemsize
+
+    # Rows are sharded over the batch axes, and heads over the tensor axis as far as they divide.
+    shards = sharder.batch_shards * math.gcd(decoder.kv_heads, sharder.mesh.shape["tensor"])
+    return 2 * decoder.depth * decoder.kv_heads * decoder.head_size * itemsize / shards / GIB

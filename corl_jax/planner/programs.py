@@ -1,7 +1,8 @@
-"""The programs that a step of reinforcement learning runs, on arrays that do not exist.
+"""The programs that a step of reinforcement learning runs, traced over abstract arrays.
 
-In: a config and devices, real or abstract. Out: by phase, traced programs. They come from the stage's own methods, so
-what is planned is what training compiles.
+``open_step`` builds the stage of a config on devices that may be abstract too. Its programs come
+from the stage's own methods, so that what is planned is what training compiles. Every array is a
+``jax.ShapeDtypeStruct`` with a sharding; none has values.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.runtime import compute_dtype
@@ -22,177 +24,223 @@ from corl_jax.core.trees import partition
 from corl_jax.core.types import Params, PolicyBatch, PromptBatch, Prompts, Rollout
 from corl_jax.engine.optim import make_optimizer
 from corl_jax.engine.state import TrainState
-from corl_jax.engine.update import Update, make_update
-from corl_jax.planner.calls import Call
-from corl_jax.planner.reward_programs import planned_nets, reward_calls
+from corl_jax.engine.update import make_update
+from corl_jax.planner.calls import ProgramCall
+from corl_jax.planner.reward_programs import abstract_reward_models, reward_program_calls
 from corl_jax.reward_models.base import LoadedModel
 from corl_jax.stages.rl.stage import RlStage
 from corl_jax.stages.run import optim_config
 from corl_jax.stages.setup import DEFAULT_SIZE, Setup, build_setup
 
-PHASES = ("rollout_image", "rollout_text", "score", "update", "rewards")
+PHASES = ("rollout_image", "rollout_text", "log_probs", "update", "rewards")
+"""Phases of a step, in the order in which a plan prints them."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
-    """A stage over abstract arrays.
+class PlannedStep:
+    """A training step over abstract arrays.
 
     Attributes:
-      stage, parts: as training builds them.
-      state: shapes, dtypes and placement of all that training remembers.
-      update: the update, not yet traced.
+      stage: as training builds it.
+      setup: as training builds it.
+      state: shapes, dtypes and shardings of the train state.
+      update: the jitted update, not yet traced.
       microbatches: of the update.
-      compute_dtype: of activations and caches.
-      remat: what the backward pass keeps.
-      nets: the reward models, by name.
+      compute_dtype: of activations, and of KV caches that are not quantized.
+      remat: what the backward pass keeps of the forward pass, ``config.model.remat``.
+      reward_models: name to reward model, without weights.
     """
 
     stage: RlStage
-    parts: Setup
+    setup: Setup
     state: TrainState
-    update: Update
+    update: jax.stages.Wrapped
     microbatches: int
-    compute_dtype: Any
+    compute_dtype: jnp.dtype
     remat: str
     reward_models: Mapping[str, LoadedModel]
 
+    def abstract_rows(self, shape: tuple[int, ...], dtype: DTypeLike) -> jax.ShapeDtypeStruct:
+        """An abstract batch ``[N, ...]``, sharded as ``Sharder.put_batch`` shards it."""
+        sharder = self.setup.sharder
+        divides = shape[0] % sharder.batch_shards == 0
+        sharding = sharder.named_sharding("batch") if divides else sharder.named_sharding()
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
     def prompts(self, task: str) -> Prompts:
-        """Abstract prompts of a step."""
-        s, size = self.stage.settings, self.parts.cfg.vision.image_size
-        rows, width = (
-            self.stage.rollouts.rows_in(task),
-            s.image_prompt_length if task == "image" else s.text_prompt_length,
-        )
-        pictures = None if task == "image" else self.rows((rows, size, size, 3), jnp.float32)
-        return Prompts(
-            self.rows((rows, width), jnp.int32), self.rows((rows, width), jnp.bool_), pictures
-        )
-
-    def rows(self, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
-        """An abstract batch, placed as ``Sharder.put_batch`` places it."""
-        sharder = self.parts.sharder
-        placement = (
-            sharder.named_sharding("batch")
-            if shape[0] % sharder.batch_shards == 0
-            else sharder.named_sharding()
-        )
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=placement)
-
-    def sample(self, task: str) -> Any:
-        """The rollout, traced."""
-
-        def run(params: Any, prompts: Prompts) -> Rollout:
-            return self.stage.rollouts.sample(
-                self.stage.rollouts.lighten(params), task, PromptBatch(prompts, ()), 0
-            )
-
-        return jax.jit(run).trace(self.parts.rollout, self.prompts(task))
+        """Abstract prompts of a step, ``[B * f, P]``."""
+        rollout_cfg, image_size = self.stage.cfg.rollout, self.setup.cfg.image_size
+        rows = self.stage.rollout_sampler.rows_per_step(task)
+        if task == "image":
+            length, images = rollout_cfg.image_prompt_length, None
+        else:
+            length = rollout_cfg.text_prompt_length
+            images = self.abstract_rows((rows, image_size, image_size, 3), jnp.float32)
+        tokens = self.abstract_rows((rows, length), jnp.int32)
+        mask = self.abstract_rows((rows, length), jnp.bool_)
+        return Prompts(tokens, mask, images)
 
     def rollout(self, task: str) -> Rollout:
-        """An abstract rollout."""
+        """An abstract rollout of a step."""
         return jax.tree.map(
-            lambda leaf: self.rows(leaf.shape, leaf.dtype), self.sample(task).out_info
+            lambda leaf: self.abstract_rows(leaf.shape, leaf.dtype),
+            self.traced_rollout(task).out_info,
         )
 
-    def score(self, task: str) -> Any:
-        """The reference's log-probs of a rollout, traced."""
-
-        def run(params: Any, prompts: Prompts, rollout: Rollout) -> jax.Array:
-            return self.stage.rollouts.log_probs(params, task, PromptBatch(prompts, ()), rollout)
-
-        return jax.jit(run).trace(self.parts.base, self.prompts(task), self.rollout(task))
-
-    def batch(self, tasks: Sequence[str]) -> dict[str, PolicyBatch]:
+    def policy_batches(self, tasks: Sequence[str]) -> dict[str, PolicyBatch]:
         """The abstract batch of an update of these tasks."""
-        s, out = self.stage.settings, {}
+        cfg, batches = self.stage.cfg, {}
         for task in tasks:
             rollout = self.rollout(task)
-            shape, number = rollout.tokens.shape, self.rows(rollout.tokens.shape, jnp.float32)
-            out[task] = PolicyBatch(
-                prompts=self.prompts(task),
-                tokens=rollout.tokens,
-                mask=rollout.mask,
-                sampler_log_probs=number,
-                old_log_probs=number if self.stage.updates > 1 else None,
-                ref_log_probs=number if s.needs_reference else None,
-                advantages=self.rows(shape[:2], jnp.float32),
-                weights=number,
-                rewards=self.rows((*shape[:2], len(s.rewards[task])), jnp.float32)
-                if s.reward.normalise == "running"
-                else None,
+            shape = rollout.tokens.shape
+            per_token = self.abstract_rows(shape, jnp.float32)
+
+            # Old log-probs, reference and rewards are part of the batch only where the loss needs them.
+            batch = PolicyBatch.build(
+                self.prompts(task),
+                rollout,
+                weights=per_token,
+                advantages=self.abstract_rows(shape[:2], jnp.float32),
+                old_log_probs=per_token if self.stage.updates_per_step > 1 else None,
+                ref_log_probs=per_token if cfg.needs_reference else None,
             )
-        return out
+            if cfg.reward_options.normalization == "running":
+                rewards_shape = (*shape[:2], len(cfg.rewards[task]))
+                rewards = self.abstract_rows(rewards_shape, jnp.float32)
+                batch = dataclasses.replace(batch, rewards=rewards)
+            batches[task] = batch
+        return batches
 
-    def traced_update(self, tasks: Sequence[str]) -> Any:
-        """The update of these tasks, traced."""
-        return self.update.trace(self.state, self.batch(tasks))
+    def traced_rollout(self, task: str) -> jax.stages.Traced:
+        """The program that samples the completions of a task."""
+        sampler = self.stage.rollout_sampler
 
-    def phases(self) -> Mapping[str, list[Call]]:
-        """What each phase runs, in order; where tasks take turns, in a step of each."""
-        s = self.stage.settings
-        turns = [(task,) for task in s.asked] if s.alternate else [s.asked]
-        scored = s.asked if s.needs_reference else ()
+        def sample(params: Params, prompts: Prompts) -> Rollout:
+            batch = PromptBatch(prompts, ())
+            return sampler.sample_task(sampler.quantize(params), task, batch, step=0)
+
+        return jax.jit(sample).trace(self.setup.rollout_param_specs, self.prompts(task))
+
+    def reference_log_probs(self, task: str) -> jax.stages.Traced:
+        """The program that computes log-probs of a rollout under the reference policy."""
+
+        def log_probs(params: Params, prompts: Prompts, rollout: Rollout) -> jax.Array:
+            batch = PromptBatch(prompts, ())
+            return self.stage.rollout_sampler.log_probs(params, task, batch, rollout)
+
+        return jax.jit(log_probs).trace(
+            self.setup.base_param_specs, self.prompts(task), self.rollout(task)
+        )
+
+    def traced_update(self, tasks: Sequence[str]) -> jax.stages.Traced:
+        """The update of these tasks."""
+        return self.update.trace(
+            self.state.with_frozen({}), self.state.frozen, self.policy_batches(tasks)
+        )
+
+    def phases(self) -> Mapping[str, list[ProgramCall]]:
+        """Phase to the programs that it runs, in order.
+
+        Where tasks are trained in turns (``alternate_every``), these are the programs of one step
+        of each task.
+        """
+        cfg = self.stage.cfg
+        rollouts = {
+            task: [ProgramCall(functools.partial(self.traced_rollout, task))] for task in cfg.tasks
+        }
+        updated_tasks = (
+            [(task,) for task in cfg.tasks] if cfg.rollout.alternate_every else [cfg.tasks]
+        )
+        reference_tasks = cfg.tasks if cfg.needs_reference else ()
         return {
-            "rollout_image": [Call(lambda: self.sample("image"))] if "image" in s.asked else [],
-            "rollout_text": [Call(lambda: self.sample("text"))] if "text" in s.asked else [],
-            "score": [Call(functools.partial(self.score, task)) for task in scored],
-            "update": [Call(functools.partial(self.traced_update, tasks)) for tasks in turns],
-            "rewards": reward_calls(self.stage, self.rows, self.reward_models),
+            "rollout_image": rollouts.get("image", []),
+            "rollout_text": rollouts.get("text", []),
+            "log_probs": [
+                ProgramCall(functools.partial(self.reference_log_probs, task))
+                for task in reference_tasks
+            ],
+            "update": [
+                ProgramCall(functools.partial(self.traced_update, tasks)) for tasks in updated_tasks
+            ],
+            "rewards": reward_program_calls(self.stage, self.abstract_rows, self.reward_models),
         }
 
-    def trace(self, call: Call) -> Any:
-        """Traces with the constraints that training has."""
-        with sharding_context(self.parts.sharder):
+    def trace(self, call: ProgramCall) -> jax.stages.Traced:
+        """The traced program of a call, with the sharding constraints that training has."""
+        with sharding_context(self.setup.sharder):
             return call.trace()
 
 
-def open_step(config: Mapping[str, Any], devices: Any) -> Step:
-    """The step that ``config`` trains, on ``devices``; no weights are read, of a named size not even the folder.
+def open_step(config: Mapping[str, Any], devices: Sequence[jax.Device] | None) -> PlannedStep:
+    """The training step of ``config`` on ``devices``.
+
+    No weights are read. With a model size in the config, not even the folder in ``init_from`` is.
+
+    Args:
+      config: of the stage ``rl``.
+      devices: real or abstract; None for all devices of this machine.
 
     Raises:
-      UserError: a config that cannot be trained, or of another stage.
+      UserError: a config that cannot be trained, or a config of another stage.
     """
     if config["stage"] != "rl":
         raise UserError(
-            f"the planner knows stages of reinforcement learning; this config trains {config['stage']!r}"
+            f"config.stage must be 'rl' for a plan; got {config['stage']!r}. Choose a config of "
+            "reinforcement learning, such as configs/unified.py"
         )
-    plain = json.loads(json.dumps(config))
-    if plain["model"]["size"] != DEFAULT_SIZE:  # else the size is that of the source
-        plain["init_from"] = ""
-    if devices is not None and plain["model"]["compute_dtype"] == "auto":
-        plain["model"]["compute_dtype"] = "bfloat16"
-    optimizer = make_optimizer(optim_config(plain))
-    parts = build_setup(plain, devices)
-    stage = RlStage(plain, parts, optimizer)
-    trainable, frozen = partition(parts.structs, stage.trainable)
-    whole = parts.sharder.named_sharding()
+    changed = json.loads(json.dumps(config))
+    # Only a config without a model size takes the sizes from the folder in init_from.
+    if changed["model"]["size"] != DEFAULT_SIZE:
+        changed["init_from"] = ""
+    # "auto" would mean this machine, which is often a CPU; accelerators compute in bfloat16.
+    if devices is not None and changed["model"]["compute_dtype"] == "auto":
+        changed["model"]["compute_dtype"] = "bfloat16"
 
-    def place(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
-        like = (
-            trainable.get(path[-1].key)
-            if path and isinstance(path[-1], jax.tree_util.DictKey)
-            else None
-        )
-        return jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=whole if like is None else like.sharding
-        )
+    # The stage, as ``stages.run.prepare`` builds it.
+    optimizer = make_optimizer(optim_config(changed))
+    setup = build_setup(changed, devices)
+    stage = RlStage(changed, setup, optimizer)
 
-    moments = jax.tree_util.tree_map_with_path(place, jax.eval_shape(optimizer.init, trainable))
-    algo = jax.eval_shape(stage.algo)
-    state = TrainState(
-        jax.ShapeDtypeStruct((), jnp.int32, sharding=whole),
-        cast(Params, trainable),
-        cast(Params, frozen),
-        moments,
-        jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), algo
-        ),
-        cast(Params, dict(trainable)) if stage.settings.stale_rollouts else {},
-        stage.follower(cast(Params, dict(trainable))),
+    state, microbatches = _abstract_state(stage), changed["microbatches"]
+    update = make_update(stage.loss, stage.update_algo_state, optimizer, microbatches, state)
+    return PlannedStep(
+        stage=stage,
+        setup=setup,
+        state=state,
+        update=update,
+        microbatches=microbatches,
+        compute_dtype=jnp.dtype(compute_dtype(changed["model"]["compute_dtype"])),
+        remat=changed["model"]["remat"],
+        reward_models=abstract_reward_models(stage),
     )
-    update = make_update(stage.loss, stage.after, optimizer, plain["microbatches"])
-    dtype = jnp.dtype(compute_dtype(plain["model"]["compute_dtype"]))
-    nets = planned_nets(stage)
-    return Step(
-        stage, parts, state, update, plain["microbatches"], dtype, plain["model"]["remat"], nets
+
+
+def _abstract_state(stage: RlStage) -> TrainState:
+    """Shapes, dtypes and shardings of the state that ``stage.init_state`` returns."""
+    trainable, frozen = partition(stage.setup.param_specs, stage.trainable)
+    replicated = stage.setup.sharder.named_sharding()
+
+    # A moment ends in the path of its parameter and has its sharding; counters are replicated.
+    def moment_spec(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        key = path[-1] if path else None
+        sharding = replicated
+        if isinstance(key, jax.tree_util.DictKey) and key.key in trainable:
+            sharding = trainable[key.key].sharding
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    opt_state = jax.eval_shape(stage.optimizer.init, trainable)
+    algo = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated),
+        jax.eval_shape(stage.init_algo_state),
+    )
+
+    params = cast(Params, trainable)
+    return TrainState(
+        step=jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated),
+        trainable=params,
+        frozen=cast(Params, frozen),
+        opt_state=jax.tree_util.tree_map_with_path(moment_spec, opt_state),
+        algo=algo,
+        previous=dict(params) if stage.cfg.rollout.one_step_off_policy else {},
+        reference=stage.following_reference(dict(params)),
     )

@@ -1,7 +1,7 @@
-"""The programs that compute a step's rewards, on arrays that do not exist. In: a stage; out: reward models and calls.
+"""The programs that compute the rewards of a step, traced over abstract arrays.
 
-Captions are as long as they may be and texts are compared at ``TEXT`` tokens; what a user's own reward runs is not
-known here.
+Captions count at their largest length, and texts are compared at ``COMPARED_TEXT_LENGTH`` tokens.
+What a user's own reward runs is not known to the planner.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import functools
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from corl_jax.core.rng import sample_keys, stream
-from corl_jax.core.types import Prompts, Rollout
-from corl_jax.planner.calls import Call
+from corl_jax.core.types import Params, Prompts, Rollout
+from corl_jax.planner.calls import ProgramCall
 from corl_jax.reward_models.base import TINY, LoadedModel, abstract_reward_model
 from corl_jax.reward_models.batched import global_rows
 from corl_jax.reward_models.bert import similarity
@@ -24,114 +24,150 @@ from corl_jax.reward_models.blip import captioner
 from corl_jax.reward_models.clip import text_image
 from corl_jax.reward_models.collection import SPECS
 from corl_jax.reward_models.lpips import distance
-from corl_jax.rewards.requirements import needed, uses
+from corl_jax.rewards.requirements import model_use_counts, required_models
 from corl_jax.sampling.policy_handle import prompt_states
 from corl_jax.stages.rl.stage import RlStage
 
-TEXT = 64
-"""Tokens of a text that is compared with another; see ``reward_models.bert.similarity.WIDTHS``."""
+COMPARED_TEXT_LENGTH = 64
+"""Tokens of a text that is compared with another, one of
+``reward_models.bert.similarity.PADDED_LENGTHS``."""
 
-Rows = Callable[[tuple[int, ...], Any], jax.ShapeDtypeStruct]
-"""From shape and dtype to an abstract batch."""
-
-
-def planned_nets(stage: RlStage) -> dict[str, LoadedModel]:
-    """The reward models of a run, by name, without weights."""
-    s, sharder = stage.settings, stage.parts.sharder
-    names = sorted(needed(_table(stage), s.reward))
-    return {
-        name: abstract_reward_model(SPECS[name], s.reward.models.get(name, ""), sharder)
-        for name in names
-    }
+AbstractRows = Callable[[tuple[int, ...], DTypeLike], jax.ShapeDtypeStruct]
+"""Shape and dtype to an abstract batch; ``programs.PlannedStep.abstract_rows``."""
 
 
-def assumed(stage: RlStage) -> list[str]:
-    """A sentence for each reward model whose sizes are taken for those of another, since its folder is not here."""
-    s, said = stage.settings, []
-    for name in sorted(needed(_table(stage), s.reward)):
-        source, home = s.reward.models.get(name, ""), SPECS[name].home
-        here = source and pathlib.Path(source).expanduser().is_dir()
-        if source not in (TINY, home) and not here:
-            said.append(
-                f"config.reward.models.{name}={source!r} is no folder here; planned with the sizes of {home}"
+def abstract_reward_models(stage: RlStage) -> dict[str, LoadedModel]:
+    """The reward models of a run by name, without weights."""
+    options, sharder = stage.cfg.reward_options, stage.setup.sharder
+    models = {}
+    for name in sorted(required_models(_image_rewards(stage), options)):
+        models[name] = abstract_reward_model(SPECS[name], options.models.get(name, ""), sharder)
+    return models
+
+
+def assumed_size_notes(stage: RlStage) -> list[str]:
+    """One sentence per reward model whose folder is not on this machine.
+
+    ``abstract_reward_model`` then assumes the sizes of the model that the papers used.
+    """
+    options, notes = stage.cfg.reward_options, []
+    for name in sorted(required_models(_image_rewards(stage), options)):
+        source, hub_id = options.models.get(name, ""), SPECS[name].hub_id
+        has_known_sizes = source in (TINY, hub_id) or (
+            source and pathlib.Path(source).expanduser().is_dir()
+        )
+        if not has_known_sizes:
+            notes.append(
+                f"config.rewards.options.models.{name}={source!r} is not a folder on this machine; "
+                f"planned with the sizes of {hub_id}"
             )
-    return said
+    return notes
 
 
-def reward_calls(stage: RlStage, rows: Rows, nets: Mapping[str, LoadedModel]) -> list[Call]:
-    """What the rewards of a step run."""
-    s = stage.settings
-    samples, size = s.pictures * s.group, global_rows(stage.parts.sharder.batch_shards)
+def reward_program_calls(
+    stage: RlStage, abstract_rows: AbstractRows, reward_models: Mapping[str, LoadedModel]
+) -> list[ProgramCall]:
+    """The programs that the rewards of a step run."""
+    cfg = stage.cfg
+    samples = cfg.rollout.image_prompts * cfg.rollout.group_size
+    rows_per_call = global_rows(stage.setup.sharder.batch_shards)
+
     calls = []
-    for name, times in sorted(uses(_table(stage), s.reward).items()):
-        if name in POLICY:
+    use_counts = model_use_counts(_image_rewards(stage), cfg.reward_options)
+    for name, uses in sorted(use_counts.items()):
+        if name in POLICY_PROGRAMS:
+            # The policy reads all samples of a step in one call.
+            prompts = _image_text_prompts(stage, abstract_rows)
             calls.append(
-                Call(functools.partial(POLICY[name], stage, _readings(stage, rows)), times)
+                ProgramCall(functools.partial(POLICY_PROGRAMS[name], stage, prompts), uses)
             )
         else:
-            trace = functools.partial(NETS[name], nets[name], rows, size)
-            calls.append(Call(trace, times * -(-samples // size)))
+            # A reward model reads a fixed number of rows per call; the last call is filled up.
+            trace = functools.partial(
+                MODEL_PROGRAMS[name], reward_models[name], abstract_rows, rows_per_call
+            )
+            calls.append(ProgramCall(trace, uses * -(-samples // rows_per_call)))
     return calls
 
 
-def _table(stage: RlStage) -> list[str]:
-    """Names of the rewards of pictures; those of texts run on the host."""
-    return list(stage.settings.rewards["image"]) if "image" in stage.settings.asked else []
+def _image_rewards(stage: RlStage) -> list[str]:
+    """Names of the rewards of images. Rewards of texts are left out: they run on the host."""
+    return list(stage.cfg.rewards["image"]) if "image" in stage.cfg.tasks else []
 
 
-def _readings(stage: RlStage, rows: Rows) -> Prompts:
-    """All pictures of a step, each with a text."""
-    s, size = stage.settings, stage.parts.cfg.vision.image_size
-    count = s.pictures * s.group
-    width = (count, s.text_prompt_length)
+def _image_text_prompts(stage: RlStage, abstract_rows: AbstractRows) -> Prompts:
+    """All images of a step, each in a prompt with a text."""
+    rollout_cfg, side = stage.cfg.rollout, stage.setup.cfg.image_size
+    samples = rollout_cfg.image_prompts * rollout_cfg.group_size
+    shape = (samples, rollout_cfg.text_prompt_length)
     return Prompts(
-        rows(width, jnp.int32), rows(width, jnp.bool_), rows((count, size, size, 3), jnp.float32)
+        tokens=abstract_rows(shape, jnp.int32),
+        mask=abstract_rows(shape, jnp.bool_),
+        images=abstract_rows((samples, side, side, 3), jnp.float32),
     )
 
 
-def _states(stage: RlStage, prompts: Prompts) -> Any:
-    return prompt_states.trace(stage.parts.sampler, stage.parts.rollout, prompts)
+def _trace_states(stage: RlStage, prompts: Prompts) -> jax.stages.Traced:
+    """States of the policy at every prompt token."""
+    return prompt_states.trace(stage.setup.rollout_policy, stage.setup.rollout_param_specs, prompts)
 
 
-def _answers(stage: RlStage, prompts: Prompts) -> Any:
-    sampler = stage.parts.sampler
+def _trace_answers(stage: RlStage, prompts: Prompts) -> jax.stages.Traced:
+    """Greedy answers of the policy."""
+    policy = stage.setup.rollout_policy
 
-    def run(params: Any, prompts: Prompts) -> Rollout:
+    def answer(params: Params, prompts: Prompts) -> Rollout:
         keys = sample_keys(stream(0, "answers", 0), prompts.tokens.shape[0])[:, None]
-        sampling = sampler.sampling("text", temperature=0.0)
-        return sampler.sample_text(
-            params, prompts, keys, sampling, stage.settings.completion_length
+        sampling = policy.sampling_params("text", temperature=0.0)
+        return policy.sample_text(
+            params, prompts, keys, sampling, stage.cfg.rollout.completion_length
         )
 
-    return jax.jit(run).trace(stage.parts.rollout, prompts)
+    return jax.jit(answer).trace(stage.setup.rollout_param_specs, prompts)
 
 
-def _captioner(net: LoadedModel, rows: Rows, count: int) -> Any:
-    side = net.cfg.vision.image_size
-    return captioner.captioning(net).trace(
-        net.params, rows((count, side, side, 3), jnp.uint8), captioner.LENGTH
-    )
+def _trace_captioner(
+    model: LoadedModel, abstract_rows: AbstractRows, rows: int
+) -> jax.stages.Traced:
+    """Captions of ``rows`` images."""
+    side = model.cfg.vision.image_size
+    images = abstract_rows((rows, side, side, 3), jnp.uint8)
+    program = captioner.make_caption_program(model)
+    return program.trace(model.params, images, captioner.MAX_CAPTION_TOKENS)
 
 
-def _texts(net: LoadedModel, rows: Rows, count: int) -> Any:
-    width = min(TEXT, net.cfg.max_tokens)
-    pairs, lengths = rows((count, 2, width), jnp.int32), rows((count, 2), jnp.int32)
-    return similarity.comparison(net).trace(net.params, pairs, lengths)
+def _trace_similarity(
+    model: LoadedModel, abstract_rows: AbstractRows, rows: int
+) -> jax.stages.Traced:
+    """Similarity of ``rows`` pairs of texts."""
+    length = min(COMPARED_TEXT_LENGTH, model.cfg.max_tokens)
+    pairs = abstract_rows((rows, 2, length), jnp.int32)
+    lengths = abstract_rows((rows, 2), jnp.int32)
+    return similarity.make_f1_program(model).trace(model.params, pairs, lengths)
 
 
-def _clip(net: LoadedModel, rows: Rows, count: int) -> Any:
-    side = net.cfg.image_size
-    pictures, ids = (
-        rows((count, side, side, 3), jnp.uint8),
-        rows((count, net.cfg.context), jnp.int32),
-    )
-    return text_image.fitting(net).trace(net.params, pictures, ids)
+def _trace_clip(model: LoadedModel, abstract_rows: AbstractRows, rows: int) -> jax.stages.Traced:
+    """Similarity of ``rows`` images and texts."""
+    side = model.cfg.image_size
+    images = abstract_rows((rows, side, side, 3), jnp.uint8)
+    token_ids = abstract_rows((rows, model.cfg.context), jnp.int32)
+    return text_image.make_cosine_program(model).trace(model.params, images, token_ids)
 
 
-def _lpips(net: LoadedModel, rows: Rows, count: int) -> Any:
-    side = rows((count, distance.SIDE, distance.SIDE, 3), jnp.uint8)
-    return distance.difference(net).trace(net.params, side, side)
+def _trace_lpips(model: LoadedModel, abstract_rows: AbstractRows, rows: int) -> jax.stages.Traced:
+    """Distance of ``rows`` pairs of images."""
+    images = abstract_rows((rows, distance.IMAGE_SIZE, distance.IMAGE_SIZE, 3), jnp.uint8)
+    return distance.make_distance_program(model).trace(model.params, images, images)
 
 
-POLICY = {"states": _states, "answers": _answers}
-NETS = {"captioner": _captioner, "bert": _texts, "sentence": _texts, "clip": _clip, "lpips": _lpips}
+POLICY_PROGRAMS = {"states": _trace_states, "answers": _trace_answers}
+"""Use of the policy (see ``rewards.requirements.model_use_counts``) to its program."""
+
+MODEL_PROGRAMS = {
+    "captioner": _trace_captioner,
+    "bert": _trace_similarity,
+    "sentence": _trace_similarity,
+    "clip": _trace_clip,
+    "lpips": _trace_lpips,
+}
+"""Name of a reward model to its program."""

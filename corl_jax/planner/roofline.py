@@ -1,39 +1,38 @@
-"""Whether a step fits a slice, and what bounds it. In: an abstract step and a slice. Out: a ``Plan``.
+"""Whether a training step fits a slice, and what bounds its speed, from its compiled programs.
 
-On a TPU slice every number comes from the compiled programs; loops count as often as they run. On GPUs, where no
-compiler is at hand, memory and bytes are formulas, see ``planner.gpu_estimate``, and only the
-arithmetic is the program's own.
+``compile_plan`` compiles every program of a step for a slice and returns a ``Plan``, whose seconds
+are those of a roofline: FLOPs, bytes in memory and bytes over links at the peak rates of the chip.
+Loops count as often as they run. For GPUs, which have no compiler here, ``planner.gpu_estimate``
+fills the same ``Plan`` by formula.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import re
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-import jax
-
-from corl_jax.planner import flops, hlo, hlo_bytes, memory
-from corl_jax.planner.calls import Call
+from corl_jax.planner import hlo_bytes, memory
+from corl_jax.planner.calls import GIB, CompiledProgram, compile_call
 from corl_jax.planner.chips import Chip, Slice
-from corl_jax.planner.programs import PHASES, Step
-
-GIB = 2**30
+from corl_jax.planner.programs import PHASES, PlannedStep
 
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """One phase on one chip; several programs add up, and the largest counts for memory.
+    """One phase of a step on one chip. Its programs add up, except that the largest decides memory.
+
+    Names of these fields are keys of the file that ``corl plan --json`` writes.
 
     Attributes:
-      peak_gib: all that lies in memory while it runs, the state of training included.
+      peak_gib: memory while it runs, with the train state and everything else that is on the chip.
       temp_gib: what the programs need beside arguments and results.
-      flops, bytes, collective_bytes: of one step.
-      collectives: bytes by kind.
-      roofline_seconds: the longest of arithmetic, memory and links at their peaks; ``bound_by`` says which.
+      flops, bytes, collective_bytes: of one step; in memory and over links.
+      collectives: kind of collective to its bytes over links.
+      roofline_seconds: the longest of arithmetic, memory and links at their peak rates.
+      bound_by: which of the three it is.
       compile_seconds: on this machine.
-      error: what the compiler said when it ran out of memory, or ""; ``temp_gib`` is then all that it wanted.
+      error: the compiler's message when it ran out of memory, or ""; ``temp_gib`` is then what the
+        program requested altogether.
     """
 
     peak_gib: float = 0.0
@@ -49,8 +48,15 @@ class Phase:
 
 
 @dataclasses.dataclass(frozen=True)
-class Decode:
-    """The loop over image tokens: bytes of a step over the least, temporary memory over what stays, cache copies."""
+class DecodeLoop:
+    """How well the loop over image tokens compiles.
+
+    Attributes:
+      bytes_over_minimum: bytes in memory of a decode step, over those of the weights once and the
+        filled KV cache once.
+      temp_over_resident: temporary memory beside the cache, over weights and cache.
+      cache_copies: copies of the cache in the loop.
+    """
 
     bytes_over_minimum: float
     temp_over_resident: float
@@ -59,159 +65,156 @@ class Decode:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What ``corl plan`` prints; GiB are per chip."""
+    """What ``corl plan`` prints; sizes are per chip.
+
+    Attributes:
+      slice_name: value of ``--topology``.
+      mesh: mesh axis to its size.
+      hbm_gib: memory of a chip.
+      memory_parts: GiB by part, see ``memory.memory_parts``, and of the activations.
+      phases: the phases of ``programs.PHASES``.
+      decode: of the image rollout; None where it was not compiled, or where its layers are not a
+        loop.
+      update_collectives_over_minimum: bytes over links of the update, over
+        ``memory.min_update_link_bytes``; None where it was not compiled or sends nothing.
+      images_per_second_per_chip: at the roofline of all phases.
+      compiled: whether a compiler gave memory and bytes; else they are estimates.
+    """
 
     slice_name: str
     mesh: Mapping[str, int]
     hbm_gib: float
-    parts: Mapping[str, float]
+    memory_parts: Mapping[str, float]
     phases: Mapping[str, Phase]
-    decode: Decode | None
+    decode: DecodeLoop | None
     update_collectives_over_minimum: float | None
     images_per_second_per_chip: float
     compiled: bool
 
     @property
     def peak_gib(self) -> float:
-        """Of the largest phase."""
+        """Memory of the largest phase."""
         return max(phase.peak_gib for phase in self.phases.values())
 
     @property
     def fits(self) -> bool:
         """Whether every phase compiled and stays below the chip's memory."""
-        return self.peak_gib <= self.hbm_gib and not any(
-            phase.error for phase in self.phases.values()
-        )
+        has_error = any(phase.error for phase in self.phases.values())
+        return self.peak_gib <= self.hbm_gib and not has_error
 
 
-def make_plan(step: Step, slice_: Slice, log: Callable[[str], None] = lambda line: None) -> Plan:
-    """Compiles every program of ``step`` for ``slice_``; ``log`` takes lines of progress."""
-    parts = memory.parts(step)
-    phases, decode, links = {}, None, None
+def compile_plan(
+    step: PlannedStep, slice_: Slice, log: Callable[[str], None] = lambda line: None
+) -> Plan:
+    """Compiles every program of ``step`` for ``slice_``; ``log`` receives lines of progress."""
+    parts = memory.memory_parts(step)
+    phases: dict[str, Phase] = {}
+    decode, links_over_minimum = None, None
     for name in PHASES:
-        compiled = [
-            _compile(step, call, f"{name} {i + 1}", log)
+        programs = [
+            compile_call(call, step.trace, f"{name} {i + 1}", log)
             for i, call in enumerate(step.phases()[name])
         ]
-        held = sum(parts[part] for part in memory.STATE) + parts["reward_models"]
-        held += 0 if name == "update" else parts["rollout_parameters"]
-        phases[name] = _phase(compiled, slice_, held)
-        if name == "rollout_image" and compiled and compiled[0].module is not None:
-            decode = _decode(step, compiled[0])
-        if name == "update" and compiled[0].module is not None:
-            least = memory.update_collectives(step)
-            links = phases[name].collective_bytes / least if least else None
-    parts["activations"] = max((phase.temp_gib for phase in phases.values()), default=0.0)
-    seconds = sum(phase.roofline_seconds for phase in phases.values())
-    pictures = step.stage.settings.pictures * step.stage.settings.group
-    rate = pictures / seconds / slice_.count if seconds else 0.0
-    mesh = dict(step.parts.sharder.mesh.shape)
-    return Plan(slice_.name, mesh, slice_.chip.hbm_gib, parts, phases, decode, links, rate, True)
 
-
-@dataclasses.dataclass(frozen=True)
-class Compiled:
-    """One compiled program: its text, memory in GiB, FLOPs of all chips, seconds; ``error`` instead where it failed.
-
-    A step runs it ``times`` times.
-    """
-
-    module: hlo.Module | None
-    temp: float
-    extra: float
-    flops: float
-    seconds: float
-    error: str
-    times: int
-
-
-def _compile(step: Step, call: Call, name: str, log: Callable[[str], None]) -> Compiled:
-    log(f"compiling {name}")
-    start = time.perf_counter()
-    traced = step.trace(call)
-    work = flops.of_jaxpr(traced.jaxpr.jaxpr)
-    try:
-        program = traced.lower().compile()
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        said = " ".join(str(error).split())[:300]
-        return Compiled(
-            None, wanted_gib(said), 0.0, work, time.perf_counter() - start, said, call.times
+        # The update runs without the weights for sampling.
+        resident_gib = (
+            sum(parts[part] for part in memory.TRAIN_STATE_PARTS) + parts["reward_models"]
         )
-    seconds, memory = time.perf_counter() - start, program.memory_analysis()
-    temp = memory.temp_size_in_bytes / GIB
-    log(f"compiled {name} in {seconds:.0f} s, {temp:.1f} GiB of temporary memory")
-    extra = (memory.output_size_in_bytes - memory.alias_size_in_bytes) / GIB
-    module = hlo.parse(program.as_text())
-    return Compiled(module, temp, extra, work, seconds, "", call.times)
+        resident_gib += 0 if name == "update" else parts["rollout_parameters"]
+        phases[name] = _phase(programs, slice_, resident_gib)
 
+        # Two phases are compared with the least that they need.
+        if name == "rollout_image" and programs and programs[0].module is not None:
+            decode = _decode_loop(step, programs[0])
+        if name == "update" and programs[0].module is not None:
+            min_bytes = memory.min_update_link_bytes(step)
+            links_over_minimum = phases[name].collective_bytes / min_bytes if min_bytes else None
 
-def wanted_gib(said: str) -> float:
-    """GiB that a program wanted when the compiler ran out of memory: the largest size in its message.
-
-    Raises:
-      ValueError: the message names no size.
-    """
-    unit = {"K": 2**-20, "M": 2**-10, "G": 1.0, "T": 2**10}
-    found = [
-        float(size) * unit[letter]
-        for size, letter in re.findall(r"(\d+(?:\.\d+)?)([KMGT])\b", said)
-    ]
-    if not found:
-        raise ValueError(f"out of memory, by how much is not said: {said}")
-    return max(found)
-
-
-def _phase(programs: list[Compiled], slice_: Slice, held: float) -> Phase:
-    if not programs:
-        return Phase()
-    moved = [
-        hlo_bytes.of_program(one.module).times(one.times)
-        for one in programs
-        if one.module is not None
-    ]
-    total = sum(moved, hlo_bytes.Traffic(0.0, {}))
-    work = sum(one.times * one.flops for one in programs) / slice_.count
-    links = sum(total.collectives.values())
-    seconds, slowest = bound(slice_.chip, work, total.bytes, links)
-    return Phase(
-        peak_gib=held + max(one.temp + one.extra for one in programs),
-        temp_gib=max(one.temp for one in programs),
-        flops=work,
-        bytes=total.bytes,
-        collective_bytes=links,
-        collectives=total.collectives,
-        roofline_seconds=seconds,
-        bound_by=slowest,
-        compile_seconds=sum(one.seconds for one in programs),
-        error=next((one.error for one in programs if one.error), ""),
+    parts["activations"] = max((phase.temp_gib for phase in phases.values()), default=0.0)
+    return Plan(
+        slice_name=slice_.name,
+        mesh=dict(step.setup.sharder.mesh.shape),
+        hbm_gib=slice_.chip.hbm_gib,
+        memory_parts=parts,
+        phases=phases,
+        decode=decode,
+        update_collectives_over_minimum=links_over_minimum,
+        images_per_second_per_chip=image_rate(step, phases, slice_.count),
+        compiled=True,
     )
 
 
-def bound(chip: Chip, work: float, moved: float, sent: float) -> tuple[float, str]:
-    """Seconds that FLOPs, bytes and bytes over links take at the chip's peaks, the longest of the three, and which."""
+def image_rate(step: PlannedStep, phases: Mapping[str, Phase], chips: int) -> float:
+    """Images per second and chip, if every phase ran at its roofline."""
+    rollout_cfg = step.stage.cfg.rollout
+    images = rollout_cfg.image_prompts * rollout_cfg.group_size
+    seconds = sum(phase.roofline_seconds for phase in phases.values())
+    return images / seconds / chips if seconds else 0.0
+
+
+def _phase(programs: Sequence[CompiledProgram], slice_: Slice, resident_gib: float) -> Phase:
+    """A phase of these programs, with ``resident_gib`` on the chip besides."""
+    if not programs:
+        return Phase()
+    traffic = sum(
+        (
+            hlo_bytes.program_traffic(program.module).times(program.times)
+            for program in programs
+            if program.module is not None
+        ),
+        hlo_bytes.NO_TRAFFIC,
+    )
+    flops_per_chip = sum(program.times * program.flops for program in programs) / slice_.count
+    link_bytes = sum(traffic.link_bytes.values())
+    seconds, bound_by = roofline(slice_.chip, flops_per_chip, traffic.hbm_bytes, link_bytes)
+    return Phase(
+        peak_gib=resident_gib + max(program.temp_gib + program.output_gib for program in programs),
+        temp_gib=max(program.temp_gib for program in programs),
+        flops=flops_per_chip,
+        bytes=traffic.hbm_bytes,
+        collective_bytes=link_bytes,
+        collectives=traffic.link_bytes,
+        roofline_seconds=seconds,
+        bound_by=bound_by,
+        compile_seconds=sum(program.compile_seconds for program in programs),
+        error=next((program.error for program in programs if program.error), ""),
+    )
+
+
+def roofline(
+    chip: Chip, flops_per_chip: float, hbm_bytes: float, link_bytes: float
+) -> tuple[float, str]:
+    """The longest of the seconds for arithmetic, memory and links at peak rates, and which it is."""
     seconds = {
-        "compute": work / (chip.tflop_s * 1e12),
-        "memory": moved / (chip.hbm_gb_s * 1e9),
-        "links": sent / (chip.link_gb_s * 1e9),
+        "compute": flops_per_chip / (chip.tflop_s * 1e12),
+        "memory": hbm_bytes / (chip.hbm_gb_s * 1e9),
+        "links": link_bytes / (chip.link_gb_s * 1e9),
     }
-    slowest = max(seconds, key=lambda kind: seconds[kind])
-    return seconds[slowest], slowest
+    bound_by = max(seconds, key=lambda resource: seconds[resource])
+    return seconds[bound_by], bound_by
 
 
-def _decode(step: Step, program: Compiled) -> Decode | None:
-    """Of the loops whose turns run all layers: those over image tokens. None where layers do not run as a loop."""
+def _decode_loop(step: PlannedStep, program: CompiledProgram) -> DecodeLoop | None:
+    """The loop over image tokens of the image rollout; None where its layers are not a loop."""
     assert program.module is not None
-    module, cache = program.module, memory.image_cache(step)
-    turns, moved, copies = 0, 0.0, 0
-    for _, body, trips in hlo_bytes.loops(module):
+    module, cache = program.module, memory.image_cache_size(step)
+
+    # A loop with a loop inside is one over image tokens: the inner one runs over layers.
+    steps, total_bytes, copies = 0, 0.0, 0
+    for _, body, trip_count in hlo_bytes.loops(module):
         if any(True for _ in hlo_bytes.loops(module, body)):
-            turns += trips
-            moved += trips * hlo_bytes.of_computation(module, body).bytes
-            copies += hlo_bytes.copies(module, body, int(cache.layer_gib * GIB / 2))
-    if not turns:
+            steps += trip_count
+            total_bytes += trip_count * hlo_bytes.computation_traffic(module, body).hbm_bytes
+            # Half of one layer's keys is large enough to be a part of the cache.
+            copies += hlo_bytes.count_copies(module, body, int(cache.layer_gib * GIB / 2))
+    if not steps:
         return None
-    least = memory.decoding_weights(step) + cache.read_gib
-    resident = memory.decoding_weights(step) + cache.total_gib
-    return Decode(moved / turns / GIB / least, (program.temp - cache.total_gib) / resident, copies)
+
+    weights_gib = memory.decode_weights_gib(step)
+    min_gib = weights_gib + cache.read_gib
+    resident_gib = weights_gib + cache.total_gib
+    return DecodeLoop(
+        bytes_over_minimum=total_bytes / steps / GIB / min_gib,
+        temp_over_resident=(program.temp_gib - cache.total_gib) / resident_gib,
+        cache_copies=copies,
+    )

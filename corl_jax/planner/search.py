@@ -1,4 +1,4 @@
-"""One plan, or the best of several meshes and micro-batches. In: a config and a slice; out: plans with advice."""
+"""The plan of one config, or the best of several meshes and numbers of micro-batches."""
 
 from __future__ import annotations
 
@@ -11,104 +11,119 @@ from typing import Any
 from corl_jax.core.errors import UserError
 from corl_jax.core.provenance import versions
 from corl_jax.planner import memory
-from corl_jax.planner.advice import ROOM, advise
+from corl_jax.planner.advice import MAX_MEMORY_SHARE, advise
 from corl_jax.planner.chips import Slice
-from corl_jax.planner.gpu_estimate import plan_by_formula
-from corl_jax.planner.programs import Step, open_step
-from corl_jax.planner.roofline import PHASES, Plan, make_plan
+from corl_jax.planner.gpu_estimate import estimate_plan
+from corl_jax.planner.programs import PHASES, PlannedStep, open_step
+from corl_jax.planner.roofline import Plan, compile_plan
+
+TENSOR_SIZES = (1, 2, 4)
+"""Sizes of the mesh axis ``tensor`` that a search tries."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Planned:
-    """A plan, what it was made of, and what to change."""
+class PlanReport:
+    """A plan, the step that it is of, and advice."""
 
     plan: Plan
-    step: Step
+    step: PlannedStep
     advice: list[str]
 
 
-def one(config: Mapping[str, Any], slice_: Slice, log: Callable[[str], None]) -> Planned:
-    """The plan of a config as it is."""
+def plan_config(config: Mapping[str, Any], slice_: Slice, log: Callable[[str], None]) -> PlanReport:
+    """The plan of a config as it is; ``log`` receives lines of progress."""
     step = open_step(config, slice_.devices)
-    plan = make_plan(step, slice_, log) if slice_.compiled else plan_by_formula(step, slice_)
-    return Planned(plan, step, advise(plan, step))
+    plan = compile_plan(step, slice_, log) if slice_.has_compiler else estimate_plan(step, slice_)
+    return PlanReport(plan, step, advise(plan, step))
 
 
-def ranked(config: Mapping[str, Any], slice_: Slice, log: Callable[[str], None]) -> list[Planned]:
-    """Plans of the meshes and micro-batches whose state leaves room, the fastest that fits first.
+def search_meshes(
+    config: Mapping[str, Any], slice_: Slice, log: Callable[[str], None]
+) -> list[PlanReport]:
+    """Plans of ``candidate_configs``; those that fit come first, the fastest before the others.
+
+    A candidate is skipped where its train state, weights and caches already fill the memory.
 
     Raises:
-      UserError: none leaves room.
+      UserError: all candidates are skipped.
     """
-    found = []
-    for changed in candidates(config, slice_.count):
-        mesh = changed["mesh"]
-        name = f"fsdp {mesh['fsdp']} tensor {mesh['tensor']} microbatches {changed['microbatches']}"
+    reports = []
+    for candidate in candidate_configs(config, slice_.count):
+        mesh, microbatches = candidate["mesh"], candidate["microbatches"]
+        label = f"fsdp {mesh['fsdp']} tensor {mesh['tensor']} microbatches {microbatches}"
         try:
-            step = open_step(changed, slice_.devices)
+            step = open_step(candidate, slice_.devices)
         except UserError as error:
-            log(f"{name}: {error}")
+            log(f"{label}: {error}")
             continue
-        held = memory.parts(step)
-        if sum(held.values()) > ROOM * slice_.chip.hbm_gib:
-            log(f"{name}: {sum(held.values()):.1f} GiB before any activation")
+
+        # This needs no compiler, so it comes before compiling, which takes minutes.
+        resident_gib = sum(memory.memory_parts(step).values())
+        if resident_gib > MAX_MEMORY_SHARE * slice_.chip.hbm_gib:
+            log(f"{label}: {resident_gib:.1f} GiB before any activation")
             continue
-        log(name)
-        found.append(one(changed, slice_, log))
-    if not found:
+        log(label)
+        reports.append(plan_config(candidate, slice_, log))
+
+    if not reports:
         raise UserError(
-            f"no mesh of {slice_.name} leaves room for this config; take a larger slice"
+            f"no mesh of {slice_.name} leaves memory for the activations of this config; choose a "
+            "larger slice"
         )
-    return sorted(
-        found,
-        key=lambda one: (
-            not one.plan.fits,
-            -one.plan.images_per_second_per_chip,
-            one.plan.peak_gib,
-        ),
-    )
+    return sorted(reports, key=_rank)
 
 
-def candidates(config: Mapping[str, Any], count: int) -> Iterator[dict[str, Any]]:
-    """The config with other meshes (``tensor`` 1, 2, 4) and micro-batches (each row of a batch on a device of its own
-    at least)."""
-    rl = config["rl"]
-    rows = [n for n in (rl["pictures"], rl["questions"]) if n]
-    for tensor in (1, 2, 4):
-        spread = count // tensor
-        if count % tensor:
+def _rank(report: PlanReport) -> tuple[bool, float, float]:
+    """Sort key: plans that fit first, then the fastest, then the smallest."""
+    plan = report.plan
+    return not plan.fits, -plan.images_per_second_per_chip, plan.peak_gib
+
+
+def candidate_configs(config: Mapping[str, Any], chips: int) -> Iterator[dict[str, Any]]:
+    """The config with other meshes and other numbers of micro-batches.
+
+    Meshes have the ``tensor`` sizes of ``TENSOR_SIZES`` and shard everything else over ``fsdp``.
+    Micro-batches divide the prompts, and have a sample for every device of ``fsdp`` or, where that
+    is less, as many samples as the greatest common divisor of the prompts.
+    """
+    rollout = config["rl"]["rollout"]
+    prompt_counts = [
+        count for count in (rollout["image_prompts"], rollout["text_prompts"]) if count
+    ]
+    for tensor in TENSOR_SIZES:
+        if chips % tensor:
             continue
-        parts = [
-            n
-            for n in range(1, max(rows) + 1)
+        fsdp = chips // tensor
+        min_samples = min(fsdp, math.gcd(*prompt_counts))
+        for microbatches in range(1, max(prompt_counts) + 1):
             if all(
-                r % n == 0 and r * rl["group"] // n >= min(spread, math.gcd(*rows)) for r in rows
-            )
-        ]
-        for microbatches in parts:
-            mesh = {"data": 1, "fsdp": spread, "tensor": tensor}
-            yield json.loads(json.dumps(config)) | {"mesh": mesh, "microbatches": microbatches}
+                prompts % microbatches == 0
+                and prompts * rollout["group_size"] // microbatches >= min_samples
+                for prompts in prompt_counts
+            ):
+                mesh = {"data": 1, "fsdp": fsdp, "tensor": tensor}
+                changed = json.loads(json.dumps(config))
+                yield changed | {"mesh": mesh, "microbatches": microbatches}
 
 
-def as_json(planned: Planned) -> dict[str, Any]:
-    """The keys that tools rely on."""
-    plan = planned.plan
-    decode = plan.decode
+def report_to_json(report: PlanReport) -> dict[str, Any]:
+    """The file that ``corl plan --json`` writes; tools rely on its keys."""
+    plan, decode = report.plan, report.plan.decode
     return {
         "fits": plan.fits,
         "topology": plan.slice_name,
         "mesh": dict(plan.mesh),
-        "microbatches": planned.step.microbatches,
+        "microbatches": report.step.microbatches,
         "compiled": plan.compiled,
         "hbm_gib_per_chip": plan.hbm_gib,
         "peak_gib_per_chip": plan.peak_gib,
-        "parts": dict(plan.parts),
+        "parts": dict(plan.memory_parts),
         "phases": {name: dataclasses.asdict(plan.phases[name]) for name in PHASES},
         "decode_bytes_over_minimum": None if decode is None else decode.bytes_over_minimum,
         "decode_temp_over_resident": None if decode is None else decode.temp_over_resident,
         "decode_cache_copies_in_loop": None if decode is None else decode.cache_copies,
         "update_collectives_over_minimum": plan.update_collectives_over_minimum,
         "images_per_second_per_chip": plan.images_per_second_per_chip,
-        "advice": planned.advice,
+        "advice": report.advice,
         "versions": versions(),
     }

@@ -1,1 +1,1 @@
-"""Foreign checkpoints in and out: tables of names, readers and writers of Hugging Face folders."""
+"""Reads and writes checkpoints of other programs: tensor names, Hugging Face folders, merging."""

@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub by their id, through the user's cache. In: ``OWNER/NAME``; out: a folder."""
+"""Downloads models of the Hugging Face hub by id, ``OWNER/NAME``, through the user's cache."""
 
 from __future__ import annotations
 
@@ -10,55 +10,68 @@ import huggingface_hub
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
 from corl_jax.core.errors import UserError
-from corl_jax.porting.tensors import WEIGHTS
+from corl_jax.porting.tensors import WEIGHT_PATTERNS
 
-SMALL = ("*.json", "*.jinja", "*.model", "*.txt")
+SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
+"""Patterns of the configuration and tokenizer files, which are always downloaded."""
 
 
 def is_id(name: str) -> bool:
-    """Whether ``name`` is written like a hub id; it may be a folder that does not exist as well."""
+    """Whether ``name`` has the form of a hub id. It may also be a folder that does not exist."""
+    # Exactly one slash, and no leading dot: ``./a/b`` and ``a/b/c`` are paths.
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) is not None
 
 
-def download(name: str, kinds: Sequence[str] = WEIGHTS) -> pathlib.Path:
-    """The folder of ``name`` in the local cache; downloaded with a progress bar where it is not there yet.
+def download(name: str, weight_patterns: Sequence[str] = WEIGHT_PATTERNS) -> pathlib.Path:
+    """The folder of a model in the local cache. Downloads it first if the cache does not have it.
 
     Args:
-      name: on the hub.
-      kinds: patterns of weight files; those of the first kind that it has are fetched.
+      name: id on the hub.
+      weight_patterns: patterns of weight files; only files of the first pattern that matches are
+        downloaded.
 
     Raises:
-      UserError: it is not cached and cannot be had: no network, or no such model.
+      UserError: the model is not cached, and there is no network or no such model.
     """
-    if (cached := _cached(name, kinds)) is not None:
+    cached = _find_cached(name, weight_patterns)
+    if cached is not None:
         return cached
+
     try:
-        files = [file.rfilename for file in huggingface_hub.model_info(name).siblings or []]
-        kind = next(
-            (kind for kind in kinds if any(pathlib.PurePath(file).match(kind) for file in files)),
-            kinds[0],
-        )
-        return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=[*SMALL, kind]))
+        siblings = huggingface_hub.model_info(name).siblings or []
+        files = [pathlib.PurePath(sibling.rfilename) for sibling in siblings]
+
+        # Many models are on the hub in several formats: one of them is enough.
+        chosen = weight_patterns[0]
+        for pattern in weight_patterns:
+            if any(file.match(pattern) for file in files):
+                chosen = pattern
+                break
+
+        patterns = [*SMALL_FILES, chosen]
+        return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
     except RepositoryNotFoundError:
         raise UserError(
-            f"there is no folder {name!r} and no such model on the Hugging Face hub (or it needs a login); "
-            "check the name"
+            f"there is no folder {name!r} and no such model on the Hugging Face hub (or it needs a "
+            "login); check the name"
         ) from None
-    except (
-        Exception
-    ) as error:  # the hub's network client has errors of its own, which it does not re-export
+    except Exception as error:  # the hub's network client does not export its error classes
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"there is no folder {name!r}, and the Hugging Face hub cannot be reached ({reason}); where there is a "
-            f"network, run 'hf download {name} --local-dir {name}', and put the folder at {name!r} here"
+            f"there is no folder {name!r}, and the Hugging Face hub cannot be reached ({reason}); "
+            f"run 'hf download {name} --local-dir {name}' where there is a network, and copy the "
+            f"folder to {name!r} here"
         ) from None
 
 
-def _cached(name: str, kinds: Sequence[str]) -> pathlib.Path | None:
-    """The whole model in the cache, or None."""
+def _find_cached(name: str, weight_patterns: Sequence[str]) -> pathlib.Path | None:
+    """The folder of the model in the cache, if config and weights are there."""
     try:
         folder = pathlib.Path(huggingface_hub.snapshot_download(name, local_files_only=True))
     except (LocalEntryNotFoundError, OSError):
         return None
-    has_weights = any(any(folder.glob(kind)) for kind in kinds)
-    return folder if has_weights and (folder / "config.json").is_file() else None
+
+    # Only config or tokenizer may have been downloaded before.
+    has_weights = any(any(folder.glob(pattern)) for pattern in weight_patterns)
+    has_config = (folder / "config.json").is_file()
+    return folder if has_weights and has_config else None

@@ -1,7 +1,7 @@
-"""Merges policies into one, weight tensor by weight tensor. In: names of policies; out: a Hugging Face folder.
+"""Merges several policies into one, tensor by tensor, and writes a Hugging Face folder.
 
-Host memory stays near the largest parameter (all layers of one kind) of each policy; what is merged waits in a file
-beside the new folder.
+Host memory stays near the largest parameter (all layers of one kind) of each policy. Merged
+parameters wait in files next to the new folder.
 """
 
 from __future__ import annotations
@@ -19,18 +19,26 @@ from tqdm import tqdm
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.trees import flatten_abstract
+from corl_jax.models.janus.config import JanusConfig
 from corl_jax.models.janus.model import abstract
 from corl_jax.objectives.weight_merging import merges
-from corl_jax.porting.janus.folder import foreign_plan
-from corl_jax.porting.janus.layouts import FORMATS
-from corl_jax.porting.policy_source import Source, open_source
-from corl_jax.porting.writer import EXPORT_DTYPES, carried, check_new, save_folder
+from corl_jax.porting.janus.folder import janus_tensors
+from corl_jax.porting.janus.layouts import LAYOUTS
+from corl_jax.porting.policy_source import PolicySource, open_policy_source
+from corl_jax.porting.writer import (
+    EXPORT_DTYPES,
+    check_new_folder,
+    passthrough_entries,
+    save_folder,
+)
 
 STORED = "stored"
-"""The dtype that the base's weights are held in."""
-TOGETHER = 2**28
-"""Bytes of parameters that are read at once."""
-HEAD = "language_model/lm_head/kernel"
+"""The dtype in which the base stores its weights."""
+GROUP_BYTES = 2**28
+"""Bytes of parameters that are read in one go."""
+LM_HEAD = "language_model/lm_head/kernel"
+
+Structs = Mapping[str, jax.ShapeDtypeStruct]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +47,9 @@ class MergeSettings:
 
     Attributes:
       method: a name in ``objectives.weight_merging.merges``.
-      lam: of ``gaussian``, lambda.
-      weights: of ``linear``, one per expert; () for equal ones.
-      dtype: of the weights written: ``stored`` (the base's), ``float32`` or ``bfloat16``.
+      lam: lambda of the method ``gaussian``.
+      weights: one weight per expert for the method ``linear``; () for equal weights.
+      dtype: of the weights written: ``stored`` (that of the base), ``float32`` or ``bfloat16``.
     """
 
     method: str = "gaussian"
@@ -50,54 +58,64 @@ class MergeSettings:
     dtype: str = STORED
 
     def __post_init__(self):
-        merges[self.method]
+        # A wrong setting fails before any policy is opened.
+        merges.require(self.method)
         if not 0 < self.lam < math.inf:
-            raise UserError(
-                f"lambda={self.lam} is out of range; expected a number above 0, such as 2"
-            )
+            raise UserError(f"lambda must be a number above 0; got {self.lam}; try 2")
         if self.weights and self.method != "linear":
             raise UserError(
-                f"weights {self.weights} are for the method linear, not {self.method!r}; leave them out"
+                f"weights {self.weights} are for the method linear; got the method "
+                f"{self.method!r}; leave the weights out"
             )
         if self.dtype not in (STORED, *EXPORT_DTYPES):
             raise UserError(
-                f"unknown dtype {self.dtype!r}; expected {', '.join((STORED, *EXPORT_DTYPES))}"
+                f"dtype must be one of {', '.join((STORED, *EXPORT_DTYPES))}; got {self.dtype!r}"
             )
 
 
 def merge_policies(
     base: str, experts: Sequence[str], out: str | pathlib.Path, settings: MergeSettings
 ) -> None:
-    """Writes the merged policy to ``out``, whole or not at all, with the files that travel beside the base.
+    """Writes the merged policy to ``out``, with the base's tokenizer and configuration files.
+
+    The folder is written completely or not at all.
 
     Args:
-      base: what the experts began as: a work directory, a Hugging Face folder or hub id, or ``tiny``.
+      base: the policy that the experts were trained from: a work directory, a Hugging Face folder
+        or hub id, or ``tiny``.
       experts: one or more policies of the same size and tokenizer, in any layout.
       out: new folder, or an empty one.
-      settings: how.
+      settings: method, its weights, and the dtype written.
 
     Raises:
-      UserError: policies that do not belong together, no expert, weights that are not one per expert, or a folder that
-        cannot be written.
+      UserError: policies that differ in size or tokenizer, no expert, not one weight per expert,
+        or a folder that cannot be written.
     """
     out = pathlib.Path(out)
-    check_new(out)
+    check_new_folder(out)
+
+    # Without weights all experts count the same.
     if not experts:
         raise UserError(
-            "there is no expert to merge; name at least one policy that began as the base"
+            "there is no expert to merge; name at least one policy trained from the base"
         )
     weights = settings.weights or (1 / len(experts),) * len(experts)
     if len(weights) != len(experts):
         raise UserError(
-            f"{len(weights)} weights for {len(experts)} experts; give one each, or none"
+            f"there must be one weight per expert; got {len(weights)} weights for {len(experts)} "
+            "experts; give one each, or none"
         )
-    sources = [open_source(name) for name in (base, *experts)]
-    _check_alike(sources)
-    first = sources[0]
-    dtype = str(first.held(HEAD)) if settings.dtype == STORED else settings.dtype
-    method = merges[settings.method]
-    structs = flatten_abstract(abstract(first.cfg))
-    layered = _layered(first)
+
+    # Opening reads configurations and names only, so policies that do not fit fail at once.
+    sources = [open_policy_source(name) for name in (base, *experts)]
+    _check_compatible(sources)
+
+    base_source = sources[0]
+    dtype = settings.dtype
+    if dtype == STORED:
+        dtype = str(base_source.param_dtype(LM_HEAD))
+
+    # Merged parameters go to files, since all of them together may exceed the memory.
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         scratch = tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent)
@@ -105,81 +123,123 @@ def merge_policies(
         raise UserError(
             f"{str(out)!r} cannot be written ({error}); choose another folder"
         ) from None
-    with scratch as folder:
-        merged: dict[str, Any] = {}
-        for some in tqdm(_groups(structs), desc="merge", unit="group", delay=1):
-            read = [_read(source, some) for source in sources]
-            for path, struct in some.items():
-                began, *others = (params.pop(path) for params in read)
-                held = np.memmap(
-                    f"{folder}/{len(merged)}", EXPORT_DTYPES[dtype], "w+", shape=struct.shape
-                )
-                for layer in range(len(held)) if path in layered else [...]:
-                    held[layer] = method(
-                        began[layer], [other[layer] for other in others], settings.lam, weights
-                    )
-                merged[path] = held
-        transformers = FORMATS["transformers"]
-        unused = carried(first.folder, transformers)
+
+    with scratch as scratch_folder:
+        merged = _merge_params(sources, scratch_folder, settings, weights, dtype)
+        layout = LAYOUTS["transformers"]
         save_folder(
-            merged, first.cfg, first.tokenizer, out, layout=transformers, dtype=dtype, unused=unused
+            merged,
+            base_source.cfg,
+            base_source.tokenizer_folder,
+            out,
+            layout=layout,
+            dtype=dtype,
+            passthrough=passthrough_entries(base_source.janus_folder, layout),
         )
 
 
-def _check_alike(sources: Sequence[Source]) -> None:
-    """Refuses policies whose weights do not mean the same."""
-    first, *others = sources
-    tokenizer = first.load_tokenizer()
-    for other in others:
-        if other.cfg != first.cfg:
-            mine, theirs = _sizes(first.cfg), _sizes(other.cfg)
-            name = next(name for name in mine if mine[name] != theirs[name])
+def _merge_params(
+    sources: Sequence[PolicySource],
+    scratch_folder: str,
+    settings: MergeSettings,
+    weights: Sequence[float],
+    dtype: str,
+) -> dict[str, Any]:
+    """Merged parameters by path, as arrays in files of ``scratch_folder``; the base is first."""
+    cfg = sources[0].cfg
+    stacked = _stacked_paths(cfg)
+    method = merges[settings.method]
+
+    merged: dict[str, Any] = {}
+    groups = _group_by_size(flatten_abstract(abstract(cfg)))
+    for structs in tqdm(groups, desc="merge", unit="group", delay=1):
+        params_of_source = [_read_to_host(source, structs) for source in sources]
+
+        for path, struct in structs.items():
+            # Arrays leave the dictionaries, so that their memory is free for the next parameter.
+            base, *experts = (params.pop(path) for params in params_of_source)
+            file = f"{scratch_folder}/{len(merged)}"
+            out = np.memmap(file, EXPORT_DTYPES[dtype], "w+", shape=struct.shape)
+
+            # A tensor of the checkpoint is one layer, and the method looks at one tensor at a time.
+            for layer in range(len(out)) if path in stacked else [...]:
+                expert_layers = [expert[layer] for expert in experts]
+                out[layer] = method(base[layer], expert_layers, settings.lam, weights)
+            merged[path] = out
+    return merged
+
+
+def _check_compatible(sources: Sequence[PolicySource]) -> None:
+    """Raises UserError unless all policies have the sizes and the tokenizer of the first."""
+    base, *experts = sources
+    tokenizer = base.load_tokenizer()
+
+    for expert in experts:
+        if expert.cfg != base.cfg:
+            # The first size that differs is enough for the error.
+            base_sizes, expert_sizes = _sizes(base.cfg), _sizes(expert.cfg)
+            name = next(name for name in base_sizes if base_sizes[name] != expert_sizes[name])
             raise UserError(
-                f"policies {first.name!r} and {other.name!r} have other shapes: {name} is {mine[name]} and "
-                f"{theirs[name]}; merge policies that began as one"
+                f"policies {base.name!r} and {expert.name!r} must have the same sizes; got {name} "
+                f"{base_sizes[name]} and {expert_sizes[name]}; merge policies trained from one base"
             )
-        if not tokenizer.same_ids(other.load_tokenizer()):
+
+        if not tokenizer.same_ids(expert.load_tokenizer()):
             raise UserError(
-                f"policies {first.name!r} and {other.name!r} have other tokenizers, so their weights do not mean the "
-                "same words; merge policies that began as one"
+                f"policies {base.name!r} and {expert.name!r} must have the same tokenizer, or "
+                "their weights mean different words; merge policies trained from one base"
             )
 
 
 def _sizes(cfg: Any) -> Mapping[str, Any]:
-    """All sizes by dotted name."""
-    found: dict[str, Any] = {}
+    """All fields of a nested dataclass by dotted name."""
+    sizes: dict[str, Any] = {}
     for field in dataclasses.fields(cfg):
+        # Vision tower, decoder and image tokenizer are dataclasses inside of the model's.
         value = vars(cfg)[field.name]
-        inner = _sizes(value) if dataclasses.is_dataclass(value) else {"": value}
-        found |= {f"{field.name}.{name}".rstrip("."): leaf for name, leaf in inner.items()}
-    return found
+        if dataclasses.is_dataclass(value):
+            sizes |= {f"{field.name}.{name}": size for name, size in _sizes(value).items()}
+        else:
+            sizes[field.name] = value
+    return sizes
 
 
-def _layered(source: Source) -> set[str]:
-    """Paths that hold a tensor of every layer, each of which is merged by itself."""
-    tensors = foreign_plan(source.cfg, FORMATS["transformers"]).values()
-    return {piece.path for tensor in tensors for piece in tensor.pieces if piece.layer is not None}
+def _stacked_paths(cfg: JanusConfig) -> set[str]:
+    """Paths of the parameters that stack all layers, each of which is merged by itself."""
+    tensors = janus_tensors(cfg, LAYOUTS["transformers"]).values()
+    stacked: set[str] = set()
+    for tensor in tensors:
+        stacked |= {part.path for part in tensor.slices if part.layer is not None}
+    return stacked
 
 
-def _groups(structs: Mapping[str, jax.ShapeDtypeStruct]) -> list[dict[str, jax.ShapeDtypeStruct]]:
-    """Parameters that are read together: up to ``TOGETHER`` bytes, or one; opening a checkpoint takes its time."""
+def _group_by_size(structs: Structs) -> list[dict[str, jax.ShapeDtypeStruct]]:
+    """Groups of parameters to read in one go: up to ``GROUP_BYTES``, or one larger parameter.
+
+    Opening a checkpoint takes time, so parameters are not read one by one.
+    """
     groups: list[dict[str, jax.ShapeDtypeStruct]] = []
-    room = 0
+    bytes_left = 0
     for path, struct in structs.items():
         size = math.prod(struct.shape) * struct.dtype.itemsize
-        if not groups or size > room:
+
+        # A parameter larger than the limit has a group of its own.
+        if not groups or size > bytes_left:
             groups.append({})
-            room = TOGETHER
+            bytes_left = GROUP_BYTES
         groups[-1][path] = struct
-        room -= size
+        bytes_left -= size
     return groups
 
 
-def _read(source: Source, some: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
-    """Parameters on the host."""
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    wanted = {
-        path: jax.ShapeDtypeStruct(struct.shape, source.held(path), sharding=here)
-        for path, struct in some.items()
+def _read_to_host(source: PolicySource, structs: Structs) -> dict[str, np.ndarray]:
+    """Reads parameters of a policy into host memory, by path."""
+    first_device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    placed_structs = {
+        path: jax.ShapeDtypeStruct(struct.shape, source.param_dtype(path), sharding=first_device)
+        for path, struct in structs.items()
     }
-    return {path: np.asarray(leaf) for path, leaf in source.params(wanted).items()}
+
+    # Via a device: work directories are restored by orbax, which returns arrays on devices.
+    params = source.load_params(placed_structs)
+    return {path: np.asarray(leaf) for path, leaf in params.items()}

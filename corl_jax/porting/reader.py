@@ -1,6 +1,7 @@
-"""Tensors of a model folder read as parameters, tensor by tensor. In: a folder and a table; out: placed ``Params``.
+"""Reads the weights of a model folder as parameters on the devices, one tensor at a time.
 
-Host memory stays near the largest tensor: each is read, turned into our layout, placed, and let go.
+Host memory stays near the size of the largest tensor: each tensor is read, brought into the layout
+of its parameter, put onto the devices and released before the next one is read.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import functools
 import math
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,122 +19,147 @@ from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from corl_jax.core.types import Params
-from corl_jax.porting.rules import Rule, Shape, Tensor, check_names, plan
-from corl_jax.porting.tensors import WEIGHTS, Weights, open_weights
+from corl_jax.porting.rules import (
+    CheckpointTensor,
+    Shape,
+    TensorRule,
+    check_tensor_names,
+    checkpoint_tensors,
+)
+from corl_jax.porting.tensors import WEIGHT_PATTERNS, WeightFiles, open_weights
 
-WHOLE = 2**28
-"""Bytes up to which stacked layers are put together on the host; larger stacks are filled layer by layer in place."""
+STACK_ON_HOST_BYTES = 2**28
+"""Up to this size the layers of a parameter are stacked on the host. A larger parameter is filled
+layer by layer on the devices."""
 
 
-class Reader:
-    """The weights of a folder, whose names and shapes fit a model; they are read when asked for.
+class CheckpointReader:
+    """The weight files of a folder whose tensors fit a model.
 
     Attributes:
-      weights: its files.
-      tensors: every foreign tensor that the model is made of.
+      weights: the opened files.
+      tensors: every tensor that the model needs, by its name in the table.
     """
 
     def __init__(
         self,
         folder: str | pathlib.Path,
-        leaves: Mapping[str, Shape],
-        rules: Sequence[Rule],
+        param_shapes: Mapping[str, Shape],
+        rules: Sequence[TensorRule],
         unused: Sequence[str],
-        rename: Callable[[str, frozenset[str]], str] = lambda name, found: name,
-        kinds: Sequence[str] = WEIGHTS,
-        beside: Sequence[str] = (),
+        rename: Callable[[str, frozenset[str]], str] = lambda name, stored: name,
+        patterns: Sequence[str] = WEIGHT_PATTERNS,
+        extra_patterns: Sequence[str] = (),
     ):
-        """Reads descriptions only.
+        """Reads names and shapes only, and checks them.
 
         Args:
           folder: with the weights.
-          leaves: shapes of our parameters by path.
-          rules: the table.
-          unused: patterns of tensors that are knowingly left alone.
-          rename: from a name of the table, and all names in the files, to the one that it has there.
-          kinds, beside: see ``open_weights``.
+          param_shapes: shapes of the model's parameters by path.
+          rules: the table from tensors to parameters.
+          unused: patterns of tensor names that no model reads.
+          rename: ``(name in the table, all names in the files) -> name in the files``.
+          patterns: see ``open_weights``.
+          extra_patterns: see ``open_weights``.
 
         Raises:
           UserError: no weights, a damaged file, or names and shapes that do not fit.
         """
-        self.weights: Weights = open_weights(folder, kinds, beside)
-        self.tensors: dict[str, Tensor] = plan(leaves, rules)
-        found = {name: header.shape for name, header in self.weights.headers.items()}
-        self._names = {name: rename(name, frozenset(found)) for name in self.tensors}
-        wanted = {self._names[name]: tensor.shape for name, tensor in self.tensors.items()}
-        check_names(wanted, found, unused, str(folder))
-        self._sources = _sources(self.tensors)
+        self.weights: WeightFiles = open_weights(folder, patterns, extra_patterns)
+        self.tensors: dict[str, CheckpointTensor] = checkpoint_tensors(param_shapes, rules)
 
-    def dtype(self, path: str) -> np.dtype:
-        """How one of our parameters is held when it is only used: bfloat16 where the files have that, else float32."""
-        stored = self.weights.headers[self._names[self._sources[path][0][0]]].dtype
+        # Some writers use other names than the table; files are read by the names they have.
+        stored = {name: header.shape for name, header in self.weights.headers.items()}
+        self._stored_names = {name: rename(name, frozenset(stored)) for name in self.tensors}
+        expected = {self._stored_names[name]: t.shape for name, t in self.tensors.items()}
+        check_tensor_names(expected, stored, unused, str(folder))
+
+        self._tensors_of_param = _tensors_by_param(self.tensors)
+
+    def param_dtype(self, path: str) -> np.dtype:
+        """The dtype for a parameter that is not trained: bfloat16 if stored so, else float32."""
+        # All tensors of a parameter have one dtype in practice: the first decides.
+        name, _ = self._tensors_of_param[path][0]
+        stored = self.weights.headers[self._stored_names[name]].dtype
         return stored if stored == ml_dtypes.bfloat16 else np.dtype(np.float32)
 
-    def unused(self) -> list[str]:
-        """Tensors of the files that no computation reads."""
-        return sorted(self.weights.headers.keys() - set(self._names.values()))
+    def unused_names(self) -> list[str]:
+        """Names of the tensors in the files that no parameter is made of."""
+        return sorted(self.weights.headers.keys() - set(self._stored_names.values()))
 
-    def params(self, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> Params:
-        """Parameters ``wanted`` (shape, dtype and sharding by path), placed.
+    def load_params(self, structs: Mapping[str, jax.ShapeDtypeStruct]) -> Params:
+        """Reads parameters onto the devices.
+
+        Args:
+          structs: shape, dtype and sharding of each parameter to read, by path.
 
         Raises:
-          UserError: a damaged file, or numbers that are none.
+          UserError: a damaged file, or a tensor with NaN or infinity.
         """
-        total = sum(_nbytes(struct) for struct in wanted.values())
+        # The bar counts bytes of parameters, which need not have the dtype of the file.
+        total = sum(_nbytes(struct) for struct in structs.values())
         params = {}
         with tqdm(total=total, desc="load weights", unit="B", unit_scale=True, delay=1) as bar:
-            for path, struct in wanted.items():
-                params[path] = self._param(path, struct)
+            for path, struct in structs.items():
+                params[path] = self._load_param(path, struct)
                 bar.update(_nbytes(struct))
         return params
 
-    def _param(self, path: str, struct: jax.ShapeDtypeStruct) -> jax.Array:
-        parts = self._parts(path, struct.dtype)
-        if not self._sources[path][0][1].stacked:
-            return _place(next(parts), struct.sharding)
-        if _nbytes(struct) <= WHOLE:
-            return _place(np.stack(list(parts)), struct.sharding)
-        layer = _without_layers(struct.sharding)
-        out = jax.jit(jnp.zeros, static_argnums=(0, 1), out_shardings=struct.sharding)(
-            struct.shape, struct.dtype
-        )
-        for i, part in enumerate(parts):
-            out = _write_layer(out, _place(part, layer), i)
-        return out
+    def _load_param(self, path: str, struct: jax.ShapeDtypeStruct) -> jax.Array:
+        # A generator: no layer is read before it is needed.
+        layers = self._read_layers(path, struct.dtype)
 
-    def _parts(self, path: str, dtype: Any) -> Iterator[np.ndarray]:
-        """What our parameter is made of, layer by layer."""
-        for name, rule in self._sources[path]:
-            yield np.ascontiguousarray(
-                rule.inward(self.weights.read(self._names[name])).astype(dtype)
-            )
+        _, rule = self._tensors_of_param[path][0]
+        if not rule.stacked:
+            return _to_device(next(layers), struct.sharding)
+        if _nbytes(struct) <= STACK_ON_HOST_BYTES:
+            return _to_device(np.stack(list(layers)), struct.sharding)
+
+        # Too large for the host: one layer at a time is written into zeros on the devices.
+        layer_sharding = _without_layer_axis(struct.sharding)
+        zeros = jax.jit(jnp.zeros, static_argnums=(0, 1), out_shardings=struct.sharding)
+        stacked = zeros(struct.shape, struct.dtype)
+        for i, layer in enumerate(layers):
+            stacked = _write_layer(stacked, _to_device(layer, layer_sharding), i)
+        return stacked
+
+    def _read_layers(self, path: str, dtype: np.dtype) -> Iterator[np.ndarray]:
+        """The arrays that a parameter is made of: one per layer if it is stacked, else one."""
+        for name, rule in self._tensors_of_param[path]:
+            # Layout and cast happen on the host, so that devices receive the final array.
+            tensor = self.weights.read(self._stored_names[name])
+            yield np.ascontiguousarray(rule.to_param(tensor).astype(dtype))
 
 
-def _sources(tensors: Mapping[str, Tensor]) -> dict[str, list[tuple[str, Rule]]]:
-    """For each of our paths the foreign names that fill it, in order of layers, with the rule."""
-    sources: dict[str, list[tuple[str, Rule]]] = {}
+def _tensors_by_param(
+    tensors: Mapping[str, CheckpointTensor],
+) -> dict[str, list[tuple[str, TensorRule]]]:
+    """For each parameter path the names and rules of its tensors, in the order of the layers."""
+    tensors_of_param: dict[str, list[tuple[str, TensorRule]]] = {}
     for name, tensor in tensors.items():
-        for piece in tensor.pieces:
-            sources.setdefault(piece.path, []).append((name, piece.rule))
-    return sources
+        for param_slice in tensor.slices:
+            tensors_of_param.setdefault(param_slice.path, []).append((name, param_slice.rule))
+    return tensors_of_param
 
 
 def _nbytes(struct: jax.ShapeDtypeStruct) -> int:
     return math.prod(struct.shape) * struct.dtype.itemsize
 
 
-def _place(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
-    """Puts a host array that every process has onto the devices; each takes its own part."""
+def _to_device(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
+    """Shards an array that every process has in full; each device receives its own part."""
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
-def _without_layers(sharding: Any) -> Any:
-    """The placement of one layer of a stacked parameter."""
+def _without_layer_axis(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:
+    """The sharding of one layer of a stacked parameter."""
+    # The first entry of the spec belongs to the axis of the layers.
     if isinstance(sharding, NamedSharding):
         return NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
     return sharding
 
 
+# Donation lets the update happen in place, so that the parameter is in memory once.
 @functools.partial(jax.jit, donate_argnums=0)
-def _write_layer(stacked: jax.Array, layer: jax.Array, index: Any) -> jax.Array:
+def _write_layer(stacked: jax.Array, layer: jax.Array, index: jax.Array | int) -> jax.Array:
     return jax.lax.dynamic_update_index_in_dim(stacked, layer, index, 0)

@@ -1,7 +1,8 @@
-"""The table language: foreign tensor names and shapes to ours, and back.
+"""Tables that map the tensors of a checkpoint to parameters, by name and by layout of the array.
 
-A ``Rule`` pairs a pattern of foreign names with one of ours; ``{name}`` stands for a path segment that both share, and
-``{layer}`` on the foreign side alone means that the layers are stacked along our first axis.
+A ``TensorRule`` pairs a pattern of tensor names with a pattern of parameter paths. ``{name}`` is a
+segment that both sides share. ``{layer}`` on the side of the tensor alone means that the
+checkpoint has one tensor per layer, which are stacked along the first axis of the parameter.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,171 +22,224 @@ Shape = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
-    """How one array differs between the two sides; ``outward`` undoes ``inward``."""
+class TensorLayout:
+    """How the axes of an array differ between checkpoint and parameter.
 
-    inward: Transform
-    outward: Transform
+    Attributes:
+      to_param: from the checkpoint's array to the parameter's.
+      to_checkpoint: the inverse of ``to_param``.
+    """
+
+    to_param: Transform
+    to_checkpoint: Transform
 
 
-SAME = Layout(lambda x: x, lambda x: x)
-LINEAR = Layout(lambda x: x.T, lambda x: x.T)
-"""torch ``[out, in]``, ours ``[in, out]``."""
-CONV = Layout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
-"""torch ``[O, I, h, w]``, ours ``[h, w, I, O]``."""
-FIRST = Layout(lambda x: x[0], lambda x: x[None])
-"""A leading axis of one that we do not have."""
+IDENTITY = TensorLayout(lambda x: x, lambda x: x)
+LINEAR = TensorLayout(lambda x: x.T, lambda x: x.T)
+"""torch ``[out, in]``, parameter ``[in, out]``."""
+CONV = TensorLayout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
+"""torch ``[O, I, h, w]``, parameter ``[h, w, I, O]``."""
+SQUEEZE_FIRST = TensorLayout(lambda x: x[0], lambda x: x[None])
+"""The checkpoint has a leading axis of size 1, the parameter does not."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
-    """One line of a table: foreign pattern, our pattern, layout.
+class TensorRule:
+    """One row of a table of tensors.
 
     Attributes:
-      part: ``(i, n)`` when ours is the ``i``-th of ``n`` equal parts of the foreign tensor's first axis.
+      tensor_name: pattern of tensor names in the checkpoint.
+      param_path: pattern of parameter paths.
+      layout: how the two arrays differ.
+      part: ``(i, n)`` if the checkpoint fuses ``n`` parameters of equal size along the first axis
+        of one tensor, as in ``qkv``, and this parameter is the ``i``-th.
     """
 
-    foreign: str
-    ours: str
-    layout: Layout = SAME
+    tensor_name: str
+    param_path: str
+    layout: TensorLayout = IDENTITY
     part: tuple[int, int] = (0, 1)
 
     @property
     def stacked(self) -> bool:
-        """Whether many foreign tensors make one of ours."""
-        return "{layer}" in self.foreign and "{layer}" not in self.ours
+        """Whether the parameter stacks the tensors of all layers."""
+        return "{layer}" in self.tensor_name and "{layer}" not in self.param_path
 
-    def inward(self, tensor: np.ndarray) -> np.ndarray:
-        """A foreign tensor as ours, one layer of it where stacked."""
-        i, n = self.part
-        return self.layout.inward(np.split(tensor, n)[i])
+    def to_param(self, tensor: np.ndarray) -> np.ndarray:
+        """The parameter from its tensor; one layer of it where layers are stacked."""
+        index, count = self.part
+        return self.layout.to_param(np.split(tensor, count)[index])
 
 
 @dataclasses.dataclass(frozen=True)
-class Piece:
-    """What fills (a part of) a foreign tensor: one of our paths, one layer of it or all."""
+class ParamSlice:
+    """A parameter (``layer`` None) or one layer of it, which fills a tensor or a part of one."""
 
     path: str
     layer: int | None
-    rule: Rule
+    rule: TensorRule
 
 
 @dataclasses.dataclass(frozen=True)
-class Tensor:
-    """A foreign tensor: its shape, and the pieces that it is made of along its first axis."""
+class CheckpointTensor:
+    """A tensor as the checkpoint stores it, and what it consists of along its first axis."""
 
     shape: Shape
-    pieces: tuple[Piece, ...]
+    slices: tuple[ParamSlice, ...]
 
-    def outward(self, get: Callable[[Piece], np.ndarray]) -> np.ndarray:
-        """The foreign tensor from its pieces in our layout."""
-        parts = [piece.rule.layout.outward(get(piece)) for piece in self.pieces]
-        return np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts))
+    def assemble(self, get_slice: Callable[[ParamSlice], np.ndarray]) -> np.ndarray:
+        """The tensor in the checkpoint's layout, from the parameters that ``get_slice`` returns."""
+        arrays = [part.rule.layout.to_checkpoint(get_slice(part)) for part in self.slices]
+        return np.ascontiguousarray(arrays[0] if len(arrays) == 1 else np.concatenate(arrays))
 
 
-def plan(leaves: Mapping[str, Shape], rules: Sequence[Rule]) -> dict[str, Tensor]:
-    """Every foreign tensor of a model and what it is made of.
+def checkpoint_tensors(
+    param_shapes: Mapping[str, Shape], rules: Sequence[TensorRule]
+) -> dict[str, CheckpointTensor]:
+    """Every tensor in a checkpoint of a model, by name.
 
     Args:
-      leaves: shapes of our parameters by path.
-      rules: the table.
+      param_shapes: shapes of the model's parameters by path.
+      rules: the table; the first rule that matches a path counts.
 
     Raises:
-      ValueError: one of our parameters has no rule, or a fused tensor lacks a part; the table is incomplete.
+      ValueError: no rule matches a parameter, or the rules of a fused tensor lack a part.
     """
-    table = [(_regex(rule.ours), rule) for rule in rules]
+    patterns = [(_path_pattern(rule.param_path), rule) for rule in rules]
     shapes: dict[str, Shape] = {}
-    pieces: dict[str, dict[int, Piece]] = {}
-    for path, shape in leaves.items():
-        found = [(match, rule) for pattern, rule in table if (match := pattern.fullmatch(path))]
-        if not found:
-            raise ValueError(f"no porting rule for our parameter {path!r}")
-        match, rule = found[0]
-        one = shape[1:] if rule.stacked else shape
-        outside = rule.layout.outward(np.broadcast_to(np.float32(0), one)).shape
-        layers = range(shape[0]) if rule.stacked else [None]
-        for layer in layers:
-            given = match.groupdict() | ({} if layer is None else {"layer": layer})
-            name = rule.foreign.format(**given)
-            shapes[name] = (outside[0] * rule.part[1], *outside[1:])
-            pieces.setdefault(name, {})[rule.part[0]] = Piece(path, layer, rule)
-    for name, parts in pieces.items():
-        if sorted(parts) != list(range(parts[min(parts)].rule.part[1])):
-            raise ValueError(f"the table fills only the parts {sorted(parts)} of {name!r}")
+    slices: dict[str, dict[int, ParamSlice]] = {}
+
+    for path, shape in param_shapes.items():
+        segments, rule = _match_rule(path, patterns)
+        index, count = rule.part
+
+        # The layout is tried on an array of the parameter's shape that takes no memory.
+        layer_shape = shape[1:] if rule.stacked else shape
+        example = rule.layout.to_checkpoint(np.broadcast_to(np.float32(0), layer_shape))
+        tensor_shape = (example.shape[0] * count, *example.shape[1:])
+
+        # A stacked parameter fills one tensor per layer.
+        for layer in range(shape[0]) if rule.stacked else [None]:
+            values = segments if layer is None else segments | {"layer": layer}
+            name = rule.tensor_name.format(**values)
+            shapes[name] = tensor_shape
+            slices.setdefault(name, {})[index] = ParamSlice(path, layer, rule)
+
+    # A fused tensor can only be written if all of its parts are in the table.
+    for name, parts in slices.items():
+        first_part = parts[min(parts)]
+        if sorted(parts) != list(range(first_part.rule.part[1])):
+            raise ValueError(f"the table has only the parts {sorted(parts)} of tensor {name!r}")
+
     return {
-        name: Tensor(shapes[name], tuple(parts[i] for i in sorted(parts)))
-        for name, parts in pieces.items()
+        name: CheckpointTensor(shapes[name], tuple(parts[index] for index in sorted(parts)))
+        for name, parts in slices.items()
     }
 
 
-def _regex(pattern: str) -> re.Pattern[str]:
+def _match_rule(
+    path: str, patterns: Sequence[tuple[re.Pattern[str], TensorRule]]
+) -> tuple[dict[str, Any], TensorRule]:
+    """The first rule that matches ``path``, and the segments that its ``{name}`` stand for."""
+    for pattern, rule in patterns:
+        match = pattern.fullmatch(path)
+        if match is not None:
+            return match.groupdict(), rule
+    raise ValueError(f"no rule of the table matches parameter {path!r}")
+
+
+def _path_pattern(pattern: str) -> re.Pattern[str]:
+    """A regular expression with one named group for each ``{name}`` of ``pattern``."""
+    # re.split with a group alternates between text (even) and names of groups (odd).
     parts = re.split(r"\{(\w+)\}", pattern)
-    body = "".join(
+    expressions = [
         f"(?P<{part}>[^./]+)" if i % 2 else re.escape(part) for i, part in enumerate(parts)
-    )
-    return re.compile(body)
+    ]
+    return re.compile("".join(expressions))
 
 
-def check_names(
-    wanted: Mapping[str, Shape], found: Mapping[str, Shape], unused: Sequence[str], where: str
+def check_tensor_names(
+    expected: Mapping[str, Shape],
+    stored: Mapping[str, Shape],
+    unused: Sequence[str],
+    folder: str,
 ) -> None:
-    """One error that lists everything missing, extra or of another shape.
+    """Raises one error that lists every tensor that is missing, unknown or of another shape.
 
     Args:
-      wanted: foreign name to the shape that the model needs.
-      found: foreign name to the shape in the files.
-      unused: patterns of names that are knowingly left alone; ``*`` crosses dots.
-      where: names the folder in the error.
+      expected: shapes that the model needs, by tensor name.
+      stored: shapes in the files, by tensor name.
+      unused: patterns of names that no model reads; ``*`` matches dots as well.
+      folder: of the files, for the error.
+
+    Raises:
+      UserError: names or shapes differ.
     """
-    missing = sorted(wanted.keys() - found.keys())
-    extra = [
-        name for name in sorted(found.keys() - wanted.keys()) if not knowingly_unused(name, unused)
+    # Everything is collected first: a user should see all problems of a folder at once.
+    missing = sorted(expected.keys() - stored.keys())
+    surplus = sorted(stored.keys() - expected.keys())
+    unknown = [name for name in surplus if not is_unused(name, unused)]
+    misshapen = [
+        f"{name} {stored[name]} instead of {expected[name]}"
+        for name in sorted(expected.keys() & stored.keys())
+        if tuple(expected[name]) != tuple(stored[name])
     ]
-    other = sorted(n for n in wanted.keys() & found.keys() if tuple(wanted[n]) != tuple(found[n]))
+
     problems = []
     if missing:
-        problems.append(f"missing: {_some(missing)}")
-    if extra:
-        problems.append(f"not used: {_some(extra)}")
-    if other:
-        problems.append(
-            f"of another shape: {_some(f'{n} {found[n]} instead of {wanted[n]}' for n in other)}"
-        )
+        problems.append(f"missing: {_summarize_names(missing)}")
+    if unknown:
+        problems.append(f"not used: {_summarize_names(unknown)}")
+    if misshapen:
+        problems.append(f"of another shape: {_summarize_names(misshapen)}")
+
     if problems:
         raise UserError(
-            f"the weights in {where!r} do not fit its config.json ({'; '.join(problems)})"
+            f"the weights in {folder!r} do not fit its config.json ({'; '.join(problems)}); "
+            "take all files from the same checkpoint"
         )
 
 
-def knowingly_unused(name: str, unused: Sequence[str]) -> bool:
-    """Whether ``name`` is in the table of what is left alone."""
+def is_unused(name: str, unused: Sequence[str]) -> bool:
+    """Whether ``name`` matches one of the patterns in ``unused``; ``*`` matches dots as well."""
+    # After escaping, the star of a pattern is ``\*``.
     return any(re.fullmatch(re.escape(pattern).replace(r"\*", ".*"), name) for pattern in unused)
 
 
-def parameters(tensors: Mapping[str, Tensor]) -> int:
-    """Number of parameters."""
+def count_parameters(tensors: Mapping[str, CheckpointTensor]) -> int:
+    """Number of parameters in all ``tensors``."""
     return sum(math.prod(tensor.shape) for tensor in tensors.values())
 
 
-def _some(names: Iterable[str]) -> str:
-    """All ``names``; those that differ in their first number alone are told as one, ``layers.[0-23].norm``."""
-    alike: dict[tuple[str, str], list[int]] = {}
+def _summarize_names(names: Iterable[str]) -> str:
+    """``names`` with those that differ in their first number as one, ``layers.[0-23].norm``."""
+    # The key is the name without its first number; -1 stands for a name without number.
+    numbers_by_rest: dict[tuple[str, str], list[int]] = {}
     for name in names:
-        found = re.fullmatch(r"(.*?\.)(\d+)(\..*)", name)
-        head, number, tail = found.groups() if found else (name, -1, "")
-        alike.setdefault((head, tail), []).append(int(number))
-    return ", ".join(f"{head}{_ranges(numbers)}{tail}" for (head, tail), numbers in alike.items())
+        match = re.fullmatch(r"(.*?\.)(\d+)(\..*)", name)
+        head, number, tail = match.groups() if match else (name, -1, "")
+        numbers_by_rest.setdefault((head, tail), []).append(int(number))
+
+    summaries = [
+        f"{head}{_number_ranges(numbers)}{tail}"
+        for (head, tail), numbers in numbers_by_rest.items()
+    ]
+    return ", ".join(summaries)
 
 
-def _ranges(numbers: list[int]) -> str:
-    """``[0-2,5]`` of 0, 1, 2, 5; one number as itself; nothing for -1."""
+def _number_ranges(numbers: list[int]) -> str:
+    """``[0-2,5]`` for 0, 1, 2, 5; a single number as it is; nothing for -1."""
     ordered = sorted(numbers)
     if len(ordered) == 1:
         return "" if ordered[0] < 0 else str(ordered[0])
+
+    # Each run is [first, last] of consecutive numbers.
     runs: list[list[int]] = []
     for number in ordered:
         if runs and number == runs[-1][1] + 1:
             runs[-1][1] = number
         else:
             runs.append([number, number])
-    return f"[{','.join(str(a) if a == b else f'{a}-{b}' for a, b in runs)}]"
+
+    texts = [str(first) if first == last else f"{first}-{last}" for first, last in runs]
+    return f"[{','.join(texts)}]"

@@ -1,7 +1,7 @@
-"""Foreign weight files, opened tensor by tensor. In: a folder; out: names, shapes, dtypes, and arrays when asked.
+"""Opens the weight files of a model folder and reads them one tensor at a time.
 
-safetensors (one file or shards) and, where there are none, ``pytorch_model.bin`` (one file or shards). Some nets have
-other names, or a small file beside.
+Files are safetensors or, where there are none, ``pytorch_model.bin``, as one file or as shards.
+Some reward models have weight files of other names, or a small extra file in the same folder.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import dataclasses
 import pathlib
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -20,7 +19,8 @@ from corl_jax.core.errors import UserError
 from corl_jax.porting.torch_legacy_pickle import is_legacy, read_legacy
 from corl_jax.porting.torch_pickle import TorchFile
 
-DTYPES = {
+# Names of dtypes in the header of a safetensors file.
+SAFETENSORS_DTYPES = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
@@ -31,36 +31,43 @@ DTYPES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Header:
-    """Shape and dtype of a tensor that is not read yet."""
+class TensorHeader:
+    """Shape and dtype of a tensor whose numbers are not read yet."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
 
 
+Headers = dict[str, TensorHeader]
+ReadTensor = Callable[[str], np.ndarray]
+"""From the name of a tensor to its numbers."""
+
+
 @dataclasses.dataclass(frozen=True)
-class Weights:
-    """The tensors of a folder.
+class WeightFiles:
+    """The opened weight files of a folder.
 
     Attributes:
-      headers: by name.
-      home: the file that holds each name.
+      headers: shape and dtype of every tensor, by name.
+      file_of: the file that each tensor is stored in, by name.
+      readers: for each file the function that reads one of its tensors.
     """
 
-    headers: Mapping[str, Header]
-    home: Mapping[str, pathlib.Path]
-    readers: Mapping[pathlib.Path, Callable[[str], np.ndarray]]
+    headers: Mapping[str, TensorHeader]
+    file_of: Mapping[str, pathlib.Path]
+    readers: Mapping[pathlib.Path, ReadTensor]
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor; nothing of it stays in memory here.
+        """Reads one tensor. Nothing is cached.
 
         Raises:
-          UserError: the file is damaged, or the tensor holds a number that is none.
+          UserError: the file is damaged, or the tensor contains NaN or infinity.
         """
-        array = self.readers[self.home[name]](name)
-        if not finite(array):
+        file = self.file_of[name]
+        array = self.readers[file](name)
+        if not all_finite(array):
             raise UserError(
-                f"tensor {name!r} in {str(self.home[name])!r} holds NaN or infinity; get the file again, "
+                f"tensor {name!r} in {str(file)!r} holds NaN or infinity; get the file again, "
                 "or export the policy from an earlier checkpoint"
             )
         return array
@@ -71,107 +78,123 @@ class Weights:
         return sum(int(np.prod(h.shape)) * h.dtype.itemsize for h in self.headers.values())
 
 
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
-"""Kinds of weight files; the first kind that a folder has is read."""
+WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
+"""Patterns of weight files; the first pattern that matches any file of a folder is used."""
 
 
 def open_weights(
-    folder: str | pathlib.Path, kinds: Sequence[str] = WEIGHTS, beside: Sequence[str] = ()
-) -> Weights:
-    """Names, shapes and dtypes of every tensor in ``folder``.
+    folder: str | pathlib.Path,
+    patterns: Sequence[str] = WEIGHT_PATTERNS,
+    extra_patterns: Sequence[str] = (),
+) -> WeightFiles:
+    """Reads names, shapes and dtypes of every tensor in ``folder``.
 
     Args:
       folder: with the files.
-      kinds: patterns of weight files; those of the first kind that is there are read.
-      beside: patterns of files that are read as well, where they are there.
+      patterns: of weight files; the files that match the first successful pattern are read.
+      extra_patterns: of files that are read in addition, if they exist.
 
     Raises:
-      UserError: no weights, or a damaged file.
+      UserError: no weights, a damaged file, or a tensor that is in two files.
     """
     folder = pathlib.Path(folder)
-    files = next((found for kind in kinds if (found := sorted(folder.glob(kind)))), [])
+
+    # Shards of one format, and small extra files that belong to them.
+    matches = (sorted(folder.glob(pattern)) for pattern in patterns)
+    files = next((match for match in matches if match), [])
     if not files:
         raise UserError(
-            f"there are no {' and no '.join(kinds)} in {str(folder)!r}; expected the weights of a model"
+            f"there are no {' and no '.join(patterns)} in {str(folder)!r}; "
+            "choose a folder with the weights of a model"
         )
-    files += [file for pattern in beside for file in sorted(folder.glob(pattern))]
-    headers: dict[str, Header] = {}
-    home: dict[str, pathlib.Path] = {}
-    readers = {}
+    files += [file for pattern in extra_patterns for file in sorted(folder.glob(pattern))]
+
+    # Opening reads headers only.
+    headers: Headers = {}
+    file_of: dict[str, pathlib.Path] = {}
+    readers: dict[pathlib.Path, ReadTensor] = {}
     for file in files:
-        found, readers[file] = OPENERS[file.suffix](file)
-        if twice := sorted(found.keys() & headers.keys()):
+        file_headers, readers[file] = OPENERS[file.suffix](file)
+
+        # Which of two tensors of one name is the right one cannot be known.
+        duplicates = sorted(file_headers.keys() & headers.keys())
+        if duplicates:
+            name = duplicates[0]
             raise UserError(
-                f"tensor {twice[0]!r} is in {str(home[twice[0]])!r} and in {str(file)!r}; keep the files of one model"
+                f"tensor {name!r} is in {str(file_of[name])!r} and in {str(file)!r}; "
+                "keep the files of one model"
             )
-        headers |= found
-        home |= dict.fromkeys(found, file)
-    return Weights(headers, home, readers)
+
+        headers |= file_headers
+        file_of |= dict.fromkeys(file_headers, file)
+    return WeightFiles(headers, file_of, readers)
 
 
-def _open_safetensors(file: pathlib.Path) -> tuple[dict[str, Header], Callable[[str], np.ndarray]]:
+def _open_safetensors(file: pathlib.Path) -> tuple[Headers, ReadTensor]:
+    headers: Headers = {}
     try:
         with safe_open(str(file), framework="numpy") as tensors:
-            headers = {}
             for name in tensors.keys():  # noqa: SIM118 (not a dictionary)
-                part = tensors.get_slice(name)
-                if part.get_dtype() not in DTYPES:
+                view = tensors.get_slice(name)
+                dtype = view.get_dtype()
+                if dtype not in SAFETENSORS_DTYPES:
                     raise UserError(
-                        f"tensor {name!r} in {str(file)!r} is {part.get_dtype()}; expected {', '.join(DTYPES)}"
+                        f"tensor {name!r} in {str(file)!r} has dtype {dtype}; it must be one of "
+                        f"{', '.join(SAFETENSORS_DTYPES)}; convert the file"
                     )
-                headers[name] = Header(tuple(part.get_shape()), DTYPES[part.get_dtype()])
+                headers[name] = TensorHeader(tuple(view.get_shape()), SAFETENSORS_DTYPES[dtype])
     except (SafetensorError, OSError) as error:
         raise UserError(f"{str(file)!r} cannot be read ({error}); get the file again") from None
 
     def read(name: str) -> np.ndarray:
-        # Opened anew for every tensor: what an open file maps counts as this process's memory until it is closed.
+        # The file is opened for every tensor anew: what an open file maps counts as this process's
+        # memory until the file is closed.
         with safe_open(str(file), framework="numpy") as tensors:
             return tensors.get_tensor(name)
 
     return headers, read
 
 
-def _open_torch(file: pathlib.Path) -> tuple[dict[str, Header], Callable[[str], np.ndarray]]:
+def _open_torch(file: pathlib.Path) -> tuple[Headers, ReadTensor]:
+    # Both formats of torch.save have the same suffixes.
     if is_legacy(file):
-        return _held(read_legacy(file))
+        return _in_memory(read_legacy(file))
     archive = TorchFile.open(file)
-    return {
-        name: Header(lazy.shape, lazy.dtype) for name, lazy in archive.tensors.items()
-    }, archive.read
+    headers = {name: TensorHeader(lazy.shape, lazy.dtype) for name, lazy in archive.tensors.items()}
+    return headers, archive.read
 
 
-def _open_npz(file: pathlib.Path) -> tuple[dict[str, Header], Callable[[str], np.ndarray]]:
+def _open_npz(file: pathlib.Path) -> tuple[Headers, ReadTensor]:
     try:
+        # Without pickles an npz file cannot run code.
         with np.load(file, allow_pickle=False) as arrays:
-            return _held(dict(arrays))
+            return _in_memory(dict(arrays))
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{str(file)!r} cannot be read ({error}); expected arrays as np.savez writes them"
         ) from None
 
 
-def _held(
-    arrays: Mapping[str, np.ndarray],
-) -> tuple[dict[str, Header], Callable[[str], np.ndarray]]:
-    """Arrays of a small file, which are in memory already."""
-    return {
-        name: Header(array.shape, array.dtype) for name, array in arrays.items()
-    }, arrays.__getitem__
+def _in_memory(arrays: Mapping[str, np.ndarray]) -> tuple[Headers, ReadTensor]:
+    """Headers and reader for the arrays of a small file, which was read in full."""
+    headers = {name: TensorHeader(array.shape, array.dtype) for name, array in arrays.items()}
+    return headers, arrays.__getitem__
 
 
-OPENERS: Mapping[str, Callable[[pathlib.Path], Any]] = {
+OPENERS: Mapping[str, Callable[[pathlib.Path], tuple[Headers, ReadTensor]]] = {
     ".safetensors": _open_safetensors,
     ".bin": _open_torch,
     ".pth": _open_torch,
     ".npz": _open_npz,
 }
-"""How a file is opened, by the end of its name."""
+"""The function that opens a file, by the file's suffix."""
 
 
-def finite(array: np.ndarray) -> bool:
+def all_finite(array: np.ndarray) -> bool:
     """Whether no number is NaN or infinite."""
-    if (
-        array.dtype == ml_dtypes.bfloat16
-    ):  # its exponent is all ones; numpy has no fast test for this type
-        return not np.any((array.view(np.uint16) & 0x7F80) == 0x7F80)
+    # numpy has no fast test for bfloat16. NaN and infinity are the numbers whose exponent bits are
+    # all ones.
+    if array.dtype == ml_dtypes.bfloat16:
+        exponents = array.view(np.uint16) & 0x7F80
+        return not np.any(exponents == 0x7F80)
     return bool(np.isfinite(array).all())

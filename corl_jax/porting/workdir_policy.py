@@ -1,13 +1,9 @@
-"""A policy out of a work directory: its newest checkpoint, adapters added to the kernels that they lie beside.
-
-In: a work directory or step folder, and what is wanted of it. Out: parameters of the model without adapters, placed.
-"""
+"""Reads the policy of a work directory, with adapters merged into the kernels they belong to."""
 
 from __future__ import annotations
 
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
@@ -15,46 +11,55 @@ from jax.sharding import NamedSharding, PartitionSpec
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Params
 from corl_jax.engine.handoff import load_params, saved_manifest, saved_shapes
-from corl_jax.models.lora import is_adapter, kernel_of, merged
+from corl_jax.models.lora import is_adapter, kernel_of, merge_adapters
 
 
-def load_merged(folder: pathlib.Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> Params:
-    """Parameters ``wanted`` (shape, dtype and sharding by path); kernels with their adapters, summed in float32.
+def load_merged_params(folder: pathlib.Path, structs: Mapping[str, jax.ShapeDtypeStruct]) -> Params:
+    """Reads parameters of the newest checkpoint onto the devices; adapters are added in float32.
+
+    Args:
+      folder: a work directory or one of its step folders.
+      structs: shape, dtype and sharding by path, of the model without adapters.
 
     Raises:
       UserError: as ``engine.handoff.load_params``.
     """
     saved = saved_shapes(folder)
-    asked = {
+
+    # Parameters are read in the dtype they were saved in and cast at the end.
+    stored_structs = {
         path: struct.update(dtype=saved[path].dtype)
-        for path, struct in wanted.items()
+        for path, struct in structs.items()
         if path in saved
     }
-    beside = {
-        path: struct.update(sharding=_whole(wanted[kernel_of(path)].sharding))
+    # An adapter is small, so every device receives all of it.
+    adapter_structs = {
+        path: struct.update(sharding=_replicated(structs[kernel_of(path)].sharding))
         for path, struct in saved.items()
-        if is_adapter(path) and kernel_of(path) in wanted
+        if is_adapter(path) and kernel_of(path) in structs
     }
-    params = load_params(folder, dict(wanted) | asked | beside)
-    if beside:
-        params = merged(params, _scale(folder), wanted)
-    return {path: leaf.astype(wanted[path].dtype) for path, leaf in params.items()}
+    params = load_params(folder, dict(structs) | stored_structs | adapter_structs)
+
+    # Kernels and adapters are added in float32, whatever dtype is requested.
+    if adapter_structs:
+        params = merge_adapters(params, _adapter_scale(folder), structs)
+    return {path: leaf.astype(structs[path].dtype) for path, leaf in params.items()}
 
 
-def _scale(folder: pathlib.Path) -> float:
-    """How much of its adapters a kernel takes."""
+def _adapter_scale(folder: pathlib.Path) -> float:
+    """The factor of the adapters' product: alpha divided by rank."""
+    # A run with adapters adds their scale to the sizes in its manifest.
     model = saved_manifest(folder).model
     if "lora" not in model:
         raise UserError(
-            f"checkpoint {folder} holds adapters, but its manifest has no lora.scale; choose another step"
+            f"checkpoint {folder} holds adapters, but its manifest has no lora.scale; "
+            "choose another step"
         )
     return model["lora"]["scale"]
 
 
-def _whole(sharding: Any) -> Any:
-    """The same devices, everything on each of them."""
-    return (
-        NamedSharding(sharding.mesh, PartitionSpec())
-        if isinstance(sharding, NamedSharding)
-        else sharding
-    )
+def _replicated(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:
+    """A sharding with everything on each of the same devices."""
+    if isinstance(sharding, NamedSharding):
+        return NamedSharding(sharding.mesh, PartitionSpec())
+    return sharding

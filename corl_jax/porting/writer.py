@@ -1,6 +1,6 @@
-"""Parameters to a folder of either layout. In: ``Params``, sizes, the files to carry over; out: a model folder.
+"""Writes parameters as a Hugging Face model folder, in either layout of Janus.
 
-Tensors are written one by one, so host memory stays near the largest.
+Tensors are written one by one, so host memory stays near the size of the largest tensor.
 """
 
 from __future__ import annotations
@@ -25,155 +25,174 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.types import Params
 from corl_jax.data.text_tokenizer import TextTokenizer
 from corl_jax.models.janus.config import JanusConfig
-from corl_jax.porting.janus.folder import Folder, foreign_plan
-from corl_jax.porting.janus.layouts import FORMATS, Format
-from corl_jax.porting.janus.sidecar_files import write_companions
-from corl_jax.porting.rules import Piece, Tensor
-from corl_jax.porting.tensors import DTYPES, Header
+from corl_jax.porting.janus.folder import JanusFolder, janus_tensors
+from corl_jax.porting.janus.layouts import LAYOUTS, CheckpointLayout
+from corl_jax.porting.janus.sidecar_files import write_sidecar_files
+from corl_jax.porting.rules import CheckpointTensor, ParamSlice
+from corl_jax.porting.tensors import SAFETENSORS_DTYPES, TensorHeader
 
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
+SAFETENSORS_NAMES = {dtype: name for name, dtype in SAFETENSORS_DTYPES.items()}
+
+# Dtypes that a policy can be written in, by their name on the command line.
 EXPORT_DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 SHARD_BYTES = 5 * 10**9
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
-    """A tensor to write: what it will look like, and how to get it."""
+class TensorEntry:
+    """A tensor to write: its shape and dtype, and a function that returns its numbers."""
 
-    header: Header
-    get: Callable[[], np.ndarray]
+    header: TensorHeader
+    get_array: Callable[[], np.ndarray]
 
     @property
     def nbytes(self) -> int:
-        """Size in the file."""
+        """Bytes of the tensor in the file."""
         return math.prod(self.header.shape) * self.header.dtype.itemsize
 
 
 def save_folder(
     params: Params,
     cfg: JanusConfig,
-    companions: str | pathlib.Path,
+    sidecar_folder: str | pathlib.Path,
     out: str | pathlib.Path,
     *,
-    layout: Format = FORMATS["transformers"],
+    layout: CheckpointLayout = LAYOUTS["transformers"],
     dtype: str = "float32",
-    unused: Mapping[str, Entry] | None = None,
+    passthrough: Mapping[str, TensorEntry] | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Writes configuration, weights, tokenizer and processor files to ``out``, whole or not at all.
+    """Writes configuration, weights, tokenizer and processor files to ``out``.
 
-    The folder is written aside and renamed at the end.
+    The folder is written under a temporary name and renamed at the end: it is complete or absent.
 
     Args:
       params: every parameter of the model.
       cfg: sizes.
-      companions: folder of the tokenizer's and processor's files to carry over.
+      sidecar_folder: folder whose tokenizer and processor files are copied.
       out: new folder, or an empty one.
-      layout: one of ``formats.FORMATS``.
+      layout: one of ``layouts.LAYOUTS``.
       dtype: one of ``EXPORT_DTYPES``.
-      unused: tensors of the layout that are ours only to carry over.
-      shard_bytes: a file of weights becomes no larger.
+      passthrough: tensors of the layout that are no parameters and are written unchanged.
+      shard_bytes: largest size of a weight file.
 
     Raises:
-      UserError: ``out`` exists and is not empty, the disk is too small, or a file cannot be written.
+      UserError: ``out`` exists and is not empty, the disk is too small, or writing fails.
     """
     out = pathlib.Path(out)
-    check_new(out)
+    check_new_folder(out)
     if dtype not in EXPORT_DTYPES:
-        raise UserError(f"unknown dtype {dtype!r}; expected {' or '.join(EXPORT_DTYPES)}")
-    tokenizer = TextTokenizer.load(companions)
-    entries = foreign_entries(params, cfg, layout, EXPORT_DTYPES[dtype]) | dict(unused or {})
+        raise UserError(f"dtype must be {' or '.join(EXPORT_DTYPES)}; got {dtype!r}")
+
+    # Everything that can be checked is checked before the first file is written.
+    tokenizer = TextTokenizer.load(sidecar_folder)
+    entries = checkpoint_entries(params, cfg, layout, EXPORT_DTYPES[dtype])
+    entries |= dict(passthrough or {})
+
+    # The temporary folder is next to ``out``, as renaming works within one file system only.
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _check_space(out.parent, sum(entry.nbytes for entry in entries.values()))
-        aside = pathlib.Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        _check_disk_space(out.parent, sum(entry.nbytes for entry in entries.values()))
+        unfinished = pathlib.Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     except OSError as error:
         raise UserError(
             f"{str(out)!r} cannot be written ({error}); choose another folder"
         ) from None
+
     try:
-        write_companions(cfg, tokenizer, pathlib.Path(companions), aside, layout, dtype)
-        write_weights(entries, aside, shard_bytes)
-        aside.chmod(0o755)
-        for file in aside.iterdir():
+        write_sidecar_files(cfg, tokenizer, pathlib.Path(sidecar_folder), unfinished, layout, dtype)
+        write_weights(entries, unfinished, shard_bytes)
+
+        # mkdtemp makes a folder that only this user may read.
+        unfinished.chmod(0o755)
+        for file in unfinished.iterdir():
             file.chmod(0o644)
         if out.exists():
             out.rmdir()
-        aside.rename(out)
+        unfinished.rename(out)
+
+    # Whatever happens, no unfinished folder stays.
     except OSError as error:
-        shutil.rmtree(aside)
+        shutil.rmtree(unfinished)
         raise UserError(
-            f"{str(out)!r} could not be written ({error}); nothing of it was left behind"
+            f"{str(out)!r} could not be written ({error}); the unfinished folder was deleted; "
+            "free some disk space or choose another folder"
         ) from None
-    except BaseException:
-        shutil.rmtree(aside)
+    except BaseException:  # also when the user interrupts
+        shutil.rmtree(unfinished)
         raise
 
 
-def check_new(out: pathlib.Path) -> None:
-    """Refuses a folder that holds something already.
-
-    Raises:
-      UserError: ``out`` is a file, or a folder that is not empty.
-    """
+def check_new_folder(out: pathlib.Path) -> None:
+    """Raises UserError if ``out`` is a file, or a folder that is not empty."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(
             f"{str(out)!r} exists and is not empty; choose another folder or delete it first"
         )
 
 
-def foreign_entries(
-    params: Params, cfg: JanusConfig, layout: Format, dtype: np.dtype
-) -> dict[str, Entry]:
-    """All tensors of the model under their foreign names, made when asked for."""
+def checkpoint_entries(
+    params: Params, cfg: JanusConfig, layout: CheckpointLayout, dtype: np.dtype
+) -> dict[str, TensorEntry]:
+    """Every tensor of the model by its name in the layout; numbers are computed on request."""
 
-    def entry(tensor: Tensor) -> Entry:
-        def get() -> np.ndarray:
-            return tensor.outward(functools.partial(_part, params)).astype(dtype)
+    # A call per tensor: a closure made in the loop itself would see the last tensor only.
+    def entry(tensor: CheckpointTensor) -> TensorEntry:
+        def get_array() -> np.ndarray:
+            return tensor.assemble(functools.partial(_get_slice, params)).astype(dtype)
 
-        return Entry(Header(tensor.shape, dtype), get)
+        return TensorEntry(TensorHeader(tensor.shape, dtype), get_array)
 
-    return {name: entry(tensor) for name, tensor in foreign_plan(cfg, layout).items()}
+    return {name: entry(tensor) for name, tensor in janus_tensors(cfg, layout).items()}
 
 
-def carried(source: Folder | None, layout: Format) -> dict[str, Entry]:
-    """Tensors of ``source`` that no computation reads, to be written again as they are stored.
+def passthrough_entries(
+    source: JanusFolder | None, layout: CheckpointLayout
+) -> dict[str, TensorEntry]:
+    """Tensors of ``source`` that no parameter is made of, to be written again unchanged.
 
     Args:
-      source: where the policy came from, or None for a work directory, which has none.
-      layout: to write; another layout than the source's has no place for them.
+      source: the folder that the policy was read from; None for a work directory, which has no such
+        tensors.
+      layout: to write. A layout other than the source's has no names for them.
     """
-    if source is None or source.format is not layout:
+    if source is None or source.layout is not layout:
         return {}
+
+    # Examples are the unused pooling head and the codebook statistics of the original layout.
     weights = source.reader.weights
     return {
-        name: Entry(weights.headers[name], functools.partial(weights.read, name))
-        for name in source.reader.unused()
+        name: TensorEntry(weights.headers[name], functools.partial(weights.read, name))
+        for name in source.reader.unused_names()
     }
 
 
-def _part(params: Params, piece: Piece) -> np.ndarray:
-    whole = params[piece.path]
-    if piece.layer is None:
-        return np.asarray(whole)
-    if isinstance(
-        whole, np.ndarray
-    ):  # on the host, maybe in a file: no need to move all layers for one
-        return whole[piece.layer]
-    return np.asarray(jax.lax.dynamic_index_in_dim(whole, piece.layer, keepdims=False))
+def _get_slice(params: Params, param_slice: ParamSlice) -> np.ndarray:
+    """A parameter, or one layer of it, on the host."""
+    param = params[param_slice.path]
+    if param_slice.layer is None:
+        return np.asarray(param)
+
+    # A parameter on the host may be a memory-mapped file: only the layer is read.
+    if isinstance(param, np.ndarray):
+        return param[param_slice.layer]
+    return np.asarray(jax.lax.dynamic_index_in_dim(param, param_slice.layer, keepdims=False))
 
 
-def _check_space(folder: pathlib.Path, needed: int) -> None:
+def _check_disk_space(folder: pathlib.Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
-            f"the weights take {needed / 1e9:.1f} GB and {str(folder)!r} has {free / 1e9:.1f} GB free; "
-            "make room or choose another --out"
+            f"the weights take {needed / 1e9:.1f} GB and {str(folder)!r} has {free / 1e9:.1f} GB "
+            "free; free some disk space or choose another --out"
         )
 
 
-def write_weights(entries: Mapping[str, Entry], folder: pathlib.Path, shard_bytes: int) -> None:
+def write_weights(
+    entries: Mapping[str, TensorEntry], folder: pathlib.Path, shard_bytes: int
+) -> None:
     """Writes one ``model.safetensors``, or shards of at most ``shard_bytes`` with their index."""
+    # The library only plans which tensor goes into which file.
     split = split_state_dict_into_shards_factory(
         dict(entries),
         get_storage_size=lambda entry: entry.nbytes,
@@ -181,38 +200,47 @@ def write_weights(entries: Mapping[str, Entry], folder: pathlib.Path, shard_byte
         filename_pattern="model{suffix}.safetensors",
         max_shard_size=shard_bytes,
     )
+
     total = sum(entry.nbytes for entry in entries.values())
     with tqdm(total=total, desc="write weights", unit="B", unit_scale=True, delay=1) as bar:
         for file, names in split.filename_to_tensors.items():
             with (folder / file).open("wb") as stream:
-                for written in _stream({name: entries[name] for name in names}, stream):
-                    bar.update(written)
+                for nbytes in _write_safetensors({name: entries[name] for name in names}, stream):
+                    bar.update(nbytes)
+
+    # Readers find the file of a tensor in the index; a single file needs none.
     if split.is_sharded:
         index = {"metadata": {"total_size": total}, "weight_map": split.tensor_to_filename}
-        (folder / "model.safetensors.index.json").write_text(
-            json.dumps(index, indent=2) + "\n", "utf-8"
-        )
+        text = json.dumps(index, indent=2) + "\n"
+        (folder / "model.safetensors.index.json").write_text(text, "utf-8")
 
 
-def _stream(entries: Mapping[str, Entry], stream: BinaryIO) -> Iterator[int]:
-    """Writes the safetensors format (its library wants all tensors at once); yields bytes as they are written."""
-    ordered = sorted(
-        entries, key=lambda name: (-entries[name].header.dtype.itemsize, name)
-    )  # keeps numbers aligned
+def _write_safetensors(entries: Mapping[str, TensorEntry], stream: BinaryIO) -> Iterator[int]:
+    """Writes a file in the safetensors format; yields the bytes of each tensor once written.
+
+    The library of that format takes all tensors at once, which can need more memory than there is.
+    """
+    # Wide dtypes come first, which keeps every number aligned in the file.
+    names = sorted(entries, key=lambda name: (-entries[name].header.dtype.itemsize, name))
+
+    # The header is JSON, padded with spaces to a multiple of 8 bytes.
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    at = 0
-    for name in ordered:
+    offset = 0
+    for name in names:
         entry = entries[name]
-        shape, end = list(entry.header.shape), at + entry.nbytes
+        end = offset + entry.nbytes
         header[name] = {
-            "dtype": NAMES[entry.header.dtype],
-            "shape": shape,
-            "data_offsets": [at, end],
+            "dtype": SAFETENSORS_NAMES[entry.header.dtype],
+            "shape": list(entry.header.shape),
+            "data_offsets": [offset, end],
         }
-        at = end
+        offset = end
+
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     stream.write(len(text).to_bytes(8, "little") + text)
-    for name in ordered:
-        stream.write(np.ascontiguousarray(entries[name].get()).tobytes())
+
+    # The numbers follow in the order of the header.
+    for name in names:
+        stream.write(np.ascontiguousarray(entries[name].get_array()).tobytes())
         yield entries[name].nbytes

@@ -1,1 +1,1 @@
-"""The pages that a run leaves for people: curves, tables, samples. Shows what others measured."""
+"""The pages that a run leaves for people: curves, tables and samples of what others measured."""

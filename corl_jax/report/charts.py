@@ -1,21 +1,23 @@
-"""Curves of a run as inline SVG. In: rows of ``metrics.jsonl``; out: one SVG per unit, in the page's own colour."""
+"""Curves of a run as HTML: rows of ``metrics.jsonl`` become panels, each with an inline SVG."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
+from html import escape
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from corl_jax.report.svg import OTHERS, grid, svg
+from corl_jax.report.svg import PALETTE, add_grid, render_svg
 
-TASKS = {"image": "#3f83f8", "text": "#f2853c"}
-NAMES = {"image": "pictures", "text": "answers"}
+TASK_COLOURS = {"image": "#3f83f8", "text": "#f2853c"}
+TASK_LABELS = {"image": "pictures", "text": "answers"}
 
-MAIN = (
+MAIN_PANELS = (
     ("Reward", "reward", r"(image|text)/reward"),
     ("Reward of pictures, by part", "reward", r"image/reward/.+"),
     ("Reward of answers, by part", "reward", r"text/reward/.+"),
@@ -28,7 +30,7 @@ MAIN = (
     ("Negative log-likelihood", "nats per token", r"(image|text)/nll"),
     ("Reconstruction", "PSNR in dB", r"psnr|eval/psnr"),
 )
-MORE = (
+MORE_PANELS = (
     ("Spread of rewards within a group", "reward", r"(image|text)/reward_std"),
     ("Groups without signal", "share", r"(image|text)/zero_std_groups"),
     ("Interference of the tasks", "cosine of gradients", r"grad_interference/cosine"),
@@ -37,90 +39,153 @@ MORE = (
     ("Sampler against scorer", "nats per token", r"(image|text)/sampler_logp_diff"),
     ("Time per step", "seconds", r"time/step"),
 )
-HIDDEN = ("step", "alarms")
+"""Title, unit and pattern of columns for every panel: those to look at first, and the others."""
+HIDDEN_COLUMNS = ("step", "alarms")
+FEW_VALUES = 30
+"""Up to so many values a curve shows markers and is not smoothed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """One chart: ``columns`` share the unit of its axis."""
+    """One chart.
+
+    Attributes:
+      title: above the chart.
+      unit: of its vertical axis.
+      columns: of ``metrics.jsonl``, one curve each.
+    """
 
     title: str
     unit: str
     columns: tuple[str, ...]
 
 
-def panels(columns: Sequence[str]) -> tuple[list[Panel], list[Panel]]:
-    """The charts that matter most, and the others; every column but ``HIDDEN`` is in one."""
-    left = [column for column in sorted(columns) if column not in HIDDEN]
-    found: list[list[Panel]] = []
-    for table in (MAIN, MORE):
-        found.append([])
+def make_panels(columns: Sequence[str]) -> tuple[list[Panel], list[Panel]]:
+    """Sorts columns into panels.
+
+    Args:
+      columns: names of columns.
+
+    Returns:
+      The panels to look at first, and the others. Every column except ``HIDDEN_COLUMNS`` is in
+      exactly one; a column that matches no pattern gets a panel of its own.
+    """
+    # Patterns are tried in order; a column belongs to the first panel whose pattern it matches.
+    remaining = [column for column in sorted(columns) if column not in HIDDEN_COLUMNS]
+    panels: list[list[Panel]] = []
+    for table in (MAIN_PANELS, MORE_PANELS):
+        panels.append([])
         for title, unit, pattern in table:
-            mine = tuple(column for column in left if re.fullmatch(pattern, column))
-            left = [column for column in left if column not in mine]
-            if mine:
-                found[-1].append(Panel(title, unit, mine))
-    return found[0], found[1] + [Panel(column, "", (column,)) for column in left]
+            matches = tuple(column for column in remaining if re.fullmatch(pattern, column))
+            remaining = [column for column in remaining if column not in matches]
+            if matches:
+                panels[-1].append(Panel(title, unit, matches))
+
+    main, more = panels
+    return main, more + [Panel(column, "", (column,)) for column in remaining]
 
 
-def smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """Centred moving mean; the window shrinks at the ends."""
+def render_charts(rows: Sequence[Mapping[str, float | None]]) -> str:
+    """All charts of a run as HTML, those of less interest folded away; "" without rows.
+
+    Args:
+      rows: of ``metrics.jsonl``.
+    """
+    if not rows:
+        return ""
+    # A column that is null in every row has nothing to draw.
+    columns = sorted({name for row in rows for name, value in row.items() if value is not None})
+    main, more = make_panels(columns)
+
+    text = (
+        '<p class="soft">Thin lines are steps, strong lines their mean. '
+        "Blue is pictures, orange is answers.</p>"
+    )
+    text += f'<div class="grid charts">{"".join(_card(panel, rows) for panel in main)}</div>'
+
+    if more:
+        text += f'<details><summary>{len(more)} more</summary><div class="grid charts">'
+        text += "".join(_card(panel, rows) for panel in more) + "</div></details>"
+    return text
+
+
+def _card(panel: Panel, rows: Sequence[Mapping[str, float | None]]) -> str:
+    svg = render_panel(panel, rows)
+    return f'<div class="card"><h3>{escape(panel.title)}</h3>{svg}</div>'
+
+
+def moving_mean(values: Float[np.ndarray, " N"], window: int) -> Float[np.ndarray, " N"]:
+    """Centred moving mean over ``window`` values; the window shrinks at both ends."""
     half = window // 2
+    # With a running total the sum of any window is one difference.
     total = np.concatenate([[0.0], np.cumsum(values)])
-    at = np.arange(len(values))
-    low, high = np.maximum(at - half, 0), np.minimum(at + half + 1, len(values))
+    index = np.arange(len(values))
+    # The window of each index, clipped to the ends.
+    low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
     return (total[high] - total[low]) / (high - low)
 
 
-def draw(panel: Panel, rows: Sequence[Mapping[str, float | None]]) -> str:
-    """``panel`` as an SVG element: light raw lines, strong smoothed ones."""
+def render_panel(panel: Panel, rows: Sequence[Mapping[str, float | None]]) -> str:
+    """A panel as an SVG element: thin lines for the values, strong lines for their moving mean."""
 
-    def paint(axes: Axes) -> None:
-        for i, column in enumerate(panel.columns):
-            pairs = [
-                (row["step"], row[column])
-                for row in rows
-                if column in row and row[column] is not None
-            ]
-            steps, values = np.array(pairs, np.float64).reshape(-1, 2).T
-            colour = _colour(column, i, panel)
-            few = len(values) <= 30
-            window = 1 if few else max(3, len(values) // 20)
-            if not few:
-                axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
-            mean, marker = smooth(values, window), "o" if few else ""
-            axes.plot(
-                steps,
-                mean,
-                color=colour,
-                linewidth=1.9,
-                marker=marker,
-                markersize=3,
-                label=label(column, panel),
-            )
+    def plot(axes: Axes) -> None:
+        for position, column in enumerate(panel.columns):
+            colour = _colour(column, position, panel)
+            _plot_curve(axes, rows, column, colour, curve_label(column, panel))
+
         axes.set_xlabel("step")
         axes.set_ylabel(panel.unit)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5))
-        grid(axes, "y")
+        add_grid(axes, "y")
+        # A single curve is named by the title.
         if len(panel.columns) > 1:
             axes.legend(frameon=False, fontsize=8.5, handlelength=1.4)
 
-    return svg(panel.title, 2.7, paint)
+    return render_svg(panel.title, 2.7, plot)
 
 
-def label(column: str, panel: Panel) -> str:
-    """What a legend calls a column."""
-    task, _, rest = column.partition("/")
+def _plot_curve(
+    axes: Axes, rows: Sequence[Mapping[str, float | None]], column: str, colour: str, label: str
+) -> None:
+    """One curve of a panel. Rows without the column, or with null in it, are left out."""
+    pairs = [
+        (row["step"], row[column]) for row in rows if column in row and row[column] is not None
+    ]
+    steps, values = np.array(pairs, np.float64).reshape(-1, 2).T
+
+    # Short curves are drawn as they are; long ones also as the mean over a twentieth of the run.
+    few = len(values) <= FEW_VALUES
+    window = 1 if few else max(3, len(values) // 20)
+    if not few:
+        axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+
+    axes.plot(
+        steps,
+        moving_mean(values, window),
+        color=colour,
+        linewidth=1.9,
+        marker="o" if few else "",
+        markersize=3,
+        label=label,
+    )
+
+
+def curve_label(column: str, panel: Panel) -> str:
+    """Name of a column in the legend of its panel."""
+    task, _, metric = column.partition("/")
+    # image/reward/NAME: the name of the reward.
     if "/reward/" in column:
         return column.rsplit("/", 1)[-1].replace("_", " ")
-    if task in NAMES and all(other.endswith(rest) for other in panel.columns):
-        return NAMES[task]
+    # Where all curves show one metric, the task alone tells them apart.
+    if task in TASK_LABELS and all(name.endswith(metric) for name in panel.columns):
+        return TASK_LABELS[task]
     return column
 
 
-def _colour(column: str, place: int, panel: Panel) -> str:
+def _colour(column: str, position: int, panel: Panel) -> str:
+    """The colour of the task, if it has one curve in the panel, else the next of the palette."""
     task = column.partition("/")[0]
-    if task in TASKS and sum(other.startswith(task) for other in panel.columns) == 1:
-        return TASKS[task]
-    return OTHERS[place % len(OTHERS)]
+    if task in TASK_COLOURS and sum(name.startswith(task) for name in panel.columns) == 1:
+        return TASK_COLOURS[task]
+    return PALETTE[position % len(PALETTE)]

@@ -1,4 +1,4 @@
-"""The part of the report that is samples: pictures, answers, sheets of a run. In: parsed JSON and files; out: HTML."""
+"""Samples of a run as HTML: galleries and answers before and after it, and sheets from training."""
 
 from __future__ import annotations
 
@@ -10,92 +10,143 @@ from html import escape
 from typing import Any
 
 SHEETS = 12
-"""Sample sheets shown, at most; evenly spread over the run."""
+"""Most sample sheets that are shown; they are evenly spread over the run."""
 SIDES = ("before", "after")
 
 
-def pictures(galleries: Mapping[str, Any]) -> str:
-    """Prompts with the pictures before and after, side by side."""
+def render_images(galleries: Mapping[str, Any]) -> str:
+    """Prompts with their images before and after the run, next to each other.
+
+    Args:
+      galleries: content of ``gallery_SIDE.json`` by side; one side may be missing.
+
+    Returns:
+      HTML, or "" if both are missing.
+    """
     sides = [side for side in SIDES if side in galleries]
-    rows = [galleries[side]["prompts"] for side in sides]
-    out = '<div class="soft small">prompt</div>'
+    if not sides:
+        return ""
+
+    prompts_by_side = [galleries[side]["prompts"] for side in sides]
+
+    # The first row of the grid: headings of its three columns.
+    cells = '<div class="soft small">prompt</div>'
     for side in SIDES:
-        out += f'<div class="soft small">{side if side in sides else ""}</div>'
-    for group in zip(*rows, strict=True):
-        out += f'<div class="rule"></div><div>{escape(group[0]["prompt"])}</div>'
-        shown = dict(zip(sides, group, strict=True))
+        cells += f'<div class="soft small">{side if side in sides else ""}</div>'
+
+    # Both sides have the same prompts in the same order.
+    for entries in zip(*prompts_by_side, strict=True):
+        prompt = entries[0]["prompt"]
+        cells += f'<div class="rule"></div><div>{escape(prompt)}</div>'
+        entry_by_side = dict(zip(sides, entries, strict=True))
+        # A side that is missing keeps its column, so that the grid stays aligned.
         for side in SIDES:
-            drawn = shown[side]["pictures"] if side in shown else []
-            four = "".join(_picture(one, group[0]["prompt"]) for one in drawn)
-            out += f'<div class="four" data-side="{side if drawn else ""}">{four}</div>'
+            pictures = entry_by_side[side]["pictures"] if side in entry_by_side else []
+            images = "".join(_picture(picture, prompt) for picture in pictures)
+            cells += f'<div class="four" data-side="{side if pictures else ""}">{images}</div>'
+
+    # Both sides were sampled with the guidance scale of training.
     guidance = galleries[sides[0]]["guidance"]
     return (
-        f'<p class="soft">Held-out prompts, not chosen by hand; pictures are samples at temperature 1, guidance '
-        f"{guidance:g}. A green frame and tick mean that it shows exactly what was asked for and nothing else.</p>"
-        f'<div class="card scroll"><div class="draw">{out}</div></div>'
+        '<p class="soft">Held-out prompts, not chosen by hand; pictures are samples at '
+        f"temperature 1, guidance {guidance:g}. A green frame and tick mean that it shows "
+        "exactly what was asked for and nothing else.</p>"
+        f'<div class="card scroll"><div class="draw">{cells}</div></div>'
     )
 
 
 def _picture(picture: Mapping[str, Any], prompt: str) -> str:
+    """One image, with a frame and a tick if it is correct."""
     tick = "<span>&#10003;</span>" if picture["right"] else ""
     look = "pic right" if picture["right"] else "pic"
-    return f'<div class="{look}">{image(picture["png"], prompt)}{tick}</div>'
+    return f'<div class="{look}">{image_tag(picture["png"], prompt)}{tick}</div>'
 
 
-def answers(transcripts: Mapping[str, Any]) -> str:
-    """Questions with picture, reference, and what was answered before and after."""
+def render_answers(transcripts: Mapping[str, Any]) -> str:
+    """Questions with their image, the reference answer, and the answers before and after the run.
+
+    Args:
+      transcripts: content of ``answers_SIDE.json`` by side; one side may be missing.
+
+    Returns:
+      HTML, or "" if both are missing.
+    """
     sides = [side for side in SIDES if side in transcripts]
+    if not sides:
+        return ""
+
+    # One card per question, with up to four answers: greedy and sampled, before and after.
     cards = ""
-    for group in zip(*(transcripts[side] for side in sides), strict=True):
-        asked = group[0]
-        said = ""
-        for side, one in zip(sides, group, strict=True):
-            for how in ("greedy", "sampled"):
-                said += _said(f"{side}, {how}", one[how])
-        question, _, options = escape(asked["question"]).partition("\n")
+    for entries in zip(*(transcripts[side] for side in sides), strict=True):
+        answers = ""
+        for side, entry in zip(sides, entries, strict=True):
+            for decoding in ("greedy", "sampled"):
+                answers += _answer(f"{side}, {decoding}", entry[decoding])
+
+        # The question is the same on both sides. Its options follow on lines of their own.
+        entry = entries[0]
+        question, _, options = escape(entry["question"]).partition("\n")
         options = f'<p class="small">{options.replace(chr(10), " &emsp; ")}</p>' if options else ""
+
         cards += (
-            f'<div class="card talk">{image(asked["png"], "picture of the question")}<div><h3>{question}</h3>{options}'
-            f'<p class="soft small">{escape(asked["kind"])} &middot; right: <b>{escape(asked["reference"])}</b></p>'
-            f'<div class="say">{said}</div></div></div>'
+            f'<div class="card talk">{image_tag(entry["png"], "picture of the question")}'
+            f"<div><h3>{question}</h3>{options}"
+            f'<p class="soft small">{escape(entry["kind"])} &middot; '
+            f"right: <b>{escape(entry['reference'])}</b></p>"
+            f'<div class="say">{answers}</div></div></div>'
         )
     return f'<div class="grid talks">{cards}</div>'
 
 
-def _said(who: str, answer: Mapping[str, Any]) -> str:
+def _answer(label: str, answer: Mapping[str, Any]) -> str:
+    """One answer: who gave it, whether it is correct, and its text with the tags set apart."""
     mark = (
         '<span class="ok">&#10003;</span>'
         if answer["right"]
         else '<span class="no">&#10007;</span>'
     )
+    # The text is escaped first, so a tag such as <think> reads &lt;think&gt; by now.
     text = re.sub(r"(&lt;/?\w+&gt;)", r'<span class="tag">\1</span>', escape(answer["text"]))
-    form = "" if answer["well_formed"] else ' <span class="tag">(out of form)</span>'
+    note = "" if answer["well_formed"] else ' <span class="tag">(malformed)</span>'
     return (
-        f'<span class="soft small">{who}</span>{mark}<span>{text or "<i>nothing</i>"}{form}</span>'
+        f'<span class="soft small">{label}</span>{mark}'
+        f"<span>{text or '<i>nothing</i>'}{note}</span>"
     )
 
 
-def sheets(folder: pathlib.Path) -> str:
-    """Sample sheets that were written while training, as a strip to scroll."""
-    found = sorted(folder.glob("step_*.png"))
-    if len(found) > SHEETS:
-        found = [found[round(i * (len(found) - 1) / (SHEETS - 1))] for i in range(SHEETS)]
+def render_sheets(folder: pathlib.Path) -> str:
+    """Sample sheets that were written in training, as a strip to scroll; "" if there are none."""
+    paths = sorted(folder.glob("step_*.png"))
+    if len(paths) > SHEETS:
+        # The first and the last sheet are always among them.
+        paths = [paths[round(i * (len(paths) - 1) / (SHEETS - 1))] for i in range(SHEETS)]
+
     figures = ""
-    for path in found:
+    for path in paths:
+        # step_000025_rollout.png
         step, _, name = path.stem.removeprefix("step_").partition("_")
         caption = escape(f"step {int(step)}: {name}" if step.isdigit() else path.stem)
         png = base64.b64encode(path.read_bytes()).decode()
-        figures += f"<figure>{image(png, caption)}<figcaption>{caption}</figcaption></figure>"
+        figures += f"<figure>{image_tag(png, caption)}<figcaption>{caption}</figcaption></figure>"
     return f'<div class="card"><div class="sheets">{figures}</div></div>' if figures else ""
 
 
-def image(png: str, text: str) -> str:
-    """An ``img`` element with its picture inside; nothing but base64 gets in."""
+def image_tag(png: str, text: str) -> str:
+    """An ``img`` element that contains its image.
+
+    Args:
+      png: PNG file in base64.
+      text: shown where the image is not.
+
+    Raises:
+      ValueError: ``png`` is not base64; nothing else may get into the attribute.
+    """
+    # Base64 contains no quotation mark or angle bracket, so this is as safe as escaping.
     if re.fullmatch(r"[A-Za-z0-9+/=]*", png) is None:
-        raise ValueError("a picture of the work directory is no base64")
+        raise ValueError("an image in the work directory is not base64")
     return f'<img loading="lazy" src="data:image/png;base64,{png}" alt="{escape(text)}">'
 
 
-def empty(what: str) -> str:
-    """Says that a part is missing."""
-    return f'<p class="empty">{escape(what)}</p>'
+def placeholder(text: str) -> str:
+    """A box that says which part is missing."""
+    return f'<p class="empty">{escape(text)}</p>'

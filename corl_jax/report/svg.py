@@ -1,4 +1,4 @@
-"""Plots as inline SVG in the page's own colour. In: what paints on axes; out: an SVG element."""
+"""Plots as inline SVG whose text and lines have the colour of the page."""
 
 from __future__ import annotations
 
@@ -14,48 +14,64 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 INK = "#123457"
-"""Stands for the page's text colour until the SVG is written."""
-OTHERS = ("#8f7cf7", "#22a99a", "#e2588b", "#c9a227", "#6b8ba4")
-"""Colours of what has none of its own."""
+"""Placeholder for the colour of text and lines, replaced when the SVG is complete."""
+PALETTE = ("#8f7cf7", "#22a99a", "#e2588b", "#c9a227", "#6b8ba4")
+"""Colours of series that have no colour of their own."""
 GREY = "#808080"
-"""The same in a file of its own, on light and on dark pages."""
+"""Ink of an SVG file of its own, readable on light and on dark pages."""
 WIDTH = 4.6
+"""Width of a plot, in inches."""
 
 
-def svg(name: str, height: float, *paints: Callable[[Axes], Any], ink: str = "currentColor") -> str:
-    """Plots in two columns, or one alone, each of 4.6 inches by ``height`` and without frame.
+def render_svg(
+    name: str,
+    height: float,
+    *plotters: Callable[[Axes], object],
+    ink: str = "currentColor",
+) -> str:
+    """Draws one plot per plotter, in two columns if there are several, each without a frame.
 
     Args:
-      name: tells its elements from those of others on a page.
-      paints: one for each plot.
-      ink: of text and lines.
+      name: makes the ids of the SVG's elements differ from those of other SVGs on a page.
+      height: of a plot, in inches.
+      plotters: each draws on the axes that it gets.
+      ink: colour of text and lines; ``currentColor`` is the text colour of the page.
+
+    Returns:
+      An ``svg`` element without fixed size.
     """
-    inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    ink_keys = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     settings: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": name,
         "font.size": 9.5,
-    } | dict.fromkeys(inked, INK)
+    } | dict.fromkeys(ink_keys, INK)
+
     with matplotlib.rc_context(settings):
-        columns, rows = min(2, len(paints)), math.ceil(len(paints) / 2)
+        columns, rows = min(2, len(plotters)), math.ceil(len(plotters) / 2)
         figure = Figure(figsize=(WIDTH * columns, height * rows), layout="constrained")
         FigureCanvasSVG(figure)
-        for place, paint in enumerate(paints, 1):
-            axes = figure.add_subplot(rows, columns, place)
-            paint(axes)
+        for position, plotter in enumerate(plotters, 1):
+            axes = figure.add_subplot(rows, columns, position)
+            plotter(axes)
             axes.spines[["top", "right", "left"]].set_visible(False)
             axes.tick_params(length=0)
-        out = io.StringIO()
+
+        # Without date and creator the same plot gives the same bytes.
+        buffer = io.StringIO()
         figure.savefig(
-            out, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
+            buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
         )
-    text = out.getvalue()
+
+    # matplotlib cannot write currentColor, so the placeholder is replaced in the text.
+    text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(INK, ink)
+    # Without width and height the element fills its card.
     return re.sub(
         r'^<svg height="[^"]*"( [^>]*?) width="[^"]*"', r'<svg role="img"\1', text, count=1
     )
 
 
-def grid(axes: Axes, axis: str) -> None:
-    """Light lines across ``axis``."""
+def add_grid(axes: Axes, axis: str) -> None:
+    """Adds light lines across ``axis`` (``x`` or ``y``)."""
     axes.grid(True, axis=axis, color=INK, alpha=0.13, linewidth=0.7)  # type: ignore[arg-type]

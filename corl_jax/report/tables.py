@@ -1,4 +1,4 @@
-"""The part of the report that is numbers: tiles and the table before against after. In: ``eval.json``; out: HTML."""
+"""Metrics before and after a run as HTML: tiles for the main ones, and a table for all."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from corl_jax.evals.statistics import Number, Numbers, difference
+from corl_jax.evals.statistics import Estimate, Estimates, difference
 
-TEXTS = {
+QA_DESCRIPTIONS = {
     "qa_greedy": "right, greedy",
     "qa_greedy_mc": "right, greedy, multiple choice",
     "qa_greedy_oe": "right, greedy, open questions",
@@ -17,135 +17,164 @@ TEXTS = {
     "qa_format": "well-formed, sampled",
     "qa_greedy_format": "well-formed, greedy",
 }
+"""Metrics of answers in words, in the order of the table."""
+
+QA_TILES = (
+    ("qa_greedy", "Answers right, greedy"),
+    ("qa_sampled_strict", "Answers right and well-formed, sampled"),
+    ("qa_format", "Answers well-formed, sampled"),
+)
 
 
-def tiles(evals: Mapping[str, Any]) -> str:
-    """The numbers that a reader looks for first, before and after."""
+def render_tiles(evals: Mapping[str, Any]) -> str:
+    """The metrics that a reader looks for first, as tiles.
+
+    Args:
+      evals: content of ``eval.json`` with both ``before`` and ``after``.
+    """
     before, after = evals["before"], evals["after"]
-    chosen: list[tuple[str, Number, Number]] = []
+    tiles: list[tuple[str, Estimate, Estimate]] = []
+
+    # eval.json has the guidance scale of training once the run has ended.
     if "guidance" in evals:
-        name = f"t2i_strict@w={evals['guidance']:g}"
-        best = best_guidance(before)
+        scale = f"{evals['guidance']:g}"
+        name = f"t2i_strict@w={scale}"
         if name in before and name in after:
-            chosen.append(
-                (
-                    f"Pictures exactly right, guidance {evals['guidance']:g}",
-                    before[name],
-                    after[name],
-                )
-            )
+            tiles.append((f"Pictures exactly right, guidance {scale}", before[name], after[name]))
+            # The base may do better at another guidance scale, so its best one is compared too.
+            best = best_guidance(before)
             if best is not None and best != name:
-                weight = best.partition("=")[2]
-                chosen.append(
-                    (f"The same, base at its best guidance {weight}", before[best], after[name])
-                )
-    for name, title in (
-        ("qa_greedy", "Answers right, greedy"),
-        ("qa_sampled_strict", "Answers right and well-formed, sampled"),
-        ("qa_format", "Answers well-formed, sampled"),
-    ):
+                best_scale = best.partition("=")[2]
+                title = f"The same, base at its best guidance {best_scale}"
+                tiles.append((title, before[best], after[name]))
+
+    # Question answering has no guidance.
+    for name, title in QA_TILES:
         if name in before and name in after:
-            chosen.append((title, before[name], after[name]))
-    return f'<div class="grid tiles">{"".join(_tile(*one) for one in chosen)}</div>'
+            tiles.append((title, before[name], after[name]))
+    return f'<div class="grid tiles">{"".join(_tile(*tile) for tile in tiles)}</div>'
 
 
-def best_guidance(numbers: Numbers) -> str | None:
-    """The strict picture score of ``numbers`` that is highest, by name."""
-    names = [name for name in numbers if name.startswith("t2i_strict@")]
-    return max(names, key=lambda name: float(numbers[name]["value"] or 0)) if names else None
+def best_guidance(metrics: Estimates) -> str | None:
+    """Name of the highest ``t2i_strict@w=W``, or None if there is none."""
+    names = [name for name in metrics if name.startswith("t2i_strict@")]
+    return max(names, key=lambda name: float(metrics[name]["value"] or 0)) if names else None
 
 
-def table(evals: Mapping[str, Any]) -> str:
-    """All numbers; one side may be missing while a run is under way."""
-    nothing: Numbers = {}
+def render_table(evals: Mapping[str, Any]) -> str:
+    """All metrics as a table; "" if there are none.
+
+    Args:
+      evals: content of ``eval.json``; ``after`` is missing until the run has ended.
+    """
+    if not evals.keys() & {"before", "after"}:
+        return ""
+    no_metrics: Estimates = {}
     before, after = (
-        dict(evals[side]) if side in evals else nothing for side in ("before", "after")
+        dict(evals[side]) if side in evals else no_metrics for side in ("before", "after")
     )
-    names = list(dict.fromkeys([*before, *after]))
+
+    # Every metric that either side has, in three groups.
     groups: dict[str, list[str]] = {
         "Pictures": [],
         "Answers": [],
         "Answers by kind of question": [],
     }
-    for name in sorted(names, key=place):
-        group = (
-            "Pictures"
-            if name.startswith("t2i")
-            else "Answers by kind of question"
-            if "/" in name
-            else "Answers"
-        )
-        groups[group].append(name)
+    for name in sorted(dict.fromkeys([*before, *after]), key=sort_key):
+        if name.startswith("t2i"):
+            groups["Pictures"].append(name)
+        elif "/" in name:
+            groups["Answers by kind of question"].append(name)
+        else:
+            groups["Answers"].append(name)
+
+    # The two metrics that training is judged by are set in bold.
     main = f"t2i_strict@w={evals['guidance']:g}" if "guidance" in evals else ""
     body = ""
-    for title, members in groups.items():
-        if members:
+    for title, names in groups.items():
+        if names:
             body += f'<tr class="head"><td colspan="7">{escape(title)}</td></tr>'
-        body += "".join(
-            _row(name, before, after, strong=name in (main, "qa_greedy")) for name in members
-        )
+        for name in names:
+            body += _row(name, before, after, bold=name in (main, "qa_greedy"))
+
+    # The two columns without a heading are the name in eval.json and the dots.
     head = "<tr><th>measure</th><th></th><th class=num>before</th><th class=num>after</th><th></th>"
     head += "<th class=num>change</th><th class=num>records</th></tr>"
+
     key = '<i class="before"></i>before<i class="after"></i>after'
     return (
         f'<div class="card scroll"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>'
-        f'<p class="soft small key">Mean over held-out records &plusmn; one standard error.{key} &emsp; '
-        "A coloured change exceeds two standard errors of the difference (the two taken as independent).</p>"
+        f'<p class="soft small key">Mean over held-out records &plusmn; one standard error.{key}'
+        " &emsp; A coloured change exceeds two standard errors of the difference"
+        " (the two taken as independent).</p>"
     )
 
 
-def place(name: str) -> tuple[int, str]:
-    """Order of the table: pictures strict before soft, answers as in ``TEXTS``, the rest by name."""
-    order = ("t2i_strict", "t2i_soft", *TEXTS)
+def sort_key(name: str) -> tuple[int, str]:
+    """Order of the table: strict images, soft images, answers as in ``QA_DESCRIPTIONS``, others."""
+    order = ("t2i_strict", "t2i_soft", *QA_DESCRIPTIONS)
     base = name.partition("@")[0]
     return (order.index(base) if base in order else len(order), name)
 
 
-def _row(name: str, before: Numbers, after: Numbers, strong: bool) -> str:
-    left, right = before.get(name), after.get(name)
-    some = left or right
+def _row(name: str, before: Estimates, after: Estimates, bold: bool) -> str:
+    """One metric: its name, both values as numbers and as dots on a line, and the change."""
+    # One side may lack the metric: it is missing, or the run has not ended yet.
+    start, end = before.get(name), after.get(name)
+    present = start or end
     change, dots = "", ""
-    if left and right:
-        change = _pill(left, right)
-        a, b = (100 * min(max(float(one["value"] or 0), 0), 1) for one in (left, right))
-        dots = f'<span class="span"><u style="left:{min(a, b):.1f}%;width:{abs(a - b):.1f}%"></u>'
-        dots += f'<i class="before" style="left:{a:.1f}%"></i><i class="after" style="left:{b:.1f}%"></i></span>'
+    if start and end:
+        change = _change_pill(start, end)
+
+        # Positions on the line in per cent; a bar joins the two dots.
+        left, right = (
+            100 * min(max(float(estimate["value"] or 0), 0), 1) for estimate in (start, end)
+        )
+        bar = f"left:{min(left, right):.1f}%;width:{abs(left - right):.1f}%"
+        dots = f'<span class="span"><u style="{bar}"></u>'
+        dots += f'<i class="before" style="left:{left:.1f}%"></i>'
+        dots += f'<i class="after" style="left:{right:.1f}%"></i></span>'
+
+    # In the order of the headings: words, name, before, after, dots, change, records.
     cells = f"<td>{describe(name)}</td><td><code>{escape(name)}</code></td>"
-    cells += f'<td class="num">{_share(left)}</td><td class="num">{_share(right)}</td>'
-    cells += f'<td>{dots}</td><td class="num">{change}</td><td class="num">{some["n"] if some else ""}</td>'
-    return f'<tr class="{"main" if strong else ""}">{cells}</tr>'
+    cells += f'<td class="num">{_percent(start)}</td><td class="num">{_percent(end)}</td>'
+    cells += f'<td>{dots}</td><td class="num">{change}</td>'
+    cells += f'<td class="num">{present["n"] if present else ""}</td>'
+    return f'<tr class="{"main" if bold else ""}">{cells}</tr>'
 
 
 def describe(name: str) -> str:
-    """A measure's name in words."""
-    kind, _, weight = name.partition("@w=")
-    if weight:
-        return f"{'exactly right' if kind == 't2i_strict' else 'partial credit'}, guidance {escape(weight)}"
-    base, _, question = name.partition("/")
-    text = TEXTS[base] if base in TEXTS else escape(base)
-    return f"{escape(question)}: {text}" if question else text
+    """The name of a metric in words, escaped for HTML."""
+    metric, _, scale = name.partition("@w=")
+    if scale:
+        words = "exactly right" if metric == "t2i_strict" else "partial credit"
+        return f"{words}, guidance {escape(scale)}"
+    base, _, kind = name.partition("/")
+    words = QA_DESCRIPTIONS[base] if base in QA_DESCRIPTIONS else escape(base)
+    return f"{escape(kind)}: {words}" if kind else words
 
 
-def _share(value: Number | None) -> str:
-    if not value:
+def _percent(estimate: Estimate | None) -> str:
+    """A value with its standard error, or a dash if it was not measured."""
+    if not estimate:
         return '<span class="soft">&ndash;</span>'
-    error = (
-        ""
-        if value["stderr"] is None
-        else f' <span class="soft">&plusmn; {100 * value["stderr"]:.1f}</span>'
-    )
-    return f"{100 * value['value']:.1f} %{error}"
+    error = ""
+    if estimate["stderr"] is not None:
+        error = f' <span class="soft">&plusmn; {100 * estimate["stderr"]:.1f}</span>'
+    return f"{100 * estimate['value']:.1f} %{error}"
 
 
-def _pill(before: Number, after: Number) -> str:
-    change, _, marked = difference(before, after)
-    look = ("up" if change > 0 else "down") if marked else ""
+def _change_pill(before: Estimate, after: Estimate) -> str:
+    """The change in percentage points, coloured if it is significant."""
+    change, _, significant = difference(before, after)
+    look = ("up" if change > 0 else "down") if significant else ""
     return f'<span class="pill {look}">{100 * change:+.1f}</span>'
 
 
-def _tile(title: str, before: Number, after: Number) -> str:
-    left, right = (f"{100 * one['value']:.1f}" for one in (before, after))
+def _tile(title: str, before: Estimate, after: Estimate) -> str:
+    start, end = (f"{100 * estimate['value']:.1f}" for estimate in (before, after))
     return (
         f'<div class="card tile"><span class="soft small">{escape(title)}</span>'
-        f'<b><span class="from">{left} &rarr;</span> {right} %</b>{_pill(before, after)}</div>'
+        f'<b><span class="from">{start} &rarr;</span> {end} %</b>'
+        f"{_change_pill(before, after)}</div>"
     )

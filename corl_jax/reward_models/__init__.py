@@ -1,1 +1,1 @@
-"""Networks that judge: one folder each, with its modules, its weights' names, its tokenizer and its wrapper."""
+"""Reward models: a folder each with modules, tensor names, tokenizer and a wrapper for rewards."""

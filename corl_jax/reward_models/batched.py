@@ -1,53 +1,61 @@
-"""Any number of rows through a program that is compiled for one. In: host rows; out: NumPy results, row by row."""
+"""Runs any number of rows through a program that is compiled for one fixed number of rows.
+
+In: host arrays with the same number of rows. Out: NumPy results, one per row and in order.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import numpy as np
 
 from corl_jax.core.sharding import Sharder, sharding_context
 
-ROWS = 16
-"""Rows of a call at least."""
+MIN_ROWS_PER_CALL = 16
+"""A call has at least this many rows over all devices."""
 
-EACH = 2
-"""Rows of a call at least on each device: it gathers a net's weights and reads them once for all its rows."""
+MIN_ROWS_PER_DEVICE = 2
+"""A call has at least this many rows on each device, so that reading the weights pays off."""
 
 
 def global_rows(shards: int) -> int:
-    """Rows of a call whose rows lie on ``shards`` devices, over which they divide."""
-    return max(-(-ROWS // shards), EACH) * shards
+    """Rows of one call over all processes, with the batch axis divided over ``shards`` devices."""
+    # Rounded up to a whole number of rows on each device.
+    rows_per_shard = max(-(-MIN_ROWS_PER_CALL // shards), MIN_ROWS_PER_DEVICE)
+    return rows_per_shard * shards
 
 
 def local_rows_per_call(sharder: Sharder) -> int:
-    """Rows that this process brings to a call."""
+    """Rows that this process contributes to one call."""
     return len(sharder.local_row_ids(global_rows(sharder.batch_shards)))
 
 
 def map_in_batches(
-    sharder: Sharder, run: Callable[..., jax.Array], columns: Sequence[np.ndarray]
+    sharder: Sharder, program: Callable[..., jax.Array], columns: Sequence[np.ndarray]
 ) -> np.ndarray:
-    """``run`` over rows, always the same number at once; the last call is filled up with its own last row.
+    """Runs ``program`` over all rows, the same number of rows in every call.
 
     Args:
-      sharder: of the run.
-      run: from arrays on the mesh to one result per row; jitted.
-      columns: host arrays with the same ``N`` rows. On several processes these are this process's rows, and all
-        processes call with equally many.
+      sharder: the mesh of the run.
+      program: a jitted function from arrays on the mesh to one result per row.
+      columns: host arrays with the same ``N`` rows. With several processes these are the rows of
+        this process, and all processes must call with equally many.
 
     Returns:
       ``N`` results, in the order of the rows.
     """
-    total = len(columns[0])
-    size = local_rows_per_call(sharder)
-    results: list[Any] = []
+    row_count = len(columns[0])
+    rows_per_call = local_rows_per_call(sharder)
+    results: list[np.ndarray] = []
+
+    # The program is traced in the first call, and its sharding constraints need the mesh.
     with sharding_context(sharder):
-        for start in range(0, total, size):
-            rows = np.minimum(np.arange(start, start + size), total - 1)
-            results.append(
-                sharder.local_rows(run(*sharder.put_batch([column[rows] for column in columns])))
-            )
-    return np.concatenate(results)[:total] if results else np.zeros(0, np.float32)
+        for start in range(0, row_count, rows_per_call):
+            # The last call repeats the last row, so that all calls have one shape and one program.
+            row_ids = np.minimum(np.arange(start, start + rows_per_call), row_count - 1)
+            batch = sharder.put_batch([column[row_ids] for column in columns])
+            results.append(sharder.local_rows(program(*batch)))
+
+    # Cuts the repeated rows off again.
+    return np.concatenate(results)[:row_count] if results else np.zeros(0, np.float32)

@@ -1,4 +1,7 @@
-"""The reward models that a config names, each opened once. In: where each lies; out: captioner, encoders, distances."""
+"""The reward models of a run, by the names that a config gives them; each is loaded once.
+
+In: a source (folder, hub id or ``tiny``) for each name. Out: captioner, encoders and distances.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from corl_jax.reward_models.blip.captioner import Captioner
 from corl_jax.reward_models.blip.weights import CAPTIONER
 from corl_jax.reward_models.clip.text_image import ClipSimilarity
 from corl_jax.reward_models.clip.weights import CLIP
-from corl_jax.reward_models.lpips.distance import Lpips
+from corl_jax.reward_models.lpips.distance import LpipsDistance
 from corl_jax.reward_models.lpips.weights import LPIPS
 
 SPECS: Mapping[str, RewardModelSpec] = {
@@ -25,53 +28,67 @@ SPECS: Mapping[str, RewardModelSpec] = {
     "clip": CLIP,
     "lpips": LPIPS,
 }
+"""Every kind of reward model by its name in a config; ``RewardModels`` has a property for each."""
 
 
 class RewardModels:
-    """Reward models on the mesh of the run. A name that the config leaves empty is an error once it is asked for."""
+    """The reward models of a run, each loaded when it is first used."""
 
-    def __init__(self, models: Mapping[str, str], sharder: Sharder):
-        self._models, self._sharder = models, sharder
+    def __init__(self, sources: Mapping[str, str], sharder: Sharder):
+        """Loads nothing yet.
 
-    def open(self, names: Iterable[str]) -> None:
-        """Reads ``names``, so that what is missing is said before training.
+        Args:
+          sources: folder, hub id or ``tiny`` by name in ``SPECS``; empty for a model that is not
+            used.
+          sharder: the mesh of the run.
+        """
+        self._sources = sources
+        self._sharder = sharder
+
+    def load(self, names: Iterable[str]) -> None:
+        """Loads the models ``names`` now, so that a missing one is reported before training.
 
         Raises:
-          UserError: a model that is not named in the config, not there, damaged, or of another kind.
+          UserError: the config does not name a model, or its folder is missing, damaged or holds
+            another kind of model.
         """
         for name in names:
+            # Reading the cached property of that name loads the model.
             operator.attrgetter(name)(self)
 
-    def _net(self, name: str) -> LoadedModel:
-        source, kind = self._models.get(name, ""), SPECS[name]
+    def _load(self, name: str) -> LoadedModel:
+        # A name that the config leaves empty is an error once a reward needs the model.
+        source = self._sources.get(name, "")
+        spec = SPECS[name]
         if not source:
             raise UserError(
-                f"a reward needs the model {name!r}; set config.reward.models.{name} to a folder or a hub id, for "
-                f"example {kind.home} ({kind.gigabytes} GB)"
+                f"config.rewards.options.models.{name} must be a folder or a hub id, since a reward "
+                f"needs this model; got nothing. Set it, for example, to {spec.hub_id} "
+                f"({spec.download_gb} GB)"
             )
-        return load_reward_model(kind, source, self._sharder)
+        return load_reward_model(spec, source, self._sharder)
 
     @functools.cached_property
     def captioner(self) -> Captioner:
-        """Says what pictures show."""
-        return Captioner(self._net("captioner"), self._sharder)
+        """Writes captions of images."""
+        return Captioner(self._load("captioner"), self._sharder)
 
     @functools.cached_property
     def bert(self) -> BertScore:
-        """Compares texts."""
-        return BertScore(self._net("bert"), self._sharder)
+        """Compares texts with BERTScore."""
+        return BertScore(self._load("bert"), self._sharder)
 
     @functools.cached_property
     def sentence(self) -> SentenceSimilarity:
-        """Compares sentences."""
-        return SentenceSimilarity(self._net("sentence"), self._sharder)
+        """Compares texts on the states of a sentence encoder."""
+        return SentenceSimilarity(self._load("sentence"), self._sharder)
 
     @functools.cached_property
     def clip(self) -> ClipSimilarity:
-        """Compares pictures with texts."""
-        return ClipSimilarity(self._net("clip"), self._sharder)
+        """Compares images with texts."""
+        return ClipSimilarity(self._load("clip"), self._sharder)
 
     @functools.cached_property
-    def lpips(self) -> Lpips:
-        """Compares pictures."""
-        return Lpips(self._net("lpips"), self._sharder)
+    def lpips(self) -> LpipsDistance:
+        """Compares images with images."""
+        return LpipsDistance(self._load("lpips"), self._sharder)

@@ -1,5 +1,8 @@
-"""Rewards: named functions over completions, chosen and weighted in a config."""
+"""Rewards: functions over completions, registered by name, chosen and weighted in a config.
 
-from corl_jax.rewards import cycle, image_distance, matching, self_vqa, shapes, text
+Importing this package registers all of them.
+"""
 
-__all__ = ["cycle", "image_distance", "matching", "self_vqa", "shapes", "text"]
+from corl_jax.rewards import clip, cycle, image_distance, matching, self_vqa, shapes, text
+
+__all__ = ["clip", "cycle", "image_distance", "matching", "self_vqa", "shapes", "text"]

@@ -1,4 +1,8 @@
-"""The registry of rewards and their weighted combination. In: completions; out: ``Rewards``."""
+"""The registry of rewards and their weighted sum.
+
+A reward is a function from ``N`` completions to ``N`` numbers, registered under a name. A config
+chooses rewards by name and gives each a weight; ``compute_rewards`` evaluates all of them.
+"""
 
 from __future__ import annotations
 
@@ -6,99 +10,150 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Float, UInt8
 
 from corl_jax.core.errors import UserError, describe_error
 from corl_jax.core.registry import Registry
 from corl_jax.core.types import Completion, PolicyHandle, Rewards
 from corl_jax.reward_models.collection import RewardModels
-from corl_jax.rewards.config import RewardSettings
+from corl_jax.rewards.config import RewardOptions
 
 
 @dataclasses.dataclass(frozen=True)
 class RewardContext:
-    """What a reward may need beside completions.
+    """What a reward may need besides the completions.
 
     Attributes:
       policy: a narrow handle on the policy in training, or None.
-      models: reward models, or None.
-      settings: choices that several rewards share.
+      models: the reward models, or None.
+      options: options that several rewards share.
     """
 
     policy: PolicyHandle | None = None
     models: RewardModels | None = None
-    settings: RewardSettings = RewardSettings()
+    options: RewardOptions = RewardOptions()
 
     @property
-    def reader(self) -> PolicyHandle:
-        """The policy; an error without one."""
+    def policy_handle(self) -> PolicyHandle:
+        """``policy``, for a reward that cannot do without one.
+
+        Raises:
+          ValueError: the context has no policy.
+        """
         if self.policy is None:
-            raise ValueError("this reward reads with the policy, but no policy was handed in")
+            raise ValueError(
+                "this reward needs a policy, but none was passed; with corl score, add --policy"
+            )
         return self.policy
 
     @property
     def reward_models(self) -> RewardModels:
-        """The reward models; an error without them."""
+        """``models``, for a reward that cannot do without them.
+
+        Raises:
+          ValueError: the context has no reward models.
+        """
         if self.models is None:
-            raise ValueError("this reward needs a reward model, but none was handed in")
+            raise ValueError(
+                "this reward needs a reward model, but none was passed; set RewardContext.models"
+            )
         return self.models
 
 
 RewardFn = Callable[[Sequence[Completion], RewardContext], np.ndarray]
-"""``N`` completions to ``N`` finite floats, row by row."""
+"""From ``N`` completions to ``N`` finite floats, in the order of the completions."""
 
 rewards: Registry[RewardFn] = Registry("reward")
 
 
 def compute_rewards(
-    completions: Sequence[Completion], table: Mapping[str, float], context: RewardContext
+    completions: Sequence[Completion], weights: Mapping[str, float], context: RewardContext
 ) -> Rewards:
-    """Every reward of ``table`` on every completion.
+    """Evaluates every reward of ``weights`` on every completion.
 
     Args:
-      completions: ``N`` of them.
-      table: reward name to weight; weight 0 is computed and logged only.
+      completions: ``N`` completions of one task.
+      weights: reward name to weight; a reward of weight 0 is computed for logging only.
       context: see ``RewardContext``.
 
+    Returns:
+      The rewards, float32: one column per reward ``[N, R]`` and their weighted sum ``[N]``.
+
     Raises:
-      UserError: an unknown name, no reward at all, or a reward that fails or gives something that is no number; it
-        names the reward, the row and the cause. A failure is never a silent zero.
+      UserError: an unknown name, no reward at all, or a reward that fails or returns something
+        other than one finite number per completion. The error names the reward, the row and the
+        cause; a reward that fails never counts as 0 silently.
     """
-    if not table:
+    if not weights:
         raise UserError("no reward is configured; name at least one in the config's rewards block")
-    columns = [_column(name, completions, context) for name in table]
+
+    columns = [_reward_column(name, completions, context) for name in weights]
+    # Checked in float64, but logged and trained on in float32.
     matrix = np.stack(columns, 1).astype(np.float32)
-    return Rewards(tuple(table), matrix, matrix @ np.asarray(list(table.values()), np.float32))
+    total = matrix @ np.asarray(list(weights.values()), np.float32)
+    return Rewards(tuple(weights), matrix, total)
 
 
-def _column(name: str, completions: Sequence[Completion], context: RewardContext) -> np.ndarray:
-    function = rewards[name]
+def _reward_column(
+    name: str, completions: Sequence[Completion], context: RewardContext
+) -> Float[np.ndarray, "N"]:
+    """The values of one reward, checked to be one finite number per completion."""
+    reward = rewards[name]
     try:
-        values = np.asarray(function(completions, context), np.float64)
+        values = np.asarray(reward(completions, context), np.float64)
     except Exception as error:
-        row = _failing_row(function, completions, context)
-        raise UserError(
-            f"reward {name!r} failed on {row or f'the batch as a whole: {describe_error(error)}'}"
-        ) from error
+        # The batch failed: find the row that is the cause, if a single row is.
+        location = _first_failing_row(reward, completions, context)
+        if not location:
+            location = f"the batch as a whole: {describe_error(error)}"
+        raise UserError(f"reward {name!r} failed on {location}") from error
+
+    # Rewards may come from a user's code, so nothing about their values is taken for granted.
     if values.shape != (len(completions),):
         raise UserError(
-            f"reward {name!r} gave shape {values.shape}; expected one number for each of {len(completions)}"
+            f"reward {name!r} must return one number for each of {len(completions)} completions; "
+            f"got shape {values.shape}. Return an array [N] in the order of the completions."
         )
-    bad = np.flatnonzero(~np.isfinite(values))
-    if bad.size:
-        record = completions[bad[0]].record.id
+
+    invalid_rows = np.flatnonzero(~np.isfinite(values))
+    if invalid_rows.size:
+        row = invalid_rows[0]
         raise UserError(
-            f"reward {name!r} gave {values[bad[0]]} on row {bad[0]} (record {record!r}); expected a number"
+            f"reward {name!r} must return finite numbers; got {values[row]} on row {row} "
+            f"(record {completions[row].record.id!r}). Check the reward on that record."
         )
     return values
 
 
-def _failing_row(
-    function: RewardFn, completions: Sequence[Completion], context: RewardContext
+def _first_failing_row(
+    reward: RewardFn, completions: Sequence[Completion], context: RewardContext
 ) -> str:
-    """The first row that fails on its own, and how; empty if none does."""
-    for i, completion in enumerate(completions):
+    """Row, record and cause of the first row that fails alone; empty if every row alone works."""
+    for row, completion in enumerate(completions):
         try:
-            function([completion], context)
+            reward([completion], context)
         except Exception as error:
-            return f"row {i} (record {completion.record.id!r}): {describe_error(error)}"
+            return f"row {row} (record {completion.record.id!r}): {describe_error(error)}"
     return ""
+
+
+def pixels_of(completion: Completion) -> UInt8[np.ndarray, "H W 3"]:
+    """The pixels of an image completion.
+
+    Raises:
+      ValueError: the completion is a text.
+    """
+    if completion.pixels is None:
+        raise ValueError("this reward needs an image, but the completion is a text")
+    return completion.pixels
+
+
+def text_of(completion: Completion) -> str:
+    """The text of a text completion.
+
+    Raises:
+      ValueError: the completion is an image.
+    """
+    if completion.text is None:
+        raise ValueError("this reward needs a text, but the completion is an image")
+    return completion.text

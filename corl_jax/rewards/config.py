@@ -1,4 +1,4 @@
-"""How rewards are made, as read from a config. In: the block ``reward``; out: ``RewardSettings``, checked."""
+"""Options that several rewards share, read from the block ``rewards.options`` of a config and checked."""
 
 from __future__ import annotations
 
@@ -7,48 +7,67 @@ from collections.abc import Mapping
 
 from corl_jax.core.errors import UserError
 
-NORMALISE = ("unit", "none", "running")
+NORMALIZATIONS = ("unit", "none", "running")
 OPEN_ENDED = ("exact", "soft_jaccard")
-MODELS = ("captioner", "bert", "sentence", "clip", "lpips")
+REWARD_MODELS = ("captioner", "bert", "sentence", "clip", "lpips")
 
 
 @dataclasses.dataclass(frozen=True)
-class RewardSettings:
-    """The choices that several rewards share; names are those of registries in this room.
+class RewardOptions:
+    """The options that several rewards share.
+
+    ``captioner``, ``similarity`` and ``image_distance`` are names in the registries of ``rewards.cycle``
+    and ``rewards.image_distance``.
 
     Attributes:
-      normalise: ``unit`` maps each part of a picture's reward to [0, 1], as CoRL's camera-ready says; ``none`` leaves
-        what the reference code has (sums, cosines); ``running`` subtracts from every reward its mean over the run so
-        far and divides by its standard deviation, both kept in the train state.
-      captioner: says what a picture shows, for ``cycle``: ``shapes_parser``, ``blip``, ``self``.
-      similarity: compares that with the prompt: ``token_f1``, ``bertscore``, ``soft_jaccard_embedding``.
-      closeness: compares two pictures, for ``cycle_both``: ``rmse``, ``mse``, ``ssim``, ``psnr``, ``lpips``.
-      strict_whitespace: whether white space around the tags costs the format reward, as in the reference code.
-      open_ended: what ``accuracy`` gives a wrong open answer: ``exact`` nothing, ``soft_jaccard`` the part of its words
-        that it shares with the reference, as in the reference code.
-      own: the user's rewards, ``module:function``; a reward is called like its function.
-      models: reward model to where it lies: a folder, a hub id, ``tiny`` (random) or "" for none.
+      normalization: ``unit`` maps each part of an image reward to [0, 1], as CoRL's camera-ready paper
+        says. ``none`` leaves the values of ULM-R1's code (sums and cosines). ``running`` subtracts
+        from every reward its mean over the run so far and divides by its standard deviation; both
+        are kept in the train state.
+      captioner: describes the image for ``cycle``: ``shapes_parser``, ``blip`` or ``self`` (the
+        policy in training).
+      similarity: compares the caption with the prompt: ``token_f1``, ``bertscore`` or
+        ``soft_jaccard_embedding``.
+      image_distance: compares two images for ``cycle_both`` and ``pixel``: ``rmse``, ``mse``, ``ssim``,
+        ``psnr`` or ``lpips``.
+      strict_whitespace: whether white space around the tags costs the format reward, as in
+        ULM-R1's code.
+      open_ended: what ``accuracy`` gives for a wrong answer to an open question: 0 with ``exact``;
+        with ``soft_jaccard`` the overlap of its words with the reference answer, as in ULM-R1's
+        code.
+      custom: the user's rewards as ``module:function``; each is registered under the function's name.
+      models: reward model name to its source: a folder, a hub id, ``tiny`` (random weights) or ""
+        for none.
     """
 
-    normalise: str = "unit"
+    normalization: str = "unit"
     captioner: str = "shapes_parser"
     similarity: str = "token_f1"
-    closeness: str = "rmse"
+    image_distance: str = "rmse"
     strict_whitespace: bool = False
     open_ended: str = "exact"
-    own: tuple[str, ...] = ()
-    models: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    custom: tuple[str, ...] = ()
+    models: Mapping[str, str] = dataclasses.field(
+        default_factory=lambda: dict.fromkeys(REWARD_MODELS, "")
+    )
 
-    def __post_init__(self):
-        if self.normalise not in NORMALISE:
+    def __post_init__(self) -> None:
+        # Names in a registry are checked by ``cycle.check_reward_options``, not here.
+        if self.normalization not in NORMALIZATIONS:
             raise UserError(
-                f"reward.normalise={self.normalise!r} is unknown; expected one of {', '.join(NORMALISE)}"
+                f"config.rewards.options.normalization must be one of {', '.join(NORMALIZATIONS)}; "
+                f"got {self.normalization!r}. Choose one of them."
             )
         if self.open_ended not in OPEN_ENDED:
             raise UserError(
-                f"reward.open_ended={self.open_ended!r} is unknown; expected {' or '.join(OPEN_ENDED)}"
+                f"config.rewards.options.open_ended must be {' or '.join(OPEN_ENDED)}; "
+                f"got {self.open_ended!r}. Choose one of them."
             )
-        if wrong := sorted(set(self.models) - set(MODELS)):
+
+        # A misspelled name would otherwise go unnoticed.
+        unknown_models = sorted(set(self.models) - set(REWARD_MODELS))
+        if unknown_models:
             raise UserError(
-                f"reward.models has {wrong[0]!r}, which no reward uses; expected {', '.join(MODELS)}"
+                f"config.rewards.options.models must name only {', '.join(REWARD_MODELS)}; "
+                f"got {unknown_models[0]!r}, which no reward uses. Remove or rename that entry."
             )

@@ -1,4 +1,4 @@
-"""Which reward models, and which readings by the policy, the rewards of a config need."""
+"""Which reward models, and which programs of the policy, the rewards of a config need."""
 
 from __future__ import annotations
 
@@ -6,30 +6,42 @@ from collections import Counter
 from collections.abc import Iterable
 
 from corl_jax.reward_models.collection import SPECS
-from corl_jax.rewards.config import RewardSettings
+from corl_jax.rewards.config import RewardOptions
 
 
-def needed(table: Iterable[str], settings: RewardSettings) -> set[str]:
-    """Names of the models that rewards of these names use."""
-    return set(uses(table, settings)) & set(SPECS)
+def required_models(reward_names: Iterable[str], options: RewardOptions) -> set[str]:
+    """Names of the reward models that these rewards use."""
+    return set(model_use_counts(reward_names, options)) & set(SPECS)
 
 
-def uses(table: Iterable[str], settings: RewardSettings) -> Counter[str]:
-    """How many rewards of these names ask each model; the policy counts as ``states`` or, writing, ``answers``."""
-    caption = {"blip": ["captioner"], "self": ["answers"]}.get(settings.captioner, [])
-    compare = {"bertscore": ["bert"], "soft_jaccard_embedding": ["sentence"]}.get(
-        settings.similarity, []
+def model_use_counts(reward_names: Iterable[str], options: RewardOptions) -> Counter[str]:
+    """For each model, how many of these rewards call it.
+
+    Returns:
+      Counts by the name of a reward model. The policy counts as ``states`` where a reward uses its
+      token states and as ``answers`` where a reward lets it answer.
+    """
+    # The models behind the options of config.reward; the other choices need none.
+    captioner_models = {"blip": ["captioner"], "self": ["answers"]}.get(options.captioner, [])
+    similarity_models = {"bertscore": ["bert"], "soft_jaccard_embedding": ["sentence"]}.get(
+        options.similarity, []
     )
-    near = ["lpips"] if settings.closeness == "lpips" else []
-    asked = {
-        "cycle": caption + compare,
-        "cycle_both": caption + compare + near,
-        "pixel": near,
+    distance_models = ["lpips"] if options.image_distance == "lpips" else []
+
+    models_by_reward = {
+        # Depend on the options above.
+        "cycle": captioner_models + similarity_models,
+        "cycle_both": captioner_models + similarity_models + distance_models,
+        "pixel": distance_models,
+        # Always the same model.
         "perceptual": ["lpips"],
         "clip": ["clip"],
+        # The policy in training.
         "matching": ["states"],
         "self_answer": ["answers"],
         "self_classes": ["answers"],
         "self_boxes": ["answers"],
     }
-    return Counter(model for name in table for model in asked.get(name, []))
+
+    # Rewards that are not listed, a user's rewards among them, use no model.
+    return Counter(model for name in reward_names for model in models_by_reward.get(name, []))

@@ -1,4 +1,7 @@
-"""Rewards for which the policy reads its own pictures. In: picture completions; out: a number each."""
+"""Rewards for images about which the policy itself answers questions (self-VQA).
+
+In: image completions; out: ``[N]`` in [0, 1], from the text reward of the same kind.
+"""
 
 from __future__ import annotations
 
@@ -6,49 +9,71 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float
 
 from corl_jax.core.types import Completion
-from corl_jax.rewards.base import RewardContext, rewards
-from corl_jax.rewards.shapes import pixels_of
+from corl_jax.rewards.base import RewardContext, pixels_of, rewards
 
 
-def vqa_rewards(
-    completions: Sequence[Completion], context: RewardContext, question: str, answer: str
+def answer_about_images(
+    completions: Sequence[Completion],
+    context: RewardContext,
+    question_field: str,
+    answer_field: str,
 ) -> list[Completion]:
-    """The policy's answers about its pictures, as if they had been asked of it.
+    """Lets the policy answer a question about each image.
 
     Args:
-      question, answer: fields of the record.
+      completions: ``N`` image completions.
+      context: holds the policy that answers.
+      question_field: the field of the record that holds the question.
+      answer_field: the field of the record that holds the reference answer.
+
+    Returns:
+      ``N`` text completions with the policy's answers, whose records have the reference answer as
+      their ``answer``, so that text rewards can score them.
 
     Raises:
-      ValueError: a record does not have them.
+      ValueError: a record without that question.
     """
+    # Refuse records without the question before the policy spends time on the others.
     for completion in completions:
-        if not vars(completion.record)[question]:
-            raise ValueError(f"record {completion.record.id!r} has no {question}")
-    questions = [vars(c.record)[question] for c in completions]
-    said = context.reader.answers(np.stack([pixels_of(c) for c in completions]), questions)
-    records = [dataclasses.replace(c.record, answer=vars(c.record)[answer]) for c in completions]
-    return [Completion(record, text=text) for record, text in zip(records, said, strict=True)]
+        if not vars(completion.record)[question_field]:
+            raise ValueError(f"record {completion.record.id!r} has no {question_field}")
+
+    # One call for all images: the policy answers them as one batch.
+    images = np.stack([pixels_of(completion) for completion in completions])
+    questions = [vars(completion.record)[question_field] for completion in completions]
+    answers = context.policy_handle.answers(images, questions)
+
+    # Text rewards compare with ``record.answer``, whichever field the reference answer is in.
+    records = [
+        dataclasses.replace(completion.record, answer=vars(completion.record)[answer_field])
+        for completion in completions
+    ]
+    return [Completion(record, text=text) for record, text in zip(records, answers, strict=True)]
 
 
 @rewards.register("self_answer")
-def self_answer(completions: Sequence[Completion], context: RewardContext) -> np.ndarray:
-    """Whether the record's question is answered rightly from the picture."""
-    return rewards["accuracy"](vqa_rewards(completions, context, "question", "answer"), context)
+def self_answer(
+    completions: Sequence[Completion], context: RewardContext
+) -> Float[np.ndarray, "N"]:
+    """Whether the policy answers the record's question correctly, see ``accuracy``."""
+    answers = answer_about_images(completions, context, "question", "answer")
+    return rewards["accuracy"](answers, context)
 
 
 @rewards.register("self_classes")
-def self_classes(completions: Sequence[Completion], context: RewardContext) -> np.ndarray:
-    """Whether the policy finds the classes of the record in the picture, see the reward ``classes``."""
-    return rewards["classes"](
-        vqa_rewards(completions, context, "class_question", "class_answer"), context
-    )
+def self_classes(
+    completions: Sequence[Completion], context: RewardContext
+) -> Float[np.ndarray, "N"]:
+    """How well the policy lists the record's object classes from the image, see ``classes``."""
+    answers = answer_about_images(completions, context, "class_question", "class_answer")
+    return rewards["classes"](answers, context)
 
 
 @rewards.register("self_boxes")
-def self_boxes(completions: Sequence[Completion], context: RewardContext) -> np.ndarray:
-    """Whether it finds the objects where the record has them, see the reward ``boxes``."""
-    return rewards["boxes"](
-        vqa_rewards(completions, context, "box_question", "box_answer"), context
-    )
+def self_boxes(completions: Sequence[Completion], context: RewardContext) -> Float[np.ndarray, "N"]:
+    """How well the policy finds the record's objects in the image by their boxes, see ``boxes``."""
+    answers = answer_about_images(completions, context, "box_question", "box_answer")
+    return rewards["boxes"](answers, context)

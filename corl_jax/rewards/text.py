@@ -1,7 +1,7 @@
-"""Rewards of answers: right, in part right, and in the asked form. In: text completions; out: a number in [0, 1] each.
+"""Rewards for answers: correct, partly correct, and in the required format.
 
-The record's ``answer`` is the reference, bare or in ``<answer>`` tags. docs/rewards.md compares them with the reference
-implementation's.
+In: text completions; out: ``[N]`` in [0, 1]. The record's ``answer`` is the reference answer, bare
+or in ``<answer>`` tags. docs/rewards.md compares these rewards with those of ULM-R1's code.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Float
 
 from corl_jax.core.types import Completion
-from corl_jax.rewards.base import RewardContext, rewards
-from corl_jax.rewards.parsing.answers import extract_answer, is_right, tags_once, well_formed
+from corl_jax.rewards.base import RewardContext, rewards, text_of
+from corl_jax.rewards.parsing.answers import extract_answer, is_correct, tags_once, well_formed
 from corl_jax.rewards.parsing.boxes import box_score
 from corl_jax.rewards.parsing.classes import class_f1
 from corl_jax.rewards.parsing.math_equal import same_formula
@@ -21,93 +21,112 @@ from corl_jax.rewards.parsing.numbers import same_number
 from corl_jax.rewards.parsing.soft_jaccard import soft_jaccard
 
 
-def text_of(completion: Completion) -> str:
-    """The text of a text completion."""
-    if completion.text is None:
-        raise ValueError("this reward reads texts, but the completion is a picture")
-    return completion.text
-
-
-def _compared(
+def _compare_with_reference(
     compare: Callable[[str, str], float], completions: Sequence[Completion]
 ) -> Float[np.ndarray, "N"]:
-    """``compare(answer, reference)`` of every row, both without their tags."""
-    return np.array(
-        [
-            float(compare(extract_answer(text_of(c)), extract_answer(c.record.answer)))
-            for c in completions
-        ]
-    )
+    """``compare(answer, reference_answer)`` of every row, both without their tags."""
+    values = []
+    for completion in completions:
+        answer = extract_answer(text_of(completion))
+        reference_answer = extract_answer(completion.record.answer)
+        values.append(float(compare(answer, reference_answer)))
+    return np.array(values)
 
 
-def _right(completions: Sequence[Completion]) -> Float[np.ndarray, "N"]:
-    """1 where the answer is right, 0 elsewhere."""
-    return np.array(
-        [
-            float(is_right(text_of(c), c.record.answer, c.record.qa_type, c.record.choices))
-            for c in completions
-        ]
-    )
+def _correctness(completions: Sequence[Completion]) -> Float[np.ndarray, "N"]:
+    """1 where the answer is correct, otherwise 0."""
+    values = []
+    for completion in completions:
+        record = completion.record
+        correct = is_correct(text_of(completion), record.answer, record.qa_type, record.choices)
+        values.append(float(correct))
+    return np.array(values)
 
 
 @rewards.register("accuracy")
-def accuracy(completions: Sequence[Completion], context: RewardContext) -> np.ndarray:
-    """1 where the answer is right, see ``answers.is_right`` (CoRL's R_Acc, R_MCQ-Acc and R_OE-Acc).
+def accuracy(completions: Sequence[Completion], context: RewardContext) -> Float[np.ndarray, "N"]:
+    """1 where ``answers.is_correct``, otherwise 0 (CoRL's R_Acc, R_MCQ-Acc and R_OE-Acc).
 
-    Where ``reward.open_ended`` says so it is ``accuracy_soft``.
+    Under ``rewards.options.open_ended=soft_jaccard`` it is ``accuracy_soft``.
     """
-    soft = context.settings.open_ended == "soft_jaccard"
-    return accuracy_soft(completions, context) if soft else _right(completions)
+    if context.options.open_ended == "soft_jaccard":
+        return accuracy_soft(completions, context)
+    return _correctness(completions)
 
 
 @rewards.register("accuracy_soft")
-def accuracy_soft(completions: Sequence[Completion], context: RewardContext) -> np.ndarray:
-    """1 where the answer is right, but a wrong open answer earns its ``overlap.soft_jaccard`` with the reference
-    (ULM-R1's code, ``qa_accuracy``). Multiple choice stays 0 or 1."""
-    values = _right(completions)
-    for i, completion in enumerate(completions):
-        if not values[i] and completion.record.qa_type == "OE":
+def accuracy_soft(
+    completions: Sequence[Completion], context: RewardContext
+) -> Float[np.ndarray, "N"]:
+    """``accuracy`` with partial credit for wrong answers to open questions.
+
+    They earn their ``soft_jaccard`` overlap with the reference answer (``qa_accuracy`` of ULM-R1's
+    code). Multiple choice stays 0 or 1.
+    """
+    values = _correctness(completions)
+    for row, completion in enumerate(completions):
+        # Only wrong answers to open questions (OE) can earn partial credit.
+        if not values[row] and completion.record.qa_type == "OE":
+            # A closing full stop would make the last word differ from the reference answer's.
             answer = extract_answer(text_of(completion)).rstrip(".,!?")
-            values[i] = soft_jaccard(answer, extract_answer(completion.record.answer))
+            values[row] = soft_jaccard(answer, extract_answer(completion.record.answer))
     return values
 
 
 @rewards.register("format")
-def format_(completions: Sequence[Completion], context: RewardContext) -> np.ndarray:
-    """1 where thinking and answer stand in their tags, ``<think>x</think><answer>y</answer>`` (CoRL's R_Format).
+def format_(completions: Sequence[Completion], context: RewardContext) -> Float[np.ndarray, "N"]:
+    """1 where the text is ``<think>x</think><answer>y</answer>``, otherwise 0 (CoRL's R_Format).
 
-    White space around them costs it where ``reward.strict_whitespace`` says so.
+    White space around the tags costs the reward under ``rewards.options.strict_whitespace``.
     """
-    strict = context.settings.strict_whitespace
-    return np.array([float(well_formed(text_of(c), strict_whitespace=strict)) for c in completions])
+    strict = context.options.strict_whitespace
+    return np.array(
+        [
+            float(well_formed(text_of(completion), strict_whitespace=strict))
+            for completion in completions
+        ]
+    )
 
 
 @rewards.register("format_tags")
-def format_tags(completions: Sequence[Completion], context: RewardContext) -> np.ndarray:
-    """A quarter for each of the four tags that stands exactly once, see ``answers.tags_once`` (ULM-R1's ``format_tag``,
-    which gives an eighth each)."""
-    return np.array([tags_once(text_of(c)) for c in completions])
+def format_tags(
+    completions: Sequence[Completion], context: RewardContext
+) -> Float[np.ndarray, "N"]:
+    """A quarter for each of the four tags that occurs exactly once, see ``answers.tags_once``.
+
+    After ``format_tag`` of ULM-R1's code, which gives an eighth for each.
+    """
+    return np.array([tags_once(text_of(completion)) for completion in completions])
 
 
 @rewards.register("classes")
-def classes(completions: Sequence[Completion], context: RewardContext) -> np.ndarray:
-    """F1 of the object classes that the answer lists, see ``classes.class_f1`` (for ULM-R1's ``oc_accuracy``)."""
-    return _compared(class_f1, completions)
+def classes(completions: Sequence[Completion], context: RewardContext) -> Float[np.ndarray, "N"]:
+    """F1 of the object classes that the answer lists (for ULM-R1's ``oc_accuracy``).
+
+    See ``classes.class_f1``.
+    """
+    return _compare_with_reference(class_f1, completions)
 
 
 @rewards.register("boxes")
-def boxes(completions: Sequence[Completion], context: RewardContext) -> np.ndarray:
-    """IoU of the boxes that the answer lists with those of the reference, see ``boxes.box_score``."""
-    return _compared(box_score, completions)
+def boxes(completions: Sequence[Completion], context: RewardContext) -> Float[np.ndarray, "N"]:
+    """IoU of the answer's boxes and the reference answer's, see ``boxes.box_score``."""
+    return _compare_with_reference(box_score, completions)
 
 
 @rewards.register("numeric")
-def numeric(completions: Sequence[Completion], context: RewardContext) -> np.ndarray:
-    """1 where the answer's one number is the reference's, see ``numbers.same_number`` (OThink-MR1's counting)."""
-    return _compared(same_number, completions)
+def numeric(completions: Sequence[Completion], context: RewardContext) -> Float[np.ndarray, "N"]:
+    """1 where the answer's only number is the reference answer's (OThink-MR1's counting reward).
+
+    See ``numbers.same_number``.
+    """
+    return _compare_with_reference(same_number, completions)
 
 
 @rewards.register("symbolic")
-def symbolic(completions: Sequence[Completion], context: RewardContext) -> np.ndarray:
-    """1 where the answer is mathematically the reference, see ``algebra.same_formula`` (OThink-MR1's geometry)."""
-    return _compared(same_formula, completions)
+def symbolic(completions: Sequence[Completion], context: RewardContext) -> Float[np.ndarray, "N"]:
+    """1 where answer and reference answer are mathematically equal (OThink-MR1's geometry reward).
+
+    See ``math_equal.same_formula``.
+    """
+    return _compare_with_reference(same_formula, completions)

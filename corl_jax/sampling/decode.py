@@ -1,19 +1,22 @@
-"""Prefill, then one token at a time over a cache that is carried in place.
+"""Decoding: read the prompts once, then write one token after another over a KV cache.
 
-In: a bound model, prompts, one key per sample, a ``SamplingParams``. Out: tokens and their log-probs ``[N, T]``.
+Prompts ``[B, P]`` and one key per sample ``[B, G]`` go in; tokens and their log-probs ``[N, T]``
+come out, where ``N = B * G`` and the samples of a prompt are neighbours. The functions run inside
+the compiled programs of ``generate.py``.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from corl_jax.core.types import Prompts
-from corl_jax.models.janus.model import Janus
+from corl_jax.core.types import Prompts, pytree
+from corl_jax.models.interface import UnifiedModel
 from corl_jax.models.kv_cache import KVCache
 from corl_jax.objectives.sampling_distribution import (
     SamplingParams,
@@ -32,168 +35,235 @@ from corl_jax.sampling.prompt_layout import (
 )
 
 SEGMENT = 144
-"""Image tokens for which a step reads the same part of the cache; at full length half of it would be unwritten. Every
-segment is compiled, so there are few: four for the 576 tokens of Janus-Pro."""
-NOISE = 2**26
-"""Bytes of random numbers of a segment up to which they are made ahead, all at once, instead of step by step."""
+"""Image tokens that are decoded with one window of the cache. A single window would read as much
+cache for the first token as for the last. Each segment compiles, so there are few: four for the 576
+tokens of Janus-Pro."""
+
+NOISE_BYTES = 2**26
+"""Random numbers of a segment are drawn ahead in one call if they fit in so many bytes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Prefill:
+    """Prompts after the backbone has read them; what stays the same while their samples are decoded.
+
+    Attributes:
+      layers: the backbone's layers one by one, or () where it runs as a scan.
+      prompt_mask: bool ``[N, P]``, which prompt positions are not padding.
+      prompt_lengths: int ``[N]``, how many of them.
+    """
+
+    layers: tuple[Any, ...]
+    prompt_mask: Bool[Array, "N P"]
+    prompt_lengths: Int[Array, "N"]
+
+
+@pytree()
+class DecodeState:
+    """What changes from token to token while text is decoded.
+
+    Attributes:
+      step: completion position that is sampled next.
+      states: ``[N, D]``, the states that predict it.
+      cache: keys and values of the prompts and of the completions so far.
+      done: bool ``[N]``, whether the end token has been sampled.
+      tokens, log_probs: ``[N, T]``, the completions so far.
+    """
+
+    step: Int[Array, ""]
+    states: Float[Array, "N D"]
+    cache: KVCache
+    done: Bool[Array, "N"]
+    tokens: Int[Array, "N T"]
+    log_probs: Float[Array, "N T"]
 
 
 def prefill(
-    model: Janus, blocks: Any, prompts: Prompts, samples: int, image_id: int
-) -> tuple[Float[Array, "N D"], KVCache, Bool[Array, "N P"], Int[Array, "N"]]:
+    model: UnifiedModel, prompts: Prompts, samples: int, image_id: int
+) -> tuple[Float[Array, "N D"], KVCache, Prefill]:
     """Reads every prompt once for all of its samples.
 
     Args:
-      blocks: from ``LanguageModel.separate_layers``.
       prompts: ``B`` of them.
-      samples: ``G``; rows of one prompt lie side by side.
+      samples: ``G``, samples per prompt.
+      image_id: placeholder of the tokens of an image to understand.
 
     Returns:
-      last states ``[N, D]``, the cache, which prompt positions are real ``[N, P]``, and how many of them ``[N]``.
+      the states that predict the first token ``[N, D]``, the cache, and what stays fixed.
     """
-    cache = model.language_model.empty_cache(*prompts.tokens.shape)
+    layers = model.backbone.separate_layers()
+    cache = model.backbone.empty_cache(*prompts.tokens.shape)
     x = model.embed_prompt(prompts.tokens, prompts.images, image_id)
     positions, mask = prompt_positions(prompts.mask), prompt_mask(prompts.mask)
-    states, cache = model.language_model.cached(x, positions, mask, cache, 0, blocks)
-    last, seen, real = (
-        jnp.repeat(a, samples, 0) for a in (states[:, -1], prompts.mask, jnp.sum(prompts.mask, 1))
-    )
-    return last, cache.fork(samples) if samples > 1 else cache, seen, real
+    states, cache = model.backbone.cached(x, positions, mask, cache, 0, layers)
+
+    # From here on a row is a sample. The cache keeps the prompts' part once per prompt.
+    last_states = jnp.repeat(states[:, -1], samples, 0)
+    token_mask = jnp.repeat(prompts.mask, samples, 0)
+    lengths = jnp.repeat(jnp.sum(prompts.mask, 1), samples, 0)
+    cache = cache.fork(samples) if samples > 1 else cache
+    return last_states, cache, Prefill(layers, token_mask, lengths)
 
 
-def reserve(cache: KVCache, prompt: int, length: int) -> KVCache:
-    """The cache with room for ``length`` positions behind the prompt."""
-    return cache.grow(length if cache.shared is not None else prompt + length)
+def reserve(cache: KVCache, prompt_length: int, completion_length: int) -> KVCache:
+    """The cache with room for ``completion_length`` positions behind the prompt."""
+    is_shared = cache.shared is not None
+    return cache.grow(completion_length if is_shared else prompt_length + completion_length)
 
 
 def decode_step(
-    model: Janus,
-    blocks: Any,
-    x_ND: Any,
+    model: UnifiedModel,
+    prefilled: Prefill,
+    x_ND: Float[Array, "N D"],
     cache: KVCache,
-    seen: Any,
-    real: Any,
-    step: Any,
-    reads: int,
-) -> tuple[Any, KVCache]:
-    """Feeds the input of completion position ``step`` to every row; returns the state that predicts the next token.
+    step: Int[Array, ""],
+    window: int,
+) -> tuple[Float[Array, "N D"], KVCache]:
+    """Feeds the input of completion position ``step`` to every row.
 
     Args:
-      reads: completion positions that are looked at, ``step < reads``.
+      x_ND: input embeddings of the tokens at that position.
+      step: the position, counted from the end of the prompt.
+      window: completion positions that attention reads, more than ``step``.
+
+    Returns:
+      the states that predict the next token, and the cache with this one.
     """
-    written = jnp.arange(reads) <= step
-    visible = jnp.concatenate([seen, jnp.broadcast_to(written, (len(seen), reads))], 1)
-    index = step if cache.shared is not None else seen.shape[1] + step
-    states, cache = model.language_model.cached(
-        x_ND[:, None], (real + step)[:, None], visible[:, None], cache, index, blocks
+    rows, prompt_length = prefilled.prompt_mask.shape
+    is_written = jnp.arange(window) <= step
+    visible = jnp.concatenate(
+        [prefilled.prompt_mask, jnp.broadcast_to(is_written, (rows, window))], 1
+    )
+
+    # A cache with a shared part counts positions from its own first one.
+    index = step if cache.shared is not None else prompt_length + step
+    positions = (prefilled.prompt_lengths + step)[:, None]
+    states, cache = model.backbone.cached(
+        x_ND[:, None], positions, visible[:, None], cache, index, prefilled.layers
     )
     return states[:, 0], cache
 
 
 def decode_image(
-    model: Janus,
+    model: UnifiedModel,
     prompts: Prompts,
-    keys: Any,
+    keys: Key[Array, "B G"],
     sampling: SamplingParams,
     ids: SpecialTokenIds,
     guided: bool,
     length: int | None = None,
 ) -> tuple[Int[Array, "N S"], Float[Array, "N S"]]:
-    """Image tokens: scans of fixed length over conditional rows and, where ``guided``, unconditional ones among them.
+    """Image tokens, sampled with classifier-free guidance where ``guided``.
 
     Args:
-      keys: ``[B, G]``, one per sample.
-      guided: whether the unconditional stream is run; without it guidance is 1.
-      length: tokens to write; None for a whole picture.
+      keys: one per sample.
+      guided: whether unconditional prompts run beside the conditional ones; without, guidance is 1.
+      length: tokens to sample; None for a whole image.
+
+    Returns:
+      tokens and their log-probs.
     """
     groups, samples = keys.shape
-    keys, rows, codes = keys.reshape(-1), groups * samples, model.cfg.image_tokenizer.codebook_size
+    keys, rows = keys.reshape(-1), groups * samples
+    vocab_size = model.cfg.image_vocab_size
     total = model.cfg.image_tokens if length is None else length
     if guided:
         prompts = with_unconditional_prompts(prompts, ids.pad)
-    blocks = model.language_model.separate_layers()
-    state, cache, seen, real = prefill(model, blocks, prompts, samples, ids.image)
-    prompt = seen.shape[1]
-    if not blocks:  # a stack is made once and read in part; layers of their own grow, since a CPU would copy the part
-        cache = reserve(cache, prompt, total - 1)
+    states, cache, prefilled = prefill(model, prompts, samples, ids.image)
+
+    # A scan over layers carries one stacked cache, made once and read in part. Separate layers have
+    # caches that grow by segment, since a CPU would copy the part it reads.
+    prompt_length = prefilled.prompt_mask.shape[1]
+    if not prefilled.layers:
+        cache = reserve(cache, prompt_length, total - 1)
 
     def noise_at(step):
-        return gumbel_noise(step_keys(keys, step), codes)
+        return gumbel_noise(step_keys(keys, step), vocab_size)
 
-    def pick(state_ND, noise_NI):
-        logits = model.image_logits(state_ND)
-        heard, silent = split_cfg(logits, groups) if guided else (logits, None)
-        return sample_with_noise(noise_NI, log_distribution(heard, silent, sampling), sampling)
+    def sample(states_ND, noise_NI):
+        logits = model.image_logits(states_ND)
+        cond, uncond = split_cfg(logits, groups) if guided else (logits, None)
+        return sample_with_noise(noise_NI, log_distribution(cond, uncond, sampling), sampling)
 
-    def body(carry, at, reads):
-        (state_ND, cache), (step, noise_NI) = carry, at
-        written, log_probs = pick(state_ND, noise_at(step) if noise_NI is None else noise_NI)
-        x = model.embed_image_tokens(repeat_for_cfg(written, groups) if guided else written)
-        return decode_step(model, blocks, x, cache, seen, real, step, reads), (written, log_probs)
+    def decode_one(carry, step_and_noise, window):
+        (states_ND, cache), (step, noise_NI) = carry, step_and_noise
+        tokens, log_probs = sample(states_ND, noise_at(step) if noise_NI is None else noise_NI)
+        x = model.embed_image_tokens(repeat_for_cfg(tokens, groups) if guided else tokens)
+        return decode_step(model, prefilled, x, cache, step, window), (tokens, log_probs)
 
-    out = []
+    segments = []
     for start in range(0, total - 1, SEGMENT):
         steps = jnp.arange(start, min(start + SEGMENT, total - 1))
-        noise = jax.vmap(noise_at)(steps) if len(steps) * rows * codes * 4 <= NOISE else None
-        reads = start + len(steps)
-        carry = (state, reserve(cache, prompt, reads) if blocks else cache)
-        (state, cache), written = jax.lax.scan(
-            functools.partial(body, reads=reads), carry, (steps, noise)
+        window = start + len(steps)
+        fits = len(steps) * rows * vocab_size * 4 <= NOISE_BYTES
+        noise = jax.vmap(noise_at)(steps) if fits else None
+        carry = (states, reserve(cache, prompt_length, window) if prefilled.layers else cache)
+        (states, cache), sampled = jax.lax.scan(
+            functools.partial(decode_one, window=window), carry, (steps, noise)
         )
-        out.append(written)
-    out.append(jax.tree.map(lambda leaf: leaf[None], pick(state, noise_at(total - 1))))
-    tokens, log_probs = jax.tree.map(lambda *parts: jnp.concatenate(parts).T, *out)
+        segments.append(sampled)
+
+    # The last token is sampled but not fed back.
+    segments.append(jax.tree.map(lambda leaf: leaf[None], sample(states, noise_at(total - 1))))
+    tokens, log_probs = jax.tree.map(lambda *parts: jnp.concatenate(parts).T, *segments)
     return tokens, log_probs
 
 
-def step_keys(keys: Any, step: Any) -> Any:
-    """The keys of one step, ``[N]``: what is drawn does not depend on the other rows."""
+def step_keys(keys: Key[Array, "N"], step: Int[Array, ""]) -> Key[Array, "N"]:
+    """The keys of one step: what a row samples does not depend on the other rows."""
     return jax.vmap(lambda key: jax.random.fold_in(key, step))(keys)
 
 
 def decode_text(
-    model: Janus,
+    model: UnifiedModel,
     prompts: Prompts,
-    keys: Any,
+    keys: Key[Array, "B G"],
     sampling: SamplingParams,
     ids: SpecialTokenIds,
     length: int,
 ) -> tuple[Int[Array, "N T"], Bool[Array, "N T"], Float[Array, "N T"]]:
-    """Text: a while loop that stops when every row has ended or ``length`` tokens are written.
+    """Text, until every row has sampled the end token or has ``length`` tokens.
+
+    Args:
+      keys: one per sample.
 
     Returns:
-      tokens (padding after the end), mask up to and including the end token, log-probs.
+      tokens (padding after the end token), a mask that is true up to and including the end token,
+      and log-probs.
     """
     groups, samples = keys.shape
-    keys, rows, blocks = keys.reshape(-1), groups * samples, model.language_model.separate_layers()
-    state, cache, seen, real = prefill(model, blocks, prompts, samples, ids.image)
-    cache = reserve(cache, seen.shape[1], length)
+    keys, rows = keys.reshape(-1), groups * samples
+    states, cache, prefilled = prefill(model, prompts, samples, ids.image)
+    cache = reserve(cache, prefilled.prompt_mask.shape[1], length)
 
-    def running(carry):
-        step, _, _, done, *_ = carry
-        return (step < length) & ~jnp.all(done)
+    def is_running(state: DecodeState):
+        return (state.step < length) & ~jnp.all(state.done)
 
-    def body(carry):
-        step, state_ND, cache, done, tokens, log_probs = carry
-        distribution = log_distribution(model.text_logits(state_ND), None, sampling)
-        chosen, chosen_log_probs = sample_tokens(step_keys(keys, step), distribution, sampling)
-        chosen = jnp.where(done, ids.pad, chosen)
-        tokens = tokens.at[:, step].set(chosen)
-        log_probs = log_probs.at[:, step].set(jnp.where(done, 0.0, chosen_log_probs))
-        state_ND, cache = decode_step(
-            model, blocks, model.embed_text(chosen), cache, seen, real, step, length
-        )
-        return step + 1, state_ND, cache, done | (chosen == ids.eos), tokens, log_probs
+    def decode_one(state: DecodeState) -> DecodeState:
+        step = state.step
+        distribution = log_distribution(model.text_logits(state.states), None, sampling)
+        sampled, sampled_log_probs = sample_tokens(step_keys(keys, step), distribution, sampling)
+        sampled = jnp.where(state.done, ids.pad, sampled)
+        tokens = state.tokens.at[:, step].set(sampled)
+        log_probs = state.log_probs.at[:, step].set(jnp.where(state.done, 0.0, sampled_log_probs))
 
-    empty = jnp.full((rows, length), ids.pad, jnp.int32)
-    start = (
-        jnp.int32(0),
-        state,
-        cache,
-        jnp.zeros(rows, bool),
-        empty,
-        jnp.zeros((rows, length), jnp.float32),
+        x = model.embed_text(sampled)
+        states, cache = decode_step(model, prefilled, x, state.cache, step, length)
+        done = state.done | (sampled == ids.eos)
+        return DecodeState(step + 1, states, cache, done, tokens, log_probs)
+
+    start = DecodeState(
+        step=jnp.int32(0),
+        states=states,
+        cache=cache,
+        done=jnp.zeros(rows, bool),
+        tokens=jnp.full((rows, length), ids.pad, jnp.int32),
+        log_probs=jnp.zeros((rows, length), jnp.float32),
     )
-    steps, _, _, _, tokens, log_probs = jax.lax.while_loop(running, body, start)
-    ended = jnp.cumsum(tokens == ids.eos, 1) - (tokens == ids.eos)
-    return tokens, (ended == 0) & (jnp.arange(length) < steps), log_probs
+    final = jax.lax.while_loop(is_running, decode_one, start)
+
+    # Tokens count up to the first end token; rows without one count as far as the loop ran.
+    is_eos = final.tokens == ids.eos
+    ended_before = jnp.cumsum(is_eos, 1) - is_eos
+    mask = (ended_before == 0) & (jnp.arange(length) < final.step)
+    return final.tokens, mask, final.log_probs

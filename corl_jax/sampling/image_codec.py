@@ -1,18 +1,18 @@
-"""The image tokenizer used alone: pictures to codes and back. In: pictures or codes; out: codes or uint8 pictures."""
+"""The image tokenizer used alone: images to image tokens and back."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import SingleDeviceSharding
+from jaxtyping import Array, Float, Int, UInt8
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.runtime import set_up_jax
@@ -20,12 +20,10 @@ from corl_jax.core.trees import bind, flatten_abstract
 from corl_jax.core.types import Params
 from corl_jax.data.images import preprocess
 from corl_jax.models.janus.config import JanusConfig
-from corl_jax.models.janus.image_tokenizer import ImageTokenizer
-from corl_jax.porting.policy_source import open_source
+from corl_jax.models.janus.image_tokenizer import PARAM_PREFIX, ImageTokenizer
+from corl_jax.porting.policy_source import open_policy_source
 from corl_jax.sampling.batching import batch_rows, batch_size
-from corl_jax.sampling.policy import Picture, as_picture
-
-PART = "image_tokenizer/"
+from corl_jax.sampling.policy import ImageInput, to_image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +33,7 @@ class ImageCodec:
     Attributes:
       cfg: sizes of the model that it belongs to.
       params: its parameters by path.
-      rows: pictures per compiled call, at most.
+      rows: most images per compiled call.
     """
 
     cfg: JanusConfig
@@ -44,87 +42,91 @@ class ImageCodec:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ImageCodec:
-        """Opens the image tokenizer of what ``Policy.load`` opens, and of a work directory that trained it alone.
+        """Opens the image tokenizer of a policy, or of a work directory that trained it alone.
+
+        Args:
+          path: as for ``Policy.load``.
 
         Raises:
-          UserError: nothing of the kind is there, or it is damaged.
+          UserError: there is none, or it is damaged.
         """
         set_up_jax()
-        source = open_source(os.fspath(path))
-        place = SingleDeviceSharding(jax.devices()[0])
-        shapes = flatten_abstract(_abstract(source.cfg))
-        wanted = {
-            PART + name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
-            for name, leaf in shapes.items()
+        source = open_policy_source(os.fspath(path))
+        sharding = SingleDeviceSharding(jax.devices()[0])
+        specs = {
+            PARAM_PREFIX + name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+            for name, leaf in flatten_abstract(_abstract_tokenizer(source.cfg)).items()
         }
-        params = source.params(wanted)
-        return cls(source.cfg, {name.removeprefix(PART): leaf for name, leaf in params.items()})
+        params = source.load_params(specs)
+        return cls(
+            source.cfg, {name.removeprefix(PARAM_PREFIX): leaf for name, leaf in params.items()}
+        )
 
-    def encode(self, images: Sequence[Picture]) -> np.ndarray:
-        """Codes of pictures, which are brought to the model's size as for understanding.
+    def encode(self, images: Sequence[ImageInput]) -> np.ndarray:
+        """Image tokens of images, which are resized and padded as for understanding.
 
         Args:
           images: ``N`` uint8 ``[H, W, 3]`` arrays, PIL images or files.
 
         Returns:
-          int32 ``[N, S]``, row by row of the picture.
+          int32 ``[N, S]``, row by row of the image.
 
         Raises:
-          UserError: no picture, or one that is none.
+          UserError: there is no image, or one cannot be read.
         """
         if not len(images):
-            raise UserError("there is no picture to encode; give at least one")
-        pictures = np.stack(
-            [preprocess(as_picture(image), self.cfg.vision.image_size) for image in images]
-        )
-        return self._mapped(_encode, pictures)
+            raise UserError("there must be at least one image to encode; got none")
+        pixels = np.stack([preprocess(to_image(image), self.cfg.image_size) for image in images])
+        return self._map(_encode, pixels)
 
-    def decode(self, codes: np.ndarray) -> np.ndarray:
-        """Pictures of codes.
+    def decode(self, tokens: np.ndarray) -> np.ndarray:
+        """Images of image tokens.
 
         Args:
-          codes: int ``[N, S]``.
+          tokens: int ``[N, S]``.
 
         Returns:
           uint8 ``[N, H, W, 3]``.
 
         Raises:
-          UserError: another shape, or a code that the codebook does not have.
+          UserError: another shape, or a token that the codebook does not have.
         """
-        codes = np.asarray(codes)
-        size, tokens = self.cfg.image_tokenizer.codebook_size, self.cfg.image_tokens
-        if (
-            codes.ndim != 2
-            or codes.shape[1] != tokens
-            or not len(codes)
-            or not np.issubdtype(codes.dtype, np.integer)
-        ):
+        tokens = np.asarray(tokens)
+        vocab_size, length = self.cfg.image_vocab_size, self.cfg.image_tokens
+        has_shape = tokens.ndim == 2 and tokens.shape[1] == length and len(tokens) > 0
+        if not has_shape or not np.issubdtype(tokens.dtype, np.integer):
             raise UserError(
-                f"codes are {codes.dtype} {list(codes.shape)}; expected whole numbers [pictures, {tokens}]"
+                f"image tokens must be whole numbers [images, {length}]; got {tokens.dtype} "
+                f"{list(tokens.shape)}"
             )
-        if codes.min() < 0 or codes.max() >= size:
+        if tokens.min() < 0 or tokens.max() >= vocab_size:
             raise UserError(
-                f"codes run from {codes.min()} to {codes.max()}; expected 0 to {size - 1}"
+                f"image tokens must be from 0 to {vocab_size - 1}; got {tokens.min()} to "
+                f"{tokens.max()}"
             )
-        return self._mapped(_decode, codes.astype(np.int32))
+        return self._map(_decode, tokens.astype(np.int32))
 
-    def _mapped(self, program: Any, rows: np.ndarray) -> np.ndarray:
+    def _map(self, program: Callable[..., jax.Array], rows: np.ndarray) -> np.ndarray:
         """``program`` over ``rows`` in batches of one shape."""
         parts = []
-        for chosen, real in batch_rows(len(rows), batch_size(len(rows), self.rows)):
-            parts.append(np.asarray(program(self.cfg, self.params, rows[chosen]))[:real])
+        for batch, count in batch_rows(len(rows), batch_size(len(rows), self.rows)):
+            parts.append(np.asarray(program(self.cfg, self.params, rows[batch]))[:count])
         return np.concatenate(parts)
 
 
-def _abstract(cfg: JanusConfig) -> ImageTokenizer:
+def _abstract_tokenizer(cfg: JanusConfig) -> ImageTokenizer:
     return nnx.eval_shape(lambda: ImageTokenizer(cfg.image_tokenizer, rngs=nnx.Rngs(0)))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _encode(cfg: JanusConfig, params: Params, pictures: Any) -> Any:
-    return bind(nnx.split(_abstract(cfg))[0], params).encode(pictures).astype(jnp.int32)
+def _encode(
+    cfg: JanusConfig, params: Params, images: Float[Array, "N H W 3"]
+) -> Int[Array, "N S"]:
+    tokenizer = bind(nnx.split(_abstract_tokenizer(cfg))[0], params)
+    return tokenizer.encode(images).astype(jnp.int32)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _decode(cfg: JanusConfig, params: Params, codes: Any) -> Any:
-    return bind(nnx.split(_abstract(cfg))[0], params).sample_images(codes)
+def _decode(cfg: JanusConfig, params: Params, tokens: Int[Array, "N S"]) -> UInt8[Array, "N H W 3"]:
+    tokenizer = bind(nnx.split(_abstract_tokenizer(cfg))[0], params)
+    return tokenizer.decode_pixels(tokens)

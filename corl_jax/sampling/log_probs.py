@@ -1,12 +1,13 @@
-"""The scorer: log-probs of given completions in one teacher-forced pass, under the distribution they were sampled from.
+"""Log-probs of completions in one teacher-forced pass, under the distribution that sampled them.
 
-In: a bound model, prompts, completions. Out: log-probs and entropies ``[B, G, T]``. The distribution is made by
-``objectives.sampling_distribution.log_distribution``, the same function that the sampler
-calls, over ``chunk`` tokens at a time.
+A bound model, prompts and completions go in; log-probs and entropies ``[B, G, T]`` come out. Logits
+become the distribution in ``objectives.sampling_distribution.log_distribution``, the function that
+the sampler calls too, so that both agree token by token (``corl doctor`` measures it).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -14,11 +15,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from corl_jax.core.per_device import batch_axes_spec, per_device
 from corl_jax.core.types import Modality, Prompts
-from corl_jax.models.janus.model import Janus
+from corl_jax.models.interface import UnifiedModel
 from corl_jax.objectives.sampling_distribution import (
     SamplingParams,
     entropy,
@@ -34,139 +35,163 @@ from corl_jax.sampling.prompt_layout import (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class LogProbOptions:
+    """How log-probs are computed; static, so each choice is a program of its own.
+
+    Attributes:
+      guided: takes image tokens under the guided distribution, which runs unconditional prompts too.
+      aligned: reads a token's log-prob off the state that predicts it, see ``completion_states``.
+      shared_prefix: reads each prompt once for all its completions, otherwise once per completion;
+        the same numbers up to rounding.
+      chunk_length: completion tokens that have logits at a time, see ``map_in_chunks``; 0 is all.
+    """
+
+    guided: bool = False
+    aligned: bool = True
+    shared_prefix: bool = False
+    chunk_length: int = 0
+
+
 def log_probs_and_entropy(
-    model: Janus,
+    model: UnifiedModel,
     prompts: Prompts,
     tokens: Int[Array, "B G T"],
     sampling: SamplingParams,
     ids: SpecialTokenIds,
-    *,
     modality: Modality,
-    guided: bool = False,
-    shared_prefix: bool = False,
-    chunk: int = 0,
-    aligned: bool = True,
+    options: LogProbOptions,
 ) -> tuple[Float[Array, "B G T"], Float[Array, "B G T"]]:
-    """Scores ``G`` completions of each of ``B`` prompts.
+    """Log-probs of ``G`` completions of each of ``B`` prompts.
 
     Args:
+      tokens: the completions.
       sampling: what the sampler used.
-      ids: special ids.
-      modality: which head, and how completions are embedded.
-      guided: score pictures under the guided distribution; runs the unconditional prompt as well.
-      shared_prefix: read each prompt once, all its completions behind it; otherwise once per sample. The same numbers
-        up to rounding.
-      chunk: at most so many tokens of every completion have logits at a time, see ``map_in_chunks``; 0 takes all at once.
-      aligned: whether a token is scored by the state that predicts it; see ``completion_states``.
+      modality: which head predicts the tokens, and how they are embedded.
 
     Returns:
-      log-prob of every token and entropy of the distribution it was drawn from.
+      the log-prob of every token, and the entropy of the distribution it was sampled from.
     """
+    # Conditional and unconditional prompts go through the backbone in one pass.
+    all_prompts, all_tokens = prompts, tokens
+    if options.guided:
+        all_prompts = with_unconditional_prompts(prompts, ids.pad)
+        all_tokens = jnp.repeat(tokens, 2, 0)
+    states = completion_states(model, all_prompts, all_tokens, ids, modality, options)
+    cond, uncond = split_cfg(states, len(tokens)) if options.guided else (states, None)
 
-    asked, written = prompts, tokens
-    if guided:  # both streams in one pass
-        asked, written = with_unconditional_prompts(prompts, ids.pad), jnp.repeat(tokens, 2, 0)
-    how: dict[str, Any] = {"modality": modality, "shared_prefix": shared_prefix, "aligned": aligned}
-    states = completion_states(model, asked, written, ids, **how)
-    heard, silent = split_cfg(states, len(tokens)) if guided else (states, None)
-    graphdef, head = nnx.split(
-        model.gen_head if modality == "image" else model.language_model.lm_head
+    # The head is split off the model, so that its gradient adds up over chunks by itself.
+    head_def, head = nnx.split(model.image_head if modality == "image" else model.text_head)
+
+    def read_tokens(head_and_sampling: Any, rows: Any) -> tuple[jax.Array, jax.Array]:
+        (head, sampling), (cond, uncond, tokens) = head_and_sampling, rows
+        to_logits = nnx.merge(head_def, head)
+        uncond_logits = None if uncond is None else to_logits(uncond)
+        log_probs = log_distribution(to_logits(cond), uncond_logits, sampling)
+        return token_log_probs(log_probs, tokens), entropy(log_probs)
+
+    head_specs = jax.tree.map(
+        _parameter_spec, head, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)
     )
-
-    def read(whole: Any, rows: Any) -> tuple[jax.Array, jax.Array]:
-        (head, sampling), (heard, silent, chosen) = whole, rows
-        to_logits = nnx.merge(graphdef, head)
-        log_probs = log_distribution(
-            to_logits(heard), None if silent is None else to_logits(silent), sampling
-        )
-        return token_log_probs(log_probs, chosen), entropy(log_probs)
-
-    held = jax.tree.map(_resting, head, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
     return map_in_chunks(
-        read, (head, sampling), (heard, silent, tokens), chunk, (held, batch_axes_spec(()))
+        read_tokens,
+        (head, sampling),
+        (cond, uncond, tokens),
+        options.chunk_length,
+        (head_specs, batch_axes_spec(())),
     )
 
 
-def _resting(parameter: nnx.Variable) -> PartitionSpec:
+def _parameter_spec(parameter: nnx.Variable) -> PartitionSpec:
+    """How a parameter is spread over the batch axes of the mesh."""
     return batch_axes_spec(parameter.get_metadata()["logical"])
 
 
 def map_in_chunks(
-    read: Callable[[Any, Any], Any], whole: Any, rows: Any, chunk: int, spread: Any
+    function: Callable[[Any, Any], Any], shared: Any, rows: Any, chunk_length: int, specs: Any
 ) -> Any:
-    """``read(whole, rows)`` over at most ``chunk`` positions at a time: what it makes of them never exists for all.
+    """``function(shared, rows)`` over chunks of positions, so that its results never exist for all.
 
-    Each chunk is made anew in the backward pass, and the gradient of ``whole`` adds up over the chunks in its own type,
-    float32 for parameters. The batch is not cut, so rows stay on their devices; those see one gathering of ``whole``
-    and one sum of its gradient, not one per chunk.
+    Each chunk is recomputed in the backward pass, and the gradient of ``shared`` adds up over the
+    chunks in its own dtype, float32 for parameters. The batch is not cut, so rows stay on their
+    devices, which see one all-gather of ``shared`` and one sum of its gradient instead of one per
+    chunk.
 
     Args:
-      read: position by position, to arrays ``[..., T]``.
-      whole: parameters and settings.
+      function: works position by position and returns arrays ``[..., T]``.
+      shared: parameters and settings that all chunks read.
       rows: pytree of ``[B, G, T, ...]``.
-      chunk: 0, or no less than ``T``, reads all at once.
-      spread: how ``whole`` lies on the batch axes, see ``per_device``.
+      chunk_length: most positions at a time; 0, or at least ``T``, takes all at once.
+      specs: how ``shared`` is spread over the batch axes, see ``core.per_device``.
     """
     batch, group, length = jax.tree.leaves(rows)[0].shape[:3]
-    if not 0 < chunk < length:
-        return read(whole, rows)
-    count = -(-length // chunk)
-    size = -(-length // count)  # nearly even chunks, so that little is read in vain
+    if not 0 < chunk_length < length:
+        return function(shared, rows)
+
+    # Nearly even chunks, so that little is computed in vain.
+    chunks = -(-length // chunk_length)
+    size = -(-length // chunks)
 
     def cut(leaf: jax.Array) -> jax.Array:
         flat = leaf.reshape(batch * group, length, *leaf.shape[3:])
-        even = jnp.pad(flat, [(0, 0), (0, count * size - length), *[(0, 0)] * (flat.ndim - 2)])
-        return even.reshape(batch * group, count, size, *flat.shape[2:])
+        padding = [(0, 0), (0, chunks * size - length), *[(0, 0)] * (flat.ndim - 2)]
+        return jnp.pad(flat, padding).reshape(batch * group, chunks, size, *flat.shape[2:])
 
-    def loop(whole: Any, parts: Any) -> Any:
-        turns = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), parts)
-        out = jax.lax.map(jax.checkpoint(lambda turn: read(whole, turn)), turns)
-        return jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), out)
+    def loop(shared: Any, rows: Any) -> Any:
+        by_chunk = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), rows)
+        results = jax.lax.map(jax.checkpoint(lambda chunk: function(shared, chunk)), by_chunk)
+        return jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), results)
 
-    out = per_device(loop, whole, jax.tree.map(cut, rows), spread)
-    return jax.tree.map(lambda leaf: leaf.reshape(batch, group, count * size)[..., :length], out)
+    results = per_device(loop, shared, jax.tree.map(cut, rows), specs)
+    return jax.tree.map(
+        lambda leaf: leaf.reshape(batch, group, chunks * size)[..., :length], results
+    )
 
 
 def completion_states(
-    model: Janus,
+    model: UnifiedModel,
     prompts: Prompts,
     tokens: Int[Array, "B G T"],
     ids: SpecialTokenIds,
-    *,
     modality: Modality,
-    shared_prefix: bool,
-    aligned: bool = True,
+    options: LogProbOptions,
 ) -> Float[Array, "B G T D"]:
-    """The state that predicts each token: the prompt's last for the first, then the completion's, shifted by one.
+    """The state that predicts each token: the prompt's last one, then the completion's but its last.
 
-    Not ``aligned``, token ``t`` gets the state that has read tokens ``1 .. t`` already and so predicts token ``t + 1``,
-    as ULM-R1's code scores pictures (decisions 1); the prompt's last state then scores nothing.
+    Without ``options.aligned``, token ``t`` gets the state that has read tokens ``1 .. t`` and so
+    predicts token ``t + 1``, as ULM-R1's code has it for images; see
+    docs/decisions.md#image-log-probs.
     """
     groups, samples, length = tokens.shape
-    x = model.embed_prompt(prompts.tokens, prompts.images, ids.image)
-    inputs = (tokens[..., :-1] if aligned else tokens).reshape(groups * samples, -1)
-    written = model.embed_image_tokens(inputs) if modality == "image" else model.embed_text(inputs)
-    prompt = x.shape[1]
-    seen = jnp.repeat(prompts.mask, samples, 0)
-    whole = jnp.concatenate([seen, jnp.ones_like(inputs, bool)], 1)
-    positions, visible = prompt_positions(whole), prompt_mask(whole)
-    if shared_prefix:
-        asked = (x, prompt_positions(prompts.mask), prompt_mask(prompts.mask))
-        own = (written, positions[:, prompt:], visible[:, prompt:])
-        states, after = model.language_model.with_shared_prefix(asked, own)
-        states = (
-            jnp.concatenate([jnp.repeat(states[:, -1:], samples, 0), after], 1)
-            if aligned
-            else after
-        )
+    prompt_x = model.embed_prompt(prompts.tokens, prompts.images, ids.image)
+    prompt_length = prompt_x.shape[1]
+
+    # Teacher forcing: the inputs are the completion's own tokens.
+    inputs = (tokens[..., :-1] if options.aligned else tokens).reshape(groups * samples, -1)
+    embed = model.embed_image_tokens if modality == "image" else model.embed_text
+    completion_x = embed(inputs)
+
+    token_mask = jnp.repeat(prompts.mask, samples, 0)
+    token_mask = jnp.concatenate([token_mask, jnp.ones_like(inputs, bool)], 1)
+    positions, mask = prompt_positions(token_mask), prompt_mask(token_mask)
+    if options.shared_prefix:
+        prompt_rows = (prompt_x, prompt_positions(prompts.mask), prompt_mask(prompts.mask))
+        completion_rows = (completion_x, positions[:, prompt_length:], mask[:, prompt_length:])
+        prompt_states, states = model.backbone.with_shared_prefix(prompt_rows, completion_rows)
+        if options.aligned:
+            last_states = jnp.repeat(prompt_states[:, -1:], samples, 0)
+            states = jnp.concatenate([last_states, states], 1)
     else:
-        x = jnp.concatenate([jnp.repeat(x, samples, 0), written], 1)
-        states = model.language_model(x, positions, visible)[0][
-            :, prompt - 1 if aligned else prompt :
-        ]
+        x = jnp.concatenate([jnp.repeat(prompt_x, samples, 0), completion_x], 1)
+        first = prompt_length - 1 if options.aligned else prompt_length
+        states = model.backbone(x, positions, mask)[0][:, first:]
     return states.reshape(groups, samples, length, -1)
 
 
-def largest_difference(sampler: jax.Array, scorer: jax.Array, mask: jax.Array) -> jax.Array:
+def largest_difference(
+    sampler_log_probs: Float[Array, "..."],
+    log_probs: Float[Array, "..."],
+    mask: Bool[Array, "..."],
+) -> Float[Array, ""]:
     """Largest absolute difference of two sets of log-probs where ``mask`` is true."""
-    return jnp.max(jnp.where(mask, jnp.abs(sampler - scorer), 0))
+    return jnp.max(jnp.where(mask, jnp.abs(sampler_log_probs - log_probs), 0))

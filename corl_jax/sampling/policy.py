@@ -1,4 +1,4 @@
-"""A policy to use: load it, let it draw, ask it. In: prompts, pictures, questions; out: pictures and texts."""
+"""A policy to use: load it, generate images, ask it about images."""
 
 from __future__ import annotations
 
@@ -22,78 +22,67 @@ from corl_jax.core.types import Params, Prompts
 from corl_jax.data.images import load_image, preprocess
 from corl_jax.data.text_tokenizer import TextTokenizer, left_pad
 from corl_jax.models.janus.config import JanusConfig
-from corl_jax.models.janus.model import abstract, logical_axes
+from corl_jax.models.janus.model import Janus, abstract, logical_axes
 from corl_jax.objectives.sampling_distribution import check_sampling_params
-from corl_jax.porting.policy_source import open_source
+from corl_jax.porting.policy_source import PolicySource, open_policy_source
 from corl_jax.sampling.batching import batch_rows, batch_size, prompt_keys, take
 from corl_jax.sampling.generate import PolicyFns
 from corl_jax.sampling.prompt_layout import SpecialTokenIds
 
-SMALL = 5 * 10**8
-"""Parameters up to which a CPU decodes layer by layer: faster, but the layers lie in memory twice meanwhile."""
+MAX_SEPARATE_LAYER_PARAMS = 5 * 10**8
+"""Parameters up to which a CPU decodes layer by layer: faster, but the layers are in memory twice."""
 
-Picture = np.ndarray | Image.Image | str | os.PathLike[str]
+ImageInput = np.ndarray | Image.Image | str | os.PathLike[str]
+"""A uint8 array ``[H, W, 3]``, a PIL image, or the path of a file."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """A unified policy, on one device or with its heads and widths spread over several of this host's.
+    """A unified policy on one device, or spread over several devices of this host.
 
     Attributes:
-      cfg: sizes.
+      cfg: sizes of the model.
       tokenizer: of its texts.
-      sampler: compiled programs.
+      fns: its compiled programs.
       params: parameters by path.
-      rows: samples per compiled call, at most; long lists take several calls of one shape.
-      sharder: of the devices where there are several.
+      rows: most samples per compiled call; long lists take several calls of one shape.
+      sharder: of the mesh, or None for one device.
     """
 
     cfg: JanusConfig
     tokenizer: TextTokenizer
-    sampler: PolicyFns
+    fns: PolicyFns
     params: Params
     rows: int = 64
     sharder: Sharder | None = None
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], dtype: str = "auto", devices: int = 1) -> Policy:
-        """Opens ``tiny`` (the shipped base), a Hugging Face folder or hub id, or a work directory.
+        """Opens the shipped base, a Hugging Face folder or hub id, or a work directory.
 
         Args:
-          path: which.
-          dtype: of activations: ``auto`` (float32 on CPU, else bfloat16), ``float32`` or ``bfloat16``.
-          devices: how many of this host's share it; the key/value heads must divide by them.
+          path: ``tiny`` is the shipped base.
+          dtype: of activations: ``auto`` (float32 on a CPU, else bfloat16), ``float32`` or
+            ``bfloat16``.
+          devices: devices of this host that share the model; they must divide its key/value heads.
 
         Raises:
-          UserError: nothing of the kind is there, or it is damaged or holds only a part of a model; or there are fewer
-            devices, or heads that do not divide.
+          UserError: there is no such policy, it is damaged or holds only a part of a model, or the
+            devices are too few or do not divide the heads.
         """
         set_up_jax()
-        sharder = _over(devices)
-        source = open_source(os.fspath(path))
-        shape = abstract(source.cfg, dtype=compute_dtype(dtype))
-        if jax.default_backend() == "cpu" and count(flatten_abstract(shape)) < SMALL:
-            shape = abstract(
-                source.cfg, dtype=compute_dtype(dtype), unroll=source.cfg.decoder.depth
-            )
-        one, axes = SingleDeviceSharding(jax.local_devices()[0]), logical_axes(shape)
-        wanted = {
-            name: jax.ShapeDtypeStruct(
-                leaf.shape,
-                source.held(name),
-                sharding=one
-                if sharder is None
-                else sharder.checked_sharding(leaf.shape, axes[name], name),
-            )
-            for name, leaf in flatten_abstract(shape).items()
-        }
+        sharder = _tensor_parallel(devices)
+        source = open_policy_source(os.fspath(path))
+        model = _abstract_model(source.cfg, dtype)
+        params = source.load_params(_param_specs(source, model, sharder))
+
         tokenizer = source.load_tokenizer()
-        ids = SpecialTokenIds.of(tokenizer, source.cfg.decoder.vocab_size)
-        sampler = PolicyFns(nnx.split(shape)[0], source.cfg, ids)
-        return cls(source.cfg, tokenizer, sampler, source.params(wanted), sharder=sharder)
+        ids = SpecialTokenIds.of(tokenizer, source.cfg.text_vocab_size)
+        fns = PolicyFns(nnx.split(model)[0], source.cfg, ids)
+        return cls(source.cfg, tokenizer, fns, params, sharder=sharder)
 
     def on_devices(self) -> contextlib.AbstractContextManager[Any]:
-        """Inside it ``sampler`` may be called with ``params``; the methods of this class need it not."""
+        """Context in which ``fns`` may be called with ``params``; methods of this class enter it."""
         return contextlib.nullcontext() if self.sharder is None else sharding_context(self.sharder)
 
     def generate(
@@ -104,22 +93,22 @@ class Policy:
         guidance: float = 2.0,
         temperature: float = 1.0,
     ) -> np.ndarray:
-        """Draws ``samples`` pictures of every prompt.
+        """Samples images.
 
         Args:
           prompts: ``N`` of them.
-          samples: ``G``, pictures per prompt.
-          seed: the same seed, prompt and place in the list give the same pictures.
-          guidance: weight of classifier-free guidance; 1 is none.
+          samples: ``G``, images per prompt.
+          seed: the same seed, prompt and place in the list give the same images.
+          guidance: scale of classifier-free guidance; 1 is none.
           temperature: 0 is greedy.
 
         Returns:
           uint8 ``[N, G, H, W, 3]``.
 
         Raises:
-          UserError: an empty or unreadable prompt, or a setting out of range.
+          UserError: a prompt that is empty or cannot be read, or a setting out of range.
         """
-        return self._draw(prompts, samples, seed, guidance, temperature)
+        return self._generate(prompts, samples, seed, guidance, temperature, length=None)
 
     def sample_image_tokens(
         self,
@@ -130,24 +119,24 @@ class Policy:
         temperature: float = 1.0,
         length: int | None = None,
     ) -> np.ndarray:
-        """Image tokens of the pictures that ``generate`` draws, or their first ``length``: int32 ``[N, G, S]``."""
+        """Image tokens of the images of ``generate``, or their first ``length``: int32 ``[N, G, S]``."""
         if length is not None and not 1 <= length <= self.cfg.image_tokens:
             raise UserError(
-                f"length={length} is no part of a picture of {self.cfg.image_tokens} image tokens"
+                f"length must be from 1 to {self.cfg.image_tokens}, the tokens of an image; got "
+                f"{length}"
             )
-        return self._draw(
-            prompts, samples, seed, guidance, temperature, length or self.cfg.image_tokens
-        )
+        length = self.cfg.image_tokens if length is None else length
+        return self._generate(prompts, samples, seed, guidance, temperature, length)
 
     def answer(
         self,
-        images: Sequence[Picture],
+        images: Sequence[ImageInput],
         questions: Sequence[str],
         temperature: float = 0.0,
         seed: int = 0,
         max_tokens: int = 64,
     ) -> list[str]:
-        """Answers one question about each picture.
+        """Answers one question about each image.
 
         Args:
           images: ``N`` uint8 ``[H, W, 3]`` arrays, PIL images or files.
@@ -160,90 +149,126 @@ class Policy:
           ``N`` texts as the policy wrote them, with its tags.
 
         Raises:
-          UserError: counts that differ, an image that is none, an empty or unreadable question, a setting out of range.
+          UserError: other numbers of images and questions, an image or a question that cannot be
+            read, or a setting out of range.
         """
-        _listed(questions, "questions")
+        _check_texts(questions, "questions")
         if len(images) != len(questions):
             raise UserError(
-                f"{len(images)} images and {len(questions)} questions; expected one image per question"
+                f"there must be one image per question; got {len(images)} images and "
+                f"{len(questions)} questions"
             )
-        check_sampling_params(guidance=1.0, temperature=temperature)
-        _counted(max_tokens, "max_tokens")
-        size = self.cfg.vision.image_size
-        pictures = np.stack([preprocess(as_picture(image), size) for image in images])
+        check_sampling_params(guidance_scale=1.0, temperature=temperature)
+        _check_positive(max_tokens, "max_tokens")
+
+        pixels = np.stack([preprocess(to_image(image), self.cfg.image_size) for image in images])
         ids = [
             self.tokenizer.question_prompt(question, self.cfg.image_tokens)
             for question in questions
         ]
-        prompts = Prompts(*left_pad(ids, self.tokenizer.pad_id), pictures)
-        sampling = self.sampler.sampling("text", temperature=temperature)
+        prompts = Prompts(*left_pad(ids, self.tokenizer.pad_id), pixels)
+        sampling = self.fns.sampling_params("text", temperature=temperature)
+
         texts: list[str] = []
-        for rows, real in batch_rows(len(ids), batch_size(len(ids), self.rows)):
-            keys = prompt_keys(_whole(seed), "policy/answer", rows, 1)
+        for rows, count in batch_rows(len(ids), batch_size(len(ids), self.rows)):
+            keys = prompt_keys(_checked_seed(seed), "policy/answer", rows, 1)
             with self.on_devices():
-                out = self.sampler.sample_text(
+                rollout = self.fns.sample_text(
                     self.params, take(prompts, rows), keys, sampling, max_tokens
                 )
-            texts += [self.tokenizer.decode(row) for row in np.asarray(out.tokens)[:real, 0]]
+            texts += [self.tokenizer.decode(row) for row in np.asarray(rollout.tokens)[:count, 0]]
         return texts
 
-    def _draw(
+    def _generate(
         self,
         prompts: Sequence[str],
         samples: int,
         seed: int,
         guidance: float,
         temperature: float,
-        length: int = 0,
+        length: int | None,
     ) -> np.ndarray:
-        """Pixels of all prompts, or ``length`` image tokens where that is not 0, on the host."""
-        _listed(prompts, "prompts")
-        _counted(samples, "samples")
-        check_sampling_params(guidance=guidance, temperature=temperature)
-        ids = [self.tokenizer.drawing_prompt(prompt) for prompt in prompts]
-        asked = Prompts(*left_pad(ids, self.tokenizer.pad_id))
-        sampling = self.sampler.sampling("image", guidance=guidance, temperature=temperature)
+        """Pixels of all prompts, or where ``length`` is given so many image tokens."""
+        _check_texts(prompts, "prompts")
+        _check_positive(samples, "samples")
+        check_sampling_params(guidance_scale=guidance, temperature=temperature)
+
+        ids = [self.tokenizer.image_generation_prompt(prompt) for prompt in prompts]
+        batch = Prompts(*left_pad(ids, self.tokenizer.pad_id))
+        sampling = self.fns.sampling_params("image", guidance=guidance, temperature=temperature)
+        guided = guidance != 1
+
         parts = []
-        for rows, real in batch_rows(len(ids), batch_size(len(ids), max(1, self.rows // samples))):
-            keys = prompt_keys(_whole(seed), "policy/draw", rows, samples)
-            given = (self.params, take(asked, rows), keys, sampling)
+        size = batch_size(len(ids), max(1, self.rows // samples))
+        for rows, count in batch_rows(len(ids), size):
+            keys = prompt_keys(_checked_seed(seed), "policy/draw", rows, samples)
+            args = (self.params, take(batch, rows), keys, sampling)
             with self.on_devices():
-                if length:
-                    out = self.sampler.codes(*given, length, guided=guidance != 1)
+                if length is None:
+                    values = self.fns.sample_images(*args, guided=guided).pixels
                 else:
-                    out = self.sampler.sample_images(*given, guided=guidance != 1).pixels
-            parts.append(np.asarray(out)[:real])
+                    values = self.fns.sample_image_tokens(*args, length, guided=guided)
+            parts.append(np.asarray(values)[:count])
         return np.concatenate(parts)
 
 
-def _over(devices: int) -> Sharder | None:
-    """Heads, widths and vocabularies over so many of this host's devices; None for one."""
-    found = jax.local_devices()
-    if not 1 <= devices <= len(found):
-        raise UserError(
-            f"devices={devices}, and this host has {len(found)} ({found[0].device_kind}); expected 1 to {len(found)}"
+def _abstract_model(cfg: JanusConfig, dtype: str) -> Janus:
+    """The model without numbers, in the form that decodes fastest on this backend."""
+    model = abstract(cfg, dtype=compute_dtype(dtype))
+    is_small = count(flatten_abstract(model)) < MAX_SEPARATE_LAYER_PARAMS
+    if jax.default_backend() == "cpu" and is_small:
+        model = abstract(cfg, dtype=compute_dtype(dtype), unroll=cfg.decoder.depth)
+    return model
+
+
+def _param_specs(
+    source: PolicySource, model: Janus, sharder: Sharder | None
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape, dtype and sharding of every parameter; dtypes are those that the source stores."""
+    axes = logical_axes(model)
+    single_device = SingleDeviceSharding(jax.local_devices()[0])
+    specs = {}
+    for path, leaf in flatten_abstract(model).items():
+        sharding = (
+            single_device
+            if sharder is None
+            else sharder.checked_sharding(leaf.shape, axes[path], path)
         )
-    return None if devices == 1 else Sharder(make_mesh({"tensor": devices}, found[:devices]))
+        specs[path] = jax.ShapeDtypeStruct(
+            leaf.shape, source.param_dtype(path), sharding=sharding
+        )
+    return specs
 
 
-def _listed(texts: Sequence[str], what: str) -> None:
+def _tensor_parallel(devices: int) -> Sharder | None:
+    """A mesh that spreads heads, widths and vocabularies over devices; None for one device."""
+    local = jax.local_devices()
+    if not 1 <= devices <= len(local):
+        raise UserError(
+            f"devices must be from 1 to {len(local)}, as many as this host has "
+            f"({local[0].device_kind}); got {devices}"
+        )
+    return None if devices == 1 else Sharder(make_mesh({"tensor": devices}, local[:devices]))
+
+
+def _check_texts(texts: Sequence[str], name: str) -> None:
     if isinstance(texts, str) or not len(texts):
-        raise UserError(f"{what}={texts!r}; expected a list of at least one text")
+        raise UserError(f"{name} must be a list of at least one text; got {texts!r}")
 
 
-def _counted(value: int, what: str) -> None:
+def _check_positive(value: int, name: str) -> None:
     if not isinstance(value, int | np.integer) or value < 1:
-        raise UserError(f"{what}={value!r}; expected a whole number of at least 1")
+        raise UserError(f"{name} must be a whole number of at least 1; got {value!r}")
 
 
-def _whole(seed: int) -> int:
+def _checked_seed(seed: int) -> int:
     if not isinstance(seed, int | np.integer):
-        raise UserError(f"seed={seed!r}; expected a whole number")
+        raise UserError(f"seed must be a whole number; got {seed!r}")
     return int(seed)
 
 
-def as_picture(image: Picture) -> np.ndarray | Image.Image:
-    """A picture in memory."""
+def to_image(image: ImageInput) -> np.ndarray | Image.Image:
+    """An image in memory."""
     if isinstance(image, str | os.PathLike):
         return load_image(image)
     if isinstance(image, Image.Image):
@@ -251,6 +276,6 @@ def as_picture(image: Picture) -> np.ndarray | Image.Image:
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
         raise UserError(
-            f"an image is {array.dtype} {list(array.shape)}; expected uint8 [height, width, 3]"
+            f"an image must be uint8 [height, width, 3]; got {array.dtype} {list(array.shape)}"
         )
     return array

@@ -1,7 +1,4 @@
-"""What rewards may ask of the policy: states of pictures and captions read together, and answers about pictures.
-
-In: pictures, texts. Out: final states of the image span and of the caption span, found from the token layout; texts.
-"""
+"""What rewards may ask of the policy: states of images and captions, and answers about images."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array, Float
 
 from corl_jax.core.rng import sample_keys, stream
 from corl_jax.core.sharding import Sharder
@@ -24,16 +22,17 @@ from corl_jax.sampling.prompt_layout import prompt_mask, prompt_positions
 
 @dataclasses.dataclass(frozen=True)
 class RewardPolicyHandle:
-    """A ``PolicyHandle`` over ``params``.
+    """A ``core.types.PolicyHandle`` over ``params``.
 
     Attributes:
-      sampler, tokenizer, params: of the policy.
-      prompt_length: the fixed width, or None for the next multiple of 8.
-      sharder: where the rows are spread over a mesh; each process asks about its own.
-      answer_length: tokens of an answer at most.
+      policy, tokenizer, params: the policy.
+      prompt_length: width that prompts are padded to; None for the next multiple of 8.
+      sharder: of the mesh that rows are spread over, each process passing its own; None for one
+        device.
+      answer_length: most tokens of an answer.
     """
 
-    sampler: PolicyFns
+    policy: PolicyFns
     tokenizer: TextTokenizer
     params: Params
     prompt_length: int | None = None
@@ -43,52 +42,56 @@ class RewardPolicyHandle:
     def token_states(
         self, images: np.ndarray, texts: list[str]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """See ``core.types.PolicyHandle``; both spans come back over the whole prompt, with their masks.
+        """See ``core.types.PolicyHandle``; states come for all prompt tokens, masks choose from them.
 
-        The caption span is exactly the caption's tokens: no template, no placeholder, at any padding (decisions 17).
+        The mask of the caption is true at exactly its tokens: neither the template's nor the
+        placeholders of the image, whatever the padding (docs/decisions.md#caption-span).
         """
-        asked = self._prompts(images, texts)
-        states = self._own(prompt_states(self.sampler, self.params, self._put(asked)))
-        ids, tokens, mask = self.sampler.ids, asked.tokens, asked.mask
-        captions = np.zeros_like(mask)
-        tail = len(self.tokenizer.encode(f"\n\n{self.tokenizer.assistant}:"))
+        prompts = self._prompts(images, texts)
+        states = self._to_local_rows(
+            prompt_states(self.policy, self.params, self._to_device(prompts))
+        )
+
+        # The template ends with the assistant's turn, so captions are found from the end.
+        captions = np.zeros_like(prompts.mask)
+        turn_length = len(self.tokenizer.encode(f"\n\n{self.tokenizer.assistant}:"))
+        end = prompts.tokens.shape[1] - turn_length
         for i, text in enumerate(texts):
-            end = tokens.shape[1] - tail
             captions[i, end - len(self.tokenizer.encode(text.strip())) : end] = True
-        return states, tokens == ids.image, states, captions
+        return states, prompts.tokens == self.policy.ids.image, states, captions
 
     def answers(self, images: np.ndarray, questions: list[str]) -> list[str]:
         """See ``core.types.PolicyHandle``."""
-        sampling = self.sampler.sampling("text", temperature=0.0)
-        prompts = self._put(self._prompts(images, questions))
+        sampling = self.policy.sampling_params("text", temperature=0.0)
+        prompts = self._to_device(self._prompts(images, questions))
         keys = sample_keys(stream(0, "answers", 0), len(prompts.tokens))[:, None]
-        rollout = self.sampler.sample_text(self.params, prompts, keys, sampling, self.answer_length)
-        tokens, mask = self._own((rollout.tokens, rollout.mask))
+        rollout = self.policy.sample_text(self.params, prompts, keys, sampling, self.answer_length)
+        tokens, mask = self._to_local_rows((rollout.tokens, rollout.mask))
         return [
-            self.tokenizer.decode(row[0][seen[0]]) for row, seen in zip(tokens, mask, strict=True)
+            self.tokenizer.decode(row[0][row_mask[0]])
+            for row, row_mask in zip(tokens, mask, strict=True)
         ]
 
     def _prompts(self, images: np.ndarray, texts: list[str]) -> Prompts:
-        cfg = self.sampler.cfg
+        """Questions about images, on the host."""
+        cfg = self.policy.cfg
         rows = [self.tokenizer.question_prompt(text, cfg.image_tokens) for text in texts]
-        tokens, mask = left_pad(rows, self.sampler.ids.pad, length=self.prompt_length)
-        return Prompts(
-            tokens, mask, np.stack([preprocess(image, cfg.vision.image_size) for image in images])
-        )
+        tokens, mask = left_pad(rows, self.policy.ids.pad, length=self.prompt_length)
+        pixels = np.stack([preprocess(image, cfg.image_size) for image in images])
+        return Prompts(tokens, mask, pixels)
 
-    def _put(self, prompts: Prompts) -> Prompts:
+    def _to_device(self, prompts: Prompts) -> Prompts:
         return prompts if self.sharder is None else self.sharder.put_batch(prompts)
 
-    def _own(self, tree: Any) -> Any:
-        return (
-            jax.tree.map(np.asarray, tree)
-            if self.sharder is None
-            else self.sharder.local_rows(tree)
-        )
+    def _to_local_rows(self, tree: Any) -> Any:
+        if self.sharder is None:
+            return jax.tree.map(np.asarray, tree)
+        return self.sharder.local_rows(tree)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def prompt_states(sampler: PolicyFns, params: Params, prompts: Prompts) -> Any:
-    model = bind(sampler.graphdef, params)
-    x = model.embed_prompt(prompts.tokens, prompts.images, sampler.ids.image)
-    return model.language_model(x, prompt_positions(prompts.mask), prompt_mask(prompts.mask))[0]
+def prompt_states(policy: PolicyFns, params: Params, prompts: Prompts) -> Float[Array, "N P D"]:
+    """States of the last layer at every prompt token."""
+    model = bind(policy.graphdef, params)
+    x = model.embed_prompt(prompts.tokens, prompts.images, policy.ids.image)
+    return model.backbone(x, prompt_positions(prompts.mask), prompt_mask(prompts.mask))[0]

@@ -1,6 +1,6 @@
-"""Where every token of a prompt and its completions sits: positions, masks, and the prompt that says nothing.
+"""Where the tokens of prompts and completions are: positions, masks, and unconditional prompts.
 
-In: left-padded prompts and numbers of samples. Out: integer positions and boolean masks for the trunk.
+Prompts are padded on the left, so that every completion starts in the same column.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ from corl_jax.data.text_tokenizer import TextTokenizer
 
 @dataclasses.dataclass(frozen=True)
 class SpecialTokenIds:
-    """Ids that shape programs, resolved from the checkpoint's tokenizer; ``banned`` never appear in sampled text."""
+    """Token ids that shape programs, read from the tokenizer of the checkpoint.
+
+    Attributes:
+      pad, eos: padding and end of a completion.
+      image: placeholder of the tokens of an image to understand.
+      banned: ids that are never sampled as text.
+    """
 
     pad: int
     eos: int
@@ -33,17 +39,17 @@ class SpecialTokenIds:
         )
 
     def banned_mask(self, vocab_size: int) -> Bool[Array, "V"]:
-        """Bool ``[V]``."""
+        """True at the banned ids."""
         return jnp.zeros(vocab_size, bool).at[jnp.array(self.banned, jnp.int32)].set(True)
 
 
 def prompt_positions(mask: Bool[Array, "B P"]) -> Int[Array, "B P"]:
-    """Positions that count real tokens from 0; padding sits at 0, unseen."""
+    """Positions that count tokens from 0; padding has position 0, but no token attends to it."""
     return jnp.maximum(jnp.cumsum(mask, 1) - 1, 0).astype(jnp.int32)
 
 
 def prompt_mask(mask: Bool[Array, "B P"]) -> Bool[Array, "B P P"]:
-    """Causal, and blind to padding."""
+    """Causal attention that skips padding."""
     length = mask.shape[1]
     return jnp.tril(jnp.ones((length, length), bool))[None] & mask[:, None, :]
 
@@ -51,31 +57,47 @@ def prompt_mask(mask: Bool[Array, "B P"]) -> Bool[Array, "B P P"]:
 def unconditional_tokens(
     tokens: Int[Array, "B P"], mask: Bool[Array, "B P"], pad: int
 ) -> Int[Array, "B P"]:
-    """The prompt without its words: all but the first and last real token become padding that is attended to.
+    """Prompts without their words, for classifier-free guidance.
 
-    Equal to replacing before padding, so that BOS survives in every row (decisions 23).
+    Every token but the first (begin of sentence) and the last (begin of image) becomes the padding
+    token, which the model attends to here. See docs/decisions.md#unconditional-prompt.
     """
-    column = jnp.arange(tokens.shape[1])
+    columns = jnp.arange(tokens.shape[1])
     first = jnp.argmax(mask, 1)[:, None]
-    keep = (column == first) | (column == tokens.shape[1] - 1)
-    return jnp.where(keep, tokens, pad)
+    is_kept = (columns == first) | (columns == tokens.shape[1] - 1)
+    return jnp.where(is_kept, tokens, pad)
 
 
 def with_unconditional_prompts(prompts: Prompts, pad: int) -> Prompts:
-    """Behind each of ``B`` prompts the one without its words: ``2 B``, so that guidance compares on one device."""
-    nothing = unconditional_tokens(prompts.tokens, prompts.mask, pad)
-    tokens = jnp.stack([prompts.tokens, nothing], 1).reshape(-1, nothing.shape[1])
+    """``2 B`` prompts: behind each prompt the same without its words.
+
+    Neighbours are stored on one device, so that guidance compares their logits without exchanging
+    anything between devices.
+    """
+    uncond = unconditional_tokens(prompts.tokens, prompts.mask, pad)
+    tokens = jnp.stack([prompts.tokens, uncond], 1).reshape(-1, uncond.shape[1])
     return Prompts(tokens, jnp.repeat(prompts.mask, 2, 0))
 
 
 def split_cfg(x: jax.Array, prompts: int) -> tuple[jax.Array, jax.Array]:
-    """Conditional and unconditional rows ``[N, ...]`` of ``x [2 N, ...]``, which are samples of ``with_unconditional_prompts``."""
-    both = x.reshape(prompts, 2, -1, *x.shape[1:])
-    heard, silent = (both[:, stream].reshape(-1, *x.shape[1:]) for stream in (0, 1))
-    return heard, silent
+    """Conditional and unconditional rows of ``x``.
+
+    Args:
+      x: ``[2 N, ...]``, samples of ``with_unconditional_prompts``.
+      prompts: ``B``, conditional prompts.
+
+    Returns:
+      two arrays ``[N, ...]``.
+    """
+    streams = x.reshape(prompts, 2, -1, *x.shape[1:])
+    cond, uncond = (streams[:, i].reshape(-1, *x.shape[1:]) for i in (0, 1))
+    return cond, uncond
 
 
 def repeat_for_cfg(x: jax.Array, prompts: int) -> jax.Array:
-    """Rows ``[2 N, ...]`` for both streams of ``x [N, ...]``; ``split_cfg`` would give ``x`` and ``x``."""
-    each = x.reshape(prompts, 1, -1, *x.shape[1:])
-    return jnp.repeat(each, 2, 1).reshape(-1, *x.shape[1:])
+    """``x [N, ...]`` for conditional and unconditional rows, ``[2 N, ...]``.
+
+    ``split_cfg`` of the result is ``x`` and ``x``.
+    """
+    groups = x.reshape(prompts, 1, -1, *x.shape[1:])
+    return jnp.repeat(groups, 2, 1).reshape(-1, *x.shape[1:])

@@ -1,14 +1,13 @@
-"""A lighter policy to sample with, made once per step: weights, cache or both in eight bits.
+"""A policy that samples from int8 weights, an int8 KV cache, or both; made anew in every step.
 
-In: a ``PolicyFns`` and the shapes of its parameters. Out: the sampler of the lighter model, and what makes its parameters
-from those of the policy. What it samples is scored by the policy itself; the metric ``sampler_logp_diff`` says how far they are.
+The log-probs of the loss come from the policy itself, never from this one. The metric
+``sampler_logp_diff`` says how far they are apart.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,38 +19,46 @@ from corl_jax.core.types import Params
 from corl_jax.models.int8 import quantize_int8
 from corl_jax.sampling.generate import PolicyFns
 
-KINDS = ("same", "int8")
-"""How the sampler holds weights and cache: as the policy does, or in eight bits."""
+SAMPLER_DTYPES = ("same", "int8")
+"""Dtypes of the sampler's weights and cache: the policy's own, or eight bits."""
 
 
 def quantized_policy(
-    sampler: PolicyFns, structs: Mapping[str, Any], *, weights: str, cache: str
+    policy: PolicyFns,
+    param_specs: Mapping[str, jax.ShapeDtypeStruct],
+    *,
+    weights_dtype: str,
+    cache_dtype: str,
 ) -> tuple[PolicyFns, Callable[[Params], Params]]:
-    """A sampler and a function from the policy's parameters to its own; the same and nothing where both say ``same``.
+    """The programs of the quantized policy, and a function that makes its parameters.
 
     Args:
-      sampler: of the policy.
-      structs: shape and dtype of every parameter.
-      weights, cache: of ``KINDS``.
+      policy: the policy to quantize.
+      param_specs: shape and dtype of its parameters.
+      weights_dtype, cache_dtype: of ``SAMPLER_DTYPES``; with both ``same`` the policy comes back as
+        it is, with a function that changes nothing.
 
     Raises:
-      UserError: another word.
+      UserError: another dtype.
     """
-    for what, kind in (("weights", weights), ("cache", cache)):
-        if kind not in KINDS:
+    for name, dtype in (("weights", weights_dtype), ("cache", cache_dtype)):
+        if dtype not in SAMPLER_DTYPES:
             raise UserError(
-                f"rollout {what} {kind!r}: unknown kind; expected one of {', '.join(KINDS)}"
+                f"the {name} dtype of rollouts must be one of {', '.join(SAMPLER_DTYPES)}; "
+                f"got {dtype!r}"
             )
-    if weights == cache == "same":
-        return sampler, lambda params: params
+    if weights_dtype == cache_dtype == "same":
+        return policy, lambda params: params
 
-    def light(params: Any) -> Any:
-        model = bind(sampler.graphdef, params)
-        return quantize_int8(model, weights=weights == "int8", cache=cache == "int8")
+    def quantize(params: Params) -> nnx.Module:
+        model = bind(policy.graphdef, params)
+        return quantize_int8(model, weights=weights_dtype == "int8", cache=cache_dtype == "int8")
 
-    shape = nnx.eval_shape(
-        lambda: light({path: jnp.zeros(leaf.shape, leaf.dtype) for path, leaf in structs.items()})
+    # The definition of the quantized model follows from shapes alone.
+    model = nnx.eval_shape(
+        lambda: quantize(
+            {path: jnp.zeros(spec.shape, spec.dtype) for path, spec in param_specs.items()}
+        )
     )
-    return dataclasses.replace(sampler, graphdef=nnx.split(shape)[0]), jax.jit(
-        lambda params: flatten(light(params))[1]
-    )
+    quantized = dataclasses.replace(policy, graphdef=nnx.split(model)[0])
+    return quantized, jax.jit(lambda params: flatten(quantize(params))[1])

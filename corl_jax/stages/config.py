@@ -1,6 +1,7 @@
-"""Blocks of a config as typed, frozen dataclasses; read once, at the door of a stage.
+"""Blocks of a config as frozen dataclasses, which hold the defaults and check their values.
 
-In: a ConfigDict. Out: dataclasses. A field without a home, or a home without a field, is an error that lists the names.
+The config is read once, when a stage is built. A key without a field, or a field without a key, is
+an error that lists the names.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.renamed_keys import renamed_key_hint
 from corl_jax.core.runtime import DTYPES
 from corl_jax.models.attention_kernels import kernels
 from corl_jax.models.layers import REMAT_POLICIES
@@ -19,173 +21,203 @@ T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelSettings:
-    """``size``: a name in ``models.janus.config.SIZES``, used from scratch; ``compute_dtype``: ``auto`` is
-    float32 on CPU, else bfloat16; ``param_dtype``: of parameters between updates, see ``placement.kept``; ``remat``: a name in
-    ``models.layers.REMAT_POLICIES``; ``unroll``: layers per turn of the loop; ``attention``: a name in
-    ``models.attention_kernels``."""
+class ModelConfig:
+    """``config.model``.
 
-    size: str
-    compute_dtype: str
-    param_dtype: str
-    remat: str
-    unroll: int
-    attention: str
+    Attributes:
+      size: a name in ``models.janus.config.SIZES``; a policy in ``init_from`` brings its own.
+      compute_dtype: of activations; ``auto`` is float32 on a CPU, else bfloat16.
+      param_dtype: of parameters between updates; bfloat16 keeps no float32 master copy, see
+        ``param_placement.with_param_dtype``.
+      remat: what the backward pass recomputes, a name in ``models.layers.REMAT_POLICIES``.
+      unroll: layers per turn of the loop over layers.
+      attention: a name in ``models.attention_kernels``.
+    """
+
+    size: str = "tiny"
+    compute_dtype: str = "auto"
+    param_dtype: str = "float32"
+    remat: str = "none"
+    unroll: int = 1
+    attention: str = "einsum"
 
     def __post_init__(self):
-        if self.param_dtype not in DTYPES:
-            raise UserError(
-                f"model.param_dtype={self.param_dtype!r} is unknown; expected one of {', '.join(DTYPES)}"
-            )
-        if self.remat not in REMAT_POLICIES:
-            raise UserError(
-                f"unknown remat policy {self.remat!r}; expected one of {', '.join(REMAT_POLICIES)}"
-            )
+        check_choice("model.param_dtype", self.param_dtype, tuple(DTYPES))
+        check_choice("model.remat", self.remat, tuple(REMAT_POLICIES))
         if self.unroll < 1:
-            raise UserError(
-                f"model.unroll={self.unroll} is no number of layers; expected 1 or more"
-            )
-        kernels[self.attention]
+            raise UserError(f"config.model.unroll must be at least 1 layer; got {self.unroll}")
+        kernels.require(self.attention)
 
 
 @dataclasses.dataclass(frozen=True)
-class LoraSettings(Lora):
-    """The adapters, and ``base_dtype``: in which the matrices under them, which never move, are held."""
+class LoraConfig(Lora):
+    """``config.lora``: the fields of ``models.lora.Lora``, and one more.
+
+    Attributes:
+      base_dtype: dtype of the matrices below the adapters, which are never trained.
+    """
 
     base_dtype: str = "float32"
 
     def __post_init__(self):
-        if not isinstance(self.rank, int) or self.rank < 0:
-            raise UserError(
-                f"lora.rank={self.rank!r} is no rank; expected 0 (no adapters) or a whole number above"
-            )
+        check_count("lora.rank", self.rank)
         if not self.alpha > 0:
             raise UserError(
-                f"lora.alpha={self.alpha} would silence the adapters; expected more than 0"
+                f"config.lora.alpha must be above 0; got {self.alpha}. At 0 the adapters add nothing"
             )
         if not isinstance(self.target, tuple) or not self.target:
             raise UserError(
-                f"lora.target={self.target!r} is no tuple of patterns; expected one or more paths of kernels"
+                "config.lora.target must be a tuple of one or more patterns of kernel paths; got "
+                f"{self.target!r}"
             )
-        if self.base_dtype not in DTYPES:
-            raise UserError(
-                f"lora.base_dtype={self.base_dtype!r} is unknown; expected one of {', '.join(DTYPES)}"
-            )
+        check_choice("lora.base_dtype", self.base_dtype, tuple(DTYPES))
 
 
 @dataclasses.dataclass(frozen=True)
-class DataSettings:
-    """Where records come from, and which of them.
+class DataConfig:
+    """``config.data``: where records come from, and which of them are used.
 
     Attributes:
       name: ``shapes``, the embedded world, or ``records``, files of the user.
-      dir: where it is kept, for ``shapes`` empty for the user's cache; of ``records`` the folder with ``train.jsonl``.
-      questions, qa_type: kinds and type of question to keep; empty for all.
-      limit: the first so many of those, in training alone; 0 for all.
+      dir: folder of the data; of ``shapes`` "" is the user's cache, of ``records`` it holds
+        ``train.jsonl``.
+      question_kinds: kinds of questions to keep, such as ``count``; () keeps all.
+      qa_type: ``MC`` or ``OE``; "" keeps both.
+      limit: number of training records to keep, the first ones; 0 keeps all.
     """
 
-    name: str
-    dir: str
-    questions: tuple[str, ...]
-    qa_type: str
-    limit: int
+    name: str = "shapes"
+    dir: str = ""
+    question_kinds: tuple[str, ...] = ()
+    qa_type: str = ""
+    limit: int = 0
 
     def __post_init__(self):
         if self.name not in ("shapes", "records"):
             raise UserError(
-                f"unknown data set {self.name!r}; expected shapes, the embedded world, or records, files in data.dir"
+                "config.data.name must be shapes (the embedded world) or records (files in "
+                f"config.data.dir); got {self.name!r}"
             )
-        if not isinstance(self.questions, tuple):
+        if not isinstance(self.question_kinds, tuple):
             raise UserError(
-                f"data.questions={self.questions!r} is no tuple; expected for example ('count',), or ()"
+                "config.data.question_kinds must be a tuple such as ('count',), or (); got "
+                f"{self.question_kinds!r}"
             )
 
 
 @dataclasses.dataclass(frozen=True)
-class HookSettings:
-    """Steps between checkpoints, sample sheets, probes of held-out prompts, comparisons of the tasks' gradients,
-    TensorBoard rows; 0 for never (checkpoints: at the end only)."""
+class HooksConfig:
+    """``config.hooks``: steps from one run of a hook to the next; 0 never runs it.
 
-    save_every: int
-    sample_every: int
-    probe_every: int
-    interference_every: int
-    tensorboard_every: int
-    keep: int
-
-    def __post_init__(self):
-        for name, least in (
-            ("save_every", 0),
-            ("sample_every", 0),
-            ("probe_every", 0),
-            ("interference_every", 0),
-            ("tensorboard_every", 0),
-            ("keep", 1),
-        ):
-            if vars(self)[name] < least:
-                raise UserError(
-                    f"hooks.{name}={vars(self)[name]} is out of range; expected {least} or more"
-                )
-
-
-@dataclasses.dataclass(frozen=True)
-class EvalSettings:
-    """Evaluation before and after: ``n`` held-out records, pictures at every guidance in ``guidances``, its own seed.
-
-    ``batch``: records per compiled call. ``n=0`` skips evaluation.
+    Attributes:
+      save_every: checkpoints; 0 saves at the end only.
+      sample_every: sheets of sampled images.
+      probe_every: rewards of held-out prompts.
+      interference_every: cosine of the gradients of both tasks.
+      tensorboard_every: rows of TensorBoard.
+      keep_checkpoints: newest checkpoints to keep.
     """
 
-    n: int
-    guidances: tuple[float, ...]
-    seed: int
-    batch: int
+    save_every: int = 0
+    sample_every: int = 0
+    probe_every: int = 0
+    interference_every: int = 0
+    tensorboard_every: int = 10
+    keep_checkpoints: int = 2
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            check_count(f"hooks.{name}", value)
+        if self.keep_checkpoints < 1:
+            raise UserError(
+                f"config.hooks.keep_checkpoints must be at least 1; got {self.keep_checkpoints}"
+            )
 
 
-def block(cls: type[T], raw: Mapping[str, Any], name: str, **derived: Any) -> T:
-    """``raw`` as a ``cls``.
+@dataclasses.dataclass(frozen=True)
+class EvalsConfig:
+    """``config.evals``: the evaluation before and after a run, on held-out records.
+
+    Attributes:
+      num_records: held-out records; 0 skips the evaluation.
+      guidance_scales: images are sampled at each of them.
+      seed: of the records and of sampling.
+      batch_size: records per compiled call.
+    """
+
+    num_records: int = 0
+    guidance_scales: tuple[float, ...] = (1.0,)
+    seed: int = 0
+    batch_size: int = 64
+
+
+def read_block(cls: type[T], block: Mapping[str, Any], key: str, **derived: Any) -> T:
+    """``block`` as a ``cls``.
 
     Args:
       cls: a dataclass.
-      raw: block of the config.
-      name: of the block, for errors.
+      block: values by field name.
+      key: of the block within the config, for errors.
       derived: fields that the config does not hold.
 
     Raises:
       UserError: unknown or missing fields.
     """
     fields = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    check_keys(block, fields - derived.keys(), key)
     values = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()
-    } | derived
-    if unknown := sorted(values.keys() - fields):
+        name: tuple(value) if isinstance(value, list) else value for name, value in block.items()
+    }
+    return cls(**values, **derived)
+
+
+def check_keys(block: Mapping[str, Any], expected: set[str], key: str) -> None:
+    """Raises UserError unless ``config.<key>`` has exactly the keys ``expected``."""
+    if unknown := sorted(block.keys() - expected):
         raise UserError(
-            f"config.{name} has unknown fields {', '.join(unknown)}; expected {', '.join(sorted(fields))}"
+            f"config.{key} must have the keys {', '.join(sorted(expected))}; got "
+            f"{', '.join(unknown)} too{renamed_key_hint(f'{key}.{unknown[0]}')}"
         )
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise UserError(f"config.{name}: {error}; expected {', '.join(sorted(fields))}") from None
+    if missing := sorted(expected - block.keys()):
+        raise UserError(
+            f"config.{key} must have the keys {', '.join(sorted(expected))}; "
+            f"{', '.join(missing)} is missing"
+        )
 
 
-def one_update(config: Mapping[str, Any]) -> None:
-    """Refuses ``updates_per_step`` where nothing is sampled, so that there is nothing to use twice.
+def check_choice(key: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raises UserError unless ``value`` of ``config.<key>`` is one of ``choices``."""
+    if value not in choices:
+        raise UserError(f"config.{key} must be one of {', '.join(choices)}; got {value!r}")
+
+
+def check_count(key: str, value: Any) -> None:
+    """Raises UserError unless ``value`` of ``config.<key>`` is a whole number of at least 0."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise UserError(f"config.{key} must be a whole number of at least 0; got {value!r}")
+
+
+def check_one_update(config: Mapping[str, Any]) -> None:
+    """Refuses ``updates_per_step`` in stages that sample nothing that could be used again.
 
     Raises:
       UserError: it is not 1.
     """
     if config["updates_per_step"] != 1:
         raise UserError(
-            f"config.updates_per_step={config['updates_per_step']} is for reinforcement learning; here it must be 1"
+            "config.updates_per_step must be 1 outside reinforcement learning; got "
+            f"{config['updates_per_step']}"
         )
 
 
-def no_adapters(config: Mapping[str, Any]) -> None:
-    """Refuses ``lora`` where whole parameters are trained.
+def check_no_adapters(config: Mapping[str, Any]) -> None:
+    """Refuses ``lora`` in stages that train whole parameters.
 
     Raises:
       UserError: its rank is not 0.
     """
     if config["lora"]["rank"]:
         raise UserError(
-            f"config.lora.rank={config['lora']['rank']} is for stages that train a language model; here it must be 0"
+            "config.lora.rank must be 0 in stages that do not train a language model; got "
+            f"{config['lora']['rank']}"
         )

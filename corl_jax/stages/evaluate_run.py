@@ -1,6 +1,7 @@
-"""What surrounds a reinforcement run: evaluation before and after on held-out records, galleries, the report.
+"""Evaluation before and after a run of reinforcement learning, with galleries and a report.
 
-In: an assembled run. Out: ``eval.json``, ``samples/gallery_*.png``, ``samples/answers_*.json``, ``report.html``.
+The records are held out from training. Writes ``eval.json``, ``samples/gallery_*.png``,
+``samples/gallery_*.json``, ``samples/answers_*.json`` and ``report.html`` into the work directory.
 """
 
 from __future__ import annotations
@@ -18,91 +19,117 @@ import jax
 from corl_jax.core.files import write_json
 from corl_jax.core.provenance import machine, versions
 from corl_jax.core.sharding import sharding_context
-from corl_jax.core.types import Params
+from corl_jax.core.types import Params, Record
 from corl_jax.data.pipeline import held_out_records
 from corl_jax.engine.checkpoint import saved_steps
 from corl_jax.engine.handoff import load_params
 from corl_jax.engine.workdir import Workdir
-from corl_jax.evals.gallery import gallery, write_gallery
+from corl_jax.evals.config import EvalPolicy, EvalSampling
+from corl_jax.evals.gallery import make_gallery, write_gallery
 from corl_jax.evals.runner import evaluate
+from corl_jax.evals.statistics import Estimates
 from corl_jax.report.page import write_report
-from corl_jax.stages.config import EvalSettings, block
+from corl_jax.stages.config import EvalsConfig, read_block
 from corl_jax.stages.setup import Setup, open_records
 
 
 @dataclasses.dataclass(frozen=True)
 class RunEvaluation:
-    """Evaluates a run's policy at its two ends; what ``eval.json`` already holds is not measured again."""
+    """Evaluates the policy that a run starts from and the policy that it ends with.
 
-    parts: Setup
+    What ``eval.json`` contains already, from a run that was interrupted, is not measured again.
+
+    Attributes:
+      setup: of the run.
+      workdir: of the run.
+      config: ``config.evals``, whose guidance scales here include the one of training.
+      records: held out from training.
+      guidance_scale: that images are sampled with in training, and for the gallery.
+      steps: length of the run.
+    """
+
+    setup: Setup
     workdir: Workdir
-    settings: EvalSettings
-    held_out: tuple[Any, ...]
-    guidance: float
+    config: EvalsConfig
+    records: tuple[Record, ...]
+    guidance_scale: float
     steps: int
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], parts: Setup, workdir: Workdir) -> RunEvaluation | None:
-        """For a config with a block ``evals`` whose ``n`` is not 0."""
-        if "evals" not in config or config["evals"]["n"] == 0:
+    def from_config(
+        cls, config: Mapping[str, Any], setup: Setup, workdir: Workdir
+    ) -> RunEvaluation | None:
+        """None for a config without a block ``evals``, or with 0 records in it."""
+        if "evals" not in config or config["evals"]["num_records"] == 0:
             return None
-        settings = block(EvalSettings, config["evals"], "evals")
-        held_out = held_out_records(open_records(config, "test"), settings.n, settings.seed)
-        guidances = tuple(dict.fromkeys((*settings.guidances, config["rl"]["guidance"])))
-        settings = dataclasses.replace(settings, guidances=tuple(sorted(guidances)))
-        return cls(parts, workdir, settings, held_out, config["rl"]["guidance"], config["steps"])
+        evals = read_block(EvalsConfig, config["evals"], "evals")
+        records = held_out_records(open_records(config, "test"), evals.num_records, evals.seed)
+
+        # The guidance scale of training is always measured, since the report highlights it.
+        guidance_scale = config["rl"]["rollout"]["guidance_scale"]
+        scales = sorted({*evals.guidance_scales, guidance_scale})
+        evals = dataclasses.replace(evals, guidance_scales=tuple(scales))
+        return cls(setup, workdir, evals, records, guidance_scale, config["steps"])
 
     @property
     def path(self) -> Path:
         """``eval.json``."""
         return self.workdir.path / "eval.json"
 
-    def before(self) -> None:
-        """The policy that was handed off; starts the run's clock."""
-        if "before" not in self._read():
-            started = time.time()
-            self._write(
-                {
-                    "before": self._evaluate(self.parts.plain(self.parts.params()), "before"),
-                    "started": started,
-                }
-            )
+    def evaluate_before(self) -> None:
+        """Evaluates the policy that the run starts from, and notes the time of the start."""
+        if "before" in self._read():
+            return
+        # The clock starts before the first evaluation: the report gives the time of everything.
+        started = time.time()
+        params = self.setup.merge_adapters(self.setup.load_params())
+        self._write({"before": self._evaluate(params, "before"), "started": started})
 
-    def after(self) -> None:
-        """The policy of the last checkpoint, then the report."""
+    def evaluate_after(self) -> None:
+        """Evaluates the policy of the last checkpoint, then writes the report."""
+        # A run that was extended has an "after" of fewer steps, which is measured anew.
         if self._read().get("after_step") != self.steps:
-            newest = saved_steps(self.workdir.checkpoints)[-1]
-            params = load_params(self.workdir.checkpoints / str(newest), self.parts.structs)
-            numbers = self._evaluate(self.parts.plain(params), "after")
-            self._write({"after": numbers, "after_step": self.steps, "guidance": self.guidance})
-            self._write({"run": self._stamp()})
+            last_step = saved_steps(self.workdir.checkpoints)[-1]
+            checkpoint = self.workdir.checkpoints / str(last_step)
+            params = self.setup.merge_adapters(load_params(checkpoint, self.setup.param_specs))
+            metrics = self._evaluate(params, "after")
+            self._write(
+                {"after": metrics, "after_step": self.steps, "guidance": self.guidance_scale}
+            )
+            self._write({"run": self._run_facts()})
+
         if jax.process_index() == 0:
             write_report(self.workdir.path)
-            self.workdir.publish()
+            self.workdir.push()
 
-    def _evaluate(self, params: Params, when: str) -> dict[str, Any]:
-        sampler, tokenizer, s = self.parts.sampler, self.parts.tokenizer, self.settings
-        with sharding_context(self.parts.sharder):
-            numbers = evaluate(
-                sampler,
-                params,
-                tokenizer,
-                self.held_out,
-                guidances=s.guidances,
-                seed=s.seed,
-                batch=s.batch,
-                what=when,
+    def _evaluate(self, params: Params, name: str) -> Estimates:
+        """Metrics of the policy with ``params``; its gallery is written under ``name``."""
+        policy = EvalPolicy(self.setup.rollout_policy, params, self.setup.tokenizer)
+        config = self.config
+
+        # All processes sample together; only the first one reports and writes.
+        with sharding_context(self.setup.sharder):
+            metrics = evaluate(
+                policy,
+                self.records,
+                config.guidance_scales,
+                EvalSampling(config.seed, config.batch_size),
+                label=name,
                 quiet=jax.process_index() > 0,
             )
-            shown = gallery(
-                sampler, params, tokenizer, self.held_out, guidance=self.guidance, seed=s.seed
-            )
-        if jax.process_index() == 0:
-            write_gallery(self.workdir.samples, when, shown)
-        return numbers
 
-    def _stamp(self) -> dict[str, Any]:
-        if jax.process_index() > 0:  # which may hold no ``eval.json``
+            gallery = make_gallery(
+                policy, self.records, guidance_scale=self.guidance_scale, seed=config.seed
+            )
+
+        if jax.process_index() == 0:
+            write_gallery(self.workdir.samples, name, gallery)
+        return metrics
+
+    def _run_facts(self) -> dict[str, Any]:
+        """Command, date, duration, machine and versions, for the head of the report."""
+        # The other processes may have no eval.json to read the start from, and they write nothing.
+        if jax.process_index() > 0:
             return {}
         seconds = time.time() - self._read()["started"]
         return {
@@ -116,8 +143,9 @@ class RunEvaluation:
     def _read(self) -> dict[str, Any]:
         return json.loads(self.path.read_text()) if self.path.exists() else {}
 
-    def _write(self, new: Mapping[str, Any]) -> None:
+    def _write(self, entries: Mapping[str, Any]) -> None:
+        """Adds ``entries`` to ``eval.json``, on the first process only."""
         if jax.process_index() > 0:
             return
-        write_json(self.path, self._read() | dict(new))
-        self.workdir.publish()
+        write_json(self.path, self._read() | dict(entries))
+        self.workdir.push()

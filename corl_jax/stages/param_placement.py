@@ -1,113 +1,129 @@
-"""Where parameters lie while the policy is trained, and where while it samples.
+"""Shape, dtype and sharding of parameters, while the policy is trained and while it samples.
 
-In: logical axes, two tables of rules. Out: placed shapes, and the one call that moves parameters from one to the other.
-
-A decoding step reads every weight once, so weights that are spread over ``fsdp`` would cross the links at every token.
-The rollout has rules of its own, by default without ``fsdp`` for weights; they are placed anew once a step.
+Decoding reads every weight at every token, so weights that are sharded over ``fsdp`` would cross
+the links between devices at every token. Rollouts therefore have sharding rules of their own, by
+default without ``fsdp`` for weights, and the parameters are resharded once per step.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import jax
+import jax.numpy as jnp
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.sharding import AXES, DEFAULT_RULES, Rules, Sharder
 from corl_jax.core.trees import matches
 from corl_jax.core.types import Params
+from corl_jax.models.janus.model import JANUS_FLOAT32_PATTERNS, JANUS_MATMUL_PATTERNS
 
 ParamSpecs = dict[str, jax.ShapeDtypeStruct]
-
-MULTIPLIED = ("*/kernel", "*embed/embedding")
-"""Parameters that the model casts to its compute dtype at each use, so that a cast ahead changes no number."""
-EXACT = ("image_tokenizer/*",)
-"""Computed in float32 throughout."""
+"""Parameter path to shape, dtype and sharding."""
 
 
 def read_sharding_rules(changes: Mapping[str, str], name: str) -> Rules:
-    """The rules table with the changes of a config: logical name to mesh axes joined by ``+``, ``""`` for none.
+    """The default rules with the changes of ``config.sharding_rules.<name>``.
+
+    Args:
+      changes: logical axis name to mesh axes joined by ``+``; "" replicates that axis.
+      name: ``update`` or ``rollout``.
 
     Raises:
-      UserError: a name without a rule, or an axis that meshes do not have.
+      UserError: a logical name that no array has, or an axis that meshes do not have.
     """
     rules = dict(DEFAULT_RULES)
-    for logical, text in changes.items():
+    for logical_name, text in changes.items():
+        key = f"config.sharding_rules.{name}"
+        if logical_name not in rules:
+            raise UserError(
+                f"{key} must name logical axes of arrays, some of {', '.join(rules)}; got "
+                f"{logical_name!r}"
+            )
         axes = tuple(part for part in text.split("+") if part)
-        if logical not in rules:
+        if unknown := [axis for axis in axes if axis not in AXES]:
             raise UserError(
-                f"config.rules.{name} has {logical!r}, which no array has; expected {', '.join(rules)}"
+                f"{key}.{logical_name} must be mesh axes joined by +, some of {', '.join(AXES)}, "
+                f"or nothing; got {unknown[0]!r} in {text!r}"
             )
-        if wrong := [axis for axis in axes if axis not in AXES]:
-            raise UserError(
-                f"config.rules.{name}.{logical}={text!r} names mesh axis {wrong[0]!r}; "
-                f"expected some of {', '.join(AXES)} joined by +, or nothing"
-            )
-        rules[logical] = axes or None
+        rules[logical_name] = axes or None
     return rules
 
 
 def param_specs(
-    shapes: Mapping[str, Any], axes: Mapping[str, tuple[str | None, ...]], sharder: Sharder
+    shapes: Mapping[str, jax.ShapeDtypeStruct],
+    logical_axes: Mapping[str, tuple[str | None, ...]],
+    sharder: Sharder,
 ) -> ParamSpecs:
-    """Shape, dtype and placement of every parameter.
+    """``shapes`` with the sharding that the rules give each parameter.
 
     Raises:
-      UserError: an axis does not divide.
+      UserError: a mesh axis does not divide an axis of a parameter.
+    """
+    specs = {}
+    for path, leaf in shapes.items():
+        sharding = sharder.checked_sharding(leaf.shape, logical_axes[path], path)
+        specs[path] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+    return specs
+
+
+def with_param_dtype(specs: ParamSpecs, dtype: jnp.dtype) -> ParamSpecs:
+    """``specs`` whose parameters are kept in ``dtype`` between updates.
+
+    In bfloat16 an update moves a parameter only if it is about 1/256 of it or more, which at CoRL's
+    learning rate leaves most parameters where they are; see docs/decisions.md#bfloat16-parameters.
     """
     return {
-        path: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=sharder.checked_sharding(leaf.shape, axes[path], path)
-        )
-        for path, leaf in shapes.items()
+        path: spec if matches(path, JANUS_FLOAT32_PATTERNS) else spec.update(dtype=dtype)
+        for path, spec in specs.items()
     }
 
 
-def with_param_dtype(structs: ParamSpecs, dtype: Any) -> ParamSpecs:
-    """``structs`` with all that is not ``EXACT`` kept in ``dtype`` between updates.
+def cast_matmul_params(specs: ParamSpecs, dtype: jnp.dtype) -> ParamSpecs:
+    """``specs`` whose matrices are kept in ``dtype`` where that is narrower.
 
-    In bfloat16 a parameter moves by an update only if that is about 1/256 of it: at CoRL's learning rate most do not.
-    That is what the reference code does (decisions 5); moments stay in float32.
+    The model casts them to its compute dtype at each use anyway, so that no number changes.
     """
+
+    def is_cast(path: str, spec: jax.ShapeDtypeStruct) -> bool:
+        is_matmul = matches(path, JANUS_MATMUL_PATTERNS)
+        is_exact = matches(path, JANUS_FLOAT32_PATTERNS)
+        return is_matmul and not is_exact and spec.dtype.itemsize > dtype.itemsize
+
     return {
-        path: one if matches(path, EXACT) else one.update(dtype=dtype)
-        for path, one in structs.items()
+        path: spec.update(dtype=dtype) if is_cast(path, spec) else spec
+        for path, spec in specs.items()
     }
 
 
-def cast_matmul_params(structs: ParamSpecs, dtype: Any) -> ParamSpecs:
-    """``structs`` with the matrices of all that computes in ``dtype`` kept in it."""
-    return {
-        path: struct.update(dtype=dtype)
-        if matches(path, MULTIPLIED)
-        and not matches(path, EXACT)
-        and struct.dtype.itemsize > dtype.itemsize
-        else struct
-        for path, struct in structs.items()
-    }
+def reshard(params: Params, specs: ParamSpecs) -> Params:
+    """``params`` in the dtypes and shardings of ``specs``.
 
-
-def reshard(params: Params, structs: ParamSpecs) -> Params:
-    """``params`` placed and cast as ``structs`` say; what fits already is handed on as it is, without a copy."""
-    moving = {path: leaf for path, leaf in params.items() if not matches_spec(leaf, structs[path])}
+    A parameter that has them already is returned as it is, without a copy.
+    """
+    moving = {path: leaf for path, leaf in params.items() if not matches_spec(leaf, specs[path])}
     if not moving:
         return params
-    wanted = tuple(structs[path] for path in moving)
-    return params | dict(zip(moving, _mover(wanted)(tuple(moving.values())), strict=True))
+    program = _reshard_program(tuple(specs[path] for path in moving))
+    moved = program(tuple(moving.values()))
+    return params | dict(zip(moving, moved, strict=True))
 
 
 @functools.lru_cache(maxsize=4)
-def _mover(wanted: tuple[jax.ShapeDtypeStruct, ...]) -> Any:
-    def move(leaves):
-        return tuple(leaf.astype(struct.dtype) for leaf, struct in zip(leaves, wanted, strict=True))
+def _reshard_program(
+    specs: tuple[jax.ShapeDtypeStruct, ...],
+) -> Callable[[tuple[jax.Array, ...]], tuple[jax.Array, ...]]:
+    """One program that casts and moves arrays; cached, since every step runs it."""
 
-    return jax.jit(move, out_shardings=tuple(struct.sharding for struct in wanted))
+    def cast(leaves: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        return tuple(leaf.astype(spec.dtype) for leaf, spec in zip(leaves, specs, strict=True))
+
+    return jax.jit(cast, out_shardings=tuple(spec.sharding for spec in specs))
 
 
-def matches_spec(leaf: Any, struct: jax.ShapeDtypeStruct) -> bool:
-    """Whether an array, or the shape of one, is of that type and placement already."""
-    return leaf.dtype == struct.dtype and leaf.sharding.is_equivalent_to(
-        struct.sharding, len(leaf.shape)
-    )
+def matches_spec(leaf: jax.Array | jax.ShapeDtypeStruct, spec: jax.ShapeDtypeStruct) -> bool:
+    """Whether an array has the dtype and the sharding of ``spec`` already."""
+    assert leaf.sharding is not None
+    is_placed = leaf.sharding.is_equivalent_to(spec.sharding, len(leaf.shape))
+    return leaf.dtype == spec.dtype and is_placed

@@ -1,12 +1,12 @@
-"""From a config to a finished run: the stage by name, the loop, and what comes before and after it.
+"""From a config to a finished run: the stage, the training loop, and the evaluation around it.
 
-In: a plain config and a work directory, a folder or an address. Out: the files of the run. The same call resumes.
+``run`` starts a run in a new work directory and resumes one that is there.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,12 @@ import jax
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.processes import on_first_process
-from corl_jax.core.sharding import sharding_context
 from corl_jax.engine.alarms import AlarmConfig
-from corl_jax.engine.hooks import Hook
-from corl_jax.engine.loop import LoopConfig, StepResult, train
+from corl_jax.engine.loop import LoopConfig, TrainingRun, train
 from corl_jax.engine.optim import OptimConfig, Optimizer, make_optimizer
-from corl_jax.engine.update import make_update
-from corl_jax.engine.workdir import Workdir, joined_workdir, open_workdir
+from corl_jax.engine.workdir import Workdir, join_workdir, open_workdir
 from corl_jax.stages import preflight
-from corl_jax.stages.config import HookSettings, block
+from corl_jax.stages.config import HooksConfig, read_block
 from corl_jax.stages.evaluate_run import RunEvaluation
 from corl_jax.stages.rl.stage import RlStage
 from corl_jax.stages.setup import Setup, build_setup, write_tokenizer_files
@@ -34,112 +31,127 @@ STAGES: dict[str, Callable[[Mapping[str, Any], Setup, Optimizer], Any]] = {
     "sft": SftStage,
     "rl": RlStage,
 }
-"""Stage name in a config to its class. Beside the engine's ``Stage`` protocol it has ``train`` (its records), ``rows``
-(what it reads of them in a step, by name), ``open`` (reads what it needs before anything is written) and
-``hooks(settings)``."""
+"""Stage name in a config to its class. Beside the protocol of ``engine.stage`` a stage has ``setup``,
+``train_records``, ``rows_per_step`` (how many of them a step reads, by name), ``open_inputs`` (reads
+what it needs before anything is written) and ``hooks``."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Assembled:
-    """A run that is ready to go."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PreparedRun(TrainingRun):
+    """A training run with the ``setup`` that its stage was built from."""
 
-    stage: Any
-    parts: Setup
-    workdir: Workdir
-    loop: LoopConfig
-    optimizer: Optimizer
-    microbatches: int
-    hooks: list[Hook]
+    setup: Setup
 
 
-def prepare(config: Mapping[str, Any], workdir: str | Path) -> Assembled:
+def run(config: Mapping[str, Any], workdir: str | Path) -> None:
+    """Trains to the end; a config with ``evals`` is evaluated before and after, and reported."""
+    prepared = prepare(config, workdir)
+    evaluation = RunEvaluation.from_config(config, prepared.setup, prepared.workdir)
+    if evaluation is not None:
+        evaluation.evaluate_before()
+
+    for _ in train(prepared):
+        pass
+
+    if evaluation is not None:
+        evaluation.evaluate_after()
+
+
+def prepare(config: Mapping[str, Any], workdir: str | Path) -> PreparedRun:
     """Builds everything that training needs, and only then opens the work directory.
 
     Raises:
-      UserError: any value of the config that is wrong, or a work directory of another run; nothing is then written.
+      UserError: a value of the config that is wrong, or a work directory of another run. Nothing
+        has been written then.
     """
     preflight.check_accelerator_free(jax.config.jax_platforms)  # type: ignore[attr-defined]
     preflight.check_same_config(config)
-    name = config["stage"]
-    if name not in STAGES:
-        raise UserError(f"unknown stage {name!r}; expected one of {', '.join(STAGES)}")
+    _check_counts(config)
+    hooks = read_block(HooksConfig, config["hooks"], "hooks")
+    loop_config = LoopConfig(
+        steps=config["steps"],
+        microbatches=config["microbatches"],
+        save_every=hooks.save_every,
+        keep_checkpoints=hooks.keep_checkpoints,
+        tensorboard_every=hooks.tensorboard_every,
+        progress_metrics=tuple(config["progress_metrics"]),
+        alarms=read_block(AlarmConfig, config["alarms"], "alarms"),
+    )
+
+    optimizer = make_optimizer(optim_config(config))
+    setup = build_setup(config)
+    stage = STAGES[config["stage"]](config, setup, optimizer)
+    stage.open_inputs()
+    _check_rows(stage.rows_per_step, len(stage.train_records), config["microbatches"])
+
+    opened = _open_workdir(config, workdir, setup)
+    return PreparedRun(
+        stage=stage,
+        optimizer=optimizer,
+        cfg=loop_config,
+        workdir=opened,
+        model=setup.model_json(),
+        hooks=tuple(stage.hooks(hooks)),
+        sharder=setup.sharder,
+        setup=setup,
+    )
+
+
+def _check_counts(config: Mapping[str, Any]) -> None:
+    """Raises UserError for an unknown stage, or a number of steps that is none."""
+    if config["stage"] not in STAGES:
+        raise UserError(f"config.stage must be one of {', '.join(STAGES)}; got {config['stage']!r}")
     for key in ("steps", "microbatches", "updates_per_step"):
         if not isinstance(config[key], int) or config[key] < 1:
             raise UserError(
-                f"config.{key}={config[key]!r} is no count; expected a whole number from 1 on"
+                f"config.{key} must be a whole number of at least 1; got {config[key]!r}"
             )
-    hooks = block(HookSettings, config["hooks"], "hooks")
-    optimizer = make_optimizer(optim_config(config))
-    parts = build_setup(config)
-    stage = STAGES[name](config, parts, optimizer)
-    loop = LoopConfig(
-        steps=config["steps"],
-        save_every=hooks.save_every,
-        keep=hooks.keep,
-        tensorboard_every=hooks.tensorboard_every,
-        show=tuple(config["show"]),
-        alarm=block(
-            AlarmConfig, config["alarm"] | {"watch": tuple(config["alarm"]["watch"])}, "alarm"
-        ),
-    )
-    stage.open()
-    for what, rows in stage.rows.items():
-        if not 0 <= rows <= len(stage.train):
+
+
+def _check_rows(rows_per_step: Mapping[str, int], records: int, microbatches: int) -> None:
+    """Raises UserError where a step needs more records than there are, or rows do not divide."""
+    for name, rows in rows_per_step.items():
+        if not 0 <= rows <= records:
             raise UserError(
-                f"{rows} {what} a step do not fit a source of {len(stage.train)} records; ask for fewer"
+                f"{name} must be at most the number of training records, {records}; got {rows}. "
+                "Ask for fewer"
             )
-        if rows % config["microbatches"]:
+        if rows % microbatches:
             raise UserError(
-                f"{rows} {what} a step do not split into {config['microbatches']} microbatches; choose a divisor"
+                f"{name} must divide into config.microbatches={microbatches}; got {rows}. "
+                "Choose a divisor"
             )
-    opened = _open(config, workdir, parts)
-    return Assembled(
-        stage, parts, opened, loop, optimizer, config["microbatches"], stage.hooks(hooks)
-    )
 
 
-def _open(config: Mapping[str, Any], workdir: str | Path, parts: Setup) -> Workdir:
-    """The work directory with its config and tokenizer, as every process sees it and can write to it."""
+def _open_workdir(config: Mapping[str, Any], workdir: str | Path, setup: Setup) -> Workdir:
+    """The work directory with its config and tokenizer; every process can see it and write to it."""
 
-    def fill() -> None:
-        opened = open_workdir(workdir, config)
-        write_tokenizer_files(parts.sources, opened.path / "tokenizer")
-        opened.publish()
+    def create() -> None:
+        created = open_workdir(workdir, config)
+        write_tokenizer_files(setup.sources, created.path / "tokenizer")
+        created.push()
 
-    on_first_process(fill)
-    joined = joined_workdir(workdir)
+    on_first_process(create)
+    joined = join_workdir(workdir)
     preflight.check_writable(joined)
     return joined
 
 
 def optim_config(config: Mapping[str, Any]) -> OptimConfig:
-    """The block ``optim``; schedules run over all updates, the warm-up over ``warmup_ratio`` of them."""
+    """The block ``optim``. Schedules run over all updates, the warm-up over a share of them."""
     updates = config["steps"] * config["updates_per_step"]
-    raw = dict(config["optim"])
-    if "warmup_ratio" not in raw or not 0 <= raw["warmup_ratio"] < 1:
+    block = dict(config["optim"])
+    warmup_ratio = block.pop("warmup_ratio", None)
+    if warmup_ratio is None or not 0 <= warmup_ratio < 1:
         raise UserError(
-            "config.optim.warmup_ratio is missing or out of range; expected a share from 0 up to 1"
+            "config.optim.warmup_ratio must be a share of all updates, from 0 to below 1; got "
+            f"{warmup_ratio}"
         )
-    warmup = int(updates * raw.pop("warmup_ratio"))
-    return block(OptimConfig, raw, "optim", total_steps=updates, warmup_steps=warmup)
-
-
-def steps(run: Assembled) -> Iterator[StepResult]:
-    """Trains, one step at a time; resumes what the work directory holds."""
-    with sharding_context(run.parts.sharder):
-        update = make_update(run.stage.loss, run.stage.after, run.optimizer, run.microbatches)
-        yield from train(
-            run.stage, update, run.loop, run.workdir, run.parts.described(), hooks=run.hooks
-        )
-
-
-def run(config: Mapping[str, Any], workdir: str | Path) -> None:
-    """Trains to the end; a config with ``evals`` is measured before and after, and reported."""
-    assembled = prepare(config, workdir)
-    measure = RunEvaluation.of(config, assembled.parts, assembled.workdir)
-    if measure is not None:
-        measure.before()
-    for _ in steps(assembled):
-        pass
-    if measure is not None:
-        measure.after()
+    return read_block(
+        OptimConfig,
+        block,
+        "optim",
+        total_steps=updates,
+        warmup_steps=int(updates * warmup_ratio),
+        no_decay=OptimConfig.no_decay,
+    )

@@ -1,6 +1,7 @@
-"""Steps that every stage shares: mesh, model definition, weights by handoff, data.
+"""What every stage is built from: mesh, model definition, initial parameters, tokenizer, records.
 
-In: the config. Out: a ``Setup`` from which a stage is built. Nothing is written but what ``write_tokenizer_files`` writes.
+``build_setup`` reads a config and returns a ``Setup``. It writes nothing; only
+``write_tokenizer_files`` does.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Key
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.runtime import DTYPES, compute_dtype
@@ -27,16 +29,21 @@ from corl_jax.data.shapes.examples import Split
 from corl_jax.data.shapes.vocabulary import build_tokenizer, write_tokenizer
 from corl_jax.data.sources import RecordSource
 from corl_jax.data.text_tokenizer import TextTokenizer
-from corl_jax.models.attention_kernels import check as check_kernel
+from corl_jax.models.attention_kernels import check_kernel
 from corl_jax.models.janus.config import JanusConfig, named_size
 from corl_jax.models.janus.model import Janus, abstract, logical_axes
-from corl_jax.models.lora import ADAPTERS, is_adapter, merged, without
-from corl_jax.models.lora import fresh as fresh_adapters
-from corl_jax.porting.janus.sidecar_files import copy_companions
-from corl_jax.porting.policy_source import Source, config_to_json, open_source
+from corl_jax.models.lora import (
+    ADAPTER_PATTERNS,
+    init_adapters,
+    is_adapter,
+    merge_adapters,
+    without_adapters,
+)
+from corl_jax.porting.janus.sidecar_files import copy_sidecar_files
+from corl_jax.porting.policy_source import PolicySource, config_to_json, open_policy_source
 from corl_jax.sampling.generate import PolicyFns
 from corl_jax.sampling.prompt_layout import SpecialTokenIds
-from corl_jax.stages.config import DataSettings, LoraSettings, ModelSettings, block
+from corl_jax.stages.config import DataConfig, LoraConfig, ModelConfig, read_block
 from corl_jax.stages.param_placement import (
     ParamSpecs,
     cast_matmul_params,
@@ -47,7 +54,7 @@ from corl_jax.stages.param_placement import (
 )
 
 DEFAULT_SIZE = "tiny"
-"""What configs name when no size was asked for; a source's own size then holds."""
+"""The size in a config that asked for none; the size of the policy in ``init_from`` then counts."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,222 +62,258 @@ class Setup:
     """What a stage is built from.
 
     Attributes:
-      sharder: mesh and rules of the update.
-      cfg: sizes.
-      sampler: the compiled programs of the model, over parameters without adapters.
-      learner: the same over those that are trained; another than ``sampler`` only where ``lora`` has a rank.
-      lora: adapters, see ``models.lora``.
-      tokenizer: text tokenizer of the first source, or the embedded world's own.
-      structs: shape, dtype and placement of every parameter while training.
-      rollout: the same while sampling, of the model without adapters.
-      sources: (pattern, source) pairs of the handoff, first match wins; none means scratch.
-      seed: of fresh parameters.
+      sharder: mesh and sharding rules of the update.
+      cfg: sizes of the model.
+      rollout_policy: compiled programs over parameters without adapters; they sample.
+      trained_policy: compiled programs over the parameters that are trained; differs from
+        ``rollout_policy`` only where there are adapters.
+      lora: the adapters, see ``models.lora``.
+      tokenizer: text tokenizer of the first source, or the embedded world's.
+      param_specs: shape, dtype and sharding of every parameter while training.
+      rollout_param_specs: the same while sampling, of the model without adapters.
+      sources: (pattern, policy) pairs that initial parameters come from; the first pattern that
+        matches a path counts, and a path without a match is initialized at random.
+      seed: of random initialization.
     """
 
     sharder: Sharder
     cfg: JanusConfig
-    sampler: PolicyFns
-    learner: PolicyFns
-    lora: LoraSettings
+    rollout_policy: PolicyFns
+    trained_policy: PolicyFns
+    lora: LoraConfig
     tokenizer: TextTokenizer
-    structs: ParamSpecs
-    rollout: ParamSpecs
-    sources: tuple[tuple[str, Source], ...]
+    param_specs: ParamSpecs
+    rollout_param_specs: ParamSpecs
+    sources: tuple[tuple[str, PolicySource], ...]
     seed: int
 
-    def for_rollout(self, params: Params) -> Params:
-        """The whole model's parameters as the sampler reads them; see ``stages.param_placement``."""
-        return reshard(self.plain(params), self.rollout)
+    def rollout_params(self, params: Params) -> Params:
+        """The whole model's parameters, resharded and cast for sampling; see ``param_placement``."""
+        return reshard(self.merge_adapters(params), self.rollout_param_specs)
 
-    def plain(self, params: Params) -> Params:
-        """``params`` without adapters, which are added to their kernels; those in the dtype that sampling reads."""
-        return merged(params, self.lora.scale, self.rollout)
+    def merge_adapters(self, params: Params) -> Params:
+        """Parameters without adapters, which are added to their kernels."""
+        return merge_adapters(params, self.lora.scale, self.rollout_param_specs)
 
-    def reader(self, params: Params) -> PolicyFns:
-        """The programs that read such ``params``: with adapters, or without."""
-        return self.learner if any(map(is_adapter, params)) else self.sampler
+    def policy_for(self, params: Params) -> PolicyFns:
+        """The programs that read ``params``, with or without adapters."""
+        has_adapters = any(is_adapter(path) for path in params)
+        return self.trained_policy if has_adapters else self.rollout_policy
 
     @property
-    def base(self) -> ParamSpecs:
-        """``structs`` of what belongs to no adapter."""
-        return without(self.structs)
+    def base_param_specs(self) -> ParamSpecs:
+        """``param_specs`` without the adapters."""
+        return without_adapters(self.param_specs)
 
-    def trainable(self, patterns: Sequence[str]) -> tuple[str, ...]:
-        """What a stage trains: ``patterns``, or with adapters those alone."""
-        return ADAPTERS if self.lora.rank else tuple(patterns)
+    def trainable_patterns(self, patterns: Sequence[str]) -> tuple[str, ...]:
+        """Paths of what a stage trains: ``patterns``, or the adapters alone where there are any."""
+        return ADAPTER_PATTERNS if self.lora.rank else tuple(patterns)
 
-    def described(self) -> dict[str, Any]:
-        """The model as JSON, for manifests; ``lora`` says how much of its adapters a kernel takes."""
-        lora = (
-            {"lora": {"rank": self.lora.rank, "scale": self.lora.scale}} if self.lora.rank else {}
-        )
-        return config_to_json(self.cfg) | lora
-
-    def params(self, only: str = "*") -> Params:
-        """Parameters whose path matches ``only``: handed off where a source matches, freshly initialised elsewhere.
-
-        Adapters are always fresh; those of a source are part of the kernels that it hands off.
-        """
-        handed, fresh = self._plan(only)
-        params: Params = {}
-        for source, wanted in handed:
-            params |= source.params(wanted)
-        if fresh:
-            made = init_params(self.cfg, self.seed, self.base)
-            params |= {path: made[path] for path in fresh}
+    def model_json(self) -> dict[str, Any]:
+        """The model as JSON, for checkpoint manifests."""
+        model = config_to_json(self.cfg)
         if self.lora.rank:
-            params |= fresh_adapters(self.structs, self.seed)
+            model |= {"lora": {"rank": self.lora.rank, "scale": self.lora.scale}}
+        return model
+
+    def load_params(self, only: str = "*") -> Params:
+        """Initial parameters whose path matches ``only``, on the mesh.
+
+        Adapters always start anew; those of a source are part of the kernels that it provides.
+        """
+        from_sources, at_random = self._assign_sources(only)
+        params: Params = {}
+        for source, specs in from_sources:
+            params |= source.load_params(specs)
+
+        if at_random:
+            initial = init_params(self.cfg, self.seed, self.base_param_specs)
+            params |= {path: initial[path] for path in at_random}
+        if self.lora.rank:
+            params |= init_adapters(self.param_specs, self.seed)
         return dict(sorted(params.items()))
 
-    def check(self, only: str = "*", trainable: Sequence[str] = ("*",)) -> None:
-        """Refuses what ``params`` and the trainable split would refuse later, before anything is read or written.
+    def check_sources(self, only: str = "*", trainable: Sequence[str] = ("*",)) -> None:
+        """Finds before anything is read or written what ``load_params`` could not provide.
 
         Raises:
-          UserError: a pattern that matches nothing, or a source that lacks what it is asked for.
+          UserError: a pattern that matches nothing, or a source that lacks a parameter.
         """
-        partition(
-            {path: struct for path, struct in self.structs.items() if matches(path, [only])},
-            trainable,
-        )
-        for source, wanted in self._plan(only)[0]:
-            have = source.paths()
-            if have is not None and (missing := sorted(wanted.keys() - have)):
-                tops = ", ".join(sorted({f"{path.partition('/')[0]}/*" for path in have}))
+        specs = {path: spec for path, spec in self.param_specs.items() if matches(path, [only])}
+        partition(specs, trainable)
+
+        from_sources, _ = self._assign_sources(only)
+        for source, wanted_specs in from_sources:
+            saved_paths = source.saved_paths()
+            if saved_paths is None:
+                continue
+            if missing := sorted(wanted_specs.keys() - saved_paths):
+                saved = sorted({f"{path.partition('/')[0]}/*" for path in saved_paths})
                 raise UserError(
-                    f"init_from source {source.name!r} has no parameter {missing[0]!r}; it holds {tops} alone: "
-                    f"say so as init_from='{tops.split(', ')[0]}={source.name}'"
+                    f"init_from source {source.name!r} must have the parameter {missing[0]!r}; it "
+                    f"has {', '.join(saved)} only. To take those, set "
+                    f"init_from='{saved[0]}={source.name}'"
                 )
 
-    def _plan(
-        self, only: str
-    ) -> tuple[list[tuple[Source, dict[str, jax.ShapeDtypeStruct]]], list[str]]:
-        """What each source gives, and the paths that nobody gives."""
-        left = {path: struct for path, struct in self.base.items() if matches(path, [only])}
-        handed = []
+    def _assign_sources(self, only: str) -> tuple[list[tuple[PolicySource, ParamSpecs]], list[str]]:
+        """The parameters that each source provides, and the paths that no source does."""
+        remaining = {
+            path: spec for path, spec in self.base_param_specs.items() if matches(path, [only])
+        }
+        from_sources = []
         for pattern, source in self.sources:
-            mine = {path: struct for path, struct in left.items() if matches(path, [pattern])}
-            if not mine:
+            specs = {path: spec for path, spec in remaining.items() if matches(path, [pattern])}
+            if not specs:
                 raise UserError(
-                    f"init_from pattern {pattern!r} matches no parameter that is still to be filled; "
-                    f"expected for example image_tokenizer/*={source.name}"
+                    f"init_from pattern {pattern!r} must match a parameter that no pattern before "
+                    f"it matches; expected for example image_tokenizer/*={source.name}"
                 )
-            handed.append((source, mine))
-            left = {path: struct for path, struct in left.items() if path not in mine}
-        return handed, list(left)
+            from_sources.append((source, specs))
+            remaining = {path: spec for path, spec in remaining.items() if path not in specs}
+        return from_sources, list(remaining)
 
 
 def build_setup(config: Mapping[str, Any], devices: Sequence[jax.Device] | None = None) -> Setup:
-    """Reads ``model``, ``lora``, ``mesh``, ``rules`` and ``init_from`` and builds the parts.
+    """Reads ``model``, ``lora``, ``mesh``, ``sharding_rules`` and ``init_from`` of a config.
 
     Args:
       config: of any stage.
-      devices: to spread over; None for all there are.
+      devices: that the mesh spreads over; None for all.
 
     Raises:
       UserError: a name, size or folder that does not exist or does not fit.
     """
-    model, lora = (
-        block(ModelSettings, config["model"], "model"),
-        block(LoraSettings, config["lora"], "lora"),
-    )
+    model = read_block(ModelConfig, config["model"], "model")
+    lora = read_block(LoraConfig, config["lora"], "lora")
     mesh = make_mesh(dict(config["mesh"]), devices)
-    sharder, sampling = (
-        Sharder(mesh, read_sharding_rules(config["rules"][name], name))
+    sharder, rollout_sharder = (
+        Sharder(mesh, read_sharding_rules(config["sharding_rules"][name], name))
         for name in ("update", "rollout")
     )
+
+    # The policies of init_from decide the sizes, unless there are none.
     sources = parse_init_from(config["init_from"])
-    sizes = {source.cfg for _, source in sources}
-    if len(sizes) > 1:
-        raise UserError(
-            f"the sources in init_from={config['init_from']!r} hold models of different sizes"
-        )
-    named = named_size(model.size)
-    cfg = sizes.pop() if sizes else named
-    if cfg != named and model.size != DEFAULT_SIZE:
-        raise UserError(
-            f"model size {model.size!r} is not the size of the policy in init_from={config['init_from']!r}; "
-            f"leave the size out, or start from a policy of that size"
-        )
+    cfg = _model_sizes(model.size, sources, config["init_from"])
     dtype, param_dtype = compute_dtype(model.compute_dtype), jnp.dtype(DTYPES[model.param_dtype])
-    platform = sharder.mesh.devices.flat[0].platform
-    check_kernel(model.attention, platform, cfg.head_sizes, dtype)
-    how = {
+    check_kernel(model.attention, mesh.devices.flat[0].platform, cfg.head_sizes, dtype)
+
+    # With adapters two models share their kernels: one is trained, the other samples.
+    kwargs: dict[str, Any] = {
         "dtype": dtype,
         "remat": model.remat,
         "unroll": model.unroll,
         "attention": model.attention,
     }
-    shape = abstract(cfg, **how)
-    trained = abstract(cfg, lora, **how) if lora.rank else shape
+    rollout_model = abstract(cfg, **kwargs)
+    trained_model = abstract(cfg, lora, **kwargs) if lora.rank else rollout_model
 
-    def held(model: Janus, on: Sharder) -> ParamSpecs:
-        return param_specs(
-            with_param_dtype(flatten_abstract(model), param_dtype), logical_axes(model), on
-        )
+    def specs_of(model: Janus, sharder: Sharder) -> ParamSpecs:
+        shapes = with_param_dtype(flatten_abstract(model), param_dtype)
+        return param_specs(shapes, logical_axes(model), sharder)
 
-    structs, rollout = (
-        held(trained, sharder),
-        cast_matmul_params(held(shape, sampling), jnp.dtype(dtype)),
-    )
+    trained_specs = specs_of(trained_model, sharder)
+    rollout_specs = cast_matmul_params(specs_of(rollout_model, rollout_sharder), jnp.dtype(dtype))
     if lora.rank:
-        structs = cast_matmul_params(structs, jnp.dtype(DTYPES[lora.base_dtype]))
+        trained_specs = cast_matmul_params(trained_specs, jnp.dtype(DTYPES[lora.base_dtype]))
+
     tokenizer = sources[0][1].load_tokenizer() if sources else TextTokenizer(build_tokenizer())
-    ids = SpecialTokenIds.of(tokenizer, cfg.decoder.vocab_size)
-    sampler = PolicyFns(nnx.split(shape)[0], cfg, ids)
-    learner = dataclasses.replace(sampler, graphdef=nnx.split(trained)[0]) if lora.rank else sampler
+    ids = SpecialTokenIds.of(tokenizer, cfg.text_vocab_size)
+    rollout_policy = PolicyFns(nnx.split(rollout_model)[0], cfg, ids)
+    trained_policy = rollout_policy
+    if lora.rank:
+        trained_policy = dataclasses.replace(rollout_policy, graphdef=nnx.split(trained_model)[0])
     return Setup(
-        sharder, cfg, sampler, learner, lora, tokenizer, structs, rollout, sources, config["seed"]
+        sharder,
+        cfg,
+        rollout_policy,
+        trained_policy,
+        lora,
+        tokenizer,
+        trained_specs,
+        rollout_specs,
+        sources,
+        config["seed"],
     )
 
 
-def parse_init_from(text: str) -> tuple[tuple[str, Source], ...]:
-    """``""`` (scratch), ``SOURCE``, or ``PATTERN=SOURCE,PATTERN=SOURCE`` to (pattern, source) pairs."""
+def _model_sizes(
+    size: str, sources: Sequence[tuple[str, PolicySource]], init_from: str
+) -> JanusConfig:
+    """Sizes of the model: those of the sources, or of the size named in the config.
+
+    Raises:
+      UserError: sources of different sizes, or another size named in the config.
+    """
+    named = named_size(size)
+    source_sizes = {source.cfg for _, source in sources}
+    if not source_sizes:
+        return named
+    if len(source_sizes) > 1:
+        raise UserError(
+            f"the sources in init_from={init_from!r} must hold models of one size; got "
+            f"{len(source_sizes)} sizes"
+        )
+    cfg = source_sizes.pop()
+    if cfg != named and size != DEFAULT_SIZE:
+        raise UserError(
+            f"model size {size!r} must be the size of the policy in init_from={init_from!r}; "
+            f"leave the size out, or start from a policy of that size"
+        )
+    return cfg
+
+
+def parse_init_from(text: str) -> tuple[tuple[str, PolicySource], ...]:
+    """Opens ``SOURCE``, or each of ``PATTERN=SOURCE,PATTERN=SOURCE``; "" is none."""
     pairs = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         pattern, equals, name = part.partition("=")
-        pairs.append((pattern, open_source(name)) if equals else ("*", open_source(part)))
+        if equals:
+            pairs.append((pattern, open_policy_source(name)))
+        else:
+            pairs.append(("*", open_policy_source(part)))
     return tuple(pairs)
 
 
-def write_tokenizer_files(sources: Sequence[tuple[str, Source]], folder: pathlib.Path) -> None:
-    """Puts the files that travel beside the weights into ``folder`` once, whole or not at all.
+def write_tokenizer_files(
+    sources: Sequence[tuple[str, PolicySource]], folder: pathlib.Path
+) -> None:
+    """Writes the files that belong beside the weights into ``folder`` once, all or none.
 
-    They are the first source's, or our own text tokenizer.
+    They are the first source's, or else the embedded world's tokenizer.
     """
     if folder.is_dir():
         return
-    aside = folder.with_name(folder.name + ".part")
-    aside.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(folder.name + ".part")
+    partial.mkdir(parents=True, exist_ok=True)
     if sources:
-        copy_companions(sources[0][1].tokenizer, aside)
+        copy_sidecar_files(sources[0][1].tokenizer_folder, partial)
     else:
-        write_tokenizer(aside)
-    aside.rename(folder)
+        write_tokenizer(partial)
+    partial.rename(folder)
 
 
-def init_params(cfg: JanusConfig, seed: int, structs: Mapping[str, jax.ShapeDtypeStruct]) -> Params:
-    """Randomly initialised parameters, born in their placement and dtype."""
+def init_params(cfg: JanusConfig, seed: int, specs: Mapping[str, jax.ShapeDtypeStruct]) -> Params:
+    """Randomly initialized parameters, created in their dtype and on their devices."""
 
-    @functools.partial(
-        jax.jit, out_shardings={path: struct.sharding for path, struct in structs.items()}
-    )
-    def make(key: jax.Array) -> Params:
-        made = flatten(Janus(cfg, rngs=nnx.Rngs(key)))[1]
-        return {path: leaf.astype(structs[path].dtype) for path, leaf in made.items()}
+    @functools.partial(jax.jit, out_shardings={path: spec.sharding for path, spec in specs.items()})
+    def init(key: Key[Array, ""]) -> Params:
+        _, params = flatten(Janus(cfg, rngs=nnx.Rngs(key)))
+        return {path: leaf.astype(specs[path].dtype) for path, leaf in params.items()}
 
-    return make(jax.random.key(seed))
+    return init(jax.random.key(seed))
 
 
 def open_records(config: Mapping[str, Any], split: Split) -> RecordSource:
-    """The records of the config's data block; its ``limit`` holds for training alone.
+    """The records that ``config.data`` names; its ``limit`` counts for training alone.
 
     Raises:
-      UserError: an unknown data set, files that are not there, or a choice that leaves nothing.
+      UserError: an unknown data set, missing files, or a selection that leaves no record.
     """
-    data = block(DataSettings, config["data"], "data")
-    whole: DescribedSource = (
+    data = read_block(DataConfig, config["data"], "data")
+    source: DescribedSource = (
         FolderSource(data.dir, split)
         if data.name == "records"
         else builder.source(data.dir or None, split)
     )
-    return select(whole, data.questions, data.qa_type, data.limit if split == "train" else 0)
+    limit = data.limit if split == "train" else 0
+    return select(source, data.question_kinds, data.qa_type, limit)

@@ -1,4 +1,4 @@
-"""Supervised learning of both tasks: questions, captions, and pictures from captions, next token by next token."""
+"""Supervised learning of both tasks: answers and captions of images, and images of captions."""
 
 from __future__ import annotations
 
@@ -23,118 +23,152 @@ from corl_jax.engine.stage import HostMetrics
 from corl_jax.engine.state import TrainState, create_state
 from corl_jax.objectives.next_token import next_token_loss
 from corl_jax.objectives.token_weights import token_weights
-from corl_jax.sampling.log_probs import completion_states
-from corl_jax.stages.config import HookSettings, block, one_update
+from corl_jax.sampling.log_probs import LogProbOptions, completion_states
+from corl_jax.stages.config import HooksConfig, check_one_update, read_block
 from corl_jax.stages.setup import Setup, open_records
 from corl_jax.tasks.supervised import MakeSftBatch, SftBatch
 
 
 @dataclasses.dataclass(frozen=True)
-class SftSettings:
-    """Rows, shares and widths as in ``tasks.supervised.MakeSftBatch``; ``drawing_weight``: of the picture loss."""
+class SftConfig:
+    """``config.sft``: rows, shares and widths as in ``tasks.supervised.MakeSftBatch``.
 
-    reading_rows: int
-    caption_share: float
-    sloppy_share: float
-    dropout: float
-    drawing_length: int
-    reading_length: int
-    target_length: int
-    drawing_weight: float
+    Attributes:
+      understanding_rows: rows of a batch that are questions about images; all rows are captions to
+        draw.
+      caption_share: share of the understanding rows that ask for a caption.
+      malformed_share: share of the answers that are in a wrong form on purpose.
+      cfg_dropout: share of the captions that are dropped, for classifier-free guidance.
+      generation_prompt_length, understanding_prompt_length, target_length: widths in tokens.
+      image_weight: weight of the loss of image tokens; 1 for text.
+    """
+
+    understanding_rows: int = 18
+    caption_share: float = 0.25
+    malformed_share: float = 0.35
+    cfg_dropout: float = 0.1
+    generation_prompt_length: int = 20
+    understanding_prompt_length: int = 64
+    target_length: int = 16
+    image_weight: float = 1.0
 
 
 class SftStage:
-    """Trains what ``trainable`` names; the image tokenizer stays as it was handed off."""
+    """Trains what ``config.trainable`` names; the image tokenizer stays as it is."""
 
     name = "sft"
 
-    def __init__(self, config: Mapping[str, Any], parts: Setup, optimizer: Optimizer):
-        self.parts, self.optimizer, self.seed = parts, optimizer, config["seed"]
-        self.batch_size, self.trainable = config["batch_size"], parts.trainable(config["trainable"])
-        one_update(config)
-        parts.check(trainable=self.trainable)
-        self.settings = s = block(SftSettings, config["sft"], "sft")
-        self.rows = {"pictures": self.batch_size, "questions": s.reading_rows}
-        if s.reading_rows > self.batch_size:
+    def __init__(self, config: Mapping[str, Any], setup: Setup, optimizer: Optimizer):
+        self.setup, self.optimizer, self.seed = setup, optimizer, config["seed"]
+        self.batch_size = config["batch_size"]
+        self.trainable = setup.trainable_patterns(config["trainable"])
+        check_one_update(config)
+        setup.check_sources(trainable=self.trainable)
+
+        self.cfg = c = read_block(SftConfig, config["sft"], "sft")
+        if c.understanding_rows > self.batch_size:
             raise UserError(
-                f"sft.reading_rows={s.reading_rows} is more than batch_size={self.batch_size}; lower it"
+                "config.sft.understanding_rows must be at most batch_size="
+                f"{self.batch_size}; got {c.understanding_rows}. Lower it"
             )
-        self._records = functools.partial(open_records, config, "train")
-        self.supervise = MakeSftBatch(
-            tokenizer=parts.tokenizer,
-            image_tokens=parts.cfg.image_tokens,
-            image_size=parts.cfg.vision.image_size,
-            reading_rows=s.reading_rows,
+        self.rows_per_step = {
+            "config.batch_size": self.batch_size,
+            "config.sft.understanding_rows": c.understanding_rows,
+        }
+        self._open_train_records = functools.partial(open_records, config, "train")
+        self.make_sft_batch = MakeSftBatch(
+            tokenizer=setup.tokenizer,
+            image_tokens=setup.cfg.image_tokens,
+            image_size=setup.cfg.image_size,
+            understanding_rows=c.understanding_rows,
             seed=self.seed,
-            caption_share=s.caption_share,
-            sloppy_share=s.sloppy_share,
-            dropout=s.dropout,
-            drawing_length=s.drawing_length,
-            reading_length=s.reading_length,
-            target_length=s.target_length,
-            world=config["data"]["name"] == "shapes",
-            share=parts.sharder.local_row_ids,
+            caption_share=c.caption_share,
+            malformed_share=c.malformed_share,
+            cfg_dropout=c.cfg_dropout,
+            generation_prompt_length=c.generation_prompt_length,
+            understanding_prompt_length=c.understanding_prompt_length,
+            target_length=c.target_length,
+            parse_images=config["data"]["name"] == "shapes",
+            local_row_ids=setup.sharder.local_row_ids,
         )
 
     @functools.cached_property
-    def train(self) -> RecordSource:
-        """What is imitated, built or opened when first looked at."""
-        return self._records()
+    def train_records(self) -> RecordSource:
+        """The training records, built or opened on first use."""
+        return self._open_train_records()
 
-    def open(self) -> None:
+    def open_inputs(self) -> None:
         """Reads records, before anything is written."""
-        len(self.train)
+        len(self.train_records)
 
-    def init(self) -> TrainState:
-        """The handed-off image tokenizer and, usually, fresh everything else."""
-        return create_state(*partition(self.parts.params(), self.trainable), self.optimizer)
+    def init_state(self) -> TrainState:
+        """The image tokenizer of ``init_from`` and, usually, random parameters beside it."""
+        return create_state(*partition(self.setup.load_params(), self.trainable), self.optimizer)
 
-    def data(self) -> grain.DatasetIterator:
-        """Lessons."""
+    def data_iterator(self) -> grain.DatasetIterator:
+        """Prompts with their targets."""
         return batches(
-            self.train, seed=self.seed, batch_size=self.batch_size, transform=self.supervise
+            self.train_records,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            transform=self.make_sft_batch,
         )
 
     def batches(
         self, state: TrainState, raw: SftBatch, step: int
     ) -> Iterator[tuple[Any, HostMetrics]]:
-        """The lesson with a weight for every target, filled now that all lengths are known."""
-        sharder, tokens = self.parts.sharder, self.parts.cfg.image_tokens
-        lesson = sharder.put_batch(raw)
-        said = token_weights(lesson.target_mask, aggregation="token_mean")
-        weight = self.settings.drawing_weight / (self.batch_size * tokens)
-        drawn = sharder.put_batch(np.full((len(raw.images), tokens), weight, np.float32))
-        yield {"lesson": lesson, "said": said, "drawn": drawn}, {}
+        """The batch with a weight for every target token, now that all lengths are known."""
+        sharder, image_tokens = self.setup.sharder, self.setup.cfg.image_tokens
+        sft_batch = sharder.put_batch(raw)
+        text_weights = token_weights(sft_batch.target_mask, aggregation="token_mean")
+        image_weight = self.cfg.image_weight / (self.batch_size * image_tokens)
+        image_weights = sharder.put_batch(
+            np.full((len(raw.target_images), image_tokens), image_weight, np.float32)
+        )
+        yield (
+            {
+                "sft_batch": sft_batch,
+                "text_weights": text_weights,
+                "image_weights": image_weights,
+            },
+            {},
+        )
 
     def loss(self, params: Params, batch: Any, algo: Any) -> tuple[jax.Array, Metrics]:
         """Cross entropy of both heads."""
-        model, ids = bind(self.parts.learner.graphdef, params), self.parts.learner.ids
-        lesson = batch["lesson"]
-        targets = lesson.targets[:, None]
+        policy = self.setup.trained_policy
+        model, options = bind(policy.graphdef, params), LogProbOptions()
+        sft_batch = batch["sft_batch"]
+
+        # Text: answers and captions behind images.
+        targets = sft_batch.target_tokens[:, None]
         states = completion_states(
-            model, lesson.reading, targets, ids, modality="text", shared_prefix=False
+            model, sft_batch.understanding_prompts, targets, policy.ids, "text", options
         )
         text_loss, text_log_probs = next_token_loss(
-            model.text_logits(states), targets, batch["said"][:, None]
+            model.text_logits(states), targets, batch["text_weights"][:, None]
         )
-        codes = jax.lax.stop_gradient(model.image_tokenizer.encode(lesson.images))[:, None]
+
+        # Images: the tokens of real images behind captions.
+        image_tokens = jax.lax.stop_gradient(model.image_tokenizer.encode(sft_batch.target_images))
+        targets = image_tokens[:, None]
         states = completion_states(
-            model, lesson.drawing, codes, ids, modality="image", shared_prefix=False
+            model, sft_batch.generation_prompts, targets, policy.ids, "image", options
         )
         image_loss, image_log_probs = next_token_loss(
-            model.image_logits(states), codes, batch["drawn"][:, None]
+            model.image_logits(states), targets, batch["image_weights"][:, None]
         )
-        mask = lesson.target_mask[:, None]
+
         metrics = {
-            "text/nll": Weighted.of(-text_log_probs, mask),
+            "text/nll": Weighted.of(-text_log_probs, sft_batch.target_mask[:, None]),
             "image/nll": Weighted.of(-image_log_probs),
         }
         return text_loss + image_loss, metrics
 
-    def after(self, algo: Any, metrics: Metrics) -> Any:
-        """Nothing to remember."""
+    def update_algo_state(self, algo: Any, metrics: Metrics) -> Any:
+        """There is none."""
         return algo
 
-    def hooks(self, settings: HookSettings) -> list[Hook]:
-        """None: the base is measured by ``corl evaluate``."""
+    def hooks(self, hooks: HooksConfig) -> list[Hook]:
+        """None; ``corl evaluate`` measures the base."""
         return []

@@ -1,4 +1,4 @@
-"""The image tokenizer: pictures in, reconstruction and a codebook that stays in use out."""
+"""Training of the image tokenizer: reconstruction, and a codebook whose codes stay in use."""
 
 from __future__ import annotations
 
@@ -18,124 +18,144 @@ from corl_jax.core.trees import bind
 from corl_jax.core.types import Params
 from corl_jax.data.images import to_uint8
 from corl_jax.data.pipeline import batches, held_out_records
-from corl_jax.data.transforms import StackPictures
-from corl_jax.engine.hooks import Every, Hook, Report
+from corl_jax.data.transforms import StackImages
+from corl_jax.engine.hooks import Hook, PeriodicHook, Report
 from corl_jax.engine.image_grid import image_grid
 from corl_jax.engine.optim import Optimizer
 from corl_jax.engine.stage import HostMetrics
 from corl_jax.engine.state import TrainState, create_state
-from corl_jax.models.janus.codebook import unit
-from corl_jax.models.janus.image_tokenizer import ImageTokenizer
+from corl_jax.models.janus.codebook import l2_normalize
+from corl_jax.models.janus.image_tokenizer import PARAM_PREFIX, ImageTokenizer
 from corl_jax.objectives import reconstruction
-from corl_jax.stages.config import HookSettings, block, no_adapters, one_update
+from corl_jax.stages.config import HooksConfig, check_no_adapters, check_one_update, read_block
 from corl_jax.stages.setup import Setup, open_records
 
-PART = "image_tokenizer/"
+HELD_OUT_IMAGES = 64
+SHEET_IMAGES = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenizerSettings:
-    """Weights of the loss: squared and absolute pixel error, codebook, commitment, code usage (and its softness)."""
+class TokenizerConfig:
+    """``config.tokenizer``: weights of the terms of the loss, see ``objectives.reconstruction``.
 
-    squared: float
-    absolute: float
-    codebook: float
-    commitment: float
-    usage: float
-    usage_temperature: float
+    Attributes:
+      l2_weight, l1_weight: of the squared and absolute error of pixels.
+      codebook_weight, commitment_weight: of the distance of codes to latents and of latents to
+        codes.
+      usage_weight: of the entropy term that keeps all codes in use.
+      usage_temperature: softness of the assignment of codes in that term.
+    """
+
+    l2_weight: float = 1.0
+    l1_weight: float = 0.2
+    codebook_weight: float = 1.0
+    commitment_weight: float = 0.25
+    usage_weight: float = 0.005
+    usage_temperature: float = 0.1
 
 
 class TokenizerStage:
-    """Trains ``image_tokenizer/**`` alone; its checkpoints hold nothing else."""
+    """Trains the image tokenizer alone; its checkpoints hold nothing else."""
 
     name = "tokenizer"
 
-    def __init__(self, config: Mapping[str, Any], parts: Setup, optimizer: Optimizer):
-        self.parts, self.optimizer, self.seed = parts, optimizer, config["seed"]
+    def __init__(self, config: Mapping[str, Any], setup: Setup, optimizer: Optimizer):
+        self.setup, self.optimizer, self.seed = setup, optimizer, config["seed"]
         self.batch_size = config["batch_size"]
-        self.rows = {"pictures": self.batch_size}
-        one_update(config)
-        no_adapters(config)
-        parts.check(PART + "*")
-        sizes = parts.cfg.image_tokenizer
-        self.graphdef = nnx.split(nnx.eval_shape(lambda: ImageTokenizer(sizes, rngs=nnx.Rngs(0))))[
-            0
-        ]
-        self.settings = block(TokenizerSettings, config["tokenizer"], "tokenizer")
-        self.train = open_records(config, "train")
-        self.held_out = held_out_records(open_records(config, "test"), 64)
+        self.rows_per_step = {"config.batch_size": self.batch_size}
+        check_one_update(config)
+        check_no_adapters(config)
+        setup.check_sources(PARAM_PREFIX + "*")
 
-    def open(self) -> None:
-        """Nothing beside what ``__init__`` opened."""
+        sizes = setup.cfg.image_tokenizer
+        abstract_module = nnx.eval_shape(lambda: ImageTokenizer(sizes, rngs=nnx.Rngs(0)))
+        self.graphdef = nnx.split(abstract_module)[0]
+        self.cfg = read_block(TokenizerConfig, config["tokenizer"], "tokenizer")
+        self.train_records = open_records(config, "train")
+        self.held_out = held_out_records(open_records(config, "test"), HELD_OUT_IMAGES)
 
-    def init(self) -> TrainState:
-        """Fresh or handed-off parameters."""
-        return create_state(self.parts.params(PART + "*"), {}, self.optimizer)
+    def open_inputs(self) -> None:
+        """All inputs are open already."""
 
-    def data(self) -> grain.DatasetIterator:
-        """Pictures."""
-        size = self.parts.cfg.vision.image_size
-        pictures = StackPictures(size, self.parts.sharder.local_row_ids)
-        return batches(self.train, seed=self.seed, batch_size=self.batch_size, transform=pictures)
+    def init_state(self) -> TrainState:
+        """Random parameters, or those of ``init_from``."""
+        return create_state(self.setup.load_params(PARAM_PREFIX + "*"), {}, self.optimizer)
+
+    def data_iterator(self) -> grain.DatasetIterator:
+        """Images in [-1, 1]."""
+        transform = StackImages(self.setup.cfg.image_size, self.setup.sharder.local_row_ids)
+        return batches(
+            self.train_records, seed=self.seed, batch_size=self.batch_size, transform=transform
+        )
 
     def batches(self, state: TrainState, raw: Any, step: int) -> Iterator[tuple[Any, HostMetrics]]:
-        """The pictures themselves."""
-        rows = np.full(len(raw), 1 / self.batch_size, np.float32)
-        yield self.parts.sharder.put_batch({"images": raw, "weights": rows}), {}
+        """The images, with equal weights that add up to 1."""
+        weights = np.full(len(raw), 1 / self.batch_size, np.float32)
+        yield self.setup.sharder.put_batch({"images": raw, "weights": weights}), {}
 
     def loss(self, params: Params, batch: Any, algo: Any) -> tuple[jax.Array, Metrics]:
-        """Weighted sum of the terms of ``TokenizerSettings``."""
-        s, images, weights = self.settings, batch["images"], batch["weights"]
-        model = self._model(params)
-        latents = unit(model.latents(images))
+        """Weighted sum of the terms of ``TokenizerConfig``."""
+        c, images, weights = self.cfg, batch["images"], batch["weights"]
+        model = self._bind(params)
+
+        # Encode, quantize to the nearest code, decode.
+        latents = l2_normalize(model.latents(images))
         similarity = model.quantize.similarity(latents)
-        codes = jnp.argmax(similarity, -1)
-        chosen = model.quantize.lookup(codes)
-        pictures = model.decode_latents(reconstruction.straight_through(latents, chosen))
-        squared, absolute = reconstruction.pixel_terms(pictures, images)
+        tokens = jnp.argmax(similarity, -1)
+        codes = model.quantize.lookup(tokens)
+        decoded = model.decode_latents(reconstruction.straight_through(latents, codes))
+
+        # Terms per image.
+        squared, absolute = reconstruction.pixel_errors(decoded, images)
         codebook, commitment = (
-            t.mean((1, 2)) for t in reconstruction.codebook_terms(latents, chosen)
+            term.mean((1, 2)) for term in reconstruction.codebook_losses(latents, codes)
         )
-        single, mean = reconstruction.usage_terms(similarity, s.usage_temperature)
         rows = (
-            s.squared * squared
-            + s.absolute * absolute
-            + s.codebook * codebook
-            + s.commitment * commitment
+            c.l2_weight * squared
+            + c.l1_weight * absolute
+            + c.codebook_weight * codebook
+            + c.commitment_weight * commitment
         )
-        used = jnp.zeros(similarity.shape[-1]).at[codes.reshape(-1)].set(1.0)
+
+        # The usage term is of the whole batch.
+        token_entropy, mean_entropy = reconstruction.code_entropies(similarity, c.usage_temperature)
+        is_used = jnp.zeros(similarity.shape[-1]).at[tokens.reshape(-1)].set(1.0)
         metrics = {
             "psnr": Weighted.of(reconstruction.psnr(squared)),
             "commitment": Weighted.of(commitment),
-            "codes_used": Weighted.of(jnp.sum(used)),
-            "code_entropy": Weighted.of(mean),
+            "codes_used": Weighted.of(jnp.sum(is_used)),
+            "code_entropy": Weighted.of(mean_entropy),
         }
-        return jnp.sum(rows * weights) + s.usage * (single - mean) * jnp.sum(weights), metrics
+        usage = c.usage_weight * (token_entropy - mean_entropy) * jnp.sum(weights)
+        return jnp.sum(rows * weights) + usage, metrics
 
-    def after(self, algo: Any, metrics: Metrics) -> Any:
-        """Nothing to remember."""
+    def update_algo_state(self, algo: Any, metrics: Metrics) -> Any:
+        """There is none."""
         return algo
 
-    def _model(self, params: Params) -> ImageTokenizer:
-        return bind(self.graphdef, {path.removeprefix(PART): leaf for path, leaf in params.items()})
+    def _bind(self, params: Params) -> ImageTokenizer:
+        return bind(
+            self.graphdef, {path.removeprefix(PARAM_PREFIX): leaf for path, leaf in params.items()}
+        )
 
-    def hooks(self, settings: HookSettings) -> list[Hook]:
-        """Held-out PSNR and a sheet of originals above their reconstructions."""
-        pictures = StackPictures(self.parts.cfg.vision.image_size)(self.held_out, 0)
+    def hooks(self, hooks: HooksConfig) -> list[Hook]:
+        """Held-out PSNR, and a sheet of images above their reconstructions."""
+        images = StackImages(self.setup.cfg.image_size)(self.held_out, 0)
 
         @jax.jit
-        def reconstruct(params: Params, x: jax.Array) -> jax.Array:
-            model = self._model(params)
-            return model.decode(model.encode(x))
+        def reconstruct(params: Params, images: jax.Array) -> jax.Array:
+            model = self._bind(params)
+            return model.decode(model.encode(images))
 
         def report(done: int, state: TrainState) -> Report:
-            out = to_host(reconstruct(state.params, pictures))
-            error = np.mean(np.square(out - pictures), (1, 2, 3))
-            sheet = to_uint8(np.concatenate([pictures[:8], out[:8]]))
-            labels = ["original"] * 8 + ["decoded"] * 8
+            decoded = to_host(reconstruct(state.params, images))
+            error = np.mean(np.square(decoded - images), (1, 2, 3))
             psnr = float(np.mean(np.asarray(reconstruction.psnr(jnp.asarray(error)))))
-            return Report(
-                {"eval/psnr": psnr}, {"reconstruction": image_grid(sheet, labels, 8, scale=2)}
-            )
 
-        return [Every(settings.sample_every, report)]
+            count = SHEET_IMAGES
+            sheet = to_uint8(np.concatenate([images[:count], decoded[:count]]))
+            labels = ["original"] * count + ["decoded"] * count
+            grid = image_grid(sheet, labels, count, scale=2)
+            return Report({"eval/psnr": psnr}, {"reconstruction": grid})
+
+        return [PeriodicHook(hooks.sample_every, report)]

@@ -1,6 +1,8 @@
-"""A comparison of several ways to train, each over several seeds. In: finished legs on disk; out: a table and plots.
+"""Compares several ways to train, each over several seeds, by the evaluations that they leave.
 
-A study is data (``configs/studies.py``); ``corl study`` runs what is missing of it.
+A study is data (``configs/studies.py``): arms, and for each arm the commands that train and
+evaluate a policy. ``corl study`` runs the commands that have not been run yet and writes a table
+and plots.
 """
 
 from __future__ import annotations
@@ -15,19 +17,22 @@ import numpy as np
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_json
-from corl_jax.evals.statistics import percent
+from corl_jax.evals.statistics import format_percent
 
-ABOUT = ("about",)
-"""What stands beside the numbers in the file of ``corl evaluate``."""
+NOT_METRICS = ("about",)
+"""Entries of the file of ``corl evaluate`` that are not metrics."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Leg:
-    """One command of an arm, as arguments of ``python -m``.
+class Command:
+    """One command of an arm.
 
-    ``{out}`` is the leg's own folder, ``{before}`` that of the leg before it in the arm, ``{ARM/LEG}`` that of a leg of
-    an earlier arm with the same seed, and ``{seed}`` the seed. ``trains`` tells that settings of the command line
-    (``--set``) are for it.
+    Attributes:
+      name: of the folder in which the command leaves its files.
+      arguments: those of ``python -m``. ``{out}`` is the folder of this command, ``{before}`` that
+        of the command before it in the arm, ``{ARM/COMMAND}`` that of a command of an earlier arm
+        with the same seed, and ``{seed}`` the seed.
+      trains: whether it takes the settings of ``corl study --set``.
     """
 
     name: str
@@ -40,157 +45,203 @@ class Study:
     """What is compared.
 
     Attributes:
-      question: in a sentence.
+      question: that the study answers, in one sentence.
       claim: what the paper says, and where.
-      arms: by name, in the order of the table; the first is what others are compared with. The last leg of an arm
-        leaves ``eval.json``.
-      metrics: names in it, what the columns show.
+      arms: commands by arm, in the order of the table. The last command of an arm leaves
+        ``eval.json``. The first arm is what the others are compared with.
+      metrics: names in ``eval.json``, the columns of the table.
     """
 
     question: str
     claim: str
-    arms: Mapping[str, tuple[Leg, ...]]
+    arms: Mapping[str, tuple[Command, ...]]
     metrics: tuple[str, ...]
 
     def __post_init__(self):
-        for name, legs in self.arms.items():
-            if not legs:
-                raise UserError(f"the arm {name!r} of a study has no legs; expected at least one")
+        for name, commands in self.arms.items():
+            if not commands:
+                raise UserError(
+                    f"an arm of a study must have at least one command; {name!r} has none. "
+                    "Add the command that leaves its eval.json"
+                )
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
-    """One leg of one arm for one seed: its folder, which its command makes, and the finished command line."""
+class CommandRun:
+    """One command of one arm with one seed.
+
+    Attributes:
+      arm: name of the arm.
+      seed: of the run.
+      command: as in the study.
+      folder: made by the command when it is run.
+      arguments: those of the command with all placeholders filled in.
+    """
 
     arm: str
     seed: int
-    leg: Leg
-    out: pathlib.Path
+    command: Command
+    folder: pathlib.Path
     arguments: tuple[str, ...]
 
     @property
     def done(self) -> bool:
-        """Whether it was run to its end with these arguments.
+        """Whether the command was run to its end with these arguments.
 
         Raises:
-          UserError: it was run with others.
+          UserError: it was run with other arguments.
         """
-        if not self._mark.is_file():
+        if not self._done_file.is_file():
             return False
-        ran = tuple(json.loads(self._mark.read_text("utf-8"))["arguments"])
-        if ran != self.arguments:
-            changed = " ".join(sorted(set(ran) ^ set(self.arguments)))
+        # A folder of other arguments would silently mix two studies.
+        arguments = tuple(json.loads(self._done_file.read_text("utf-8"))["arguments"])
+        if arguments != self.arguments:
+            changed = " ".join(sorted(set(arguments) ^ set(self.arguments)))
             raise UserError(
-                f"{self.out} was run with other arguments ({changed}); give --out another folder"
+                f"a study must go on with the arguments it began with; {self.folder} was run with "
+                f"other arguments ({changed}). Choose another folder with --out"
             )
         return True
 
-    def finish(self, seconds: float) -> None:
-        """Remembers that it is done."""
-        write_json(self._mark, {"arguments": self.arguments, "seconds": seconds})
+    def mark_done(self, seconds: float) -> None:
+        """Records that the command was run to its end, and how long it took."""
+        write_json(self._done_file, {"arguments": self.arguments, "seconds": seconds})
 
     @property
     def log(self) -> pathlib.Path:
-        """What it prints."""
-        return self.out.with_name(f"{self.out.name}.log")
+        """File for what the command prints."""
+        return self.folder.with_name(f"{self.folder.name}.log")
 
     @property
-    def _mark(self) -> pathlib.Path:
-        return self.out.with_name(f"{self.out.name}.json")
+    def _done_file(self) -> pathlib.Path:
+        # Next to the folder: a command may refuse a folder that is not empty.
+        return self.folder.with_name(f"{self.folder.name}.json")
 
 
-def jobs(
+def plan_runs(
     study: Study, seeds: Sequence[int], folder: pathlib.Path, settings: Sequence[str] = ()
-) -> Iterator[Job]:
-    """Everything that the study runs, in an order in which each finds what it builds on.
+) -> Iterator[CommandRun]:
+    """Everything that a study runs, in an order in which every command finds what it builds on.
 
     Args:
-      settings: ``config.KEY=VALUE`` for every leg that trains.
+      study: what is compared.
+      seeds: of training; each runs all arms.
+      folder: of the study; a command leaves its files in ``seedS/ARM/COMMAND``.
+      settings: ``config.KEY=VALUE`` for every command that trains.
 
     Raises:
-      UserError: a leg names another that does not come before it.
+      UserError: a command refers to another one that does not come before it.
     """
     for seed in seeds:
-        earlier: dict[str, str] = {}
-        for arm, legs in study.arms.items():
+        # Folders of earlier commands with this seed, by ARM/COMMAND.
+        folders: dict[str, str] = {}
+        for arm, commands in study.arms.items():
+            # The first command of an arm has none before it.
             before = ""
-            for leg in legs:
-                out = folder / f"seed{seed}" / arm / leg.name
-                names = {"out": str(out), "before": before, "seed": str(seed)} | earlier
-                try:
-                    arguments = tuple(one.format_map(names) for one in leg.arguments)
-                except KeyError as error:
-                    raise UserError(
-                        f"the leg {leg.name!r} of {arm!r} names {error}, and no leg before it is called so"
-                    ) from None
-                yield Job(
-                    arm,
-                    seed,
-                    leg,
-                    out,
-                    arguments + tuple(f"--{one}" for one in settings if leg.trains),
-                )
-                before = earlier[f"{arm}/{leg.name}"] = str(out)
+            for command in commands:
+                out = folder / f"seed{seed}" / arm / command.name
+                placeholders = {"out": str(out), "before": before, "seed": str(seed)} | folders
+                arguments = _fill_in(command, arm, placeholders)
+                # Settings of the command line go last, so that they win over those of the study.
+                if command.trains:
+                    arguments += tuple(f"--{setting}" for setting in settings)
+
+                yield CommandRun(arm, seed, command, out, arguments)
+                before = folders[f"{arm}/{command.name}"] = str(out)
 
 
-def numbers(job: Job) -> dict[str, float]:
-    """What a finished last leg measured, by name.
+def _fill_in(command: Command, arm: str, placeholders: Mapping[str, str]) -> tuple[str, ...]:
+    """The arguments of ``command`` with placeholders replaced."""
+    # The keys contain slashes ({ARM/COMMAND}), which keyword arguments could not.
+    try:
+        return tuple(argument.format_map(placeholders) for argument in command.arguments)
+    except KeyError as error:
+        raise UserError(
+            f"a command may refer to earlier commands only; {command.name!r} of the arm {arm!r} "
+            f"refers to {error}, and no earlier command has this name. "
+            f"Expected one of {', '.join(placeholders)}"
+        ) from None
+
+
+def read_metrics(run: CommandRun) -> dict[str, float]:
+    """The metrics that the last command of an arm left, by name.
 
     Raises:
-      UserError: it left no evaluation.
+      UserError: there is no ``eval.json``.
     """
-    file = job.out / "eval.json"
-    if not file.is_file():
-        raise UserError(f"{job.out} has no eval.json; the last leg of {job.arm!r} has to leave one")
-    found = json.loads(file.read_text("utf-8"))
-    side = (
-        found["after"] if set(found) >= {"before", "after"} else found
-    )  # of a run, or of ``corl evaluate``
-    return {name: value["value"] for name, value in side.items() if name not in ABOUT}
+    path = run.folder / "eval.json"
+    if not path.is_file():
+        raise UserError(
+            f"the last command of an arm must leave eval.json; {run.arm!r} left none in "
+            f"{run.folder}. Let it end with corl evaluate"
+        )
+
+    evals = json.loads(path.read_text("utf-8"))
+    # The file of a run has two sides; that of corl evaluate has the metrics at the top.
+    metrics = evals["after"] if set(evals) >= {"before", "after"} else evals
+    return {name: entry["value"] for name, entry in metrics.items() if name not in NOT_METRICS}
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """Mean over seeds, its standard error (None for one seed), and the values themselves in order of the seeds."""
+    """One metric of one arm over all seeds.
+
+    Attributes:
+      mean: over seeds.
+      stderr: standard error of the mean, None for one seed.
+      values: one per seed, in the order of the seeds.
+    """
 
     mean: float
     stderr: float | None
     values: tuple[float, ...]
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Cell:
-        """``stderr`` is ``std / sqrt(n)`` with ddof 1: of the seeds, not of the records."""
+    def from_values(cls, values: Sequence[float]) -> Cell:
+        """``stderr`` is ``std / sqrt(n)`` with ddof 1, over seeds and not over records."""
         stderr = float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
         return cls(float(np.mean(values)), stderr, tuple(values))
 
 
-def table(study: Study, finished: Sequence[Job]) -> dict[str, dict[str, Cell]]:
-    """Cells by arm and metric, of the arms that have a finished last leg.
+def make_table(study: Study, finished: Sequence[CommandRun]) -> dict[str, dict[str, Cell]]:
+    """Cells by arm and metric.
+
+    Args:
+      study: what is compared.
+      finished: runs that are done; arms whose last command is not among them have no row.
 
     Raises:
-      UserError: an evaluation lacks a metric of the study.
+      UserError: an ``eval.json`` lacks a metric of the study.
     """
     values: dict[str, dict[str, list[float]]] = {}
-    for job in finished:
-        if job.leg != study.arms[job.arm][-1]:
+    for run in finished:
+        # Only the last command of an arm leaves an evaluation.
+        if run.command != study.arms[run.arm][-1]:
             continue
-        found = numbers(job)
-        if missing := [name for name in study.metrics if name not in found]:
+
+        metrics = read_metrics(run)
+        if missing := [name for name in study.metrics if name not in metrics]:
             raise UserError(
-                f"{job.out / 'eval.json'} has no {missing[0]!r}; it has {', '.join(sorted(found))}"
+                f"{run.folder / 'eval.json'} must contain every metric of the study; it has no "
+                f"{missing[0]!r}. Expected one of {', '.join(sorted(metrics))}"
             )
+        # Runs come seed by seed, so values are in the order of the seeds.
         for name in study.metrics:
-            values.setdefault(job.arm, {}).setdefault(name, []).append(found[name])
+            values.setdefault(run.arm, {}).setdefault(name, []).append(metrics[name])
+
     return {
-        arm: {name: Cell.of(column) for name, column in row.items()} for arm, row in values.items()
+        arm: {name: Cell.from_values(column) for name, column in row.items()}
+        for arm, row in values.items()
     }
 
 
-def markdown(study: Study, cells: Mapping[str, Mapping[str, Cell]]) -> str:
-    """The table in per cent, mean and standard error over seeds."""
-    rows = ["| | " + " | ".join(f"`{name}`" for name in study.metrics) + " | seeds |"]
-    rows.append("|---|" + "---|" * (len(study.metrics) + 1))
+def render_markdown(study: Study, cells: Mapping[str, Mapping[str, Cell]]) -> str:
+    """The table in per cent: mean and standard error over seeds."""
+    # Head, rule, then one line per arm.
+    lines = ["| | " + " | ".join(f"`{name}`" for name in study.metrics) + " | seeds |"]
+    lines.append("|---|" + "---|" * (len(study.metrics) + 1))
     for arm, row in cells.items():
-        shown = [percent(row[name].mean, row[name].stderr) for name in study.metrics]
-        rows.append(f"| {arm} | {' | '.join(shown)} | {len(row[study.metrics[0]].values)} |")
-    return "\n".join(rows)
+        texts = [format_percent(row[name].mean, row[name].stderr) for name in study.metrics]
+        seeds = len(row[study.metrics[0]].values)
+        lines.append(f"| {arm} | {' | '.join(texts)} | {seeds} |")
+    return "\n".join(lines)

@@ -1,2 +1,1 @@
-"""Ways of asking and reading back. A task is two verbs: ``ask`` (records to prompts) and ``read_back`` (rollout to
-completions)."""
+"""Tasks: how records become prompts, and rollouts become completions."""

@@ -1,4 +1,4 @@
-"""What every task does, and how prompts become arrays. In: records; out: ``PromptBatch``."""
+"""The protocol of a task, and helpers that turn token rows and images into ``Prompts``."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from corl_jax.data.text_tokenizer import TextTokenizer, left_pad
 
 
 class Task(Protocol):
-    """One way of asking."""
+    """A task: text to image, or visual question answering."""
 
-    def ask(self, records: Sequence[Record]) -> PromptBatch:
-        """Prompts for ``records``, one row each."""
+    def make_prompts(self, records: Sequence[Record]) -> PromptBatch:
+        """One prompt for each of ``B`` records."""
         ...
 
-    def read_back(self, asked: PromptBatch, rollout: Rollout) -> list[Completion]:
-        """``N = B * G`` completions, the ``G`` samples of a record side by side."""
+    def to_completions(self, prompt_batch: PromptBatch, rollout: Rollout) -> list[Completion]:
+        """``N = B * G`` completions with their records; samples of a record are adjacent."""
         ...
 
 
-def as_prompts(
+def pad_prompts(
     rows: Sequence[Sequence[int]],
     tokenizer: TextTokenizer,
     length: int | None,
     images: np.ndarray | None = None,
 ) -> Prompts:
-    """Left-padded prompts of a fixed ``length``, or of the next multiple of 8."""
+    """Left-pads rows of token ids to ``length``, or to the next multiple of 8 if it is None."""
+    # A fixed length keeps the shapes, so that a step compiles once.
     tokens, mask = left_pad(rows, tokenizer.pad_id, length=length)
     return Prompts(tokens, mask, images)
 
 
-def stack_pictures(records: Sequence[Record], image_size: int) -> np.ndarray:
-    """Pictures of ``records``, prepared for understanding: float32 ``[B, H, W, 3]`` in [-1, 1]."""
+def stack_images(records: Sequence[Record], image_size: int) -> np.ndarray:
+    """Images of ``records`` for the vision tower: float32 ``[B, H, W, 3]`` in [-1, 1]."""
     return np.stack([preprocess(record.image, image_size) for record in records])

@@ -1,4 +1,4 @@
-"""The same records asked both ways, for reinforcement learning. In: records; out: one ``PromptBatch`` per task."""
+"""Prompts of both tasks from the same records, for reinforcement learning."""
 
 from __future__ import annotations
 
@@ -13,40 +13,60 @@ from corl_jax.tasks.visual_qa import VisualQA
 
 
 @dataclasses.dataclass(frozen=True)
-class Joint:
-    """Asks the first ``pictures`` records of a batch for pictures and the first ``questions`` for answers.
+class JointPrompts:
+    """Makes the prompts of a step: a transform from records to one ``PromptBatch`` per task.
 
-    Row ``i`` of both tasks is the same record, so that their rewards can be paired; 0 leaves a task out. ``share``
-    tells which of so many records this process asks, in order; it may name one several times. With ``alternate`` a step
-    asks one task alone: so many steps pictures, then as many answers, and again; 0 asks both at every step.
+    Row ``i`` of both tasks is the same record, so that their rewards can be paired.
+
+    Attributes:
+      text_to_image: the image task.
+      visual_qa: the text task.
+      image_prompts: the first so many records of a batch become image prompts; 0 for no image task.
+      text_prompts: the first so many records become text prompts; 0 for no text task.
+      local_row_ids: maps the number of rows of a step to the row ids of this process, in order. It
+        may repeat a row.
+      alternate_every: 0 for both tasks in every step. Otherwise a step has one task: so many steps
+        the image task, then as many the text task, and again.
+
+    Raises:
+      UserError: a negative number of prompts, or no prompts at all.
     """
 
-    drawing: TextToImage
-    asking: VisualQA
-    pictures: int
-    questions: int
-    share: Callable[[int], Sequence[int]] = range
-    alternate: int = 0
+    text_to_image: TextToImage
+    visual_qa: VisualQA
+    image_prompts: int
+    text_prompts: int
+    local_row_ids: Callable[[int], Sequence[int]] = range
+    alternate_every: int = 0
 
     def __post_init__(self):
-        if self.pictures < 0 or self.questions < 0 or self.pictures + self.questions == 0:
+        # Without prompts there is nothing to train on.
+        counts = (self.image_prompts, self.text_prompts)
+        if min(counts) < 0 or sum(counts) == 0:
             raise UserError(
-                f"{self.pictures} prompts and {self.questions} questions a step leave nothing to train on"
+                f"a step must have image prompts or text prompts; got {self.image_prompts} and "
+                f"{self.text_prompts}. Raise one of them"
             )
 
     @property
     def batch_size(self) -> int:
-        """Records that one step reads."""
-        return max(self.pictures, self.questions)
+        """Records per step."""
+        # The task with fewer prompts uses the first records of the other's.
+        return max(self.image_prompts, self.text_prompts)
 
     def __call__(self, records: Sequence[Record], step: int) -> dict[str, PromptBatch]:
-        counts = {"image": self.pictures, "text": self.questions}
-        if self.alternate:
-            idle = ("text", "image")[step // self.alternate % 2]
-            counts[idle] = 0
-        tasks: dict[str, Task] = {"image": self.drawing, "text": self.asking}
-        return {
-            name: tasks[name].ask([records[i] for i in self.share(count)])
-            for name, count in counts.items()
-            if count
-        }
+        counts = {"image": self.image_prompts, "text": self.text_prompts}
+        # Blocks of steps take turns, the image task first.
+        if self.alternate_every:
+            idle_task = ("text", "image")[step // self.alternate_every % 2]
+            counts[idle_task] = 0
+
+        # The keys are the names of the tasks in configs and metrics.
+        tasks: dict[str, Task] = {"image": self.text_to_image, "text": self.visual_qa}
+        prompts = {}
+        for name, count in counts.items():
+            if count:
+                # Only the rows of this process are read.
+                local_records = [records[i] for i in self.local_row_ids(count)]
+                prompts[name] = tasks[name].make_prompts(local_records)
+        return prompts

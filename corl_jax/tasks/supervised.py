@@ -1,8 +1,7 @@
-"""Conversations to imitate: questions with reasoned answers, captions, and pictures for captions.
+"""Batches for supervised training: answers with reasoning, captions, and images of captions.
 
-What is thought before an answer is read off the picture in the embedded world; other records say it themselves.
-
-In: records. Out: prompts with target texts, and drawing prompts with the pictures to be tokenised.
+In the embedded world the text before an answer (its "thought") is read off the image by the parser;
+records of other data sets bring the text to imitate as their ``solution``.
 """
 
 from __future__ import annotations
@@ -14,144 +13,201 @@ import numpy as np
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Prompts, Record, pytree
-from corl_jax.data.shapes.captions import describe, listing
+from corl_jax.data.shapes.captions import canonical_caption, list_objects
 from corl_jax.data.shapes.parser import parse_batch
 from corl_jax.data.shapes.vocabulary import DESCRIBE
 from corl_jax.data.text_tokenizer import TextTokenizer
-from corl_jax.tasks.base import as_prompts, stack_pictures
+from corl_jax.tasks.base import pad_prompts, stack_images
 
-CAPTION = "{scene}"
-WHOLE = "<think> {thought} </think> <answer> {answer} </answer>"
+# Formats of a target, filled in with the caption, or with thought and answer.
+CAPTION = "{caption}"
+WELL_FORMED = "<think> {thought} </think> <answer> {answer} </answer>"
 MALFORMED = ("<answer> {answer} </answer>", "{answer}", "<think> {thought} </think> {answer}")
-"""Answers out of form."""
+"""Answers whose format is wrong: tags are missing."""
 
 
 @pytree()
 class SftBatch:
-    """One supervised batch: rows to read and rows to draw.
+    """One supervised batch of both tasks.
 
     Attributes:
-      reading: prompts with pictures; ``targets [B, T]`` and ``target_mask`` are what to say.
-      drawing: drawing prompts, some silenced for guidance; ``images [B, H, W, 3]`` is what to draw.
+      understanding_prompts: questions with images, ``U`` rows.
+      target_tokens: int32 ``[U, T]``, right-padded texts to imitate; they end in the end token.
+      target_mask: bool ``[U, T]``, true up to and including the end token.
+      generation_prompts: image prompts, ``B`` rows; some have no words, for guidance.
+      target_images: float32 ``[B, H, W, 3]`` in [-1, 1], the images to imitate.
     """
 
-    reading: Prompts
-    targets: np.ndarray
+    understanding_prompts: Prompts
+    target_tokens: np.ndarray
     target_mask: np.ndarray
-    drawing: Prompts
-    images: np.ndarray
+    generation_prompts: Prompts
+    target_images: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
 class MakeSftBatch:
-    """Makes lessons, as a pure function of ``(seed, step, records)``.
+    """Makes supervised batches; a pure function of ``(seed, step, records)``.
 
     Attributes:
-      tokenizer, image_tokens, image_size: of the model.
-      reading_rows: records of a batch that are also read; all of them are drawn.
-      seed: of captions, dropout and sloppiness.
-      caption_share: share of reading rows that ask for a caption instead of the record's question.
-      sloppy_share: share of answers written out of form (no thinking, or bare), so that the base has room to learn.
-      dropout: share of drawing rows whose prompt is silenced, which makes guidance possible.
-      drawing_length, reading_length, target_length: fixed widths in tokens.
-      world: whether pictures are the embedded world's, which are parsed; else rows say their own solution, and shares
-        of forms do not matter.
-      share: from a number of rows in a step to those of this process.
+      tokenizer: text tokenizer of the model.
+      image_tokens: tokens per image.
+      image_size: side of an image in pixels.
+      understanding_rows: the first so many records of a batch are also understanding rows; all
+        records are generation rows.
+      seed: seed of captions, dropout and malformed answers.
+      caption_share: share of understanding rows that request a caption instead of asking the
+        record's question.
+      malformed_share: share of answers in a wrong format (without reasoning, or without tags), so
+        that reinforcement learning has something left to improve.
+      cfg_dropout: share of generation rows whose prompt loses its words, which makes
+        classifier-free guidance possible.
+      generation_prompt_length, understanding_prompt_length, target_length: fixed widths in tokens.
+      parse_images: whether the images are of the embedded world, so that the targets are written
+        from the parsed images. If not, every record must have a solution, and
+        ``malformed_share`` has no effect.
+      local_row_ids: maps the number of rows of a step to the row ids of this process.
 
     Raises:
-      UserError: no row to read, a share outside [0, 1], or, when called, a text longer than its width.
+      UserError: no understanding row, a share outside [0, 1] or, when called, a text that is longer
+        than its width or a record without a solution.
     """
 
     tokenizer: TextTokenizer
     image_tokens: int
     image_size: int
-    reading_rows: int
+    understanding_rows: int
     seed: int
     caption_share: float
-    sloppy_share: float
-    dropout: float
-    drawing_length: int
-    reading_length: int
+    malformed_share: float
+    cfg_dropout: float
+    generation_prompt_length: int
+    understanding_prompt_length: int
     target_length: int
-    world: bool = True
-    share: Callable[[int], Sequence[int]] = range
+    parse_images: bool = True
+    local_row_ids: Callable[[int], Sequence[int]] = range
 
     def __post_init__(self):
-        if self.reading_rows < 1:
+        if self.understanding_rows < 1:
             raise UserError(
-                f"reading_rows={self.reading_rows} leaves nothing to read; expected 1 or more"
+                f"understanding_rows must be at least 1; got {self.understanding_rows}. Raise it"
             )
-        for name in ("caption_share", "sloppy_share", "dropout"):
-            if not 0 <= (share := vars(self)[name]) <= 1:
-                raise UserError(f"{name}={share} is no share; expected a number from 0 to 1")
+        # The shares are probabilities of a row.
+        for name in ("caption_share", "malformed_share", "cfg_dropout"):
+            share = vars(self)[name]
+            if not 0 <= share <= 1:
+                raise UserError(f"{name} must be a share from 0 to 1; got {share}. Change it")
 
     def __call__(self, records: Sequence[Record], step: int) -> SftBatch:
-        rng = np.random.default_rng(
-            [self.seed, step]
-        )  # decides for the rows of all processes, in order
-        silent = [rng.random() < self.dropout for _ in range(len(records))]
-        reading = min(self.reading_rows, len(records))
-        forms = [self._form(rng) for _ in range(reading)]
-        drawn = {i: records[i] for i in self.share(len(records))}
-        read = {i: drawn[i] if i in drawn else records[i] for i in self.share(reading)}
-        draws = []
-        for i, record in drawn.items():
-            ids = self.tokenizer.drawing_prompt(record.prompt)
-            draws.append(self.tokenizer.unconditional(ids) if silent[i] else ids)
-        asks = []
-        for i, record in read.items():
-            question = DESCRIBE if forms[i] == CAPTION else record.question
-            asks.append(self.tokenizer.question_prompt(question, self.image_tokens))
-        says = self._parsed(read, forms) if self.world else self._solved(read, forms)
-        targets, mask = self._right_pad(
-            [[*self.tokenizer.encode(text), self.tokenizer.eos_id] for text in says]
-        )
-        pictures = stack_pictures(tuple(read.values()), self.image_size)
+        # Random choices. Every process makes those of all processes, in the order of the rows.
+        rng = np.random.default_rng([self.seed, step])
+        dropped = [rng.random() < self.cfg_dropout for _ in range(len(records))]
+        understanding_rows = min(self.understanding_rows, len(records))
+        formats = [self._sample_format(rng) for _ in range(understanding_rows)]
+
+        # Only the rows of this process are read, each of them once.
+        generation = {i: records[i] for i in self.local_row_ids(len(records))}
+        understanding = {}
+        for i in self.local_row_ids(understanding_rows):
+            understanding[i] = generation[i] if i in generation else records[i]
+
+        # Inputs: what the model is asked.
+        prompt_ids = self._generation_prompt_ids(generation, dropped)
+        question_ids = self._question_ids(understanding, formats)
+        images = stack_images(tuple(understanding.values()), self.image_size)
+
+        # Targets: what the model should answer.
+        if self.parse_images:
+            target_texts = self._texts_from_images(understanding, formats)
+        else:
+            target_texts = self._texts_from_records(understanding, formats)
+        target_tokens, target_mask = self._pad_targets(target_texts)
+
+        # Fixed widths, so that the step compiles once.
         return SftBatch(
-            as_prompts(asks, self.tokenizer, self.reading_length, pictures),
-            targets,
-            mask,
-            as_prompts(draws, self.tokenizer, self.drawing_length),
-            stack_pictures(tuple(drawn.values()), self.image_size),
+            pad_prompts(question_ids, self.tokenizer, self.understanding_prompt_length, images),
+            target_tokens,
+            target_mask,
+            pad_prompts(prompt_ids, self.tokenizer, self.generation_prompt_length),
+            stack_images(tuple(generation.values()), self.image_size),
         )
 
-    def _parsed(self, read: Mapping[int, Record], forms: Sequence[str]) -> list[str]:
-        """What is said of pictures of the embedded world."""
-        scenes = [
-            parsed.scene
-            for parsed in parse_batch(np.stack([record.image for record in read.values()]))
-        ]
-        return [
-            forms[i].format(scene=describe(scene), thought=listing(scene), answer=record.answer)
-            for (i, record), scene in zip(read.items(), scenes, strict=True)
-        ]
+    def _sample_format(self, rng: np.random.Generator) -> str:
+        """The format of the target of an understanding row; ``CAPTION`` if it is a caption."""
+        # The number of random draws differs between rows; their order must not change.
+        if rng.random() < self.caption_share:
+            return CAPTION
+        if rng.random() < self.malformed_share:
+            return MALFORMED[rng.integers(len(MALFORMED))]
+        return WELL_FORMED
 
-    def _solved(self, read: Mapping[int, Record], forms: Sequence[str]) -> list[str]:
-        """What is said of other pictures: the row's caption, or its solution."""
-        for record in read.values():
+    def _generation_prompt_ids(
+        self, records: Mapping[int, Record], dropped: Sequence[bool]
+    ) -> list[list[int]]:
+        """Token ids of the image prompts, without words where ``dropped``."""
+        rows = []
+        for i, record in records.items():
+            # A prompt without words trains the unconditional distribution.
+            ids = self.tokenizer.image_generation_prompt(record.prompt)
+            rows.append(self.tokenizer.unconditional_prompt(ids) if dropped[i] else ids)
+        return rows
+
+    def _question_ids(
+        self, records: Mapping[int, Record], formats: Sequence[str]
+    ) -> list[list[int]]:
+        """Token ids of the questions; of the request for a caption where that is the target."""
+        rows = []
+        for i, record in records.items():
+            question = DESCRIBE if formats[i] == CAPTION else record.question
+            rows.append(self.tokenizer.question_prompt(question, self.image_tokens))
+        return rows
+
+    def _texts_from_images(
+        self, records: Mapping[int, Record], formats: Sequence[str]
+    ) -> list[str]:
+        """Targets in the embedded world: caption and reasoning are read off the image."""
+        # All images are parsed in one vectorized call.
+        images = np.stack([record.image for record in records.values()])
+        scenes = [parsed.scene for parsed in parse_batch(images)]
+
+        texts = []
+        for (i, record), scene in zip(records.items(), scenes, strict=True):
+            # A format uses the caption, or the thought and the answer.
+            text = formats[i].format(
+                caption=canonical_caption(scene),
+                thought=list_objects(scene),
+                answer=record.answer,
+            )
+            texts.append(text)
+        return texts
+
+    def _texts_from_records(
+        self, records: Mapping[int, Record], formats: Sequence[str]
+    ) -> list[str]:
+        """Targets of other data sets: the record's caption, or its solution."""
+        texts = []
+        for i, record in records.items():
+            # A row that gets a caption must have a solution too: the next epoch may need it.
             if not record.solution:
                 raise UserError(
                     f"record {record.id!r} has no solution to imitate; give its row a qa_solution"
                 )
-        return [
-            record.prompt if forms[i] == CAPTION else record.solution for i, record in read.items()
-        ]
+            texts.append(record.prompt if formats[i] == CAPTION else record.solution)
+        return texts
 
-    def _form(self, rng: np.random.Generator) -> str:
-        """How a row is answered."""
-        if rng.random() < self.caption_share:
-            return CAPTION
-        return (
-            MALFORMED[rng.integers(len(MALFORMED))] if rng.random() < self.sloppy_share else WHOLE
-        )
+    def _pad_targets(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and mask ``[U, T]`` of the texts, each with an end token, padded on the right."""
+        tokens = np.full((len(texts), self.target_length), self.tokenizer.pad_id, np.int32)
+        mask = np.zeros((len(texts), self.target_length), bool)
 
-    def _right_pad(self, rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
-        tokens = np.full((len(rows), self.target_length), self.tokenizer.pad_id, np.int32)
-        mask = np.zeros((len(rows), self.target_length), bool)
-        for i, row in enumerate(rows):
-            if len(row) > self.target_length:
+        # The end token is part of the target: the model must learn to stop.
+        for i, text in enumerate(texts):
+            ids = [*self.tokenizer.encode(text), self.tokenizer.eos_id]
+            if len(ids) > self.target_length:
                 raise UserError(
-                    f"a target has {len(row)} tokens, at most {self.target_length} are allowed; raise target_length"
+                    f"a target has {len(ids)} tokens, at most {self.target_length} are allowed; "
+                    "raise target_length"
                 )
-            tokens[i, : len(row)], mask[i, : len(row)] = row, True
+            tokens[i, : len(ids)] = ids
+            mask[i, : len(ids)] = True
         return tokens, mask

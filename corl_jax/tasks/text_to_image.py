@@ -1,4 +1,4 @@
-"""Caption to picture. In: records; out: drawing prompts, and pictures with their records."""
+"""The image task: from a caption to an image."""
 
 from __future__ import annotations
 
@@ -9,26 +9,33 @@ import numpy as np
 
 from corl_jax.core.types import Completion, PromptBatch, Record, Rollout
 from corl_jax.data.text_tokenizer import TextTokenizer
-from corl_jax.tasks.base import as_prompts
+from corl_jax.tasks.base import pad_prompts
 
 
 @dataclasses.dataclass(frozen=True)
 class TextToImage:
-    """Asks for a picture of the caption. ``prompt_length``: fixed width, or None for the next multiple of 8."""
+    """Requests an image of the record's caption.
+
+    Attributes:
+      tokenizer: text tokenizer.
+      prompt_length: fixed width in tokens, or None for the next multiple of 8.
+    """
 
     tokenizer: TextTokenizer
     prompt_length: int | None = None
 
-    def ask(self, records: Sequence[Record]) -> PromptBatch:
+    def make_prompts(self, records: Sequence[Record]) -> PromptBatch:
         """Prompts that end in the begin-of-image token."""
-        rows = [self.tokenizer.drawing_prompt(record.prompt) for record in records]
-        return PromptBatch(as_prompts(rows, self.tokenizer, self.prompt_length), tuple(records))
+        rows = [self.tokenizer.image_generation_prompt(record.prompt) for record in records]
+        prompts = pad_prompts(rows, self.tokenizer, self.prompt_length)
+        return PromptBatch(prompts, tuple(records))
 
-    def read_back(self, asked: PromptBatch, rollout: Rollout) -> list[Completion]:
-        """Pictures."""
-        pixels = np.asarray(rollout.pixels)
+    def to_completions(self, prompt_batch: PromptBatch, rollout: Rollout) -> list[Completion]:
+        """The images of a rollout with their records."""
+        # Prompt by prompt, and within a prompt sample by sample.
+        images_BGHWC = np.asarray(rollout.pixels)
         return [
-            Completion(record, pixels=picture)
-            for record, group in zip(asked.records, pixels, strict=True)
-            for picture in group
+            Completion(record, pixels=image)
+            for record, group_images in zip(prompt_batch.records, images_BGHWC, strict=True)
+            for image in group_images
         ]

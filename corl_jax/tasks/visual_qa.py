@@ -1,4 +1,4 @@
-"""Picture and question to answer. In: records; out: question prompts, and texts with their records."""
+"""The text task: from an image and a question to an answer."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import numpy as np
 
 from corl_jax.core.types import Completion, PromptBatch, Record, Rollout
 from corl_jax.data.text_tokenizer import TextTokenizer
-from corl_jax.tasks.base import as_prompts, stack_pictures
+from corl_jax.tasks.base import pad_prompts, stack_images
 
 
 @dataclasses.dataclass(frozen=True)
 class VisualQA:
-    """Asks the record's question about its picture; options of multiple choice are part of the question's text.
+    """Asks the record's question about its image; its text includes multiple choice options.
 
     Attributes:
       tokenizer: text tokenizer.
-      image_tokens: placeholders per picture (``S``).
-      image_size: side of the prepared picture in pixels.
-      prompt_length: fixed width, or None for the next multiple of 8.
+      image_tokens: placeholders per image (``S``).
+      image_size: side of the preprocessed image in pixels.
+      prompt_length: fixed width in tokens, or None for the next multiple of 8.
     """
 
     tokenizer: TextTokenizer
@@ -28,21 +28,27 @@ class VisualQA:
     image_size: int
     prompt_length: int | None = None
 
-    def ask(self, records: Sequence[Record]) -> PromptBatch:
-        """Prompts with one picture each."""
+    def make_prompts(self, records: Sequence[Record]) -> PromptBatch:
+        """Prompts with one image each."""
+        # One placeholder per image token; the vision tower fills them in.
         rows = [
             self.tokenizer.question_prompt(record.question, self.image_tokens) for record in records
         ]
-        pictures = stack_pictures(records, self.image_size)
-        return PromptBatch(
-            as_prompts(rows, self.tokenizer, self.prompt_length, pictures), tuple(records)
-        )
+        images = stack_images(records, self.image_size)
+        prompts = pad_prompts(rows, self.tokenizer, self.prompt_length, images)
+        return PromptBatch(prompts, tuple(records))
 
-    def read_back(self, asked: PromptBatch, rollout: Rollout) -> list[Completion]:
-        """Texts up to the end token."""
-        tokens, mask = np.asarray(rollout.tokens), np.asarray(rollout.mask)
-        return [
-            Completion(record, text=self.tokenizer.decode(row[seen]))
-            for record, group, masks in zip(asked.records, tokens, mask, strict=True)
-            for row, seen in zip(group, masks, strict=True)
-        ]
+    def to_completions(self, prompt_batch: PromptBatch, rollout: Rollout) -> list[Completion]:
+        """The answers of a rollout, up to the end token, with their records."""
+        tokens_BGT = np.asarray(rollout.tokens)
+        mask_BGT = np.asarray(rollout.mask)
+
+        # Prompt by prompt, and within a prompt sample by sample.
+        completions = []
+        groups = zip(prompt_batch.records, tokens_BGT, mask_BGT, strict=True)
+        for record, group_tokens, group_mask in groups:
+            for tokens, mask in zip(group_tokens, group_mask, strict=True):
+                # The mask ends with the end token; what is behind it was never sampled.
+                text = self.tokenizer.decode(tokens[mask])
+                completions.append(Completion(record, text=text))
+        return completions

@@ -1,4 +1,4 @@
-"""The bench: both sides at a very small size, what it prints and writes, what it refuses."""
+"""``corl bench``: contenders at a very small size, printed tables, JSON files, and refused input."""
 
 from __future__ import annotations
 
@@ -9,149 +9,128 @@ import subprocess
 import jax.numpy as jnp
 import pytest
 
-from corl_jax.bench import attention_speed, decode_contenders, decode_speed, scaling, train_step
-from corl_jax.bench.timing import PHASES, Work
-from corl_jax.bench.workloads import DOT, random_folder, sample_prompts
+from corl_jax.bench import attention_speed, decode_contenders, decode_speed, scaling, step_speed
+from corl_jax.bench.decode_contenders import corl_jax_contender
+from corl_jax.bench.step_speed import StepOptions
+from corl_jax.bench.timing import PHASES, StepTiming, time_call
+from corl_jax.bench.workloads import DOT, Workload, make_image_prompts, write_random_policy
 from corl_jax.commands import bench
-from corl_jax.commands.cli import main, parser
-from corl_jax.core import runtime
+from corl_jax.commands.cli import main, make_parser
 from corl_jax.core.errors import UserError
 
 
 @pytest.fixture(autouse=True)
-def _other_tests_keep_their_cache(monkeypatch):
-    monkeypatch.setattr(bench, "_fresh_compilation", lambda: None)
+def keep_compilation_cache(monkeypatch):
+    """Other tests need the cache that ``corl bench`` turns off."""
+    monkeypatch.setattr(bench, "_turn_off_compilation_cache", lambda: None)
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-def test_our_side_draws_what_it_says(tmp_path, devices):
+def test_corl_jax_samples_one_image_per_prompt(tmp_path, devices):
     from corl_jax.data.text_tokenizer import TextTokenizer
 
-    folder = random_folder(DOT, tmp_path)
-    prompts = sample_prompts(TextTokenizer.load(folder), 8)
+    folder = write_random_policy(DOT, tmp_path)
+    prompts = make_image_prompts(TextTokenizer.load(folder), 8)
     assert prompts.tokens.shape == (8, 20) and prompts.mask.all()
     assert len({row.tobytes() for row in prompts.tokens}) == 8
-    side = decode_contenders.ours(folder, prompts, devices)
-    seconds, codes = decode_contenders.timed(side.draw)
-    assert seconds > 0 and codes.shape == (8, 4) and codes.min() >= 0 and codes.max() < 32
-    assert side.show(codes).shape == (8, 16, 16, 3) and set(side.seconds) == {"load", "compile"}
+
+    contender = corl_jax_contender(folder, prompts, devices)
+    seconds, tokens = time_call(contender.sample)
+    assert seconds > 0 and tokens.shape == (8, 4) and tokens.min() >= 0 and tokens.max() < 32
+    assert contender.decode_pixels(tokens).shape == (8, 16, 16, 3)
+    assert set(contender.seconds) == {"load", "compile"}
 
 
-def test_both_sides_are_measured(capsys, tmp_path):
-    pytest.importorskip("torch", reason="the other side needs torch")
-    out = tmp_path / "speed.json"
-    assert (
-        main(
-            [
-                "bench",
-                "decode",
-                "--size",
-                "dot",
-                "--profile",
-                str(tmp_path / "trace"),
-                "--json",
-                str(out),
-            ]
-        )
-        == 0
-    )
+def test_decode_times_both_contenders(capsys, tmp_path):
+    pytest.importorskip("torch", reason="transformers needs torch")
+    json_file, trace = tmp_path / "speed.json", tmp_path / "trace"
+    line = ["bench", "decode", "--size", "dot", "--profile", str(trace), "--json", str(json_file)]
+    assert main(line) == 0
     table, progress = capsys.readouterr()
-    found = json.loads(out.read_text())
-    assert found["ours"] > 0 and found["ratio"] == pytest.approx(found["ours"] / found["theirs"])
-    assert found["unit"] == "image tokens/s" and {"torch", "transformers", "jax"} <= set(
-        found["versions"]
-    )
-    assert (
-        set(found["seconds"]["ours"]) == {"load", "compile", "pixels"}
-        and found["torch_threads"] >= 1
-    )
-    assert list((tmp_path / "trace").rglob("*.xplane.pb"))
-    assert f"{found['ours']:.1f}" in table and "transformers" in table and "turn 2 of 2" in progress
+
+    values = json.loads(json_file.read_text())
+    assert values["ours"] > 0
+    assert values["ratio"] == pytest.approx(values["ours"] / values["theirs"])
+    assert values["unit"] == "image tokens/s"
+    assert {"torch", "transformers", "jax"} <= set(values["versions"])
+    assert set(values["seconds"]["ours"]) == {"load", "compile", "pixels"}
+    assert set(values["seconds"]["theirs"]) == {"load", "pixels"}
+    assert values["torch_threads"] >= 1
+    assert list(trace.rglob("*.xplane.pb"))
+    assert f"{values['ours']:.1f}" in table and "transformers" in table
+    assert "turn 2 of 2, ours: " in progress and "turn 2 of 2, theirs: " in progress
 
 
-def test_a_step_is_told_by_phase(capsys, tmp_path, monkeypatch):
-    pytest.importorskip("torch", reason="its version is told")
-    asked, cpus = [], []
-    ours = {"rollout_image": 1.0, "rollout_text": 0.5, "update": 2.5, "total": 4.0}
+def test_step_prints_and_writes_phases(capsys, tmp_path, monkeypatch):
+    pytest.importorskip("torch", reason="the JSON file has its version")
+    calls, cpu_devices = [], []
+    seconds = {"rollout_image": 1.0, "rollout_text": 0.5, "update": 2.5, "total": 4.0}
 
-    def measure(cfg, work, repeats, devices, *, beside_torch, log, profile):
-        parts = (work.microbatches, work.torch_parts)
-        asked.append(
-            (cfg.image_tokens, work.prompts, work.group, *parts, repeats, devices, profile.name)
+    def time_train_step(cfg, workload, options, log):
+        parts = (workload.microbatches, workload.torch_parts)
+        calls.append(
+            (cfg.image_tokens, workload.prompts, workload.group_size, *parts)
+            + (options.rounds, options.devices, options.profile.name)
         )
-        sides = {"ours": ours, "theirs": {phase: 3 * seconds for phase, seconds in ours.items()}}
-        return (
-            train_step.Found(sides, 7.0, dict.fromkeys(ours, 2))
-            if beside_torch
-            else train_step.Found(sides, 7.0, None)
+        if not options.with_torch:
+            return StepTiming({"corl_jax": seconds}, 7.0, None)
+        slower = {phase: 3 * value for phase, value in seconds.items()}
+        return StepTiming(
+            {"corl_jax": seconds, "transformers": slower}, 7.0, dict.fromkeys(seconds, 2)
         )
 
-    monkeypatch.setattr(train_step, "measure", measure)
-    out = tmp_path / "step.json"
-    line = [
-        "bench",
-        "step",
-        "--size",
-        "mid",
-        "--group",
-        "4",
-        "--image-tokens",
-        "16",
-        "--profile",
-        "trace",
-    ]
-    assert main([*line, "--json", str(out)]) == 0
+    monkeypatch.setattr(step_speed, "time_train_step", time_train_step)
+    json_file = tmp_path / "step.json"
+    line = ["bench", "step", "--size", "mid", "--group", "4", "--image-tokens", "16"]
+    line += ["--profile", "trace", "--json", str(json_file)]
+    assert main(line) == 0
     table, _ = capsys.readouterr()
-    found = json.loads(out.read_text())
-    assert found["phases"]["update"] == {"ours": 2.5, "theirs": 7.5, "ratio": 3.0} and list(
-        found["phases"]
-    ) == list(ours)
-    assert (found["ours"], found["theirs"], found["unit"]) == (0.25, 1 / 12, "steps/s")
-    assert found["ratio"] == pytest.approx(found["ours"] / found["theirs"])
-    assert {"torch", "transformers", "jax"} <= set(found["versions"]) and found["device"] in table
+
+    values = json.loads(json_file.read_text())
+    assert values["phases"]["update"] == {"ours": 2.5, "theirs": 7.5, "ratio": 3.0}
+    assert list(values["phases"]) == list(seconds)
+    assert (values["ours"], values["theirs"], values["unit"]) == (0.25, 1 / 12, "steps/s")
+    assert values["ratio"] == pytest.approx(values["ours"] / values["theirs"])
+    assert {"torch", "transformers", "jax"} <= set(values["versions"])
+    assert values["device"] in table
+    assert set(values["work"]) == {
+        "prompts", "group", "answer", "microbatches", "torch_parts", "chunk", "remat", "unroll",
+        "image_tokens",
+    }  # fmt: skip
     assert "rollout_text" in table and "3.00" in table and "16 image tokens, answers of 64" in table
-    monkeypatch.setattr(runtime, "cpu_devices", cpus.append)
-    rest = ["--prompts", "3", "--devices", "3", "--against", "nothing"]
-    assert main([*line, *rest, "--json", str(out)]) == 0
-    alone = json.loads(out.read_text())
-    assert alone["theirs"] is alone["ratio"] is None and alone["phases"]["update"] == {"ours": 2.5}
-    assert asked == [
-        (16, 2, 4, 2, 4, 2, None, "trace"),
-        (16, 3, 4, 3, 6, 2, 3, "trace"),
-    ] and cpus == [3]
+
+    # Alone, on three devices.
+    monkeypatch.setattr(step_speed, "set_cpu_devices", cpu_devices.append)
+    line += ["--prompts", "3", "--devices", "3", "--against", "nothing"]
+    assert main(line) == 0
+    values = json.loads(json_file.read_text())
+    assert values["theirs"] is values["ratio"] is None
+    assert values["phases"]["update"] == {"ours": 2.5}
+    assert calls == [(16, 2, 4, 2, 4, 2, None, "trace"), (16, 3, 4, 3, 6, 2, 3, "trace")]
+    assert cpu_devices == [3]
 
 
-def test_scaling_asks_for_equal_work_on_each_device(capsys, tmp_path, monkeypatch):
-    """Children are read by the parser of the real ones, and take half a second and a tenth for each device."""
-    asked = []
+def test_scaling_gives_each_device_equal_work(capsys, tmp_path, monkeypatch):
+    """Child processes are replaced; each takes half a second, and a tenth for each device."""
+    settings = []
 
-    def child(line, env, **how):
-        args = parser().parse_args(line[3:])
-        asked.append((args.devices, args.prompts, args.group, args.image_tokens))
+    def run_child(command, env, **kwargs):
+        args = make_parser().parse_args(command[3:])
+        settings.append((args.devices, args.prompts, args.group, args.image_tokens))
         assert args.size == "dot" and args.against == "nothing" and args.repeats == 3
         assert env["JAX_PLATFORMS"] == "cpu"
         phase = {"ours": 0.5 + 0.1 * args.devices}
         args.json.write_text(json.dumps({"phases": dict.fromkeys(PHASES, phase)}))
-        return subprocess.CompletedProcess(line, 0, "", "")
+        return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(subprocess, "run", child)
-    out = tmp_path / "scaling.json"
-    line = [
-        "bench",
-        "scaling",
-        "--size",
-        "dot",
-        "--devices",
-        "1,4",
-        "--image-tokens",
-        "9",
-        "--json",
-        str(out),
-    ]
-    assert main(line) == 0
+    monkeypatch.setattr(subprocess, "run", run_child)
+    json_file = tmp_path / "scaling.json"
+    line = ["bench", "scaling", "--size", "dot", "--devices", "1,4", "--image-tokens", "9"]
+    assert main([*line, "--json", str(json_file)]) == 0
     table, _ = capsys.readouterr()
-    found = json.loads(out.read_text())
-    sizes = [
+
+    over_devices = [(1, 2, 8, None), (4, 8, 8, None)]
+    over_sizes = [
         (1, 2, 8, None),
         (1, 2, 4, None),
         (1, 2, 16, None),
@@ -159,78 +138,97 @@ def test_scaling_asks_for_equal_work_on_each_device(capsys, tmp_path, monkeypatc
         (1, 8, 8, None),
         (1, 2, 8, 9),
     ]
-    assert asked == [(1, 2, 8, None), (4, 8, 8, None), *sizes]
-    one, four = found["devices"]
-    assert one["overhead"] == 1 and four["overhead"] == pytest.approx(0.9 / (4 * 0.6))
-    assert found["theirs"] == pytest.approx(32 / 0.6) and found["ours"] == pytest.approx(128 / 0.9)
-    assert (
-        found["ratio"] == pytest.approx(found["ours"] / found["theirs"])
-        and found["unit"] == "samples/s"
-    )
-    assert "overhead" in table and "same cores" in table and len(found["sizes"]) == 6
+    assert settings == over_devices + over_sizes
+
+    values = json.loads(json_file.read_text())
+    single, four = values["devices"]
+    assert single["overhead"] == 1 and four["overhead"] == pytest.approx(0.9 / (4 * 0.6))
+    assert (four["devices"], four["prompts"], four["group"]) == (4, 8, 8)
+    assert values["theirs"] == pytest.approx(32 / 0.6)
+    assert values["ours"] == pytest.approx(128 / 0.9)
+    assert values["ratio"] == pytest.approx(values["ours"] / values["theirs"])
+    assert values["unit"] == "samples/s"
+    assert "overhead" in table and "same cores" in table and len(values["sizes"]) == 6
 
 
-def test_a_child_that_fails_is_told_by_its_last_line():
-    with pytest.raises(UserError, match=r"ended with code 2: error: unknown size 'huge'"):
-        scaling.child("huge", scaling.Setting(), 1)
+def test_scaling_reports_the_last_line_of_a_failed_child():
+    message = r"ended with code 2: error: --size must be one of .*; got 'huge'"
+    with pytest.raises(UserError, match=message):
+        scaling.time_in_child_process("huge", scaling.StepSetting(), 1)
 
 
-def test_kernels_are_timed_against_the_plain_one(capsys, tmp_path, monkeypatch):
-    some = attention_speed.cases("dot")[:1]
-    monkeypatch.setattr(attention_speed, "cases", lambda size: some)
-    out = tmp_path / "kernels.json"
-    assert main(["bench", "kernels", "--size", "dot", "--repeats", "1", "--json", str(out)]) == 0
-    found = json.loads(out.read_text())
-    assert [(row["kernel"], row["case"]["length"]) for row in found["kernels"]] == [("einsum", 23)]
-    assert all(row["forward_ms"] > 0 and row["deviation"] == 0 for row in found["kernels"])
-    assert found["ratio"] == 1 and found["unit"] == "ms" and "einsum" in capsys.readouterr().out
+def test_kernels_are_compared_with_the_plain_one(capsys, tmp_path, monkeypatch):
+    cases = attention_speed.make_cases("dot")[:1]
+    monkeypatch.setattr(attention_speed, "make_cases", lambda size: cases)
+    json_file = tmp_path / "kernels.json"
+    line = ["bench", "kernels", "--size", "dot", "--repeats", "1", "--json", str(json_file)]
+    assert main(line) == 0
+
+    values = json.loads(json_file.read_text())
+    rows = values["kernels"]
+    assert [(row["kernel"], row["case"]["length"]) for row in rows] == [("einsum", 23)]
+    assert all(row["forward_ms"] > 0 and row["deviation"] == 0 for row in rows)
+    assert values["ratio"] == 1 and values["unit"] == "ms"
+    assert "einsum" in capsys.readouterr().out
 
 
-def test_a_kernel_that_deviates_is_seen(monkeypatch):
-    from corl_jax.models import attention_kernels as room
+def test_deviation_of_a_wrong_kernel_is_measured(monkeypatch):
+    from corl_jax.models import attention_kernels
+    from corl_jax.models.attention_kernels import Kernel, attend
 
-    wrong = room.Kernel(lambda q, k, v, mask: 1.5 * room.attend(q, k, v, mask))
-    monkeypatch.setitem(room.kernels._items, "wrong", wrong)
-    unfit = room.Kernel(room.attend, unfit=lambda size, dtype: f"nothing of {size}")
-    monkeypatch.setitem(room.kernels._items, "unfit", unfit)
-    found, refused = attention_speed.measure(attention_speed.cases("dot")[0], 1, jnp.float32)
-    assert [row.kernel for row in found] == ["einsum", "wrong"] and found[1].deviation > 0.1
-    assert "'unfit' takes nothing of 16" in refused["unfit"]
+    wrong = Kernel(lambda q, k, v, mask: 1.5 * attend(q, k, v, mask))
+    unfit = Kernel(attend, unmet_requirement=lambda size, dtype: f"nothing of {size}")
+    entries = attention_kernels.kernels._entries
+    monkeypatch.setitem(entries, "wrong", wrong)
+    monkeypatch.setitem(entries, "unfit", unfit)
+
+    case = attention_speed.make_cases("dot")[0]
+    timings, refusals = attention_speed.time_kernels(case, 1, jnp.float32)
+    assert [timing.kernel for timing in timings] == ["einsum", "wrong"]
+    assert timings[1].deviation > 0.1
+    assert "'unfit' requires nothing of 16" in refusals["unfit"]
 
 
-def test_without_torch_it_says_what_to_install(monkeypatch):
+def test_missing_torch_is_reported_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        UserError, match=r"torch, which is not installed; pip install -e '\.\[test\]'"
-    ):
-        decode_speed.measure(DOT, 1)
+    message = r"torch, which is not installed; pip install -e '\.\[test\]'"
+    with pytest.raises(UserError, match=message):
+        decode_speed.time_decode(DOT, 1, devices=1, log=print)
+
+    options = StepOptions("dot", "transformers", prompts=2, group_size=8)
     with pytest.raises(UserError, match="torch, which is not installed"):
-        train_step.measure(DOT, Work(), 1)
+        step_speed.time_train_step(DOT, Workload(), options, print)
+    with pytest.raises(UserError, match="torch, which is not installed"):
+        decode_contenders.check_torch()
 
 
 @pytest.mark.parametrize(
-    ("line", "says"),
+    ("line", "message"),
     [
-        ("bench", "what"),
+        ("bench", "BENCHMARK"),
         ("bench sleep", "sleep"),
-        ("bench decode --size huge", "huge"),
-        ("bench decode --size janus_pro_1b", "CPU"),
+        (
+            "bench decode --size huge",
+            "--size must be one of dot, tiny, mid, janus_pro_1b; got 'huge'",
+        ),
+        ("bench decode --size janus_pro_1b", "on a CPU; got 'janus_pro_1b'"),
         ("bench decode --against stones", "stones"),
-        ("bench decode --repeats 0", "--repeats=0"),
-        ("bench decode --devices 3", "--devices=3 does not divide the 8 prompts"),
-        ("bench step --devices 3", "--devices=3 does not divide the 2 prompts"),
-        ("bench step --prompts 4 --devices 0", "--devices=0 does not divide the 4 prompts"),
-        ("bench step --group 0", "--group=0"),
-        ("bench step --size huge", "huge"),
-        ("bench step --image-tokens 12", "12 image tokens are no square"),
-        ("bench step --size janus_pro_1b", "CPU"),
-        ("bench scaling --devices 2,4", "--devices starts with 2"),
-        ("bench scaling --devices 1,0", "1,0 holds a number below 1"),
-        ("bench scaling --devices two", "two"),
-        ("bench kernels --size huge", "huge"),
+        ("bench decode --repeats 0", "--repeats must be at least 1; got 0"),
+        ("bench decode --devices 3", "--devices must divide the 8 prompts; got 3"),
+        ("bench step --devices 3", "--devices must divide the 2 prompts; got 3"),
+        ("bench step --prompts 4 --devices 0", "--devices must divide the 4 prompts; got 0"),
+        ("bench step --prompts 0", "--prompts must be at least 1; got 0"),
+        ("bench step --group 1", "--group must be at least 2; got 1"),
+        ("bench step --size huge", "got 'huge'"),
+        ("bench step --image-tokens 12", "--image-tokens must be a square number"),
+        ("bench step --size janus_pro_1b", "on a CPU; got 'janus_pro_1b'"),
+        ("bench scaling --devices 2,4", "--devices must start with 1"),
+        ("bench scaling --devices 1,0", "expected numbers of at least 1 such as 1,2,4; got '1,0'"),
+        ("bench scaling --devices two", "got 'two'"),
+        ("bench kernels --size huge", "got 'huge'"),
     ],
 )
-def test_bad_input_is_one_line_and_code_two(capsys, line, says):
+def test_bad_input_is_one_line_and_code_two(capsys, line, message):
     assert main(line.split()) == 2
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and says in err
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and message in err

@@ -1,4 +1,4 @@
-"""The command line: what it writes and prints, and that bad input is one line, exit code 2, and nothing overwritten."""
+"""``corl``: files and printed text; bad input is one line, exit code 2, and nothing overwritten."""
 
 from __future__ import annotations
 
@@ -12,23 +12,25 @@ from PIL import Image
 
 from corl_jax.commands.cli import main
 from corl_jax.commands.sample import slug
-from corl_jax.evals.sampler_scorer_gap import Agreement
+from corl_jax.evals.sampler_scorer_gap import LogProbGaps
 
 
 @pytest.fixture
 def picture(tmp_path, rng):
+    """A file with an image of random pixels."""
     Image.fromarray(rng.integers(0, 256, (48, 48, 3), np.uint8)).save(tmp_path / "picture.png")
     return tmp_path / "picture.png"
 
 
-def run(capsys, *line):
-    code = main([str(word) for word in line])
+def run(capsys, *arguments):
+    """Runs a command; exit code, stdout and stderr."""
+    code = main([str(argument) for argument in arguments])
     return code, *capsys.readouterr()
 
 
 def test_help_is_quick_and_loads_nothing_heavy():
     code = (
-        "import sys\nfrom corl_jax.commands.cli import parser\ntext = parser().format_help()\n"
+        "import sys\nfrom corl_jax.commands.cli import make_parser\ntext = make_parser().format_help()\n"
         "assert all(name in text for name in ('sample', 'ask', 'evaluate', 'report', 'doctor'))\n"
         "assert not {'jax', 'numpy', 'PIL'} & set(sys.modules)"
     )
@@ -36,14 +38,16 @@ def test_help_is_quick_and_loads_nothing_heavy():
 
 
 def test_sample_writes_what_the_policy_draws(capsys, tiny_policy, tiny_policy_folder, tmp_path):
-    asked = ("--prompt", "a red circle", "--n", 2, "--out", tmp_path / "new/dir")
-    line = ("sample", "--policy", tiny_policy_folder, *asked)
+    flags = ("--prompt", "a red circle", "--n", 2, "--out", tmp_path / "new/dir")
+    line = ("sample", "--policy", tiny_policy_folder, *flags)
     code, out, _ = run(capsys, *line)
     assert code == 0
     paths = [tmp_path / "new/dir" / f"a-red-circle-{i}.png" for i in (0, 1)]
     assert out.split() == [str(path) for path in paths]
-    drawn = np.stack([np.asarray(Image.open(path)) for path in paths])
-    np.testing.assert_array_equal(drawn, tiny_policy.generate(["a red circle"], 2)[0])
+    images = np.stack([np.asarray(Image.open(path)) for path in paths])
+    np.testing.assert_array_equal(images, tiny_policy.generate(["a red circle"], 2)[0])
+
+    # Another seed draws other pictures, which need another name or permission.
     before = [path.read_bytes() for path in paths]
     code, _, err = run(capsys, *line, "--seed", 1)
     assert code == 2 and "exists" in err and [path.read_bytes() for path in paths] == before
@@ -51,78 +55,79 @@ def test_sample_writes_what_the_policy_draws(capsys, tiny_policy, tiny_policy_fo
     assert [path.read_bytes() for path in paths] != before
 
 
+@pytest.mark.parametrize("flag", ["--guidance", "--guidance-scale"])
+def test_sample_passes_the_guidance_scale(capsys, tiny_policy, tiny_policy_folder, tmp_path, flag):
+    flags = ("--prompt", "a red circle", "--n", 2, flag, 5, "--out", tmp_path)
+    assert run(capsys, "sample", "--policy", tiny_policy_folder, *flags)[0] == 0
+    images = np.stack([np.asarray(Image.open(path)) for path in sorted(tmp_path.glob("*.png"))])
+    expected = tiny_policy.generate(["a red circle"], 2, guidance=5.0)[0]
+    np.testing.assert_array_equal(images, expected)
+
+
 def test_ask_prints_the_answer(capsys, tiny_policy_folder, picture):
-    code, out, _ = run(
-        capsys,
-        "ask",
-        "--policy",
-        tiny_policy_folder,
-        "--image",
-        picture,
-        "--question",
-        "how many circles are there?",
-    )
+    question = "how many circles are there?"
+    line = ("ask", "--policy", tiny_policy_folder, "--image", picture, "--question", question)
+    code, out, _ = run(capsys, *line)
     assert code == 0 and out.strip()
 
 
-def test_evaluate_writes_numbers(capsys, tiny_policy_folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("flag", ["--guidance", "--guidance-scale"])
+def test_evaluate_writes_numbers(capsys, tiny_policy_folder, tmp_path, monkeypatch, flag):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("corl_jax.data.shapes.builder.SPLITS", {"train": 4, "test": 8})
     out = tmp_path / "numbers.json"
-    line = (
-        "evaluate",
-        "--policy",
-        tiny_policy_folder,
-        "--suite",
-        "shapes",
-        "--n",
-        2,
-        "--seed",
-        3,
-        "--out",
-        out,
-    )
-    code, table, _ = run(capsys, *line, "--guidance", "2")
+    line = ("evaluate", "--policy", tiny_policy_folder, "--suite", "shapes")
+    line += ("--n", 2, "--seed", 3, "--out", out)
+    code, table, _ = run(capsys, *line, flag, "2")
     assert code == 0 and "qa_greedy" in table
     numbers = json.loads(out.read_text())
+    assert [name for name in numbers if name.startswith("t2i_strict")] == ["t2i_strict@w=2"]
     assert numbers["t2i_strict@w=2"]["n"] == 2 and numbers["about"]["seed"] == 3
     assert set(numbers["qa_sampled_strict"]) == {"value", "stderr", "n"}
     assert run(capsys, *line)[0] == 2 and json.loads(out.read_text()) == numbers
 
 
-def test_doctor_agrees_on_a_healthy_policy_and_says_when_not(
+def test_doctor_accepts_a_healthy_policy_and_refuses_larger_gaps(
     capsys, tiny_policy_folder, tmp_path, monkeypatch
 ):
     out = tmp_path / "doctor.json"
     code, table, _ = run(capsys, "doctor", "--policy", tiny_policy_folder, "--json", out)
-    found = json.loads(out.read_text())
+    values = json.loads(out.read_text())
     assert code == 0 and "OK" in table
-    assert set(found["max_logprob_gap"]) == {"image@w=1", "image@w=2", "text"} and found["ok"]
-    assert 0 < max(found["max_logprob_gap"].values()) <= 1e-4
-    assert "jax" in found["versions"] and found["device"]
+    assert set(values["max_logprob_gap"]) == {"image@w=1", "image@w=2", "text"} and values["ok"]
+    assert 0 < max(values["max_logprob_gap"].values()) <= 1e-4
+    assert values["rollout"] == {"weights": "same", "cache": "same"}
+    assert "jax" in values["versions"] and values["device"]
+
     monkeypatch.setattr("corl_jax.evals.sampler_scorer_gap.TOLERANCE", 0.0)
     code, table, _ = run(capsys, "doctor", "--policy", tiny_policy_folder)
     assert code == 1 and "NOT OK" in table
 
 
-def test_doctor_holds_a_sampler_in_int8_to_no_limit(capsys, tiny_policy_folder, monkeypatch):
-    asked = []
+def test_doctor_has_no_limit_for_an_int8_sampler(capsys, tiny_policy_folder, monkeypatch):
+    calls = []
 
-    def measure(*policy, **held):
-        asked.append(held)
-        return Agreement({"text": 0.2}, {"text": 1e-3 if held["cache"] == "same" else 1e-6})
+    def measure_log_prob_gaps(policy, **dtypes):
+        calls.append(dtypes)
+        prefix_gap = 1e-3 if dtypes["cache_dtype"] == "same" else 1e-6
+        return LogProbGaps({"text": 0.2}, {"text": prefix_gap})
 
-    monkeypatch.setattr("corl_jax.evals.sampler_scorer_gap.measure_agreement", measure)
+    monkeypatch.setattr(
+        "corl_jax.evals.sampler_scorer_gap.measure_log_prob_gaps", measure_log_prob_gaps
+    )
     line = ("doctor", "--policy", tiny_policy_folder, "--rollout-weights", "int8")
     code, table, _ = run(capsys, *line, "--rollout-cache", "int8")
     assert code == 0 and "2.00e-01" in table and "OK" in table and "held to no limit" in table
     code, table, _ = run(capsys, *line)
     assert code == 1 and "NOT OK: the scorer disagrees" in table
-    assert asked == [{"weights": "int8", "cache": "int8"}, {"weights": "int8", "cache": "same"}]
+    assert calls == [
+        {"weights_dtype": "int8", "cache_dtype": "int8"},
+        {"weights_dtype": "int8", "cache_dtype": "same"},
+    ]
 
 
 @pytest.mark.parametrize(
-    ("line", "says"),
+    ("line", "message"),
     [
         ("doctor --policy POLICY --rollout-cache int4", "int4"),
         ("", "COMMAND"),
@@ -130,30 +135,32 @@ def test_doctor_holds_a_sampler_in_int8_to_no_limit(capsys, tiny_policy_folder, 
         ("sample --policy POLICY --prompt red", "--out"),
         ("sample --policy POLICY --prompt a --out NEW --colour red", "--colour"),
         ("sample --policy POLICY --prompt a --n many --out NEW", "many"),
-        ("sample --policy POLICY --prompt a --n 0 --out NEW", "--n=0"),
+        ("sample --policy POLICY --prompt a --n 0 --out NEW", "--n must be at least 1; got 0"),
         ("sample --policy POLICY --prompt EMPTY --out NEW", "empty"),
         ("sample --policy POLICY --prompt elephant --out NEW", "elephant"),
-        ("sample --policy POLICY --prompt circle --guidance -1 --out NEW", "guidance=-1"),
+        ("sample --policy POLICY --prompt circle --guidance -1 --out NEW", "guidance_scale=-1"),
         ("sample --policy POLICY --prompt circle --out PICTURE", "is a file"),
         ("sample --policy POLICY --prompt circle --out PICTURE/deeper", "is a file"),
-        ("sample --policy NEW --prompt circle --out NEW", "no folder"),
+        ("sample --policy NEW --prompt circle --out NEW", "is not a folder"),
         ("sample --policy HOME --prompt circle --out NEW", "config.json"),
         ("ask --policy POLICY --image NEW --question circle", "does not exist"),
         ("ask --policy POLICY --image TEXT --question circle", "not a picture"),
         ("ask --policy POLICY --image PICTURE --question EMPTY", "empty"),
         ("evaluate --policy POLICY --suite birds --out NEW", "birds"),
-        ("evaluate --policy POLICY --out HOME", "is a folder"),
+        ("evaluate --policy POLICY --out HOME", "--out must be a file; got the folder"),
         ("report --workdir NEW", "config.json"),
-        ("doctor --policy NEW", "no folder"),
+        ("doctor --policy NEW", "is not a folder"),
     ],
 )
 def test_bad_input_is_one_line_and_code_two(
-    capsys, tiny_policy_folder, tmp_path, picture, line, says
+    capsys, tiny_policy_folder, tmp_path, picture, line, message
 ):
     text = tmp_path / "notes.txt"
     text.write_text("no picture")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    places = {
+
+    # Words in capitals stand for paths.
+    paths = {
         "POLICY": tiny_policy_folder,
         "NEW": tmp_path / "new",
         "HOME": tmp_path,
@@ -161,11 +168,11 @@ def test_bad_input_is_one_line_and_code_two(
         "TEXT": text,
         "EMPTY": " ",
     }
-    words = [str(places[word]) if word in places else word for word in line.split()]
-    words = [word.replace("PICTURE", str(picture)) for word in words]
-    code, out, err = run(capsys, *words)
+    arguments = [str(paths[word]) if word in paths else word for word in line.split()]
+    arguments = [argument.replace("PICTURE", str(picture)) for argument in arguments]
+    code, out, err = run(capsys, *arguments)
     assert code == 2 and out == ""
-    assert err.startswith("error: ") and err.count("\n") == 1 and says in err
+    assert err.startswith("error: ") and err.count("\n") == 1 and message in err
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -174,38 +181,36 @@ def test_slug():
     assert slug("../../etc") == "etc" and slug("?!") == "picture" and len(slug("a " * 100)) <= 60
 
 
-def test_tokenize_there_and_back(capsys, tiny_policy_folder, picture, tmp_path):
+def test_tokenize_encodes_and_decodes(capsys, tiny_policy_folder, picture, tmp_path):
     out = tmp_path / "codes"
-    code, said, _ = run(
-        capsys, "tokenize", "--policy", tiny_policy_folder, "--image", picture, "--out", out
-    )
-    assert code == 0 and said.split() == [str(out / "picture.png"), str(out / "picture.npy")]
+    line = ("tokenize", "--policy", tiny_policy_folder)
+    code, printed, _ = run(capsys, *line, "--image", picture, "--out", out)
+    assert code == 0 and printed.split() == [str(out / "picture.png"), str(out / "picture.npy")]
     assert np.load(out / "picture.npy").shape == (36,)
-    line = ("tokenize", "--policy", tiny_policy_folder, "--codes", out / "picture.npy", "--out")
-    assert run(capsys, *line, tmp_path / "again")[0] == 0
+
+    # The codes alone give the same picture.
+    decode = (*line, "--codes", out / "picture.npy", "--out")
+    assert run(capsys, *decode, tmp_path / "again")[0] == 0
     assert (tmp_path / "again/picture.png").read_bytes() == (out / "picture.png").read_bytes()
     assert not (tmp_path / "again/picture.npy").exists()
     before = (out / "picture.png").read_bytes()
-    code, _, err = run(capsys, *line, out)
+    code, _, err = run(capsys, *decode, out)
     assert code == 2 and "exists" in err and (out / "picture.png").read_bytes() == before
-    for bad, message in (
+
+    for codes, message in (
         (picture, "cannot be read as a .npy file"),
-        (tmp_path / "none.npy", "do not exist"),
+        (tmp_path / "none.npy", "does not exist"),
     ):
-        code, _, err = run(capsys, *line[:4], bad, "--out", tmp_path / "new")
+        code, _, err = run(capsys, *line, "--codes", codes, "--out", tmp_path / "new")
         assert code == 2 and message in err and not (tmp_path / "new").exists()
 
 
 def test_inspect_counts(capsys, tiny_policy_folder):
     code, out, _ = run(capsys, "inspect", "--policy", tiny_policy_folder)
     assert code == 0 and "transformers layout" in out and "special tokens: bos 0" in out
-    rows = dict(
-        line.rsplit(None, 1)
-        for line in out.splitlines()
-        if line.startswith(("language_model", "parameters"))
-    )
-    assert (
-        int(rows["parameters"].replace(",", ""))
-        > int(rows["language_model"].replace(",", ""))
-        > 10**5
-    )
+    sizes = {}
+    for line in out.splitlines():
+        if line.startswith(("language_model", "parameters")):
+            name, size = line.rsplit(None, 1)
+            sizes[name] = int(size.replace(",", ""))
+    assert sizes["parameters"] > sizes["language_model"] > 10**5

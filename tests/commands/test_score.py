@@ -14,62 +14,70 @@ from corl_jax.rewards.base import rewards
 
 @pytest.fixture
 def photographs(test_data):
+    """A file of records whose images are photographs."""
     return str(test_data("data/photos") / "records.jsonl")
 
 
-def test_the_photographs_are_scored(photographs, tmp_path, capsys):
-    out, models = tmp_path / "scores.json", ("captioner", "bert", "lpips", "clip")
-    names = "cycle_both,perceptual,pixel,clip"
-    how = ["--set", "captioner=blip", "--set", "similarity=bertscore"]
-    flags = [flag for name in models for flag in ("--model", f"{name}=tiny")]
-    assert (
-        main(
-            ["score", "--records", photographs, "--rewards", names, "--out", str(out), *flags, *how]
-        )
-        == 0
-    )
-    found = json.loads(out.read_text())
-    assert len(found["rows"]) == 12 and "cycle_both" in capsys.readouterr().out
-    for row in found["rows"]:  # pictures are compared with themselves
+def test_photographs_are_scored(photographs, tmp_path, capsys):
+    out = tmp_path / "scores.json"
+    line = ["score", "--records", photographs, "--out", str(out)]
+    line += ["--rewards", "cycle_both,perceptual,pixel,clip"]
+    for model in ("captioner", "bert", "lpips", "clip"):
+        line += ["--model", f"{model}=tiny"]
+    line += ["--set", "captioner=blip", "--set", "similarity=bertscore"]
+    assert main(line) == 0
+
+    values = json.loads(out.read_text())
+    assert len(values["rows"]) == 12 and "cycle_both" in capsys.readouterr().out
+    assert {"policy", "records", "machine", "versions"} <= set(values["about"])
+    # Every image is compared with itself.
+    for row in values["rows"]:
         assert row["perceptual"] == pytest.approx(1, abs=1e-5) and row["pixel"] == 1
         assert 0.5 <= row["cycle_both"] <= 1 and 0 <= row["clip"] <= 1
-    assert len({row["clip"] for row in found["rows"]}) == 12
+    assert len({row["clip"] for row in values["rows"]}) == 12
 
 
-def test_a_users_own_reward_lies_where_the_command_is_called(photographs, tmp_path, monkeypatch):
-    monkeypatch.setattr(rewards, "_items", dict(rewards._items))
+def test_a_custom_reward_is_imported_from_the_current_folder(photographs, tmp_path, monkeypatch):
+    monkeypatch.setattr(rewards, "_entries", dict(rewards._entries))
     monkeypatch.setattr("sys.path", list(sys.path))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bright_rewards.py").write_text(
-        "def brightness(completions, context):\n    return [c.pixels.mean() / 255 for c in completions]\n"
+        "def brightness(completions, context):\n"
+        "    return [completion.pixels.mean() / 255 for completion in completions]\n"
     )
     flags = ["--rewards", "bright_rewards:brightness", "--out", "bright.json"]
     assert main(["score", "--records", photographs, *flags]) == 0
-    assert (
-        0.1
-        < json.loads((tmp_path / "bright.json").read_text())["rewards"]["brightness"]["mean"]
-        < 0.9
-    )
+
+    statistics = json.loads((tmp_path / "bright.json").read_text())["rewards"]
+    assert 0.1 < statistics["brightness"]["mean"] < 0.9
 
 
 @pytest.mark.parametrize(
-    ("more", "says"),
+    ("flags", "message"),
     [
         (["--rewards", "beauty"], "unknown reward 'beauty'"),
-        (["--rewards", "clip"], "set config.reward.models.clip"),
+        (
+            ["--rewards", "clip"],
+            "config.rewards.options.models.clip must be a folder or a hub id, since a reward needs",
+        ),
         (
             ["--rewards", "accuracy"],
-            "reward 'accuracy' failed on row 0 .* the completion is a picture",
+            "reward 'accuracy' failed on row 0 .* the completion is an image",
         ),
-        (["--rewards", "matching"], "no policy was handed in"),
+        (["--rewards", "matching"], "needs a policy, but none was passed"),
         (["--rewards", "pixel", "--answer"], "--answer needs a policy"),
         (
             ["--rewards", "cycle", "--set", "captioner=parrot"],
             "unknown captioner 'parrot'; expected one of blip, self",
         ),
-        (["--rewards", "pixel", "--set", "colour=red"], "--set 'colour=red': unknown name"),
+        (
+            ["--rewards", "pixel", "--set", "colour=red"],
+            "--set must name one of captioner, .*; got 'colour=red'",
+        ),
+        (["--rewards", "pixel", "--model", "clip"], "--model must be NAME=VALUE; got 'clip'"),
     ],
 )
-def test_what_it_refuses(photographs, tmp_path, capsys, more, says):
-    assert main(["score", "--records", photographs, "--out", str(tmp_path / "x.json"), *more]) == 2
-    assert re.search(says, capsys.readouterr().err)
+def test_bad_input(photographs, tmp_path, capsys, flags, message):
+    out = str(tmp_path / "x.json")
+    assert main(["score", "--records", photographs, "--out", out, *flags]) == 2
+    assert re.search(message, capsys.readouterr().err)

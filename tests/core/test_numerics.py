@@ -5,31 +5,33 @@ import numpy as np
 from corl_jax.core.numerics import Weighted, add_metrics, masked_mean
 
 
-def test_masked_mean_is_the_mean_of_what_is_left(rng):
+def test_masked_mean_is_the_mean_of_the_selected_values(rng):
     values, mask = rng.normal(size=(3, 7)).astype(np.float32), rng.random((3, 7)) < 0.6
     np.testing.assert_allclose(
         masked_mean(jnp.asarray(values), jnp.asarray(mask)), values[mask].mean(), rtol=1e-6
     )
-    rows = [row[keep].mean() for row, keep in zip(values, mask, strict=True)]
+    rows = [row[row_mask].mean() for row, row_mask in zip(values, mask, strict=True)]
     np.testing.assert_allclose(
         masked_mean(jnp.asarray(values), jnp.asarray(mask), axis=1), rows, rtol=1e-5
     )
 
 
 def test_empty_masks_give_zero_not_nan():
-    nothing = jnp.zeros(4, bool)
-    assert masked_mean(jnp.ones(4), nothing) == 0
-    assert Weighted.of(jnp.ones(4), nothing).value == 0
+    empty = jnp.zeros(4, bool)
+    assert masked_mean(jnp.ones(4), empty) == 0
+    assert Weighted.of(jnp.ones(4), empty).value == 0
 
 
-def test_weighted_over_uneven_parts_equals_the_whole(rng):
+def test_weighted_parts_of_different_size_add_up_to_the_exact_mean(rng):
     values, mask = rng.normal(size=20), rng.random(20) < 0.5
     parts = [Weighted.of(values[a:b], mask[a:b]) for a, b in ((0, 3), (3, 4), (4, 20))]
     total = parts[0] + parts[1] + parts[2]
     np.testing.assert_allclose(total.value, values[mask].mean(), rtol=1e-5)
     np.testing.assert_allclose(Weighted.of(values).value, values.mean(), rtol=1e-5)
+
+    # The mean of the parts' means is wrong, which is why sums are kept.
     mean_of_means = np.mean([float(part.value) for part in parts])
-    assert abs(mean_of_means - values[mask].mean()) > 1e-3  # what it is there to avoid
+    assert abs(mean_of_means - values[mask].mean()) > 1e-3
 
 
 def test_masked_values_never_reach_the_sum():
@@ -38,6 +40,6 @@ def test_masked_values_never_reach_the_sum():
 
 
 def test_weighted_crosses_jit_and_metrics_add_by_name():
-    made = jax.jit(lambda x: {"loss": Weighted.of(x), "kl": Weighted.of(2 * x)})(jnp.arange(3.0))
-    both = add_metrics(made, made)
-    assert (both["loss"].value, both["kl"].value, both["kl"].weight) == (1, 2, 6)
+    metrics = jax.jit(lambda x: {"loss": Weighted.of(x), "kl": Weighted.of(2 * x)})(jnp.arange(3.0))
+    total = add_metrics(metrics, metrics)
+    assert (total["loss"].value, total["kl"].value, total["kl"].weight) == (1, 2, 6)

@@ -5,32 +5,29 @@ from corl_jax.core.registry import Registry
 
 
 @pytest.fixture
-def table():
-    table = Registry("reward")
-    table.register("zeta")(len)
-    table.register("alpha")(max)
-    return table
+def registry():
+    registry = Registry("reward")
+    registry.register("zeta")(len)
+    registry.register("alpha")(max)
+    return registry
 
 
-def test_finds_contains_and_lists(table):
-    assert (
-        table["zeta"] is len
-        and "alpha" in table
-        and "beta" not in table
-        and list(table) == ["zeta", "alpha"]
-    )
+def test_lookup_membership_and_order(registry):
+    assert registry["zeta"] is len
+    assert "alpha" in registry and "beta" not in registry
+    assert list(registry) == ["zeta", "alpha"]
 
 
-def test_the_decorated_thing_comes_back_unchanged(table):
-    assert table.register("third")(sum) is sum
+def test_the_decorated_object_comes_back_unchanged(registry):
+    assert registry.register("third")(sum) is sum
 
 
-def test_a_miss_names_the_value_and_what_there_is(table):
+def test_an_unknown_name_is_an_error_that_lists_the_known_ones(registry):
     with pytest.raises(UserError, match="unknown reward 'alhpa'; expected one of alpha, zeta"):
-        table["alhpa"]
+        registry["alhpa"]
 
 
-def test_a_name_is_taken_once(table):
+def test_a_name_is_registered_only_once(registry):
     with pytest.raises(ValueError, match="reward 'zeta' is registered twice"):
-        table.register("zeta")(min)
-    assert table["zeta"] is len
+        registry.register("zeta")(min)
+    assert registry["zeta"] is len

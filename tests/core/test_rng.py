@@ -27,10 +27,10 @@ def test_name_is_hashed_the_same_in_every_process():
 
 def test_sample_keys_follow_the_id_not_the_layout():
     key = stream(0, "image", 5)
-    whole = jax.random.uniform(sample_keys(key, 8)[3])
-    alone = jax.random.uniform(sample_keys(key, jnp.asarray([3]))[0])
-    moved = jax.random.uniform(sample_keys(key, jnp.asarray([6, 1, 3, 0]))[2])
-    assert whole == alone == moved
+    among_eight = jax.random.uniform(sample_keys(key, 8)[3])
+    only_one = jax.random.uniform(sample_keys(key, jnp.asarray([3]))[0])
+    reordered = jax.random.uniform(sample_keys(key, jnp.asarray([6, 1, 3, 0]))[2])
+    assert among_eight == only_one == reordered
     assert len({bits(k) for k in sample_keys(key, 8)}) == 8
 
 

@@ -13,7 +13,7 @@ def sharder():
     return Sharder(make_mesh({"data": 2, "fsdp": 2, "tensor": 2}))
 
 
-def test_specs_follow_the_table(sharder):
+def test_specs_follow_the_rules(sharder):
     assert sharder.spec(("embed", "mlp")) == PartitionSpec("fsdp", "tensor")
     assert sharder.spec(("batch", None, None)) == PartitionSpec(("data", "fsdp"), None, None)
     assert sharder.spec(("layers", "norm")) == PartitionSpec(None, None)
@@ -68,18 +68,17 @@ def test_mesh_sizes():
         make_mesh({"model": 8})
 
 
-def test_batches_are_spread_where_they_divide(sharder):
-    placed = sharder.put_batch(
+def test_batches_are_sharded_where_they_divide(sharder):
+    batch = sharder.put_batch(
         {"rows": np.zeros((8, 3)), "odd": np.zeros((3, 2)), "step": np.int32(1)}
     )
-    assert placed["rows"].sharding.spec == PartitionSpec(("data", "fsdp"))
-    assert placed["rows"].addressable_shards[0].data.shape == (2, 3)
-    assert (
-        placed["odd"].sharding.is_fully_replicated and placed["step"].sharding.is_fully_replicated
-    )
+    assert batch["rows"].sharding.spec == PartitionSpec(("data", "fsdp"))
+    assert batch["rows"].addressable_shards[0].data.shape == (2, 3)
+    assert batch["odd"].sharding.is_fully_replicated
+    assert batch["step"].sharding.is_fully_replicated
 
 
-def test_constrain_acts_inside_use_only(sharder):
+def test_constrain_acts_inside_the_context_only(sharder):
     x = jnp.zeros((8, 4))
     assert constrain(x, "batch") is x
     with sharding_context(sharder):

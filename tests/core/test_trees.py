@@ -27,13 +27,13 @@ def net():
 def test_flatten_and_bind_are_inverse(net):
     graphdef, params = flatten(net)
     assert params["blocks/10/kernel"].shape == (3, 3) and len(params) == 26
-    again = bind(graphdef, params)
+    bound = bind(graphdef, params)
     x = jnp.arange(6.0).reshape(2, 3)
-    np.testing.assert_array_equal(again(x), net(x))
-    assert digest(flatten(again)[1]) == digest(params)
+    np.testing.assert_array_equal(bound(x), net(x))
+    assert digest(flatten(bound)[1]) == digest(params)
 
 
-def test_bind_takes_paths_in_any_order(net):
+def test_bind_accepts_paths_in_any_order(net):
     graphdef, params = flatten(net)
     x = jnp.ones((1, 3))
     np.testing.assert_array_equal(
@@ -58,8 +58,9 @@ def test_abstract_equals_concrete(net):
 
 def test_partition_splits_without_loss(net):
     params = flatten(net)[1]
-    chosen, rest = partition(params, ["blocks/**", "head/bias"])
-    assert set(rest) == {"head/kernel"} and chosen.keys() | rest.keys() == params.keys()
+    chosen, remaining = partition(params, ["blocks/**", "head/bias"])
+    assert set(remaining) == {"head/kernel"}
+    assert chosen.keys() | remaining.keys() == params.keys()
 
 
 def test_partition_refuses_patterns_without_a_match(net):
@@ -69,13 +70,13 @@ def test_partition_refuses_patterns_without_a_match(net):
         partition(flatten(net)[1], ["head/**", "langauge/**"])
 
 
-def test_digest_sees_bits_paths_shapes_and_dtypes_but_not_order():
+def test_digest_depends_on_bits_paths_shapes_and_dtypes_but_not_on_order():
     a = {"x": jnp.arange(4.0), "y": jnp.ones(2)}
     assert digest(a) == digest(dict(reversed(a.items())))
-    others = [
+    changed = [
         a | {"x": jnp.arange(4.0).at[0].set(-0.0)},
         {"z": a["x"], "y": a["y"]},
         a | {"x": a["x"].reshape(2, 2)},
         a | {"x": jnp.arange(4.0).astype(jnp.bfloat16)},
     ]
-    assert len({digest(tree) for tree in (a, *others)}) == 5
+    assert len({digest(tree) for tree in (a, *changed)}) == 5

@@ -1,4 +1,4 @@
-"""Lets Grain read its absl flags under pytest."""
+"""Grain reads absl flags, which pytest does not parse."""
 
 from absl import flags
 

@@ -24,60 +24,55 @@ ROW = {
 
 
 @pytest.fixture
-def write(tmp_path):
+def write_rows(tmp_path):
     Image.fromarray(np.full((4, 6, 3), 7, np.uint8)).save(tmp_path / "cat.png")
-    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "drawn.png")
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "black.png")
 
-    def make(*rows):
+    def write(*rows):
         path = tmp_path / "records.jsonl"
         path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
         return path
 
-    return make
+    return write
 
 
-def test_rows_become_records(write):
-    extra = {
+def test_rows_become_records(write_rows):
+    optional_columns = {
         "id": "x",
-        "picture": "drawn.png",
+        "picture": "black.png",
         "completion": "B",
         "cls_problem": "which?",
         "cls_solution": "<answer>cat</answer>",
     }
-    plain, full = read_records(write(ROW, "", ROW | extra))
-    record = plain.record
-    assert (record.id, record.answer, record.choices, record.qa_type) == (
-        "records-1",
-        "B",
-        ("a cat", "a dog"),
-        "MC",
-    )
-    assert (
-        record.image.shape == (4, 6, 3)
-        and plain.picture is record.image
-        and plain.completion is None
-    )
-    assert full.record.id == "x" and not full.picture.any() and full.completion == "B"
+    minimal, full = read_records(write_rows(ROW, "", ROW | optional_columns))
+
+    record = minimal.record
+    assert record.id == "records-1" and record.qa_type == "MC"
+    assert record.answer == "B" and record.choices == ("a cat", "a dog")
+    assert record.image.shape == (4, 6, 3)
+    assert minimal.image is record.image and minimal.completion is None
+
+    assert full.record.id == "x" and not full.image.any() and full.completion == "B"
     assert (full.record.class_question, full.record.class_answer) == ("which?", "cat")
 
 
 @pytest.mark.parametrize(
-    ("row", "says"),
+    ("row", "message"),
     [
         ("{", "line 1 of .* is not JSON"),
-        ("[]", "line 1 of .* holds a list"),
-        ({"prompt": "a"}, "line 1 of .* has no text 'real_image'"),
+        ("[]", "line 1 of .* must be a JSON object; got a list"),
+        ({"prompt": "a"}, "line 1 of .* must have the texts .*; 'real_image' is missing"),
         (ROW | {"real_image": "dog.png"}, "dog.png' does not exist"),
-        (ROW | {"qa_solution": "C"}, "record 'records-1': answer is 'C'"),
-        ("", "holds no record"),
+        (ROW | {"qa_solution": "C"}, "record 'records-1': answer must be .*; got 'C'"),
+        ("", "has no records"),
     ],
 )
-def test_rows_that_cannot_be_used(write, row, says):
-    with pytest.raises(UserError, match=says):
-        read_records(write(row))
+def test_unusable_rows(write_rows, row, message):
+    with pytest.raises(UserError, match=message):
+        read_records(write_rows(row))
 
 
-def test_the_photographs(test_data):
+def test_photographs(test_data):
     rows = read_records(test_data("data/photos") / "records.jsonl")
     assert len(rows) == 12 and {row.record.qa_type for row in rows} == {"MC", "OE"}
     assert all(len(row.record.choices) == 4 for row in rows if row.record.qa_type == "MC")

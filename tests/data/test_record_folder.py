@@ -1,4 +1,4 @@
-"""Records in a folder of files: texts are checked at once, pictures read when asked for."""
+"""Records in a folder: texts are checked at once, images are read when records are indexed."""
 
 from __future__ import annotations
 
@@ -20,61 +20,66 @@ ROW = {
     "qa_type": "MC",
     "cls_problem": None,
 }
-OPEN = ROW | {"qa_problem": "how many?", "qa_solution": "two", "qa_type": "OE", "kind": "count"}
+OPEN_ENDED_ROW = ROW | {
+    "qa_problem": "how many?",
+    "qa_solution": "two",
+    "qa_type": "OE",
+    "kind": "count",
+}
 
 
 @pytest.fixture
-def write(tmp_path):
+def write_folder(tmp_path):
     (tmp_path / "images").mkdir()
     for i in range(3):
         Image.fromarray(np.full((4, 6, 3), i, np.uint8)).save(tmp_path / f"images/{i}.png")
 
-    def make(*rows, split="train"):
+    def write(*rows, split="train"):
         lines = [json.dumps(row, ensure_ascii=False) for row in rows]
         (tmp_path / f"{split}.jsonl").write_text("\n".join(lines), "utf-8")
         return tmp_path
 
-    return make
+    return write
 
 
-def test_rows_become_records_in_order(write):
-    odd = "two lines\u2028of a caption"  # a separator that is no end of a line in JSON Lines
-    folder = write(ROW, OPEN | {"real_image": "images/2.png", "prompt": odd})
+def test_rows_become_records_in_order(write_folder):
+    # U+2028 separates lines for Python, but not in JSON Lines.
+    prompt = "two lines\u2028of a caption"
+    folder = write_folder(ROW, OPEN_ENDED_ROW | {"real_image": "images/2.png", "prompt": prompt})
     source = FolderSource(folder, "train")
     first, second = source[0], source[1]
-    assert len(source) == 2 and (first.answer, first.choices) == ("A", ("a cat", "a dog"))
+
+    assert len(source) == 2 and (first.id, second.id) == ("train-1", "train-2")
+    assert (first.answer, first.choices) == ("A", ("a cat", "a dog"))
     assert first.solution == ROW["qa_solution"] and second.solution == "<answer>two</answer>"
-    assert (first.image == 0).all() and (second.image == 2).all() and second.prompt == odd
-    assert [source.about(i) for i in range(2)] == [("MC", ""), ("OE", "count")]
-    assert [record.id for record in (source[0], source[1])] == ["train-1", "train-2"]
-    assert (
-        select(source, ("count",))[0].id == "train-2"
-        and select(source, qa_type="MC")[0].id == "train-1"
-    )
+    assert (first.image == 0).all() and (second.image == 2).all() and second.prompt == prompt
+
+    assert [source.qa_type_and_kind(i) for i in range(2)] == [("MC", ""), ("OE", "count")]
+    assert select(source, ("count",))[0].id == "train-2"
+    assert select(source, qa_type="MC")[0].id == "train-1"
     with pytest.raises(IndexError):
         source[2]
 
 
 @pytest.mark.parametrize(
-    ("rows", "says"),
+    ("rows", "message"),
     [
         (
             [ROW, ROW | {"real_image": "images/9.png"}],
-            "line 2 of .* names the picture .*9.png', which does not exist",
+            "line 2 of .* names the image .*9.png', which does not exist",
         ),
         ([ROW | {"id": "x"}, ROW | {"id": "x"}], "line 2 of .* has the id 'x' of an earlier row"),
-        ([ROW | {"qa_solution": "C"}], "record 'train-1': answer is 'C'"),
-        ([ROW | {"od_solution": [1]}], "line 1 of .*: od_solution is \\[1\\]; expected a text"),
+        ([ROW | {"qa_solution": "C"}], "record 'train-1': answer must be .*; got 'C'"),
+        ([ROW | {"od_solution": [1]}], "line 1 of .*: od_solution must be a text; got \\[1\\]"),
     ],
 )
-def test_rows_that_cannot_be_used(write, rows, says):
-    with pytest.raises(UserError, match=says):
-        FolderSource(write(*rows), "train")
+def test_unusable_rows(write_folder, rows, message):
+    with pytest.raises(UserError, match=message):
+        FolderSource(write_folder(*rows), "train")
 
 
-def test_a_folder_without_records_says_what_to_put_there(write, tmp_path):
-    for folder, split in ((tmp_path / "none", "train"), (write(ROW), "test"), ("", "train")):
-        with pytest.raises(
-            UserError, match=f"has no {split}.jsonl; put the records there, .* prompt, real_image"
-        ):
+def test_a_folder_without_records_explains_what_to_put_there(write_folder, tmp_path):
+    for folder, split in ((tmp_path / "none", "train"), (write_folder(ROW), "test"), ("", "train")):
+        message = f"has no {split}.jsonl; put the records there, .* prompt, real_image"
+        with pytest.raises(UserError, match=message):
             FolderSource(folder, split)

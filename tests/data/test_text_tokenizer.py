@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from corl_jax.core.errors import UserError
-from corl_jax.data.shapes.captions import listing
+from corl_jax.data.prompts import JANUS_TEMPLATE
+from corl_jax.data.shapes.captions import list_objects
 from corl_jax.data.shapes.examples import example, example_scene
 from corl_jax.data.shapes.vocabulary import DESCRIBE, UNKNOWN, vocabulary, write_tokenizer
-from corl_jax.data.text_tokenizer import SPECIAL, TextTokenizer, left_pad
+from corl_jax.data.text_tokenizer import TextTokenizer, left_pad
 
 
 @pytest.fixture(scope="module")
@@ -34,71 +36,81 @@ def test_text_round_trip(tokenizer):
     assert tokenizer.vocab_size == len(vocabulary())
 
 
-def test_the_whole_world_can_be_said(tokenizer):
+def test_the_vocabulary_covers_all_texts_of_the_world(tokenizer):
     for split in ("train", "test"):
         for i in range(300):
             record = example(split, i)
-            for text in (
-                record.prompt,
-                record.question,
-                record.answer,
-                listing(example_scene(split, i)[0]),
-                DESCRIBE,
-            ):
+            objects = list_objects(example_scene(split, i)[0])
+            for text in (record.prompt, record.question, record.answer, objects, DESCRIBE):
                 tokenizer.encode(text)
 
 
 def test_prompts(tokenizer):
-    ids = {token: vocabulary()[token] for token in SPECIAL}
-    word = vocabulary()
-    drawing = tokenizer.drawing_prompt(" a red circle ")
-    assert drawing == [
+    ids = vocabulary()
+    image_prompt = tokenizer.image_generation_prompt(" a red circle ")
+    assert image_prompt == [
         tokenizer.bos_id,
         ids["<|User|>"],
-        *(word[token] for token in (":", "a", "red", "circle", "\n\n")),
+        *(ids[token] for token in (":", "a", "red", "circle", "\n\n")),
         ids["<|Assistant|>"],
-        word[":"],
+        ids[":"],
         tokenizer.boi_id,
     ]
-    asked = tokenizer.question_prompt("how many?", 3)
-    assert asked == [
-        *(tokenizer.bos_id, ids["<|User|>"], word[":"], tokenizer.boi_id),
+    assert tokenizer.question_prompt("how many?", 3) == [
+        *(tokenizer.bos_id, ids["<|User|>"], ids[":"], tokenizer.boi_id),
         *[tokenizer.image_id] * 3,
         tokenizer.eoi_id,
-        *(word[token] for token in ("\n", "how", "many", "?", "\n\n")),
+        *(ids[token] for token in ("\n", "how", "many", "?", "\n\n")),
         ids["<|Assistant|>"],
-        word[":"],
+        ids[":"],
     ]
-    nothing = tokenizer.unconditional(drawing)
-    assert (
-        nothing[0] == tokenizer.bos_id
-        and nothing[-1] == tokenizer.boi_id
-        and len(nothing) == len(drawing)
+
+    unconditional = tokenizer.unconditional_prompt(image_prompt)
+    assert len(unconditional) == len(image_prompt)
+    assert unconditional[0] == tokenizer.bos_id and unconditional[-1] == tokenizer.boi_id
+    assert set(unconditional[1:-1]) == {tokenizer.pad_id}
+
+
+def test_another_template_gives_other_prompts(folder):
+    template = dataclasses.replace(
+        JANUS_TEMPLATE,
+        image_generation_format="{prompt}{begin_of_image}",
+        question_format="{image}{question}",
     )
-    assert set(nothing[1:-1]) == {tokenizer.pad_id}
+    tokenizer, ids = TextTokenizer.load(folder, template), vocabulary()
+    words = [ids["a"], ids["circle"]]
+    assert tokenizer.image_generation_prompt("a circle") == [
+        *(tokenizer.bos_id, *words, tokenizer.boi_id)
+    ]
+    assert tokenizer.question_prompt("a circle", 2) == [
+        *(tokenizer.bos_id, tokenizer.boi_id),
+        *[tokenizer.image_id] * 2,
+        *(tokenizer.eoi_id, *words),
+    ]
+    with pytest.raises(UserError, match="lacks the special tokens <s>; use the .* of a Toy model"):
+        TextTokenizer.load(folder, dataclasses.replace(template, family="Toy", bos="<s>"))
 
 
 @pytest.mark.parametrize("text", ["", "  \n"])
 def test_empty_prompts_are_refused(tokenizer, text):
     with pytest.raises(UserError, match="prompt is empty"):
-        tokenizer.drawing_prompt(text)
+        tokenizer.image_generation_prompt(text)
     with pytest.raises(UserError, match="question is empty"):
         tokenizer.question_prompt(text, 4)
 
 
 def test_unknown_words_and_special_tokens_are_named(tokenizer):
     with pytest.raises(UserError, match="'dog', 'mat'.*triangle"):
-        tokenizer.drawing_prompt("a red dog left of a mat")
+        tokenizer.image_generation_prompt("a red dog left of a mat")
     with pytest.raises(UserError, match="image_placeholder"):
         tokenizer.question_prompt("what is <image_placeholder>?", 4)
 
 
 def test_banned_ids(tokenizer):
+    special_ids = {vocabulary()[token] for token in (*JANUS_TEMPLATE.special_tokens, UNKNOWN)}
+    ids_without_token = set(range(65, 80))
     banned = tokenizer.banned_text_ids(80)
-    expected = {vocabulary()[token] for token in (*SPECIAL, UNKNOWN)} - {tokenizer.eos_id} | set(
-        range(65, 80)
-    )
-    assert set(np.flatnonzero(banned)) == expected
+    assert set(np.flatnonzero(banned)) == special_ids - {tokenizer.eos_id} | ids_without_token
     assert tokenizer.banned_text_ids().shape == (tokenizer.vocab_size,)
     with pytest.raises(UserError, match="same checkpoint"):
         tokenizer.banned_text_ids(10)
@@ -110,6 +122,7 @@ def test_broken_tokenizers(folder, tmp_path):
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read as a tokenizer"):
         TextTokenizer.load(tmp_path)
+
     content = json.loads((folder / "tokenizer.json").read_text("utf-8"))
     content["added_tokens"] = [
         token for token in content["added_tokens"] if token["content"] != "<end_of_image>"
@@ -121,26 +134,25 @@ def test_broken_tokenizers(folder, tmp_path):
 
 
 def test_transformers_reads_the_folder(folder, tokenizer):
-    auto = pytest.importorskip("transformers").AutoTokenizer.from_pretrained(folder)
-    ids = auto.encode("<think> two </think>", add_special_tokens=False)
+    auto_tokenizer = pytest.importorskip("transformers").AutoTokenizer.from_pretrained(folder)
+    ids = auto_tokenizer.encode("<think> two </think>", add_special_tokens=False)
     assert ids == tokenizer.encode("<think> two </think>")
-    assert (
-        auto.decode([*ids, auto.eos_token_id], skip_special_tokens=True) == "<think> two </think>"
-    )
-    assert (auto.bos_token_id, auto.eos_token_id, auto.pad_token_id) == (
-        tokenizer.bos_id,
-        tokenizer.eos_id,
-        tokenizer.pad_id,
-    )
+    text = auto_tokenizer.decode([*ids, auto_tokenizer.eos_token_id], skip_special_tokens=True)
+    assert text == "<think> two </think>"
+    assert auto_tokenizer.bos_token_id == tokenizer.bos_id
+    assert auto_tokenizer.eos_token_id == tokenizer.eos_id
+    assert auto_tokenizer.pad_token_id == tokenizer.pad_id
+
+    # The chat template: a question about an image, and a finished conversation.
+    bos, eos = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
     parts = [{"type": "image"}, {"type": "text", "text": "how many?"}]
     chat = [{"role": "user", "content": parts}]
-    bos, eos = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
-    assert auto.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) == (
+    assert auto_tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) == (
         f"{bos}<|User|>: <image_placeholder>\nhow many?\n\n<|Assistant|>:"
     )
     chat = [{"role": "user", "content": "a red circle"}, {"role": "assistant", "content": "yes"}]
     assert (
-        auto.apply_chat_template(chat, tokenize=False)
+        auto_tokenizer.apply_chat_template(chat, tokenize=False)
         == f"{bos}<|User|>: a red circle\n\n<|Assistant|>: yes{eos}"
     )
 
@@ -155,18 +167,20 @@ def test_left_pad():
         left_pad([[1, 2, 3]], 0, length=2)
 
 
-def test_speakers_are_plain_words_where_the_tokenizer_has_no_tokens_for_them(folder, tmp_path):
+def test_roles_are_plain_words_if_the_tokenizer_has_no_role_tokens(folder, tmp_path):
     content = json.loads((folder / "tokenizer.json").read_text("utf-8"))
-    speakers = {"<|User|>": "User", "<|Assistant|>": "Assistant"}
+    role_words = {"<|User|>": "User", "<|Assistant|>": "Assistant"}
     content["added_tokens"] = [
-        token for token in content["added_tokens"] if token["content"] not in speakers
+        token for token in content["added_tokens"] if token["content"] not in role_words
     ]
-    for token, word in speakers.items():
-        content["model"]["vocab"][word] = content["model"]["vocab"].pop(token)
+    ids = content["model"]["vocab"]
+    for token, word in role_words.items():
+        ids[word] = ids.pop(token)
     (tmp_path / "tokenizer.json").write_text(json.dumps(content), "utf-8")
-    words = TextTokenizer.load(tmp_path)
-    known = content["model"]["vocab"]
-    assert (words.user, words.assistant) == ("User", "Assistant")
-    ids = words.drawing_prompt("a red circle")
-    assert ids[1] == known["User"] and ids[-3] == known["Assistant"] and ids[-1] == words.boi_id
-    assert known["User"] in words.question_prompt("how many?", 3)
+
+    tokenizer = TextTokenizer.load(tmp_path)
+    assert (tokenizer.user, tokenizer.assistant) == ("User", "Assistant")
+    prompt = tokenizer.image_generation_prompt("a red circle")
+    assert prompt[1] == ids["User"] and prompt[-3] == ids["Assistant"]
+    assert prompt[-1] == tokenizer.boi_id
+    assert ids["User"] in tokenizer.question_prompt("how many?", 3)

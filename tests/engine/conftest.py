@@ -1,4 +1,4 @@
-"""Makes the toy stages importable, and lets Grain read its absl flags under pytest."""
+"""Makes the toy stage importable, and lets Grain read its absl flags under pytest."""
 
 import sys
 from pathlib import Path

@@ -30,16 +30,16 @@ def sharded_state(moment="float32"):
 
 
 @pytest.mark.parametrize("moment", ["float32", "bfloat16"])
-def test_sharded_state_comes_back_bit_for_bit_in_its_placement(tmp_path, moment):
-    state, data = sharded_state(moment), toy_stage.ToyStage().data()
-    keeper = Checkpointer(tmp_path, IDENTITY, keep=2)
+def test_a_sharded_state_comes_back_bit_for_bit_with_its_shardings(tmp_path, moment):
+    state, data = sharded_state(moment), toy_stage.ToyStage().data_iterator()
+    checkpointer = Checkpointer(tmp_path, IDENTITY, keep=2)
     for step in (1, 2, 3):
         next(data)
-        keeper.save(step, state, data)
-    keeper.save(3, state, data)
+        checkpointer.save(step, state, data)
+    checkpointer.save(3, state, data)
     expected = next(data)
-    step, restored = keeper.restore(abstract(state), data)
-    keeper.close()
+    step, restored = checkpointer.restore(abstract(state), data)
+    checkpointer.close()
     assert step == 3 and saved_steps(tmp_path) == [2, 3]
     np.testing.assert_array_equal(next(data)["x"], expected["x"])
     assert jax.tree.structure(restored) == jax.tree.structure(state)
@@ -50,37 +50,41 @@ def test_sharded_state_comes_back_bit_for_bit_in_its_placement(tmp_path, moment)
 
 def test_parameters_move_to_another_mesh(tmp_path):
     state = sharded_state()
-    keeper = Checkpointer(tmp_path / "checkpoints", IDENTITY)
-    keeper.save(1, state, toy_stage.ToyStage().data())
-    keeper.close()
-    one = Sharder(make_mesh({}, jax.devices()[:1])).named_sharding()
-    wanted = {
-        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one)
+    checkpointer = Checkpointer(tmp_path / "checkpoints", IDENTITY)
+    checkpointer.save(1, state, toy_stage.ToyStage().data_iterator())
+    checkpointer.close()
+
+    # On one device instead of all of them.
+    single = Sharder(make_mesh({}, jax.devices()[:1])).named_sharding()
+    abstract_params = {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=single)
         for name, leaf in state.params.items()
     }
-    params = load_params(tmp_path, wanted)
+    params = load_params(tmp_path, abstract_params)
     for name, leaf in state.params.items():
-        assert params[name].sharding == one
+        assert params[name].sharding == single
         assert np.asarray(params[name]).tobytes() == np.asarray(leaf).tobytes()
-    wide = load_params(
-        tmp_path, {"norm.x/scale": jax.ShapeDtypeStruct((300,), jnp.float32, sharding=one)}
+
+    # In another dtype.
+    name = "norm.x/scale"
+    wide_struct = jax.ShapeDtypeStruct((300,), jnp.float32, sharding=single)
+    wide = load_params(tmp_path, {name: wide_struct})[name]
+    assert wide.dtype == jnp.float32 and wide.sharding == single
+    np.testing.assert_array_equal(wide, state.params[name].astype(jnp.float32))
+
+    # Of another shape.
+    message = (
+        r"'norm.x/scale' must be float32\[3\], but the saved one is bfloat16\[300\]; "
+        "start from a checkpoint of the same model size"
     )
-    assert wide["norm.x/scale"].dtype == jnp.float32 and wide["norm.x/scale"].sharding == one
-    np.testing.assert_array_equal(
-        wide["norm.x/scale"], state.params["norm.x/scale"].astype(jnp.float32)
-    )
-    with pytest.raises(
-        UserError, match=r"'norm.x/scale' is bfloat16\[300\] there, but float32\[3\]"
-    ):
-        load_params(
-            tmp_path, {"norm.x/scale": jax.ShapeDtypeStruct((3,), jnp.float32, sharding=one)}
-        )
+    with pytest.raises(UserError, match=message):
+        load_params(tmp_path, {name: jax.ShapeDtypeStruct((3,), jnp.float32, sharding=single)})
 
 
-def test_nothing_to_restore_and_nothing_to_keep(tmp_path):
-    with pytest.raises(UserError, match="holds no checkpoint"):
+def test_a_missing_checkpoint_and_no_checkpoint_to_keep_are_refused(tmp_path):
+    with pytest.raises(UserError, match="has no checkpoint"):
         Checkpointer(tmp_path, IDENTITY).restore(
-            abstract(sharded_state()), toy_stage.ToyStage().data()
+            abstract(sharded_state()), toy_stage.ToyStage().data_iterator()
         )
     with pytest.raises(UserError, match="keep=0"):
         Checkpointer(tmp_path, IDENTITY, keep=0)

@@ -1,4 +1,4 @@
-"""A reference that follows: by hand, inside an update, and through a checkpoint."""
+"""A reference policy that follows the policy: by hand, in an update, and through a checkpoint."""
 
 from __future__ import annotations
 
@@ -19,49 +19,55 @@ from corl_jax.engine.update import make_update
 
 def test_by_hand():
     old, new = {"w": jnp.asarray([1.0, 2.0])}, {"w": jnp.asarray([5.0, -2.0])}
-    follower = ReferencePolicy(old, 3, 0.25)
-    np.testing.assert_array_equal(follower.after(new, 2).params["w"], [1, 2])
-    np.testing.assert_array_equal(follower.after(new, 3).params["w"], [2, 1])
-    assert follower.after(new, 3).every == 3
-    narrow = ReferencePolicy({"w": jnp.asarray([1.0], jnp.bfloat16)}, 1, 0.5).after(
-        {"w": jnp.asarray([2.0], jnp.bfloat16)}, 1
+    reference = ReferencePolicy(old, 3, 0.25)
+    np.testing.assert_array_equal(reference.follow(new, 2).params["w"], [1, 2])
+    np.testing.assert_array_equal(reference.follow(new, 3).params["w"], [2, 1])
+    assert reference.follow(new, 3).every == 3
+
+    # The dtype of the reference stays, and the mean is exact in it.
+    old, new = (
+        {"w": jnp.asarray([1.0], jnp.bfloat16)},
+        {"w": jnp.asarray([2.0], jnp.bfloat16)},
     )
-    assert narrow.params["w"].dtype == jnp.bfloat16 and float(narrow.params["w"][0]) == 1.5
+    params = ReferencePolicy(old, 1, 0.5).follow(new, 1).params
+    assert params["w"].dtype == jnp.bfloat16 and float(params["w"][0]) == 1.5
 
 
 @pytest.mark.parametrize("mix", [1.0, 0.5])
 def test_inside_the_update_it_moves_every_second_time(mix):
     optimizer = make_optimizer(OptimConfig(0.1, 10))
-    start = {"w": jnp.arange(3.0)}
-    state = create_state(
-        start,
-        {},
-        optimizer,
-        reference=ReferencePolicy(jax.tree.map(jnp.copy, start), every=2, mix=mix),
-    )
-    update = make_update(
-        lambda p, b, a: (jnp.sum(p["w"] * b), {"x": Weighted.of(1.0)}), lambda a, m: a, optimizer
-    )
-    seen, batch = [np.arange(3.0)], jnp.ones(3)
+    params = {"w": jnp.arange(3.0)}
+    reference = ReferencePolicy(jax.tree.map(jnp.copy, params), every=2, mix=mix)
+    state = create_state(params, {}, optimizer, reference=reference)
+    traces = []
+
+    def loss(params, batch, algo):
+        traces.append(1)
+        return jnp.sum(params["w"] * batch), {"x": Weighted.of(1.0)}
+
+    update = make_update(loss, lambda algo, metrics: algo, optimizer, 1, state)
+    policies, references = [np.arange(3.0)], [np.arange(3.0)]
     for _ in range(4):
-        state, _ = update(state, batch)
-        seen.append((np.asarray(state.trainable["w"]), np.asarray(state.reference.params["w"])))
-    np.testing.assert_array_equal(seen[1][1], seen[0])
-    after_two = mix * seen[2][0] + (1 - mix) * seen[0]
-    np.testing.assert_allclose(seen[2][1], after_two, rtol=1e-6)
-    np.testing.assert_array_equal(seen[3][1], seen[2][1])
-    np.testing.assert_allclose(seen[4][1], mix * seen[4][0] + (1 - mix) * after_two, rtol=1e-6)
-    assert update.trace_count == 1
+        state, _ = update(state, {}, jnp.ones(3))
+        policies.append(np.asarray(state.trainable["w"]))
+        references.append(np.asarray(state.reference.params["w"]))
+
+    np.testing.assert_array_equal(references[1], references[0])
+    expected = mix * policies[2] + (1 - mix) * references[0]
+    np.testing.assert_allclose(references[2], expected, rtol=1e-6)
+    np.testing.assert_array_equal(references[3], references[2])
+    expected = mix * policies[4] + (1 - mix) * expected
+    np.testing.assert_allclose(references[4], expected, rtol=1e-6)
+    assert len(traces) == 1
 
 
-class Followed(ToyStage):
-    """The toy with a reference, whose bias is seen before every step."""
+class StageWithReference(ToyStage):
+    """The toy stage with a reference policy, whose bias is noted before every step."""
 
-    def init(self):
-        state = super().init()
-        return dataclasses.replace(
-            state, reference=ReferencePolicy(jax.tree.map(jnp.copy, state.trainable), 3, 0.5)
-        )
+    def init_state(self):
+        state = super().init_state()
+        params = jax.tree.map(jnp.copy, state.trainable)
+        return dataclasses.replace(state, reference=ReferencePolicy(params, 3, 0.5))
 
     def batches(self, state, raw, step):
         self.seen.append((step, float(state.reference.params["head/bias"][0])))
@@ -69,12 +75,18 @@ class Followed(ToyStage):
 
 
 def test_it_survives_a_checkpoint_bit_for_bit(tmp_path):
-    whole, first, second = Followed(), Followed(), Followed()
-    run(tmp_path / "whole", 8, whole)
-    going = start(tmp_path / "parts", 8, first)
-    assert [next(going).step for _ in range(6)] == [1, 2, 3, 4, 5, 6]
-    going.close()  # of which 4 are saved
-    run(tmp_path / "parts", 8, second)
-    of_reference = lambda stage: dict(stage.seen[::2])  # noqa: E731
-    assert of_reference(first) | of_reference(second) == of_reference(whole)
-    assert len(set(of_reference(whole).values())) == 3 and min(of_reference(second)) == 4
+    uninterrupted, first, second = StageWithReference(), StageWithReference(), StageWithReference()
+    run(tmp_path / "uninterrupted", 8, uninterrupted)
+
+    # Six steps, of which four are saved; then the remaining ones.
+    results = start(tmp_path / "interrupted", 8, first)
+    assert [next(results).step for _ in range(6)] == [1, 2, 3, 4, 5, 6]
+    results.close()
+    run(tmp_path / "interrupted", 8, second)
+
+    # Each step notes the reference's bias first and the toy's data second.
+    def biases(stage):
+        return dict(stage.seen[::2])
+
+    assert biases(first) | biases(second) == biases(uninterrupted)
+    assert len(set(biases(uninterrupted).values())) == 3 and min(biases(second)) == 4

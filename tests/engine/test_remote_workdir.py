@@ -1,4 +1,6 @@
-"""A run at an address, whose bucket is a folder here: what survives the loss of the host, and what is refused."""
+"""A run at an address, with a local folder as its bucket: resuming after the host is lost, and
+errors.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from test_loop import final, rows
 from corl_jax.core.errors import UserError
 from corl_jax.engine import workdir
 from corl_jax.engine.checkpoint import Checkpointer, saved_steps
-from corl_jax.engine.hooks import Every, Report
+from corl_jax.engine.hooks import PeriodicHook, Report
 from corl_jax.engine.remote_workdir import RemoteWorkdir, remote_folder
 from corl_jax.report.page import write_report
 
@@ -23,110 +25,109 @@ ADDRESS = "gs://bucket/run"
 
 @pytest.fixture
 def bucket(tmp_path, monkeypatch):
-    """The folder in which ``ADDRESS`` lies; the twins begin empty every time, as on a new host."""
+    """The folder that stands for ``ADDRESS``. Local copies start empty, as on a new host."""
     monkeypatch.setattr(workdir, "remote_folder", lambda address: epath.Path(tmp_path / "bucket"))
     return tmp_path / "bucket"
 
 
-def look(done, state):
-    return Report({}, {"grid": Image.new("RGB", (4, 4), (done, 0, 0))})
+def make_image(steps_done, state):
+    return Report({}, {"grid": Image.new("RGB", (4, 4), (steps_done, 0, 0))})
 
 
-def test_a_run_lies_whole_in_its_bucket(bucket):
-    results = toy_stage.run(ADDRESS, 10, hooks=[Every(3, look)])
-    assert (
-        [row["step"] for row in rows(bucket)]
-        == [result.step for result in results]
-        == list(range(1, 11))
-    )
+def test_the_bucket_has_every_file_of_a_run(bucket):
+    results = toy_stage.run(ADDRESS, 10, hooks=[PeriodicHook(3, make_image)])
+    assert [result.step for result in results] == list(range(1, 11))
+    assert [row["step"] for row in rows(bucket)] == list(range(1, 11))
     assert saved_steps(bucket / "checkpoints") == [8, 10]
     assert len(list((bucket / "samples").glob("*.png"))) == 4 and (bucket / "config.json").exists()
-    toy_stage.run(bucket.parent / "folder", 10, hooks=[Every(3, look)])
+    toy_stage.run(bucket.parent / "folder", 10, hooks=[PeriodicHook(3, make_image)])
     assert rows(bucket) == rows(bucket.parent / "folder")
-    assert toy_stage.run(ADDRESS, 10) == []  # complete: nothing happens
+    # The run is complete, so nothing happens.
+    assert toy_stage.run(ADDRESS, 10) == []
 
 
 @pytest.mark.parametrize("when", ["between two checkpoints", "while one is written"])
-def test_what_the_bucket_holds_is_enough_to_go_on_bit_for_bit(bucket, monkeypatch, when):
-    """The host is gone with all it had; ``lost`` is the bucket as it was at that moment."""
-    whole, lost, save = bucket.parent / "whole", bucket.parent / "lost", Checkpointer.save
+def test_the_bucket_is_enough_to_resume_bit_for_bit(bucket, monkeypatch, when):
+    """The host is lost with all its files; ``snapshot`` is the bucket at that moment."""
+    uninterrupted, snapshot = bucket.parent / "uninterrupted", bucket.parent / "snapshot"
+    original_save = Checkpointer.save
 
-    def copying(keeper, step, *rest):
-        if (
-            when == "while one is written"
-            and step == 8
-            and not lost.exists()
-            and not whole.exists()
-        ):
-            shutil.copytree(bucket, lost)
-        save(keeper, step, *rest)
+    def save(checkpointer, step, *args):
+        is_new = not snapshot.exists() and not uninterrupted.exists()
+        if when == "while one is written" and step == 8 and is_new:
+            shutil.copytree(bucket, snapshot)
+        original_save(checkpointer, step, *args)
 
-    monkeypatch.setattr(Checkpointer, "save", copying)
-    going = toy_stage.start(ADDRESS, 11)
-    for result in going:
+    monkeypatch.setattr(Checkpointer, "save", save)
+    for result in toy_stage.start(ADDRESS, 11):
         if when == "between two checkpoints" and result.step == 6:
-            shutil.copytree(bucket, lost)
-    toy_stage.run(whole, 11)
+            shutil.copytree(bucket, snapshot)
+    toy_stage.run(uninterrupted, 11)
+
+    # A new host finds the snapshot.
     shutil.rmtree(bucket)
-    shutil.move(lost, bucket)
+    shutil.move(snapshot, bucket)
     assert saved_steps(bucket / "checkpoints") == [4]
     assert [row["step"] for row in rows(bucket)][-1] == (8 if when == "while one is written" else 4)
     assert [result.step for result in toy_stage.run(ADDRESS, 11)] == list(range(5, 12))
-    assert rows(bucket) == rows(whole) and final(bucket) == final(whole)
+    assert rows(bucket) == rows(uninterrupted) and final(bucket) == final(uninterrupted)
 
 
-def test_what_other_hosts_write_to_a_bucket_is_seen():
+def test_listings_of_a_bucket_are_not_cached():
     remote_folder(ADDRESS)
-    assert fsspec.config.conf["gcs"] == {
-        "use_listings_cache": False
-    }  # gcsfs would remember what it once listed
+    assert fsspec.config.conf["gcs"] == {"use_listings_cache": False}
 
 
-def test_only_what_changed_is_sent(tmp_path, monkeypatch):
-    (tmp_path / "there" / "tb").mkdir(parents=True)
-    (tmp_path / "there" / "tb" / "events").write_text("old")
-    (tmp_path / "there" / "checkpoints" / "4").mkdir(parents=True)
-    (tmp_path / "there" / "checkpoints" / "4" / "state").write_text("large")
-    remote = epath.Path(tmp_path / "there")
-    mirror, sent, write = RemoteWorkdir(remote), [], type(remote).write_bytes
-    monkeypatch.setattr(
-        type(remote),
-        "write_bytes",
-        lambda path, data: (sent.append(path.name), write(path, data))[1],
-    )
-    mirror.pull()
-    assert (mirror.local / "tb" / "events").read_text() == "old" and not (
-        mirror.local / "checkpoints"
-    ).exists()
-    (mirror.local / "config.json").write_text("{}")
-    (mirror.local / "rows").write_text("1")
-    (mirror.local / "rows.part").write_text("half")
-    mirror.push()
-    mirror.push()
-    assert sent == ["rows", "config.json"]  # what says that a run is there comes last
-    (mirror.local / "rows").write_text("1\n2")
-    mirror.push()
-    assert (
-        sent == ["rows", "config.json", "rows"]
-        and (tmp_path / "there" / "rows").read_text() == "1\n2"
-    )
+def test_only_changed_files_are_uploaded(tmp_path, monkeypatch):
+    folder = tmp_path / "remote"
+    (folder / "tb").mkdir(parents=True)
+    (folder / "tb" / "events").write_text("old")
+    (folder / "checkpoints" / "4").mkdir(parents=True)
+    (folder / "checkpoints" / "4" / "state").write_text("large")
+
+    remote_path = epath.Path(folder)
+    uploads, original_write = [], type(remote_path).write_bytes
+
+    def write_bytes(path, data):
+        uploads.append(path.name)
+        return original_write(path, data)
+
+    monkeypatch.setattr(type(remote_path), "write_bytes", write_bytes)
+    remote = RemoteWorkdir(remote_path)
+    remote.pull()
+    assert (remote.local / "tb" / "events").read_text() == "old"
+    assert not (remote.local / "checkpoints").exists()
+
+    # New files once, config.json last, and none that is only half written.
+    (remote.local / "config.json").write_text("{}")
+    (remote.local / "rows").write_text("1")
+    (remote.local / "rows.part").write_text("half")
+    remote.push()
+    remote.push()
+    assert uploads == ["rows", "config.json"]
+
+    # The one file that has changed.
+    (remote.local / "rows").write_text("1\n2")
+    remote.push()
+    assert uploads == ["rows", "config.json", "rows"]
+    assert (folder / "rows").read_text() == "1\n2"
 
 
-def test_places_that_are_none(bucket):
+def test_bad_addresses_and_folders_are_refused(bucket):
     with pytest.raises(UserError, match=r"gcloud storage cp --recursive gs://bucket/run \."):
         write_report(ADDRESS)
     for address in ("gs://bucket", "gs://bucket/", "s3://bucket/run", "http://host/run"):
-        with pytest.raises(UserError, match=r"expected gs://BUCKET/FOLDER or a folder"):
+        with pytest.raises(UserError, match=r"must be gs://BUCKET/FOLDER or a local folder"):
             remote_folder(address)
     bucket.mkdir()
     (bucket / "thesis.tex").write_text("x")
     with pytest.raises(UserError, match="is not empty and has no config.json"):
         workdir.open_workdir(ADDRESS, {})
-    with pytest.raises(UserError, match="is not seen by every process"):
-        workdir.joined_workdir(ADDRESS)
+    with pytest.raises(UserError, match="does not exist on every process"):
+        workdir.join_workdir(ADDRESS)
 
 
-def test_a_bucket_that_cannot_be_written_is_told(bucket, monkeypatch):
+def test_a_bucket_that_cannot_be_written_is_an_error(bucket, monkeypatch):
     opened = workdir.open_workdir(ADDRESS, {})
 
     def refuse(path, data):
@@ -136,10 +137,10 @@ def test_a_bucket_that_cannot_be_written_is_told(bucket, monkeypatch):
     with pytest.raises(
         UserError, match=r"bucket cannot be written \(PermissionError: 403 Forbidden\)"
     ):
-        opened.publish()
+        opened.push()
 
 
-def test_an_address_that_cannot_be_reached_is_told_with_what_it_needs(monkeypatch):
+def test_the_error_for_an_unreachable_address_says_what_access_needs(monkeypatch):
     def refuse(path):
         raise ImportError("Please install gcsfs to access Google Storage")
 

@@ -20,28 +20,44 @@ def test_creates_and_reopens(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    ("change", "message"),
     [
-        ({"rate": 2.0}, r"rate is 1.0 there and 2.0 here"),
-        ({"rate": 1}, r"rate is 1.0 there and 1 here"),
+        ({"rate": 2.0}, r"rate was 1.0 and is now 2.0"),
+        ({"rate": 1}, r"rate was 1.0 and is now 1;"),
         (
             {"model": {"size": "big", "layers": [1, 2]}},
-            r"model.size is 'tiny' there and 'big' here",
+            r"model.size was 'tiny' and is now 'big'",
         ),
-        ({"new": None}, r"new is 'absent' there and None here"),
+        ({"new": None}, r"new was 'absent' and is now None"),
     ],
 )
-def test_another_config_is_named_and_nothing_is_written(tmp_path, change, said):
+def test_a_changed_key_is_named_and_nothing_is_written(tmp_path, change, message):
     workdir = open_workdir(tmp_path, CONFIG)
     before = workdir.config.read_text()
-    with pytest.raises(UserError, match=said + r".*choose another --workdir.*steps may differ"):
+    with pytest.raises(UserError, match=message + r".*choose another --workdir.*steps may differ"):
         open_workdir(tmp_path, {**CONFIG, **change})
     assert workdir.config.read_text() == before
 
 
+def test_a_config_of_an_older_version_is_the_same_config(tmp_path):
+    """Its keys have other names today; a value that differs is named by the key of today."""
+    older = {"steps": 10, "rl": {"group": 8, "guidance": 2.0}, "evals": {"n": 64}}
+    current = {
+        "steps": 10,
+        "rl": {"rollout": {"group_size": 8, "guidance_scale": 2.0}},
+        "evals": {"num_records": 64},
+    }
+    open_workdir(tmp_path, older)
+    current["rl"]["rollout"]["group_size"] = 4
+    with pytest.raises(UserError, match=r"rl.rollout.group_size was 8 and is now 4"):
+        open_workdir(tmp_path, current)
+    current["rl"]["rollout"]["group_size"] = 8
+    assert '"group_size": 8' in open_workdir(tmp_path, current).config.read_text()
+
+
 def test_foreign_folders_and_files_are_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(UserError, match="no run of ours"):
+    with pytest.raises(UserError, match="not a run of corl_jax"):
         open_workdir(tmp_path, CONFIG)
     with pytest.raises(UserError, match="is a file"):
         open_workdir(tmp_path / "thesis.tex", CONFIG)

@@ -19,37 +19,29 @@ def test_events_are_written_on_first_use_only(tmp_path):
     events = TensorBoard(tmp_path / "tb")
     assert not (tmp_path / "tb").exists()
     events.write(1, {"loss": 1.0})
-    events.picture(1, "grid", np.zeros((4, 4, 3), np.uint8))
+    events.write_image(1, "grid", np.zeros((4, 4, 3), np.uint8))
     events.close()
     assert list((tmp_path / "tb").iterdir())
 
 
-def test_progress_speaks_on_stderr(capsys):
+def test_progress_is_printed_on_stderr(capsys):
     progress = Progress(4, 2, ("loss", "rewards/cycle"))
     progress.write(3, {"loss": 0.5})
-    progress.say("hello")
+    progress.print_line("hello")
     progress.write(4, {"loss": 0.25, "rewards/cycle": 1})
     progress.close()
-    out, err = capsys.readouterr()
-    assert (
-        out == ""
-        and "hello" in err
-        and "4/4" in err
-        and "loss=0.25 cycle=1" in err
-        and err.isascii()
-    )
+    stdout, stderr = capsys.readouterr()
+    assert stdout == "" and stderr.isascii()
+    assert "hello" in stderr and "4/4" in stderr and "loss=0.25 cycle=1" in stderr
 
 
-def test_grid_places_pictures_and_leaves_room_for_captions():
-    pictures = np.zeros((3, 10, 12, 3), np.uint8)
-    pictures[1] = [255, 0, 0]
-    sheet = np.asarray(
-        image_grid(
-            pictures, ["one", "two\nreward 0.50", "a long caption " * 30], columns=2, scale=4
-        )
-    )
+def test_grid_has_images_with_captions_below():
+    images = np.zeros((3, 10, 12, 3), np.uint8)
+    images[1] = [255, 0, 0]
+    labels = ["one", "two\nreward 0.50", "a long caption " * 30]
+    sheet = np.asarray(image_grid(images, labels, columns=2, scale=4))
     assert (sheet[8:48, 8:56] == 0).all() and (sheet[8:48, 64:112] == [255, 0, 0]).all()
     assert sheet.shape[1] == 8 + 2 * 56 and sheet.shape[0] > 2 * 40
     assert (sheet[-1] == 255).all() and (sheet[50:70, 8:56] < 128).any()
     with pytest.raises(ValueError, match="float32"):
-        image_grid(pictures.astype(np.float32), ["a"] * 3, 2)
+        image_grid(images.astype(np.float32), ["a"] * 3, 2)

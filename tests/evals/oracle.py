@@ -1,4 +1,4 @@
-"""A stand-in for the sampler that knows the right pictures and answers, and errs where it is told to."""
+"""A stand-in for ``PolicyFns`` that knows the correct images and answers, and errs on request."""
 
 from __future__ import annotations
 
@@ -10,48 +10,60 @@ from corl_jax.core.types import Rollout
 
 
 class Oracle:
-    """Looks prompts up among ``records``; ``wrong``: ids of the records that it gets wrong, ``bare``: without tags."""
+    """Looks up the record that belongs to a prompt and returns its image or its answer.
 
-    cfg = types.SimpleNamespace(image_tokens=36, vision=types.SimpleNamespace(image_size=48))
+    Args:
+      records: the records that prompts may be about.
+      tokenizer: text tokenizer.
+      incorrect: ids of the records whose image and answer are incorrect.
+      bare: ids of the records that are answered without tags.
 
-    def __init__(self, records, tokenizer, wrong=(), bare=()):
-        self.tokenizer, self.wrong, self.bare, self.calls = tokenizer, set(wrong), set(bare), []
-        self.by_drawing = {tuple(tokenizer.drawing_prompt(r.prompt)): r for r in records}
-        self.by_question = {
-            (tuple(tokenizer.question_prompt(r.question, 36)), r.image.tobytes()): r
-            for r in records
+    Attributes:
+      calls: for images the rows, the guidance scale and ``guided``; for text the rows, the
+        temperature and the length.
+    """
+
+    cfg = types.SimpleNamespace(image_tokens=36, image_size=48)
+
+    def __init__(self, records, tokenizer, incorrect=(), bare=()):
+        self.tokenizer, self.calls = tokenizer, []
+        self.incorrect, self.bare = set(incorrect), set(bare)
+        self.by_image_prompt = {
+            tuple(tokenizer.image_generation_prompt(record.prompt)): record for record in records
         }
+        self.by_question = {}
+        for record in records:
+            prompt = tuple(tokenizer.question_prompt(record.question, self.cfg.image_tokens))
+            self.by_question[prompt, record.image.tobytes()] = record
 
-    def sampling(self, modality, **settings):
-        return settings
+    def sampling_params(self, modality, **params):
+        return params
 
-    def draw(self, params, prompts, keys, sampling, guided):
+    def sample_images(self, params, prompts, keys, sampling, guided):
         self.calls.append((len(prompts.tokens), sampling["guidance"], guided))
-        pixels = []
+        images = []
         for row, mask in zip(prompts.tokens, prompts.mask, strict=True):
-            record = self.by_drawing[tuple(row[mask])]
-            pixels.append(
-                np.full_like(record.image, 238) if record.id in self.wrong else record.image
-            )
-        pixels = np.repeat(np.stack(pixels)[:, None], keys.shape[1], 1)
+            record = self.by_image_prompt[tuple(row[mask])]
+            blank = np.full_like(record.image, 238)
+            images.append(blank if record.id in self.incorrect else record.image)
+
+        pixels = np.repeat(np.stack(images)[:, None], keys.shape[1], 1)
         tokens = np.zeros((*keys.shape, 36), np.int32)
         return Rollout(tokens, tokens == 0, np.zeros(tokens.shape, np.float32), pixels, "image")
 
-    def write(self, params, prompts, keys, sampling, length):
+    def sample_text(self, params, prompts, keys, sampling, length):
         self.calls.append((len(prompts.tokens), sampling["temperature"], length))
         tokens = np.full((len(prompts.tokens), 1, length), self.tokenizer.pad_id, np.int32)
         images = np.round((prompts.images + 1) / 2 * 255).astype(np.uint8)
         for i, (row, mask) in enumerate(zip(prompts.tokens, prompts.mask, strict=True)):
-            record = self.by_question[(tuple(row[mask]), images[i].tobytes())]
-            answer = "nothing" if record.id in self.wrong else record.answer
-            text = (
-                answer
-                if record.id in self.bare
-                else f"<think> {answer} </think> <answer> {answer} </answer>"
-            )
+            record = self.by_question[tuple(row[mask]), images[i].tobytes()]
+            text = "nothing" if record.id in self.incorrect else record.answer
+            if record.id not in self.bare:
+                text = f"<think> {text} </think> <answer> {text} </answer>"
             ids = [*self.tokenizer.encode(text), self.tokenizer.eos_id]
             tokens[i, 0, : len(ids)] = ids
-        mask = (
-            np.cumsum(tokens == self.tokenizer.eos_id, -1) - (tokens == self.tokenizer.eos_id) == 0
-        )
+
+        # True up to and including the first end token.
+        is_end = tokens == self.tokenizer.eos_id
+        mask = np.cumsum(is_end, -1) - is_end == 0
         return Rollout(tokens, mask, np.zeros(tokens.shape, np.float32), None, "text")

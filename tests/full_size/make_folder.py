@@ -16,13 +16,13 @@ import numpy as np
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
-from corl_jax.data.text_tokenizer import SPECIAL
+from corl_jax.data.prompts import JANUS_TEMPLATE
 from corl_jax.models.janus.config import JANUS_PRO_1B
-from corl_jax.porting.janus.folder import foreign_plan
-from corl_jax.porting.janus.layouts import FORMATS
+from corl_jax.porting.janus.folder import janus_tensors
+from corl_jax.porting.janus.layouts import LAYOUTS
 from corl_jax.porting.janus.original_config import write_config
-from corl_jax.porting.tensors import Header
-from corl_jax.porting.writer import Entry, write_weights
+from corl_jax.porting.tensors import TensorHeader
+from corl_jax.porting.writer import TensorEntry, write_weights
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 ATTN_POOL = {
@@ -45,8 +45,8 @@ def numbers(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 def write_tokenizer(folder: pathlib.Path) -> None:
     """A tokenizer with the ids of the released one where they are known; between them, words that mean nothing."""
-    vocabulary = {token: 100003 + i for i, token in enumerate(SPECIAL)}
-    vocabulary |= {SPECIAL[0]: 100000, SPECIAL[1]: 100001, SPECIAL[2]: 100002}
+    vocabulary = {token: 100003 + i for i, token in enumerate(JANUS_TEMPLATE.special_tokens)}
+    vocabulary |= {JANUS_TEMPLATE.bos: 100000, JANUS_TEMPLATE.eos: 100001, JANUS_TEMPLATE.pad: 100002}
     vocabulary |= {"<begin_of_image>": 100016, "<image_placeholder>": 100581}
     words = ["<unk>", "\n", " ", ":", "a", "red", "circle", "what", "is", "this", "?"]
     vocabulary |= {word: i for i, word in enumerate(words)}
@@ -55,7 +55,7 @@ def write_tokenizer(folder: pathlib.Path) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.Split(
         tokenizers.Regex(r"[a-z0-9]+|[:?\n]| "), "isolated"
     )
-    tokenizer.add_special_tokens(list(SPECIAL))
+    tokenizer.add_special_tokens(list(JANUS_TEMPLATE.special_tokens))
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
@@ -64,14 +64,14 @@ def main(folder: pathlib.Path) -> None:
     folder.mkdir(parents=True)
     shapes = {
         name: tensor.shape
-        for name, tensor in foreign_plan(JANUS_PRO_1B, FORMATS["original"]).items()
+        for name, tensor in janus_tensors(JANUS_PRO_1B, LAYOUTS["original"]).items()
     }
     shapes |= {
         f"vision_model.vision_tower.attn_pool.{name}": shape for name, shape in ATTN_POOL.items()
     }
     shapes["gen_vision_model.quantize.codebook_used"] = (65536,)
     entries = {
-        name: Entry(Header(shape, BF16), functools.partial(numbers, name, shape))
+        name: TensorEntry(TensorHeader(shape, BF16), functools.partial(numbers, name, shape))
         for name, shape in shapes.items()
     }
     write_weights(entries, folder, 5 * 10**9)

@@ -1,4 +1,4 @@
-"""One small model for the whole room, with grouped key/value heads."""
+"""One small model for the tests of this folder, with grouped key/value heads."""
 
 import jax.numpy as jnp
 import pytest
@@ -35,14 +35,13 @@ SMALL = JanusConfig(
 
 @pytest.fixture(scope="session")
 def small(random_params):
-    """Definition and parameters."""
+    """Graph definition and parameters of the small model."""
     shapes = abstract(SMALL)
-    return nnx.split(shapes)[0], {
-        path: jnp.asarray(leaf) for path, leaf in random_params(shapes).items()
-    }
+    params = {path: jnp.asarray(leaf) for path, leaf in random_params(shapes).items()}
+    return nnx.split(shapes)[0], params
 
 
 @pytest.fixture(scope="session")
 def model(small):
-    """The bound model."""
+    """The small model, bound to its parameters."""
     return bind(*small)

@@ -1,4 +1,4 @@
-"""Two real arrays of the released Janus-Pro-1B through the paths that read them."""
+"""Two arrays of the released Janus-Pro-1B through the code that reads them."""
 
 from __future__ import annotations
 
@@ -12,44 +12,50 @@ from corl_jax.models.janus.codebook import Codebook
 from corl_jax.models.janus.config import JANUS_PRO_1B
 from corl_jax.models.layers import Mlp2
 
-CODES = JANUS_PRO_1B.image_tokenizer
+TOKENIZER = JANUS_PRO_1B.image_tokenizer
 
 
 @pytest.fixture(scope="module")
 def arrays(test_data):
+    """Vectors of the codebook, and the table of input embeddings of image tokens."""
     folder = test_data("data/janus_pro_1b")
     return np.load(folder / "codebook_normalised.npy"), np.load(folder / "gen_embed.npy")
 
 
 @pytest.fixture(scope="module")
 def codebook(arrays):
-    book = Codebook(CODES.codebook_size, CODES.code_dim, rngs=nnx.Rngs(0))
-    assert book.embedding.shape == arrays[0].shape == (16384, 8)
-    book.embedding[...] = jnp.asarray(arrays[0])
-    return book
+    codebook = Codebook(TOKENIZER.codebook_size, TOKENIZER.code_dim, rngs=nnx.Rngs(0))
+    assert codebook.embedding.shape == arrays[0].shape == (16384, 8)
+    codebook.embedding[...] = jnp.asarray(arrays[0])
+    return codebook
 
 
-def test_codebook_rows_are_looked_up_at_unit_norm(codebook, arrays):
+def test_lookup_returns_vectors_of_norm_one(codebook, arrays):
     norms = np.linalg.norm(arrays[0], axis=-1, keepdims=True)
-    assert np.abs(norms - 1).max() < 0.01  # normalised, then rounded to bfloat16
+    assert np.abs(norms - 1).max() < 0.01  # normalized, then rounded to bfloat16
     np.testing.assert_allclose(codebook.lookup(jnp.arange(16384)), arrays[0] / norms, atol=1e-6)
 
 
-def test_every_code_is_found_again_also_with_some_noise_and_any_length(codebook, arrays, rng):
-    rows = arrays[0]
-    pick = rng.choice(16384, 576, replace=False)
+def test_nearest_code_at_any_length_and_of_random_latents(codebook, arrays, rng):
+    vectors = arrays[0]
+
+    # A code that is scaled has itself as the nearest, or one as good as equal.
+    codes = rng.choice(16384, 576, replace=False)
     lengths = rng.uniform(0.1, 5, (576, 1)).astype(np.float32)
-    exact = codebook.nearest(jnp.asarray(rows[pick] * lengths))
-    np.testing.assert_allclose(rows[np.asarray(exact)], rows[pick], atol=1e-2)
+    nearest = codebook.nearest(jnp.asarray(vectors[codes] * lengths))
+    np.testing.assert_allclose(vectors[np.asarray(nearest)], vectors[codes], atol=1e-2)
+
+    # Of random latents, against distances in float64.
     z = rng.normal(size=(24, 24, 8)).astype(np.float32)
-    unit = z.astype(np.float64) / np.linalg.norm(z.astype(np.float64), axis=-1, keepdims=True)
-    unit_rows = rows.astype(np.float64) / np.linalg.norm(
-        rows.astype(np.float64), axis=-1, keepdims=True
-    )
-    distance = ((unit[..., None, :] - unit_rows) ** 2).sum(-1)
-    found = np.asarray(codebook.nearest(jnp.asarray(z)))
-    best, chosen = distance.min(-1), np.take_along_axis(distance, found[..., None], -1)[..., 0]
-    assert (chosen - best).max() < 1e-5 and len(np.unique(found)) > 300
+    distances = ((unit64(z)[..., None, :] - unit64(vectors)) ** 2).sum(-1)
+    nearest = np.asarray(codebook.nearest(jnp.asarray(z)))
+    chosen = np.take_along_axis(distances, nearest[..., None], -1)[..., 0]
+    assert (chosen - distances.min(-1)).max() < 1e-5 and len(np.unique(nearest)) > 300
+
+
+def unit64(vectors):
+    vectors = vectors.astype(np.float64)
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
 def test_embeddings_of_image_tokens_feed_the_aligner(arrays, rng):
@@ -57,15 +63,17 @@ def test_embeddings_of_image_tokens_feed_the_aligner(arrays, rng):
     embed = nnx.Embed(16384, 8, rngs=nnx.Rngs(0))
     embed.embedding[...] = jnp.asarray(table)
     aligner = Mlp2(8, 32, 16, ("mlp", "embed"), dtype=jnp.float32, rngs=nnx.Rngs(1))
-    codes = rng.integers(0, 16384, (2, 576))
-    ours = aligner(embed(jnp.asarray(codes)))
-    x = table[codes].astype(np.float64) @ np.asarray(
-        aligner.fc1.kernel[...], np.float64
-    ) + np.asarray(aligner.fc1.bias)
+    tokens = rng.integers(0, 16384, (2, 576))
+
+    x = linear64(table[tokens].astype(np.float64), aligner.fc1)
     x = np.asarray(jax.nn.gelu(jnp.asarray(x, jnp.float32), approximate=False), np.float64)
-    x = x @ np.asarray(aligner.fc2.kernel[...], np.float64) + np.asarray(aligner.fc2.bias)
-    np.testing.assert_allclose(ours, x, atol=1e-5)
+    x = linear64(x, aligner.fc2)
+    np.testing.assert_allclose(aligner(embed(jnp.asarray(tokens))), x, atol=1e-5)
+
+    # The table is not the codebook, whose vectors have norm 1.
     norms = np.linalg.norm(table, axis=-1)
-    assert (
-        norms.min() < 0.8 and norms.max() > 1.1
-    )  # its own table, not the codebook, whose rows have norm 1
+    assert norms.min() < 0.8 and norms.max() > 1.1
+
+
+def linear64(x, linear):
+    return x @ np.asarray(linear.kernel[...], np.float64) + np.asarray(linear.bias)

@@ -1,4 +1,4 @@
-"""Full sizes for free: shapes, parameter counts and logical axes of the released models."""
+"""Full sizes without memory: shapes, parameter counts and logical axes of the released models."""
 
 import math
 
@@ -28,22 +28,23 @@ def models():
     return {name: abstract(cfg) for name, cfg in SIZES.items()}
 
 
-def part(params, *tops):
-    return count({path: leaf for path, leaf in params.items() if path.split("/")[0] in tops})
+def count_module(params, module):
+    return count({path: leaf for path, leaf in params.items() if path.split("/")[0] == module})
 
 
-@pytest.mark.parametrize(("name", "total", "parts"), [
-    ("janus_pro_1b", 2_076_636_811, {"language_model": 1_652_656_128, "aligner": 6_295_552, "gen_aligner": 4_214_784,
+@pytest.mark.parametrize(("name", "total", "modules"), [
+    ("janus_pro_1b", 2_076_636_811, {"language_model": 1_652_656_128, "aligner": 6_295_552,
+                                     "gen_aligner": 4_214_784,
                                      "gen_head": 37_767_168, "gen_embed": 131_072,
                                      "vision_model": 316_283_904 - 12_595_200,
                                      "image_tokenizer": 71_948_939 - 65_536}),
-    ("janus_pro_7b", 7_407_773_323, {"language_model": 6_910_365_696, "aligner": 20_979_712, "gen_aligner": 16_818_176,
-                                     "gen_head": 83_906_560}),
+    ("janus_pro_7b", 7_407_773_323, {"language_model": 6_910_365_696, "aligner": 20_979_712,
+                                     "gen_aligner": 16_818_176, "gen_head": 83_906_560}),
 ])  # fmt: skip
-def test_parameter_counts_of_the_released_models(models, name, total, parts):
+def test_parameter_counts_of_the_released_models(models, name, total, modules):
     params = flatten_abstract(models[name])
     assert count(params) == total
-    assert {top: part(params, top) for top in parts} == parts
+    assert {module: count_module(params, module) for module in modules} == modules
 
 
 @pytest.mark.parametrize("name", list(SIZES))
@@ -60,31 +61,26 @@ def test_every_parameter_has_logical_axes_of_its_rank_and_every_axis_a_rule(mode
 def test_every_parameter_fits_a_mesh_of_two_by_two_by_two(models, name):
     sharder = Sharder(make_mesh({"data": 2, "fsdp": 2, "tensor": 2}))
     axes, params = logical_axes(models[name]), flatten_abstract(models[name])
-    largest = 0
+    largest_replicated = 0
     for path, leaf in params.items():
         shard = sharder.checked_sharding(leaf.shape, axes[path], path).shard_shape(leaf.shape)
         if math.prod(shard) == math.prod(leaf.shape):
-            largest = max(largest, math.prod(shard))
-    assert largest < 0.05 * count(params)  # whatever stays whole on every device is small
+            largest_replicated = max(largest_replicated, math.prod(shard))
+    assert largest_replicated < 0.05 * count(params)
 
 
-def test_parameters_are_float32_and_compute_type_changes_no_shape(models):
-    wide, narrow = (
-        flatten_abstract(models["tiny"]),
-        flatten_abstract(abstract(TINY, dtype=jnp.bfloat16)),
-    )
-    assert {leaf.dtype for leaf in wide.values()} == {jnp.dtype("float32")}
-    assert {path: (leaf.shape, leaf.dtype) for path, leaf in wide.items()} == {
-        path: (leaf.shape, leaf.dtype) for path, leaf in narrow.items()
+def test_parameters_are_float32_and_compute_dtype_changes_no_shape(models):
+    params = flatten_abstract(models["tiny"])
+    bfloat16_params = flatten_abstract(abstract(TINY, dtype=jnp.bfloat16))
+    assert {leaf.dtype for leaf in params.values()} == {jnp.dtype("float32")}
+    assert {path: (leaf.shape, leaf.dtype) for path, leaf in params.items()} == {
+        path: (leaf.shape, leaf.dtype) for path, leaf in bfloat16_params.items()
     }
 
 
 def test_named_sizes():
-    assert (
-        named_size("tiny") is TINY
-        and JANUS_PRO_1B.image_tokens == 576
-        and JANUS_PRO_1B.image_grid == 24
-    )
+    assert named_size("tiny") is TINY
+    assert JANUS_PRO_1B.image_tokens == 576 and JANUS_PRO_1B.image_grid == 24
     assert JANUS_PRO_1B.image_tokenizer.downsample == 16
     with pytest.raises(
         UserError, match="unknown model size 'janus_1b'; expected one of tiny, janus_pro_1b"

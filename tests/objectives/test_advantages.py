@@ -20,8 +20,8 @@ def test_group_scale_by_hand():
     std = np.sqrt(14 / 3)
     expected = np.asarray([-2, -1, 0, 3]) / (std + 1e-4)
     np.testing.assert_allclose(normalizations["group"](REWARDS)[0], expected, rtol=1e-6)
-    np.testing.assert_allclose(normalizations["group"](REWARDS)[1], np.asarray([-1, -1, 1, 1]) / 2 / (np.sqrt(1 / 3) + 1e-4),
-                               rtol=1e-6)  # fmt: skip
+    expected = np.asarray([-1, -1, 1, 1]) / 2 / (np.sqrt(1 / 3) + 1e-4)
+    np.testing.assert_allclose(normalizations["group"](REWARDS)[1], expected, rtol=1e-6)
 
 
 def test_batch_and_none_scales_by_hand():
@@ -45,30 +45,41 @@ def test_leaving_one_out_by_hand():
         np.testing.assert_allclose(
             normalizations[name](REWARDS, "leave_one_out"), centred / std, rtol=1e-6
         )
-    both = paired_advantages(
-        REWARDS, REWARDS, pairing="unified", scale="none", text_weight=0.5, baseline="leave_one_out"
+
+    paired = paired_advantages(
+        REWARDS,
+        REWARDS,
+        pairing="unified",
+        normalization="none",
+        text_weight=0.5,
+        baseline="leave_one_out",
     )
-    np.testing.assert_allclose(both, [1.5 * centred] * 2, rtol=1e-6)
+    np.testing.assert_allclose(paired, [1.5 * centred] * 2, rtol=1e-6)
 
 
-def test_a_group_is_silent_if_the_rewards_that_its_advantage_is_made_of_are_equal():
-    image, text = (
-        np.float32([[1, 1], [1, 1], [2, 1], [2, 1]]),
-        np.float32([[3, 3], [3, 4], [3, 3], [1, 3]]),
-    )
-    found = {
+def test_zero_std_groups_are_those_with_equal_rewards_after_pairing():
+    image = np.float32([[1, 1], [1, 1], [2, 1], [2, 1]])
+    text = np.float32([[3, 3], [3, 4], [3, 3], [1, 3]])
+    flags = {
         name: zero_std_groups({"image": image, "text": text}, pairing=name, text_weight=0.5)
         for name in PAIRINGS
     }
-    np.testing.assert_array_equal(found["separate"]["image"], [1, 1, 0, 0])
-    np.testing.assert_array_equal(found["separate"]["text"], [1, 0, 1, 0])
+    np.testing.assert_array_equal(flags["separate"]["image"], [1, 1, 0, 0])
+    np.testing.assert_array_equal(flags["separate"]["text"], [1, 0, 1, 0])
+
     for task in ("image", "text"):
-        np.testing.assert_array_equal(found["unified"][task], [1, 0, 0, 1])  # 2 + 0.5 = 1 + 1.5
-        np.testing.assert_array_equal(found["sum_of_advantages"][task], [1, 0, 0, 0])
-        both = paired_advantages(
-            jnp.asarray(image), jnp.asarray(text), pairing="unified", scale="group", text_weight=0.5
+        np.testing.assert_array_equal(flags["unified"][task], [1, 0, 0, 1])  # 2 + 0.5 = 1 + 1.5
+        np.testing.assert_array_equal(flags["sum_of_advantages"][task], [1, 0, 0, 0])
+        shared, _ = paired_advantages(
+            jnp.asarray(image),
+            jnp.asarray(text),
+            pairing="unified",
+            normalization="group",
+            text_weight=0.5,
         )
-        np.testing.assert_array_equal(~np.any(both[0], 1), found["unified"][task])
+        np.testing.assert_array_equal(~np.any(shared, 1), flags["unified"][task])
+
+    # With one task there is nothing to pair.
     np.testing.assert_array_equal(
         zero_std_groups({"text": text}, pairing="unified", text_weight=0.5)["text"], [1, 0, 1, 0]
     )
@@ -89,28 +100,30 @@ def test_equal_rewards_give_zero(name):
 
 def test_pairings_by_hand():
     image, text = REWARDS, jnp.asarray([[1.0, 0.0, 0.0, 1.0], [0.0, 1.0, 2.0, 0.0]])
-    scale = normalizations["group"]
-    ours = {
-        name: paired_advantages(image, text, pairing=name, scale="group", text_weight=0.8)
+    normalize = normalizations["group"]
+    paired = {
+        name: paired_advantages(image, text, pairing=name, normalization="group", text_weight=0.8)
         for name in ("unified", "separate", "sum_of_advantages")
     }
-    np.testing.assert_allclose(ours["unified"][0], scale(image + 0.8 * text))
-    np.testing.assert_allclose(ours["sum_of_advantages"][0], scale(image) + 0.8 * scale(text))
+    np.testing.assert_allclose(paired["unified"][0], normalize(image + 0.8 * text))
+    np.testing.assert_allclose(
+        paired["sum_of_advantages"][0], normalize(image) + 0.8 * normalize(text)
+    )
     for name in ("unified", "sum_of_advantages"):
-        np.testing.assert_array_equal(*ours[name])
-    np.testing.assert_allclose(ours["separate"][0], scale(image))
-    np.testing.assert_allclose(ours["separate"][1], scale(text))  # its own weight, not 0.8
+        np.testing.assert_array_equal(*paired[name])
+    np.testing.assert_allclose(paired["separate"][0], normalize(image))
+    np.testing.assert_allclose(paired["separate"][1], normalize(text))  # without the weight 0.8
 
 
-def test_separate_takes_more_questions_than_prompts():
+def test_separate_pairing_allows_different_numbers_of_prompts():
     image, text = paired_advantages(
-        REWARDS, jnp.ones((5, 2)), pairing="separate", scale="none", text_weight=0.8
+        REWARDS, jnp.ones((5, 2)), pairing="separate", normalization="none", text_weight=0.8
     )
     assert image.shape == (2, 4) and text.shape == (5, 2)
 
 
-def test_errors_name_the_thing():
-    arguments = {"scale": "group", "text_weight": 0.8}
+def test_errors_name_the_bad_value():
+    arguments = {"normalization": "group", "text_weight": 0.8}
     with pytest.raises(UserError, match=r"'unified' needs as many answers.*\(3, 4\) and \(2, 4\)"):
         paired_advantages(REWARDS, jnp.ones((3, 4)), pairing="unified", **arguments)
     with pytest.raises(
@@ -118,6 +131,6 @@ def test_errors_name_the_thing():
     ):
         paired_advantages(REWARDS, REWARDS, pairing="unifed", **arguments)
     with pytest.raises(
-        UserError, match="unknown advantage scale 'std'; expected one of batch, group, none"
+        UserError, match="unknown advantage normalization 'std'; expected one of batch, group, none"
     ):
-        paired_advantages(REWARDS, REWARDS, pairing="unified", scale="std", text_weight=0.8)
+        paired_advantages(REWARDS, REWARDS, pairing="unified", normalization="std", text_weight=0.8)

@@ -14,13 +14,14 @@ from corl_jax.objectives.kl import (
 )
 
 
-def coefficients(cfg, total, kl=0.0):
-    state = initial_kl_state(cfg, total)
-    out = [float(state.coef)]
-    for _ in range(total):
-        state = next_kl_state(cfg, state, jnp.float32(kl), total)
-        out.append(float(state.coef))
-    return np.asarray(out)
+def coefficients(cfg, total_steps, kl=0.0):
+    """The coefficients of all updates, the first to the one after the last."""
+    state = initial_kl_state(cfg, total_steps)
+    values = [float(state.coef)]
+    for _ in range(total_steps):
+        state = next_kl_state(cfg, state, jnp.float32(kl), total_steps)
+        values.append(float(state.coef))
+    return np.asarray(values)
 
 
 def test_estimators_by_hand():
@@ -42,9 +43,10 @@ def test_k3_is_never_negative_and_zero_at_equality(rng):
 def test_estimators_agree_with_the_true_divergence(float64, rng):
     logits = rng.normal(size=(2, 6))
     p, q = (jax.nn.log_softmax(jnp.asarray(row)) for row in logits)
-    true = float(jnp.sum(jnp.exp(p) * (p - q)))
+    divergence = float(jnp.sum(jnp.exp(p) * (p - q)))
     for name in ("k1", "k3"):
-        np.testing.assert_allclose(jnp.sum(jnp.exp(p) * estimators[name](p, q)), true, rtol=1e-10)
+        expectation = jnp.sum(jnp.exp(p) * estimators[name](p, q))
+        np.testing.assert_allclose(expectation, divergence, rtol=1e-10)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 0.02), (0.04, 0.1)])
@@ -86,25 +88,25 @@ def test_schedules_stay_at_the_end_after_the_last_step(name):
 
 @pytest.mark.parametrize("name", list(schedules))
 def test_every_schedule_goes_on_from_a_saved_state(name):
-    cfg = KlConfig(name, 0.01, 0.1, target=0.02)
+    cfg = KlConfig(name, 0.01, 0.1, target_kl=0.02)
     kls = np.linspace(0, 0.05, 20, dtype=np.float32)
     step = jax.jit(lambda state, kl: next_kl_state(cfg, state, kl, 20))
 
-    def go(state, kls):
+    def run(state, kls):
         for kl in kls:
             state = step(state, kl)
         return state
 
-    whole = go(initial_kl_state(cfg, 20), kls)
-    middle = go(initial_kl_state(cfg, 20), kls[:7])
+    uninterrupted = run(initial_kl_state(cfg, 20), kls)
+    middle = run(initial_kl_state(cfg, 20), kls[:7])
     saved = KlState(*(jnp.asarray(np.asarray(leaf).copy()) for leaf in jax.tree.leaves(middle)))
-    resumed = go(saved, kls[7:])
-    assert resumed.coef == whole.coef and resumed.step == whole.step == 20
-    assert whole.coef.dtype == jnp.float32 and whole.coef.shape == ()
+    resumed = run(saved, kls[7:])
+    assert resumed.coef == uninterrupted.coef and resumed.step == uninterrupted.step == 20
+    assert uninterrupted.coef.dtype == jnp.float32 and uninterrupted.coef.shape == ()
 
 
 def test_adaptive_moves_towards_the_target_by_at_most_its_rate():
-    cfg = KlConfig("adaptive", start=0.04, target=0.05, rate=0.1)
+    cfg = KlConfig("adaptive", start=0.04, target_kl=0.05, adaptation_rate=0.1)
     state = initial_kl_state(cfg, 10)
     np.testing.assert_allclose(state.coef, 0.04, rtol=1e-6)
     for kl, factor in ((1.0, 1.1), (0.0, 0.9), (0.05, 1.0), (0.06, 1.02)):
@@ -113,11 +115,11 @@ def test_adaptive_moves_towards_the_target_by_at_most_its_rate():
         )
 
 
-@pytest.mark.parametrize(("fields", "used"), [
+@pytest.mark.parametrize(("fields", "needed"), [
     (("constant", 0.0, 0.5), False), (("constant", 0.1), True), (("grpo_d", 0.0, 0.02), True),
     (("linear", 0.0, 0.0), False), (("adaptive", 0.0, 1.0), False)])  # fmt: skip
-def test_used_says_whether_a_reference_is_needed(fields, used):
-    assert KlConfig(*fields).used is used
+def test_a_reference_is_needed_if_the_coefficient_can_differ_from_zero(fields, needed):
+    assert KlConfig(*fields).needs_reference is needed
 
 
 def test_bad_configs_are_named():
@@ -127,10 +129,10 @@ def test_bad_configs_are_named():
         KlConfig(schedule="grpod")
     with pytest.raises(UserError, match="unknown KL estimator 'k4'; expected one of k1, k2, k3"):
         KlConfig(estimator="k4")
-    with pytest.raises(UserError, match=r"-0\.1 and 0\.0 must be at least 0"):
+    with pytest.raises(UserError, match=r"must be at least 0; got -0\.1 and 0\.0"):
         KlConfig(start=-0.1)
-    with pytest.raises(UserError, match="kl.explore=1.0"):
-        KlConfig(explore=1.0)
-    for fields in ({"target": 0.0}, {"rate": 1.0}):
-        with pytest.raises(UserError, match="kl.target=.*kl.rate="):
+    with pytest.raises(UserError, match="kl.explore_fraction=1.0"):
+        KlConfig(explore_fraction=1.0)
+    for fields in ({"target_kl": 0.0}, {"adaptation_rate": 1.0}):
+        with pytest.raises(UserError, match="kl.target_kl=.*kl.adaptation_rate="):
             KlConfig("adaptive", 0.1, **fields)

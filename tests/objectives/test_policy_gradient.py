@@ -20,12 +20,10 @@ def test_clipped_loss_by_hand():
     np.testing.assert_array_equal(active, [0, 1, 0, 0, 1, 0])
 
 
-def test_two_sides_bound_what_a_token_can_lose():
+def test_the_two_sided_clip_bounds_the_loss_of_a_token():
     two_sided = {**PPO, "clip": "two_sided", "ceiling": 3.0}
-    ratios, a = (
-        jnp.asarray([4.0, 4.0, 2.0, 0.5, 0.5, 1.1]),
-        jnp.asarray([-2.0, 1.0, -1.0, -1.0, 1.0, -1.0]),
-    )
+    ratios = jnp.asarray([4.0, 4.0, 2.0, 0.5, 0.5, 1.1])
+    a = jnp.asarray([-2.0, 1.0, -1.0, -1.0, 1.0, -1.0])
     loss, _, active = clipped_surrogate(jnp.log(ratios), jnp.zeros(6), a, **two_sided)
     np.testing.assert_allclose(loss, [6, -1.3, 2, 0.8, -0.5, 1.1], rtol=1e-6)
     np.testing.assert_array_equal(active, [1, 1, 0, 1, 0, 0])
@@ -42,14 +40,14 @@ def test_gradient_vanishes_where_the_clip_is_active_only():
     np.testing.assert_allclose(grad, [-2, 0, 1.6, -0.6, 0, -3.3], rtol=1e-6)
 
 
-def test_without_a_clip_the_ratio_is_free():
+def test_without_a_clip_the_ratio_is_unbounded():
     loss, _, active = clipped_surrogate(NEW, OLD, A, clip="none", epsilon_low=0.2, epsilon_high=0.2)
     np.testing.assert_allclose(loss, -np.exp(NEW - OLD) * A, rtol=1e-6)
     np.testing.assert_array_equal(active, 0)
 
 
 @pytest.mark.parametrize("clip", ["ppo", "two_sided", "none"])
-def test_one_update_per_rollout_has_ratio_one_and_the_score_gradient(clip):
+def test_one_update_per_rollout_has_ratio_one_and_the_policy_gradient(clip):
     settings = {**PPO, "clip": clip}
     loss, ratio, active = clipped_surrogate(NEW, None, A, **settings)
     np.testing.assert_array_equal(ratio, 1)
@@ -74,13 +72,12 @@ def test_gradient_by_finite_differences(float64, rng):
 
 def test_old_log_probs_and_advantages_per_row_broadcast(rng):
     new, old = jnp.asarray(rng.normal(size=(2, 3, 4))), jnp.asarray(rng.normal(size=(2, 3, 4)))
-    rows = jnp.asarray(rng.normal(size=(2, 3)))
-    loss, _, _ = clipped_surrogate(new, old, rows[..., None], **PPO)
-    full, _, _ = clipped_surrogate(new, old, jnp.repeat(rows[..., None], 4, -1), **PPO)
-    np.testing.assert_array_equal(loss, full)
-    assert not np.any(
-        jax.grad(lambda o: clipped_surrogate(new, o, rows[..., None], **PPO)[0].sum())(old)
-    )
+    a = jnp.asarray(rng.normal(size=(2, 3)))
+    loss, _, _ = clipped_surrogate(new, old, a[..., None], **PPO)
+    expected, _, _ = clipped_surrogate(new, old, jnp.repeat(a[..., None], 4, -1), **PPO)
+    np.testing.assert_array_equal(loss, expected)
+    grad = jax.grad(lambda o: clipped_surrogate(new, o, a[..., None], **PPO)[0].sum())(old)
+    assert not np.any(grad)
 
 
 def test_unknown_clip_is_named():
@@ -88,7 +85,7 @@ def test_unknown_clip_is_named():
         clipped_surrogate(NEW, OLD, A, clip="pp0", epsilon_low=0.2, epsilon_high=0.2)
 
 
-def test_importance_is_cut_and_stands_still():
+def test_importance_weights_are_capped_and_have_no_gradient():
     new, sampler = jnp.log(jnp.array([0.2, 0.5, 0.9])), jnp.log(jnp.array([0.4, 0.4, 0.1]))
     np.testing.assert_allclose(importance_weights(new, sampler, 2.0), [0.5, 1.25, 2.0], rtol=1e-6)
     assert not jax.grad(lambda x: importance_weights(x, sampler, 2.0).sum())(new).any()

@@ -32,27 +32,27 @@ def logits(rng):
 @pytest.mark.parametrize("weight", [0.0, 0.5, 1.0, 5.0])
 def test_guidance_formula(logits, weight):
     c, u = logits
-    np.testing.assert_allclose(log_distribution(c, u, SamplingParams(guidance=weight)), log_softmax(u + weight * (c - u)),
-                               atol=2e-6)  # fmt: skip
+    log_probs = log_distribution(c, u, SamplingParams(guidance_scale=weight))
+    np.testing.assert_allclose(log_probs, log_softmax(u + weight * (c - u)), atol=2e-6)
 
 
 def test_without_unconditional_logits_guidance_is_not_used(logits):
-    np.testing.assert_allclose(log_distribution(logits[0], None, SamplingParams(guidance=5.0)), log_softmax(logits[0]),
-                               atol=1e-6)  # fmt: skip
+    log_probs = log_distribution(logits[0], None, SamplingParams(guidance_scale=5.0))
+    np.testing.assert_allclose(log_probs, log_softmax(logits[0]), atol=1e-6)
 
 
 def test_temperature_divides_guided_logits(logits):
     c, u = logits
-    got = log_distribution(c, u, SamplingParams(guidance=3.0, temperature=0.7))
+    got = log_distribution(c, u, SamplingParams(guidance_scale=3.0, temperature=0.7))
     np.testing.assert_allclose(got, log_softmax((u + 3 * (c - u)) / 0.7), atol=1e-5)
 
 
 def test_top_k_keeps_k_and_renormalises(logits):
     got = np.exp(log_distribution(logits[0], None, SamplingParams(top_k=3)))
     for row, probs in zip(logits[0], got, strict=True):
-        kept = np.argsort(row)[-3:]
-        assert set(np.flatnonzero(probs)) == set(kept)
-        np.testing.assert_allclose(probs[kept], np.exp(log_softmax(row[kept])), rtol=1e-5)
+        top = np.argsort(row)[-3:]
+        assert set(np.flatnonzero(probs)) == set(top)
+        np.testing.assert_allclose(probs[top], np.exp(log_softmax(row[top])), rtol=1e-5)
 
 
 def test_top_p_keeps_the_smallest_set_that_reaches_it():
@@ -76,7 +76,7 @@ def test_banned_ids_have_probability_zero_and_the_rest_sums_to_one(logits):
     got = log_distribution(
         logits[0],
         logits[1],
-        SamplingParams(guidance=2.0, temperature=1.5, banned=jnp.asarray(banned)),
+        SamplingParams(guidance_scale=2.0, temperature=1.5, banned=jnp.asarray(banned)),
     )
     assert np.isfinite(got).all() and (np.exp(got)[:, banned] == 0).all()
     np.testing.assert_allclose(np.exp(got).sum(-1), 1, rtol=1e-5)
@@ -93,53 +93,54 @@ def test_bans_come_before_top_k(logits):
     assert np.count_nonzero(np.exp(got)) == 2 and np.exp(got)[0, best] == 0
 
 
-def test_greedy_at_temperature_zero_is_scored_at_one(logits):
-    sampling = SamplingParams(temperature=0.0)
-    scored = log_distribution(logits[0], None, sampling)
-    np.testing.assert_allclose(scored, log_softmax(logits[0]), atol=1e-6)
-    tokens, log_probs = sample_tokens(sample_keys(stream(0, "t"), 3), scored, sampling)
+def test_greedy_sampling_at_temperature_zero_has_log_probs_of_temperature_one(logits):
+    params = SamplingParams(temperature=0.0)
+    distribution = log_distribution(logits[0], None, params)
+    np.testing.assert_allclose(distribution, log_softmax(logits[0]), atol=1e-6)
+    tokens, log_probs = sample_tokens(sample_keys(stream(0, "t"), 3), distribution, params)
     np.testing.assert_array_equal(tokens, logits[0].argmax(-1))
     np.testing.assert_allclose(log_probs, log_softmax(logits[0]).max(-1), atol=1e-6)
 
 
-def test_drawn_log_probs_are_those_the_scorer_takes_and_follow_the_row_key(logits):
-    scored = log_distribution(
-        *logits, SamplingParams(guidance=2.0, temperature=1.3, top_k=4, top_p=0.9)
+def test_samples_have_the_log_probs_of_the_distribution_and_depend_on_the_key_of_their_row(logits):
+    distribution = log_distribution(
+        *logits, SamplingParams(guidance_scale=2.0, temperature=1.3, top_k=4, top_p=0.9)
     )
     keys = sample_keys(stream(1, "t"), 3)
-    tokens, log_probs = sample_tokens(keys, scored, SamplingParams())
-    np.testing.assert_array_equal(log_probs, token_log_probs(scored, tokens))
+    tokens, log_probs = sample_tokens(keys, distribution, SamplingParams())
+    np.testing.assert_array_equal(log_probs, token_log_probs(distribution, tokens))
     assert (np.asarray(log_probs) > -50).all() and tokens.dtype == jnp.int32
-    alone, _ = sample_tokens(keys[2:], scored[2:], SamplingParams())
-    assert alone[0] == tokens[2]
+    last_row, _ = sample_tokens(keys[2:], distribution[2:], SamplingParams())
+    assert last_row[0] == tokens[2]
 
 
-def test_draws_follow_the_distribution():
-    scored = jnp.log(jnp.asarray([0.5, 0.3, 0.2]))
+def test_sample_frequencies_follow_the_distribution():
+    log_probs = jnp.log(jnp.asarray([0.5, 0.3, 0.2]))
     tokens, _ = sample_tokens(
-        sample_keys(stream(0, "t"), 4000), jnp.tile(scored, (4000, 1)), SamplingParams()
+        sample_keys(stream(0, "t"), 4000), jnp.tile(log_probs, (4000, 1)), SamplingParams()
     )
     np.testing.assert_allclose(np.bincount(tokens) / 4000, [0.5, 0.3, 0.2], atol=0.03)
 
 
-@pytest.mark.parametrize("sampling", [
-    SamplingParams(guidance=3.0, temperature=0.5, banned=np.arange(8) < 2),
-    SamplingParams(guidance=3.0, top_k=3, top_p=0.8, banned=np.arange(8) < 2),
+@pytest.mark.parametrize("params", [
+    SamplingParams(guidance_scale=3.0, temperature=0.5, banned=np.arange(8) < 2),
+    SamplingParams(guidance_scale=3.0, top_k=3, top_p=0.8, banned=np.arange(8) < 2),
 ])  # fmt: skip
-def test_gradients_are_finite_with_bans(logits, sampling):
+def test_gradients_are_finite_with_bans(logits, params):
     def loss(c, u):
-        scored = log_distribution(c, u, sampling)
-        return jnp.sum(token_log_probs(scored, jnp.argmax(scored, -1))) + jnp.sum(entropy(scored))
+        log_probs = log_distribution(c, u, params)
+        best = token_log_probs(log_probs, jnp.argmax(log_probs, -1))
+        return jnp.sum(best) + jnp.sum(entropy(log_probs))
 
     for grad in jax.grad(loss, (0, 1))(*map(jnp.asarray, logits)):
         assert np.isfinite(grad).all() and np.abs(grad).max() > 0
         np.testing.assert_array_equal(grad[:, :2], 0)
 
 
-def test_a_banned_token_is_never_scored_as_nan(logits):
-    scored = log_distribution(logits[0], None, SamplingParams(banned=jnp.arange(8) < 2))
-    chosen = token_log_probs(scored, jnp.zeros(3, jnp.int32))
-    assert np.isfinite(chosen).all() and (np.asarray(chosen - chosen) == 0).all()
+def test_the_log_prob_of_a_banned_token_is_finite(logits):
+    distribution = log_distribution(logits[0], None, SamplingParams(banned=jnp.arange(8) < 2))
+    log_probs = token_log_probs(distribution, jnp.zeros(3, jnp.int32))
+    assert np.isfinite(log_probs).all() and (np.asarray(log_probs - log_probs) == 0).all()
 
 
 def test_entropy_by_hand():
@@ -152,29 +153,29 @@ def test_guidance_and_temperature_change_without_a_new_program(logits):
     traces = []
 
     @jax.jit
-    def run(c, u, sampling):
+    def run(c, u, params):
         traces.append(1)
-        return log_distribution(c, u, sampling)
+        return log_distribution(c, u, params)
 
-    for guidance, temperature in ((1.0, 1.0), (5.0, 0.5), (2.0, 0.0)):
-        run(*logits, SamplingParams(guidance, temperature))
+    for guidance_scale, temperature in ((1.0, 1.0), (5.0, 0.5), (2.0, 0.0)):
+        run(*logits, SamplingParams(guidance_scale, temperature))
     assert len(traces) == 1
 
 
-@pytest.mark.parametrize(("setting", "says"), [
-    ({"guidance": -1.0, "temperature": 1.0}, "guidance=-1.0"),
-    ({"guidance": 1.0, "temperature": float("nan")}, "temperature=nan"),
-    ({"guidance": 1.0, "temperature": 1.0, "top_p": 0.0}, "top_p=0.0"),
-    ({"guidance": 1.0, "temperature": 1.0, "top_p": 1.5}, "top_p=1.5"),
+@pytest.mark.parametrize(("params", "message"), [
+    ({"guidance_scale": -1.0, "temperature": 1.0}, "guidance_scale=-1.0"),
+    ({"guidance_scale": 1.0, "temperature": float("nan")}, "temperature=nan"),
+    ({"guidance_scale": 1.0, "temperature": 1.0, "top_p": 0.0}, "top_p=0.0"),
+    ({"guidance_scale": 1.0, "temperature": 1.0, "top_p": 1.5}, "top_p=1.5"),
 ])  # fmt: skip
-def test_bad_settings_are_named(setting, says):
-    with pytest.raises(UserError, match=says):
-        check_sampling_params(**setting)
-    check_sampling_params(guidance=0.0, temperature=0.0, top_p=1.0)
+def test_bad_params_are_named(params, message):
+    with pytest.raises(UserError, match=message):
+        check_sampling_params(**params)
+    check_sampling_params(guidance_scale=0.0, temperature=0.0, top_p=1.0)
 
 
-def test_settings_that_keep_everything_keep_unlikely_ids_under_jit():
+def test_default_params_keep_unlikely_ids_under_jit():
     logits = np.array([0.0, -5.0, -40.0, -80.0], np.float32)
-    sampling = SamplingParams(guidance=jnp.float32(1), temperature=jnp.float32(1))
-    got = jax.jit(lambda s: log_distribution(logits, None, s))(sampling)
+    params = SamplingParams(guidance_scale=jnp.float32(1), temperature=jnp.float32(1))
+    got = jax.jit(lambda p: log_distribution(logits, None, p))(params)
     np.testing.assert_allclose(got, jax.nn.log_softmax(logits), rtol=1e-6)

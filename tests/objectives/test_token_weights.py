@@ -37,9 +37,9 @@ def test_sums(mask):
         ("token_mean", 1),
         ("fixed_length", mask.sum() / (6 * sequences)),
     ):
-        for share in (1.0, 0.3):
-            weights = token_weights(mask, aggregation=mode, share=share)
-            np.testing.assert_allclose(weights.sum(), share * total, rtol=1e-5)
+        for task_weight in (1.0, 0.3):
+            weights = token_weights(mask, aggregation=mode, task_weight=task_weight)
+            np.testing.assert_allclose(weights.sum(), task_weight * total, rtol=1e-5)
             np.testing.assert_array_equal(weights[~mask], 0)
 
 
@@ -60,8 +60,14 @@ def test_unknown_name():
 def loss_and_gradient(theta, features, advantages, weights):
     def loss(theta):
         log_probs = jax.nn.log_sigmoid(features @ theta)
-        per_token, _, _ = clipped_surrogate(log_probs, None, advantages[..., None], clip="ppo", epsilon_low=0.2,
-                                    epsilon_high=0.2)  # fmt: skip
+        per_token, _, _ = clipped_surrogate(
+            log_probs,
+            None,
+            advantages[..., None],
+            clip="ppo",
+            epsilon_low=0.2,
+            epsilon_high=0.2,
+        )
         return jnp.sum(per_token * weights)
 
     return jax.value_and_grad(loss)(theta)
@@ -72,11 +78,11 @@ def test_micro_batches_by_row_add_up_to_one_batch(float64, rng, mask, mode):
     theta, features = jnp.asarray(rng.normal(size=5)), jnp.asarray(rng.normal(size=(4, 3, 6, 5)))
     advantages = jnp.asarray(rng.normal(size=(4, 3)))
     weights = token_weights(mask, aggregation=mode).astype(jnp.float64)
-    whole = loss_and_gradient(theta, features, advantages, weights)
+    full_loss, full_grad = loss_and_gradient(theta, features, advantages, weights)
     for parts in ([slice(0, 1), slice(1, 4)], [slice(i, i + 1) for i in range(4)]):
         each = [loss_and_gradient(theta, features[p], advantages[p], weights[p]) for p in parts]
-        np.testing.assert_allclose(sum(loss for loss, _ in each), whole[0], atol=1e-15)
-        np.testing.assert_allclose(sum(grad for _, grad in each), whole[1], atol=1e-15)
+        np.testing.assert_allclose(sum(loss for loss, _ in each), full_loss, atol=1e-15)
+        np.testing.assert_allclose(sum(grad for _, grad in each), full_grad, atol=1e-15)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -84,11 +90,13 @@ def test_masked_tokens_and_padding_rows_change_nothing(float64, rng, mask, mode)
     theta, features = jnp.asarray(rng.normal(size=5)), rng.normal(size=(4, 3, 6, 5))
     advantages = jnp.asarray(rng.normal(size=(4, 3)))
     weights = token_weights(mask, aggregation=mode)
-    other = np.where(mask[..., None], features, 3 * rng.normal(size=features.shape))
-    one, two = (
-        loss_and_gradient(theta, jnp.asarray(f), advantages, weights) for f in (features, other)
-    )
-    np.testing.assert_array_equal(one[0], two[0])
-    np.testing.assert_array_equal(one[1], two[1])
+
+    # Other features where the mask is False.
+    changed = np.where(mask[..., None], features, 3 * rng.normal(size=features.shape))
+    loss, grad = loss_and_gradient(theta, jnp.asarray(features), advantages, weights)
+    changed_loss, changed_grad = loss_and_gradient(theta, jnp.asarray(changed), advantages, weights)
+    np.testing.assert_array_equal(loss, changed_loss)
+    np.testing.assert_array_equal(grad, changed_grad)
+
     padded = np.concatenate([mask, np.zeros((2, 3, 6), bool)])
     np.testing.assert_array_equal(token_weights(padded, aggregation=mode)[:4], weights)

@@ -1,4 +1,4 @@
-"""Compiled programs read back: trips, bytes, collectives, arithmetic, each against a program small enough to count."""
+"""Parsed programs: trip counts, bytes, collectives and FLOPs of programs small enough to count."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from corl_jax.planner import flops, hlo, hlo_bytes
 N = 256
 
 
-def compiled(call, *args):
-    return hlo.parse(jax.jit(call).lower(*args).compile().as_text())
+def compile_and_parse(function, *args):
+    return hlo.parse(jax.jit(function).lower(*args).compile().as_text())
 
 
 def array(*shape, dtype=jnp.float32, sharding=None):
     return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
 
-def test_types_carry_their_memory():
+def test_arrays_have_a_memory_space():
     text = """HloModule m
 
 ENTRY %main (p: bf16[4,8]) -> (bf16[4,8], s32[]) {
@@ -35,71 +35,74 @@ ENTRY %main (p: bf16[4,8]) -> (bf16[4,8], s32[]) {
 """
     module = hlo.parse(text)
     start = module.entry.instructions["copy-start.1"]
-    assert [(one.dtype, one.dims, one.memory, one.bytes) for one in start.arrays] == [
+    arrays = [(part.dtype, part.dims, part.memory_space, part.bytes) for part in start.arrays]
+    assert arrays == [
         ("bf16", (4, 8), 1, 64),
         ("bf16", (4, 8), 0, 64),
         ("u32", (), 2, 4),
     ]
     assert module.entry.root.name == "t" and module.entry.parameters[0].name == "p"
-    assert hlo_bytes.of_program(module) == hlo_bytes.Traffic(
-        64.0, {}
-    )  # read once on its way to the chip's own memory
+    # The parameter is read once, on its way to the chip's own memory.
+    assert hlo_bytes.program_traffic(module) == hlo_bytes.DeviceTraffic(64.0, {})
 
 
 def test_a_loop_counts_as_often_as_it_runs():
-    def run(x, trips):
-        return jax.lax.fori_loop(0, trips, lambda i, x: jnp.sin(x) @ x, x)
+    def run(x, trip_count):
+        return jax.lax.fori_loop(0, trip_count, lambda i, x: jnp.sin(x) @ x, x)
 
-    few, many = (compiled(lambda x, n=n: run(x, n), array(N, N)) for n in (5, 20))
-    (_, body, trips), (_, _, more) = next(hlo_bytes.loops(few)), next(hlo_bytes.loops(many))
-    assert (trips, more) == (5, 20)
-    once = hlo_bytes.of_computation(few, body).bytes
-    assert once >= 3 * 4 * N * N  # both factors and the product at least
-    assert hlo_bytes.of_program(many).bytes - hlo_bytes.of_program(few).bytes == pytest.approx(
-        15 * once, rel=0.01
-    )
+    short, long = (compile_and_parse(lambda x, n=n: run(x, n), array(N, N)) for n in (5, 20))
+    _, body, short_trips = next(hlo_bytes.loops(short))
+    _, _, long_trips = next(hlo_bytes.loops(long))
+    assert (short_trips, long_trips) == (5, 20)
+
+    # An iteration moves both factors and the product at least.
+    iteration_bytes = hlo_bytes.computation_traffic(short, body).hbm_bytes
+    assert iteration_bytes >= 3 * 4 * N * N
+    short_bytes = hlo_bytes.program_traffic(short).hbm_bytes
+    long_bytes = hlo_bytes.program_traffic(long).hbm_bytes
+    assert long_bytes - short_bytes == pytest.approx(15 * iteration_bytes, rel=0.01)
 
 
 def test_an_update_in_place_counts_as_the_update_and_a_slice_as_the_slice():
-    def run(x, rows):
-        def turn(i, x):
+    def run(x):
+        def shift_row(i, x):
             row = jax.lax.dynamic_slice(x, (i, 0), (1, N))
             return jax.lax.dynamic_update_slice(x, row * 2, (i + 1, 0))
 
-        return jax.lax.fori_loop(0, 100, turn, x)
+        return jax.lax.fori_loop(0, 100, shift_row, x)
 
-    module = compiled(lambda x: run(x, N), array(N, N))
-    _, body, trips = next(hlo_bytes.loops(module))
-    assert trips == 100 and hlo_bytes.of_computation(module, body).bytes <= 8 * 4 * N < 4 * N * N
-    assert hlo_bytes.copies(module, body, 4 * N * N) == 0
+    module = compile_and_parse(run, array(N, N))
+    _, body, trip_count = next(hlo_bytes.loops(module))
+    iteration_bytes = hlo_bytes.computation_traffic(module, body).hbm_bytes
+    assert trip_count == 100 and iteration_bytes <= 8 * 4 * N < 4 * N * N
+    assert hlo_bytes.count_copies(module, body, 4 * N * N) == 0
 
 
-def test_a_copy_inside_a_loop_is_seen():
+def test_a_copy_inside_a_loop_is_counted():
     def run(x):
         return jax.lax.fori_loop(
             0, 7, lambda i, x: jax.lax.optimization_barrier(x.T.copy()).at[i, 0].add(1.0), x
         )
 
-    module = compiled(run, array(N, N))
+    module = compile_and_parse(run, array(N, N))
     _, body, _ = next(hlo_bytes.loops(module))
-    assert (
-        hlo_bytes.copies(module, body, 4 * N * N) >= 1
-        and hlo_bytes.copies(module, body, 4 * N * N + 1) == 0
-    )
+    assert hlo_bytes.count_copies(module, body, 4 * N * N) >= 1
+    assert hlo_bytes.count_copies(module, body, 4 * N * N + 1) == 0
 
 
 def test_collectives_count_what_a_device_sends():
     sharder = Sharder(make_mesh({"fsdp": 8}))
-    rows, whole = sharder.named_sharding("batch"), sharder.named_sharding()
-    gathered = compiled(
-        lambda x: jax.lax.with_sharding_constraint(x * 2, whole), array(N, N, sharding=rows)
+    by_rows, replicated = sharder.named_sharding("batch"), sharder.named_sharding()
+    gather = compile_and_parse(
+        lambda x: jax.lax.with_sharding_constraint(x * 2, replicated),
+        array(N, N, sharding=by_rows),
     )
-    assert hlo_bytes.of_program(gathered).collectives == {"all-gather": 7 / 8 * 4 * N * N}
-    summed = compiled(lambda x: jnp.sum(x, 0), array(N, N, sharding=rows))
-    assert hlo_bytes.of_program(summed).collectives == {"all-reduce": 2 * 7 / 8 * 4 * N}
+    assert hlo_bytes.program_traffic(gather).link_bytes == {"all-gather": 7 / 8 * 4 * N * N}
+    column_sum = compile_and_parse(lambda x: jnp.sum(x, 0), array(N, N, sharding=by_rows))
+    assert hlo_bytes.program_traffic(column_sum).link_bytes == {"all-reduce": 2 * 7 / 8 * 4 * N}
 
 
-def test_a_turn_that_takes_two_windows_counts_half_as_often():
+def test_a_loop_that_computes_two_windows_per_iteration_runs_half_as_often():
     text = """HloModule m
 
 %cond (c: (u32[], f32[8])) -> pred[] {
@@ -127,27 +130,26 @@ ENTRY %main (p: f32[8]) -> (u32[], f32[8]) {
   ROOT %loop = (u32[], f32[8]{0}) while(%start), condition=%cond, body=%body
 }
 """
-    assert hlo_bytes.of_program(hlo.parse(text)).collectives == {"collective-permute": 8 * 2 * 32}
+    traffic = hlo_bytes.program_traffic(hlo.parse(text))
+    assert traffic.link_bytes == {"collective-permute": 8 * 2 * 32}
 
 
-def test_a_gathering_beside_a_product_counts_once_and_a_sum_that_is_sliced_as_scattered():
-    groups, beside = (
-        "replica_groups={{0,1,2,3}}",
-        'backend_config={"async_collective_fusion_config":{}}',
-    )
+def test_an_all_gather_beside_a_product_counts_once_and_a_sliced_all_reduce_is_a_reduce_scatter():
+    groups = "replica_groups={{0,1,2,3}}"
+    overlapped = 'backend_config={"async_collective_fusion_config":{}}'
     text = f"""HloModule m
 
 %begin (p: f32[8]) -> (f32[8], f32[32]) {{
   %p = f32[8]{{0}} parameter(0)
-  %g = f32[32]{{0}} all-gather(%p), channel_id=1, {groups}, {beside}
+  %g = f32[32]{{0}} all-gather(%p), channel_id=1, {groups}, {overlapped}
   ROOT %s = (f32[8]{{0}}, f32[32]{{0}}) custom-call(%g), custom_call_target="AsyncCollectiveStart"
 }}
 
-%beside (p: f32[8], q: f32[32], x: f32[8]) -> (f32[8], f32[8], f32[32]) {{
+%product (p: f32[8], q: f32[32], x: f32[8]) -> (f32[8], f32[8], f32[32]) {{
   %p = f32[8]{{0}} parameter(0)
   %q = f32[32]{{0}} parameter(1)
   %x = f32[8]{{0}} parameter(2)
-  %g = f32[32]{{0}} all-gather(%p), channel_id=1, {groups}, {beside}
+  %g = f32[32]{{0}} all-gather(%p), channel_id=1, {groups}, {overlapped}
   %y = f32[8]{{0}} multiply(%x, %x)
   ROOT %t = (f32[8]{{0}}, f32[8]{{0}}, f32[32]{{0}}) tuple(%y, %p, %g)
 }}
@@ -155,7 +157,7 @@ def test_a_gathering_beside_a_product_counts_once_and_a_sum_that_is_sliced_as_sc
 %end (p: f32[8], q: f32[32]) -> f32[32] {{
   %p = f32[8]{{0}} parameter(0)
   %q = f32[32]{{0}} parameter(1)
-  %g = f32[32]{{0}} all-gather(%p), channel_id=1, {groups}, {beside}
+  %g = f32[32]{{0}} all-gather(%p), channel_id=1, {groups}, {overlapped}
   ROOT %d = f32[32]{{0}} custom-call(%p, %q), custom_call_target="AsyncCollectiveDone"
 }}
 
@@ -163,7 +165,7 @@ def test_a_gathering_beside_a_product_counts_once_and_a_sum_that_is_sliced_as_sc
   %p = f32[32]{{0}} parameter(0)
   %r = f32[32]{{0}} all-reduce(%p), channel_id=2, {groups}
   %zero = u32[] constant(0)
-  ROOT %mine = f32[8]{{0}} dynamic-slice(%r, %zero), dynamic_slice_sizes={{8}}
+  ROOT %slice = f32[8]{{0}} dynamic-slice(%r, %zero), dynamic_slice_sizes={{8}}
 }}
 
 ENTRY %main (p: f32[8]) -> f32[8] {{
@@ -171,72 +173,73 @@ ENTRY %main (p: f32[8]) -> f32[8] {{
   %a = (f32[8]{{0}}, f32[32]{{0}}) fusion(%p), kind=kCustom, calls=%begin
   %a0 = f32[8]{{0}} get-tuple-element(%a), index=0
   %a1 = f32[32]{{0}} get-tuple-element(%a), index=1
-  %b = (f32[8]{{0}}, f32[8]{{0}}, f32[32]{{0}}) fusion(%a0, %a1, %p), kind=kOutput, calls=%beside
+  %b = (f32[8]{{0}}, f32[8]{{0}}, f32[32]{{0}}) fusion(%a0, %a1, %p), kind=kOutput, calls=%product
   %b1 = f32[8]{{0}} get-tuple-element(%b), index=1
   %b2 = f32[32]{{0}} get-tuple-element(%b), index=2
   %c = f32[32]{{0}} fusion(%b1, %b2), kind=kCustom, calls=%end
   ROOT %d = f32[8]{{0}} fusion(%c), kind=kCustom, calls=%scatter
 }}
 """
-    read = hlo_bytes.of_program(hlo.parse(text))
-    assert read.collectives == {"all-gather": 3 * 32, "reduce-scatter": 3 / 4 * 128}
-    begun, multiplied, scattered = 32 + 32 + 128, 32 + 32 + 32, 128 + 32
-    assert read.bytes == begun + multiplied + scattered
+    traffic = hlo_bytes.program_traffic(hlo.parse(text))
+    assert traffic.link_bytes == {"all-gather": 3 * 32, "reduce-scatter": 3 / 4 * 128}
+    begin_bytes, product_bytes, scatter_bytes = 32 + 32 + 128, 32 + 32 + 32, 128 + 32
+    assert traffic.hbm_bytes == begin_bytes + product_bytes + scatter_bytes
 
 
 @pytest.mark.parametrize(
-    "said",
+    "attributes",
     [
         "replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={0}",
         "replica_groups=[2,4]<=[8], dimensions={0}",
         "replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}, dimensions={0}",
-        "replica_groups=mesh['axis_0'=8,'axis_1'=1], device_ids=([2,4]T(1,0)) {'axis_0':(2)4}, dimensions={0}",
+        "replica_groups=mesh['axis_0'=8,'axis_1'=1], device_ids=([2,4]T(1,0)) {'axis_0':(2)4}, "
+        "dimensions={0}",
     ],
 )
-def test_groups_of_four_in_every_form(said):
+def test_groups_of_four_in_every_notation(attributes):
     text = f"""HloModule m
 
 ENTRY %main (p: f32[8]) -> f32[32] {{
   %p = f32[8]{{0}} parameter(0)
-  ROOT %g = f32[32]{{0}} all-gather(%p), channel_id=1, {said}
+  ROOT %g = f32[32]{{0}} all-gather(%p), channel_id=1, {attributes}
 }}
 """
-    assert hlo_bytes.of_program(hlo.parse(text)).collectives == {"all-gather": 3 * 32}
+    assert hlo_bytes.program_traffic(hlo.parse(text)).link_bytes == {"all-gather": 3 * 32}
 
 
-def test_arithmetic_of_products_loops_branches_and_shards():
+def test_flops_of_products_loops_branches_and_shards():
     a, product = array(N, N), 2 * N**3
 
-    def loop(x, trips):
-        return jax.lax.while_loop(lambda c: c[0] < trips, lambda c: (c[0] + 1, c[1] @ c[1]), (0, x))
+    def loop(x, trip_count):
+        return jax.lax.while_loop(
+            lambda c: c[0] < trip_count, lambda c: (c[0] + 1, c[1] @ c[1]), (0, x)
+        )
 
-    assert flops.of_call(lambda x: x @ x, a) == product
-    assert (
-        flops.of_call(lambda x: jax.lax.scan(lambda c, _: (c @ c, None), x, None, length=6), a)
-        == 6 * product
-    )
-    assert flops.of_call(lambda x: loop(x, 9), a) == 9 * product
-    assert (
-        flops.of_call(lambda x: jax.lax.cond(x[0, 0] > 0, lambda: x @ x @ x, lambda: x @ x), a)
-        == 2 * product
-    )
+    def scan(x):
+        return jax.lax.scan(lambda c, _: (c @ c, None), x, None, length=6)
+
+    def branch(x):
+        return jax.lax.cond(x[0, 0] > 0, lambda: x @ x @ x, lambda: x @ x)
+
+    assert flops.call_flops(lambda x: x @ x, a) == product
+    assert flops.call_flops(scan, a) == 6 * product
+    assert flops.call_flops(lambda x: loop(x, 9), a) == 9 * product
+    assert flops.call_flops(branch, a) == 2 * product
+
+    # Forward, forward again, and two gradients.
     remat = jax.grad(lambda x: jnp.sum(jax.checkpoint(lambda x: jnp.sin(x @ x))(x)))
-    assert flops.of_call(remat, a) in (
-        3 * product,
-        4 * product,
-    )  # forward, again, and two gradients
-    image, kernel = array(2, 16, 16, 3), array(3, 3, 3, 8)
-    convolve = flops.of_call(
-        lambda x, k: jax.lax.conv_general_dilated(
-            x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        ),
-        image,
-        kernel,
+    assert flops.call_flops(remat, a) in (3 * product, 4 * product)
+
+    def convolve(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    convolution = flops.call_flops(convolve, array(2, 16, 16, 3), array(3, 3, 3, 8))
+    assert convolution == 2 * (2 * 16 * 16 * 8) * (3 * 3 * 3)
+
+    mesh, by_rows = make_mesh({"fsdp": 8}), PartitionSpec("fsdp")
+    sharded = jax.shard_map(
+        lambda x: x @ np.ones((N, N), np.float32), mesh=mesh, in_specs=by_rows, out_specs=by_rows
     )
-    assert convolve == 2 * (2 * 16 * 16 * 8) * (3 * 3 * 3)
-    mesh = make_mesh({"fsdp": 8})
-    rows = PartitionSpec("fsdp")
-    split = jax.shard_map(
-        lambda x: x @ np.ones((N, N), np.float32), mesh=mesh, in_specs=rows, out_specs=rows
-    )
-    assert flops.of_call(split, a) == product
+    assert flops.call_flops(sharded, a) == product

@@ -1,4 +1,4 @@
-"""A small model of each kind written by transformers' own torch Janus, and the same model read by us."""
+"""A small model of each kind, written by the torch Janus of transformers and read by corl_jax."""
 
 from __future__ import annotations
 
@@ -24,30 +24,40 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 GROUPED = JanusConfig(
     vision=VisionConfig(image_size=32, patch_size=8, width=32, depth=2, heads=2, mlp_dim=64),
     decoder=DecoderConfig(
-        vocab_size=90, width=48, depth=2, heads=4, kv_heads=2, head_size=16, mlp_dim=80, norm_eps=1e-5,
-        rope_theta=5000.0, max_length=128
+        vocab_size=90, width=48, depth=2, heads=4, kv_heads=2, head_size=16, mlp_dim=80,
+        norm_eps=1e-5, rope_theta=5000.0, max_length=128
     ),
     image_tokenizer=ImageTokenizerConfig(
-        codebook_size=64, code_dim=4, latent_channels=32, base_channels=32, channel_multipliers=(1, 1, 2, 2),
-        res_blocks=2
+        codebook_size=64, code_dim=4, latent_channels=32, base_channels=32,
+        channel_multipliers=(1, 1, 2, 2), res_blocks=2
     ),
     gen_head_dim=48,
 )  # fmt: skip
-"""Shared key/value heads, a head size that is not width / heads, two residual blocks per level."""
+"""Grouped-query attention, a head size that is not width / heads, two residual blocks per level."""
 
 CONFIGS = {"grouped": GROUPED, "tiny": TINY}
 
 
 @dataclasses.dataclass(frozen=True)
-class Pair:
-    """One model on both sides: torch's, ours, our definition, parameters, sizes as read and as wanted, the folder."""
+class ModelPair:
+    """One model in both frameworks.
 
-    theirs: Any
-    ours: Any
+    Attributes:
+      torch_model: of transformers.
+      model: of corl_jax, with the same weights.
+      graphdef: of ``model``.
+      params: of ``model``.
+      cfg: sizes as read from the folder.
+      expected_cfg: sizes that ``torch_model`` was built with.
+      folder: that transformers wrote.
+    """
+
+    torch_model: Any
+    model: Any
     graphdef: Any
     params: dict
     cfg: JanusConfig
-    wanted: JanusConfig
+    expected_cfg: JanusConfig
     folder: pathlib.Path
 
 
@@ -63,44 +73,52 @@ def torch():
 
 @pytest.fixture(scope="session")
 def tokenizer_folder(tmp_path_factory):
-    """The embedded world's tokenizer."""
+    """A folder with the tokenizer of the embedded world."""
     return write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 @pytest.fixture(scope="session")
 def tokenizer(tokenizer_folder):
-    """The same, loaded."""
+    """The tokenizer of the embedded world."""
     return TextTokenizer.load(tokenizer_folder)
 
 
 def torch_config(cfg: JanusConfig, tokenizer: TextTokenizer) -> Any:
-    """Theirs, field by field, independent of our own writer."""
-    from transformers import JanusConfig as Theirs
+    """The configuration of transformers, field by field, independent of corl_jax's writer."""
+    from transformers import JanusConfig as TorchJanusConfig
     from transformers import LlamaConfig
 
     d, v, t = cfg.decoder, cfg.vision, cfg.image_tokenizer
     text = LlamaConfig(
-        vocab_size=d.vocab_size, hidden_size=d.width, num_hidden_layers=d.depth, num_attention_heads=d.heads,
-        num_key_value_heads=d.kv_heads, head_dim=d.head_size, intermediate_size=d.mlp_dim, rms_norm_eps=d.norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": d.rope_theta}, max_position_embeddings=d.max_length,
+        vocab_size=d.vocab_size, hidden_size=d.width, intermediate_size=d.mlp_dim,
+        num_hidden_layers=d.depth, num_attention_heads=d.heads, num_key_value_heads=d.kv_heads,
+        head_dim=d.head_size, rms_norm_eps=d.norm_eps, max_position_embeddings=d.max_length,
+        rope_parameters={"rope_type": "default", "rope_theta": d.rope_theta},
         bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id,
     )  # fmt: skip
     vision = {
         "hidden_size": v.width, "num_hidden_layers": v.depth, "num_attention_heads": v.heads,
         "image_size": v.image_size, "patch_size": v.patch_size, "mlp_ratio": v.mlp_dim / v.width,
-        "layer_norm_eps": v.norm_eps, "projection_dim": d.width, "num_image_tokens": cfg.image_tokens,
+        "layer_norm_eps": v.norm_eps, "projection_dim": d.width,
+        "num_image_tokens": cfg.image_tokens,
     }  # fmt: skip
     vq = {
-        "embed_dim": t.code_dim, "num_embeddings": t.codebook_size, "latent_channels": t.latent_channels,
-        "base_channels": t.base_channels, "channel_multiplier": list(t.channel_multipliers),
-        "num_res_blocks": t.res_blocks, "projection_dim": d.width, "image_token_embed_dim": d.width,
+        "embed_dim": t.code_dim, "num_embeddings": t.codebook_size,
+        "latent_channels": t.latent_channels, "base_channels": t.base_channels,
+        "channel_multiplier": list(t.channel_multipliers), "num_res_blocks": t.res_blocks,
+        "projection_dim": d.width, "image_token_embed_dim": d.width,
     }  # fmt: skip
-    return Theirs(text_config=text, vision_config=vision, vq_config=vq, image_token_id=tokenizer.image_id,
-                  tie_word_embeddings=False)  # fmt: skip
+    return TorchJanusConfig(
+        text_config=text,
+        vision_config=vision,
+        vq_config=vq,
+        image_token_id=tokenizer.image_id,
+        tie_word_embeddings=False,
+    )
 
 
-def randomise(torch: Any, model: Any) -> None:
-    """Weights of sensible size, so that every part of the network matters."""
+def randomize(torch: Any, model: Any) -> None:
+    """Fills in weights of sensible size, so that every part of the network matters."""
     numbers = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, leaf in model.named_parameters():
@@ -117,26 +135,28 @@ def randomise(torch: Any, model: Any) -> None:
 
 
 @pytest.fixture(scope="session", params=list(CONFIGS))
-def pair(request, torch, tokenizer, tmp_path_factory) -> Pair:
-    """Torch writes the folder, we read it."""
+def model_pair(request, torch, tokenizer, tmp_path_factory) -> ModelPair:
+    """The torch model, whose folder corl_jax reads."""
     from transformers import JanusForConditionalGeneration
 
     cfg = CONFIGS[request.param]
-    theirs = JanusForConditionalGeneration(torch_config(cfg, tokenizer)).eval()
-    randomise(torch, theirs)
+    torch_model = JanusForConditionalGeneration(torch_config(cfg, tokenizer)).eval()
+    randomize(torch, torch_model)
     folder = tmp_path_factory.mktemp(request.param)
-    theirs.save_pretrained(folder)
+    torch_model.save_pretrained(folder)
     params = load_params(folder, cfg)
     graphdef, _ = nnx.split(abstract(cfg))
-    return Pair(theirs, bind(graphdef, params), graphdef, params, load_config(folder), cfg, folder)
+    return ModelPair(
+        torch_model, bind(graphdef, params), graphdef, params, load_config(folder), cfg, folder
+    )
 
 
-def close(ours: Any, theirs: Any, tolerance: float = 1e-4) -> None:
-    """Largest difference over largest number."""
-    ours, theirs = np.asarray(ours), np.asarray(theirs)
-    assert ours.shape == theirs.shape and np.isfinite(theirs).all() and theirs.std() > 0
-    gap = np.abs(ours - theirs).max() / np.abs(theirs).max()
-    assert gap < tolerance, f"relative difference {gap:.1e}"
+def close(actual: Any, expected: Any, tolerance: float = 1e-4) -> None:
+    """Asserts that the largest difference is small, relative to the largest number."""
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    assert actual.shape == expected.shape and np.isfinite(expected).all() and expected.std() > 0
+    difference = np.abs(actual - expected).max() / np.abs(expected).max()
+    assert difference < tolerance, f"relative difference {difference:.1e}"
 
 
 @pytest.fixture(scope="session")

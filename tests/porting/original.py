@@ -1,4 +1,4 @@
-"""The original layout, written by hand from its description and not from our table: what tests compare against."""
+"""The original layout, written from its description and not from the table that is tested."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from corl_jax.models.janus.config import JanusConfig
 
-RENAMED = (
+NAME_PATTERNS = (
     (r"model\.language_model\.(.*)", r"language_model.model.\1"),
     (
         r"model\.vision_model\.embeddings\.patch_embedding\.(.*)",
@@ -62,35 +62,41 @@ RENAMED = (
 
 
 def original_name(name: str) -> str:
-    """Where a tensor of the transformers layout lives in the original one; q, k and v still apart."""
-    for pattern, there in RENAMED:
+    """The original name of a tensor of the transformers layout, before q, k and v are fused."""
+    for pattern, replacement in NAME_PATTERNS:
         if re.fullmatch(pattern, name):
-            return re.sub(pattern, there, name)
+            return re.sub(pattern, replacement, name)
     raise AssertionError(name)
 
 
 def to_original(torch: Any, state: dict[str, Any]) -> dict[str, Any]:
-    """A state dict of the transformers layout as the original one, with the tensors that nothing reads."""
+    """A state dict of the transformers layout in the original one, with its unused tensors."""
     out = {original_name(name): tensor for name, tensor in state.items()}
+
+    # The original has an axis of size 1 before the positions.
     position = "vision_model.vision_tower.pos_embed"
     out[position] = out[position][None]
-    for name in [
+
+    # Query, key and value of the vision tower are fused.
+    query_names = [
         name
         for name in out
         if re.search(r"\.attn\.q\.(weight|bias)$", name) and "vision_tower" in name
-    ]:
+    ]
+    for name in query_names:
         parts = [out.pop(name.replace(".attn.q.", f".attn.{part}.")) for part in "qkv"]
         out[name.replace(".attn.q.", ".attn.qkv.")] = torch.cat(parts)
+
+    # Tensors that no computation reads.
     width = out[position].shape[-1]
-    out["vision_model.vision_tower.attn_pool.latent"] = torch.arange(
-        width, dtype=torch.float32
-    ).reshape(1, 1, width)
+    latent = torch.arange(width, dtype=torch.float32).reshape(1, 1, width)
+    out["vision_model.vision_tower.attn_pool.latent"] = latent
     out["gen_vision_model.quantize.codebook_used"] = torch.zeros(7)
     return {name: tensor.contiguous().clone() for name, tensor in out.items()}
 
 
 def original_config(cfg: JanusConfig) -> dict[str, Any]:
-    """``config.json`` as the original code writes it, with the sizes of a small model beside the names of the parts."""
+    """``config.json`` as the original code writes it, with sizes next to the names of the parts."""
     d, v, t = cfg.decoder, cfg.vision, cfg.image_tokenizer
 
     def aligner(inputs: int) -> dict[str, Any]:
@@ -151,7 +157,7 @@ def original_config(cfg: JanusConfig) -> dict[str, Any]:
 
 
 def write_original(folder: pathlib.Path, cfg: JanusConfig, tokenizer_folder: pathlib.Path) -> None:
-    """Everything of an original folder but the weights."""
+    """Writes a folder in the original layout without its weights."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(original_config(cfg)), "utf-8")
     for file in tokenizer_folder.iterdir():

@@ -1,4 +1,4 @@
-"""Folders out and in again: bit for bit, accepted by transformers, and refused with one clear line when damaged."""
+"""Written folders are read bit for bit, also by transformers; damaged ones are refused."""
 
 import dataclasses
 import json
@@ -16,9 +16,9 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.trees import bind, digest
 from corl_jax.models.janus.config import TINY
 from corl_jax.models.janus.model import abstract
-from corl_jax.porting.janus.folder import Folder, load_config, load_params
+from corl_jax.porting.janus.folder import JanusFolder, load_config, load_params
 from corl_jax.porting.janus.hf_config import write_config
-from corl_jax.porting.janus.original_config import IDS, image_token_id
+from corl_jax.porting.janus.original_config import RELEASED_TOKEN_IDS, image_token_id
 from corl_jax.porting.writer import save_folder
 
 
@@ -41,81 +41,88 @@ def copy(saved, tmp_path):
 
 def test_round_trip_is_exact(saved, params):
     assert load_config(saved) == TINY
-    again = load_params(saved, TINY)
-    assert again.keys() == params.keys() and digest(again) == digest(params)
+    loaded = load_params(saved, TINY)
+    assert loaded.keys() == params.keys() and digest(loaded) == digest(params)
 
 
 def test_weights_in_bfloat16_and_in_shards_are_read(copy, params):
     tensors = load_file(copy / "model.safetensors")
     names = sorted(tensors)
     (copy / "model.safetensors").unlink()
-    for i, part in enumerate((names[::2], names[1::2])):  # layers of one stack lie in both files
+
+    # Every other tensor, so that the layers of one parameter are in both files.
+    for i, part in enumerate((names[::2], names[1::2])):
         save_file(
             {n: np.asarray(jnp.asarray(tensors[n], jnp.bfloat16)) for n in part},
             copy / f"model-{i}.safetensors",
         )
-    again = load_params(copy, TINY)
-    narrow = {
+
+    loaded = load_params(copy, TINY)
+    rounded = {
         path: np.asarray(jnp.asarray(leaf, jnp.bfloat16), np.float32)
         for path, leaf in params.items()
     }
-    assert digest(again) == digest(narrow)
+    assert digest(loaded) == digest(rounded)
 
 
-def test_transformers_loads_our_folder_and_gives_the_same_logits(
+def test_transformers_loads_the_folder_and_computes_the_same_logits(
     saved, params, torch, rng, assert_close, tokenizer
 ):
     from transformers import JanusForConditionalGeneration
 
-    theirs, info = JanusForConditionalGeneration.from_pretrained(
+    torch_model, info = JanusForConditionalGeneration.from_pretrained(
         saved, output_loading_info=True, dtype=torch.float32
     )
     assert not any(info.values()), info
-    assert not torch.equal(theirs.lm_head.weight, theirs.model.language_model.embed_tokens.weight)
-    assert theirs.config.image_token_id == tokenizer.image_id
-    assert theirs.generation_config.generation_kwargs == {"boi_token_id": tokenizer.boi_id}
+    embedding = torch_model.model.language_model.embed_tokens.weight
+    assert not torch.equal(torch_model.lm_head.weight, embedding)
+    assert torch_model.config.image_token_id == tokenizer.image_id
+    assert torch_model.generation_config.generation_kwargs == {"boi_token_id": tokenizer.boi_id}
+
     tokens = rng.integers(8, TINY.decoder.vocab_size, (2, 11))
     with torch.no_grad():
-        expected = theirs.eval()(input_ids=torch.from_numpy(tokens)).logits
-    ours = bind(nnx.split(abstract(TINY))[0], params)
-    states, _ = ours.language_model(
-        ours.embed_text(tokens),
+        expected = torch_model.eval()(input_ids=torch.from_numpy(tokens)).logits
+    model = bind(nnx.split(abstract(TINY))[0], params)
+    states, _ = model.language_model(
+        model.embed_text(tokens),
         jnp.broadcast_to(jnp.arange(11), (2, 11)),
         jnp.tril(jnp.ones((1, 11, 11), bool)),
     )
-    assert_close(ours.text_logits(states), expected)
+    assert_close(model.text_logits(states), expected)
 
 
 def test_transformers_reads_tokenizer_and_processor(saved, tokenizer):
     from transformers import AutoTokenizer
 
-    theirs = AutoTokenizer.from_pretrained(saved)
-    assert (theirs.pad_token_id, theirs.bos_token_id, theirs.eos_token_id) == (
-        tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id)  # fmt: skip
+    auto_tokenizer = AutoTokenizer.from_pretrained(saved)
+    assert auto_tokenizer.pad_token_id == tokenizer.pad_id
+    assert auto_tokenizer.bos_token_id == tokenizer.bos_id
+    assert auto_tokenizer.eos_token_id == tokenizer.eos_id
+
     raw = json.loads((saved / "preprocessor_config.json").read_text("utf-8"))
-    assert raw["image_mean"] == [0.5] * 3 and raw["size"] == {"height": TINY.vision.image_size} | {
-        "width": TINY.vision.image_size
-    }
+    side = TINY.vision.image_size
+    assert raw["image_mean"] == [0.5] * 3 and raw["size"] == {"height": side, "width": side}
 
 
-def test_nothing_is_overwritten_and_nothing_half_written_stays(
+def test_nothing_is_overwritten_and_no_unfinished_folder_stays(
     saved, params, tokenizer_folder, tmp_path
 ):
     before = sorted(p.name for p in saved.parent.iterdir())
     with pytest.raises(UserError, match="exists and is not empty; choose another folder"):
         save_folder(params, TINY, tokenizer_folder, saved)
-    broken = dict(params)
-    broken.pop("gen_embed/embedding")
+    incomplete = dict(params)
+    incomplete.pop("gen_embed/embedding")
     with pytest.raises(KeyError):
-        save_folder(broken, TINY, tokenizer_folder, tmp_path / "out")
+        save_folder(incomplete, TINY, tokenizer_folder, tmp_path / "out")
     assert not list(tmp_path.iterdir()) and sorted(p.name for p in saved.parent.iterdir()) == before
 
 
-def one_line(error):
+def is_one_line(error):
     return "\n" not in str(error.value)
 
 
 def change_config(folder, change):
+    """Rewrites ``config.json`` after ``change`` edited its content in place."""
     path = folder / "config.json"
     raw = json.loads(path.read_text("utf-8"))
     change(raw)
@@ -129,29 +136,34 @@ def test_damaged_configs(copy, tmp_path):
     with pytest.raises(UserError, match="lacks 'hidden_size'"):
         load_config(copy)
     change_config(copy, lambda raw: raw.update(model_type="llava"))
-    with pytest.raises(UserError, match="model of type 'llava'; expected a Janus folder: 'janus'"):
+    with pytest.raises(
+        UserError, match="must be of type 'janus' .*; got 'llava'; choose a Janus folder"
+    ):
         load_config(copy)
-    nothing = '{"model_type": "janus", "text_config": null, "vision_config": {}, "vq_config": {}}'
+
+    no_text_config = (
+        '{"model_type": "janus", "text_config": null, "vision_config": {}, "vq_config": {}}'
+    )
     for text in (
         '{"model_type": "janus",',
         "[1, 2]",
         '{"model_type": "janus", "text_config": {}}',
-        nothing,
+        no_text_config,
     ):
         (copy / "config.json").write_text(text, "utf-8")
         with pytest.raises(UserError) as error:
             load_config(copy)
-        assert one_line(error) and "config.json" in str(error.value)
+        assert is_one_line(error) and "config.json" in str(error.value)
 
 
-def test_configs_that_we_do_not_build(copy):
+def test_config_of_an_unsupported_variant(copy):
     change_config(copy, lambda raw: raw["vision_config"].update(num_image_tokens=7))
-    with pytest.raises(UserError, match="vision_config.num_image_tokens=7; this program builds 36"):
+    with pytest.raises(UserError, match="vision_config.num_image_tokens in .* must be 36; got 7"):
         load_config(copy)
 
 
 @pytest.mark.parametrize("mlp_dim", [488, 920, 1840])
-def test_widths_survive_being_written_as_a_ratio(tmp_path, mlp_dim):
+def test_mlp_width_is_exact_although_written_as_a_ratio(tmp_path, mlp_dim):
     cfg = dataclasses.replace(
         TINY, vision=dataclasses.replace(TINY.vision, width=56, mlp_dim=mlp_dim)
     )
@@ -162,14 +174,14 @@ def test_widths_survive_being_written_as_a_ratio(tmp_path, mlp_dim):
 
 def test_damaged_weights(copy):
     file = copy / "model.safetensors"
-    whole = file.read_bytes()
-    for damaged in (whole[: len(whole) // 2], whole[:4], b""):
+    content = file.read_bytes()
+    for damaged in (content[: len(content) // 2], content[:4], b""):
         file.write_bytes(damaged)
         with pytest.raises(
             UserError, match="model.safetensors' cannot be read .*; get the file again"
         ) as error:
             load_params(copy, TINY)
-        assert one_line(error)
+        assert is_one_line(error)
     file.unlink()
     with pytest.raises(UserError, match=r"no \*.safetensors and no pytorch_model"):
         load_params(copy, TINY)
@@ -177,16 +189,16 @@ def test_damaged_weights(copy):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("number", [np.nan, -np.inf])
-def test_numbers_that_are_none_are_refused(copy, dtype, number):
+def test_nan_and_infinity_are_refused(copy, dtype, number):
     tensors = {
-        name: np.asarray(jnp.asarray(t, dtype))
-        for name, t in load_file(copy / "model.safetensors").items()
+        name: np.asarray(jnp.asarray(tensor, dtype))
+        for name, tensor in load_file(copy / "model.safetensors").items()
     }
-    spoilt = "model.language_model.layers.2.mlp.up_proj.weight"
-    tensors[spoilt] = tensors[spoilt].copy()
-    tensors[spoilt][3, 4] = number
+    name = "model.language_model.layers.2.mlp.up_proj.weight"
+    tensors[name] = tensors[name].copy()
+    tensors[name][3, 4] = number
     save_file(tensors, copy / "model.safetensors")
-    with pytest.raises(UserError, match=f"tensor '{spoilt}' in .* holds NaN or infinity"):
+    with pytest.raises(UserError, match=f"tensor '{name}' in .* holds NaN or infinity"):
         load_params(copy, TINY)
 
 
@@ -198,49 +210,50 @@ def test_a_tensor_in_two_files(copy):
         load_params(copy, TINY)
 
 
-def test_the_tokenizer_of_another_size(copy):
+def test_tokenizer_of_another_size(copy):
     change_config(copy, lambda raw: raw.update(image_token_id=raw["image_token_id"] + 13))
     with pytest.raises(
         UserError,
-        match="has id 5 for the image placeholder, its model knows 18; take the tokenizer",
+        match="has id 5 for the image placeholder, but its model has 18; take the tokenizer",
     ):
-        Folder(copy).load_tokenizer()
+        JanusFolder(copy).load_tokenizer()
 
 
 @pytest.mark.parametrize(("width", "ids"), [(2048, (100015, 100594)), (4096, (100002, 100581))])
-def test_the_tokenizer_of_the_other_released_size_in_the_original_layout(width, ids):
+def test_tokenizer_of_the_other_released_size_in_the_original_layout(width, ids):
     raw = {"language_config": {"hidden_size": width}}
-    assert image_token_id(raw, *ids) == IDS[width][1] != ids[1]
-    assert image_token_id(raw, *IDS[width]) == IDS[width][1]
+    pad_id, image_id = RELEASED_TOKEN_IDS[width]
+    assert image_token_id(raw, *ids) == image_id != ids[1]
+    assert image_token_id(raw, pad_id, image_id) == image_id
     assert image_token_id(raw, 2, 5) == 5
 
 
-def test_pictures_that_are_prepared_otherwise(copy):
+def test_model_with_another_image_normalization(copy):
     (copy / "preprocessor_config.json").write_text('{"image_mean": [0.48, 0.45, 0.4]}', "utf-8")
     with pytest.raises(
         UserError,
-        match=r"has image_mean=\[0.48, 0.45, 0.4\]; this program prepares pictures with 0.5",
+        match=r"image_mean in .* must be \[0.5, 0.5, 0.5\], .*; got \[0.48, 0.45, 0.4\]",
     ):
-        Folder(copy)
+        JanusFolder(copy)
 
 
-def test_no_room_on_the_disk(params, tokenizer_folder, tmp_path, monkeypatch):
+def test_too_little_space_on_the_disk(params, tokenizer_folder, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**6))
     with pytest.raises(
-        UserError, match=r"weights take 0.0 GB and .* has 0.0 GB free; make room or choose another"
+        UserError, match=r"weights take 0.0 GB and .* has 0.0 GB free; free some .* choose another"
     ):
         save_folder(params, TINY, tokenizer_folder, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_disk_that_fills_while_writing(params, tokenizer_folder, tmp_path, monkeypatch):
+def test_disk_that_fills_while_writing(params, tokenizer_folder, tmp_path, monkeypatch):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, limits[1]))
     try:
         with pytest.raises(
-            UserError, match=r"out' could not be written \(.*\); nothing of it was left behind"
+            UserError, match=r"out' could not be written \(.*\); the unfinished folder was deleted"
         ):
             save_folder(params, TINY, tokenizer_folder, tmp_path / "out")
     finally:
@@ -248,23 +261,23 @@ def test_a_disk_that_fills_while_writing(params, tokenizer_folder, tmp_path, mon
     assert not list(tmp_path.iterdir())
 
 
-def test_every_misfit_is_listed_at_once(copy):
+def test_all_missing_unknown_and_misshapen_tensors_are_listed(copy):
     tensors = load_file(copy / "model.safetensors")
     del tensors["lm_head.weight"], tensors["model.aligner.fc1.bias"]
-    tensors["model.surplus"] = np.zeros(1, np.float32)
+    tensors["model.unknown"] = np.zeros(1, np.float32)
     tensors["model.generation_embeddings.weight"] = np.zeros((3, 2), np.float32)
     save_file(tensors, copy / "model.safetensors")
     with pytest.raises(UserError) as error:
         load_params(copy, TINY)
     message = str(error.value)
-    assert "missing: lm_head.weight, model.aligner.fc1.bias" in message and one_line(error)
+    assert "missing: lm_head.weight, model.aligner.fc1.bias" in message and is_one_line(error)
     assert (
-        "not used: model.surplus" in message
+        "not used: model.unknown" in message
         and "model.generation_embeddings.weight (3, 2) instead of" in message
     )
 
 
-def test_layers_are_listed_together(copy):
+def test_missing_layers_are_listed_as_ranges(copy):
     tensors = load_file(copy / "model.safetensors")
     for layer in (0, 1, 3):
         del tensors[f"model.language_model.layers.{layer}.mlp.up_proj.weight"]

@@ -1,4 +1,4 @@
-"""Hub ids: told from folders, found in the cache, downloaded with the right files, and refused with the way out."""
+"""Hub ids are distinguished from folders, and their models read from the cache or downloaded."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundEr
 
 from corl_jax.core.errors import UserError
 from corl_jax.porting import hub
-from corl_jax.porting.policy_source import open_source, tiny_folder
+from corl_jax.porting.policy_source import open_policy_source, tiny_folder
 from corl_jax.reward_models.clip.weights import CLIP
 
 ID = "someone/Janus-Small"
 
 
 class FakeHub:
-    """The three calls that we make of the hub; remembers what was downloaded."""
+    """Stands in for ``huggingface_hub``; remembers which patterns of files were downloaded."""
 
     def __init__(self, monkeypatch, files=(), cached=None, error=None):
-        self.files, self.cached, self.error, self.patterns = files, cached, error, None
+        self.files = files
+        self.cached = cached
+        self.error = error
+        self.patterns = None
         for name in ("model_info", "snapshot_download"):
             monkeypatch.setattr(huggingface_hub, name, getattr(self, name))
 
@@ -41,7 +44,7 @@ class FakeHub:
 
 
 @pytest.mark.parametrize(
-    ("name", "yes"),
+    ("name", "expected"),
     [
         ("deepseek-ai/Janus-Pro-1B", True),
         ("runs/unified", True),
@@ -50,34 +53,32 @@ class FakeHub:
         ("a/b/c", False),
     ],
 )
-def test_what_looks_like_an_id(name, yes):
-    assert hub.is_id(name) == yes
+def test_form_of_a_hub_id(name, expected):
+    assert hub.is_id(name) == expected
 
 
 def test_a_cached_model_needs_no_network(monkeypatch):
-    FakeHub(monkeypatch, cached=tiny_folder(), error=RuntimeError("asked the network"))
-    assert open_source(ID).folder.path == tiny_folder()
+    FakeHub(monkeypatch, cached=tiny_folder(), error=RuntimeError("the network was used"))
+    assert open_policy_source(ID).janus_folder.path == tiny_folder()
 
 
 @pytest.mark.parametrize(
-    ("files", "kind"),
+    ("files", "pattern"),
     [
         (["config.json", "pytorch_model.bin", "model.safetensors"], "*.safetensors"),
         (["config.json", "pytorch_model-00001-of-00002.bin"], "pytorch_model*.bin"),
     ],
 )
-def test_only_one_kind_of_weights_is_downloaded(monkeypatch, files, kind):
+def test_only_one_format_of_weights_is_downloaded(monkeypatch, files, pattern):
     fake = FakeHub(monkeypatch, files)
-    assert open_source(ID).folder.path == tiny_folder()
-    assert (
-        fake.patterns[-1] == kind
-        and "*.json" in fake.patterns
-        and len(fake.patterns) == len(hub.SMALL) + 1
-    )
+    assert open_policy_source(ID).janus_folder.path == tiny_folder()
+    assert fake.patterns[-1] == pattern
+    assert "*.json" in fake.patterns
+    assert len(fake.patterns) == len(hub.SMALL_FILES) + 1
 
 
-def test_a_hub_folder_of_two_layouts_is_fetched_once(monkeypatch):
-    """ViT-H-14's holds the same weights four times."""
+def test_one_of_several_copies_of_the_weights_is_downloaded(monkeypatch):
+    """The folder of ViT-H-14 has the same weights four times."""
     files = [
         "open_clip_pytorch_model.bin",
         "open_clip_model.safetensors",
@@ -85,18 +86,18 @@ def test_a_hub_folder_of_two_layouts_is_fetched_once(monkeypatch):
         "model.safetensors",
     ]
     fake = FakeHub(monkeypatch, files=["config.json", "open_clip_config.json", *files])
-    hub.download(ID, CLIP.weights)
-    assert fake.patterns == [*hub.SMALL, "model*.safetensors"]
+    hub.download(ID, CLIP.weight_files)
+    assert fake.patterns == [*hub.SMALL_FILES, "model*.safetensors"]
     fake.files = ["open_clip_config.json", *files[:2]]
-    hub.download(ID, CLIP.weights)
-    assert fake.patterns == [*hub.SMALL, "open_clip*.safetensors"]
+    hub.download(ID, CLIP.weight_files)
+    assert fake.patterns == [*hub.SMALL_FILES, "open_clip*.safetensors"]
 
 
 def test_a_cache_without_weights_is_not_enough(monkeypatch, tmp_path):
     (tmp_path / "config.json").write_text("{}", "utf-8")
     FakeHub(monkeypatch, cached=tmp_path, error=OSError("network is down"))
     with pytest.raises(UserError, match="network is down"):
-        open_source(ID)
+        open_policy_source(ID)
 
 
 def test_no_network(monkeypatch):
@@ -104,7 +105,7 @@ def test_no_network(monkeypatch):
     with pytest.raises(
         UserError, match=f"no folder '{ID}', .* cannot be reached .name .* run 'hf download {ID}"
     ) as error:
-        open_source(ID)
+        open_policy_source(ID)
     assert "\n" not in str(error.value)
 
 
@@ -112,12 +113,12 @@ def test_no_such_model(monkeypatch):
     response = types.SimpleNamespace(headers={}, request=None, status_code=404)
     FakeHub(monkeypatch, error=RepositoryNotFoundError("404", response=response))
     with pytest.raises(UserError, match="no such model on the Hugging Face hub .*; check the name"):
-        open_source(ID)
+        open_policy_source(ID)
 
 
-def test_a_name_that_is_nothing():
+def test_neither_folder_nor_hub_id():
     with pytest.raises(
         UserError,
-        match="policy 'a/b/c' is no folder; expected 'tiny', a Hugging Face folder or hub id",
+        match="policy 'a/b/c' is not a folder; choose 'tiny', a Hugging Face folder or hub id",
     ):
-        open_source("a/b/c")
+        open_policy_source("a/b/c")

@@ -1,4 +1,4 @@
-"""Both published layouts and every kind of weight file give the same parameters, and go out again as they came in."""
+"""Both layouts and every format of weight file give the same parameters; exports equal imports."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.core.trees import digest, flatten_abstract
 from corl_jax.models.janus.config import JANUS_PRO_1B, JANUS_PRO_7B
 from corl_jax.models.janus.model import abstract, logical_axes
-from corl_jax.porting.janus.folder import Folder, foreign_plan, load_config, load_params
-from corl_jax.porting.janus.layouts import FORMATS
+from corl_jax.porting.janus.folder import JanusFolder, janus_tensors, load_config, load_params
+from corl_jax.porting.janus.layouts import LAYOUTS
 from corl_jax.porting.janus.original_config import read_config, write_config
-from corl_jax.porting.rules import Rule, knowingly_unused, parameters, plan
-from corl_jax.porting.writer import carried, save_folder
+from corl_jax.porting.rules import TensorRule, checkpoint_tensors, count_parameters, is_unused
+from corl_jax.porting.writer import passthrough_entries, save_folder
 from tests.porting.original import to_original, write_original
 
 
@@ -30,38 +30,41 @@ from tests.porting.original import to_original, write_original
         ("transformers", "7b", JANUS_PRO_7B, 7_407_773_323),
     ],
 )
-def test_every_released_name_is_used_or_knowingly_unused(test_data, layout, size, cfg, count):
+def test_every_released_tensor_is_a_parameter_or_listed_as_unused(
+    test_data, layout, size, cfg, count
+):
     short = {"original": "orig", "transformers": "hf"}[layout]
-    lines = (
-        (test_data("spec/keys") / f"janus_{short}_keys_{size}.txt").read_text("utf-8").splitlines()
-    )
+    file = test_data("spec/keys") / f"janus_{short}_keys_{size}.txt"
+    lines = file.read_text("utf-8").splitlines()
     released = {
         name: tuple(json.loads(shape))
         for name, shape in (line.split("\t") for line in lines if line)
     }
-    tensors = foreign_plan(cfg, FORMATS[layout])
-    unused = {name for name in released if knowingly_unused(name, FORMATS[layout].unused)}
+
+    tensors = janus_tensors(cfg, LAYOUTS[layout])
+    unused = {name for name in released if is_unused(name, LAYOUTS[layout].unused)}
     assert {name: tensor.shape for name, tensor in tensors.items()} == {
         name: shape for name, shape in released.items() if name not in unused
     }
     assert sum(int(np.prod(shape)) for shape in released.values()) == count
-    assert parameters(tensors) == count - sum(int(np.prod(released[name])) for name in unused)
+    unused_count = sum(int(np.prod(released[name])) for name in unused)
+    assert count_parameters(tensors) == count - unused_count
     assert len(unused) == (14 if layout == "original" else 0)
 
 
 @pytest.fixture
-def original(pair, torch, tokenizer_folder, tmp_path):
-    """The model of ``pair`` as an original folder without weights, and its tensors."""
-    write_original(tmp_path / "original", pair.cfg, tokenizer_folder)
-    return tmp_path / "original", to_original(torch, pair.theirs.state_dict())
+def original(model_pair, torch, tokenizer_folder, tmp_path):
+    """A folder of ``model_pair`` in the original layout without weights, and its tensors."""
+    write_original(tmp_path / "original", model_pair.cfg, tokenizer_folder)
+    return tmp_path / "original", to_original(torch, model_pair.torch_model.state_dict())
 
 
-def test_original_layout_from_torch_pickles(pair, torch, original):
+def test_original_layout_from_torch_pickles(model_pair, torch, original):
     folder, tensors = original
-    assert load_config(folder) == pair.cfg
+    assert load_config(folder) == model_pair.cfg
     torch.save(tensors, folder / "pytorch_model.bin")
-    assert digest(load_params(folder, pair.cfg)) == digest(pair.params)
-    assert Folder(folder).reader.unused() == [
+    assert digest(load_params(folder, model_pair.cfg)) == digest(model_pair.params)
+    assert JanusFolder(folder).reader.unused_names() == [
         "gen_vision_model.quantize.codebook_used",
         "vision_model.vision_tower.attn_pool.latent",
     ]
@@ -72,10 +75,10 @@ def test_original_layout_from_torch_pickles(pair, torch, original):
             {name: tensors[name] for name in part},
             folder / f"pytorch_model-0000{i + 1}-of-00002.bin",
         )
-    assert digest(load_params(folder, pair.cfg)) == digest(pair.params)
+    assert digest(load_params(folder, model_pair.cfg)) == digest(model_pair.params)
 
 
-def test_original_layout_from_safetensors_in_bfloat16(pair, torch, original):
+def test_original_layout_from_safetensors_in_bfloat16(model_pair, torch, original):
     from safetensors.torch import save_file
 
     folder, tensors = original
@@ -84,92 +87,107 @@ def test_original_layout_from_safetensors_in_bfloat16(pair, torch, original):
     )
     rounded = {
         path: np.asarray(leaf.astype("bfloat16").astype("float32"))
-        for path, leaf in pair.params.items()
+        for path, leaf in model_pair.params.items()
     }
-    assert digest(load_params(folder, pair.cfg)) == digest(rounded)
-    reader = Folder(folder).reader
-    assert {str(reader.dtype(path)) for path in rounded} == {"bfloat16"}
+    assert digest(load_params(folder, model_pair.cfg)) == digest(rounded)
+    reader = JanusFolder(folder).reader
+    assert {str(reader.param_dtype(path)) for path in rounded} == {"bfloat16"}
 
 
-def test_transformers_names_without_their_prefix(pair, tmp_path):
+def test_transformers_names_without_their_prefix(model_pair, tmp_path):
     from safetensors.numpy import load_file, save_file
 
-    (tmp_path / "config.json").write_bytes((pair.folder / "config.json").read_bytes())
-    tensors = load_file(pair.folder / "model.safetensors")
+    (tmp_path / "config.json").write_bytes((model_pair.folder / "config.json").read_bytes())
+    tensors = load_file(model_pair.folder / "model.safetensors")
     save_file(
         {name.removeprefix("model."): t for name, t in tensors.items()},
         tmp_path / "model.safetensors",
     )
-    assert digest(load_params(tmp_path, pair.cfg)) == digest(pair.params)
+    assert digest(load_params(tmp_path, model_pair.cfg)) == digest(model_pair.params)
 
 
-def test_layers_filled_in_place_give_the_same_bits(pair, monkeypatch):
-    monkeypatch.setattr("corl_jax.porting.reader.WHOLE", 1000)
-    assert digest(load_params(pair.folder, pair.cfg)) == digest(pair.params)
+def test_stacking_layers_on_the_device_gives_the_same_bits(model_pair, monkeypatch):
+    monkeypatch.setattr("corl_jax.porting.reader.STACK_ON_HOST_BYTES", 1000)
+    assert digest(load_params(model_pair.folder, model_pair.cfg)) == digest(model_pair.params)
 
 
-@pytest.mark.parametrize("whole", [2**28, 1000])
-def test_parameters_are_born_in_their_placement(pair, monkeypatch, whole):
-    monkeypatch.setattr("corl_jax.porting.reader.WHOLE", whole)
-    model = abstract(pair.cfg)
+@pytest.mark.parametrize("host_bytes", [2**28, 1000])
+def test_parameters_are_loaded_in_their_sharding(model_pair, monkeypatch, host_bytes):
+    monkeypatch.setattr("corl_jax.porting.reader.STACK_ON_HOST_BYTES", host_bytes)
+    model = abstract(model_pair.cfg)
     axes, sharder = logical_axes(model), Sharder(make_mesh({"data": 2, "fsdp": 2, "tensor": 2}))
-    wanted = {
+    structs = {
         path: jax.ShapeDtypeStruct(
             leaf.shape, leaf.dtype, sharding=sharder.checked_sharding(leaf.shape, axes[path], path)
         )
         for path, leaf in flatten_abstract(model).items()
     }
-    params = Folder(pair.folder).reader.params(wanted)
-    assert digest(params) == digest(pair.params)
-    assert all(params[path].sharding == struct.sharding for path, struct in wanted.items())
-    assert len(params["language_model/layers/gate_proj/kernel"].addressable_shards) == 8
-    part = params["language_model/layers/gate_proj/kernel"].addressable_shards[0].data.shape
-    assert np.prod(part) * 4 == np.prod(wanted["language_model/layers/gate_proj/kernel"].shape)
+    params = JanusFolder(model_pair.folder).reader.load_params(structs)
+    assert digest(params) == digest(model_pair.params)
+    assert all(params[path].sharding == struct.sharding for path, struct in structs.items())
+
+    # Four shards over fsdp and tensor, each on the two devices of data.
+    path = "language_model/layers/gate_proj/kernel"
+    shards = params[path].addressable_shards
+    assert len(shards) == 8
+    assert np.prod(shards[0].data.shape) * 4 == np.prod(structs[path].shape)
 
 
-def test_original_layout_goes_out_as_it_came_in(pair, torch, original, tmp_path):
+def test_export_to_the_original_layout_equals_the_import(model_pair, torch, original, tmp_path):
     folder, tensors = original
     torch.save(tensors, folder / "pytorch_model.bin")
-    (folder / "processor_config.json").write_text('{"mask_prompt": true, "surprise": 1}', "utf-8")
-    source, out = Folder(folder), tmp_path / "again"
-    layout = FORMATS["original"]
+    (folder / "processor_config.json").write_text(
+        '{"mask_prompt": true, "unknown_entry": 1}', "utf-8"
+    )
+    source, out = JanusFolder(folder), tmp_path / "exported"
+    layout = LAYOUTS["original"]
     save_folder(
-        pair.params,
-        pair.cfg,
+        model_pair.params,
+        model_pair.cfg,
         folder,
         out,
         layout=layout,
-        unused=carried(source, layout),
+        passthrough=passthrough_entries(source, layout),
         shard_bytes=10**6,
     )
-    again = Folder(out)
-    assert again.reader.weights.headers.keys() == tensors.keys() and again.cfg == pair.cfg
+
+    exported = JanusFolder(out)
+    assert exported.reader.weights.headers.keys() == tensors.keys()
+    assert exported.cfg == model_pair.cfg
     for name, tensor in tensors.items():
-        np.testing.assert_array_equal(again.reader.weights.read(name), tensor.numpy(), err_msg=name)
+        array = exported.reader.weights.read(name)
+        np.testing.assert_array_equal(array, tensor.numpy(), err_msg=name)
+
+    # Shards have an index, entries that corl_jax does not know are kept, files are copied.
     index = json.loads((out / "model.safetensors.index.json").read_text("utf-8"))
-    assert (
-        index["weight_map"].keys() == tensors.keys() and len(set(index["weight_map"].values())) > 1
-    )
-    assert json.loads((out / "processor_config.json").read_text("utf-8"))["surprise"] == 1
+    assert index["weight_map"].keys() == tensors.keys()
+    assert len(set(index["weight_map"].values())) > 1
+    assert json.loads((out / "processor_config.json").read_text("utf-8"))["unknown_entry"] == 1
     assert (out / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
 
 
-def test_original_layout_to_transformers(pair, torch, original, tmp_path):
+def test_original_layout_to_transformers(model_pair, torch, original, tmp_path):
     from transformers import JanusForConditionalGeneration
 
     folder, tensors = original
     torch.save(tensors, folder / "pytorch_model.bin")
-    save_folder(load_params(folder, pair.cfg), pair.cfg, folder, tmp_path / "out", dtype="float32")
-    theirs, info = JanusForConditionalGeneration.from_pretrained(
+    save_folder(
+        load_params(folder, model_pair.cfg),
+        model_pair.cfg,
+        folder,
+        tmp_path / "out",
+        dtype="float32",
+    )
+    loaded, info = JanusForConditionalGeneration.from_pretrained(
         tmp_path / "out", output_loading_info=True, dtype=torch.float32
     )
     assert not any(info.values()), info
-    for name, tensor in pair.theirs.state_dict().items():
-        assert torch.equal(theirs.state_dict()[name], tensor), name
+    for name, tensor in model_pair.torch_model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
 
 
 @pytest.mark.parametrize("cfg", [JANUS_PRO_1B, JANUS_PRO_7B])
-def test_released_sizes_need_no_numbers_beside_the_names(cfg):
+def test_released_sizes_are_written_as_names(cfg):
     raw = write_config(cfg, "bfloat16")
     assert raw["vision_config"]["params"].keys() == {
         "model_name",
@@ -186,21 +204,25 @@ def test_released_sizes_need_no_numbers_beside_the_names(cfg):
         "num_key_value_heads",
         "head_dim",
     ):
-        if cfg is JANUS_PRO_7B:  # the released file leaves out what is Llama's default
+        # The released 7B file leaves out Llama's defaults.
+        if cfg is JANUS_PRO_7B:
             del raw["language_config"][name]
     assert read_config(raw, "here") == cfg
 
 
-def test_parts_that_this_program_does_not_build():
+def test_model_variants_that_are_not_supported():
     raw = write_config(JANUS_PRO_1B, "bfloat16")
     raw["vision_config"]["params"]["model_name"] = "siglip_so400m_patch14_384"
     with pytest.raises(
-        UserError, match="names model_name='siglip_so400m_patch14_384'; expected siglip_large"
+        UserError,
+        match="model_name in .* must be one of siglip_large.*; got 'siglip_so400m_patch14_384'",
     ):
         read_config(raw, "here")
     raw = write_config(JANUS_PRO_1B, "bfloat16")
     raw["aligner_config"]["params"]["projector_type"] = "low_high_hybrid_split_mlp_gelu"
-    with pytest.raises(UserError, match="aligner_config .*this program builds"):
+    with pytest.raises(
+        UserError, match="of aligner_config in .* must be .'mlp_gelu', 2.; got .'low_high_hybrid"
+    ):
         read_config(raw, "here")
     for broken in (
         {"language_config": None},
@@ -211,8 +233,8 @@ def test_parts_that_this_program_does_not_build():
             read_config(write_config(JANUS_PRO_1B, "bfloat16") | broken, "here")
 
 
-def test_tables_that_are_incomplete_say_so():
-    with pytest.raises(ValueError, match="no porting rule for our parameter 'b'"):
-        plan({"a": (2,), "b": (2,)}, [Rule("x", "a")])
-    with pytest.raises(ValueError, match=r"fills only the parts \[1\] of 'x'"):
-        plan({"a": (2,)}, [Rule("x", "a", part=(1, 3))])
+def test_incomplete_tables_are_refused():
+    with pytest.raises(ValueError, match="no rule of the table matches parameter 'b'"):
+        checkpoint_tensors({"a": (2,), "b": (2,)}, [TensorRule("x", "a")])
+    with pytest.raises(ValueError, match=r"has only the parts \[1\] of tensor 'x'"):
+        checkpoint_tensors({"a": (2,)}, [TensorRule("x", "a", part=(1, 3))])

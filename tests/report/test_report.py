@@ -1,4 +1,4 @@
-"""The report: complete and partial work directories, nothing from the network, nothing unescaped."""
+"""The report: complete and partial work directories, no network, and everything is escaped."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from corl_jax.evals.gallery import png_base64
 from corl_jax.report import charts
 from corl_jax.report.page import write_report
 
-ALARM = {"watch": ("*/reward",), "patience": 2, "dominates": 0.95, "probes": 3}
+ALARM = {"watch": ("*/reward",), "patience": 2, "dominant_share": 0.95, "diverging_probes": 3}
 EVIL = "<script>alert('x')</script>&\""
 
 
-def number(value):
+def estimate(value):
     return {"value": value, "stderr": 0.02, "n": 512}
 
 
@@ -33,10 +33,29 @@ def workdir(tmp_path):
         "steps": 40,
         "init_from": "tiny",
         "note": EVIL,
-        "alarm": ALARM,
+        "alarms": ALARM,
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
-    sides = {"before": 0.3, "after": 0.5}
+    write_evaluation(tmp_path / "eval.json")
+
+    rows = [
+        {"step": step, "image/reward": math.sin(step), "text/kl": step / 40, "strange": None}
+        for step in range(1, 41)
+    ]
+    rows[5]["eval/odd"] = 1.0
+    # The last line is still being written.
+    lines = "".join(json.dumps(row) + "\n" for row in rows) + '{"step": 41, "ima'
+    (tmp_path / "metrics.jsonl").write_text(lines)
+
+    (tmp_path / "samples").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "samples" / "step_000025_rollout.png")
+    for side in ("before", "after"):
+        write_samples(tmp_path / "samples", side)
+    return tmp_path
+
+
+def write_evaluation(path):
+    """``eval.json`` of a finished run."""
     names = (
         "t2i_strict@w=1.5",
         "t2i_strict@w=2",
@@ -45,9 +64,12 @@ def workdir(tmp_path):
         "qa_format",
         f"qa_greedy/{EVIL}",
     )
-    evals = {side: {name: number(value) for name in names} for side, value in sides.items()}
-    evals["before"]["t2i_strict@w=1.5"] = number(0.41)
-    evals["after"]["qa_greedy"] = number(0.33)
+    evals = {
+        side: {name: estimate(value) for name in names}
+        for side, value in {"before": 0.3, "after": 0.5}.items()
+    }
+    evals["before"]["t2i_strict@w=1.5"] = estimate(0.41)
+    evals["after"]["qa_greedy"] = estimate(0.33)
     evals["run"] = {
         "command": EVIL,
         "date": "2026-01-01",
@@ -55,50 +77,43 @@ def workdir(tmp_path):
         "versions": {"jax": "1"},
         "seconds": 90.0,
     }
-    (tmp_path / "eval.json").write_text(json.dumps(evals | {"guidance": 2.0}))
-    rows = [
-        {"step": s, "image/reward": math.sin(s), "text/kl": s / 40, "strange": None}
-        for s in range(1, 41)
-    ]
-    rows[5]["eval/odd"] = 1.0
-    (tmp_path / "metrics.jsonl").write_text(
-        "".join(json.dumps(row) + "\n" for row in rows) + '{"step": 41, "ima'
-    )
-    samples = tmp_path / "samples"
-    samples.mkdir()
+    path.write_text(json.dumps(evals | {"guidance": 2.0}))
+
+
+def write_samples(folder, side):
+    """A gallery and a transcript with one entry each."""
     png = png_base64(np.zeros((4, 4, 3), np.uint8))
-    Image.new("RGB", (8, 8)).save(samples / "step_000025_rollout.png")
-    said = {"text": f"<think> {EVIL} </think>", "right": True, "well_formed": False}
-    asked = {
+    gallery = {
+        "guidance": 2.0,
+        "prompts": [{"id": "1", "prompt": EVIL, "pictures": [{"png": png, "right": True}]}],
+    }
+    answer = {"text": f"<think> {EVIL} </think>", "right": True, "well_formed": False}
+    question = {
         "id": "1",
         "question": f"{EVIL}\nA. one",
         "reference": EVIL,
         "qa_type": "OE",
         "choices": [],
         "kind": EVIL,
+        "png": png,
+        "greedy": answer,
+        "sampled": answer,
     }
-    for side in sides:
-        drawn = {
-            "guidance": 2.0,
-            "prompts": [{"id": "1", "prompt": EVIL, "pictures": [{"png": png, "right": True}]}],
-        }
-        (samples / f"gallery_{side}.json").write_text(json.dumps(drawn))
-        answered = [asked | {"png": png, "greedy": said, "sampled": said}]
-        (samples / f"answers_{side}.json").write_text(json.dumps(answered))
-    return tmp_path
+    (folder / f"gallery_{side}.json").write_text(json.dumps(gallery))
+    (folder / f"answers_{side}.json").write_text(json.dumps([question]))
 
 
 class Tags(html.parser.HTMLParser):
-    """Collects tags and checks that they nest."""
+    """Collects the tags of a page and checks that they nest."""
 
     def __init__(self, page):
         super().__init__()
-        self.seen, self.open = [], []
+        self.tags, self.open = [], []
         self.feed(page)
         assert not self.open
 
     def handle_starttag(self, tag, attributes):
-        self.seen.append(tag)
+        self.tags.append(tag)
         if tag not in ("meta", "img", "br", "path", "use"):
             self.open.append(tag)
 
@@ -107,9 +122,9 @@ class Tags(html.parser.HTMLParser):
             assert self.open.pop() == tag
 
 
-def test_whole_report_is_safe_and_self_contained(workdir):
+def test_complete_report_is_safe_and_self_contained(workdir):
     page = write_report(workdir).read_text()
-    tags = Tags(page).seen
+    tags = Tags(page).tags
     assert "script" not in tags and "link" not in tags and "alert('x')</script>" not in page
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
     assert "url(http" not in page and "@import" not in page
@@ -125,16 +140,16 @@ def test_changes_beyond_two_standard_errors_are_marked(workdir):
     assert "its best guidance 1.5" in page and '<span class="pill up">+9.0</span>' in page
 
 
-def test_a_run_that_has_just_begun_is_reported_too(tmp_path):
-    (tmp_path / "config.json").write_text(
-        json.dumps({"stage": "sft", "seed": 0, "steps": 9, "init_from": "", "alarm": ALARM})
-    )
+def test_a_run_that_has_just_begun_has_a_report_too(tmp_path):
+    config = {"stage": "sft", "seed": 0, "steps": 9, "init_from": "", "alarms": ALARM}
+    (tmp_path / "config.json").write_text(json.dumps(config))
     page = write_report(tmp_path).read_text()
     for missing in ("evaluation", "gallery", "transcript", "metrics", "sheet of samples"):
         assert re.search(f"There (is|are) no {missing}", page)
-    (tmp_path / "eval.json").write_text(
-        json.dumps({"before": {"qa_greedy": {"value": 1.0, "stderr": None, "n": 1}}})
-    )
+
+    # An evaluation of one record, which has no standard error.
+    evals = {"before": {"qa_greedy": {"value": 1.0, "stderr": None, "n": 1}}}
+    (tmp_path / "eval.json").write_text(json.dumps(evals))
     page = write_report(tmp_path).read_text()
     assert "100.0 %" in page and "no evaluation yet" not in page
 
@@ -142,7 +157,7 @@ def test_a_run_that_has_just_begun_is_reported_too(tmp_path):
 def test_damaged_files_leave_the_old_report(workdir):
     old = write_report(workdir).read_bytes()
     (workdir / "eval.json").write_text('{"before": {"qa_greedy": 3}, "after": {}}')
-    with pytest.raises(UserError, match="not as a run writes it"):
+    with pytest.raises(UserError, match="must be as a run writes them"):
         write_report(workdir)
     (workdir / "eval.json").write_text("{")
     with pytest.raises(UserError, match="eval.json"):
@@ -154,7 +169,7 @@ def test_damaged_files_leave_the_old_report(workdir):
     assert (workdir / "report.html").read_bytes() == old
 
 
-def test_every_column_is_drawn_once():
+def test_every_column_is_in_one_panel():
     columns = [
         "image/reward",
         "text/reward",
@@ -165,13 +180,13 @@ def test_every_column_is_drawn_once():
         "alarms",
         "step",
     ]
-    main, more = charts.panels(columns)
-    drawn = [column for panel in main + more for column in panel.columns]
-    assert sorted(drawn) == sorted(set(columns) - {"alarms", "step"})
+    main, more = charts.make_panels(columns)
+    in_panels = [column for panel in main + more for column in panel.columns]
+    assert sorted(in_panels) == sorted(set(columns) - {"alarms", "step"})
     assert [panel.title for panel in more] == ["Time per step", "odd"]
 
 
-def test_smoothing_keeps_the_mean_of_a_line():
+def test_moving_mean_keeps_a_straight_line():
     line = np.arange(10.0)
-    np.testing.assert_allclose(charts.smooth(line, 3)[1:-1], line[1:-1])
-    np.testing.assert_allclose(charts.smooth(line, 1), line)
+    np.testing.assert_allclose(charts.moving_mean(line, 3)[1:-1], line[1:-1])
+    np.testing.assert_allclose(charts.moving_mean(line, 1), line)

@@ -1,4 +1,4 @@
-"""BLIP's folder: every name of the published model, sizes read from the file, and errors of one line."""
+"""BLIP from a folder: every name of the published model, sizes of its config, bad folders."""
 
 from __future__ import annotations
 
@@ -15,52 +15,51 @@ from safetensors.numpy import load_file, save_file
 from corl_jax.core.errors import UserError
 from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.core.trees import flatten_abstract
-from corl_jax.porting.rules import knowingly_unused, parameters, plan
+from corl_jax.porting.rules import checkpoint_tensors, count_parameters, is_unused
 from corl_jax.reward_models.base import load_reward_model
 from corl_jax.reward_models.blip.config import TEXT_FIELDS, VISION_FIELDS, read_config
-from corl_jax.reward_models.blip.model import CaptionerConfig, CaptionNet
-from corl_jax.reward_models.blip.weights import CAPTIONER, TIED
+from corl_jax.reward_models.blip.model import BlipConfig, BlipModel
+from corl_jax.reward_models.blip.weights import CAPTIONER, TIED_TENSORS
 
-TINY = CAPTIONER.tiny
+TINY = CAPTIONER.tiny_config
 
 
 @functools.cache
-def foreign(cfg):
-    """Every tensor of the folder at these sizes."""
-    model = nnx.eval_shape(lambda: CaptionNet(cfg, rngs=nnx.Rngs(0)))
-    return plan(
+def blip_tensors(cfg):
+    """Every tensor of a folder of these sizes."""
+    model = nnx.eval_shape(lambda: BlipModel(cfg, rngs=nnx.Rngs(0)))
+    return checkpoint_tensors(
         {path: leaf.shape for path, leaf in flatten_abstract(model).items()}, CAPTIONER.rules
     )
 
 
 @pytest.fixture(scope="module")
-def here():
+def sharder():
     return Sharder(make_mesh({"data": 1}, jax.devices()[:1]))
 
 
 @pytest.fixture(scope="module")
 def params(random_params):
-    """Numbers for the sizes of ``tiny``."""
-    return random_params(nnx.eval_shape(lambda: CaptionNet(TINY, rngs=nnx.Rngs(0))))
+    """Random parameters of the tiny model."""
+    return random_params(nnx.eval_shape(lambda: BlipModel(TINY, rngs=nnx.Rngs(0))))
 
 
 @pytest.fixture
 def folder(params, tmp_path):
-    """A folder with them, in the foreign layout."""
+    """A folder with those parameters, in the layout of transformers."""
 
     def get(piece):
         return params[piece.path] if piece.layer is None else params[piece.path][piece.layer]
 
-    save_file(
-        {name: t.outward(get) for name, t in foreign(TINY).items()}, tmp_path / "model.safetensors"
-    )
-    parts = {
+    tensors = {name: tensor.assemble(get) for name, tensor in blip_tensors(TINY).items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    blocks = {
         "vision_config": {
-            theirs: vars(TINY.vision)[ours] for ours, (theirs, _) in VISION_FIELDS.items()
+            name: vars(TINY.vision)[field] for field, (name, _) in VISION_FIELDS.items()
         },
-        "text_config": {theirs: vars(TINY.text)[ours] for ours, (theirs, _) in TEXT_FIELDS.items()},
+        "text_config": {name: vars(TINY.text)[field] for field, (name, _) in TEXT_FIELDS.items()},
     }
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "blip"} | parts))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "blip"} | blocks))
     return tmp_path
 
 
@@ -69,95 +68,99 @@ def test_every_name_of_the_published_model_is_known(test_data):
     published = {
         name: tuple(ast.literal_eval(shape)) for name, shape in (line.split("\t") for line in lines)
     }
-    ours = {name: tensor.shape for name, tensor in foreign(CaptionerConfig()).items()}
-    assert len(published) == 473 and not ours.keys() - published.keys()
-    assert ours == {name: published[name] for name in ours}
-    assert published.keys() - ours.keys() == set(TIED.values())
-    assert all(knowingly_unused(name, CAPTIONER.unused) for name in published.keys() - ours.keys())
+    used = {name: tensor.shape for name, tensor in blip_tensors(BlipConfig()).items()}
+    assert len(published) == 473 and not used.keys() - published.keys()
+    assert used == {name: published[name] for name in used}
+    assert published.keys() - used.keys() == set(TIED_TENSORS.values())
+    assert all(is_unused(name, CAPTIONER.unused_tensors) for name in published.keys() - used.keys())
 
 
 def test_the_published_size():
-    tensors = foreign(CaptionerConfig())
-    assert parameters(tensors) == 223_971_644
-    assert (
-        parameters({n: t for n, t in tensors.items() if n.startswith("vision_model.")})
-        == 86_090_496
-    )
+    tensors = blip_tensors(BlipConfig())
+    assert count_parameters(tensors) == 223_971_644
+    tower = {name: tensor for name, tensor in tensors.items() if name.startswith("vision_model.")}
+    assert count_parameters(tower) == 86_090_496
 
 
-def test_a_folder_comes_in_as_it_went_out(folder, params, here):
-    again = load_reward_model(CAPTIONER, str(folder), here)
-    assert again.cfg == TINY and again.params.keys() == params.keys()
+def test_a_folder_gives_the_parameters_that_were_written(folder, params, sharder):
+    model = load_reward_model(CAPTIONER, str(folder), sharder)
+    assert model.cfg == TINY and model.params.keys() == params.keys()
     for path, leaf in params.items():
-        np.testing.assert_array_equal(again.params[path], leaf, path)
+        np.testing.assert_array_equal(model.params[path], leaf, path)
 
 
-def test_a_tied_tensor_may_lie_under_either_name_or_both(folder, params, here):
+def test_a_tied_tensor_may_have_either_name_or_both(folder, params, sharder):
     tensors = load_file(folder / "model.safetensors")
     buffer = {"text_decoder.bert.embeddings.position_ids": np.arange(4)[None]}
-    both = tensors | {other: tensors[name] for name, other in TIED.items()} | buffer
-    other = {name: tensor for name, tensor in both.items() if name not in TIED}
-    for written in (both, other):
-        save_file(written, folder / "model.safetensors")
-        again = load_reward_model(CAPTIONER, str(folder), here).params
+    second_names = {second: tensors[first] for first, second in TIED_TENSORS.items()}
+    with_both = tensors | second_names | buffer
+    with_second = {name: tensor for name, tensor in with_both.items() if name not in TIED_TENSORS}
+    for file_tensors in (with_both, with_second):
+        save_file(file_tensors, folder / "model.safetensors")
+        loaded = load_reward_model(CAPTIONER, str(folder), sharder).params
         for path in ("text/words/embedding", "text/bias"):
-            np.testing.assert_array_equal(again[path], params[path])
+            np.testing.assert_array_equal(loaded[path], params[path])
 
 
-def test_a_missing_tensor_is_one_clear_error(folder, here):
+def test_a_missing_tensor_is_one_clear_error(folder, sharder):
     tensors = load_file(folder / "model.safetensors")
     del tensors["text_decoder.bert.encoder.layer.1.crossattention.self.key.bias"]
     save_file(tensors | {"itm_head.weight": np.zeros(2, np.float32)}, folder / "model.safetensors")
     with pytest.raises(
         UserError, match=r"missing: .*layer\.1\.crossattention.self.key.bias; not used: itm_head"
-    ) as e:
-        load_reward_model(CAPTIONER, str(folder), here)
-    assert "\n" not in str(e.value)
+    ) as error:
+        load_reward_model(CAPTIONER, str(folder), sharder)
+    assert "\n" not in str(error.value)
 
 
-def test_sizes_are_those_of_the_file_and_else_of_transformers():
-    assert (
-        read_config({"model_type": "blip", "text_config": {"num_attention_heads": 12}}, "x")
-        == CaptionerConfig()
-    )
+def test_sizes_are_those_of_the_file_with_the_defaults_of_transformers():
+    raw = {"model_type": "blip", "text_config": {"num_attention_heads": 12}}
+    assert read_config(raw, "x") == BlipConfig()
     assert read_config({"model_type": "blip"}, "x").text.heads == 8
     transformers = pytest.importorskip("transformers")
-    theirs = transformers.BlipConfig()
-    for part, fields in ((theirs.vision_config, VISION_FIELDS), (theirs.text_config, TEXT_FIELDS)):
-        assert {name: part.to_dict()[name] for name, _ in fields.values()} == dict(fields.values())
+    config = transformers.BlipConfig()
+    for block, fields in ((config.vision_config, VISION_FIELDS), (config.text_config, TEXT_FIELDS)):
+        defaults = {name: block.to_dict()[name] for name, _ in fields.values()}
+        assert defaults == dict(fields.values())
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "bert"}, "'x' holds a model of type 'bert'; expected 'blip'"),
-        ({"text_config": [1]}, "text_config=\\[1\\]; expected an object"),
+        ({"model_type": "bert"}, "'x' must hold a model of type 'blip', .*; got 'bert'"),
+        ({"text_config": [1]}, r"text_config .* must be an object of settings; got \[1\]"),
         (
             {"text_config": {"num_hidden_layers": "12"}},
-            "num_hidden_layers='12'; expected a whole number, 1 or more",
+            "num_hidden_layers of text_config .* must be an integer of at least 1; got '12'",
         ),
         (
             {"vision_config": {"image_size": [384, 384]}},
-            "image_size=\\[384, 384\\]; expected a whole number",
+            r"image_size of vision_config .* must be an integer of at least 1; got \[384, 384\]",
         ),
         (
             {"vision_config": {"num_attention_heads": 0}},
-            "num_attention_heads=0; expected a whole number, 1 or more",
+            "num_attention_heads of vision_config .* must be an integer of at least 1; got 0",
         ),
-        ({"vision_config": {"layer_norm_eps": True}}, "layer_norm_eps=True; expected a number"),
+        (
+            {"vision_config": {"layer_norm_eps": True}},
+            "layer_norm_eps of vision_config .* must be a number of at least 0; got True",
+        ),
         (
             {"vision_config": {"hidden_act": "quick_gelu"}},
-            "hidden_act='quick_gelu'; this program builds 'gelu'",
+            "vision_config.hidden_act .* must be 'gelu'; got 'quick_gelu'",
         ),
         (
             {"text_config": {"num_attention_heads": 5}},
-            "hidden_size % num_attention_heads=3; this program builds 0",
+            "text_config.hidden_size % num_attention_heads .* must be 0; got 3",
         ),
-        ({"text_config": {"vocab_size": 30000}}, "ids beyond vocab_size=30000"),
-        ({"tie_word_embeddings": False}, "tie_word_embeddings=False; this program builds True"),
+        (
+            {"text_config": {"vocab_size": 30000}},
+            "token ids .* must be below its vocab_size=30000; got 30522, 102 and 0",
+        ),
+        ({"tie_word_embeddings": False}, "tie_word_embeddings .* must be True; got False"),
     ],
 )
-def test_what_we_do_not_build_is_named(change, message):
+def test_variants_that_are_not_implemented_are_named(change, message):
     with pytest.raises(UserError, match=message) as error:
         read_config({"model_type": "blip"} | change, "x")
     assert "\n" not in str(error.value)

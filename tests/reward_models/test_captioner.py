@@ -1,4 +1,4 @@
-"""The captioner's wrapper: rows in order, words of its vocabulary, a loop that copies nothing, errors of one line."""
+"""The captioner: order of rows, vocabulary, a decoding loop without copies, errors of one line."""
 
 from __future__ import annotations
 
@@ -17,96 +17,103 @@ from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.core.trees import bind, flatten_abstract
 from corl_jax.reward_models.base import load_reward_model
 from corl_jax.reward_models.blip.captioner import Captioner
-from corl_jax.reward_models.blip.model import CaptionerConfig, CaptionNet
-from corl_jax.reward_models.blip.tokenizer import TINY_WORDS, word_pieces
+from corl_jax.reward_models.blip.model import BlipConfig, BlipModel
+from corl_jax.reward_models.blip.tokenizer import TINY_WORDS, word_piece_tokenizer
 from corl_jax.reward_models.blip.weights import CAPTIONER
 
 
 @pytest.fixture(scope="module")
-def here():
-    """The first device alone."""
+def sharder():
+    """One device."""
     return Sharder(make_mesh({"data": 1}, jax.devices()[:1]))
 
 
 @pytest.fixture(scope="module")
-def tiny(here):
-    """The tiny twin, and its wrapper."""
-    net = load_reward_model(CAPTIONER, "tiny", here)
-    return net, Captioner(net, here)
+def tiny(sharder):
+    """The tiny model, and its captioner."""
+    model = load_reward_model(CAPTIONER, "tiny", sharder)
+    return model, Captioner(model, sharder)
 
 
-def test_tiny_speaks_and_counts_its_rows(tiny):
-    net, captioner = tiny
-    pictures = np.random.default_rng(3).integers(
-        0, 256, (19, 20, 30, 3), dtype=np.uint8
-    )  # more than one run takes
-    tokens, captions = captioner.tokens(pictures, 6), captioner.captions(pictures, 6)
+def test_tiny_writes_a_caption_for_every_row(tiny):
+    _, captioner = tiny
+    # More images than one call has rows.
+    images = np.random.default_rng(3).integers(0, 256, (19, 20, 30, 3), dtype=np.uint8)
+    tokens = captioner.caption_tokens(images, 6)
+    captions = captioner.captions(images, 6)
     assert tokens.shape == (19, 6) and len(captions) == 19
     assert {word for caption in captions for word in caption.split()} <= set(TINY_WORDS)
-    np.testing.assert_array_equal(captioner.tokens(pictures[15:], 6), tokens[15:])
-    assert captioner.captions(pictures[:0]) == []
+    np.testing.assert_array_equal(captioner.caption_tokens(images[15:], 6), tokens[15:])
+    assert captioner.captions(images[:0]) == []
 
 
-def test_words_are_put_together_as_bert_does():
-    pieces = word_pieces(["[PAD]", "[SEP]", "red", "##dish", "dog", "'", "s", ",", "a"])
-    assert (
-        pieces.decode([99, 8, 2, 3, 4, 5, 6, 7, 2, 1, 0, 0], skip_special_tokens=True)
-        == "a reddish dog ' s, red"
-    )
+def test_pieces_are_joined_to_words_as_in_bert():
+    tokenizer = word_piece_tokenizer(["[PAD]", "[SEP]", "red", "##dish", "dog", "'", "s", ",", "a"])
+    ids = [99, 8, 2, 3, 4, 5, 6, 7, 2, 1, 0, 0]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "a reddish dog ' s, red"
 
 
 def test_no_cache_is_copied_inside_the_loop():
-    cfg, rows, tokens = CAPTIONER.tiny, 3, 7
+    cfg, rows, length = CAPTIONER.tiny_config, 3, 7
     cfg = dataclasses.replace(cfg, text=dataclasses.replace(cfg.text, depth=1))
-    model = nnx.eval_shape(lambda: CaptionNet(cfg, rngs=nnx.Rngs(0)))
-    pictures = jax.ShapeDtypeStruct((rows, 48, 48, 3), np.uint8)
-    run = jax.jit(
-        lambda params, pictures: bind(nnx.split(model)[0], params).greedy(pictures, tokens)
-    )
-    text = run.lower(flatten_abstract(model), pictures).compile().as_text()
-    cache = f"{rows},{cfg.text.heads},{tokens},{cfg.text.width // cfg.text.heads}"
-    bodies = text[: text.index("\nENTRY")]
+    module = nnx.eval_shape(lambda: BlipModel(cfg, rngs=nnx.Rngs(0)))
+    images = jax.ShapeDtypeStruct((rows, 48, 48, 3), np.uint8)
+    run = jax.jit(lambda params, images: bind(nnx.split(module)[0], params).greedy(images, length))
+    hlo = run.lower(flatten_abstract(module), images).compile().as_text()
+    cache = f"{rows},{cfg.text.heads},{length},{cfg.text.width // cfg.text.heads}"
+    bodies = hlo[: hlo.index("\nENTRY")]
     assert re.search(rf"f32\[{cache}\]\S* (?:fusion|dynamic-update-slice)\(", bodies)
     assert not re.search(rf"f32\[{cache}\]\S* copy(?:-start)?\(", bodies)
 
 
-def test_bad_input_is_named(tiny, here, tmp_path):
-    net, captioner = tiny
-    with pytest.raises(UserError, match="captions of 65 tokens; this captioner writes 1 to 64"):
+def test_bad_input_is_named(tiny, sharder, tmp_path):
+    model, captioner = tiny
+    with pytest.raises(
+        UserError, match="captions of this captioner must be 1 to 64 tokens long; got 65"
+    ):
         captioner.captions(np.zeros((1, 8, 8, 3), np.uint8), 65)
     with pytest.raises(ValueError, match="uint8"):
         captioner.captions(np.zeros((1, 8, 8, 3)))
+
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip"}))
-    with pytest.raises(UserError, match="holds a model of type 'clip'; expected 'blip'"):
-        load_reward_model(CAPTIONER, str(tmp_path), here)
-    somewhere = dataclasses.replace(net, folder=tmp_path)
-    with pytest.raises(UserError, match="no tokenizer.json and no vocab.txt"):
-        Captioner(somewhere, here)
+    with pytest.raises(UserError, match="must hold a model of type 'blip', .*; got 'clip'"):
+        load_reward_model(CAPTIONER, str(tmp_path), sharder)
+
+    # Tokenizers that are missing, of another model, or damaged.
+    other_folder = dataclasses.replace(model, folder=tmp_path)
+    with pytest.raises(UserError, match="must hold tokenizer.json or vocab.txt .*; got neither"):
+        Captioner(other_folder, sharder)
     (tmp_path / "vocab.txt").write_text("red\ngreen\n")
-    with pytest.raises(UserError, match="2 tokens and id 3 is None; expected at most"):
-        Captioner(somewhere, here)
+    with pytest.raises(
+        UserError, match=r"must have at most .* and '\[SEP\]' at id 3.*; got 2 tokens and None"
+    ):
+        Captioner(other_folder, sharder)
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(UserError, match="tokenizer.json' cannot be read as a tokenizer"):
-        Captioner(somewhere, here)
+        Captioner(other_folder, sharder)
 
 
 @pytest.mark.full_size
-def test_blip_base_at_full_size(here, capsys):
-    """Random weights: ``python -m pytest tests/rewards/test_captioner.py -m full_size -s`` prints seconds a picture."""
-    kind = dataclasses.replace(CAPTIONER, tiny=CaptionerConfig())
-    net = load_reward_model(kind, "tiny", here)
-    assert sum(leaf.size for leaf in net.params.values()) == 223_971_644
-    pictures = np.random.default_rng(0).integers(0, 256, (16, 384, 384, 3), dtype=np.uint8)
-    captioner = Captioner(net, here)
-    took = []
+def test_blip_base_at_full_size(sharder, capsys):
+    """Prints seconds an image, with random weights.
+
+    ``python -m pytest tests/reward_models/test_captioner.py -m full_size -s``
+    """
+    spec = dataclasses.replace(CAPTIONER, tiny_config=BlipConfig())
+    model = load_reward_model(spec, "tiny", sharder)
+    assert sum(leaf.size for leaf in model.params.values()) == 223_971_644
+    images = np.random.default_rng(0).integers(0, 256, (16, 384, 384, 3), dtype=np.uint8)
+    captioner = Captioner(model, sharder)
+    times = []
     for _ in range(2):
-        began = time.monotonic(), time.process_time()
-        tokens = captioner.tokens(pictures, 50)
-        took.append((time.monotonic() - began[0], time.process_time() - began[1]))
+        start_wall, start_cpu = time.monotonic(), time.process_time()
+        tokens = captioner.caption_tokens(images, 50)
+        times.append((time.monotonic() - start_wall, time.process_time() - start_cpu))
     assert tokens.shape == (16, 50) and tokens.max() < 30524
-    longest = int((tokens != net.cfg.text.pad_id).sum(1).max())
+    longest = int((tokens != model.cfg.text.pad_id).sum(1).max())
     with capsys.disabled():
-        (first, _), (wall, cpu) = took
+        (first, _), (wall, cpu) = times
         print(
-            f"{wall / 16:.2f} s a picture ({cpu / 16:.2f} s of CPU), {longest} tokens; first run {first:.1f} s"
+            f"{wall / 16:.2f} s an image ({cpu / 16:.2f} s of CPU), {longest} tokens; "
+            f"first run {first:.1f} s"
         )

@@ -1,4 +1,4 @@
-"""CLIP's similarity from pictures and texts on: preparation as transformers does it, rows in order, devices alike."""
+"""CLIP's cosines of images and texts: as in transformers, rows in order, devices agree."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import tokenizers
 from corl_jax.core.errors import UserError
 from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.reward_models.base import load_reward_model
-from corl_jax.reward_models.clip.text_image import ClipSimilarity, cropped
+from corl_jax.reward_models.clip.text_image import ClipSimilarity, resize_and_crop
 from corl_jax.reward_models.clip.tokenizer import END, START, ClipTokenizer
 from corl_jax.reward_models.clip.weights import CLIP
 
@@ -39,76 +39,77 @@ def tiny(sharder):
 
 @pytest.fixture(scope="module")
 def rows():
-    """More pictures than one call takes, and as many texts."""
-    pictures = np.random.default_rng(0).integers(0, 256, (19, 40, 56, 3), dtype=np.uint8)
-    return pictures, [f"{text} {i}" for i, text in enumerate((TEXTS * 4)[:19])]
+    """More images than one call has rows, and as many texts."""
+    images = np.random.default_rng(0).integers(0, 256, (19, 40, 56, 3), dtype=np.uint8)
+    return images, [f"{text} {i}" for i, text in enumerate((TEXTS * 4)[:19])]
 
 
 def test_rows_keep_their_order(tiny, rows):
-    pictures, texts = rows
-    values = tiny.cosine(pictures, texts)
-    assert values.shape == (19,) and values.dtype == np.float32 and values.std() > 1e-3
-    assert (np.abs(values) <= 1 + 1e-6).all()
+    images, texts = rows
+    cosines = tiny.cosine(images, texts)
+    assert cosines.shape == (19,) and cosines.dtype == np.float32 and cosines.std() > 1e-3
+    assert (np.abs(cosines) <= 1 + 1e-6).all()
     order = np.random.default_rng(1).permutation(19)
-    np.testing.assert_allclose(
-        tiny.cosine(pictures[order], [texts[i] for i in order]), values[order], atol=1e-6
-    )
-    np.testing.assert_allclose(tiny.cosine(pictures[:1], texts[:1]), values[:1], atol=1e-6)
-    assert tiny.cosine(pictures[:0], []).shape == (0,)
-    assert tiny._run._cache_size() == 1  # one program, whatever the number of rows
+    permuted = tiny.cosine(images[order], [texts[i] for i in order])
+    np.testing.assert_allclose(permuted, cosines[order], atol=1e-6)
+    np.testing.assert_allclose(tiny.cosine(images[:1], texts[:1]), cosines[:1], atol=1e-6)
+    assert tiny.cosine(images[:0], []).shape == (0,)
+    assert tiny._program._cache_size() == 1  # one program, whatever the number of rows
 
 
 def test_eight_devices_give_the_same(tiny, rows):
     sharder = Sharder(make_mesh({"data": 2, "fsdp": 2, "tensor": 2}))
-    many = ClipSimilarity(load_reward_model(CLIP, "tiny", sharder), sharder)
-    np.testing.assert_allclose(many.cosine(*rows), tiny.cosine(*rows), atol=1e-5)
+    sharded = ClipSimilarity(load_reward_model(CLIP, "tiny", sharder), sharder)
+    np.testing.assert_allclose(sharded.cosine(*rows), tiny.cosine(*rows), atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(49, 33), (33, 50), (24, 24), (20, 91), (25, 24)])
-def test_pictures_are_prepared_as_transformers_does(shape, rng):
+def test_images_are_prepared_as_in_transformers(shape, rng):
     processors = pytest.importorskip("transformers.models.clip.image_processing_pil_clip")
-    theirs = processors.CLIPImageProcessorPil(
+    processor = processors.CLIPImageProcessorPil(
         size={"shortest_edge": 24}, crop_size=24, do_normalize=False, do_rescale=False
     )
-    picture = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
-    wanted = np.asarray(theirs(picture)["pixel_values"][0]).transpose(1, 2, 0)
-    np.testing.assert_array_equal(cropped(picture, 24), wanted)
+    image = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
+    expected = np.asarray(processor(image)["pixel_values"][0]).transpose(1, 2, 0)
+    np.testing.assert_array_equal(resize_and_crop(image, 24), expected)
 
 
 @pytest.fixture(scope="module")
-def words(tmp_path_factory):
-    """Transformers' tokenizer with a vocabulary learnt from our texts, and the folder that holds its files."""
+def tokenizer_case(tmp_path_factory):
+    """A tokenizer trained on ``TEXTS``, its folder, its numbers of ids and merges."""
     from tokenizers import models, pre_tokenizers, trainers
     from transformers import CLIPTokenizer
 
-    learner = tokenizers.Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    learner.pre_tokenizer = pre_tokenizers.Sequence(
+    trained = tokenizers.Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    trained.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(False)]
     )
     letters = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
         vocab_size=560, initial_alphabet=letters, end_of_word_suffix="</w>", show_progress=False
     )
-    learner.train_from_iterator([text.lower() for text in TEXTS for _ in range(3)], trainer)
-    learnt = json.loads(learner.to_str())["model"]
-    names = dict.fromkeys(
-        [*learnt["vocab"], *(f"{letter}</w>" for letter in sorted(letters)), START, END]
+    trained.train_from_iterator([text.lower() for text in TEXTS for _ in range(3)], trainer)
+
+    # All bytes must be in the vocabulary, at the end of a word as well.
+    bpe = json.loads(trained.to_str())["model"]
+    tokens = dict.fromkeys(
+        [*bpe["vocab"], *(f"{letter}</w>" for letter in sorted(letters)), START, END]
     )
-    vocab, merges = (
-        {name: i for i, name in enumerate(names)},
-        [tuple(merge) for merge in learnt["merges"]],
-    )
-    folder = tmp_path_factory.mktemp("words")
-    theirs = CLIPTokenizer(vocab=vocab, merges=merges)
-    theirs.save_pretrained(folder)
+    vocab = {token: i for i, token in enumerate(tokens)}
+    merges = [tuple(merge) for merge in bpe["merges"]]
+
+    # Both forms of its files.
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer = CLIPTokenizer(vocab=vocab, merges=merges)
+    tokenizer.save_pretrained(folder)
     (folder / "vocab.json").write_text(json.dumps(vocab))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
-    return theirs, folder, len(vocab), len(merges)
+    return tokenizer, folder, len(vocab), len(merges)
 
 
 @pytest.fixture(scope="module")
-def whole(words, sharder, tmp_path_factory):
-    """A folder with all that a CLIP needs, as transformers writes it, and both sides of it."""
+def reference(tokenizer_case, sharder, tmp_path_factory):
+    """torch, a model and a tokenizer of transformers, and the folder that both were saved to."""
     torch = pytest.importorskip(
         "torch", reason="parity needs torch: pip install -e '.[test]' (Python 3.11)"
     )
@@ -120,9 +121,9 @@ def whole(words, sharder, tmp_path_factory):
         "hidden_size": 32,
         "intermediate_size": 64,
     }
-    theirs, folder, size, _ = words
+    tokenizer, folder, vocab_size, _ = tokenizer_case
     config = CLIPConfig(
-        text_config=small | {"vocab_size": size, "eos_token_id": theirs.eos_token_id},
+        text_config=small | {"vocab_size": vocab_size, "eos_token_id": tokenizer.eos_token_id},
         vision_config=small | {"image_size": 32, "patch_size": 16},
         projection_dim=16,
     )
@@ -132,67 +133,74 @@ def whole(words, sharder, tmp_path_factory):
         for leaf in model.parameters():
             leaf.mul_(3.0)  # so that rows differ
     model.save_pretrained(folder)
-    return torch, model, theirs, folder
+    return torch, model, tokenizer, folder
 
 
-def test_cosines_are_those_of_transformers_from_pictures_and_texts_on(whole, sharder, rows):
+def test_cosines_of_images_and_texts_are_those_of_transformers(reference, sharder, rows):
     processors = pytest.importorskip("transformers.models.clip.image_processing_pil_clip")
-    torch, model, tokenizer, folder = whole
+    torch, torch_model, tokenizer, folder = reference
     processor = processors.CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=32)
-    pictures, texts = rows
+    images, texts = rows
     ids = tokenizer(
         texts, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
     ).input_ids
-    pixels = torch.from_numpy(np.stack(processor(list(pictures))["pixel_values"]))
+    pixels = torch.from_numpy(np.stack(processor(list(images))["pixel_values"]))
     with torch.no_grad():
-        out = model(input_ids=ids, pixel_values=pixels)
-        wanted = (out.image_embeds * out.text_embeds).sum(-1).numpy()
-    assert wanted.std() > 1e-3
-    found = ClipSimilarity(load_reward_model(CLIP, str(folder), sharder), sharder).cosine(
-        pictures, texts
-    )
-    print(f"cosines differ by {np.abs(found - wanted).max():.1e} of {np.abs(wanted).max():.2f}")
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
+        output = torch_model(input_ids=ids, pixel_values=pixels)
+        expected = (output.image_embeds * output.text_embeds).sum(-1).numpy()
+    assert expected.std() > 1e-3
+
+    similarity = ClipSimilarity(load_reward_model(CLIP, str(folder), sharder), sharder)
+    cosines = similarity.cosine(images, texts)
+    difference = np.abs(cosines - expected).max()
+    print(f"cosines differ by {difference:.1e} of {np.abs(expected).max():.2f}")
+    np.testing.assert_allclose(cosines, expected, atol=1e-5)
 
 
-def test_texts_are_cut_as_transformers_does(whole, words, sharder):
-    theirs, folder = whole[2], whole[3]
-    assert words[3] > 20
-    net = load_reward_model(CLIP, str(folder), sharder)
-    wanted = theirs(list(TEXTS), padding="max_length", max_length=77, truncation=True).input_ids
-    found = ClipTokenizer.of(net)(TEXTS)
-    np.testing.assert_array_equal(found, wanted)
-    assert found[4, -1] == theirs.eos_token_id and found[2, :2].tolist() == [
-        theirs.bos_token_id,
-        theirs.eos_token_id,
-    ]
-    (folder / "tokenizer.json").rename(folder / "aside")  # vocab.json and merges.txt say the same
+def test_texts_are_cut_as_in_transformers(reference, tokenizer_case, sharder):
+    _, _, tokenizer, folder = reference
+    assert tokenizer_case[3] > 20
+    model = load_reward_model(CLIP, str(folder), sharder)
+    kwargs = {"padding": "max_length", "max_length": 77, "truncation": True}
+    expected = tokenizer(list(TEXTS), **kwargs).input_ids
+    ids = ClipTokenizer.from_model(model)(TEXTS)
+    np.testing.assert_array_equal(ids, expected)
+    assert ids[4, -1] == tokenizer.eos_token_id
+    assert ids[2, :2].tolist() == [tokenizer.bos_token_id, tokenizer.eos_token_id]
+
+    # vocab.json and merges.txt alone give the same ids.
+    (folder / "tokenizer.json").rename(folder / "hidden")
     try:
-        np.testing.assert_array_equal(ClipTokenizer.of(net)(TEXTS), wanted)
+        np.testing.assert_array_equal(ClipTokenizer.from_model(model)(TEXTS), expected)
     finally:
-        (folder / "aside").rename(folder / "tokenizer.json")
+        (folder / "hidden").rename(folder / "tokenizer.json")
 
 
-def test_refusals(tiny, whole, sharder, tmp_path, rows):
-    with pytest.raises(ValueError, match="19 pictures and 2 texts; expected one for each"):
+def test_bad_input_is_named(tiny, reference, sharder, tmp_path, rows):
+    with pytest.raises(ValueError, match="one text for each image; got 19 images and 2 texts"):
         tiny.cosine(rows[0], ["a", "b"])
-    net = load_reward_model(CLIP, str(whole[3]), sharder)
-    bare = dataclasses.replace(net, folder=tmp_path)
+
+    # Tokenizers that are missing, damaged, too large, or of another model.
+    model = load_reward_model(CLIP, str(reference[3]), sharder)
+    other_folder = dataclasses.replace(model, folder=tmp_path)
     with pytest.raises(
         UserError,
-        match="no tokenizer.json, and no vocab.json with merges.txt, in .*put the tokenizer",
+        match="must hold tokenizer.json, or vocab.json and merges.txt; got neither.*Put the",
     ):
-        ClipSimilarity(bare, sharder)
+        ClipSimilarity(other_folder, sharder)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match="tokenizer in .* cannot be read .*get its files again"):
-        ClipSimilarity(bare, sharder)
-    smaller = dataclasses.replace(net, cfg=dataclasses.replace(net.cfg, vocab_size=100))
-    with pytest.raises(UserError, match="ids, its model 100; take the files of one checkpoint"):
-        ClipSimilarity(smaller, sharder)
-    other = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, "a"))
-    other.save(str(tmp_path / "tokenizer.json"))
+        ClipSimilarity(other_folder, sharder)
+    smaller = dataclasses.replace(model, cfg=dataclasses.replace(model.cfg, vocab_size=100))
     with pytest.raises(
         UserError,
-        match=r"lacks <\|startoftext\|> and <\|endoftext\|>; expected the tokenizer of a CLIP",
+        match=r"at most the 100 ids of its model; got \d+. Take the files of one checkpoint",
     ):
-        ClipSimilarity(bare, sharder)
+        ClipSimilarity(smaller, sharder)
+    word_level = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, "a"))
+    word_level.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(
+        UserError,
+        match=r"must be that of a CLIP; got one without <\|startoftext\|> and <\|endoftext\|>",
+    ):
+        ClipSimilarity(other_folder, sharder)

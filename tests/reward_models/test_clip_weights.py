@@ -1,4 +1,4 @@
-"""CLIP of both layouts: features as transformers computes them, every name of the released size, and clear refusals."""
+"""CLIP folders of both layouts: features of transformers, every released name, what is refused."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from safetensors.numpy import load_file, save_file
 from corl_jax.core.errors import UserError
 from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.core.trees import bind, digest, flatten_abstract
-from corl_jax.porting.rules import knowingly_unused, plan
+from corl_jax.porting.rules import checkpoint_tensors, is_unused
 from corl_jax.reward_models.base import load_reward_model
-from corl_jax.reward_models.clip.config import read_open_clip, read_transformers
+from corl_jax.reward_models.clip.config import read_open_clip_config, read_transformers_config
 from corl_jax.reward_models.clip.model import Clip
-from corl_jax.reward_models.clip.weights import CLIP, OPEN_CLIP, TRANSFORMERS, layout_of
+from corl_jax.reward_models.clip.weights import CLIP, OPEN_CLIP, TRANSFORMERS, choose_clip_layout
 
 TEXT = dict(
     hidden_size=32, intermediate_size=96, num_hidden_layers=3, num_attention_heads=2, vocab_size=520
@@ -33,7 +33,7 @@ IMAGE = dict(
     patch_size=16,
 )
 END = 500
-FORMS = {"gelu, first end token": ("gelu", END), "quick gelu, largest id": ("quick_gelu", 2)}
+VARIANTS = {"gelu, first end token": ("gelu", END), "quick gelu, largest id": ("quick_gelu", 2)}
 
 
 @pytest.fixture(scope="module")
@@ -41,74 +41,75 @@ def sharder():
     return Sharder(make_mesh({"data": 1}, jax.devices()[:1]))
 
 
-@pytest.fixture(scope="module", params=list(FORMS))
-def theirs(request, torch, tmp_path_factory):
-    """Transformers' model, and the folder that it wrote."""
+@pytest.fixture(scope="module", params=list(VARIANTS))
+def reference(request, torch, tmp_path_factory):
+    """A model of transformers, and the folder that it was saved to."""
     from transformers import CLIPConfig, CLIPModel
 
-    activation, end = FORMS[request.param]
+    activation, end = VARIANTS[request.param]
     config = CLIPConfig(
         text_config=TEXT | {"hidden_act": activation, "eos_token_id": end},
         vision_config=IMAGE | {"hidden_act": activation},
         projection_dim=24,
     )
     model = CLIPModel(config).eval()
-    numbers = torch.Generator().manual_seed(0)
+
+    # Values of such sizes that every part of the network matters.
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for (
-            name,
-            leaf,
-        ) in model.named_parameters():  # of such sizes that every part of the network matters
-            values = torch.randn(leaf.shape, generator=numbers)
+        for name, leaf in model.named_parameters():
+            values = torch.randn(leaf.shape, generator=generator)
             near_one = leaf.ndim == 1 and name.endswith("weight")
             leaf.copy_(
                 values * 0.2 + near_one if leaf.ndim < 2 else values * leaf[0].numel() ** -0.5
             )
+
     folder = tmp_path_factory.mktemp("clip")
     model.save_pretrained(folder)
     return model, folder
 
 
 def inputs(rng):
-    """Pictures, and ids in which the end token comes once or twice and is (or is not) the largest."""
-    pictures = rng.normal(size=(3, 48, 48, 3)).astype(np.float32)
+    """Images, and ids with one or two end tokens, which are (or are not) the largest ids."""
+    images = rng.normal(size=(3, 48, 48, 3)).astype(np.float32)
     ids = rng.integers(0, END, (3, 20)).astype(np.int32)
     ids[0, 7], ids[1, 19], ids[2, 4], ids[2, 9] = END, END, END, END
     ids[2, 12] = 510
-    return pictures, ids
+    return images, ids
 
 
-def test_features_are_those_of_transformers(theirs, torch, sharder, rng, assert_close):
-    model, folder = theirs
-    net = load_reward_model(CLIP, str(folder), sharder)
-    ours, (pictures, ids) = bind(net.graphdef, net.params), inputs(rng)
+def test_features_are_those_of_transformers(reference, torch, sharder, rng, assert_close):
+    torch_model, folder = reference
+    images, ids = inputs(rng)
     with torch.no_grad():
-        out = model(
+        output = torch_model(
             input_ids=torch.from_numpy(ids.astype(np.int64)),
-            pixel_values=torch.from_numpy(pictures).permute(0, 3, 1, 2),
+            pixel_values=torch.from_numpy(images).permute(0, 3, 1, 2),
         )
-        image, text = (
-            out.vision_model_output.pooler_output,
-            out.text_model_output.pooler_output,
-        )  # projected
-        cosines = (out.image_embeds * out.text_embeds).sum(-1)
-    found = jax.jit(lambda m, x, i: (m.image(x), m.text(i), m.cosine(x, i)))(ours, pictures, ids)
-    for mine, expected in zip(found, (image, text, cosines), strict=True):
-        assert_close(mine, expected, 1e-5)
+        # These two are projected already.
+        image_features = output.vision_model_output.pooler_output
+        text_features = output.text_model_output.pooler_output
+        cosines = (output.image_embeds * output.text_embeds).sum(-1)
+
+    model = load_reward_model(CLIP, str(folder), sharder)
+    run = jax.jit(lambda m, x, i: (m.image(x), m.text(i), m.cosine(x, i)))
+    values = run(bind(model.graphdef, model.params), images, ids)
+    for value, expected in zip(values, (image_features, text_features, cosines), strict=True):
+        assert_close(value, expected, 1e-5)
 
 
-def test_the_two_pooling_rules_differ(theirs, sharder, rng):
+def test_the_two_pooling_rules_differ(reference, sharder, rng):
     """Otherwise the test above would show neither."""
-    net = load_reward_model(CLIP, str(theirs[1]), sharder)
+    model = load_reward_model(CLIP, str(reference[1]), sharder)
     ids = inputs(rng)[1]
     first, largest = (ids == END).argmax(1), ids.argmax(1)
     assert first[2] != largest[2]
-    assert net.cfg.end_id == (None if net.cfg.text.activation == "quick_gelu" else END)
+    assert model.cfg.end_id == (None if model.cfg.text.activation == "quick_gelu" else END)
 
 
-def in_open_clip(tensors):
-    """A state dictionary of transformers under the names of open_clip: written by hand, apart from our tables."""
-    out = {
+def open_clip_tensors(tensors):
+    """Tensors of transformers under the names of open_clip, written by hand without our tables."""
+    renamed = {
         "logit_scale": tensors["logit_scale"],
         "visual.class_embedding": tensors["vision_model.embeddings.class_embedding"],
         "visual.conv1.weight": tensors["vision_model.embeddings.patch_embedding.weight"],
@@ -123,9 +124,12 @@ def in_open_clip(tensors):
         "visual.ln_pre": "vision_model.pre_layrnorm",
         "visual.ln_post": "vision_model.post_layernorm",
     }
-    for tower, foreign in (("visual.transformer", "vision_model"), ("transformer", "text_model")):
-        for i in range(3 if foreign == "text_model" else 2):
-            layer, block = f"{foreign}.encoder.layers.{i}", f"{tower}.resblocks.{i}"
+    for open_clip_tower, tower in (
+        ("visual.transformer", "vision_model"),
+        ("transformer", "text_model"),
+    ):
+        for i in range(3 if tower == "text_model" else 2):
+            layer, block = f"{tower}.encoder.layers.{i}", f"{open_clip_tower}.resblocks.{i}"
             parts = {
                 "ln_1": "layer_norm1",
                 "ln_2": "layer_norm2",
@@ -133,23 +137,24 @@ def in_open_clip(tensors):
                 "mlp.c_proj": "mlp.fc2",
             }
             parts["attn.out_proj"] = "self_attn.out_proj"
-            names |= {f"{block}.{ours}": f"{layer}.{part}" for ours, part in parts.items()}
+            names |= {f"{block}.{name}": f"{layer}.{part}" for name, part in parts.items()}
             for kind in ("weight", "bias"):
                 fused = [tensors[f"{layer}.self_attn.{part}_proj.{kind}"] for part in "qkv"]
-                out[f"{block}.attn.in_proj_{kind}"] = np.concatenate(fused)
-    for name, foreign in names.items():
+                renamed[f"{block}.attn.in_proj_{kind}"] = np.concatenate(fused)
+    for open_clip_name, name in names.items():
         for kind in ("weight", "bias"):
-            out[f"{name}.{kind}"] = tensors[f"{foreign}.{kind}"]
-    return {name: np.ascontiguousarray(tensor) for name, tensor in out.items()}
+            renamed[f"{open_clip_name}.{kind}"] = tensors[f"{name}.{kind}"]
+    return {name: np.ascontiguousarray(tensor) for name, tensor in renamed.items()}
 
 
-def open_clip_config(quick):
+def open_clip_config(quick_gelu):
     return {
         "model_cfg": {
             "embed_dim": 24,
-            "quick_gelu": quick,
+            "quick_gelu": quick_gelu,
             "vision_cfg": {
-                "image_size": 48, "layers": 2, "width": 64, "head_width": 16, "patch_size": 16, "mlp_ratio": 1.25
+                "image_size": 48, "layers": 2, "width": 64, "head_width": 16, "patch_size": 16,
+                "mlp_ratio": 1.25,
             },
             "text_cfg": {"vocab_size": 520, "width": 32, "heads": 2, "layers": 3, "mlp_ratio": 3.0},
         },
@@ -158,43 +163,40 @@ def open_clip_config(quick):
 
 
 @pytest.fixture
-def open_clip(theirs, tmp_path):
-    """The same weights as open_clip would have written them."""
-    quick = theirs[0].config.text_config.hidden_act == "quick_gelu"
-    save_file(
-        in_open_clip(load_file(theirs[1] / "model.safetensors")),
-        tmp_path / "open_clip_model.safetensors",
-    )
-    (tmp_path / "open_clip_config.json").write_text(json.dumps(open_clip_config(quick)))
+def open_clip_folder(reference, tmp_path):
+    """A folder with the same weights as open_clip would have written them."""
+    torch_model, folder = reference
+    tensors = load_file(folder / "model.safetensors")
+    save_file(open_clip_tensors(tensors), tmp_path / "open_clip_model.safetensors")
+    config = open_clip_config(torch_model.config.text_config.hidden_act == "quick_gelu")
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
     return tmp_path
 
 
-def test_the_layout_of_open_clip_gives_the_same_parameters(theirs, open_clip, sharder):
-    one, other = (
-        load_reward_model(CLIP, str(folder), sharder) for folder in (theirs[1], open_clip)
-    )
-    assert digest(one.params) == digest(other.params)
-    assert (
-        other.cfg.end_id is None
-        and other.cfg.image == one.cfg.image
-        and other.cfg.text == one.cfg.text
-    )
+def test_the_layout_of_open_clip_gives_the_same_parameters(reference, open_clip_folder, sharder):
+    from_transformers = load_reward_model(CLIP, str(reference[1]), sharder)
+    from_open_clip = load_reward_model(CLIP, str(open_clip_folder), sharder)
+    assert digest(from_transformers.params) == digest(from_open_clip.params)
+    assert from_open_clip.cfg.end_id is None
+    assert from_open_clip.cfg.image == from_transformers.cfg.image
+    assert from_open_clip.cfg.text == from_transformers.cfg.text
 
 
-def test_weights_of_open_clip_are_read_from_its_torch_file(open_clip, torch, sharder):
-    wanted = load_reward_model(CLIP, str(open_clip), sharder).params
-    file = open_clip / "open_clip_model.safetensors"
+def test_weights_of_open_clip_are_read_from_its_torch_file(open_clip_folder, torch, sharder):
+    expected = load_reward_model(CLIP, str(open_clip_folder), sharder).params
+    file = open_clip_folder / "open_clip_model.safetensors"
     tensors = {name: torch.from_numpy(tensor) for name, tensor in load_file(file).items()}
-    torch.save(tensors, open_clip / "open_clip_pytorch_model.bin")
+    torch.save(tensors, open_clip_folder / "open_clip_pytorch_model.bin")
     file.unlink()
-    assert digest(load_reward_model(CLIP, str(open_clip), sharder).params) == digest(wanted)
+    params = load_reward_model(CLIP, str(open_clip_folder), sharder).params
+    assert digest(params) == digest(expected)
 
 
-def test_a_folder_with_both_configs_is_read_by_the_weights_that_it_has(theirs, open_clip, tmp_path):
-    shutil.copy(theirs[1] / "config.json", open_clip)
-    assert layout_of(open_clip) is OPEN_CLIP
-    shutil.copy(theirs[1] / "model.safetensors", open_clip)
-    assert layout_of(open_clip) is TRANSFORMERS
+def test_the_weights_of_a_folder_with_both_configs_decide(reference, open_clip_folder):
+    shutil.copy(reference[1] / "config.json", open_clip_folder)
+    assert choose_clip_layout(open_clip_folder) is OPEN_CLIP
+    shutil.copy(reference[1] / "model.safetensors", open_clip_folder)
+    assert choose_clip_layout(open_clip_folder) is TRANSFORMERS
 
 
 FULL_OPEN_CLIP = {
@@ -218,7 +220,7 @@ FULL_OPEN_CLIP = {
 }
 
 
-def shapes_of(cfg):
+def param_shapes(cfg):
     module = nnx.eval_shape(lambda: Clip(cfg, nnx.Rngs(0)))
     return {path: leaf.shape for path, leaf in flatten_abstract(module).items()}
 
@@ -228,12 +230,13 @@ def test_every_name_of_the_released_size(test_data):
     released = {
         name: tuple(json.loads(shape)) for name, shape in (line.split("\t") for line in lines)
     }
-    tensors = plan(shapes_of(read_open_clip(FULL_OPEN_CLIP, "here")), OPEN_CLIP.rules)
-    left = {
-        name: shape for name, shape in released.items() if knowingly_unused(name, OPEN_CLIP.unused)
+    cfg = read_open_clip_config(FULL_OPEN_CLIP, "x")
+    tensors = checkpoint_tensors(param_shapes(cfg), OPEN_CLIP.rules)
+    unused = {
+        name: shape for name, shape in released.items() if is_unused(name, OPEN_CLIP.unused_tensors)
     }
-    assert {name: tensor.shape for name, tensor in tensors.items()} | left == released
-    assert left == {"logit_scale": ()}
+    assert {name: tensor.shape for name, tensor in tensors.items()} | unused == released
+    assert unused == {"logit_scale": ()}
     assert sum(math.prod(shape) for shape in released.values()) == 986_109_441
 
 
@@ -257,7 +260,7 @@ def test_the_released_size_is_the_same_in_both_layouts():
         "vision_config": {},
         "vision_config_dict": image | {"hidden_act": "gelu", "patch_size": 14},
     }
-    assert read_transformers(raw, "here") == read_open_clip(FULL_OPEN_CLIP, "here")
+    assert read_transformers_config(raw, "x") == read_open_clip_config(FULL_OPEN_CLIP, "x")
 
 
 @pytest.mark.parametrize(
@@ -265,61 +268,65 @@ def test_the_released_size_is_the_same_in_both_layouts():
     [
         (
             lambda raw: raw.pop("model_cfg"),
-            "open_clip_config.json in 'here' has no model_cfg; take the file",
+            "open_clip_config.json in 'x' has no model_cfg; take the file",
         ),
         (lambda raw: raw["model_cfg"]["vision_cfg"].pop("width"), "vision_cfg .* lacks width"),
         (
             lambda raw: raw["model_cfg"]["text_cfg"].update(no_causal_mask=True),
-            "no_causal_mask=True.*not build",
+            "plain vision transformer .*; got no_causal_mask=True, which is not implemented",
         ),
         (
             lambda raw: raw["model_cfg"]["vision_cfg"].update(layers=[3, 4, 6, 3]),
-            r"sizes that are no whole .*\[3, 4",
+            r"sizes .* must be positive integers.*; got .*\[3, 4",
         ),
     ],
 )
 def test_configs_of_open_clip_that_are_refused(change, message):
     raw = json.loads(json.dumps(FULL_OPEN_CLIP))
     change(raw)
-    with pytest.raises(UserError, match=message) as caught:
-        read_open_clip(raw, "here")
-    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=message) as error:
+        read_open_clip_config(raw, "x")
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        ({"model_type": "siglip"}, "model type 'siglip'; expected that of a CLIP"),
+        ({"model_type": "siglip"}, "model_type .* must be 'clip'; got 'siglip'"),
         (
             {"model_type": "clip", "text_config": {"hidden_act": "relu"}},
-            "activation 'relu'; expected one of gelu, quick",
+            "activation .* must be one of gelu, quick_gelu; got 'relu'",
         ),
-        ({"model_type": "clip", "vision_config": {"hidden_size": 770}}, "do not divide.*width=770"),
+        (
+            {"model_type": "clip", "vision_config": {"hidden_size": 770}},
+            "width must be a multiple of heads; got .*width=770",
+        ),
         (
             {"model_type": "clip", "vision_config": {"num_channels": 1}},
-            "num_channels=1; expected 3",
+            r"num_channels .* must be 3 \(RGB\); got 1",
         ),
     ],
 )
 def test_configs_of_transformers_that_are_refused(raw, message):
     with pytest.raises(UserError, match=message):
-        read_transformers(raw, "here")
+        read_transformers_config(raw, "x")
 
 
-def test_folders_that_are_refused(theirs, open_clip, sharder, tmp_path_factory):
+def test_folders_that_are_refused(reference, open_clip_folder, sharder, tmp_path_factory):
     empty = tmp_path_factory.mktemp("empty")
     with pytest.raises(
         UserError,
-        match="no config.json and no open_clip_config.json .*expected the folder of a CLIP",
+        match="must hold config.json or open_clip_config.json; got neither.*the folder of a CLIP",
     ):
         load_reward_model(CLIP, str(empty), sharder)
-    shutil.copy(theirs[1] / "config.json", empty)
+    shutil.copy(reference[1] / "config.json", empty)
     with pytest.raises(UserError, match=r"no model\*.safetensors and no pytorch_model\*.bin in"):
         load_reward_model(CLIP, str(empty), sharder)
-    shutil.copy(open_clip / "open_clip_model.safetensors", empty / "model.safetensors")
+    shutil.copy(open_clip_folder / "open_clip_model.safetensors", empty / "model.safetensors")
     with pytest.raises(UserError, match="missing: text_model.embeddings.position_embedding.weight"):
         load_reward_model(CLIP, str(empty), sharder)
     with pytest.raises(
-        UserError, match=r"picture-text similarity 'nowhere' is no folder.*laion.*3.9 GB"
+        UserError,
+        match=r"CLIP model must be .*; got 'nowhere', which is not a folder.*laion.*3.9 GB",
     ):
         load_reward_model(CLIP, "nowhere", sharder)

@@ -25,7 +25,7 @@ def policy(dot_policy_folder):
 def drawing(policy):
     return Prompts(
         *left_pad(
-            [policy.tokenizer.drawing_prompt(caption) for caption in CAPTIONS],
+            [policy.tokenizer.image_generation_prompt(caption) for caption in CAPTIONS],
             policy.tokenizer.pad_id,
         )
     )
@@ -38,10 +38,10 @@ def codes(policy):
 
 
 def scored(policy, drawing, codes, guidance=1.0, **how):
-    sampling = policy.sampler.sampling("image", guidance=guidance, temperature=0.7)
+    sampling = policy.fns.sampling_params("image", guidance=guidance, temperature=0.7)
     rollout = Rollout(jnp.asarray(codes), np.ones(codes.shape, bool), None, None, "image")
     return np.asarray(
-        policy.sampler.log_probs(
+        policy.fns.log_probs(
             policy.params, drawing, rollout, sampling, guided=guidance != 1, **how
         )
     )
@@ -49,7 +49,7 @@ def scored(policy, drawing, codes, guidance=1.0, **how):
 
 def test_by_hand(policy, drawing, codes):
     """The states of one plain pass over prompt and picture: position ``P + t`` has read token ``t`` and scores it."""
-    model = bind(policy.sampler.graphdef, policy.params)
+    model = bind(policy.fns.graphdef, policy.params)
     prompt, (b, g) = drawing.tokens.shape[1], (0, 1)  # the shorter prompt, behind padding
 
     @jax.jit

@@ -12,7 +12,7 @@ from corl_jax.sampling.generate import decode_to_pixels
 @pytest.fixture(scope="module")
 def show(tiny_policy):
     """``most -> (codes -> pixels)``, jitted."""
-    sampler, params = tiny_policy.sampler, tiny_policy.params
+    sampler, params = tiny_policy.fns, tiny_policy.params
 
     def make(most):
         return jax.jit(lambda codes: decode_to_pixels(bind(sampler.graphdef, params), codes, most))

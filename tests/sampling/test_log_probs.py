@@ -37,7 +37,7 @@ TOLERANCE = 1e-4
 
 @pytest.fixture(scope="module")
 def drawing(tiny_policy):
-    rows = [tiny_policy.tokenizer.drawing_prompt(caption) for caption in CAPTIONS]
+    rows = [tiny_policy.tokenizer.image_generation_prompt(caption) for caption in CAPTIONS]
     assert len({len(row) for row in rows}) == 3
     return Prompts(*left_pad(rows, tiny_policy.tokenizer.pad_id))
 
@@ -60,9 +60,9 @@ def draw(tiny_policy, drawing):
     """Rollouts of pictures by (guidance, temperature)."""
 
     def one(guidance, temperature, rows=(0, 1, 2)):
-        sampling = tiny_policy.sampler.sampling("image", guidance=guidance, temperature=temperature)
+        sampling = tiny_policy.fns.sampling_params("image", guidance=guidance, temperature=temperature)
         prompts = take(drawing, np.array(rows))
-        return sampling, tiny_policy.sampler.sample_images(
+        return sampling, tiny_policy.fns.sample_images(
             tiny_policy.params, prompts, keys_of(rows), sampling, guidance != 1
         )
 
@@ -74,9 +74,9 @@ def write(tiny_policy, asking):
     """Rollouts of texts at a temperature."""
 
     def one(temperature, rows=(0, 1, 2)):
-        sampling = tiny_policy.sampler.sampling("text", temperature=temperature)
+        sampling = tiny_policy.fns.sampling_params("text", temperature=temperature)
         prompts = take(asking, np.array(rows))
-        return sampling, tiny_policy.sampler.sample_text(
+        return sampling, tiny_policy.fns.sample_text(
             tiny_policy.params, prompts, keys_of(rows), sampling, LENGTH
         )
 
@@ -89,7 +89,7 @@ def write(tiny_policy, asking):
 )
 def test_pictures_agree(tiny_policy, drawing, draw, guidance, temperature, shared_prefix):
     sampling, rollout = draw(guidance, temperature)
-    scored = tiny_policy.sampler.log_probs(
+    scored = tiny_policy.fns.log_probs(
         tiny_policy.params,
         drawing,
         rollout,
@@ -106,7 +106,7 @@ def test_pictures_agree(tiny_policy, drawing, draw, guidance, temperature, share
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_texts_agree(tiny_policy, asking, write, temperature, shared_prefix):
     sampling, rollout = write(temperature)
-    scored = tiny_policy.sampler.log_probs(
+    scored = tiny_policy.fns.log_probs(
         tiny_policy.params, asking, rollout, sampling, shared_prefix=shared_prefix
     )
     assert scored.shape == (3, GROUP, LENGTH)
@@ -119,19 +119,19 @@ def test_other_settings_do_not_agree(tiny_policy, drawing, draw):
 
     def gap(tokens, sampling, guided):
         moved = dataclasses.replace(rollout, tokens=tokens)
-        scored = tiny_policy.sampler.log_probs(
+        scored = tiny_policy.fns.log_probs(
             tiny_policy.params, drawing, moved, sampling, guided=guided
         )
         return float(largest_difference(rollout.log_probs, scored, rollout.mask))
 
-    plain = tiny_policy.sampler.sampling("image", guidance=2.5, temperature=1.0)
+    plain = tiny_policy.fns.sampling_params("image", guidance=2.5, temperature=1.0)
     assert gap(rollout.tokens, sampling, False) > 0.1
     assert gap(rollout.tokens, plain, True) > 0.1
     assert gap(jnp.roll(rollout.tokens, 1, -1), sampling, True) > 0.1
 
 
 def test_banned_ids_are_never_written(tiny_policy, write):
-    banned = tiny_policy.sampler.ids.banned
+    banned = tiny_policy.fns.ids.banned
     ids = tiny_policy.tokenizer
     assert {ids.bos_id, ids.pad_id, ids.boi_id, ids.eoi_id, ids.image_id} <= set(
         banned
@@ -153,7 +153,7 @@ def test_neighbours_change_nothing(draw, write, kind):
 
 def test_the_silent_prompt_equals_the_one_built_before_padding(tiny_policy, drawing):
     tokenizer = tiny_policy.tokenizer
-    rows = [tokenizer.unconditional(tokenizer.drawing_prompt(caption)) for caption in CAPTIONS]
+    rows = [tokenizer.unconditional_prompt(tokenizer.image_generation_prompt(caption)) for caption in CAPTIONS]
     tokens, mask = left_pad(rows, tokenizer.pad_id)
     np.testing.assert_array_equal(mask, drawing.mask)
     np.testing.assert_array_equal(
@@ -166,7 +166,7 @@ def test_the_silent_prompt_equals_the_one_built_before_padding(tiny_policy, draw
 
 
 def test_greedy_is_the_argmax_of_the_full_forward(tiny_policy, drawing, asking, draw, write):
-    model = bind(tiny_policy.sampler.graphdef, tiny_policy.params)
+    model = bind(tiny_policy.fns.graphdef, tiny_policy.params)
 
     @jax.jit
     def best_codes(rollout: Rollout):
@@ -174,7 +174,7 @@ def test_greedy_is_the_argmax_of_the_full_forward(tiny_policy, drawing, asking, 
             model,
             drawing,
             rollout.tokens,
-            tiny_policy.sampler.ids,
+            tiny_policy.fns.ids,
             modality="image",
             shared_prefix=False,
         )
@@ -186,11 +186,11 @@ def test_greedy_is_the_argmax_of_the_full_forward(tiny_policy, drawing, asking, 
             model,
             asking,
             rollout.tokens,
-            tiny_policy.sampler.ids,
+            tiny_policy.fns.ids,
             modality="text",
             shared_prefix=False,
         )
-        banned = tiny_policy.sampler.ids.banned_mask(tiny_policy.cfg.decoder.vocab_size)
+        banned = tiny_policy.fns.ids.banned_mask(tiny_policy.cfg.decoder.vocab_size)
         return jnp.argmax(jnp.where(banned, -jnp.inf, model.text_logits(states)), -1)
 
     _, rollout = draw(1.0, 0.0)
@@ -215,13 +215,13 @@ def test_text_stops_when_all_rows_have_ended(tiny_policy, asking, monkeypatch):
 
     monkeypatch.setattr(decode, "decode_step", advance)
     monkeypatch.setattr(decode, "log_distribution", often_ending)
-    sampling = tiny_policy.sampler.sampling("text")
+    sampling = tiny_policy.fns.sampling_params("text")
 
     @jax.jit
     def run(params):
-        model = bind(tiny_policy.sampler.graphdef, params)
+        model = bind(tiny_policy.fns.graphdef, params)
         return decode.decode_text(
-            model, asking, keys_of((0, 1, 2), 2), sampling, tiny_policy.sampler.ids, longest
+            model, asking, keys_of((0, 1, 2), 2), sampling, tiny_policy.fns.ids, longest
         )
 
     tokens, mask, log_probs = map(np.asarray, run(tiny_policy.params))
@@ -249,7 +249,7 @@ def test_segments_change_no_token(tiny_policy, drawing, monkeypatch, unroll):
     """What a step reads of the cache grows as tokens are written: in pieces, the last of them shorter, or at once."""
     graphdef, _ = nnx.split(abstract(tiny_policy.cfg, unroll=unroll))
     sampling, reads, real = (
-        tiny_policy.sampler.sampling("image", guidance=2.5),
+        tiny_policy.fns.sampling_params("image", guidance=2.5),
         [],
         decode.decode_step,
     )
@@ -271,7 +271,7 @@ def test_segments_change_no_token(tiny_policy, drawing, monkeypatch, unroll):
         def run(params):
             model = bind(graphdef, params)
             return decode.decode_image(
-                model, drawing, keys_of((0, 1, 2)), sampling, tiny_policy.sampler.ids, True
+                model, drawing, keys_of((0, 1, 2)), sampling, tiny_policy.fns.ids, True
             )
 
         reads.clear()

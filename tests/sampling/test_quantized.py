@@ -26,25 +26,25 @@ NORM, KERNEL = "language_model/layers/mlp_norm/scale", "language_model/layers/ga
 
 def test_the_same_is_the_same(tiny_policy):
     sampler, lighten = quantized_policy(
-        tiny_policy.sampler, tiny_policy.params, weights="same", cache="same"
+        tiny_policy.fns, tiny_policy.params, weights="same", cache="same"
     )
-    assert sampler is tiny_policy.sampler and lighten(tiny_policy.params) is tiny_policy.params
+    assert sampler is tiny_policy.fns and lighten(tiny_policy.params) is tiny_policy.params
     with pytest.raises(UserError, match="rollout cache 'int4'.*same, int8"):
-        quantized_policy(tiny_policy.sampler, tiny_policy.params, weights="same", cache="int4")
+        quantized_policy(tiny_policy.fns, tiny_policy.params, weights="same", cache="int4")
 
 
 @pytest.mark.parametrize(("weights", "cache", "unroll"), [("int8", "same", 1), ("same", "int8", 4)])
 def test_what_it_draws_is_nearly_what_the_policy_would_say(tiny_policy, weights, cache, unroll):
     """In both forms of decoding; scored by the policy, the mean gap is small, and it is there."""
     rows = [
-        tiny_policy.tokenizer.drawing_prompt(caption)
+        tiny_policy.tokenizer.image_generation_prompt(caption)
         for caption in ("a red circle", "two blue squares")
     ]
-    prompts, ids = Prompts(*left_pad(rows, tiny_policy.tokenizer.pad_id)), tiny_policy.sampler.ids
+    prompts, ids = Prompts(*left_pad(rows, tiny_policy.tokenizer.pad_id)), tiny_policy.fns.ids
     keys = sample_keys(stream(0, "test", 0), 4).reshape(2, 2)
-    sampling = tiny_policy.sampler.sampling("image")
+    sampling = tiny_policy.fns.sampling_params("image")
     graphdef = nnx.split(abstract(tiny_policy.cfg, unroll=unroll))[0]
-    policy = dataclasses.replace(tiny_policy.sampler, graphdef=graphdef)
+    policy = dataclasses.replace(tiny_policy.fns, graphdef=graphdef)
     sampler, lighten = quantized_policy(policy, tiny_policy.params, weights=weights, cache=cache)
     light = lighten(tiny_policy.params)
 
@@ -73,6 +73,6 @@ def test_weights_stay_where_they_lie(random_params, tiny_policy):
         path: jax.device_put(leaf, sharder.named_sharding(*axes[path]))
         for path, leaf in random_params(shape).items()
     }
-    light = quantized_policy(tiny_policy.sampler, params, weights="int8", cache="same")[1](params)
+    light = quantized_policy(tiny_policy.fns, params, weights="int8", cache="same")[1](params)
     assert light[KERNEL].sharding.is_equivalent_to(params[KERNEL].sharding, 3)
     assert light[KERNEL].addressable_shards[0].data.nbytes * 8 * 4 == params[KERNEL].nbytes

@@ -1,4 +1,4 @@
-"""Small stages, and rewards that tell samples of an untrained policy apart."""
+"""Small stages, and rewards whose values differ between samples of an untrained policy."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from helpers import apply_update
 
 from corl_jax.core.sharding import sharding_context
 from corl_jax.engine.optim import make_optimizer
@@ -18,11 +19,11 @@ from corl_jax.stages.setup import build_setup
 
 
 @pytest.fixture(scope="session", autouse=True)
-def telling_rewards():
-    """``redness`` of a picture and ``letters`` of a text, which differ from sample to sample; ``tens``, which often are
-    the same."""
+def varied_rewards():
+    """``redness`` of an image and ``letters`` of a text differ from sample to sample; ``tens`` of a
+    text are often equal."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rewards, "_items", dict(rewards._items))
+        patch.setattr(rewards, "_entries", dict(rewards._entries))
         rewards.register("redness")(
             lambda cs, context: np.array([c.pixels[..., 0].mean() / 255 for c in cs])
         )
@@ -35,45 +36,62 @@ def telling_rewards():
 
 @pytest.fixture(scope="session", autouse=True)
 def compile_once(tmp_path_factory):
-    """Programs that several tests compile are compiled once, unless a folder for them was chosen already."""
+    """Programs that several tests compile are compiled once, unless a cache was chosen already."""
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
-    """An RL stage after its first rollouts. ``run`` applies updates to a fresh state."""
+class FirstStep:
+    """An RL stage after its first step up to the update.
+
+    Attributes:
+      config: plain values.
+      stage: with the rollouts of the step.
+      raw: the prompts of the step by task.
+      rollouts: task to rollout.
+      batches: of the updates.
+      host_metrics: of the first batch.
+      optimizer: of the run.
+    """
 
     config: dict
     stage: RlStage
     raw: dict
     rollouts: dict
     batches: list
-    host: dict
+    host_metrics: dict
     optimizer: object
 
     def run(self, microbatches=1, times=1):
-        """State after updates, and the metrics of each."""
-        with sharding_context(self.stage.parts.sharder):
-            update = make_update(self.stage.loss, self.stage.after, self.optimizer, microbatches)
-            state, said = self.stage.init(), []
+        """Updates of a new state by the first batch: the last state, and the metrics of each."""
+        stage = self.stage
+        with sharding_context(stage.setup.sharder):
+            state, metrics_of_updates = stage.init_state(), []
+            update = make_update(
+                stage.loss, stage.update_algo_state, self.optimizer, microbatches, state
+            )
             for _ in range(times):
-                state, metrics = update(state, self.batches[0])
-                said.append({name: float(metric.value) for name, metric in metrics.items()})
-        return state, said
+                state, metrics = apply_update(update, state, self.batches[0])
+                metrics_of_updates.append(
+                    {name: float(metric.value) for name, metric in metrics.items()}
+                )
+        return state, metrics_of_updates
 
 
 @pytest.fixture(scope="session")
 def rl_config(small_config):
-    """The unified config with rewards that differ, a KL that begins above 0, and an optimiser that does not magnify
-    rounding (a large epsilon)."""
+    """A function from overrides to the unified config with rewards that differ between samples.
+
+    Its KL coefficient starts above 0, and a large epsilon keeps Adam from magnifying rounding.
+    """
 
     def make(image="redness", text="letters", **overrides):
         config = small_config(
             "unified", **{"optim.eps": 1e-3, "optim.learning_rate": 1e-2} | overrides
         )
-        config["rewards"] = {"image": {image: 1.0}, "text": {text: 1.0}}
+        config["rewards"] |= {"image": {image: 1.0}, "text": {text: 1.0}}
         return config
 
     return make
@@ -81,28 +99,29 @@ def rl_config(small_config):
 
 @pytest.fixture(scope="session")
 def take_step(rl_config, small_world):
-    """A function from overrides to a ``Step``; ``devices`` of a mesh."""
+    """A function from overrides to a ``FirstStep``, on a mesh of ``devices``."""
 
     def make(devices=1, **overrides):
         config = rl_config(**overrides)
         with small_world(devices):
-            parts = build_setup(config)
+            setup = build_setup(config)
             optimizer = make_optimizer(optim_config(config))
-            stage = RlStage(config, parts, optimizer)
-            rollouts, sample = {}, stage.rollouts.sample
+            stage = RlStage(config, setup, optimizer)
 
-            def watched(params, task, *rest):
-                rollout = sample(params, task, *rest)
+            # Rollouts are kept as they are sampled.
+            rollouts, sample_task = {}, stage.rollout_sampler.sample_task
+
+            def sample_and_keep(params, task, *rest):
+                rollout = sample_task(params, task, *rest)
                 rollouts.setdefault(task, rollout)
                 return rollout
 
-            stage.rollouts.sample = watched
-            with sharding_context(parts.sharder):
-                state, raw = stage.init(), next(stage.data())
+            stage.rollout_sampler.sample_task = sample_and_keep
+            with sharding_context(setup.sharder):
+                state, raw = stage.init_state(), next(stage.data_iterator())
                 pairs = list(stage.batches(state, raw, 0))
-        return Step(
-            config, stage, raw, rollouts, [batch for batch, _ in pairs], pairs[0][1], optimizer
-        )
+        batches = [batch for batch, _ in pairs]
+        return FirstStep(config, stage, raw, rollouts, batches, pairs[0][1], optimizer)
 
     return make
 

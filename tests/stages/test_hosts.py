@@ -68,14 +68,14 @@ def assert_same(found, wanted):
 def config(rl_config):
     """Pictures and answers by different numbers of rows, on a mesh with two axes."""
     changes = {
-        "rl.pictures": 4,
-        "rl.questions": 8,
+        "rl.rollout.image_prompts": 4,
+        "rl.rollout.text_prompts": 8,
         "mesh.data": 2,
         "mesh.fsdp": 2,
         "hooks.sample_every": 1,
     }
     return rl_config(
-        steps=3, text="tens", **changes, **{"hooks.save_every": 1, "hooks.keep": 3, "rl.refill": 1}
+        steps=3, text="tens", **changes, **{"hooks.save_every": 1, "hooks.keep_checkpoints": 3, "rl.advantage.resample_rounds": 1}
     )
 
 
@@ -140,10 +140,10 @@ def test_processes_that_do_not_belong_together(config, home):
     [
         (
             DistributedConfig("127.0.0.1:1", 2, 2),
-            "--processes=2 --process=2 is no place among processes",
+            "must be from 0 to N - 1 .*got --processes=2 --process=2",
         ),
-        (DistributedConfig("127.0.0.1:1"), "--processes=0 --process=-1 is no place"),
-        (DistributedConfig("", 2, 0), "lack the coordinator; expected --coordinator=HOST:PORT"),
+        (DistributedConfig("127.0.0.1:1"), "must be from 0 to N - 1 .*got --processes=0 --process=-1"),
+        (DistributedConfig("", 2, 0), "need the coordinator; add --coordinator=HOST:PORT"),
     ],
 )
 def test_places_that_are_none(hosts, message):

@@ -20,10 +20,11 @@ from corl_jax.engine.handoff import load_params
 from corl_jax.engine.manifest import read_manifest
 from corl_jax.engine.optim import make_optimizer
 from corl_jax.engine.update import make_update
-from corl_jax.models.lora import is_adapter, without
+from corl_jax.models.lora import is_adapter, without_adapters
 from corl_jax.porting.janus.folder import load_params as load_folder
 from corl_jax.stages.rl.stage import RlStage
-from corl_jax.stages.run import optim_config, prepare, run, steps
+from corl_jax.engine.loop import train
+from corl_jax.stages.run import optim_config, prepare, run
 from corl_jax.stages.setup import build_setup
 from corl_jax.stages.sft import SftStage
 
@@ -57,7 +58,7 @@ def trained(rl_config, small_world, tmp_path_factory):
     with small_world():
         with (home / "said").open("w") as said, contextlib.redirect_stderr(said):
             run(config, home / "whole")
-        going = steps(prepare(config, home / "parts"))
+        going = train(prepare(config, home / "parts"))
         assert [next(going).step for _ in range(3)] == [1, 2, 3]
         going.close()  # after step 3, of which nothing is saved
         run(config, home / "parts")
@@ -107,16 +108,16 @@ def test_the_kl_begins_at_0_and_the_reference_is_the_base(trained, step):
             max(row[f"{task}/sampler_logp_diff"] for row in said) < 1e-4
         )  # the sampler's merged weights, the adapters' loss
     stage, raw = step.stage, step.raw
-    state = stage.init()
-    assert stage.reference_in(state) is state.frozen and stage.reference == {}
-    base, batch = without(stage.parts.params()), step.batches[0]["text"]
-    with sharding_context(stage.parts.sharder):
-        wanted = stage.rollouts.log_probs(base, "text", raw["text"], step.rollouts["text"])
+    state = stage.init_state()
+    assert stage.reference_in(state) is state.frozen and stage.fixed_reference == {}
+    base, batch = without_adapters(stage.setup.load_params()), step.batches[0]["text"]
+    with sharding_context(stage.setup.sharder):
+        wanted = stage.rollout_sampler.log_probs(base, "text", raw["text"], step.rollouts["text"])
     np.testing.assert_array_equal(batch.ref_log_probs, wanted)
 
 
 def test_adapters_move_and_nothing_else(step):
-    (state, _), fresh = step.run(times=2), step.stage.init()
+    (state, _), fresh = step.run(times=2), step.stage.init_state()
     assert digest(state.frozen) == digest(fresh.frozen) and not any(map(is_adapter, state.frozen))
     assert len(state.trainable) == 14 and all(map(is_adapter, state.trainable))
     assert all(np.any(leaf != fresh.trainable[path]) for path, leaf in state.trainable.items())
@@ -126,9 +127,9 @@ def test_adapters_move_and_nothing_else(step):
         == 2 * sum(leaf.size for leaf in state.trainable.values())
         == 2 * NUMBER
     )
-    parts, raw = step.stage.parts, step.raw
+    parts, raw = step.stage.setup, step.raw
     before, after = (
-        step.stage.rollouts.log_probs(params, "text", raw["text"], step.rollouts["text"])
+        step.stage.rollout_sampler.log_probs(params, "text", raw["text"], step.rollouts["text"])
         for params in (fresh.params, state.params)
     )
     assert float(np.abs(before - after).max()) > 1e-3 and parts.lora.rank == 4
@@ -150,7 +151,7 @@ def test_what_is_exported_computes_what_was_trained(trained, saved, base, merged
     assert digest(exported) == digest(merged)
     moved = {path for path, leaf in exported.items() if np.any(leaf != base[path])}
     assert moved == {path.replace("lora_a", "kernel") for path in saved if path.endswith("lora_a")}
-    rollouts = step.stage.rollouts
+    rollouts = step.stage.rollout_sampler
     for task in ("image", "text"):
         adapters, plain, untouched = (
             rollouts.log_probs(params, task, step.raw[task], step.rollouts[task])
@@ -161,7 +162,7 @@ def test_what_is_exported_computes_what_was_trained(trained, saved, base, merged
 
 
 def test_the_base_is_saved_as_it_was_handed_off(saved, base):
-    assert without(saved).keys() == base.keys()
+    assert without_adapters(saved).keys() == base.keys()
     for path, leaf in base.items():
         np.testing.assert_array_equal(saved[path], leaf, err_msg=path)
 
@@ -171,8 +172,8 @@ def test_the_next_run_starts_from_the_merged_policy(trained, merged, rl_config, 
     """With adapters of its own, or none."""
     with small_world():
         parts = build_setup(rl_config(**{"lora.rank": rank}, init_from=str(trained[1])))
-        params = parts.params()
-    assert without(params).keys() == merged.keys() and bool(params.keys() - merged.keys()) == bool(
+        params = parts.load_params()
+    assert without_adapters(params).keys() == merged.keys() and bool(params.keys() - merged.keys()) == bool(
         rank
     )
     for path, leaf in params.items():
@@ -184,12 +185,12 @@ def test_the_next_run_starts_from_the_merged_policy(trained, merged, rl_config, 
 
 def test_narrow_base_lighter_and_stale_rollouts(rl_config, small_world, base, tmp_path):
     """All that changes what is sampled from, at once; the base in half the memory, merged in float32 when read."""
-    changes = {"rl.stale_rollouts": True, "rl.importance_cap": 2.0, "rl.rollout_weights": "int8"}
+    changes = {"rl.rollout.one_step_off_policy": True, "rl.loss.importance_cap": 2.0, "rl.rollout.weights_dtype": "int8"}
     config = rl_config(**RANK, **changes, **{"lora.base_dtype": "bfloat16"}, steps=3)
     with small_world():
         run(config, tmp_path / "run")
         parts = build_setup(config)
-    said, saved = rows(tmp_path / "run"), load_params(tmp_path / "run", parts.structs)
+    said, saved = rows(tmp_path / "run"), load_params(tmp_path / "run", parts.param_specs)
     assert all(0 < row["text/sampler_logp_diff"] < 0.5 for row in said) and said[-1]["text/kl"] > 1e-4
     assert abs(said[0]["text/kl"]) < 1e-6
     policy = Policy.load(tmp_path / "run", dtype="float32")
@@ -232,19 +233,19 @@ def test_old_log_probs_are_those_of_the_adapters(step, trained, saved, small_wor
     """With several updates per step, so that the first of them has a ratio of one."""
     config = step.config | {"updates_per_step": 2}
     with small_world():
-        stage = RlStage(config, step.stage.parts, step.optimizer)
-        fresh = stage.init()
+        stage = RlStage(config, step.stage.setup, step.optimizer)
+        fresh = stage.init_state()
         state = dataclasses.replace(
             fresh, trainable={path: saved[path] for path in fresh.trainable}
         )
-        with sharding_context(stage.parts.sharder):
+        with sharding_context(stage.setup.sharder):
             batch, _ = next(stage.batches(state, step.raw, 0))
             again = {}
             for task, part in batch.items():
                 rollout = dataclasses.replace(
                     step.rollouts[task], tokens=part.tokens, mask=part.mask
                 )
-                again[task] = stage.rollouts.log_probs(state.params, task, step.raw[task], rollout)
+                again[task] = stage.rollout_sampler.log_probs(state.params, task, step.raw[task], rollout)
     for task, part in batch.items():
         np.testing.assert_array_equal(part.old_log_probs, again[task])
         assert np.any(part.old_log_probs != part.ref_log_probs)
@@ -255,9 +256,9 @@ def test_supervised_adapters(small_config, small_world, dot_policy_folder):
     config = small_config("sft", **RANK, init_from=str(dot_policy_folder))
     with small_world():
         stage = SftStage(config, build_setup(config), make_optimizer(optim_config(config)))
-        state = stage.init()
-        batch, _ = next(stage.batches(state, next(stage.data()), 0))
-        update = make_update(stage.loss, stage.after, stage.optimizer)
+        state = stage.init_state()
+        batch, _ = next(stage.batches(state, next(stage.data_iterator()), 0))
+        update = make_update(stage.loss, stage.update_algo_state, stage.optimizer)
         moved, metrics = update.trace(state, batch).out_info
     assert (
         len(moved.trainable) == 14

@@ -1,4 +1,4 @@
-"""What a stage cannot be built from is one clear line, before anything is written."""
+"""A value of a config that cannot work gives one clear line, before anything is written."""
 
 from __future__ import annotations
 
@@ -8,136 +8,244 @@ from corl_jax.core.errors import UserError
 from corl_jax.stages.run import prepare, run
 
 NO_KL = {f"kl.{task}.{end}": 0.0 for task in ("image", "text") for end in ("start", "end")}
-OFF_BY_ONE = {"rl.image_logprob_alignment": "reference_off_by_one"}
-BAD = [
-    ("unified", {"rl.group": 1}, "rl.group=1 .*at least 2"),
-    ("unified", {"rl.temperature": 0.0}, "rl.temperature=0"),
-    ("unified", {"rl.guidance": -1.0}, "guidance=-1"),
+OFF_BY_ONE = {"rl.log_probs.image_alignment": "off_by_one_ulm_r1"}
+
+BAD_RL_VALUES = [
+    # Blocks of config.rl, value by value.
     (
-        "unified",
-        {"rl.clip": "hard"},
-        "rl.clip='hard' is unknown; expected one of ppo, two_sided, none",
+        {"rl.rollout.group_size": 1},
+        "config.rl.rollout.group_size must be at least 2; got 1.",
     ),
     (
-        "unified",
-        {"rl.clip": "two_sided", "rl.clip_ceiling": 1.2},
-        "rl.clip_ceiling=1.2 lies within the clip, .*=1.2;",
+        {"rl.rollout.temperature": 0.0},
+        "config.rl.rollout.temperature must be above 0; got 0.",
     ),
     (
-        "unified",
-        {"rl.baseline": "odd"},
+        {"rl.rollout.guidance_scale": -1.0},
+        "guidance_scale must be a finite number of at least 0; got guidance_scale=-1",
+    ),
+    (
+        {"rl.rollout.cache_dtype": "int4"},
+        "config.rl.rollout.cache_dtype must be one of same, int8; got 'int4'",
+    ),
+    (
+        {"rl.loss.clip": "hard"},
+        "config.rl.loss.clip must be one of ppo, two_sided, none; got 'hard'",
+    ),
+    (
+        {"rl.loss.clip": "two_sided", "rl.loss.clip_ceiling": 1.2},
+        r"config.rl.loss.clip_ceiling must be above 1 \+ clip_high=1.2, .*; got 1.2.",
+    ),
+    (
+        {"rl.loss.entropy_bonus.text": -0.1},
+        "config.rl.loss.entropy_bonus.text must be a finite number of at least 0; got -0.1",
+    ),
+    (
+        {"rl.loss.aggregation": "odd"},
+        "unknown loss aggregation 'odd'",
+    ),
+    (
+        {"rl.loss.importance_cap": 0.5},
+        "config.rl.loss.importance_cap must be 0 .* or at least 1; got 0.5. Below 1 it would shrink",
+    ),
+    (
+        {"rl.advantage.baseline": "odd"},
         "unknown baseline 'odd'; expected one of leave_one_out, mean",
     ),
-    ("unified", {"rl.entropy_bonus.text": -0.1}, "rl.entropy_bonus.text=-0.1 is out of range"),
-    ("unified", {"rl.refill": -1}, "rl.refill=-1 is no count; expected 0"),
     (
-        "unified",
-        {"rl.reference_every": 2, **NO_KL},
-        "rl.reference_every=2 moves a reference that nothing is measured",
-    ),
-    ("unified", {"rl.reference_mix": 0.0}, "rl.reference_mix=0.0 is no share"),
-    (
-        "unified",
-        {"rl.image_logprob_alignment": "odd"},
-        "rl.image_logprob_alignment='odd' is unknown",
+        {"rl.advantage.resample_rounds": -1},
+        "config.rl.advantage.resample_rounds must be a whole number of at least 0; got -1",
     ),
     (
-        "unified",
-        {**OFF_BY_ONE, "rl.importance_cap": 2.0},
-        "rl.importance_cap=2.0 compares .* of different tokens; set",
+        {"rl.advantage.pairing": "odd"},
+        "config.rl.advantage.pairing must be one of unified, separate, sum_of_advantages; "
+        "got 'odd'",
     ),
     (
-        "unified",
+        {"rl.advantage.normalization": "odd"},
+        "unknown advantage normalization 'odd'",
+    ),
+    (
+        {"rl.reference.mix": 0.0},
+        "config.rl.reference.mix must be above 0 and at most 1; got 0.0",
+    ),
+    (
+        {"rl.log_probs.guidance": "odd"},
+        "config.rl.log_probs.guidance must be one of matched, conditional; got 'odd'",
+    ),
+    (
+        {"rl.log_probs.image_alignment": "odd"},
+        "config.rl.log_probs.image_alignment must be one of aligned, off_by_one_ulm_r1; "
+        "got 'odd'",
+    ),
+    (
+        {"rl.log_probs.shared_prefix": ("text", "sound")},
+        r"config.rl.log_probs.shared_prefix must be a tuple of some of .*; got \('text', 'sound'\)",
+    ),
+    (
+        {"rl.log_probs.chunk_length": -1},
+        "config.rl.log_probs.chunk_length must be a whole number of at least 0; got -1",
+    ),
+    # Rules between blocks.
+    (
+        {"rl.reference.update_every": 2, **NO_KL},
+        "config.rl.reference.update_every must be 0 where no KL coefficient is above 0; got 2",
+    ),
+    (
+        {**OFF_BY_ONE, "rl.loss.importance_cap": 2.0},
+        "config.rl.loss.importance_cap=2.0 compares .* must be 'aligned'; got 'off_by_one_ulm_r1'.",
+    ),
+    (
+        {"rl.advantage.pairing": "unified", "rl.rollout.text_prompts": 4},
+        "config.rl.advantage.pairing='unified' .* must be equal; got 8 and 4.",
+    ),
+    (
+        {"rl.rollout.image_prompts": 0, "rl.rollout.text_prompts": 0},
+        "must have image prompts or text prompts; got 0 and 0",
+    ),
+    (
+        {"rl.rollout.image_prompts": 999},
+        "config.rl.rollout.image_prompts must be at most .* training records, 96; got 999",
+    ),
+    (
+        {"rl.rollout.one_step_off_policy": True},
+        "got importance_cap=0.0 and updates_per_step=1. Set config.rl.loss.importance_cap=2",
+    ),
+    # config.rewards and config.kl.
+    (
+        {"rewards.options.open_ended": "odd"},
+        "config.rewards.options.open_ended must be exact or soft_jaccard; got 'odd'",
+    ),
+    (
+        {"kl.text.schedule": "odd"},
+        "unknown KL schedule 'odd'; expected one of adaptive",
+    ),
+    (
+        {"kl.image.end": -1.0},
+        "kl.start and kl.end must be at least 0; got 0.0 and -1.0",
+    ),
+]
+"""Changes of ``configs/unified.py``, and the error that each gives."""
+
+BAD_SHARED_VALUES = [
+    # The model and where its parameters come from.
+    (
         {"model.param_dtype": "int8"},
-        "model.param_dtype='int8' is unknown; expected one of float32, bfloat16",
+        "config.model.param_dtype must be one of float32, bfloat16; got 'int8'",
     ),
     (
-        "unified",
-        {"reward.open_ended": "odd"},
-        "reward.open_ended='odd' is unknown; expected exact or soft_jaccard",
-    ),
-    ("unified", {"rl.pairing": "odd"}, "rl.pairing='odd' is unknown"),
-    ("unified", {"rl.pairing": "unified", "rl.questions": 4}, "8 prompts and 4 questions"),
-    ("unified", {"rl.pictures": 0, "rl.questions": 0}, "nothing to train on"),
-    ("unified", {"rl.pictures": 999}, "999 pictures a step do not fit a source of 96"),
-    ("unified", {"rl.scale": "odd"}, "unknown advantage scale 'odd'"),
-    ("unified", {"rl.aggregation": "odd"}, "unknown loss aggregation 'odd'"),
-    (
-        "unified",
-        {"rl.shared_prefix": ("text", "sound")},
-        "rl.shared_prefix=\\('text', 'sound'\\) is no tuple of tasks",
+        {"model.remat": "odd"},
+        "config.model.remat must be one of none, full, dots; got 'odd'",
     ),
     (
-        "unified",
-        {"rl.rollout_cache": "int4"},
-        "rl.rollout_cache='int4' is unknown; expected one of same, int8",
-    ),
-    ("unified", {"rl.score_chunk": -1}, "rl.score_chunk=-1 is no number of tokens"),
-    ("unified", {"rl.importance_cap": 0.5}, "rl.importance_cap=0.5 would shrink"),
-    (
-        "unified",
-        {"rl.stale_rollouts": True},
-        "rl.importance_cap=0.0 and updates_per_step=1; set rl.importance_cap=2",
-    ),
-    ("unified", {"rl.logprob_guidance": "odd"}, "rl.logprob_guidance='odd'"),
-    ("unified", {"kl.text.schedule": "odd"}, "unknown KL schedule 'odd'; expected one of adaptive"),
-    ("unified", {"kl.image.end": -1.0}, "KL coefficients"),
-    (
-        "unified",
-        {"trainable": ("brain/*",)},
-        "trainable pattern 'brain/\\*' matches no parameter; .*language_model",
-    ),
-    ("unified", {"lora.rank": -1}, "lora.rank=-1 is no rank"),
-    (
-        "unified",
-        {"lora.rank": 4, "lora.target": ("brain/*",)},
-        "lora.target pattern 'brain/\\*' names no linear map",
-    ),
-    ("unified", {"init_from": "nowhere"}, "policy 'nowhere' is no folder"),
-    ("unified", {"init_from": "brain/*=DOT"}, "init_from pattern 'brain/\\*' matches no parameter"),
-    (
-        "unified",
-        {"init_from": "*=DOT,aligner/*=DOT"},
-        "init_from pattern 'aligner/\\*' .*still to be filled",
-    ),
-    ("unified", {"init_from": "*=DOT,aligner/*=TINY"}, "models of different sizes"),
-    (
-        "unified",
-        {"model.size": "janus_pro_1b"},
-        "model size 'janus_pro_1b' is not the size of the policy in init_from",
-    ),
-    ("unified", {"model.size": "huge", "init_from": ""}, "unknown model size 'huge'"),
-    ("unified", {"model.remat": "odd"}, "unknown remat policy 'odd'"),
-    (
-        "unified",
         {"model.attention": "splash"},
         "attention kernel 'splash' needs a TPU, the programs are for cpu",
     ),
-    ("unified", {"model.unroll": 0}, "model.unroll=0 is no number of layers"),
-    ("unified", {"model.compute_dtype": "float8"}, "unknown compute_dtype 'float8'"),
-    ("unified", {"mesh.data": 3}, "needs 3 devices, but there are 1"),
-    ("unified", {"data.name": "birds"}, "unknown data set 'birds'"),
-    ("unified", {"stage": "dream"}, "unknown stage 'dream'; expected one of tokenizer, sft, rl"),
-    ("unified", {"steps": 0}, "config.steps=0 is no count"),
-    ("unified", {"microbatches": 3}, "8 pictures a step do not split into 3 microbatches"),
-    ("unified", {"updates_per_step": 0}, "config.updates_per_step=0"),
-    ("unified", {"optim.warmup_ratio": 1.0}, "warmup_ratio"),
-    ("unified", {"optim.schedule": "odd"}, "odd"),
-    ("unified", {"hooks.keep": 0}, "hooks.keep=0"),
-    ("sft", {"updates_per_step": 2}, "updates_per_step=2 is for reinforcement learning"),
-    ("sft", {"sft.reading_rows": 5}, "sft.reading_rows=5 is more than batch_size=4"),
-    ("sft", {"sft.dropout": 1.5}, "dropout=1.5 is no share"),
-    ("tokenizer", {"lora.rank": 4}, "config.lora.rank=4 is for stages that train a language model"),
+    (
+        {"model.unroll": 0},
+        "config.model.unroll must be at least 1 layer; got 0",
+    ),
+    (
+        {"model.compute_dtype": "float8"},
+        "unknown compute_dtype 'float8'",
+    ),
+    (
+        {"model.size": "huge", "init_from": ""},
+        "unknown model size 'huge'",
+    ),
+    (
+        {"model.size": "janus_pro_1b"},
+        "model size 'janus_pro_1b' must be the size of the policy in init_from",
+    ),
+    (
+        {"init_from": "nowhere"},
+        "policy 'nowhere' is not a folder",
+    ),
+    (
+        {"init_from": "brain/*=DOT"},
+        r"init_from pattern 'brain/\*' must match a parameter",
+    ),
+    (
+        {"init_from": "*=DOT,aligner/*=DOT"},
+        r"init_from pattern 'aligner/\*' must match a parameter that no pattern before it matches",
+    ),
+    (
+        {"init_from": "*=DOT,aligner/*=TINY"},
+        "must hold models of one size; got 2 sizes",
+    ),
+    (
+        {"trainable": ("brain/*",)},
+        r"trainable pattern 'brain/\*' matches no parameter; .*language_model",
+    ),
+    (
+        {"lora.rank": -1},
+        "config.lora.rank must be a whole number of at least 0; got -1",
+    ),
+    (
+        {"lora.rank": 4, "lora.target": ("brain/*",)},
+        r"lora.target pattern 'brain/\*' names no linear map",
+    ),
+    # The run.
+    ({"mesh.data": 3}, "needs 3 devices, but there are 1"),
+    ({"data.name": "birds"}, "config.data.name must be shapes .* or records .*; got 'birds'"),
+    ({"stage": "dream"}, "config.stage must be one of tokenizer, sft, rl; got 'dream'"),
+    ({"steps": 0}, "config.steps must be a whole number of at least 1; got 0"),
+    (
+        {"microbatches": 3},
+        "config.rl.rollout.image_prompts must divide into config.microbatches=3; got 8",
+    ),
+    (
+        {"updates_per_step": 0},
+        "config.updates_per_step must be a whole number of at least 1; got 0",
+    ),
+    (
+        {"optim.warmup_ratio": 1.0},
+        "config.optim.warmup_ratio must be a share .* from 0 to below 1; got 1.0",
+    ),
+    ({"optim.schedule": "odd"}, "unknown learning-rate schedule 'odd'"),
+    (
+        {"hooks.keep_checkpoints": 0},
+        "config.hooks.keep_checkpoints must be at least 1; got 0",
+    ),
+]
+"""Changes of ``configs/unified.py`` that any stage refuses."""
+
+BAD_VALUES = [
+    *(("unified", *case) for case in BAD_RL_VALUES + BAD_SHARED_VALUES),
+    (
+        "sft",
+        {"updates_per_step": 2},
+        "config.updates_per_step must be 1 outside reinforcement learning; got 2",
+    ),
+    (
+        "sft",
+        {"sft.understanding_rows": 5},
+        "config.sft.understanding_rows must be at most batch_size=4; got 5",
+    ),
+    (
+        "sft",
+        {"sft.cfg_dropout": 1.5},
+        "cfg_dropout must be a share from 0 to 1; got 1.5",
+    ),
+    (
+        "tokenizer",
+        {"lora.rank": 4},
+        "config.lora.rank must be 0 in stages that do not train a language model; got 4",
+    ),
     (
         "tokenizer",
         {"init_from": "language_model/*=DOT"},
-        "init_from pattern 'language_model/\\*' matches no parameter",
+        r"init_from pattern 'language_model/\*' must match a parameter",
     ),
 ]
 
 
+def change_id(change):
+    return " ".join(map(str, change.items()))
+
+
 @pytest.mark.parametrize(
-    ("name", "change", "says"), BAD, ids=[" ".join(map(str, c.items())) for _, c, _ in BAD]
+    ("name", "change", "message"), BAD_VALUES, ids=[change_id(case[1]) for case in BAD_VALUES]
 )
 def test_bad_values(
     small_config,
@@ -148,76 +256,80 @@ def test_bad_values(
     monkeypatch,
     name,
     change,
-    says,
+    message,
 ):
     monkeypatch.chdir(tmp_path)
     if "init_from" in change:
-        places = (
-            change["init_from"]
-            .replace("DOT", str(dot_policy_folder))
-            .replace("TINY", str(tiny_policy_folder))
-        )
-        change = change | {"init_from": places}
-    with small_world(), pytest.raises(UserError, match=says) as error:
+        init_from = change["init_from"].replace("DOT", str(dot_policy_folder))
+        change = change | {"init_from": init_from.replace("TINY", str(tiny_policy_folder))}
+
+    with small_world(), pytest.raises(UserError, match=message) as error:
         prepare(small_config(name, **change), tmp_path / "new")
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
 
 
-def test_unknown_and_missing_fields_of_a_block(small_config, small_world, tmp_path):
+def test_unknown_and_missing_keys_of_a_block(small_config, small_world, tmp_path):
+    def message_of(config):
+        with small_world(), pytest.raises(UserError) as error:
+            prepare(config, tmp_path / "new")
+        return str(error.value)
+
     config = small_config("unified")
     config["rl"]["colour"] = 1
-    with (
-        small_world(),
-        pytest.raises(UserError, match="config.rl has unknown fields colour; expected aggregation"),
-    ):
-        prepare(config, tmp_path / "new")
-    del config["rl"]["colour"], config["rl"]["group"]
-    with small_world(), pytest.raises(UserError, match=r"config.rl: .*'group'"):
-        prepare(config, tmp_path / "new")
+    assert message_of(config) == (
+        "config.rl must have the keys advantage, log_probs, loss, reference, rollout; got colour too"
+    )
+
+    config = small_config("unified")
+    config["rl"]["rollout"]["colour"] = 1
+    assert message_of(config).startswith(
+        "config.rl.rollout must have the keys alternate_every, cache_dtype, "
+    )
+    assert message_of(config).endswith("; got colour too")
+
+    config = small_config("unified")
+    del config["rl"]["rollout"]["group_size"]
+    assert message_of(config).endswith("; group_size is missing")
 
 
 def test_an_unknown_reward_lists_the_names(small_config, small_world, tmp_path):
     config = small_config("unified")
     config["rewards"]["image"]["beauty"] = 1.0
-    with (
-        small_world(),
-        pytest.raises(
-            UserError, match="unknown reward 'beauty'; expected one of accuracy, .*cycle"
-        ),
-    ):
+    message = "unknown reward 'beauty'; expected one of accuracy, .*cycle"
+    with small_world(), pytest.raises(UserError, match=message):
         prepare(config, tmp_path / "new")
 
 
-def test_an_asked_task_without_a_reward(small_config, small_world, tmp_path):
+def test_a_trained_task_without_a_reward(small_config, small_world, tmp_path):
     config = small_config("unified")
     config["rewards"]["text"] = {}
-    with small_world(), pytest.raises(UserError, match="no reward is configured for text"):
+    message = "config.rewards.text must name at least one reward; got none"
+    with small_world(), pytest.raises(UserError, match=message):
         prepare(config, tmp_path / "new")
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("rl.text_prompt_length", 16), ("rl.image_prompt_length", 4)]
+    ("key", "value"), [("rl.rollout.text_prompt_length", 16), ("rl.rollout.image_prompt_length", 4)]
 )
-def test_prompts_that_do_not_fit_are_told_while_reading(
+def test_a_prompt_that_is_too_long_is_an_error_of_the_user(
     small_config, small_world, tmp_path, key, value
 ):
-    """From the threads that read ahead, too, a UserError comes out as one."""
+    """The threads that read ahead pass a UserError on as it is."""
     with small_world(), pytest.raises(UserError, match=f"at most {value} are allowed"):
         run(small_config("unified", **{key: value}), tmp_path / "new")
 
 
 def test_another_config_in_the_same_folder(small_config, small_world, tmp_path):
+    def contents():
+        files = (path for path in (tmp_path / "run").rglob("*") if path.is_file())
+        return {path: path.read_bytes() for path in files}
+
     with small_world():
         prepare(small_config("unified"), tmp_path / "run")
-        before = {
-            path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()
-        }
-        with pytest.raises(
-            UserError, match="belongs to a run of another config: seed is 0 there and 1 here"
-        ):
+        before = contents()
+        message = "belongs to a run of another config: seed was 0 and is now 1"
+        with pytest.raises(UserError, match=message):
             prepare(small_config("unified", seed=1), tmp_path / "run")
-        assert before == {
-            path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()
-        }
+        assert contents() == before
         prepare(small_config("unified"), tmp_path / "run")

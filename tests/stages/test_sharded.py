@@ -83,7 +83,7 @@ def train(rl_config, small_config, small_world, policy):
         }
         changes |= {"model.unroll": 1, "optim.eps": 1e-3, "optim.learning_rate": 1e-2}
         if name == "sft":
-            changes |= {"init_from": str(policy), "batch_size": ROWS, "sft.reading_rows": ROWS}
+            changes |= {"init_from": str(policy), "batch_size": ROWS, "sft.understanding_rows": ROWS}
             return small_config("sft", **changes)
         plain = rl_config(policy=policy, **changes)
         return plain | {"rewards": {"image": {"reddish": 1.0}, "text": {"letters": 1.0}}}
@@ -94,9 +94,9 @@ def train(rl_config, small_config, small_world, policy):
         with small_world(math.prod(mesh)):
             parts = build_setup(plain)
             stage = STAGES[name](plain, parts, make_optimizer(optim_config(plain)))
-            update = make_update(stage.loss, stage.after, stage.optimizer)
+            update = make_update(stage.loss, stage.update_algo_state, stage.optimizer)
             with sharding_context(parts.sharder):
-                state, data = stage.init(), stage.data()
+                state, data = stage.init_state(), stage.data_iterator()
                 for step in range(2):
                     for batch, host in stage.batches(state, next(data), step):
                         state, metrics = update(state, batch)
@@ -110,7 +110,7 @@ def train(rl_config, small_config, small_world, policy):
         return dataclasses.replace(ran, state=state, program=program)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rewards, "_items", dict(rewards._items))
+        patch.setattr(rewards, "_entries", dict(rewards._entries))
         rewards.register("reddish")(
             lambda cs, _: np.array([round(c.pixels[..., 0].mean() / 255, 2) for c in cs])
         )

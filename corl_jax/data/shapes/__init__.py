@@ -1,1 +1,1 @@
-"""The embedded world of shapes: scene to picture, caption and questions, and from the picture back to the scene."""
+"""The embedded world of shapes: from a scene to its image, caption and questions, and back."""

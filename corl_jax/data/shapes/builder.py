@@ -1,7 +1,8 @@
-"""The embedded world as a TFDS data set of array records. In: a folder and a split; out: a source of Records.
+"""The embedded world as a TFDS data set of array records.
 
-The data set is made on this machine at its first use, from a fixed seed and without the network; TensorFlow is not
-needed. It is written beside its final folder and renamed, so that a build that was killed leaves nothing half made.
+The data set is generated on this machine at its first use, from a fixed seed and without network
+access; TensorFlow is not needed. It is written next to its final folder and then renamed, so that
+a build that was killed leaves no incomplete data set.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import io
 import operator
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, SupportsIndex, cast
 
 import numpy as np
@@ -22,22 +23,23 @@ from PIL import Image
 from corl_jax.core.errors import UserError
 from corl_jax.core.runtime import cache_folder
 from corl_jax.core.types import Record
-from corl_jax.data.records import check
+from corl_jax.data.records import check_record
 from corl_jax.data.shapes.examples import Split, example
 from corl_jax.data.shapes.scene import SIZE
 
 SPLITS: dict[Split, int] = {"train": 16384, "test": 2048}
+"""Records of each split."""
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class ShapesConfig(tfds.core.BuilderConfig):
-    """How many records each split holds; splits of other sizes share their first records."""
+    """How many records each split has; a larger split starts with the records of a smaller one."""
 
     sizes: dict[Split, int] = dataclasses.field(default_factory=lambda: dict(SPLITS))
 
     @classmethod
-    def of(cls, sizes: dict[Split, int]) -> ShapesConfig:
-        """The config of these sizes, named by them."""
+    def for_sizes(cls, sizes: dict[Split, int]) -> ShapesConfig:
+        """The config with these sizes, named after them."""
         name = "_".join(f"{split}{size}" for split, size in sizes.items())
         return cls(
             name=name,
@@ -47,17 +49,22 @@ class ShapesConfig(tfds.core.BuilderConfig):
 
 
 class CorlShapes(tfds.core.GeneratorBasedBuilder):
-    """Pictures of one to three shapes, captions and questions; the test split's descriptions are not in train."""
+    """Images of one to three shapes, with captions and questions.
+
+    The splits share no canonical caption.
+    """
 
     name = "corl_shapes"
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First version."}
-    BUILDER_CONFIGS = [ShapesConfig.of(SPLITS)]
-    code_path = None  # nothing is downloaded, so there are no checksums to look for beside the code
+    BUILDER_CONFIGS = [ShapesConfig.for_sizes(SPLITS)]
+    # Nothing is downloaded, so TFDS must not look for a checksum file next to the code.
+    code_path = None
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
+            # Row ``i`` of a split must be example ``i``.
             disable_shuffling=True,
             description="Coloured shapes on a grid, with captions and questions.",
             features=tfds.features.FeaturesDict(
@@ -81,54 +88,51 @@ class CorlShapes(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split: Split, size: int) -> Iterator[tuple[int, dict[str, Any]]]:
         for index in range(size):
             record = example(split, index)
+            # Features have the names of the fields of ``Record``.
             columns = {name: vars(record)[name] for name in self.info.features}
-            yield (
-                index,
-                {
-                    **columns,
-                    "image": io.BytesIO(_png(record.image)),
-                    "choices": list(record.choices),
-                },
-            )
+            # TFDS stores bytes that are encoded already as they are.
+            columns["image"] = io.BytesIO(_encode_png(record.image))
+            columns["choices"] = list(record.choices)
+            yield index, columns
 
 
 class ShapesSource:
-    """Records of one split, read from array records and then kept: all of train takes about 130 MB."""
+    """Records of one split, read from array records and cached: all of train takes about 130 MB."""
 
-    def __init__(self, rows: Any):
+    def __init__(self, rows: Sequence[Mapping[str, Any]]):
+        """``rows`` are the undecoded features of the data set, by position."""
         self._rows = rows
-        self._kept: dict[int, Record] = {}
+        self._cache: dict[int, Record] = {}
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: SupportsIndex) -> Record:
-        at = operator.index(index)
-        if not 0 <= at < len(self):
-            raise IndexError(f"record {at} of {len(self)}")
-        if at not in self._kept:
-            self._kept[at] = self._read(at)
-        return self._kept[at]
+        position = operator.index(index)
+        if not 0 <= position < len(self):
+            raise IndexError(f"record {position} of {len(self)}")
+        # Decoding is paid once per record, not once per epoch.
+        if position not in self._cache:
+            self._cache[position] = self._read(position)
+        return self._cache[position]
 
-    def about(self, index: int) -> tuple[str, str]:
-        """``qa_type`` and ``kind`` of a record, without decoding its picture."""
+    def qa_type_and_kind(self, index: int) -> tuple[str, str]:
+        """``qa_type`` and ``kind`` of the record at ``index``, without decoding its image."""
         row = self._rows[index]
         return row["qa_type"].decode(), row["kind"].decode()
 
     def _read(self, index: int) -> Record:
+        # TFDS returns texts as bytes.
         row = self._rows[index]
-        text = {
-            name: row[name].decode()
-            for name in ("id", "prompt", "question", "answer", "qa_type", "kind")
-        }
+        text_columns = ("id", "prompt", "question", "answer", "qa_type", "kind")
+        texts = {name: row[name].decode() for name in text_columns}
         image = np.asarray(Image.open(io.BytesIO(row["image"])))
-        return check(
-            Record(**text, image=image, choices=tuple(choice.decode() for choice in row["choices"]))
-        )
+        choices = tuple(choice.decode() for choice in row["choices"])
+        return check_record(Record(**texts, image=image, choices=choices))
 
 
 def default_data_dir() -> pathlib.Path:
-    """Where data sets are kept: ``corl_jax/data`` in the user's cache folder."""
+    """The folder of data sets: ``corl_jax/data`` in the user's cache folder."""
     return cache_folder() / "data"
 
 
@@ -137,40 +141,54 @@ def source(
     split: Split = "train",
     sizes: dict[Split, int] | None = None,
 ) -> ShapesSource:
-    """The records of ``split``; builds the data set in ``data_dir`` (default: the user's cache) if it is not there.
+    """The records of ``split``. Builds the data set if the folder does not have it.
+
+    Args:
+      data_dir: folder of data sets; the default is ``default_data_dir``.
+      split: ``train`` or ``test``.
+      sizes: records of each split; the default is ``SPLITS``.
 
     Raises:
-      UserError: unknown split, or the folder cannot be written or read.
+      UserError: the split does not exist, or the folder cannot be written or read.
     """
     sizes = SPLITS if sizes is None else sizes
     if split not in sizes:
-        raise UserError(f"shapes has no split {split!r}; expected one of {', '.join(sizes)}")
+        raise UserError(f"the split of shapes must be one of {', '.join(sizes)}; got {split!r}")
+
     folder = default_data_dir() if data_dir is None else pathlib.Path(data_dir)
     try:
-        builder = _prepared(folder, sizes)
+        builder = _prepare_builder(folder, sizes)
     except OSError as error:
         raise UserError(
-            f"the shapes data set cannot be kept in {str(folder)!r} ({error}); choose another data_dir"
+            f"the shapes data set cannot be stored in {str(folder)!r} ({error}); "
+            "choose another data_dir"
         ) from None
-    return ShapesSource(
-        builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
-    )
+
+    # Images stay PNG bytes here; ``ShapesSource`` decodes those that are indexed.
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    return ShapesSource(builder.as_data_source(split=split, decoders=decoders))
 
 
-def _prepared(folder: pathlib.Path, sizes: dict[Split, int]) -> CorlShapes:
-    config = CorlShapes.BUILDER_CONFIGS[0].name if sizes == SPLITS else ShapesConfig.of(sizes)
+def _prepare_builder(folder: pathlib.Path, sizes: dict[Split, int]) -> CorlShapes:
+    """The builder of a data set that is in ``folder``, built now if it was not."""
+    # The default sizes have a fixed name; other sizes get a folder of their own.
+    default_config = CorlShapes.BUILDER_CONFIGS[0].name
+    config = default_config if sizes == SPLITS else ShapesConfig.for_sizes(sizes)
     builder = CorlShapes(data_dir=folder, config=config, file_format="array_record")
+
     try:
+        # TFDS prints about its progress; standard output belongs to the command.
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare()
     except OSError:
         if not builder.data_path.is_dir():
             raise
-        builder = CorlShapes(data_dir=folder, config=config)  # another process was faster
+        # Another process built it first; a new builder reads what that process wrote.
+        builder = CorlShapes(data_dir=folder, config=config)
     return builder
 
 
-def _png(image: np.ndarray) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(image).save(out, "PNG")
-    return out.getvalue()
+def _encode_png(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,1 +1,1 @@
-"""Janus-Pro: vision tower, image tokenizer, and the model that joins them with the language model."""
+"""Janus-Pro: vision tower, image tokenizer, and the model that joins them to the backbone."""

@@ -1,4 +1,7 @@
-"""Sizes of the unified model as frozen dataclasses, and the named ones (facts: the Janus-Pro report, Table 1)."""
+"""Sizes of Janus models as frozen dataclasses, and the named sizes.
+
+The sizes of the released models are in Table 1 of the Janus-Pro report.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +26,13 @@ class VisionConfig:
 
     @property
     def tokens(self) -> int:
-        """Image tokens per picture (``S``)."""
+        """``S``, image tokens per image."""
         return (self.image_size // self.patch_size) ** 2
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageTokenizerConfig:
-    """VQ image tokenizer; pictures shrink by two at every level but the last."""
+    """VQ image tokenizer; every level but the last halves the side of an image."""
 
     codebook_size: int = 16384
     code_dim: int = 8
@@ -40,13 +43,13 @@ class ImageTokenizerConfig:
 
     @property
     def downsample(self) -> int:
-        """Pixels per token along one side."""
+        """Pixels per token along a side."""
         return 2 ** (len(self.channel_multipliers) - 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class JanusConfig:
-    """The whole unified model.
+    """A complete Janus model.
 
     Raises:
       UserError: parts whose sizes do not fit together.
@@ -58,38 +61,63 @@ class JanusConfig:
     gen_head_dim: int = 2048
 
     def __post_init__(self):
-        v, d, t = self.vision, self.decoder, self.image_tokenizer
-        if v.image_size % t.downsample or (v.image_size // t.downsample) ** 2 != v.tokens:
+        vision, decoder, tokenizer = self.vision, self.decoder, self.image_tokenizer
+
+        # Generated and understood images have the same number of tokens, see ``image_tokens``.
+        side, remainder = divmod(vision.image_size, tokenizer.downsample)
+        if remainder or side**2 != vision.tokens:
             raise UserError(
-                f"the image tokenizer shrinks {v.image_size} px by {t.downsample}, the vision tower by {v.patch_size}; "
-                "both must give the same number of image tokens"
+                f"the image tokenizer shrinks {vision.image_size} px by {tokenizer.downsample}, "
+                f"the vision tower by {vision.patch_size}; both must give the same number of image "
+                "tokens"
             )
-        if d.heads % d.kv_heads:
+        if decoder.heads % decoder.kv_heads:
             raise UserError(
-                f"{d.heads} query heads cannot share {d.kv_heads} key/value heads; choose a divisor"
+                f"{decoder.heads} query heads cannot share {decoder.kv_heads} key/value heads; "
+                "choose a divisor"
             )
-        for channels in (t.base_channels * m for m in t.channel_multipliers):
+
+        # Group norm runs at every level of the image tokenizer.
+        for multiplier in tokenizer.channel_multipliers:
+            channels = tokenizer.base_channels * multiplier
             if channels % 32:
                 raise UserError(
-                    f"{channels} channels do not split into the 32 groups of group norm; use a multiple"
+                    f"{channels} channels do not split into the 32 groups of group norm; "
+                    "choose a multiple of 32"
                 )
 
     @property
     def image_tokens(self) -> int:
-        """Image tokens per picture (``S``), generated and understood alike."""
+        """``S``, tokens of an image, generated and understood alike."""
         return self.vision.tokens
 
     @property
+    def image_size(self) -> int:
+        """Pixels along a side of an image, generated and understood alike."""
+        return self.vision.image_size
+
+    @property
+    def text_vocab_size(self) -> int:
+        """``V``, classes of the text head."""
+        return self.decoder.vocab_size
+
+    @property
+    def image_vocab_size(self) -> int:
+        """``I``, classes of the image head: the size of the codebook."""
+        return self.image_tokenizer.codebook_size
+
+    @property
     def head_sizes(self) -> tuple[int, ...]:
-        """Head size of every kind of attention in it."""
+        """Head sizes of decoder and vision tower, which an attention kernel must support."""
         return self.decoder.head_size, self.vision.width // self.vision.heads
 
     @property
     def image_grid(self) -> int:
-        """Image tokens along one side."""
+        """Image tokens along a side."""
         return math.isqrt(self.image_tokens)
 
 
+# For tests and tutorials; a CPU trains it in minutes.
 TINY = JanusConfig(
     vision=VisionConfig(image_size=48, patch_size=8, width=128, depth=3, heads=4, mlp_dim=352),
     decoder=DecoderConfig(
@@ -113,6 +141,7 @@ TINY = JanusConfig(
     gen_head_dim=128,
 )
 
+# The defaults of the dataclasses are those of the 1B model.
 JANUS_PRO_1B = JanusConfig()
 
 JANUS_PRO_7B = JanusConfig(
@@ -127,7 +156,7 @@ def named_size(name: str) -> JanusConfig:
     """One of ``SIZES``.
 
     Raises:
-      UserError: unknown name.
+      UserError: an unknown name.
     """
     if name not in SIZES:
         raise UserError(f"unknown model size {name!r}; expected one of {', '.join(SIZES)}")

@@ -1,15 +1,15 @@
-"""The SigLIP tower that reads pictures for understanding. In: pictures in [-1, 1]; out: one state per patch.
+"""The SigLIP tower that reads images to understand: images in [-1, 1] to one state per patch.
 
-Compatible with the vision tower of Janus-Pro: exact GELU, learned positions, no class token, final norm.
+Compatible with the vision tower of Janus-Pro: exact GELU, learned positions, no class token, final
+norm.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from corl_jax.core.sharding import constrain
@@ -18,7 +18,7 @@ from corl_jax.models.janus.config import VisionConfig
 from corl_jax.models.layers import linear, scan_layers, stack
 
 
-def layer_norm(width: int, eps: float, dtype: Any, rngs: nnx.Rngs) -> nnx.LayerNorm:
+def layer_norm(width: int, eps: float, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
     """Layer norm in two passes, as the weights were trained with."""
     return nnx.LayerNorm(
         width,
@@ -34,7 +34,7 @@ def layer_norm(width: int, eps: float, dtype: Any, rngs: nnx.Rngs) -> nnx.LayerN
 class VisionBlock(nnx.Module):
     """Pre-norm bidirectional attention and a GELU MLP, all with biases."""
 
-    def __init__(self, cfg: VisionConfig, attention: str, dtype: Any, rngs: nnx.Rngs):
+    def __init__(self, cfg: VisionConfig, attention: str, dtype: DTypeLike, rngs: nnx.Rngs):
         self.heads, self.kernel = cfg.heads, attention
         self.norm1 = layer_norm(cfg.width, cfg.norm_eps, dtype, rngs)
         self.q_proj = linear(
@@ -49,6 +49,7 @@ class VisionBlock(nnx.Module):
         self.o_proj = linear(
             cfg.width, cfg.width, ("heads", "vision"), bias=True, dtype=dtype, rngs=rngs
         )
+
         self.norm2 = layer_norm(cfg.width, cfg.norm_eps, dtype, rngs)
         self.fc1 = linear(
             cfg.width, cfg.mlp_dim, ("vision", "mlp"), bias=True, dtype=dtype, rngs=rngs
@@ -58,14 +59,23 @@ class VisionBlock(nnx.Module):
         )
 
     def __call__(self, x_NSD: Float[Array, "N S D"]) -> Float[Array, "N S D"]:
-        """One block over ``[N, S, D]``."""
-        h = self.norm1(x_NSD)
-        heads = (*h.shape[:2], self.heads, h.shape[2] // self.heads)
-        q, k, v = (proj(h).reshape(heads) for proj in (self.q_proj, self.k_proj, self.v_proj))
-        mixed = kernels[self.kernel].attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), None)
-        x_NSD = x_NSD + self.o_proj(mixed.reshape(h.shape))
-        h = self.fc2(jax.nn.gelu(self.fc1(self.norm2(x_NSD)), approximate=False))
-        return constrain(x_NSD + h, "batch")
+        """States of ``S`` patches after this block."""
+        # Attention over all heads.
+        rows, patches, width = x_NSD.shape
+        h_NSD = self.norm1(x_NSD)
+        q_NSHC, k_NSHC, v_NSHC = (
+            projection(h_NSD).reshape(rows, patches, self.heads, width // self.heads)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+
+        # No mask: every patch attends to every patch.
+        attend = kernels[self.kernel].attend
+        mixed_NSHC = attend(q_NSHC, k_NSHC.swapaxes(1, 2), v_NSHC.swapaxes(1, 2), None)
+        x_NSD = x_NSD + self.o_proj(mixed_NSHC.reshape(h_NSD.shape))
+
+        # MLP.
+        h_NSF = jax.nn.gelu(self.fc1(self.norm2(x_NSD)), approximate=False)
+        return constrain(x_NSD + self.fc2(h_NSF), "batch")
 
 
 class VisionTower(nnx.Module):
@@ -75,7 +85,7 @@ class VisionTower(nnx.Module):
         self,
         cfg: VisionConfig,
         *,
-        dtype: Any,
+        dtype: DTypeLike,
         remat: str,
         unroll: int = 1,
         attention: str = "einsum",
@@ -93,20 +103,24 @@ class VisionTower(nnx.Module):
             kernel_metadata={"logical": (None, None, None, "vision")},
             bias_metadata={"logical": ("vision",)},
         )
-        positions = nnx.initializers.normal(0.02)(rngs.params(), (cfg.tokens, cfg.width))
-        self.position = nnx.Param(positions, logical=("positions", "vision"))
+        positions_SD = nnx.initializers.normal(0.02)(rngs.params(), (cfg.tokens, cfg.width))
+        self.position = nnx.Param(positions_SD, logical=("positions", "vision"))
         self.layers = stack(
-            lambda streams: VisionBlock(cfg, attention, dtype, streams), cfg.depth, rngs
+            lambda layer: VisionBlock(cfg, attention, dtype, layer), cfg.depth, rngs
         )
         self.norm = layer_norm(cfg.width, cfg.norm_eps, dtype, rngs)
 
     def __call__(self, images: Float[Array, "N H W 3"]) -> Float[Array, "N S D"]:
-        """Pictures in [-1, 1] to one state per patch, row by row."""
-        x = self.patch_embed(images)
-        x = x.reshape(x.shape[0], -1, x.shape[-1])
-        x = x + self.position[...].astype(x.dtype)
+        """Images in [-1, 1] to one state per patch, row by row."""
+        # A strided convolution cuts the image into patches; its grid is flattened row by row.
+        patches_NhwD = self.patch_embed(images)
+        x_NSD = patches_NhwD.reshape(patches_NhwD.shape[0], -1, patches_NhwD.shape[-1])
+        x_NSD = x_NSD + self.position[...].astype(x_NSD.dtype)
+
+        def run_block(block, index_and_carry):
+            _, x_NSD = index_and_carry
+            return block(x_NSD)
+
         depth, remat, unroll = self.cfg.depth, self.remat, self.unroll
-        x = scan_layers(
-            self.layers, lambda block, slice_: block(slice_[1]), x, depth, self.dtype, remat, unroll
-        )
-        return jnp.asarray(self.norm(x))
+        x_NSD = scan_layers(self.layers, run_block, x_NSD, depth, self.dtype, remat, unroll)
+        return jnp.asarray(self.norm(x_NSD))

@@ -1,1 +1,1 @@
-"""The published layouts of Janus-Pro: names of tensors, config files, and the files beside the weights."""
+"""The published layouts of Janus-Pro: tensor names, ``config.json`` and other small files."""

@@ -1,4 +1,4 @@
-"""Folders of Janus models. In: a Hugging Face folder of either layout; out: sizes, tokenizer, a reader of weights."""
+"""Opens a Hugging Face folder of a Janus model, in either layout: sizes, tokenizer and weights."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from corl_jax.core.types import Params
 from corl_jax.data.text_tokenizer import TextTokenizer
 from corl_jax.models.janus.config import JanusConfig
 from corl_jax.models.janus.model import abstract
-from corl_jax.porting.janus.layouts import Format, format_of
-from corl_jax.porting.reader import Reader
-from corl_jax.porting.rules import Tensor, plan
+from corl_jax.porting.janus.layouts import CheckpointLayout, detect_layout
+from corl_jax.porting.reader import CheckpointReader
+from corl_jax.porting.rules import CheckpointTensor, Shape, checkpoint_tensors
 
 
 def read_json(folder: str | pathlib.Path, name: str) -> Any:
-    """A JSON file of a model folder.
+    """Reads a JSON file of a model folder.
 
     Raises:
       UserError: no such file, or not JSON.
@@ -29,7 +29,7 @@ def read_json(folder: str | pathlib.Path, name: str) -> Any:
     path = pathlib.Path(folder) / name
     if not path.is_file():
         raise UserError(
-            f"there is no {name} in {str(folder)!r}; expected a Hugging Face model folder"
+            f"there is no {name} in {str(folder)!r}; choose a Hugging Face model folder"
         )
     try:
         return json.loads(path.read_text("utf-8"))
@@ -38,100 +38,113 @@ def read_json(folder: str | pathlib.Path, name: str) -> Any:
 
 
 def load_config(folder: str | pathlib.Path) -> JanusConfig:
-    """The sizes in ``config.json``, of either layout.
+    """Reads the sizes of a model from ``config.json``, in either layout.
 
     Raises:
       UserError: no such file, not JSON, or not a Janus model.
     """
     raw = read_json(folder, "config.json")
-    return format_of(raw, str(folder)).read_config(raw, str(folder))
+    return detect_layout(raw, str(folder)).read_config(raw, str(folder))
 
 
-class Folder:
-    """A model folder, opened: sizes, layout, and tensors that are read when asked for.
+class JanusFolder:
+    """An opened model folder, whose tensors are read on request.
 
     Attributes:
-      path: the folder.
-      format: its layout.
-      cfg: sizes.
-      reader: its weights.
+      raw_config: content of ``config.json``.
+      path: of the folder.
+      layout: of the folder.
+      cfg: sizes of the model.
+      reader: of the weights.
     """
 
     def __init__(self, path: str | pathlib.Path):
-        """Reads descriptions only.
+        """Reads the configuration, and names and shapes of the tensors.
 
         Raises:
-          UserError: no model, a damaged file, or names and shapes that do not fit ``config.json``.
+          UserError: not a Janus model, a damaged file, or names and shapes that do not fit
+            ``config.json``.
         """
-        self.raw = raw = read_json(path, "config.json")
+        self.raw_config = read_json(path, "config.json")
         self.path = pathlib.Path(path)
-        self.format: Format = format_of(raw, str(path))
-        self.cfg = self.format.read_config(raw, str(path))
-        prefix = self.format.prefix
+        self.layout: CheckpointLayout = detect_layout(self.raw_config, str(path))
+        self.cfg = self.layout.read_config(self.raw_config, str(path))
+        prefix = self.layout.prefix
 
-        def written(name: str, found: frozenset[str]) -> str:
-            """Older writers left the prefix of the layout out."""
-            return (
-                name
-                if any(other.startswith(prefix) for other in found)
-                else name.removeprefix(prefix)
-            )
+        # If a single name has the prefix, all of them are taken to have it.
+        def stored_name(name: str, stored: frozenset[str]) -> str:
+            """Older versions of transformers wrote names without the prefix of the layout."""
+            has_prefix = any(tensor_name.startswith(prefix) for tensor_name in stored)
+            return name if has_prefix else name.removeprefix(prefix)
 
-        leaves = {path: leaf.shape for path, leaf in flatten_abstract(abstract(self.cfg)).items()}
-        self.reader = Reader(path, leaves, self.format.rules, self.format.unused, written)
+        self.reader = CheckpointReader(
+            path, _param_shapes(self.cfg), self.layout.rules, self.layout.unused, stored_name
+        )
         _check_preprocessor(self.path)
 
     def load_tokenizer(self) -> TextTokenizer:
-        """The folder's text tokenizer.
+        """Reads the text tokenizer of the folder.
 
         Raises:
-          UserError: there is none, or it belongs to a model of another size.
+          UserError: there is no tokenizer, or it belongs to a model of another size.
         """
+        # The tokenizer of another size would give wrong ids to every prompt. This id shows it.
         tokenizer = TextTokenizer.load(self.path)
-        known = self.format.image_token_id(self.raw, tokenizer.pad_id, tokenizer.image_id)
-        if tokenizer.image_id != known:
+        model_id = self.layout.image_token_id(self.raw_config, tokenizer.pad_id, tokenizer.image_id)
+        if tokenizer.image_id != model_id:
             raise UserError(
-                f"the tokenizer in {str(self.path)!r} has id {tokenizer.image_id} for the image placeholder, its model "
-                f"knows {known}; take the tokenizer files of the same checkpoint (1B and 7B differ)"
+                f"the tokenizer in {str(self.path)!r} has id {tokenizer.image_id} for the image "
+                f"placeholder, but its model has {model_id}; take the tokenizer files of the same "
+                "checkpoint (1B and 7B differ)"
             )
         return tokenizer
 
 
 def load_params(folder: str | pathlib.Path, cfg: JanusConfig) -> Params:
-    """Every parameter of the model in float32 on the default device; nothing is missing, nothing is left over.
+    """Reads every parameter of a model in float32 onto the default device.
 
     Raises:
-      UserError: no weights, a damaged file, sizes that are not ``cfg``.
+      UserError: no weights, a damaged file, tensors that are missing or unknown, or other sizes
+        than ``cfg``.
     """
-    opened = Folder(folder)
-    if opened.cfg != cfg:
-        raise UserError(f"the model in {str(folder)!r} has other sizes than the one asked for")
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    leaves = flatten_abstract(abstract(cfg))
-    return opened.reader.params(
-        {
-            path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
-            for path, leaf in leaves.items()
-        }
-    )
+    # Opening the folder checks names and shapes; no tensor is read before that.
+    janus_folder = JanusFolder(folder)
+    if janus_folder.cfg != cfg:
+        raise UserError(
+            f"the model in {str(folder)!r} has other sizes than requested; choose a folder with a "
+            "model of the requested size"
+        )
+    first_device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    structs = {
+        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=first_device)
+        for path, leaf in flatten_abstract(abstract(cfg)).items()
+    }
+    return janus_folder.reader.load_params(structs)
 
 
 @functools.cache
-def foreign_plan(cfg: JanusConfig, layout: Format) -> dict[str, Tensor]:
-    """Every tensor of the layout at these sizes, and what it is made of."""
-    return plan(
-        {path: leaf.shape for path, leaf in flatten_abstract(abstract(cfg)).items()}, layout.rules
-    )
+def janus_tensors(cfg: JanusConfig, layout: CheckpointLayout) -> dict[str, CheckpointTensor]:
+    """Every tensor of a model of these sizes, by its name in the layout."""
+    return checkpoint_tensors(_param_shapes(cfg), layout.rules)
+
+
+def _param_shapes(cfg: JanusConfig) -> dict[str, Shape]:
+    return {path: leaf.shape for path, leaf in flatten_abstract(abstract(cfg)).items()}
 
 
 def _check_preprocessor(folder: pathlib.Path) -> None:
-    """Refuses pictures prepared otherwise than ``data.images`` does it; a folder need not say."""
+    """Raises UserError if the model expects images normalized otherwise than ``data.images`` does.
+
+    The file is optional.
+    """
     if not (folder / "preprocessor_config.json").is_file():
         return
+    # An entry that is absent is taken to have the value of Janus-Pro.
     raw = read_json(folder, "preprocessor_config.json")
     for name in ("image_mean", "image_std"):
         if name in raw and list(raw[name]) != [0.5] * 3:
             raise UserError(
-                f"preprocessor_config.json in {str(folder)!r} has {name}={raw[name]}; this program prepares pictures "
-                "with 0.5 as Janus-Pro does; take the file of the original checkpoint"
+                f"{name} in preprocessor_config.json of {str(folder)!r} must be [0.5, 0.5, 0.5], "
+                f"with which corl_jax normalizes images as Janus-Pro does; got {raw[name]}; "
+                "take the file of the original checkpoint"
             )

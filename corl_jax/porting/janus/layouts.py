@@ -1,91 +1,104 @@
-"""The two published layouts of Janus-Pro as data: names of tensors, how ``config.json`` is read and written."""
+"""The two published layouts of Janus-Pro: names of tensors, and readers of ``config.json``."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from corl_jax.core.errors import UserError
 from corl_jax.models.janus.config import JanusConfig
 from corl_jax.porting.janus import hf_config, original_config
 from corl_jax.porting.janus.tensor_names import ORIGINAL, ORIGINAL_UNUSED, TRANSFORMERS
-from corl_jax.porting.rules import Rule
+from corl_jax.porting.rules import TensorRule
+
+RawConfig = dict[str, Any]
+"""The content of a ``config.json``."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Format:
+class CheckpointLayout:
     """One layout.
 
     Attributes:
-      name: as given to ``corl export --layout``.
-      model_type: how its ``config.json`` calls itself.
-      rules: the table of tensors.
-      unused: patterns of tensors that are knowingly left alone.
-      prefix: of names, which older writers left out; "" if there is none.
-      read_config: ``(config.json, folder) -> sizes``.
-      image_token_id: ``(config.json, tokenizer's pad id, tokenizer's image id) -> image id that the weights know``.
+      name: as in ``corl export --layout``.
+      model_type: the entry ``model_type`` of its ``config.json``.
+      rules: the table from tensors to parameters.
+      unused: patterns of tensor names that no model reads.
+      prefix: of most tensor names, absent in files of older writers; "" if there is none.
+      read_config: ``(config.json, folder for errors) -> sizes``.
+      image_token_id: ``(config.json, tokenizer's pad id, tokenizer's image id) -> id of the image
+        placeholder that the weights were trained with``.
     """
 
     name: str
     model_type: str
-    rules: tuple[Rule, ...]
+    rules: tuple[TensorRule, ...]
     unused: tuple[str, ...]
     prefix: str
-    read_config: Callable[[Any, str], JanusConfig]
-    image_token_id: Callable[[Any, int, int], int]
+    read_config: Callable[[RawConfig, str], JanusConfig]
+    image_token_id: Callable[[Mapping[str, Any], int, int], int]
 
 
-FORMATS = {
-    form.name: form
-    for form in (
-        Format(
-            "transformers",
-            "janus",
-            TRANSFORMERS,
-            (),
-            "model.",
-            hf_config.read_config,
-            hf_config.image_token_id,
+LAYOUTS = {
+    layout.name: layout
+    for layout in (
+        CheckpointLayout(
+            name="transformers",
+            model_type="janus",
+            rules=TRANSFORMERS,
+            unused=(),
+            prefix="model.",
+            read_config=hf_config.read_config,
+            image_token_id=hf_config.image_token_id,
         ),
-        Format(
-            "original",
-            "multi_modality",
-            ORIGINAL,
-            ORIGINAL_UNUSED,
-            "",
-            original_config.read_config,
-            original_config.image_token_id,
+        CheckpointLayout(
+            name="original",
+            model_type="multi_modality",
+            rules=ORIGINAL,
+            unused=ORIGINAL_UNUSED,
+            prefix="",
+            read_config=original_config.read_config,
+            image_token_id=original_config.image_token_id,
         ),
     )
 }
 
 
-def format_of(raw: Any, where: str) -> Format:
+def detect_layout(raw: object, folder: str) -> CheckpointLayout:
     """The layout that a ``config.json`` belongs to.
 
+    Args:
+      raw: content of the file.
+      folder: of the file, for errors.
+
     Raises:
-      UserError: it is no object of settings, or of another kind of model.
+      UserError: not a JSON object, or another kind of model.
     """
     if not isinstance(raw, dict):
         raise UserError(
-            f"config.json in {where!r} holds a {type(raw).__name__}; expected an object of settings"
+            f"config.json in {folder!r} must be a JSON object; got a {type(raw).__name__}; "
+            "get the file again"
         )
-    for form in FORMATS.values():
-        if raw.get("model_type") == form.model_type:
-            return form
+
+    # Each layout has a model type of its own.
+    for layout in LAYOUTS.values():
+        if raw.get("model_type") == layout.model_type:
+            return layout
+
+    expected = [f"{layout.model_type!r} ({layout.name} layout)" for layout in LAYOUTS.values()]
     raise UserError(
-        f"{where!r} holds a model of type {raw.get('model_type')!r}; expected a Janus folder: "
-        + " or ".join(f"{form.model_type!r} ({form.name} layout)" for form in FORMATS.values())
+        f"the model in {folder!r} must be of type {' or '.join(expected)}; "
+        f"got {raw.get('model_type')!r}; choose a Janus folder"
     )
 
 
-def named_format(name: str) -> Format:
-    """A layout by name.
+def get_layout(name: str) -> CheckpointLayout:
+    """The layout of that name.
 
     Raises:
       UserError: unknown name.
     """
-    if name not in FORMATS:
-        raise UserError(f"unknown layout {name!r}; expected {' or '.join(FORMATS)}")
-    return FORMATS[name]
+    if name not in LAYOUTS:
+        raise UserError(f"layout must be {' or '.join(LAYOUTS)}; got {name!r}")
+    return LAYOUTS[name]

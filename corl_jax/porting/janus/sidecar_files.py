@@ -1,7 +1,7 @@
-"""The small files beside the weights: configuration, tokenizer, processor. In: a folder that has them; out: a copy that
-fits the layout written.
+"""Copies and writes the small files next to the weights: configuration, tokenizer, processor.
 
-What the source says beyond what this program knows is carried over; files of the other layout's processor are not.
+Entries of a source folder that corl_jax does not know are kept. Configuration and processor files
+of a source in the other layout are not copied.
 """
 
 from __future__ import annotations
@@ -12,24 +12,20 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from corl_jax.data.text_tokenizer import (
-    BEGIN_OF_IMAGE,
-    CHAT_TEMPLATE,
-    END_OF_IMAGE,
-    IMAGE,
-    TextTokenizer,
-)
+from corl_jax.data.prompts import JANUS_TEMPLATE
+from corl_jax.data.text_tokenizer import TextTokenizer
 from corl_jax.models.janus.config import JanusConfig
 from corl_jax.porting.janus import hf_config, original_config
-from corl_jax.porting.janus.layouts import FORMATS, Format
+from corl_jax.porting.janus.layouts import LAYOUTS, CheckpointLayout
 
+# Tokenizer files are the same in both layouts, but transformers needs some more entries.
+TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
+    *TEMPLATE_FILES,
 )
 LAYOUT_FILES = (
     "config.json",
@@ -38,72 +34,92 @@ LAYOUT_FILES = (
     "processor_config.json",
 )
 """Files whose content depends on the layout."""
-COMPANIONS = TOKENIZER_FILES + LAYOUT_FILES
+SIDECAR_FILES = TOKENIZER_FILES + LAYOUT_FILES
 
 
-def copy_companions(source: pathlib.Path, out: pathlib.Path) -> None:
-    """Copies those that are there."""
-    for name in COMPANIONS:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, out / name)
+def copy_sidecar_files(source: pathlib.Path, out: pathlib.Path) -> None:
+    """Copies the sidecar files that ``source`` has, unchanged."""
+    _copy_existing(SIDECAR_FILES, source, out)
 
 
-def write_companions(
+def write_sidecar_files(
     cfg: JanusConfig,
     tokenizer: TextTokenizer,
     source: pathlib.Path,
     out: pathlib.Path,
-    layout: Format,
+    layout: CheckpointLayout,
     dtype: str,
 ) -> None:
-    """Every file of ``out`` but the weights.
+    """Writes every file of a model folder except the weights.
 
     Args:
-      cfg: sizes.
+      cfg: sizes of the model.
       tokenizer: loaded from ``source``.
-      source: where the files come from.
+      source: folder that files and entries are copied from.
       out: an existing folder.
       layout: to write.
       dtype: of the weights.
     """
-    for name in TOKENIZER_FILES:
+    _copy_existing(TOKENIZER_FILES, source, out)
+
+    # Entries of a source in the other layout mean nothing in this one.
+    source_entries = {name: _read_json(source / name) for name in LAYOUT_FILES}
+    source_type = source_entries["config.json"].get("model_type", layout.model_type)
+    if source_type != layout.model_type:
+        source_entries = {name: {} for name in LAYOUT_FILES}
+
+    if layout is LAYOUTS["original"]:
+        new_entries = _original_files(cfg, dtype)
+    else:
+        new_entries = _transformers_files(cfg, tokenizer, dtype)
+
+    # What corl_jax writes comes before the source, whose other entries are kept.
+    for name in LAYOUT_FILES:
+        entries = _update_nested(source_entries[name], new_entries.get(name, {}))
+        if name == "config.json":
+            entries = _with_dtype(entries, dtype)
+        if entries:
+            _write_json(out / name, entries)
+
+    if layout is LAYOUTS["transformers"]:
+        _write_json(out / "tokenizer_config.json", _tokenizer_config(source))
+
+
+def _copy_existing(names: tuple[str, ...], source: pathlib.Path, out: pathlib.Path) -> None:
+    for name in names:
         if (source / name).is_file():
             shutil.copyfile(source / name, out / name)
-    theirs = {name: _read(source / name) for name in LAYOUT_FILES}
-    if theirs["config.json"].get("model_type", layout.model_type) != layout.model_type:
-        theirs = {name: {} for name in LAYOUT_FILES}
-    ours = (
-        _original(cfg, dtype)
-        if layout is FORMATS["original"]
-        else _transformers(cfg, tokenizer, dtype)
+
+
+def _tokenizer_config(source: pathlib.Path) -> dict[str, Any]:
+    """The source's ``tokenizer_config.json`` with what the processor of transformers needs."""
+    # A template in the config or in a file of its own is left as it is.
+    config = _read_json(source / "tokenizer_config.json")
+    has_template = "chat_template" in config or any(
+        (source / name).is_file() for name in TEMPLATE_FILES
     )
-    for name in LAYOUT_FILES:
-        value = _merged(theirs[name], ours.get(name, {}))
-        if value:
-            _write(out / name, _with_dtype(value, dtype) if name == "config.json" else value)
-    if layout is FORMATS["transformers"]:
-        # The processor of transformers asks the tokenizer for these three by name.
-        tokens = {"image_token": IMAGE, "boi_token": BEGIN_OF_IMAGE, "eoi_token": END_OF_IMAGE}
-        config = _read(source / "tokenizer_config.json")
-        has_template = "chat_template" in config or any(
-            (out / name).is_file() for name in TOKENIZER_FILES[-2:]
-        )
-        template = {} if has_template else {"chat_template": CHAT_TEMPLATE}
-        _write(
-            out / "tokenizer_config.json",
-            config | template | {"extra_special_tokens": tokens} | tokens,
-        )
+    template = {} if has_template else {"chat_template": JANUS_TEMPLATE.chat_template}
+
+    # The processor requests these three tokens from the tokenizer by name.
+    tokens = {
+        "image_token": JANUS_TEMPLATE.image,
+        "boi_token": JANUS_TEMPLATE.begin_of_image,
+        "eoi_token": JANUS_TEMPLATE.end_of_image,
+    }
+    return config | template | {"extra_special_tokens": tokens} | tokens
 
 
-def _transformers(
+def _transformers_files(
     cfg: JanusConfig, tokenizer: TextTokenizer, dtype: str
 ) -> dict[str, dict[str, Any]]:
-    ids = {
+    token_ids = {
         "bos_token_id": tokenizer.bos_id,
         "eos_token_id": tokenizer.eos_id,
         "pad_token_id": tokenizer.pad_id,
     }
-    side = cfg.vision.image_size
+    image_size = cfg.vision.image_size
+
+    # The names are those that transformers reads; config.json is in a module of its own.
     return {
         "config.json": hf_config.write_config(
             cfg,
@@ -113,12 +129,16 @@ def _transformers(
             eos_id=tokenizer.eos_id,
             pad_id=tokenizer.pad_id,
         ),
-        "generation_config.json": ids | {"generation_kwargs": {"boi_token_id": tokenizer.boi_id}},
+        "generation_config.json": {
+            **token_ids,
+            "generation_kwargs": {"boi_token_id": tokenizer.boi_id},
+        },
         "preprocessor_config.json": {
             "image_processor_type": "JanusImageProcessor",
             "processor_class": "JanusProcessor",
-            "size": {"height": side, "width": side},
-            **_pixels(),
+            "size": {"height": image_size, "width": image_size},
+            **_image_normalization(),
+            # Bicubic, in PIL's numbering.
             "resample": 3,
         },
         "processor_config.json": {
@@ -128,22 +148,24 @@ def _transformers(
     }
 
 
-def _original(cfg: JanusConfig, dtype: str) -> dict[str, dict[str, Any]]:
+def _original_files(cfg: JanusConfig, dtype: str) -> dict[str, dict[str, Any]]:
     return {
         "config.json": original_config.write_config(cfg, dtype),
         "preprocessor_config.json": {
             "image_processor_type": "VLMImageProcessor",
             "processor_class": "VLChatProcessor",
             "image_size": cfg.vision.image_size,
+            # Images that are not square are padded with this gray.
             "background_color": [127, 127, 127],
             "do_normalize": True,
-            **_pixels(),
+            **_image_normalization(),
         },
         "processor_config.json": {
             "processor_class": "VLChatProcessor",
             "add_special_token": False,
+            # Label of the tokens that have no loss, as in the original code.
             "ignore_id": -100,
-            "image_tag": IMAGE,
+            "image_tag": JANUS_TEMPLATE.image,
             "mask_prompt": True,
             "num_image_tokens": cfg.image_tokens,
             "sft_format": "deepseek",
@@ -151,37 +173,41 @@ def _original(cfg: JanusConfig, dtype: str) -> dict[str, dict[str, Any]]:
     }
 
 
-def _pixels() -> dict[str, Any]:
-    """How pictures are prepared for understanding, in both layouts."""
+def _image_normalization() -> dict[str, Any]:
+    """How the vision tower's images are prepared, in both layouts."""
     return {
         "min_size": 14,
         "image_mean": [0.5] * 3,
         "image_std": [0.5] * 3,
+        # Bytes to [0, 1], then with mean and std above to [-1, 1].
         "rescale_factor": 1 / 255,
     }
 
 
-def _merged(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
-    """``ours`` over ``theirs``, object by object."""
-    out = dict(theirs)
-    for key, value in ours.items():
-        both = isinstance(value, dict) and isinstance(out.get(key), dict)
-        out[key] = _merged(out[key], value) if both else value
-    return out
+def _update_nested(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """``old`` with the entries of ``new``; objects that are in both are merged in the same way."""
+    merged = dict(old)
+    for key, value in new.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = _update_nested(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
 
 
 def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    """``config`` with every mention of a dtype set to the one written."""
-    out = {}
+    """``config`` with every entry that names a dtype set to ``dtype``."""
+    updated = {}
     for key, value in config.items():
+        # The block of the language model names a dtype as well.
         nested = _with_dtype(value, dtype) if isinstance(value, dict) else value
-        out[key] = dtype if key in ("dtype", "torch_dtype") else nested
-    return out
+        updated[key] = dtype if key in ("dtype", "torch_dtype") else nested
+    return updated
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
     return json.loads(path.read_text("utf-8")) if path.is_file() else {}
 
 
-def _write(path: pathlib.Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
+def _write_json(path: pathlib.Path, entries: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", "utf-8")

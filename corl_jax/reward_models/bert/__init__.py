@@ -1,1 +1,1 @@
-"""BERT and MPNet: how alike two texts are."""
+"""BERT and MPNet text encoders: how similar two texts are."""

@@ -1,7 +1,10 @@
-"""Word pieces of BERT and MPNet folders. In: a folder (or none, for the tiny twins) and texts; out: rows of ids.
+"""Word-piece tokenizers of BERT and MPNet folders.
 
-``tokenizer.json`` is used as it lies there; without it ``vocab.txt`` with the rules of BERT (Devlin et al. 2019), as
-``BertTokenizer`` of transformers reads it, lower-casing as ``tokenizer_config.json`` says.
+In: a folder (none for the tiny models) and texts. Out: rows of token ids.
+
+``tokenizer.json`` is used as it is. Without it, ``vocab.txt`` is read with the rules of BERT
+(Devlin et al. 2019) as ``BertTokenizer`` of transformers applies them, and
+``tokenizer_config.json`` decides about lower case.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tokenizers
@@ -20,8 +23,15 @@ from corl_jax.porting.janus.folder import read_json
 
 
 @dataclasses.dataclass(frozen=True)
-class Marks:
-    """The tokens that stand around a text, those of padding and of words that have no pieces, as they are written."""
+class SpecialTokens:
+    """The texts of a tokenizer's special tokens.
+
+    Attributes:
+      start: first token of every text.
+      end: last token of every text.
+      pad: fills up a row.
+      unknown: a word that the vocabulary has no pieces for.
+    """
 
     start: str
     end: str
@@ -29,64 +39,91 @@ class Marks:
     unknown: str
 
 
-BERT_MARKS = Marks("[CLS]", "[SEP]", "[PAD]", "[UNK]")
-MPNET_MARKS = Marks("<s>", "</s>", "<pad>", "[UNK]")
+BERT_SPECIAL_TOKENS = SpecialTokens("[CLS]", "[SEP]", "[PAD]", "[UNK]")
+MPNET_SPECIAL_TOKENS = SpecialTokens("<s>", "</s>", "<pad>", "[UNK]")
 
 
-class WordPieces:
-    """Texts to rows of ids between a mark of start and one of end.
+class WordPieceTokenizer:
+    """Texts to rows of ids between a start token and an end token.
 
     Attributes:
-      pad_id: what fills up a row.
+      pad_id: id that fills up a row.
     """
 
-    def __init__(self, folder: pathlib.Path | None, marks: Marks, max_tokens: int, vocab_size: int):
-        """Reads the folder's tokenizer; ``None`` gives a vocabulary of ASCII letters, digits and punctuation.
+    def __init__(
+        self,
+        folder: pathlib.Path | None,
+        special_tokens: SpecialTokens,
+        max_tokens: int,
+        vocab_size: int,
+    ):
+        """Reads the folder's tokenizer.
 
         Args:
-          folder: of the encoder.
-          marks: of its kind.
-          max_tokens: of a row, marks included; what a text has beyond is cut off.
-          vocab_size: rows of the encoder's table.
+          folder: folder of the encoder; None gives a vocabulary of ASCII letters, digits and
+            punctuation.
+          special_tokens: those of the encoder.
+          max_tokens: tokens of a row, start and end included; the rest of a text is cut off.
+          vocab_size: rows of the encoder's embedding table.
 
         Raises:
-          UserError: no tokenizer, a damaged one, or one of another model.
+          UserError: the tokenizer is missing, damaged, or of another model.
         """
-        where = "the tiny vocabulary" if folder is None else repr(str(folder))
-        self._tokenizer = _tiny(marks) if folder is None else _of_folder(folder, marks)
-        self._tokenizer.no_padding()  # folders of sentence encoders come with short limits of their own
+        if folder is None:
+            source = "the tiny vocabulary"
+            self._tokenizer = _tiny_tokenizer(special_tokens)
+        else:
+            source = repr(str(folder))
+            self._tokenizer = _folder_tokenizer(folder, special_tokens)
+
+        # Folders of sentence encoders come with short limits of their own.
+        self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        self._tokenizer.encode_special_tokens = (
-            True  # a caption that writes a mark has written a word
-        )
+        # A caption that contains the text of a special token contains words, not that token.
+        self._tokenizer.encode_special_tokens = True
+
+        # The tokenizer must fit the encoder: its special tokens, and no id beyond the table.
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
-        missing = [mark for mark in dataclasses.astuple(marks) if mark not in vocabulary]
+        missing = [
+            token for token in dataclasses.astuple(special_tokens) if token not in vocabulary
+        ]
         if missing:
             raise UserError(
-                f"the tokenizer in {where} lacks {', '.join(missing)}; take the tokenizer files of the same checkpoint"
+                f"the tokenizer in {source} lacks {', '.join(missing)}; "
+                "take the tokenizer files of the same checkpoint"
             )
-        if max(vocabulary.values()) >= vocab_size:
+
+        largest_id = max(vocabulary.values())
+        if largest_id >= vocab_size:
             raise UserError(
-                f"the tokenizer in {where} has ids up to {max(vocabulary.values())}, but its model has {vocab_size} "
-                "words; take the tokenizer files of the same checkpoint"
+                f"the tokenizer in {source} has ids up to {largest_id}, but its model has "
+                f"{vocab_size} words; take the tokenizer files of the same checkpoint"
             )
-        self.pad_id, self._max_tokens = vocabulary[marks.pad], max_tokens
-        self._start, self._end = vocabulary[marks.start], vocabulary[marks.end]
+
+        # ``encode_batch`` adds no special tokens; ``__call__`` puts these two round each text.
+        self._max_tokens = max_tokens
+        self.pad_id = vocabulary[special_tokens.pad]
+        self._start_id = vocabulary[special_tokens.start]
+        self._end_id = vocabulary[special_tokens.end]
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text, cut off at the limit; a text without words gives the two marks alone."""
-        rows = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [[self._start, *row.ids[: self._max_tokens - 2], self._end] for row in rows]
+        """Ids of each text, cut off at the limit; an empty text gives the start and end token."""
+        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        max_words = self._max_tokens - 2  # the start and end token take two places
+        return [[self._start_id, *encoding.ids[:max_words], self._end_id] for encoding in encodings]
 
 
 def read_tokenizer(
-    folder: pathlib.Path, of_words: Callable[[list[str]], tokenizers.Tokenizer]
+    folder: pathlib.Path, from_vocabulary: Callable[[list[str]], tokenizers.Tokenizer]
 ) -> tokenizers.Tokenizer:
-    """``tokenizer.json`` as it lies in a folder, or ``of_words`` of the lines of its ``vocab.txt``.
+    """The tokenizer in a folder.
+
+    It is in ``tokenizer.json``, or made by ``from_vocabulary`` of the lines of ``vocab.txt``.
 
     Raises:
-      UserError: neither is there, or one is damaged.
+      UserError: both files are missing, or the file is damaged.
     """
+    # The file of the tokenizers library, where the folder has one.
     path = folder / "tokenizer.json"
     if path.is_file():
         try:
@@ -95,32 +132,42 @@ def read_tokenizer(
             raise UserError(
                 f"{str(path)!r} cannot be read as a tokenizer ({error}); get the file again"
             ) from None
+
+    # Else the list of pieces, one a line.
     path = folder / "vocab.txt"
     if not path.is_file():
         raise UserError(
-            f"there is no tokenizer.json and no vocab.txt in {str(folder)!r}; expected one of them beside the weights"
+            f"{str(folder)!r} must hold tokenizer.json or vocab.txt beside the weights; got "
+            "neither. Get the tokenizer files of the same checkpoint"
         )
+
     try:
-        lines = (
-            path.read_text("utf-8").removesuffix("\n").split("\n")
-        )  # a piece may hold other ends of lines
+        # Not splitlines(): a word piece may contain other line separators.
+        lines = path.read_text("utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{str(path)!r} is not a list of words in UTF-8 ({error}); get the file again"
+            f"{str(path)!r} must be a list of words in UTF-8 ({error}); get the file again"
         ) from None
-    return of_words([line.removesuffix("\r") for line in lines])
+    return from_vocabulary([line.removesuffix("\r") for line in lines])
 
 
-def _of_folder(folder: pathlib.Path, marks: Marks) -> tokenizers.Tokenizer:
-    told = folder / "tokenizer_config.json"
-    config = read_json(folder, told.name) if told.is_file() else {}
-    return read_tokenizer(folder, lambda words: _pieces(words, marks, config))
+def _folder_tokenizer(folder: pathlib.Path, special_tokens: SpecialTokens) -> tokenizers.Tokenizer:
+    config_path = folder / "tokenizer_config.json"
+    config = read_json(folder, config_path.name) if config_path.is_file() else {}
+    return read_tokenizer(folder, lambda words: _bert_tokenizer(words, special_tokens, config))
 
 
-def _pieces(words: Sequence[str], marks: Marks, config: dict[str, Any]) -> tokenizers.Tokenizer:
-    """A tokenizer over ``words``; what ``config`` leaves out is as ``BertTokenizer`` has it."""
-    vocabulary = {word: number for number, word in enumerate(words)}
-    tokenizer = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token=marks.unknown))
+def _bert_tokenizer(
+    words: Sequence[str], special_tokens: SpecialTokens, config: Mapping[str, Any]
+) -> tokenizers.Tokenizer:
+    """A BERT tokenizer over the pieces ``words``.
+
+    ``config`` is the content of ``tokenizer_config.json``; defaults are those of ``BertTokenizer``.
+    """
+    vocabulary = {word: i for i, word in enumerate(words)}
+    tokenizer = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token=special_tokens.unknown))
+
+    # Clean-up and lower case, then words split at white space and punctuation.
     tokenizer.normalizer = normalizers.BertNormalizer(
         lowercase=config.get("do_lower_case", True),
         handle_chinese_chars=config.get("tokenize_chinese_chars", True),
@@ -130,12 +177,13 @@ def _pieces(words: Sequence[str], marks: Marks, config: dict[str, Any]) -> token
     return tokenizer
 
 
-def _tiny(marks: Marks) -> tokenizers.Tokenizer:
+def _tiny_tokenizer(special_tokens: SpecialTokens) -> tokenizers.Tokenizer:
+    """A tokenizer of single characters, which can write any ASCII word."""
     letters = string.ascii_lowercase + string.digits
     words = [
-        *dataclasses.astuple(marks),
+        *dataclasses.astuple(special_tokens),
         *letters,
         *(f"##{letter}" for letter in letters),
         *string.punctuation,
     ]
-    return _pieces(words, marks, {})
+    return _bert_tokenizer(words, special_tokens, {})

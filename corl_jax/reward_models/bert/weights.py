@@ -1,6 +1,7 @@
-"""BERT and MPNet folders of the Hugging Face hub as reward models: tables of tensors, sizes, small twins.
+"""BERT and MPNet folders of the Hugging Face hub: tensor names, sizes, reward model specs.
 
-In: ``config.json`` and tensor names of transformers. Out: the kinds ``BERT`` and ``SENTENCE`` for ``open_net``.
+In: ``config.json`` and tensor names of transformers. Out: the specs ``BERT`` and ``SENTENCE`` for
+``load_reward_model``.
 """
 
 from __future__ import annotations
@@ -9,46 +10,58 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from corl_jax.core.errors import UserError
-from corl_jax.porting.rules import LINEAR, SAME, Rule
+from corl_jax.porting.rules import IDENTITY, LINEAR, TensorRule
 from corl_jax.reward_models.base import RewardModelSpec
 from corl_jax.reward_models.bert.model import Bert, BertConfig
 
 MPNET_BUCKETS = 32
-MPNET_PADDING = 1
-"""Constants in the code of ``MPNetModel``, whatever its config says."""
+MPNET_PADDING_ID = 1
+"""Constants in the code of ``MPNetModel``, whatever its config contains."""
+
+SIZES = {
+    "vocab_size": "vocab_size",
+    "width": "hidden_size",
+    "depth": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "mlp_dim": "intermediate_size",
+    "positions": "max_position_embeddings",
+}
+"""Fields of ``BertConfig`` and their names in a ``config.json`` of either model."""
 
 
-def _part(foreign: str, ours: str) -> list[Rule]:
-    """Weight and bias of a norm or a linear map."""
-    name, layout = ("scale", SAME) if "norm" in ours else ("kernel", LINEAR)
+def _weight_and_bias(tensor: str, path: str) -> list[TensorRule]:
+    """Rules for the norm or the linear map ``tensor`` of the files, the module ``path`` here."""
+    # A norm keeps its vector; a linear map is stored as [out, in].
+    name, layout = ("scale", IDENTITY) if "norm" in path else ("kernel", LINEAR)
     return [
-        Rule(f"{foreign}.weight", f"{ours}/{name}", layout),
-        Rule(f"{foreign}.bias", f"{ours}/bias"),
+        TensorRule(f"{tensor}.weight", f"{path}/{name}", layout),
+        TensorRule(f"{tensor}.bias", f"{path}/bias"),
     ]
 
 
-def _table(attention: Mapping[str, str]) -> list[Rule]:
-    """The rules that the two share; ``attention`` says where in a layer our parts of attention lie."""
-    layer = {
+def _common_rules(attention: Mapping[str, str]) -> list[TensorRule]:
+    """The rules that BERT and MPNet share; ``attention`` has the names of the attention parts."""
+    layer_parts = {
         **attention,
         "fc1": "intermediate.dense",
         "fc2": "output.dense",
         "norm2": "output.LayerNorm",
     }
-    return [
-        Rule("embeddings.word_embeddings.weight", "words"),
-        Rule("embeddings.position_embeddings.weight", "positions"),
-        *_part("embeddings.LayerNorm", "norm"),
-        *(
-            rule
-            for ours, where in layer.items()
-            for rule in _part(f"encoder.layer.{{layer}}.{where}", f"layers/{ours}")
-        ),
+
+    # Embeddings, then the layers, which are stacked here.
+    rules = [
+        TensorRule("embeddings.word_embeddings.weight", "words"),
+        TensorRule("embeddings.position_embeddings.weight", "positions"),
+        *_weight_and_bias("embeddings.LayerNorm", "norm"),
     ]
+
+    for part, tensor in layer_parts.items():
+        rules += _weight_and_bias(f"encoder.layer.{{layer}}.{tensor}", f"layers/{part}")
+    return rules
 
 
 BERT_RULES = (
-    *_table(
+    *_common_rules(
         {
             "q_proj": "attention.self.query",
             "k_proj": "attention.self.key",
@@ -57,10 +70,10 @@ BERT_RULES = (
             "norm1": "attention.output.LayerNorm",
         }
     ),
-    Rule("embeddings.token_type_embeddings.weight", "types"),
+    TensorRule("embeddings.token_type_embeddings.weight", "types"),
 )
 MPNET_RULES = (
-    *_table(
+    *_common_rules(
         {
             "q_proj": "attention.attn.q",
             "k_proj": "attention.attn.k",
@@ -69,9 +82,9 @@ MPNET_RULES = (
             "norm1": "attention.LayerNorm",
         }
     ),
-    Rule("encoder.relative_attention_bias.weight", "distances"),
+    TensorRule("encoder.relative_attention_bias.weight", "distances"),
 )
-UNUSED = (
+UNUSED_TENSORS = (
     "pooler.*",
     "*.pooler.*",
     "cls.*",
@@ -79,143 +92,143 @@ UNUSED = (
     "embeddings.position_ids",
     "*.embeddings.position_ids",
 )
-"""Heads, and a buffer that older writers kept; no state of a token depends on them."""
+"""Heads, and a buffer that older writers saved; no token state depends on them."""
 
 
-def renamed(prefix: str) -> Callable[[str, frozenset[str]], str]:
-    """How a folder may write the names of the table: behind ``prefix``, and norms as the first BERT called them."""
+def make_tensor_renamer(prefix: str) -> Callable[[str, frozenset[str]], str]:
+    """The ``rename_tensor`` of a spec.
 
-    def rename(name: str, found: frozenset[str]) -> str:
-        if any(other.startswith(f"{prefix}embeddings.") for other in found):
+    Files of a model with a head have ``prefix`` before every name; files of the first BERT call the
+    parameters of norms gamma and beta.
+    """
+
+    def rename_tensor(name: str, file_names: frozenset[str]) -> str:
+        # With a head: bert.embeddings..., without: embeddings...
+        if any(file_name.startswith(f"{prefix}embeddings.") for file_name in file_names):
             name = prefix + name
-        old = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
-            "LayerNorm.bias", "LayerNorm.beta"
-        )
-        return old if old in found else name
 
-    return rename
+        # Converted from TensorFlow: gamma and beta.
+        old_name = name.replace("LayerNorm.weight", "LayerNorm.gamma")
+        old_name = old_name.replace("LayerNorm.bias", "LayerNorm.beta")
+        return old_name if old_name in file_names else name
+
+    return rename_tensor
 
 
-def read_bert(raw: Any, where: str) -> BertConfig:
+def read_bert_config(raw: Mapping[str, Any], folder: str) -> BertConfig:
     """Sizes from a ``config.json`` of model type ``bert``.
 
     Raises:
-      UserError: another type, a number missing, or a variant that our module does not build.
+      UserError: another model type, a number missing, or a variant that ``Bert`` does not
+        implement.
     """
-    _expect(
-        raw,
-        where,
-        {"model_type": "bert"},
-        {"position_embedding_type": "absolute", "is_decoder": False},
-    )
-    return BertConfig(**_sizes(raw, where), token_types=_size(raw, where, "type_vocab_size"))
+    variants = {"position_embedding_type": "absolute", "is_decoder": False}
+    _check_values(raw, folder, required={"model_type": "bert"}, optional=variants)
+    sizes = _read_common_sizes(raw, folder)
+    return BertConfig(**sizes, token_types=_read_size(raw, folder, "type_vocab_size"))
 
 
-def read_mpnet(raw: Any, where: str) -> BertConfig:
-    """Sizes from a ``config.json`` of model type ``mpnet``; positions begin behind the padding id.
+def read_mpnet_config(raw: Mapping[str, Any], folder: str) -> BertConfig:
+    """Sizes from a ``config.json`` of model type ``mpnet``; positions begin after the padding id.
 
     Raises:
-      UserError: another type, a number missing, or a variant that our module does not build.
+      UserError: another model type, a number missing, or a variant that ``Bert`` does not
+        implement.
     """
-    constants = {"pad_token_id": MPNET_PADDING, "relative_attention_num_buckets": MPNET_BUCKETS}
-    _expect(raw, where, {"model_type": "mpnet"}, constants)
-    return BertConfig(**_sizes(raw, where), first_position=MPNET_PADDING + 1, buckets=MPNET_BUCKETS)
+    constants = {"pad_token_id": MPNET_PADDING_ID, "relative_attention_num_buckets": MPNET_BUCKETS}
+    _check_values(raw, folder, required={"model_type": "mpnet"}, optional=constants)
+    return BertConfig(
+        **_read_common_sizes(raw, folder),
+        first_position=MPNET_PADDING_ID + 1,
+        buckets=MPNET_BUCKETS,
+    )
 
 
-def _sizes(raw: Any, where: str) -> dict[str, Any]:
-    """What the two name alike."""
-    _expect(raw, where, {}, {"hidden_act": "gelu"})
-    sizes = {
-        ours: _size(raw, where, name)
-        for ours, name in (
-            ("vocab_size", "vocab_size"),
-            ("width", "hidden_size"),
-            ("depth", "num_hidden_layers"),
-            ("heads", "num_attention_heads"),
-            ("mlp_dim", "intermediate_size"),
-            ("positions", "max_position_embeddings"),
-        )
-    }
+def _read_common_sizes(raw: Mapping[str, Any], folder: str) -> dict[str, Any]:
+    """The fields that BERT and MPNet have under the same names."""
+    _check_values(raw, folder, required={}, optional={"hidden_act": "gelu"})
+
+    # Each size by itself, then the two that must fit.
+    sizes = {field: _read_size(raw, folder, name) for field, name in SIZES.items()}
     if sizes["width"] % sizes["heads"]:
         raise UserError(
-            f"config.json in {where!r} has hidden_size={sizes['width']} for {sizes['heads']} heads, which does not "
-            "divide; take the file of the original checkpoint"
+            f"hidden_size in config.json of {folder!r} must be a multiple of its {sizes['heads']} "
+            f"heads; got {sizes['width']}. Take the file of the original checkpoint"
         )
-    return {
-        **sizes,
-        "norm_eps": raw.get("layer_norm_eps", 1e-12),
-    }  # as transformers where it is not said
+
+    # The default is that of transformers.
+    return {**sizes, "norm_eps": raw.get("layer_norm_eps", 1e-12)}
 
 
-def _size(raw: Mapping[str, Any], where: str, name: str) -> int:
+def _read_size(raw: Mapping[str, Any], folder: str, name: str) -> int:
     if not isinstance(raw.get(name), int) or raw[name] < 1:
         raise UserError(
-            f"config.json in {where!r} has {name}={raw.get(name)!r}; expected a whole number of at least 1, "
-            "take the file of the original checkpoint"
+            f"{name} in config.json of {folder!r} must be an integer of at least 1; got "
+            f"{raw.get(name)!r}. Take the file of the original checkpoint"
         )
     return raw[name]
 
 
-def _expect(raw: Any, where: str, said: Mapping[str, Any], unless_said: Mapping[str, Any]) -> None:
-    """Refuses what our module does not build: values that must be ``said``, and those that may be left out."""
+def _check_values(
+    raw: Mapping[str, Any], folder: str, required: Mapping[str, Any], optional: Mapping[str, Any]
+) -> None:
+    """Refuses a model that ``Bert`` does not implement.
+
+    The values in ``required`` must be there; those in ``optional`` may be left out. ``folder`` is
+    named in the error.
+    """
     if not isinstance(raw, dict):
         raise UserError(
-            f"config.json in {where!r} is {type(raw).__name__}; expected an object with sizes"
+            f"config.json in {folder!r} must be an object with sizes; got {type(raw).__name__}. "
+            "Take the file of the original checkpoint"
         )
-    for name, ours in {**said, **unless_said}.items():
-        got = raw.get(name, None if name in said else ours)
-        if got != ours:
+
+    # A required value that is missing is None here, and so another one.
+    for name, expected in {**required, **optional}.items():
+        value = raw.get(name, None if name in required else expected)
+        if value != expected:
             raise UserError(
-                f"config.json in {where!r} has {name}={got!r}; expected {ours!r}, take another folder of the same kind"
+                f"{name} in config.json of {folder!r} must be {expected!r}; got {value!r}. "
+                "Take another folder of the same kind of model"
             )
 
 
 BERT = RewardModelSpec(
     name="text encoder",
-    build=lambda cfg, rngs: Bert(cfg, rngs=rngs),
-    tiny=BertConfig(
+    build_module=lambda cfg, rngs: Bert(cfg, rngs=rngs),
+    tiny_config=BertConfig(
         vocab_size=128, width=32, depth=2, heads=2, mlp_dim=64, positions=512, token_types=2
     ),
-    full=BertConfig(
+    # BERT base, uncased.
+    full_config=BertConfig(
         vocab_size=30522, width=768, depth=12, heads=12, mlp_dim=3072, positions=512, token_types=2
     ),
-    read_config=read_bert,
+    read_config=read_bert_config,
     rules=BERT_RULES,
-    home="google-bert/bert-base-uncased",
-    gigabytes=0.44,
-    unused=UNUSED,
-    rename=renamed("bert."),
+    hub_id="google-bert/bert-base-uncased",
+    download_gb=0.44,
+    unused_tensors=UNUSED_TENSORS,
+    rename_tensor=make_tensor_renamer("bert."),
 )
-"""What BERTScore compares captions with."""
+"""The encoder that BERTScore compares captions with prompts on."""
 
 SENTENCE = RewardModelSpec(
     name="sentence encoder",
-    build=lambda cfg, rngs: Bert(cfg, rngs=rngs),
-    tiny=BertConfig(
-        vocab_size=128,
-        width=32,
-        depth=2,
-        heads=2,
-        mlp_dim=64,
-        positions=514,
-        first_position=2,
-        buckets=32,
+    build_module=lambda cfg, rngs: Bert(cfg, rngs=rngs),
+    tiny_config=BertConfig(
+        vocab_size=128, width=32, depth=2, heads=2, mlp_dim=64, positions=514,
+        first_position=2, buckets=32,
     ),
-    full=BertConfig(
-        vocab_size=30527,
-        width=768,
-        depth=12,
-        heads=12,
-        mlp_dim=3072,
-        positions=514,
-        first_position=2,
-        buckets=32,
+    # MPNet base: two rows of positions are for the padding id and the id before it.
+    full_config=BertConfig(
+        vocab_size=30527, width=768, depth=12, heads=12, mlp_dim=3072, positions=514,
+        first_position=2, buckets=32,
     ),
-    read_config=read_mpnet,
+    read_config=read_mpnet_config,
     rules=MPNET_RULES,
-    home="sentence-transformers/all-mpnet-base-v2",
-    gigabytes=0.44,
-    unused=UNUSED,
-    rename=renamed("mpnet."),
-)
-"""What the second version of the reference compares captions with."""
+    hub_id="sentence-transformers/all-mpnet-base-v2",
+    download_gb=0.44,
+    unused_tensors=UNUSED_TENSORS,
+    rename_tensor=make_tensor_renamer("mpnet."),
+)  # fmt: skip
+"""The encoder of the second version of ULM-R1's code, for comparing captions with prompts."""

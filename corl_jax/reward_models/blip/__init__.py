@@ -1,1 +1,1 @@
-"""BLIP's captioner: what a picture shows, in words."""
+"""BLIP's captioner: what an image shows, in words."""

@@ -1,89 +1,108 @@
-"""Captions of pictures by a reward model. In: uint8 pictures; out: one line of text each.
+"""Captions of images by BLIP, on host arrays.
 
-The captioner is BLIP (``model.py``), decoding is greedy, and everything is computed in float32, as in the
-published rewards (CoRL Eq. 3: the caption of a picture against its prompt).
+In: uint8 images. Out: one line of text each.
+
+Decoding is greedy and everything is computed in float32, as in the published rewards (CoRL equation
+3: the caption of an image against its prompt).
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import numpy as np
+from jaxtyping import Int, UInt8
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.sharding import Sharder
 from corl_jax.core.trees import bind
 from corl_jax.core.types import Params
-from corl_jax.data.images import resized
+from corl_jax.data.images import resize_image
 from corl_jax.reward_models.base import LoadedModel
 from corl_jax.reward_models.batched import map_in_batches
-from corl_jax.reward_models.blip.tokenizer import load_words
+from corl_jax.reward_models.blip.tokenizer import load_caption_tokenizer
 
-LENGTH = 50
+MAX_CAPTION_TOKENS = 50
 """Tokens of a caption at most, as in the published rewards."""
 
 
 class Captioner:
-    """A captioner over placed parameters; one program per caption length."""
+    """Writes captions; one program is compiled per caption length."""
 
-    def __init__(self, net: LoadedModel, sharder: Sharder):
-        """Reads the tokenizer.
-
-        Args:
-          net: opened as ``reward_models.blip.weights.CAPTIONER``.
-          sharder: where the rows are spread.
-
-        Raises:
-          UserError: the folder has no tokenizer, or another model's.
-        """
-        cfg = net.cfg.text
-        self._net, self._sharder = net, sharder
-        self._words = load_words(net.folder, cfg.vocab_size, cfg.sep_id)
-        self._program = captioning(net)
-
-    def captions(self, pictures: np.ndarray, max_new_tokens: int = LENGTH) -> list[str]:
-        """A caption for every picture, special tokens left out.
+    def __init__(self, model: LoadedModel, sharder: Sharder):
+        """Reads the tokenizer; nothing is compiled yet.
 
         Args:
-          pictures: uint8 ``[N, H, W, 3]``, of any size; on several processes each brings its own, equally many.
-          max_new_tokens: length at most, in tokens.
+          model: loaded as ``reward_models.blip.weights.CAPTIONER``.
+          sharder: the mesh that the model is on.
 
         Raises:
-          UserError: more tokens than the model has positions.
+          UserError: the folder's tokenizer is missing, damaged, or of another model.
         """
-        rows = self.tokens(pictures, max_new_tokens)
-        return [self._words.decode(row.tolist(), skip_special_tokens=True) for row in rows]
+        # The tokenizer must fit the model: its size, and the id that ends a caption.
+        text_cfg = model.cfg.text
+        self._model = model
+        self._sharder = sharder
+        self._tokenizer = load_caption_tokenizer(model.folder, text_cfg.vocab_size, text_cfg.sep_id)
+        self._program = make_caption_program(model)
 
-    def tokens(self, pictures: np.ndarray, max_new_tokens: int = LENGTH) -> np.ndarray:
-        """The ids of those captions, int32 ``[N, max_new_tokens]``: the end id, then padding, where one ends early."""
-        cfg = self._net.cfg
-        if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[-1] != 3:
+    def captions(
+        self, images: UInt8[np.ndarray, "N H W 3"], max_new_tokens: int = MAX_CAPTION_TOKENS
+    ) -> list[str]:
+        """The caption of every image, without special tokens.
+
+        Args:
+          images: of any size. With several processes each passes its own, equally many.
+          max_new_tokens: tokens of a caption at most.
+
+        Raises:
+          UserError: ``max_new_tokens`` is more than the model has positions.
+        """
+        # ``sep`` and padding are special tokens, which decoding leaves out.
+        rows = self.caption_tokens(images, max_new_tokens)
+        return [self._tokenizer.decode(row.tolist(), skip_special_tokens=True) for row in rows]
+
+    def caption_tokens(
+        self, images: UInt8[np.ndarray, "N H W 3"], max_new_tokens: int = MAX_CAPTION_TOKENS
+    ) -> Int[np.ndarray, "N T"]:
+        """The ids of those captions, int32 ``[N, max_new_tokens]``.
+
+        A caption that ends early has the end id, then padding.
+        """
+        cfg = self._model.cfg
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
             raise ValueError(
-                f"expected uint8 pictures [N, H, W, 3], not {pictures.dtype} {pictures.shape}"
+                f"images must be uint8 [N, H, W, 3]; got {images.dtype} {images.shape}"
             )
+
         if not 1 <= max_new_tokens <= cfg.text.max_length:
             raise UserError(
-                f"captions of {max_new_tokens} tokens; this captioner writes 1 to {cfg.text.max_length}, choose one"
+                f"captions of this captioner must be 1 to {cfg.text.max_length} tokens long; got "
+                f"{max_new_tokens}. Choose a length in that range"
             )
-        if not len(pictures):
+
+        # No rows, no program.
+        if not len(images):
             return np.zeros((0, max_new_tokens), np.int32)
-        side = (
-            cfg.vision.image_size
-        )  # both sides bicubic with Pillow, shape not kept (``BlipImageProcessor``)
-        squares = np.stack([resized(picture, (side, side)) for picture in pictures])
+
+        # As ``BlipImageProcessor``: both sides bicubic with Pillow, the aspect ratio is not kept.
+        side = cfg.vision.image_size
+        squares = np.stack([resize_image(image, (side, side)) for image in images])
         return map_in_batches(
             self._sharder,
-            lambda rows: self._program(self._net.params, rows, max_new_tokens),
+            lambda batch: self._program(self._model.params, batch, max_new_tokens),
             [squares],
         )
 
 
-def captioning(net: LoadedModel) -> Any:
-    """The program: from parameters, uint8 pictures of the captioner's own size and a static length to token ids."""
+def make_caption_program(model: LoadedModel) -> jax.stages.Wrapped:
+    """The jitted program ``(params, images, length) -> token ids [N, length]``.
 
-    def run(params: Params, pictures: jax.Array, length: int) -> jax.Array:
+    Images are uint8 of the captioner's own size; ``length`` is static.
+    """
+
+    def run(params: Params, images: jax.Array, length: int) -> jax.Array:
+        # The default of a TPU multiplies in bfloat16.
         with jax.default_matmul_precision("float32"):
-            return bind(net.graphdef, params).greedy(pictures, length)
+            return bind(model.graphdef, params).greedy(images, length)
 
     return jax.jit(run, static_argnums=2)

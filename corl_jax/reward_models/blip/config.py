@@ -1,6 +1,7 @@
-"""``config.json`` of BLIP's captioner to our sizes. In: the file's content; out: ``CaptionerConfig``.
+"""Sizes of BLIP's captioner from its ``config.json``.
 
-Compatible with ``BlipConfig`` (transformers 5), whose writers leave out what has its default value.
+Compatible with ``BlipConfig`` (transformers 5), which leaves out of a file what has its default
+value.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from typing import Any
 
 from corl_jax.core.errors import UserError
 from corl_jax.models.janus.config import VisionConfig
-from corl_jax.reward_models.blip.model import CaptionerConfig
-from corl_jax.reward_models.blip.text_decoder import CaptionTextConfig
+from corl_jax.reward_models.blip.model import BlipConfig
+from corl_jax.reward_models.blip.text_decoder import BlipTextConfig
 
-HOME = "Salesforce/blip-image-captioning-base"
+HUB_ID = "Salesforce/blip-image-captioning-base"
 
 VISION_FIELDS = {
     "image_size": ("image_size", 384),
@@ -28,10 +29,8 @@ TEXT_FIELDS = {
     "vocab_size": ("vocab_size", 30524),
     "width": ("hidden_size", 768),
     "depth": ("num_hidden_layers", 12),
-    "heads": (
-        "num_attention_heads",
-        8,
-    ),  # what a file that says nothing means; that of the published model says 12
+    # The default of transformers; the file of the published model has 12.
+    "heads": ("num_attention_heads", 8),
     "mlp_dim": ("intermediate_size", 3072),
     "norm_eps": ("layer_norm_eps", 1e-12),
     "max_length": ("max_position_embeddings", 512),
@@ -39,67 +38,91 @@ TEXT_FIELDS = {
     "sep_id": ("sep_token_id", 102),
     "pad_id": ("pad_token_id", 0),
 }
-"""Our field to theirs and its default in ``BlipVisionConfig`` and ``BlipTextConfig``."""
+"""Field here: its name and its default in ``BlipVisionConfig`` and ``BlipTextConfig``."""
 
 
-def read_config(raw: Any, where: str) -> CaptionerConfig:
-    """Sizes from a ``config.json`` of model type ``blip``: what the file says, else transformers' defaults.
+def read_config(raw: Any, folder: str) -> BlipConfig:
+    """Sizes from a ``config.json`` of model type ``blip``; defaults are those of transformers.
+
+    Args:
+      raw: content of the file.
+      folder: its folder, for errors.
 
     Raises:
-      UserError: another kind of model, a value of another type, or sizes that our modules do not build.
+      UserError: another kind of model, a value of a wrong type, or sizes that ``BlipModel`` does
+        not implement.
     """
-    kind = raw.get("model_type") if isinstance(raw, dict) else raw
-    if kind != "blip":
+    # A file without blocks of settings, such as a list, is refused here as well.
+    model_type = raw.get("model_type") if isinstance(raw, dict) else raw
+    if model_type != "blip":
         raise UserError(
-            f"{where!r} holds a model of type {kind!r}; expected 'blip', a captioner such as {HOME}"
+            f"{folder!r} must hold a model of type 'blip', a captioner such as {HUB_ID}; got "
+            f"{model_type!r}. Name another folder"
         )
-    vision, text = (_part(raw, name, where) for name in ("vision_config", "text_config"))
-    cfg = CaptionerConfig(
-        vision=VisionConfig(**_sizes(vision, VISION_FIELDS, f"vision_config in {where!r}")),
-        text=CaptionTextConfig(**_sizes(text, TEXT_FIELDS, f"text_config in {where!r}")),
+
+    # Both blocks, with defaults where the file says nothing.
+    vision = _read_block(raw, "vision_config", folder)
+    text = _read_block(raw, "text_config", folder)
+
+    cfg = BlipConfig(
+        vision=VisionConfig(**_read_sizes(vision, VISION_FIELDS, f"vision_config in {folder!r}")),
+        text=BlipTextConfig(**_read_sizes(text, TEXT_FIELDS, f"text_config in {folder!r}")),
     )
-    for name, got, ours in (
+
+    # The variants of BLIP that are implemented.
+    for name, value, expected in (
         ("text_config.hidden_act", text.get("hidden_act", "gelu"), "gelu"),
         ("vision_config.hidden_act", vision.get("hidden_act", "gelu"), "gelu"),
         ("tie_word_embeddings", raw.get("tie_word_embeddings", True), True),
         ("text_config.hidden_size % num_attention_heads", cfg.text.width % cfg.text.heads, 0),
         ("vision_config.hidden_size % num_attention_heads", cfg.vision.width % cfg.vision.heads, 0),
     ):
-        if got != ours:
+        if value != expected:
             raise UserError(
-                f"config.json in {where!r} has {name}={got!r}; this program builds {ours!r}"
+                f"{name} in config.json of {folder!r} must be {expected!r}; got {value!r}. "
+                f"Take a captioner such as {HUB_ID}"
             )
+
+    # On the device, an id beyond the table would not raise an error.
     if max(cfg.text.bos_id, cfg.text.sep_id, cfg.text.pad_id) >= cfg.text.vocab_size:
         raise UserError(
-            f"text_config in {where!r} has ids beyond vocab_size={cfg.text.vocab_size}; take the file of {HOME}"
+            f"the token ids of text_config in {folder!r} must be below its "
+            f"vocab_size={cfg.text.vocab_size}; got {cfg.text.bos_id}, {cfg.text.sep_id} and "
+            f"{cfg.text.pad_id}. Take the file of {HUB_ID}"
         )
     return cfg
 
 
-def _part(raw: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
-    """A block of the file; one that is absent or null has defaults alone."""
-    part = raw.get(name) or {}
-    if not isinstance(part, dict):
+def _read_block(raw: Mapping[str, Any], name: str, folder: str) -> dict[str, Any]:
+    """A block of the file; an absent block, or null, has defaults alone."""
+    block = raw.get(name) or {}
+    if not isinstance(block, dict):
         raise UserError(
-            f"config.json in {where!r} has {name}={part!r}; expected an object of settings"
+            f"{name} in config.json of {folder!r} must be an object of settings; got {block!r}. "
+            f"Take the file of {HUB_ID}"
         )
-    return part
+    return block
 
 
-def _sizes(
-    part: Mapping[str, Any], fields: Mapping[str, tuple[str, Any]], where: str
+def _read_sizes(
+    block: Mapping[str, Any], fields: Mapping[str, tuple[str, Any]], label: str
 ) -> dict[str, Any]:
+    """The value of each of ``fields``, checked; ``label`` names the block in errors."""
     sizes = {}
-    for ours, (theirs, default) in fields.items():
-        value = sizes[ours] = part.get(theirs, default)
-        whole = not isinstance(default, float)
-        kinds, least = (
-            ((int,) if whole else (int, float)),
-            (0 if ours.endswith("_id") or not whole else 1),
-        )
-        if type(value) not in kinds or value < least:
-            expected = f"a whole number, {least} or more" if whole else "a number, 0 or more"
+    for field, (name, default) in fields.items():
+        value = block.get(name, default)
+        sizes[field] = value
+
+        # A default of 1e-5 marks a real number; ids may be 0, all other integers are counts.
+        is_integer = not isinstance(default, float)
+        types = (int,) if is_integer else (int, float)
+        minimum = 0 if field.endswith("_id") or not is_integer else 1
+
+        # ``type`` and not ``isinstance``, since True is an int as well.
+        if type(value) not in types or value < minimum:
+            kind = "an integer" if is_integer else "a number"
             raise UserError(
-                f"{where} has {theirs}={value!r}; expected {expected}; take the file of {HOME}"
+                f"{name} of {label} must be {kind} of at least {minimum}; got {value!r}. "
+                f"Take the file of {HUB_ID}"
             )
     return sizes

@@ -1,1 +1,1 @@
-"""CLIP: how well a picture fits a text."""
+"""CLIP: how well an image fits a text."""

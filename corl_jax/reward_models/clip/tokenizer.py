@@ -1,6 +1,7 @@
-"""CLIP's texts: byte pairs with an end of word. In: strings; out: ids ``[N, 77]``, marked at both ends.
+"""CLIP's tokenizer: byte pairs, with a mark at the end of each word.
 
-Compatible with ``CLIPTokenizer`` of transformers, and with open_clip on texts that need no repair of their encoding.
+In: texts. Out: ids ``[N, 77]`` with a start and an end token. Compatible with ``CLIPTokenizer`` of
+transformers, and with open_clip on texts whose encoding needs no repair.
 """
 
 from __future__ import annotations
@@ -16,95 +17,120 @@ from corl_jax.core.errors import UserError
 from corl_jax.reward_models.base import LoadedModel
 from corl_jax.reward_models.clip.model import ClipConfig
 
-START, END = "<|startoftext|>", "<|endoftext|>"
-WORDS = (
+START = "<|startoftext|>"
+END = "<|endoftext|>"
+WORD_PATTERN = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 )
-"""The words of a text: marks, English endings, runs of letters, single digits, runs of anything else."""
+"""A word: a special token, an English ending, a run of letters, a digit, a run of anything else."""
 END_OF_WORD = "</w>"
 
 
 class ClipTokenizer:
-    """Texts to ids of a fixed length; a longer text loses its last words and keeps its end token."""
+    """Texts to ids of a fixed length; a longer text loses its last words, not its end token."""
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer, cfg: ClipConfig, where: str):
-        """Wraps ``tokenizer``; ``where`` names it in errors.
+    def __init__(self, tokenizer: tokenizers.Tokenizer, cfg: ClipConfig, label: str):
+        """Wraps ``tokenizer``; ``label`` names it in errors.
 
         Raises:
           UserError: it has no start or end token, or ids that the model ``cfg`` does not have.
         """
-        known = tokenizer.get_vocab(with_added_tokens=True)
-        if missing := [mark for mark in (START, END) if mark not in known]:
+        # The tokenizer must fit the model: its special tokens, and no id beyond the table.
+        vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+        if missing := [token for token in (START, END) if token not in vocabulary]:
             raise UserError(
-                f"{where} lacks {' and '.join(missing)}; expected the tokenizer of a CLIP"
+                f"{label} must be that of a CLIP; got one without {' and '.join(missing)}. "
+                "Take the tokenizer files of the same checkpoint"
             )
-        if max(known.values()) >= cfg.vocab_size:
+
+        if max(vocabulary.values()) >= cfg.vocab_size:
             raise UserError(
-                f"{where} has {max(known.values()) + 1} ids, its model {cfg.vocab_size}; "
-                "take the files of one checkpoint"
+                f"{label} must have at most the {cfg.vocab_size} ids of its model; got "
+                f"{max(vocabulary.values()) + 1}. Take the files of one checkpoint"
             )
+
+        # Rows are cut and padded here.
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        self._tokenizer, self._context = tokenizer, cfg.context
-        self.start_id, self.end_id = known[START], known[END]
+        self._tokenizer = tokenizer
+        self._context = cfg.context
+        self.start_id = vocabulary[START]
+        self.end_id = vocabulary[END]
 
     @classmethod
-    def of(cls, net: LoadedModel) -> ClipTokenizer:
-        """The tokenizer of a net: ``tokenizer.json``, or ``vocab.json`` and ``merges.txt``, in its folder.
+    def from_model(cls, model: LoadedModel) -> ClipTokenizer:
+        """The tokenizer in a model's folder.
+
+        It is in ``tokenizer.json``, or in ``vocab.json`` and ``merges.txt``.
 
         Raises:
-          UserError: neither is there, or one is damaged.
+          UserError: the files are missing or damaged.
         """
-        if net.folder is None:
-            return cls(build(*bytes_alone()), net.cfg, "the tiny tokenizer")
-        whole, vocab, merges = (
-            net.folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt")
-        )
-        where = f"the tokenizer in {str(net.folder)!r}"
+        if model.folder is None:
+            return cls(build_tokenizer(*byte_vocabulary()), model.cfg, "the tiny tokenizer")
+
+        tokenizer_path = model.folder / "tokenizer.json"
+        vocab_path = model.folder / "vocab.json"
+        merges_path = model.folder / "merges.txt"
+        label = f"the tokenizer in {str(model.folder)!r}"
+
+        # tokenizer.json holds everything; the other two need the rules of ``build_tokenizer``.
         try:
-            if whole.is_file():
-                return cls(tokenizers.Tokenizer.from_file(str(whole)), net.cfg, where)
-            if vocab.is_file() and merges.is_file():
-                return cls(build(*models.BPE.read_file(str(vocab), str(merges))), net.cfg, where)
+            if tokenizer_path.is_file():
+                tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer_path))
+                return cls(tokenizer, model.cfg, label)
+            if vocab_path.is_file() and merges_path.is_file():
+                vocab, merges = models.BPE.read_file(str(vocab_path), str(merges_path))
+                return cls(build_tokenizer(vocab, merges), model.cfg, label)
         except UserError:
-            raise
+            raise  # from the checks of __init__, which explain themselves
         except Exception as error:  # the library raises nothing narrower
-            raise UserError(f"{where} cannot be read ({error}); get its files again") from None
+            raise UserError(f"{label} cannot be read ({error}); get its files again") from None
+
         raise UserError(
-            f"there is no tokenizer.json, and no vocab.json with merges.txt, in {str(net.folder)!r}; "
-            "put the tokenizer files of the same checkpoint there"
+            f"{str(model.folder)!r} must hold tokenizer.json, or vocab.json and merges.txt; got "
+            "neither. Put the tokenizer files of the same checkpoint there"
         )
 
     def __call__(self, texts: Sequence[str]) -> Int[np.ndarray, "N L"]:
-        """Ids int32 of each text: start, words, end, and the end token again up to the context's length."""
+        """int32 ids of each text: start, words, end, and the end token again up to the context."""
+        # Rows start filled with the end token, which also pads.
         ids = np.full((len(texts), self._context), self.end_id, np.int32)
-        for row, found in zip(
-            ids, self._tokenizer.encode_batch(list(texts), add_special_tokens=False), strict=True
-        ):
-            words = found.ids[: self._context - 2]
+        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        for row, encoding in zip(ids, encodings, strict=True):
+            words = encoding.ids[: self._context - 2]
             row[: len(words) + 1] = [self.start_id, *words]
         return ids
 
 
-def build(vocab: dict[str, int], merges: list[tuple[str, str]]) -> tokenizers.Tokenizer:
-    """The tokenizer of a vocabulary and its merges, lower case, white space of any kind as one space."""
+def build_tokenizer(vocab: dict[str, int], merges: list[tuple[str, str]]) -> tokenizers.Tokenizer:
+    """The tokenizer of a vocabulary and its merges.
+
+    It lower-cases, and any white space counts as one space.
+    """
+    # The start and end tokens are added by ``ClipTokenizer``.
     tokenizer = tokenizers.Tokenizer(
         models.BPE(vocab, merges, unk_token=END, end_of_word_suffix=END_OF_WORD)
     )
+
     spaces = normalizers.Replace(tokenizers.Regex(r"\s+"), " ")
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), spaces, normalizers.Lowercase()]
     )
-    words = pre_tokenizers.Split(tokenizers.Regex(WORDS), behavior="removed", invert=True)
+
+    # Words first, then each word as bytes.
+    words = pre_tokenizers.Split(tokenizers.Regex(WORD_PATTERN), behavior="removed", invert=True)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [words, pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
-    tokenizer.add_special_tokens([mark for mark in (START, END) if mark in vocab])
+
+    # A text that contains a special token's text gets its id, as in the original.
+    tokenizer.add_special_tokens([token for token in (START, END) if token in vocab])
     return tokenizer
 
 
-def bytes_alone() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """A vocabulary of single bytes, inside and at the end of a word, for nets that have learnt nothing."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = [*letters, *(letter + END_OF_WORD for letter in letters), START, END]
+def byte_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """A vocabulary for tiny models: single bytes, inside and at the end of a word; no merges."""
+    byte_tokens = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*byte_tokens, *(token + END_OF_WORD for token in byte_tokens), START, END]
     return {token: i for i, token in enumerate(tokens)}, []

@@ -1,7 +1,8 @@
-"""CLIP from a folder of either layout. In: the folder's files; out: what ``base.load_reward_model`` needs to read it.
+"""CLIP folders of transformers and of open_clip: tensor names, and the reward model spec.
 
-transformers writes ``config.json`` and ``model*.safetensors`` or ``pytorch_model*.bin``, open_clip
-``open_clip_config.json`` and ``open_clip*.safetensors`` or ``open_clip_pytorch_model*.bin``. A folder may hold both.
+transformers writes ``config.json`` and ``model*.safetensors`` or ``pytorch_model*.bin``; open_clip
+writes ``open_clip_config.json`` and ``open_clip*.safetensors`` or ``open_clip_pytorch_model*.bin``.
+A folder may hold both.
 """
 
 from __future__ import annotations
@@ -10,116 +11,133 @@ import dataclasses
 import pathlib
 
 from corl_jax.core.errors import UserError
-from corl_jax.porting.rules import CONV, LINEAR, Rule
+from corl_jax.porting.rules import CONV, LINEAR, TensorRule
 from corl_jax.reward_models.base import RewardModelSpec
-from corl_jax.reward_models.clip.config import read_open_clip, read_transformers
+from corl_jax.reward_models.clip.config import read_open_clip_config, read_transformers_config
 from corl_jax.reward_models.clip.model import Clip, ClipConfig, TowerConfig
 
 
-def _affine(foreign: str, ours: str) -> tuple[Rule, Rule]:
-    """Weight and bias of a norm."""
-    return Rule(f"{foreign}.weight", f"{ours}/scale"), Rule(f"{foreign}.bias", f"{ours}/bias")
-
-
-def _linear(foreign: str, ours: str) -> tuple[Rule, Rule]:
-    return Rule(f"{foreign}.weight", f"{ours}/kernel", LINEAR), Rule(
-        f"{foreign}.bias", f"{ours}/bias"
+def _norm(tensor: str, path: str) -> tuple[TensorRule, TensorRule]:
+    return (
+        TensorRule(f"{tensor}.weight", f"{path}/scale"),
+        TensorRule(f"{tensor}.bias", f"{path}/bias"),
     )
 
 
-def _transformers_blocks(foreign: str, ours: str) -> tuple[Rule, ...]:
-    layer = f"{foreign}.encoder.layers.{{layer}}"
+def _linear(tensor: str, path: str) -> tuple[TensorRule, TensorRule]:
     return (
-        *(
-            rule
-            for part in "qkv"
-            for rule in _linear(f"{layer}.self_attn.{part}_proj", f"{ours}/layers/{part}_proj")
-        ),
-        *_linear(f"{layer}.self_attn.out_proj", f"{ours}/layers/o_proj"),
-        *(
-            rule
-            for fc in ("fc1", "fc2")
-            for rule in _linear(f"{layer}.mlp.{fc}", f"{ours}/layers/{fc}")
-        ),
-        *(
-            rule
-            for i in (1, 2)
-            for rule in _affine(f"{layer}.layer_norm{i}", f"{ours}/layers/norm{i}")
-        ),
+        TensorRule(f"{tensor}.weight", f"{path}/kernel", LINEAR),
+        TensorRule(f"{tensor}.bias", f"{path}/bias"),
     )
 
 
-def _open_clip_blocks(foreign: str, ours: str) -> tuple[Rule, ...]:
-    layer = f"{foreign}.resblocks.{{layer}}"
-    fused = [(f"{ours}/layers/{part}_proj", (i, 3)) for i, part in enumerate("qkv")]
+def _transformers_blocks(tower: str, path: str) -> tuple[TensorRule, ...]:
+    """The blocks of one tower, which are ``path/layers`` here."""
+    layer = f"{tower}.encoder.layers.{{layer}}"
     return (
+        # Attention.
+        *_linear(f"{layer}.self_attn.q_proj", f"{path}/layers/q_proj"),
+        *_linear(f"{layer}.self_attn.k_proj", f"{path}/layers/k_proj"),
+        *_linear(f"{layer}.self_attn.v_proj", f"{path}/layers/v_proj"),
+        *_linear(f"{layer}.self_attn.out_proj", f"{path}/layers/o_proj"),
+        # MLP and norms.
+        *_linear(f"{layer}.mlp.fc1", f"{path}/layers/fc1"),
+        *_linear(f"{layer}.mlp.fc2", f"{path}/layers/fc2"),
+        *_norm(f"{layer}.layer_norm1", f"{path}/layers/norm1"),
+        *_norm(f"{layer}.layer_norm2", f"{path}/layers/norm2"),
+    )
+
+
+def _open_clip_blocks(tower: str, path: str) -> tuple[TensorRule, ...]:
+    """The same for open_clip, which has queries, keys and values in one tensor."""
+    layer = f"{tower}.resblocks.{{layer}}"
+    fused_parts = {"q_proj": (0, 3), "k_proj": (1, 3), "v_proj": (2, 3)}
+
+    return (
+        # Attention.
         *(
-            Rule(f"{layer}.attn.in_proj_weight", f"{name}/kernel", LINEAR, part)
-            for name, part in fused
+            TensorRule(f"{layer}.attn.in_proj_weight", f"{path}/layers/{proj}/kernel", LINEAR, part)
+            for proj, part in fused_parts.items()
         ),
-        *(Rule(f"{layer}.attn.in_proj_bias", f"{name}/bias", part=part) for name, part in fused),
-        *_linear(f"{layer}.attn.out_proj", f"{ours}/layers/o_proj"),
-        *_linear(f"{layer}.mlp.c_fc", f"{ours}/layers/fc1"),
-        *_linear(f"{layer}.mlp.c_proj", f"{ours}/layers/fc2"),
-        *(rule for i in (1, 2) for rule in _affine(f"{layer}.ln_{i}", f"{ours}/layers/norm{i}")),
+        *(
+            TensorRule(f"{layer}.attn.in_proj_bias", f"{path}/layers/{proj}/bias", part=part)
+            for proj, part in fused_parts.items()
+        ),
+        *_linear(f"{layer}.attn.out_proj", f"{path}/layers/o_proj"),
+        # MLP and norms.
+        *_linear(f"{layer}.mlp.c_fc", f"{path}/layers/fc1"),
+        *_linear(f"{layer}.mlp.c_proj", f"{path}/layers/fc2"),
+        *_norm(f"{layer}.ln_1", f"{path}/layers/norm1"),
+        *_norm(f"{layer}.ln_2", f"{path}/layers/norm2"),
     )
 
 
 TRANSFORMERS_RULES = (
-    Rule("vision_model.embeddings.class_embedding", "image/class_token"),
-    Rule("vision_model.embeddings.patch_embedding.weight", "image/patch_embed/kernel", CONV),
-    Rule("vision_model.embeddings.position_embedding.weight", "image/position"),
-    *_affine("vision_model.pre_layrnorm", "image/norm_pre"),  # spelt so in every checkpoint
+    # Image tower.
+    TensorRule("vision_model.embeddings.class_embedding", "image/class_token"),
+    TensorRule("vision_model.embeddings.patch_embedding.weight", "image/patch_embed/kernel", CONV),
+    TensorRule("vision_model.embeddings.position_embedding.weight", "image/position"),
+    # The misspelling "layrnorm" is in every checkpoint.
+    *_norm("vision_model.pre_layrnorm", "image/norm_pre"),
     *_transformers_blocks("vision_model", "image"),
-    *_affine("vision_model.post_layernorm", "image/norm_post"),
-    Rule("visual_projection.weight", "image/project/kernel", LINEAR),
-    Rule("text_model.embeddings.token_embedding.weight", "text/token"),
-    Rule("text_model.embeddings.position_embedding.weight", "text/position"),
+    *_norm("vision_model.post_layernorm", "image/norm_post"),
+    TensorRule("visual_projection.weight", "image/project/kernel", LINEAR),
+    # Text tower.
+    TensorRule("text_model.embeddings.token_embedding.weight", "text/token"),
+    TensorRule("text_model.embeddings.position_embedding.weight", "text/position"),
     *_transformers_blocks("text_model", "text"),
-    *_affine("text_model.final_layer_norm", "text/norm"),
-    Rule("text_projection.weight", "text/project/kernel", LINEAR),
+    *_norm("text_model.final_layer_norm", "text/norm"),
+    TensorRule("text_projection.weight", "text/project/kernel", LINEAR),
 )
 
 OPEN_CLIP_RULES = (
-    Rule("visual.class_embedding", "image/class_token"),
-    Rule("visual.conv1.weight", "image/patch_embed/kernel", CONV),
-    Rule("visual.positional_embedding", "image/position"),
-    *_affine("visual.ln_pre", "image/norm_pre"),
+    # Image tower. Unlike in transformers, both projections are stored as [in, out].
+    TensorRule("visual.class_embedding", "image/class_token"),
+    TensorRule("visual.conv1.weight", "image/patch_embed/kernel", CONV),
+    TensorRule("visual.positional_embedding", "image/position"),
+    *_norm("visual.ln_pre", "image/norm_pre"),
     *_open_clip_blocks("visual.transformer", "image"),
-    *_affine("visual.ln_post", "image/norm_post"),
-    Rule("visual.proj", "image/project/kernel"),
-    Rule("token_embedding.weight", "text/token"),
-    Rule("positional_embedding", "text/position"),
+    *_norm("visual.ln_post", "image/norm_post"),
+    TensorRule("visual.proj", "image/project/kernel"),
+    # Text tower.
+    TensorRule("token_embedding.weight", "text/token"),
+    TensorRule("positional_embedding", "text/position"),
     *_open_clip_blocks("transformer", "text"),
-    *_affine("ln_final", "text/norm"),
-    Rule("text_projection", "text/project/kernel"),
+    *_norm("ln_final", "text/norm"),
+    TensorRule("text_projection", "text/project/kernel"),
 )
 
 
-def layout_of(folder: pathlib.Path) -> RewardModelSpec:
-    """The layout whose config ``folder`` has; where it has both, the one whose weights are there as well.
+def choose_clip_layout(folder: pathlib.Path) -> RewardModelSpec:
+    """The layout whose config ``folder`` has; where it has both, the one that it has weights of.
 
     Raises:
-      UserError: neither config.
+      UserError: the folder has neither config.
     """
-    known = [
-        layout for layout in (TRANSFORMERS, OPEN_CLIP) if (folder / str(layout.config)).is_file()
+    layouts = [
+        layout
+        for layout in (TRANSFORMERS, OPEN_CLIP)
+        if (folder / str(layout.config_file)).is_file()
     ]
-    if not known:
+
+    if not layouts:
         raise UserError(
-            f"there is no {TRANSFORMERS.config} and no {OPEN_CLIP.config} in {str(folder)!r}; expected the folder of a "
-            "CLIP, as transformers or open_clip publish it"
+            f"{str(folder)!r} must hold {TRANSFORMERS.config_file} or {OPEN_CLIP.config_file}; got "
+            "neither. Name the folder of a CLIP, as transformers or open_clip publish it"
         )
-    return next(
-        (layout for layout in known if any(any(folder.glob(kind)) for kind in layout.weights)),
-        known[0],
-    )
+
+    # Usually one; with both configs, the weights decide.
+    for layout in layouts:
+        if any(any(folder.glob(pattern)) for pattern in layout.weight_files):
+            return layout
+    return layouts[0]
 
 
 TRANSFORMERS = RewardModelSpec(
-    name="picture-text similarity",
-    build=Clip,
-    tiny=ClipConfig(
+    name="CLIP model",
+    build_module=Clip,
+    # The vocabulary of ``byte_vocabulary``, with some ids to spare.
+    tiny_config=ClipConfig(
         image=TowerConfig(32, 2, 2, 32),
         text=TowerConfig(32, 2, 2, 32),
         image_size=32,
@@ -128,7 +146,8 @@ TRANSFORMERS = RewardModelSpec(
         context=77,
         features=32,
     ),
-    full=ClipConfig(
+    # ViT-H/14.
+    full_config=ClipConfig(
         image=TowerConfig(1280, 32, 16, 5120),
         text=TowerConfig(1024, 24, 16, 4096),
         image_size=224,
@@ -137,28 +156,30 @@ TRANSFORMERS = RewardModelSpec(
         context=77,
         features=1024,
     ),
-    read_config=read_transformers,
+    read_config=read_transformers_config,
     rules=TRANSFORMERS_RULES,
-    home="laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
-    gigabytes=3.9,
-    unused=("logit_scale", "*.embeddings.position_ids"),
-    weights=("model*.safetensors", "pytorch_model*.bin"),
+    hub_id="laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+    download_gb=3.9,
+    # A cosine does not use the scale of the logits.
+    unused_tensors=("logit_scale", "*.embeddings.position_ids"),
+    weight_files=("model*.safetensors", "pytorch_model*.bin"),
 )
 OPEN_CLIP = dataclasses.replace(
     TRANSFORMERS,
-    read_config=read_open_clip,
+    read_config=read_open_clip_config,
     rules=OPEN_CLIP_RULES,
-    config="open_clip_config.json",
-    weights=("open_clip*.safetensors", "open_clip_pytorch_model*.bin"),
+    config_file="open_clip_config.json",
+    weight_files=("open_clip*.safetensors", "open_clip_pytorch_model*.bin"),
 )
+# The patterns find the weights of either layout on the hub.
 CLIP = dataclasses.replace(
     TRANSFORMERS,
-    weights=(
+    weight_files=(
         "model*.safetensors",
         "open_clip*.safetensors",
         "pytorch_model*.bin",
         "open_clip_pytorch_model*.bin",
     ),
-    choose=layout_of,
+    choose_layout=choose_clip_layout,
 )
-"""Either layout. The scale of the logits is left alone: a cosine has none."""
+"""CLIP ViT-H/14 in either layout; ``choose_clip_layout`` looks which one a folder has."""

@@ -1,1 +1,1 @@
-"""LPIPS on VGG16: how different two pictures look."""
+"""LPIPS on VGG16: how different two images look."""

@@ -1,9 +1,11 @@
-"""How different a drawn picture looks from the real one (LPIPS). In: pairs of pictures of any size; out: distances."""
+"""LPIPS distances between generated images and real ones, on host arrays.
+
+In: pairs of uint8 images of any size. Out: one float32 distance per pair.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,58 +16,73 @@ from PIL import Image
 from corl_jax.core.sharding import Sharder
 from corl_jax.core.trees import bind
 from corl_jax.core.types import Params
-from corl_jax.data.images import resized
+from corl_jax.data.images import resize_image
 from corl_jax.reward_models.base import LoadedModel
 from corl_jax.reward_models.batched import map_in_batches
 
-SIDE = 224
-"""Pictures are compared at this size, as CoRL's cycle reward does."""
+IMAGE_SIZE = 224
+"""Images are compared as squares of this many pixels a side, as CoRL's cycle reward does."""
 
 
-class Lpips:
-    """Distances of pairs of pictures, compared at ``SIDE`` square whatever their size."""
+class LpipsDistance:
+    """LPIPS of pairs of images, both resized to ``IMAGE_SIZE`` square whatever their size."""
 
-    def __init__(self, net: LoadedModel, sharder: Sharder):
-        """``net`` is opened by ``base.load_reward_model(weights.LPIPS, ...)`` on the mesh of ``sharder``."""
-        self._params, self._sharder = net.params, sharder
-        self._run = difference(net)
-
-    def distance(
-        self, pictures: UInt8[np.ndarray, "N H W 3"], reals: Sequence[np.ndarray]
-    ) -> np.ndarray:
-        """The distance of each picture from the real one of its row.
+    def __init__(self, model: LoadedModel, sharder: Sharder):
+        """Compiles nothing yet.
 
         Args:
-          pictures: ``N`` drawn pictures.
-          reals: ``N`` uint8 pictures ``[h, w, 3]``, each of its own size.
+          model: loaded as ``reward_models.lpips.weights.LPIPS``.
+          sharder: the mesh that the model is on.
+        """
+        self._params = model.params
+        self._sharder = sharder
+        self._program = make_distance_program(model)
+
+    def distance(
+        self, images: UInt8[np.ndarray, "N H W 3"], real_images: Sequence[np.ndarray]
+    ) -> np.ndarray:
+        """The distance of each image from the real image of its row.
+
+        Args:
+          images: ``N`` generated images.
+          real_images: ``N`` uint8 images ``[h, w, 3]``, which may differ in size.
 
         Returns:
           float32 ``[N]``, never negative.
 
         Raises:
-          ValueError: not as many real pictures as drawn ones.
+          ValueError: the numbers of images and of real images differ.
         """
-        if len(pictures) != len(reals):
+        if len(images) != len(real_images):
             raise ValueError(
-                f"{len(pictures)} pictures and {len(reals)} real ones; expected one for each"
+                f"there must be one real image for each image; got {len(images)} images and "
+                f"{len(real_images)} real images"
             )
-        if not len(reals):
+        if not len(real_images):
             return np.zeros(0, np.float32)
-        how = ((SIDE, SIDE), Image.Resampling.BILINEAR)
-        columns = [
-            np.stack([resized(picture, *how) for picture in side]) for side in (pictures, reals)
-        ]
+
+        # On the host, with Pillow; one program of fixed shape then compares images of any size.
+        columns = [_resize_all(images), _resize_all(real_images)]
         return map_in_batches(
-            self._sharder, lambda *batch: self._run(self._params, *batch), columns
+            self._sharder, lambda *batch: self._program(self._params, *batch), columns
         )
 
 
-def difference(net: LoadedModel) -> Any:
-    """The program: from parameters and two uint8 ``[N, SIDE, SIDE, 3]`` to distances."""
+def _resize_all(images: Sequence[np.ndarray] | np.ndarray) -> UInt8[np.ndarray, "N S S 3"]:
+    size = (IMAGE_SIZE, IMAGE_SIZE)
+    return np.stack([resize_image(image, size, Image.Resampling.BILINEAR) for image in images])
+
+
+def make_distance_program(model: LoadedModel) -> jax.stages.Wrapped:
+    """The jitted program ``(params, images, real_images) -> distances [N]``.
+
+    Both images are uint8 ``[N, IMAGE_SIZE, IMAGE_SIZE, 3]``.
+    """
 
     @jax.jit
-    def run(params: Params, pictures: jax.Array, reals: jax.Array) -> jax.Array:
-        model = bind(net.graphdef, params)
-        return model(pictures.astype(jnp.float32) / 255, reals.astype(jnp.float32) / 255)
+    def run(params: Params, images: jax.Array, real_images: jax.Array) -> jax.Array:
+        # uint8 travels to the device, a quarter of float32.
+        lpips = bind(model.graphdef, params)
+        return lpips(images.astype(jnp.float32) / 255, real_images.astype(jnp.float32) / 255)
 
     return run

@@ -1,1 +1,1 @@
-"""What rewards read out of texts: answers, numbers, boxes, classes, formulas."""
+"""Parsers that rewards use: answers, numbers, boxes, object classes and formulas in texts."""

@@ -1,6 +1,6 @@
-"""Boxes in text and how well two lists of them agree. In: strings; out: boxes and a score in [0, 1].
+"""Boxes in texts, and how well two lists of them agree.
 
-A box is ``[x1, y1, x2, y2]``, left, top, right and bottom in any unit that both lists share.
+A box is ``[x1, y1, x2, y2]``: left, top, right and bottom, in any unit that both lists share.
 """
 
 from __future__ import annotations
@@ -11,21 +11,33 @@ import re
 import numpy as np
 from jaxtyping import Float
 
-from corl_jax.rewards.parsing.answers import normalise
-from corl_jax.rewards.parsing.classes import plain_class
+from corl_jax.rewards.parsing.answers import normalize_answer
+from corl_jax.rewards.parsing.classes import normalize_class
 
-MOST = 1000
-"""Boxes in one list; a text with more is not read."""
-N = r"\s*([-+]?[0-9]{1,7}(?:\.[0-9]{0,9})?)\s*"
-FOUR = re.compile(rf"{N},{N},{N},{N}")
-ROUND = re.compile(rf"\({N},{N},{N},{N}\)")
-PAIRS = re.compile(rf"[(\[]{N},{N}[)\]]\s{{0,9}},?\s{{0,9}}[(\[]{N},{N}[)\]]")
+MAX_BOXES = 1000
+"""Boxes in one list; a text with more cannot be read."""
+LABEL_WINDOW = 80
+"""Characters before a box in which its label is looked for."""
+
+# The number of digits is bounded, so that a long run of digits cannot make a match slow.
+COORDINATE = r"\s*([-+]?[0-9]{1,7}(?:\.[0-9]{0,9})?)\s*"
+FOUR_COORDINATES = re.compile(rf"{COORDINATE},{COORDINATE},{COORDINATE},{COORDINATE}")
+# "(x1, y1, x2, y2)"
+ROUND_BOX = re.compile(rf"\({COORDINATE},{COORDINATE},{COORDINATE},{COORDINATE}\)")
+# "(x1, y1), (x2, y2)"
+TWO_CORNERS = re.compile(
+    rf"[(\[]{COORDINATE},{COORDINATE}[)\]]\s{{0,9}},?\s{{0,9}}[(\[]{COORDINATE},{COORDINATE}[)\]]"
+)
+# A JSON object without further objects inside.
 OBJECT = re.compile(r"\{[^{}]*\}")
-INNERMOST = re.compile(r"\[([^\[\]]*)\]")
-LABEL = re.compile(
+# A list without further lists inside: the only kind that can hold four numbers.
+INNERMOST_BRACKET = re.compile(r"\[([^\[\]]*)\]")
+# "label": "cat"
+LABEL_FIELD = re.compile(
     r"""["']?\b(?:label|name|class|category|object)["']?\s{0,9}:\s{0,9}["']([^"']*)["']""", re.I
 )
-NO_LABEL = (
+# Words before a box that only announce it.
+NOT_A_LABEL = (
     "position",
     "bbox",
     "bbox_2d",
@@ -36,92 +48,136 @@ NO_LABEL = (
     "objects",
     "answer",
 )
-NOTHING = ("none", "nothing", "no objects", "no object", "no boxes")
+# Texts that say that there are no boxes.
+EMPTY_LIST = ("none", "nothing", "no objects", "no object", "no boxes")
 
 
 @dataclasses.dataclass(frozen=True)
 class Box:
-    """``corners`` x1, y1, x2, y2 with x1 < x2 and y1 < y2; ``label``, a plain class name, or empty for none given."""
+    """One box.
+
+    Attributes:
+      corners: x1, y1, x2, y2 with x1 < x2 and y1 < y2.
+      label: the normalized class name, or empty if the text gives none.
+    """
 
     corners: tuple[float, ...]
     label: str = ""
 
 
 def read_boxes(text: str) -> list[Box] | None:
-    """The boxes that a text lists, or None if it cannot be read as such a list.
+    """The boxes that a text lists, or None if the text is not such a list.
 
-    Read are JSON or Python lists of lists or of objects (``{'Position': [..], 'Confidence': 1}``, ``{"bbox_2d": [..],
-    "label": "cat"}``, ``{"cat": [..]}``), a box after its label (``cat: [..]``), round brackets, and two corners
-    (``(x1, y1), (x2, y2)``). ``[]`` and ``none`` are the empty list. Confidences are not looked at. One bracket with
-    anything but four numbers in order, or one left open, and the text is not read.
+    These forms are read: JSON or Python lists of lists or of objects (``{'Position': [..],
+    'Confidence': 1}``, ``{"bbox_2d": [..], "label": "cat"}``, ``{"cat": [..]}``), a box after its
+    label (``cat: [..]``), round brackets, and two corners (``(x1, y1), (x2, y2)``). ``[]`` and
+    ``none`` are the empty list. Confidences are ignored. A text with a bracket that does not hold
+    four numbers in order, or with a bracket that is not closed, is not a list of boxes.
     """
-    if normalise(text) in NOTHING:
+    if normalize_answer(text) in EMPTY_LIST:
         return []
-    text = ROUND.sub(r"[\1,\2,\3,\4]", PAIRS.sub(r"[\1,\2,\3,\4]", text))
+
+    # Other notations become square brackets.
+    text = TWO_CORNERS.sub(r"[\1,\2,\3,\4]", text)
+    text = ROUND_BOX.sub(r"[\1,\2,\3,\4]", text)
     if text.count("[") != text.count("]") or text.count("{") != text.count("}") or "[" not in text:
         return None
+
+    # Objects come first, since their fields may hold the label; then what is outside of objects.
     boxes: list[Box] = []
     for part in [*OBJECT.findall(text), OBJECT.sub("", text)]:
-        named, end = LABEL.search(part) if part.startswith("{") else None, 0
-        for bracket in INNERMOST.finditer(part):
-            before, end = part[max(end, bracket.start() - 80) : bracket.start()], bracket.end()
-            if not bracket.group(1).strip(
-                " ,;\n"
-            ):  # an empty list, or one of objects that are read already
+        label_field = LABEL_FIELD.search(part) if part.startswith("{") else None
+        end = 0
+        for bracket in INNERMOST_BRACKET.finditer(part):
+            text_before = part[max(end, bracket.start() - LABEL_WINDOW) : bracket.start()]
+            end = bracket.end()
+
+            # An empty list, or a list of objects that are read already.
+            if not bracket.group(1).strip(" ,;\n"):
                 continue
-            found = FOUR.fullmatch(bracket.group(1))
-            x1, y1, x2, y2 = map(float, found.groups()) if found else (0, 0, 0, 0)
-            if x1 >= x2 or y1 >= y2 or len(boxes) == MOST:
+
+            corners = _read_corners(bracket.group(1))
+            if corners is None or len(boxes) == MAX_BOXES:
                 return None
-            boxes.append(
-                Box((x1, y1, x2, y2), plain_class(named.group(1)) if named else _label(before))
-            )
+            label = normalize_class(label_field.group(1)) if label_field else _label(text_before)
+            boxes.append(Box(corners, label))
     return boxes
 
 
-def _label(before: str) -> str:
-    """The label in the text before a box: its last item, unless that only says that a box comes."""
-    said = re.split(r"[,;\n\[\]{}]", re.sub(r"<[^<>]{0,20}>", " ", before))[-1]
-    words = [word for word in normalise(said).split() if not word.isdigit()]
-    return "" if not words or " ".join(words) in NO_LABEL else plain_class(" ".join(words))
+def _read_corners(text: str) -> tuple[float, ...] | None:
+    """The four coordinates in a bracket, or None if they are not those of a box."""
+    match = FOUR_COORDINATES.fullmatch(text)
+    if match is None:
+        return None
+    x1, y1, x2, y2 = map(float, match.groups())
+    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
 
 
-def overlaps(
-    left: Float[np.ndarray, "N 4"], right: Float[np.ndarray, "M 4"]
+def _label(text_before: str) -> str:
+    """The label in the text before a box: its last item, unless that only announces a box."""
+    # "<ref>cat</ref><box>" becomes "cat". Of "1. cat" the number goes.
+    without_tags = re.sub(r"<[^<>]{0,20}>", " ", text_before)
+    last_item = re.split(r"[,;\n\[\]{}]", without_tags)[-1]
+    words = [word for word in normalize_answer(last_item).split() if not word.isdigit()]
+    name = " ".join(words)
+    return "" if not name or name in NOT_A_LABEL else normalize_class(name)
+
+
+def pairwise_iou(
+    boxes: Float[np.ndarray, "N 4"], other_boxes: Float[np.ndarray, "M 4"]
 ) -> Float[np.ndarray, "N M"]:
     """Intersection over union of every pair of boxes."""
-    corner = np.maximum(left[:, None, :2], right[None, :, :2])
-    sides = np.clip(np.minimum(left[:, None, 2:], right[None, :, 2:]) - corner, 0, None)
-    shared = sides.prod(-1)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(-1) for boxes in (left, right)]
-    return shared / (areas[0][:, None] + areas[1][None] - shared)
+    top_left = np.maximum(boxes[:, None, :2], other_boxes[None, :, :2])
+    bottom_right = np.minimum(boxes[:, None, 2:], other_boxes[None, :, 2:])
+    intersection = np.clip(bottom_right - top_left, 0, None).prod(-1)
+
+    # The union is the sum of both areas minus the intersection.
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(-1)
+    other_areas = (other_boxes[:, 2:] - other_boxes[:, :2]).prod(-1)
+    return intersection / (areas[:, None] + other_areas[None] - intersection)
 
 
-def box_score(answer: str, reference: str) -> float:
-    """Sum of the IoU of matched boxes over the larger number of boxes; 1 if there are none to find and none named.
+def box_score(answer: str, reference_answer: str) -> float:
+    """Sum of the IoU of matched boxes over the larger number of boxes.
 
-    Pairs are matched one to one, the largest IoU first, as detection is scored since PASCAL VOC; the IoU as a reward is
-    Visual-RFT's (arXiv 2503.01785). Two boxes match only if their labels are equal or one has none. Missed and
-    invented boxes both cost, through the denominator. An answer that cannot be read earns 0.
+    Boxes are matched one to one, the largest IoU first, as detection is evaluated since PASCAL VOC;
+    the IoU as a reward is Visual-RFT's (arXiv 2503.01785). Two boxes match only if their labels are
+    equal or one has none. Missed and invented boxes both cost, through the denominator. Two empty
+    lists give 1, and an answer that is not a list of boxes gives 0.
 
     Raises:
-      ValueError: a reference that cannot be read.
+      ValueError: the reference answer is not a list of boxes.
     """
-    expected, named = read_boxes(reference), read_boxes(answer)
+    expected, predicted = read_boxes(reference_answer), read_boxes(answer)
     if expected is None:
-        raise ValueError(f"the reference {reference[:80]!r} is no list of boxes [x1, y1, x2, y2]")
-    if not named or not expected:
-        return float(named == expected)
-    score = overlaps(
-        np.array([box.corners for box in named]), np.array([box.corners for box in expected])
+        raise ValueError(
+            "the reference answer must be a list of boxes [x1, y1, x2, y2]; "
+            f"got {reference_answer[:80]!r}. Correct the record's answer."
+        )
+    # Two empty lists agree; one empty list has nothing to match.
+    if not predicted or not expected:
+        return float(predicted == expected)
+
+    # The IoU of every pair, 0 where the labels contradict each other.
+    iou = pairwise_iou(
+        np.array([box.corners for box in predicted]), np.array([box.corners for box in expected])
     )
-    score *= [[not a.label or not b.label or a.label == b.label for b in expected] for a in named]
-    rows, columns = np.nonzero(score)
-    total, used_rows, used_columns = 0.0, set(), set()
-    for pair in np.argsort(-score[rows, columns], kind="stable"):
-        i, j = rows[pair], columns[pair]
-        if i not in used_rows and j not in used_columns:
-            used_rows.add(i)
-            used_columns.add(j)
-            total += float(score[i, j])
-    return total / max(len(named), len(expected))
+    iou *= [[_labels_agree(box, target) for target in expected] for box in predicted]
+
+    # Greedy matching: go through the pairs from the largest IoU down, use each box at most once.
+    rows, columns = np.nonzero(iou)
+    total = 0.0
+    used_rows: set[int] = set()
+    used_columns: set[int] = set()
+    for pair in np.argsort(-iou[rows, columns], kind="stable"):
+        row, column = rows[pair], columns[pair]
+        if row not in used_rows and column not in used_columns:
+            used_rows.add(row)
+            used_columns.add(column)
+            total += float(iou[row, column])
+    return total / max(len(predicted), len(expected))
+
+
+def _labels_agree(box: Box, target: Box) -> bool:
+    """Whether two boxes have the same label, or one has none."""
+    return not box.label or not target.label or box.label == target.label

@@ -1,12 +1,12 @@
-"""Names of object classes: plain forms, and how well two lists of them agree. In: strings; out: sets and a score."""
+"""Lists of object classes in texts: one spelling per class, and the F1 of two lists."""
 
 from __future__ import annotations
 
 import re
 
-from corl_jax.rewards.parsing.answers import normalise
+from corl_jax.rewards.parsing.answers import normalize_answer
 
-IRREGULAR = {
+IRREGULAR_PLURALS = {
     "people": "person",
     "men": "man",
     "women": "woman",
@@ -16,7 +16,7 @@ IRREGULAR = {
     "teeth": "tooth",
     "geese": "goose",
 }
-ENDINGS = (
+STEMS = (
     ("ies", "y"),
     ("ie", "y"),
     ("ves", "f"),
@@ -25,45 +25,63 @@ ENDINGS = (
     ("oes", "o"),
     ("oe", "o"),
 )
-HISSES = ("ses", "xes", "zes", "ches", "shes")
+"""Endings and what replaces them; plural and singular end alike, so that both get the same stem."""
+SIBILANT_PLURALS = ("ses", "xes", "zes", "ches", "shes")
 SEPARATORS = re.compile(r"[,;\n|&\[\]{}]|\band\b", re.I)
+# "2 dogs", "1 dog"
+LEADING_COUNT = re.compile(r"^(?:[0-9.]+ )+")
 
 
-def plain_class(name: str) -> str:
-    """One class name, so that the same thing has one spelling: lower case, no articles, no count, singular.
+def normalize_class(name: str) -> str:
+    """One spelling for each class name: lower case, no articles, no count, singular.
 
-    The singular is a stem for comparing and need not be a word (``horses`` and ``horse`` are both ``hors``).
+    The singular is a stem for comparisons and need not be a word (``horses`` and ``horse`` both
+    become ``hors``).
     """
-    words = re.sub(r"^(?:[0-9.]+ )+", "", normalise(name)).split()
-    return " ".join([*words[:-1], *map(_singular, words[-1:])])
+    words = LEADING_COUNT.sub("", normalize_answer(name)).split()
+    # Only the last word of a name has a plural: "hot dogs".
+    return " ".join([*words[:-1], *map(_stem, words[-1:])])
 
 
-def _singular(word: str) -> str:
-    word = IRREGULAR.get(word, word)
-    plural = word.endswith("s") and not word.endswith(("ss", "us"))
-    if len(word) <= 4 and (plural or len(word) < 4):
+def _stem(word: str) -> str:
+    """The stem that singular and plural of a word share."""
+    word = IRREGULAR_PLURALS.get(word, word)
+    is_plural = word.endswith("s") and not word.endswith(("ss", "us"))
+
+    # Short words only lose a plural s: the endings below would eat into "tie" or "toe".
+    if len(word) <= 4 and (is_plural or len(word) < 4):
         return word.removesuffix("s") if len(word) == 4 else word
-    for ending, stem in ENDINGS:
+
+    # "berries" and "berry", "knives" and "knife", "tomatoes" and "tomato".
+    for ending, replacement in STEMS:
         if word.endswith(ending):
-            return word.removesuffix(ending) + stem
-    if word.endswith(HISSES):
+            return word.removesuffix(ending) + replacement
+    # "buses", "boxes", "benches".
+    if word.endswith(SIBILANT_PLURALS):
         return word.removesuffix("es")
-    return (word.removesuffix("s") if plural else word).removesuffix("e")
+    return (word.removesuffix("s") if is_plural else word).removesuffix("e")
 
 
 def class_set(text: str) -> frozenset[str]:
-    """The classes that a list names: parted by commas, semicolons, bars, lines or ``and``; brackets, quotes, counts and
-    bullets are allowed."""
-    return frozenset(name for part in SEPARATORS.split(text) if (name := plain_class(part)))
+    """The classes that a text lists.
+
+    Names are separated by commas, semicolons, bars, line breaks or ``and``. Brackets, quotes,
+    counts and bullets are allowed.
+    """
+    names = [normalize_class(part) for part in SEPARATORS.split(text)]
+    return frozenset(name for name in names if name)
 
 
-def class_f1(answer: str, reference: str) -> float:
+def class_f1(answer: str, reference_answer: str) -> float:
     """F1 of two lists of classes as sets, ``2 |A and B| / (|A| + |B|)``.
 
     Raises:
-      ValueError: a reference that names no class.
+      ValueError: the reference answer names no class.
     """
-    expected, named = class_set(reference), class_set(answer)
+    expected, predicted = class_set(reference_answer), class_set(answer)
     if not expected:
-        raise ValueError(f"the reference {reference[:80]!r} names no object class")
-    return 2 * len(named & expected) / (len(named) + len(expected))
+        raise ValueError(
+            "the reference answer must name at least one object class; "
+            f"got {reference_answer[:80]!r}. Correct the record's answer."
+        )
+    return 2 * len(predicted & expected) / (len(predicted) + len(expected))

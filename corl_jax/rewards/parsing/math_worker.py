@@ -1,8 +1,9 @@
-"""A process of its own that compares formulas with math-verify; ``algebra.py`` starts it by its path.
+"""A separate process that compares formulas with math-verify; ``math_equal.py`` starts this file.
 
-In, on stdin: lines of JSON, ``[reference, answer]`` as math-verify reads them. Out, on stdout: one line of JSON each,
-first ``"ready"``, then ``"right"``, ``"wrong"`` or ``"unreadable reference"``. It imports nothing of corl_jax, so that
-it starts at once, and it may be killed at any time.
+In, on stdin: lines of JSON, ``[reference_answer, answer]``, each text as math-verify reads it.
+Out, on stdout: one line of JSON each, first ``"ready"``, then ``"right"``, ``"wrong"`` or
+``"unreadable reference"``. The file imports nothing from corl_jax, so that it starts fast, and it
+may be killed at any time.
 """
 
 from __future__ import annotations
@@ -12,30 +13,38 @@ import os
 import resource
 import sys
 
-MEMORY = 4 << 30
-"""Bytes of address space: a tower of powers must not take the host's memory."""
+MEMORY_LIMIT = 4 << 30
+"""Bytes of address space: a tower of powers must not use up the memory of the host."""
 
 
 def main() -> None:
-    """Answers until stdin ends."""
-    out = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print must not stand among the answers
-    if sys.platform == "linux":  # elsewhere the limit is not kept
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    """Answers lines until stdin ends."""
+    # The answers go to the original stdout; whatever libraries print goes to stderr instead.
+    output = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+
+    if sys.platform == "linux":  # other systems do not enforce the limit
+        hard_limit = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, hard_limit))
+
+    # math-verify builds its grammar at the first formula: do that before saying "ready".
     from math_verify import parse, verify
 
-    parse("$\\frac{1}{2}$", parsing_timeout=None)  # the grammar is built at the first formula
-    print(json.dumps("ready"), file=out)
+    parse("$\\frac{1}{2}$", parsing_timeout=None)
+    print(json.dumps("ready"), file=output)
+
     for line in sys.stdin:
-        reference, answer = json.loads(line)
-        # The time limits of math-verify are signals, which arithmetic in C does not hear; the parent has its own.
-        expected = parse(reference, parsing_timeout=None)
+        reference_answer, answer = json.loads(line)
+
+        # math-verify limits time by signals, which do not interrupt arithmetic in C, so its limits
+        # are off. The parent process kills this one when it takes too long.
+        expected = parse(reference_answer, parsing_timeout=None)
         if not expected:
             verdict = "unreadable reference"
         else:
-            right = verify(expected, parse(answer, parsing_timeout=None), timeout_seconds=None)
-            verdict = "right" if right else "wrong"
-        print(json.dumps(verdict), file=out)
+            equal = verify(expected, parse(answer, parsing_timeout=None), timeout_seconds=None)
+            verdict = "right" if equal else "wrong"
+        print(json.dumps(verdict), file=output)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Numbers in English text: digits, thousands, decimals, number words. In: strings; out: digits, or one value."""
+"""Numbers in English text: digits, thousands separators, decimals and number words."""
 
 from __future__ import annotations
 
@@ -6,47 +6,39 @@ import decimal
 import re
 from collections.abc import Sequence
 
-NUMBERS = (
-    *(
-        "zero",
-        "one",
-        "two",
-        "three",
-        "four",
-        "five",
-        "six",
-        "seven",
-        "eight",
-        "nine",
-        "ten",
-        "eleven",
-        "twelve",
-    ),
-    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
+# fmt: off
+UP_TO_TWENTY = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
+    "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen",
+    "nineteen", "twenty",
 )
 TENS = {
-    name: 10 * i
-    for i, name in enumerate(
-        ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"), 2
-    )
+    "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50,
+    "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90,
 }
-DIGITS = {name: value for value, name in enumerate(NUMBERS[1:10], 1)}
-BELOW_HUNDRED = (
-    {name: value for value, name in enumerate(NUMBERS)}
-    | TENS
-    | {f"{ten}-{one}": TENS[ten] + DIGITS[one] for ten in TENS for one in DIGITS}
-)
+# fmt: on
+DIGITS = {name: value for value, name in enumerate(UP_TO_TWENTY[1:10], 1)}
+HYPHENATED = {
+    f"{tens_word}-{digit_word}": tens + digit
+    for tens_word, tens in TENS.items()
+    for digit_word, digit in DIGITS.items()
+}
+BELOW_HUNDRED = {name: value for value, name in enumerate(UP_TO_TWENTY)} | TENS | HYPHENATED
 SCALES = {"million": 10**6, "thousand": 10**3}
-SAID = {*BELOW_HUNDRED, *SCALES, "hundred"}
+NUMBER_WORDS = {*BELOW_HUNDRED, *SCALES, "hundred"}
 
-# A number in digits: not part of a word, a version or a power; thousands in threes or not at all.
+# A number in digits that is not part of a word, a version number or a power.
 NUMBER = re.compile(
     r"(?<![\w.^{√])[-+]?"
-    r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)(?:e[-+]?[0-9]{1,3})?"
+    # "1,250", with a separator before every three digits, or "1250"; then decimals, or only ".5".
+    r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)"
+    # An exponent: "1e3".
+    r"(?:e[-+]?[0-9]{1,3})?"
+    # Not "1.2.3", not "5^2".
     r"(?!\.?[0-9]|e[-+]?[0-9]|\s?[\^²³])"
 )
-TOKEN = re.compile(rf"{NUMBER.pattern}|[a-z]+(?:-[a-z]+)*")
-WRITTEN = (
+NUMBER_OR_WORD = re.compile(rf"{NUMBER.pattern}|[a-z]+(?:-[a-z]+)*")
+PLAIN_SYMBOLS = (
     ("−", "-"),
     ("–", "-"),
     ("°", " "),
@@ -55,70 +47,111 @@ WRITTEN = (
     (r"\boxed{", " "),
     ("$", " "),
 )
+"""Typographic and LaTeX symbols around numbers, and what replaces them."""
 
 
 def as_digits(words: Sequence[str]) -> list[str]:
-    """Lower-case words with every number that is said in words as one word of digits: ``twenty one`` is ``21``.
+    """Replaces every number in words by one word of digits: ``twenty one`` becomes ``21``.
 
-    Known are zero to ninety-nine, hundred, thousand and million, with or without ``and`` after hundred and thousand.
+    The words for zero to ninety-nine, hundred, thousand and million are known, with or without
+    ``and`` after hundred and thousand.
+
+    Args:
+      words: lower-case words.
     """
-    words, out, at = list(words), [], 0
-    while at < len(words):
-        value, used = _spoken(words, at) if words[at] in SAID else (0, 0)
-        out.append(str(value) if used else words[at])
-        at += used or 1
-    return out
+    words = list(words)
+    output: list[str] = []
+    position = 0
+    while position < len(words):
+        # Most words are no numbers: look them up before trying to parse.
+        value, length = 0, 0
+        if words[position] in NUMBER_WORDS:
+            value, length = _parse_number(words, position)
+
+        if length:
+            output.append(str(value))
+            position += length
+        else:
+            output.append(words[position])
+            position += 1
+    return output
 
 
-def _spoken(words: list[str], at: int) -> tuple[int, int]:
-    """The number that starts at word ``at`` and how many words it takes; (0, 0) for none."""
-    total, used = 0, 0
+def _parse_number(words: list[str], start: int) -> tuple[int, int]:
+    """The number that starts at word ``start`` and its length in words; (0, 0) if there is none."""
+    total, length = 0, 0
+
+    # "three million", then "two hundred thousand"; "thousand" alone is one thousand.
     for scale, size in SCALES.items():
-        value, more, joined = _joined(words, at, used)
-        if words[at + used + joined + more : at + used + joined + more + 1] == [scale]:
-            total += (value if more else 1) * size
-            used += joined + more + 1
-    value, more, joined = _joined(words, at, used)
-    return (total + value, used + joined + more) if more else (total, used)
+        count, count_length, and_length = _parse_next_part(words, start, length)
+        scale_position = start + length + and_length + count_length
+        if words[scale_position : scale_position + 1] == [scale]:
+            total += (count if count_length else 1) * size
+            length += and_length + count_length + 1
+
+    # What is left, below a thousand: "and twelve".
+    rest, rest_length, and_length = _parse_next_part(words, start, length)
+    if rest_length:
+        return total + rest, length + and_length + rest_length
+    return total, length
 
 
-def _joined(words: list[str], at: int, used: int) -> tuple[int, int, int]:
-    """A number below a thousand after ``used`` words: value, its words, and 1 if ``and`` joins it to those."""
-    joined = int(used > 0 and words[at + used : at + used + 1] == ["and"])
-    return *_below_thousand(words, at + used + joined), joined
+def _parse_next_part(words: list[str], start: int, length: int) -> tuple[int, int, int]:
+    """A number below a thousand that continues the ``length`` words which are parsed already.
+
+    Returns:
+      Its value, its length in words, and 1 if an ``and`` joins it to the words before, otherwise 0.
+    """
+    and_length = int(length > 0 and words[start + length : start + length + 1] == ["and"])
+    value, value_length = _parse_below_thousand(words, start + length + and_length)
+    return value, value_length, and_length
 
 
-def _below_thousand(words: list[str], at: int) -> tuple[int, int]:
-    value, used = _below_hundred(words, at)
-    if words[at + used : at + used + 1] == ["hundred"]:
-        value, used = 100 * (value if used else 1), used + 1
-        joined = int(words[at + used : at + used + 1] == ["and"])
-        rest, more = _below_hundred(words, at + used + joined)
-        if more:
-            value, used = value + rest, used + joined + more
-    return value, used
+def _parse_below_thousand(words: list[str], start: int) -> tuple[int, int]:
+    """Value and length in words of a number such as ``two hundred and three``, or (0, 0)."""
+    value, length = _parse_below_hundred(words, start)
+    if words[start + length : start + length + 1] != ["hundred"]:
+        return value, length
+
+    # "hundred" alone is one hundred.
+    value, length = 100 * (value if length else 1), length + 1
+
+    # An "and" belongs to the number only if a number follows: "hundred and red" is 100.
+    and_length = int(words[start + length : start + length + 1] == ["and"])
+    rest, rest_length = _parse_below_hundred(words, start + length + and_length)
+    if rest_length:
+        return value + rest, length + and_length + rest_length
+    return value, length
 
 
-def _below_hundred(words: list[str], at: int) -> tuple[int, int]:
-    first, second = (words[i] if i < len(words) else "" for i in (at, at + 1))
+def _parse_below_hundred(words: list[str], start: int) -> tuple[int, int]:
+    """Value and length in words of a number such as ``twenty one`` or ``twelve``, or (0, 0)."""
+    # Slots beyond the end count as empty words.
+    first = words[start] if start < len(words) else ""
+    second = words[start + 1] if start + 1 < len(words) else ""
     if first in TENS and second in DIGITS:
         return TENS[first] + DIGITS[second], 2
     return (BELOW_HUNDRED[first], 1) if first in BELOW_HUNDRED else (0, 0)
 
 
 def only_number(text: str) -> decimal.Decimal | None:
-    """The one number that a text names, or None if it names none or different ones.
+    """The one number that a text names, or None if it names none or several different ones.
 
-    Units are not read (``5 cm^2`` is 5, ``45°`` is 45), one number said twice is one number (``3 (three)``), and after
-    a single equals sign only what follows counts (``2 + 1 = 3``). Fractions, roots and powers are no numbers here.
+    Units are ignored (``5 cm^2`` is 5, ``45°`` is 45). A number that is repeated counts once
+    (``3 (three)``). After a single equals sign only the right-hand side counts (``2 + 1 = 3``).
+    Fractions, roots and powers are not numbers here.
     """
+    # One notation, and of an equation only its result.
     text = text.lower()
-    for found, plain in WRITTEN:
-        text = text.replace(found, plain)
+    for symbol, replacement in PLAIN_SYMBOLS:
+        text = text.replace(symbol, replacement)
     if text.count("=") == 1:
         text = text.split("=")[1]
+
+    # Stop at the second value, so that a long list of numbers costs no time.
     values: set[decimal.Decimal] = set()
-    for word in as_digits(TOKEN.findall(text)):
+    for word in as_digits(NUMBER_OR_WORD.findall(text)):
+        # Words end in letters, numbers in digits.
         if word[-1].isdigit():
             values.add(decimal.Decimal(word.replace(",", "")))
             if len(values) > 1:
@@ -126,13 +159,18 @@ def only_number(text: str) -> decimal.Decimal | None:
     return values.pop() if values else None
 
 
-def same_number(answer: str, reference: str) -> bool:
-    """Whether an answer names exactly one number and it is the reference's, as decimals (``3`` is ``3.0``).
+def same_number(answer: str, reference_answer: str) -> bool:
+    """Whether an answer names exactly one number, equal to the reference answer's as a decimal.
+
+    ``3`` equals ``3.0``.
 
     Raises:
-      ValueError: a reference without exactly one number.
+      ValueError: the reference answer does not name exactly one number.
     """
-    expected = only_number(reference)
+    expected = only_number(reference_answer)
     if expected is None:
-        raise ValueError(f"the reference {reference[:80]!r} does not name exactly one number")
+        raise ValueError(
+            "the reference answer must name exactly one number; "
+            f"got {reference_answer[:80]!r}. Correct the record's answer."
+        )
     return only_number(answer) == expected

@@ -1,48 +1,68 @@
-"""How much two texts have in common, word by word. In: two strings; out: a number in [0, 1]."""
+"""Soft Jaccard index of two texts, word by word, in [0, 1]."""
 
 from __future__ import annotations
 
 import difflib
 
 THRESHOLD = 0.8
-"""Words at least this much alike count for as much as they are alike."""
-LONGEST = 32
+"""The least similarity ratio at which two different words count, each pair by its ratio."""
+MAX_WORD_LENGTH = 32
 """Letters of the longest word that is compared letter by letter."""
-MOST = 100
-"""Words of either text that are compared letter by letter: the first ones that the other text does not have."""
+MAX_WORDS = 100
+"""How many words of either text are compared letter by letter: the first that the other lacks."""
 
 
 def soft_jaccard(candidate: str, reference: str) -> float:
-    """Jaccard index of two sets of words in which words that are nearly the same count in part.
+    """Jaccard index of two sets of words in which nearly equal words count in part.
 
-    Compatible with ``soft_jaccard`` of the CoRL release: lower case, words are what lies between white space, and each
-    word of the candidate that the reference lacks takes the word most like it of those that are left, if difflib's
-    ratio is at least ``THRESHOLD``. Here they choose in the order of the text, not in that of a set, which changes from
-    run to run. The result is ``shared / (|A| + |B| - shared)``; 0 if both are empty.
+    Compatible with ``soft_jaccard`` of the CoRL release: texts are lower-cased and split at white
+    space. Each candidate word that the reference text lacks is paired with the most similar
+    reference word that is not paired yet, if difflib's ratio is at least ``THRESHOLD``. Unlike the
+    release, words are paired in the order of the text, not of a set, whose order changes between
+    runs. Two empty texts give 0.
 
-    The time for a text of any length is that of reading it and of at most ``MOST ** 2`` ratios of words of ``LONGEST``
-    letters; longer words, and words beyond the first ``MOST`` that only one text has, count if they are the same.
+    The time is linear in the length of the texts, plus that of at most ``MAX_WORDS ** 2`` ratios of
+    words of ``MAX_WORD_LENGTH`` letters. Longer words, and words beyond the first ``MAX_WORDS``
+    that only one text has, count only if both texts have them.
+
+    Args:
+      candidate: a text.
+      reference: the text to compare with.
+
+    Returns:
+      ``shared / (|A| + |B| - shared)``.
     """
-    left, right = dict.fromkeys(candidate.lower().split()), dict.fromkeys(reference.lower().split())
-    shared = float(sum(word in right for word in left))
-    free = _compared(right, left)
-    for word in _compared(left, right):
-        ratios = {other: _ratio(word, other) for other in free}
+    # Dictionaries serve as sets that keep the order of the text.
+    candidate_words = dict.fromkeys(candidate.lower().split())
+    reference_words = dict.fromkeys(reference.lower().split())
+
+    # Words that both texts have count fully.
+    shared = float(sum(word in reference_words for word in candidate_words))
+
+    # The others are paired greedily, and each pair counts by its ratio.
+    unpaired = _words_to_pair(reference_words, candidate_words)
+    for word in _words_to_pair(candidate_words, reference_words):
+        ratios = {partner: _ratio(word, partner) for partner in unpaired}
         best = max(ratios, key=ratios.__getitem__, default=None)
         if best is not None and ratios[best] >= THRESHOLD:
             shared += ratios[best]
-            free.remove(best)
-    union = len(left) + len(right) - shared
+            unpaired.remove(best)
+
+    # A pair of similar words counts in the union as two words minus what they share.
+    union = len(candidate_words) + len(reference_words) - shared
     return shared / union if union else 0.0
 
 
-def _compared(words: dict[str, None], others: dict[str, None]) -> list[str]:
-    return [word for word in words if word not in others and len(word) <= LONGEST][:MOST]
+def _words_to_pair(words: dict[str, None], excluded: dict[str, None]) -> list[str]:
+    """The first ``MAX_WORDS`` words that are short enough and not among ``excluded``."""
+    candidates = [word for word in words if word not in excluded and len(word) <= MAX_WORD_LENGTH]
+    return candidates[:MAX_WORDS]
 
 
-def _ratio(word: str, other: str) -> float:
-    """difflib's ratio; 0 where its own bounds say that it is below the threshold."""
-    matcher = difflib.SequenceMatcher(None, word, other)
+def _ratio(word: str, partner: str) -> float:
+    """difflib's similarity ratio of two words, or 0 where it is below the threshold for certain."""
+    matcher = difflib.SequenceMatcher(None, word, partner)
+    # These two are upper bounds of the ratio and much faster.
     if matcher.real_quick_ratio() < THRESHOLD or matcher.quick_ratio() < THRESHOLD:
         return 0.0
     return matcher.ratio()

@@ -1,4 +1,4 @@
-"""Whether the two tasks pull the parameters the same way. In: a state and a step's batch; out: cosine and norms."""
+"""Whether the two tasks pull the parameters the same way: cosine and norms of their gradients."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ TaskLoss = Callable[[Params, str, PolicyBatch, Any], jax.Array]
 
 
 class GradInterference:
-    """Gradients of each task alone at the parameters before an update, on the rollouts of that update."""
+    """Gradients of each task alone at the parameters before an update, on that update's rollouts."""
 
     def __init__(self, loss: TaskLoss, microbatches: int):
         self._microbatches = microbatches
         self._program = jax.jit(
-            lambda trainable, frozen, algo, batch: _compare(loss, trainable, frozen, algo, batch)
+            lambda trainable, frozen, algo, parts: _compare(loss, trainable, frozen, algo, parts)
         )
 
     def __call__(self, state: TrainState, batch: Mapping[str, PolicyBatch]) -> dict[str, Any]:
-        """Scalars on the device, none where there is one task alone.
+        """Scalars on the device; none where there is only one task.
 
-        ``grad_interference/cosine`` is 1 where both gradients point the same way and below 0 where a small step for one
-        task undoes the other's; ``grad_interference/image_norm`` and ``text_norm`` tell which of them rules the sum.
+        ``grad_interference/cosine`` is 1 where both gradients have one direction, and below 0 where
+        a small step for one task undoes the other's. ``grad_interference/image_norm`` and
+        ``text_norm`` say which of them dominates the sum.
 
         Raises:
           UserError: rows do not divide by the number of micro-batches.
@@ -45,25 +46,31 @@ class GradInterference:
 
 
 def _compare(
-    loss: TaskLoss, trainable: Params, frozen: Params, algo: Any, parts: Any
+    loss: TaskLoss,
+    trainable: Params,
+    frozen: Params,
+    algo: Any,
+    parts: Mapping[str, PolicyBatch],
 ) -> dict[str, jax.Array]:
+    """Cosine and norms of the gradients of ``parts``, which have a leading axis of micro-batches."""
+
     def gradient(task: str) -> Params:
-        def summed(trainable: Params, part: PolicyBatch) -> jax.Array:
+        def part_loss(trainable: Params, part: PolicyBatch) -> jax.Array:
             return loss(merge(trainable, frozen), task, part, algo)
 
-        def add(total: Params, part: PolicyBatch) -> tuple[Params, None]:
-            return jax.tree.map(jnp.add, total, widen(jax.grad(summed)(trainable, part))), None
+        def add_part(total: Params, part: PolicyBatch) -> tuple[Params, None]:
+            grads = widen(jax.grad(part_loss)(trainable, part))
+            return jax.tree.map(jnp.add, total, grads), None
 
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), trainable)
-        return jax.lax.scan(add, zeros, parts[task])[0]
+        return jax.lax.scan(add_part, zeros, parts[task])[0]
 
     image, text = gradient("image"), gradient("text")
-    norms = optax.tree.norm(image), optax.tree.norm(text)
-    cosine = optax.tree.vdot(image, text) / jnp.maximum(
-        norms[0] * norms[1], jnp.finfo(jnp.float32).tiny
-    )
+    image_norm, text_norm = optax.tree.norm(image), optax.tree.norm(text)
+    smallest = jnp.finfo(jnp.float32).tiny
+    cosine = optax.tree.vdot(image, text) / jnp.maximum(image_norm * text_norm, smallest)
     return {
         "grad_interference/cosine": cosine,
-        "grad_interference/image_norm": norms[0],
-        "grad_interference/text_norm": norms[1],
+        "grad_interference/image_norm": image_norm,
+        "grad_interference/text_norm": text_norm,
     }

@@ -1,12 +1,16 @@
-"""The loss of the RL stage: scored tokens to clipped surrogate plus KL, each task weighted. Runs inside the update."""
+"""The loss of reinforcement learning: clipped surrogate and KL term of both tasks.
+
+Runs inside the jitted update. Token weights carry the normalization (``objectives.token_weights``),
+so that the loss is a plain weighted sum over tokens.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from corl_jax.core.numerics import Metrics, Weighted
 from corl_jax.core.trees import bind
@@ -15,88 +19,114 @@ from corl_jax.objectives import kl
 from corl_jax.objectives.policy_gradient import clipped_surrogate, importance_weights
 from corl_jax.sampling.generate import PolicyFns
 from corl_jax.sampling.log_probs import log_probs_and_entropy
-from corl_jax.stages.rl.config import RlSettings
+from corl_jax.stages.rl.config import RlConfig
 
 
 def policy_loss(
-    sampler: PolicyFns,
-    settings: RlSettings,
+    policy: PolicyFns,
+    cfg: RlConfig,
     params: Params,
     batch: Mapping[str, PolicyBatch],
     algo: Mapping[str, kl.KlState],
-) -> tuple[jax.Array, Metrics]:
-    """Weighted sum over all tokens of all tasks (OThink-MR1 Eq. 4 with CoRL's pairing of advantages).
+) -> tuple[Float[Array, ""], Metrics]:
+    """Weighted sum of the tasks' losses (OThink-MR1 Eq. 4, with CoRL's pairing of advantages).
 
     Args:
-      sampler: model definition and special ids.
-      settings: of the stage.
-      params: trainable and frozen.
-      batch: one ``PolicyBatch`` per task.
-      algo: one KL coefficient per task.
+      policy: the programs that read ``params``.
+      params: trainable and frozen parameters.
+      batch: task to its part of the batch.
+      algo: task to its KL coefficient.
+
+    Returns:
+      the loss, and metrics named ``TASK/NAME``.
     """
     total, metrics = jnp.zeros(()), Metrics()
     for task, part in sorted(batch.items()):
-        loss, named = task_loss(sampler, settings, params, task, part, algo[task].coef)
-        total += settings.share(task) * loss
-        metrics |= {f"{task}/{name}": value for name, value in named.items()}
+        loss, task_metrics = task_loss(policy, cfg, params, task, part, algo[task].coef)
+        total += cfg.loss.task_weight[task] * loss
+        metrics |= {f"{task}/{name}": value for name, value in task_metrics.items()}
     return total, metrics
 
 
 def task_loss(
-    sampler: PolicyFns, s: RlSettings, params: Params, task: str, part: PolicyBatch, coef: Any
-) -> tuple[jax.Array, Metrics]:
-    """One task's weighted sum, and its metrics per token."""
+    policy: PolicyFns,
+    cfg: RlConfig,
+    params: Params,
+    task: str,
+    part: PolicyBatch,
+    kl_coefficient: Float[Array, ""],
+) -> tuple[Float[Array, ""], Metrics]:
+    """One task's weighted sum over tokens, and metrics per token."""
     log_probs, entropies = log_probs_and_entropy(
-        bind(sampler.graphdef, params),
+        bind(policy.graphdef, params),
         part.prompts,
         part.tokens,
-        s.sampling(sampler, task),
-        sampler.ids,
-        modality="image" if task == "image" else "text",
-        **s.scoring(task),
+        cfg.sampling_params(policy, task),
+        policy.ids,
+        "image" if task == "image" else "text",
+        cfg.log_prob_options(task),
     )
-    per_token, ratio, clipped = clipped_surrogate(
+
+    # The surrogate: without old log-probs the policy is the one that sampled, and the ratio is 1.
+    per_token, ratio, is_clipped = clipped_surrogate(
         log_probs,
         part.old_log_probs,
         part.advantages[..., None],
-        clip=s.clip,
-        epsilon_low=s.epsilon_low,
-        epsilon_high=s.epsilon_high,
-        ceiling=s.clip_ceiling,
+        clip=cfg.loss.clip,
+        epsilon_low=cfg.loss.clip_low,
+        epsilon_high=cfg.loss.clip_high,
+        ceiling=cfg.loss.clip_ceiling,
     )
+    sampler_logp_diff = jnp.abs(log_probs - part.sampler_log_probs)
     metrics = {
         "entropy": Weighted.of(entropies, part.mask),
         "ratio": Weighted.of(ratio, part.mask),
-        "clip_fraction": Weighted.of(clipped, part.mask),
-        "sampler_logp_diff": Weighted.of(jnp.abs(log_probs - part.sampler_log_probs), part.mask),
+        "clip_fraction": Weighted.of(is_clipped, part.mask),
+        "sampler_logp_diff": Weighted.of(sampler_logp_diff, part.mask),
     }
     if part.rewards is not None:
-        metrics |= {
-            f"reward_moment_{power}/{name}": Weighted.of(part.rewards[..., i] ** power)
-            for i, name in enumerate(s.rewards[task])
-            for power in (1, 2)
-        }
-    if s.importance_cap:
-        anchor = log_probs if part.old_log_probs is None else part.old_log_probs
-        weight = importance_weights(anchor, part.sampler_log_probs, s.importance_cap)
-        per_token = weight * per_token
-        metrics["importance_weight"] = Weighted.of(weight, part.mask)
+        metrics |= reward_moments(part.rewards, tuple(cfg.rewards[task]))
+
+    # Importance weights correct for a sampler with other weights or of another dtype.
+    if cfg.loss.importance_cap:
+        replayed = log_probs if part.old_log_probs is None else part.old_log_probs
+        weights = importance_weights(replayed, part.sampler_log_probs, cfg.loss.importance_cap)
+        per_token = weights * per_token
+        metrics["importance_weight"] = Weighted.of(weights, part.mask)
+
+    # The KL term and the entropy bonus.
     if part.ref_log_probs is not None:
-        divergence = kl.estimators[s.kl[task].estimator](log_probs, part.ref_log_probs)
-        per_token = per_token + coef * divergence
-        metrics |= {"kl": Weighted.of(divergence, part.mask), "kl_coefficient": Weighted.of(coef)}
-    if s.entropy_bonus[task]:
-        per_token = per_token - s.entropy_bonus[task] * entropies
+        divergence = kl.estimators[cfg.kl[task].estimator](log_probs, part.ref_log_probs)
+        per_token = per_token + kl_coefficient * divergence
+        metrics |= {
+            "kl": Weighted.of(divergence, part.mask),
+            "kl_coefficient": Weighted.of(kl_coefficient),
+        }
+    if cfg.loss.entropy_bonus[task]:
+        per_token = per_token - cfg.loss.entropy_bonus[task] * entropies
     return jnp.sum(jnp.where(part.mask, per_token, 0) * part.weights), metrics
 
 
-def reward_sums(
+def reward_moments(rewards: Float[Array, "B G R"], names: tuple[str, ...]) -> Metrics:
+    """First and second moments of every reward as metrics, which add up over micro-batches."""
+    return {
+        f"reward_moment_{power}/{name}": Weighted.of(rewards[..., i] ** power)
+        for i, name in enumerate(names)
+        for power in (1, 2)
+    }
+
+
+def summed_reward_moments(
     metrics: Metrics, task: str, names: tuple[str, ...]
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Number, mean and sum of squared deviations ``[R]`` of a step's rewards, as ``task_loss`` added them up."""
+    """Count, mean and sum of squared deviations ``[R]`` of a step's rewards.
+
+    The inverse of ``reward_moments``, after the metrics of all micro-batches have been added.
+    """
     first, second = (
         [metrics[f"{task}/reward_moment_{power}/{name}"] for name in names] for power in (1, 2)
     )
-    count = jnp.stack([one.weight for one in first])
-    mean = jnp.stack([one.sum for one in first]) / count
-    return count, mean, jnp.maximum(jnp.stack([one.sum for one in second]) - count * mean**2, 0)
+    count = jnp.stack([moment.weight for moment in first])
+    mean = jnp.stack([moment.sum for moment in first]) / count
+    squares = jnp.stack([moment.sum for moment in second])
+    return count, mean, jnp.maximum(squares - count * mean**2, 0)

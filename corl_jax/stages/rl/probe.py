@@ -1,6 +1,6 @@
-"""Rewards on held-out prompts of both tasks, whichever is trained. In: parameters; out: one number per task.
+"""Rewards of held-out prompts of both tasks, whichever is trained.
 
-A run of one task shows here what it does to the other (CoRL's pilot study: it costs).
+A run of one task shows here what it does to the other (in CoRL's pilot study, it costs).
 """
 
 from __future__ import annotations
@@ -13,59 +13,76 @@ from typing import Literal
 from corl_jax.core.types import Params, Record
 from corl_jax.data.pipeline import held_out_records
 from corl_jax.data.sources import RecordSource
-from corl_jax.engine.alarms import HELD_OUT
-from corl_jax.stages.rl.config import RlSettings
+from corl_jax.engine.alarms import HELD_OUT_REWARD
+from corl_jax.stages.rl.config import RlConfig
 from corl_jax.stages.rl.reward_step import RewardScorer
 from corl_jax.stages.rl.rollouts import RolloutSampler
 from corl_jax.stages.setup import Setup
-from corl_jax.tasks.joint import Joint
+from corl_jax.tasks.joint import JointPrompts
 
 
 class HeldOutProbe:
-    """Asks the same held-out prompts with the same keys every time, as many as a step has."""
+    """Samples the same held-out prompts with the same keys every time, as many as a step has."""
 
     def __init__(
         self,
-        parts: Setup,
-        settings: RlSettings,
-        judge: RewardScorer,
-        joint: Callable[[RlSettings, RolloutSampler], Joint],
-        records: Callable[[Literal["test"]], RecordSource],
+        setup: Setup,
+        cfg: RlConfig,
+        reward_scorer: RewardScorer,
+        make_joint_prompts: Callable[[RlConfig, RolloutSampler], JointPrompts],
+        open_records: Callable[[Literal["test"]], RecordSource],
         seed: int,
     ):
-        """``settings``, ``judge`` and ``joint`` are training's; a task that it leaves out is asked as often as the
-        other, unless it has no rewards in the config."""
-        most = max(settings.pictures, settings.questions)
-        counts = {"image": settings.pictures, "text": settings.questions}
-        counts = {
-            task: count or (most if settings.rewards[task] else 0) for task, count in counts.items()
-        }
-        s = dataclasses.replace(
-            settings,
-            pictures=counts["image"],
-            questions=counts["text"],
-            alternate=0,
-            stale_rollouts=False,
-        )
-        self._parts, self._records, self._seed = parts, records, seed
-        self._rollouts = RolloutSampler(parts, s, seed, 1)
-        self._joint, self._judge = joint(s, self._rollouts), judge.of(s)
+        """Arguments are those of training.
 
-    def open(self) -> None:
-        """Reads what reward models it needs."""
-        self._judge.open()
+        A task that training leaves out is probed with as many prompts as the other, unless it has
+        no rewards in the config.
+        """
+        rollout = cfg.rollout
+        most_prompts = max(rollout.image_prompts, rollout.text_prompts)
+        prompts = {"image": rollout.image_prompts, "text": rollout.text_prompts}
+        for task, count in prompts.items():
+            if count == 0 and cfg.rewards[task]:
+                prompts[task] = most_prompts
+        probe_cfg = dataclasses.replace(
+            cfg,
+            rollout=dataclasses.replace(
+                rollout,
+                image_prompts=prompts["image"],
+                text_prompts=prompts["text"],
+                alternate_every=0,
+                one_step_off_policy=False,
+            ),
+        )
+
+        self._setup, self._open_records, self._seed = setup, open_records, seed
+        self._rollout_sampler = RolloutSampler(setup, probe_cfg, seed, total_steps=1)
+        self._joint_prompts = make_joint_prompts(probe_cfg, self._rollout_sampler)
+        self._reward_scorer = reward_scorer.with_config(probe_cfg)
+
+    def load_reward_models(self) -> None:
+        """Reads the reward models that the probed tasks need."""
+        self._reward_scorer.load_reward_models()
 
     @functools.cached_property
-    def held_out(self) -> tuple[Record, ...]:
-        """What is asked."""
-        return held_out_records(self._records("test"), self._joint.batch_size, self._seed)
+    def records(self) -> tuple[Record, ...]:
+        """The held-out records."""
+        source = self._open_records("test")
+        return held_out_records(source, self._joint_prompts.batch_size, self._seed)
 
     def __call__(self, params: Params) -> dict[str, float]:
-        """Mean total reward by task, ``image/held_out_reward`` and ``text/held_out_reward``; ``params`` placed for rollouts."""
-        drawn = self._rollouts.sample_batch(params, self._joint(self.held_out, 0), 0, "probe/")
-        rewards = {}
-        for task, rollout in drawn.rollouts.items():
-            own = self._parts.sharder.local_rows(rollout)
-            found = self._judge.score(params, task, drawn.asked[task], own)
-            rewards[task + HELD_OUT] = float(found.total.mean())
-        return rewards
+        """Mean total reward by task, ``image/held_out_reward`` and ``text/held_out_reward``.
+
+        Args:
+          params: of the policy, as ``Setup.rollout_params`` returns them.
+        """
+        prompts = self._joint_prompts(self.records, 0)
+        batch = self._rollout_sampler.sample_batch(params, prompts, 0, "probe/")
+        metrics = {}
+        for task, rollout in batch.rollouts.items():
+            local_rollout = self._setup.sharder.local_rows(rollout)
+            rewards = self._reward_scorer.score_task(
+                params, task, batch.prompts[task], local_rollout
+            )
+            metrics[task + HELD_OUT_REWARD] = float(rewards.total.mean())
+        return metrics

@@ -1,173 +1,195 @@
-"""Groups that teach nothing, replaced by groups of further prompts: dynamic sampling (DAPO; Yu et al., 2025, 3.2).
+"""Dynamic sampling: groups whose rewards are all equal are replaced by groups of other prompts.
 
-In: the rollouts of a step and their rewards. Out: the same in the same shapes, where groups whose rewards are all equal
-made room for others. Every round draws a whole batch with the programs of the step, so nothing is compiled anew.
+Such groups have no advantage and teach nothing (DAPO; Yu et al., 2025, section 3.2). Every round
+samples a whole batch with the programs of the step, so nothing compiles anew, and its groups with
+different rewards take the places of those without.
 
-What is asked in a round, and the keys of its samples, are functions of (seed, step, round); what is replaced follows
-from the rewards, which every process has in whole. So resuming is exact and all processes do the same.
+Records and keys of a round are functions of (seed, step, round). What is replaced follows from the
+rewards, which every process has. So resuming is exact, and all processes do the same.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Int
 
 from corl_jax.core.rng import stream
 from corl_jax.core.types import Params, PromptBatch, Record, Rewards
-from corl_jax.data.pipeline import Rows
-from corl_jax.data.sources import RecordSource
+from corl_jax.data.sources import RecordSource, SelectedRecords
 from corl_jax.objectives.advantages import zero_std_groups
 from corl_jax.stages.rl.reward_step import RewardScorer, ScoredRollouts
 from corl_jax.stages.rl.rollouts import RolloutBatch, RolloutSampler
-from corl_jax.tasks.joint import Joint
+from corl_jax.tasks.joint import JointPrompts
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
 class DynamicSampling:
-    """At most ``settings.refill`` further rounds per step; where they do not suffice, groups without signal stay.
+    """At most ``config.rl.advantage.resample_rounds`` rounds per step.
 
     Attributes:
-      joint: asks records both ways.
-      rollouts, judge: of the stage.
-      source: opens what is asked.
+      joint_prompts: makes the prompts of both tasks.
+      rollout_sampler, reward_scorer: of the stage.
+      open_source: opens the training records.
       seed: of the run.
     """
 
-    joint: Joint
-    rollouts: RolloutSampler
-    judge: RewardScorer
-    source: Callable[[], RecordSource]
+    joint_prompts: JointPrompts
+    rollout_sampler: RolloutSampler
+    reward_scorer: RewardScorer
+    open_source: Callable[[], RecordSource]
     seed: int
 
-    def __call__(self, params: Params, judged: ScoredRollouts) -> ScoredRollouts:
-        """``judged`` with other groups in place of silent ones, and under ``said`` how often was drawn and replaced.
+    def __call__(self, params: Params, scored: ScoredRollouts) -> ScoredRollouts:
+        """``scored`` with as many groups replaced as the rounds provide, and metrics about it.
 
         Args:
           params: of the policy that samples.
-          judged: the step's own rollouts.
+          scored: the step's own rollouts.
         """
-        rounds, replaced = 0, dict.fromkeys(judged.scores, 0)
-        while rounds < self.rollouts.settings.refill:
-            holes = {
-                task: flags for task, flags in self.silent(judged.scores).items() if flags.any()
-            }
-            if not holes:
+        cfg, sharder = self.rollout_sampler.cfg, self.rollout_sampler.setup.sharder
+        rounds, replaced = 0, dict.fromkeys(scored.rewards, 0)
+        while rounds < cfg.advantage.resample_rounds:
+            zero_std = self.zero_std_groups(scored.rewards)
+            missing = {task: flags for task, flags in zero_std.items() if flags.any()}
+            if not missing:
                 break
+
+            # One more batch of other records, for the tasks that need it.
             rounds += 1
-            records = self.records(judged.drawn.step, rounds)
-            further = self.further(params, records, judged.drawn.step, rounds, tuple(holes))
-            flat = self.silent(further.scores)
-            for task, flags in holes.items():
-                source = replacements(flags, ~flat[task])
+            records = self.round_records(scored.batch.step, rounds)
+            extra = self.sample_again(params, records, scored.batch.step, rounds, tuple(missing))
+            extra_zero_std = self.zero_std_groups(extra.rewards)
+            for task, flags in missing.items():
+                source = replacements(flags, ~extra_zero_std[task])
                 replaced[task] += int((source >= 0).sum())
-                judged = self.exchanged(judged, further, task, source, records)
-        said = {"resample/rounds": float(rounds)}
-        said |= {
-            f"{task}/resampled": count / self.rollouts.settings.prompts(task)
-            for task, count in replaced.items()
+                scored = self.replace_groups(scored, extra, task, source, records)
+
+        metrics = {"resample/rounds": float(rounds)}
+        for task, count in replaced.items():
+            metrics[f"{task}/resampled"] = count / cfg.rollout.prompts[task]
+
+        # The same placement in every step, whether groups were replaced or not.
+        rollouts = sharder.put_batch(scored.batch.rollouts)
+        batch = dataclasses.replace(scored.batch, rollouts=rollouts)
+        return ScoredRollouts(batch, sharder.local_rows(rollouts), scored.rewards, metrics)
+
+    def zero_std_groups(self, rewards: Mapping[str, Rewards]) -> dict[str, np.ndarray]:
+        """Task to bool ``[B]``, the groups whose rewards are all equal."""
+        cfg = self.rollout_sampler.cfg
+        totals = {
+            task: task_rewards.total.reshape(-1, cfg.rollout.group_size)
+            for task, task_rewards in rewards.items()
         }
-        sharder, drawn = self.rollouts.parts.sharder, judged.drawn
-        drawn = dataclasses.replace(
-            drawn, rollouts=sharder.put_batch(drawn.rollouts)
-        )  # placed alike in every step
-        return ScoredRollouts(drawn, sharder.local_rows(drawn.rollouts), judged.scores, said)
-
-    def silent(self, scores: Mapping[str, Rewards]) -> dict[str, np.ndarray]:
-        """By task the groups without signal, ``[B]``, judged by rewards as they came."""
-        s = self.rollouts.settings
-        totals = {task: one.total.reshape(-1, s.group) for task, one in scores.items()}
-        return zero_std_groups(totals, pairing=s.pairing, text_weight=s.text_weight)
-
-    def records(self, step: int, round_: int) -> Rows:
-        """As many records as a step asks, none of them twice."""
-        source = self.source()
-        order = np.asarray(
-            jax.random.permutation(stream(self.seed, f"refill {round_}", step), len(source))
+        return zero_std_groups(
+            totals,
+            pairing=cfg.advantage.pairing,
+            text_weight=cfg.advantage.pairing_text_weight,
         )
-        return Rows(source, tuple(map(int, order[: self.joint.batch_size])))
 
-    def further(
-        self, params: Params, records: Rows, step: int, round_: int, tasks: tuple[str, ...]
-    ) -> ScoredRollouts:
-        """The rollouts of a round, and their rewards."""
-        asked = self.joint(records, step)
-        drawn = self.rollouts.sample_batch(
-            params, {task: asked[task] for task in tasks}, step, f"refill {round_}/"
-        )
-        return self.judge.judged(params, drawn)
+    def round_records(self, step: int, round_number: int) -> SelectedRecords:
+        """As many records as a step has, none of them twice."""
+        source = self.open_source()
+        key = stream(self.seed, f"refill {round_number}", step)
+        order = np.asarray(jax.random.permutation(key, len(source)))
+        return SelectedRecords(source, tuple(map(int, order[: self.joint_prompts.batch_size])))
 
-    def exchanged(
+    def sample_again(
         self,
-        judged: ScoredRollouts,
-        further: ScoredRollouts,
+        params: Params,
+        records: Sequence[Record],
+        step: int,
+        round_number: int,
+        tasks: tuple[str, ...],
+    ) -> ScoredRollouts:
+        """The rollouts of a round and their rewards."""
+        prompts = self.joint_prompts(records, step)
+        batch = self.rollout_sampler.sample_batch(
+            params, {task: prompts[task] for task in tasks}, step, f"refill {round_number}/"
+        )
+        return self.reward_scorer.score_rollouts(params, batch)
+
+    def replace_groups(
+        self,
+        scored: ScoredRollouts,
+        extra: ScoredRollouts,
         task: str,
         source: np.ndarray,
         records: Sequence[Record],
     ) -> ScoredRollouts:
-        """``judged`` with the groups of ``task`` that ``source`` names taken from ``further``.
+        """``scored`` with some groups of ``task`` taken from ``extra``.
 
         Args:
-          source: ``[B]``: for every group the one of ``further`` that takes its place, or -1.
-          records: what ``further`` asked, whole; read only where it is taken.
+          source: int ``[B]``: for each group the one of ``extra`` that replaces it, or -1.
+          records: of all prompts of ``extra``; only those of replacing groups are read.
         """
-        drawn, rollouts = judged.drawn, self.rollouts
-        prompts = len(source)
-        rows = np.repeat(source, copies := rollouts.prompt_repeats(prompts))
-        rows = np.where(rows >= 0, rows * copies + np.arange(len(rows)) % copies, -1).astype(
-            np.int32
-        )
-        old = (drawn.asked[task].prompts, drawn.rollouts[task])
-        new = (further.drawn.asked[task].prompts, further.drawn.rollouts[task])
-        asked, rollout = rollouts.parts.sharder.put_batch(_taken(old, new, rows))
-        share = rollouts.share(prompts)
-        kept = zip(share, drawn.asked[task].records, strict=True)
-        own = tuple(records[int(source[p])] if source[p] >= 0 else record for p, record in kept)
-        was, now = judged.scores[task], further.scores[task]
-        matrix, total = (
-            _groups(was.matrix, now.matrix, source),
-            _groups(was.total, now.total, source),
-        )
-        return ScoredRollouts(
-            RolloutBatch(
-                drawn.step,
-                drawn.asked | {task: PromptBatch(asked, own)},
-                drawn.rollouts | {task: rollout},
-            ),
-            judged.local_rows,
-            judged.scores | {task: Rewards(was.names, matrix, total)},
+        sampler, prompts = self.rollout_sampler, len(source)
+
+        # A prompt may be repeated on the mesh: row ``r`` of a group goes where its row ``r`` was.
+        repeats = sampler.prompt_repeats(prompts)
+        rows = np.repeat(source, repeats)
+        rows = np.where(rows >= 0, rows * repeats + np.arange(len(rows)) % repeats, -1)
+        old = (scored.batch.prompts[task].prompts, scored.batch.rollouts[task])
+        new = (extra.batch.prompts[task].prompts, extra.batch.rollouts[task])
+        new_prompts, rollout = sampler.setup.sharder.put_batch(
+            _replace_rows(old, new, rows.astype(np.int32))
         )
 
+        # The records of this process's rows, and the rewards of all.
+        local_ids = sampler.local_prompt_ids(prompts)
+        new_records = tuple(
+            records[int(source[i])] if source[i] >= 0 else record
+            for i, record in zip(local_ids, scored.batch.prompts[task].records, strict=True)
+        )
+        old_rewards, new_rewards = scored.rewards[task], extra.rewards[task]
+        rewards = Rewards(
+            old_rewards.names,
+            _replace_host_groups(old_rewards.matrix, new_rewards.matrix, source),
+            _replace_host_groups(old_rewards.total, new_rewards.total, source),
+        )
+        batch = RolloutBatch(
+            scored.batch.step,
+            scored.batch.prompts | {task: PromptBatch(new_prompts, new_records)},
+            scored.batch.rollouts | {task: rollout},
+        )
+        return ScoredRollouts(batch, scored.local_rollouts, scored.rewards | {task: rewards})
 
-def replacements(holes: np.ndarray, offers: np.ndarray) -> np.ndarray:
-    """For every group the number of the one that takes its place, or -1: the first hole takes the first offer.
+
+def replacements(missing: np.ndarray, available: np.ndarray) -> np.ndarray:
+    """For each group the number of the one that replaces it, or -1, in order.
 
     Args:
-      holes: bool ``[B]``, groups to replace.
-      offers: bool ``[B]``, groups that may take their place.
+      missing: bool ``[B]``, groups to replace.
+      available: bool ``[B]``, groups that may replace them.
     """
-    source = np.full(len(holes), -1)
-    for hole, offer in zip(np.flatnonzero(holes), np.flatnonzero(offers), strict=False):
-        source[hole] = offer
+    source = np.full(len(missing), -1)
+    pairs = zip(np.flatnonzero(missing), np.flatnonzero(available), strict=False)
+    for group, replacement in pairs:
+        source[group] = replacement
     return source
 
 
-def _groups(old: np.ndarray, new: np.ndarray, source: np.ndarray) -> np.ndarray:
-    """``old [B * G, ...]`` with group ``i`` replaced by group ``source[i]`` of ``new`` where that is not -1."""
-    out = old.reshape(len(source), -1).copy()
-    out[source >= 0] = new.reshape(len(source), -1)[source[source >= 0]]
-    return out.reshape(old.shape)
+def _replace_host_groups(old: np.ndarray, new: np.ndarray, source: np.ndarray) -> np.ndarray:
+    """``old [B * G, ...]`` with group ``i`` from group ``source[i]`` of ``new`` where that is not -1."""
+    groups = old.reshape(len(source), -1).copy()
+    is_replaced = source >= 0
+    groups[is_replaced] = new.reshape(len(source), -1)[source[is_replaced]]
+    return groups.reshape(old.shape)
 
 
 @jax.jit
-def _taken(old: Any, new: Any, rows: jax.Array) -> Any:
-    """Every leaf of ``old`` with row ``i`` replaced by row ``rows[i]`` of ``new`` where that is not -1."""
+def _replace_rows(old: T, new: T, rows: Int[Array, "B"]) -> T:
+    """Every leaf of ``old`` with row ``i`` from row ``rows[i]`` of ``new`` where that is not -1."""
 
-    def one(a: jax.Array, b: jax.Array) -> jax.Array:
-        return jnp.where((rows >= 0).reshape(-1, *[1] * (a.ndim - 1)), b[jnp.maximum(rows, 0)], a)
+    def replace(old_leaf: jax.Array, new_leaf: jax.Array) -> jax.Array:
+        is_replaced = (rows >= 0).reshape(-1, *[1] * (old_leaf.ndim - 1))
+        return jnp.where(is_replaced, new_leaf[jnp.maximum(rows, 0)], old_leaf)
 
-    return jax.tree.map(one, old, new)
+    return jax.tree.map(replace, old, new)

@@ -1,7 +1,4 @@
-"""The rewards of a step: who may be asked for them, how they are combined, what is logged of them.
-
-In: rollouts on the host. Out: ``Rewards``, totals for the advantages, metrics.
-"""
+"""Rewards of a step: computed where the samples are, normalized if asked, and described by metrics."""
 
 from __future__ import annotations
 
@@ -17,9 +14,9 @@ from corl_jax.engine.stage import HostMetrics
 from corl_jax.objectives.running_moments import RunningMoments
 from corl_jax.reward_models.collection import RewardModels
 from corl_jax.rewards.base import RewardContext, compute_rewards
-from corl_jax.rewards.requirements import needed
+from corl_jax.rewards.requirements import required_models
 from corl_jax.sampling.policy_handle import RewardPolicyHandle
-from corl_jax.stages.rl.config import RlSettings
+from corl_jax.stages.rl.config import RlConfig
 from corl_jax.stages.rl.rollouts import RolloutBatch
 from corl_jax.stages.setup import Setup
 from corl_jax.tasks.base import Task
@@ -27,104 +24,118 @@ from corl_jax.tasks.base import Task
 
 @dataclasses.dataclass(frozen=True)
 class ScoredRollouts:
-    """Rollouts of a step and what they are worth.
+    """Rollouts of a step with their rewards.
 
     Attributes:
-      drawn: on the mesh.
-      own: by task this process's rows, on the host.
-      scores: by task, whole on every process.
-      said: to be logged.
+      batch: the rollouts, on the mesh.
+      local_rollouts: task to this process's rows, on the host.
+      rewards: task to the rewards of all samples, the same on every process.
+      metrics: to log.
     """
 
-    drawn: RolloutBatch
-    local_rows: dict[str, Rollout]
-    scores: dict[str, Rewards]
-    said: HostMetrics = dataclasses.field(default_factory=dict)
+    batch: RolloutBatch
+    local_rollouts: dict[str, Rollout]
+    rewards: dict[str, Rewards]
+    metrics: HostMetrics = dataclasses.field(default_factory=dict)
 
 
 class RewardScorer:
-    """Scores what a policy wrote, as ``config.rewards`` and ``config.reward`` say."""
+    """Computes the rewards that ``config.rewards`` names."""
 
     def __init__(
         self,
-        parts: Setup,
-        settings: RlSettings,
+        setup: Setup,
+        cfg: RlConfig,
         tasks: Mapping[str, Task],
-        nets: RewardModels | None = None,
+        reward_models: RewardModels | None = None,
     ):
-        """``nets``: reward models to share; None opens its own."""
-        self.parts, self.settings, self.tasks = parts, settings, tasks
-        self.reward_models = (
-            RewardModels(settings.reward.models, parts.sharder) if nets is None else nets
-        )
+        """``reward_models`` to share with another scorer; None opens them anew."""
+        self.setup, self.cfg, self.tasks = setup, cfg, tasks
+        if reward_models is None:
+            reward_models = RewardModels(cfg.reward_options.models, setup.sharder)
+        self.reward_models = reward_models
 
-    def of(self, settings: RlSettings) -> RewardScorer:
-        """Another that asks the same reward models, each of which is read once."""
-        return RewardScorer(self.parts, settings, self.tasks, self.reward_models)
+    def with_config(self, cfg: RlConfig) -> RewardScorer:
+        """A scorer of another config over the same reward models, which are read once."""
+        return RewardScorer(self.setup, cfg, self.tasks, self.reward_models)
 
-    def open(self) -> None:
-        """Reads the reward models that this run uses.
+    def load_reward_models(self) -> None:
+        """Reads the reward models that the trained tasks need.
 
         Raises:
-          UserError: one is not named, not there, or damaged.
+          UserError: one has no source, does not exist, or is damaged.
         """
-        names = {name for task in self.settings.asked for name in self.settings.rewards[task]}
-        self.reward_models.open(sorted(needed(names, self.settings.reward)))
+        names = {name for task in self.cfg.tasks for name in self.cfg.rewards[task]}
+        self.reward_models.load(sorted(required_models(names, self.cfg.reward_options)))
 
-    def judged(self, params: Params, drawn: RolloutBatch) -> ScoredRollouts:
-        """All of ``drawn`` with its rewards, task by task as rollouts come."""
-        own, scores = {}, {}
-        for task, rollout in drawn.rollouts.items():
-            own[task] = self.parts.sharder.local_rows(rollout)
-            scores[task] = self.score(params, task, drawn.asked[task], own[task])
-        return ScoredRollouts(drawn, own, scores)
+    def score_rollouts(self, params: Params, batch: RolloutBatch) -> ScoredRollouts:
+        """Rewards of a whole step, task by task as the devices finish its rollouts."""
+        local_rollouts, rewards = {}, {}
+        for task, rollout in batch.rollouts.items():
+            local_rollouts[task] = self.setup.sharder.local_rows(rollout)
+            rewards[task] = self.score_task(params, task, batch.prompts[task], local_rollouts[task])
+        return ScoredRollouts(batch, local_rollouts, rewards)
 
-    def score(self, params: Params, task: str, asked: PromptBatch, rollout: Rollout) -> Rewards:
-        """Rewards of every sample, each computed by the process that holds it; whole on every process.
+    def score_task(
+        self, params: Params, task: str, prompts: PromptBatch, local_rollout: Rollout
+    ) -> Rewards:
+        """Rewards of all samples of a task, each computed by the process that has it.
 
         Args:
-          params: of the policy, for the rewards that read with it.
-          rollout: this process's rows, on the host.
+          params: of the policy, for rewards that read with it.
+          local_rollout: this process's rows, on the host.
         """
-        s, parts = self.settings, self.parts
         policy = RewardPolicyHandle(
-            parts.sampler,
-            parts.tokenizer,
+            self.setup.rollout_policy,
+            self.setup.tokenizer,
             params,
-            s.text_prompt_length,
-            parts.sharder,
-            s.completion_length,
+            self.cfg.rollout.text_prompt_length,
+            self.setup.sharder,
+            self.cfg.rollout.completion_length,
         )
-        context = RewardContext(policy, self.reward_models, s.reward)
-        mine = compute_rewards(self.tasks[task].read_back(asked, rollout), s.rewards[task], context)
-        return Rewards(mine.names, *parts.sharder.all_gather_rows((mine.matrix, mine.total)))
+        context = RewardContext(policy, self.reward_models, self.cfg.reward_options)
+        completions = self.tasks[task].to_completions(prompts, local_rollout)
+        local = compute_rewards(completions, self.cfg.rewards[task], context)
 
-    def standardised(self, task: str, one: Rewards, algo: Mapping[str, Any]) -> Rewards:
-        """``one`` with its total made of z-scores over the run so far, this step included, where the config says so."""
-        if self.settings.reward.normalise != "running":
-            return one
+        matrix, total = self.setup.sharder.all_gather_rows((local.matrix, local.total))
+        return Rewards(local.names, matrix, total)
+
+    def normalize(self, task: str, rewards: Rewards, algo: Mapping[str, Any]) -> Rewards:
+        """``rewards`` whose total adds up z-scores, where the config asks for running moments.
+
+        The moments are those of the run so far, this step included.
+        """
+        if self.cfg.reward_options.normalization != "running":
+            return rewards
         moments: RunningMoments = jax.device_get(algo["rewards"][task])
-        values = one.matrix.astype(np.float64)
-        weights = np.array(list(self.settings.rewards[task].values()))
-        total = moments.with_values(values).z_scores(values) @ weights
-        return Rewards(one.names, one.matrix, total.astype(np.float32))
+        values = rewards.matrix.astype(np.float64)
+        total = moments.with_values(values).z_scores(values) @ self._weights(task)
+        return Rewards(rewards.names, rewards.matrix, total.astype(np.float32))
 
-    def metrics(self, scores: Mapping[str, Rewards]) -> HostMetrics:
-        """Rewards part by part, their spread within groups, each part's share of it, groups without signal.
+    def metrics(self, rewards: Mapping[str, Rewards]) -> HostMetrics:
+        """Means and spreads of rewards; parts are as computed, before they are normalized.
 
-        Parts and shares are of the rewards as they came, before they are standardised.
+        See docs/metrics.md for each column.
         """
         metrics: HostMetrics = {}
-        for task, one in scores.items():
-            weights = np.array(list(self.settings.rewards[task].values()))
-            groups = one.matrix.reshape(-1, self.settings.group, len(one.names)) * weights
-            spread = groups.std(1, ddof=1).mean(0)
-            for name, column, part in zip(one.names, one.matrix.T, spread, strict=True):
+        for task, task_rewards in rewards.items():
+            # Each part's standard deviation within groups, and its share of their sum.
+            names, matrix = task_rewards.names, task_rewards.matrix
+            groups = matrix.reshape(-1, self.cfg.rollout.group_size, len(names))
+            part_stds = (groups * self._weights(task)).std(1, ddof=1).mean(0)
+            for name, column, std in zip(names, matrix.T, part_stds, strict=True):
                 metrics[f"{task}/reward/{name}"] = float(column.mean())
-                if len(one.names) > 1:
-                    metrics[f"{task}/reward_std_share/{name}"] = float(part / max(spread.sum(), 1e-12))
-            totals = one.total.reshape(-1, self.settings.group)
-            metrics[f"{task}/reward"] = float(one.total.mean())
+                if len(names) > 1:
+                    share = float(std / max(part_stds.sum(), 1e-12))
+                    metrics[f"{task}/reward_std_share/{name}"] = share
+
+            # The total, whose groups of equal rewards teach nothing.
+            totals = task_rewards.total.reshape(-1, self.cfg.rollout.group_size)
+            metrics[f"{task}/reward"] = float(task_rewards.total.mean())
             metrics[f"{task}/reward_std"] = float(totals.std(1, ddof=1).mean())
             metrics[f"{task}/zero_std_groups"] = float((np.ptp(totals, 1) == 0).mean())
         return metrics
+
+    def _weights(self, task: str) -> np.ndarray:
+        """Weights of the task's rewards, ``[R]``."""
+        return np.array(list(self.cfg.rewards[task].values()))

@@ -1,6 +1,8 @@
-"""Rollouts of a step: how prompts lie on the mesh, how samples are drawn from them, early ones where asked for.
+"""Rollouts of a step: prompts placed on the mesh, and samples drawn from them.
 
-In: parameters and asked records. Out: ``RolloutBatch``, begun on the device and maybe not over.
+On a mesh every device reads the prompts of its own samples. Where there are fewer prompts than
+devices, each prompt is repeated ``f`` times with ``G / f`` samples each, so that rows of a batch are
+``[B * f, G / f]``; see ``core.sharding.Sharder.prompt_repeats``.
 """
 
 from __future__ import annotations
@@ -9,124 +11,153 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
+from jaxtyping import Array, Float
 
 from corl_jax.core.rng import sample_keys, stream
 from corl_jax.core.types import Params, PromptBatch, Rollout
 from corl_jax.engine.state import TrainState, merge
 from corl_jax.sampling.quantized import quantized_policy
-from corl_jax.stages.rl.config import RlSettings
+from corl_jax.stages.rl.config import RlConfig
 from corl_jax.stages.setup import Setup
 
 
 @dataclasses.dataclass(frozen=True)
 class RolloutBatch:
-    """Rollouts of ``step``, begun and maybe not over: by task what was asked, on the mesh, and what is written."""
+    """Rollouts of a step; dispatched to the devices, which may still be computing them.
+
+    Attributes:
+      step: the step that they are for.
+      prompts: task to its prompts, on the mesh.
+      rollouts: task to its samples, on the mesh.
+    """
 
     step: int
-    asked: dict[str, PromptBatch]
+    prompts: dict[str, PromptBatch]
     rollouts: dict[str, Rollout]
 
 
 class RolloutSampler:
-    """Draws what a policy is trained on, ``settings.group`` samples per prompt.
+    """Samples ``group_size`` completions per prompt.
 
     Attributes:
-      microbatches: of the update that takes them.
-      ahead: with ``stale_rollouts`` those of the next step, begun early.
+      policy: the programs that sample, over the parameters that ``quantize`` returns.
+      prefetched: with ``one_step_off_policy`` the rollouts of the next step.
     """
 
     def __init__(
-        self, parts: Setup, settings: RlSettings, seed: int, steps: int, microbatches: int = 1
+        self, setup: Setup, cfg: RlConfig, seed: int, total_steps: int, microbatches: int = 1
     ):
-        self.parts, self.settings, self.seed, self.steps = parts, settings, seed, steps
-        self.microbatches = microbatches
-        held = {"weights": settings.rollout_weights, "cache": settings.rollout_cache}
-        self.sampler, self.lighten = quantized_policy(parts.sampler, parts.rollout, **held)
-        self.ahead: RolloutBatch | None = None
+        """``total_steps`` of the run; ``microbatches`` of the update that gets the rollouts."""
+        self.setup, self.cfg, self.seed = setup, cfg, seed
+        self.total_steps, self.microbatches = total_steps, microbatches
+        self.policy, self.quantize = quantized_policy(
+            setup.rollout_policy,
+            setup.rollout_param_specs,
+            weights_dtype=cfg.rollout.weights_dtype,
+            cache_dtype=cfg.rollout.cache_dtype,
+        )
+        self.prefetched: RolloutBatch | None = None
 
     def step_rollouts(self, state: TrainState, params: Params, raw: Any, step: int) -> RolloutBatch:
-        """The rollouts of a step, from ``params``.
+        """The rollouts of a step.
 
-        Stale ones were begun a step ago, before the last update, and the next step's are begun now. A resumed run makes
-        those that it lost from the parameters that its state kept, the same bit for bit.
+        With ``one_step_off_policy`` they were dispatched a step ago, before the last update, and the
+        next step's are dispatched now. A resumed run samples those that it lost from the parameters
+        that its state kept, the same bit for bit.
+
+        Args:
+          params: of the policy, as ``Setup.rollout_params`` returns them.
+          raw: the prompts of the step by task; one step off policy, also those of the next.
         """
-        if not self.settings.stale_rollouts:
+        if not self.cfg.rollout.one_step_off_policy:
             return self.sample_batch(params, raw, step)
-        now, following = raw
-        drawn, self.ahead = self.ahead, None
-        if drawn is None or drawn.step != step:
-            drawn = self.sample_batch(
-                self.parts.for_rollout(merge(state.previous, state.frozen)), now, step
-            )
-        if step + 1 < self.steps:
-            self.ahead = self.sample_batch(params, following, step + 1)
-        return drawn
+
+        prompts, next_prompts = raw
+        batch, self.prefetched = self.prefetched, None
+        if batch is None or batch.step != step:
+            previous = self.setup.rollout_params(merge(state.previous, state.frozen))
+            batch = self.sample_batch(previous, prompts, step)
+        if step + 1 < self.total_steps:
+            self.prefetched = self.sample_batch(params, next_prompts, step + 1)
+        return batch
 
     def sample_batch(
-        self, params: Params, raw: Mapping[str, PromptBatch], step: int, name: str = ""
+        self,
+        params: Params,
+        prompts: Mapping[str, PromptBatch],
+        step: int,
+        stream_prefix: str = "",
     ) -> RolloutBatch:
-        """Asks the batch of ``step`` and begins its rollouts; ``name`` makes their keys others than training's."""
-        asked = {
-            task: PromptBatch(self.parts.sharder.put_batch(one.prompts), one.records)
-            for task, one in raw.items()
-        }
-        light = self.lighten(params)
-        return RolloutBatch(
-            step,
-            asked,
-            {task: self.sample(light, task, one, step, name) for task, one in asked.items()},
-        )
+        """Dispatches the rollouts of all tasks.
 
-    def sample(
-        self, params: Params, task: str, asked: PromptBatch, step: int, name: str = ""
-    ) -> Rollout:
-        """``G`` samples per prompt, from parameters that ``lighten`` made.
-
-        The key of a sample depends on (seed, task, step, its number in the step).
+        Args:
+          prompts: task to this process's prompts, on the host.
+          stream_prefix: of the random stream, so that samples outside training have other keys.
         """
-        s, sampler = self.settings, self.sampler
-        rows, samples = asked.prompts.tokens.shape[0], s.prompts(task) * s.group
-        keys = sample_keys(stream(self.seed, name + task, step), samples).reshape(rows, -1)
+        placed = {
+            task: PromptBatch(self.setup.sharder.put_batch(batch.prompts), batch.records)
+            for task, batch in prompts.items()
+        }
+        sampler_params = self.quantize(params)
+        rollouts = {
+            task: self.sample_task(sampler_params, task, batch, step, stream_prefix)
+            for task, batch in placed.items()
+        }
+        return RolloutBatch(step, placed, rollouts)
+
+    def sample_task(
+        self, params: Params, task: str, batch: PromptBatch, step: int, stream_prefix: str = ""
+    ) -> Rollout:
+        """``G`` samples per prompt of one task, from parameters that ``quantize`` returned.
+
+        The key of a sample depends on (seed, task, step, its number within the step) alone.
+        """
+        rows = batch.prompts.tokens.shape[0]
+        samples = self.cfg.rollout.prompts[task] * self.cfg.rollout.group_size
+        keys = sample_keys(stream(self.seed, stream_prefix + task, step), samples)
+        keys = keys.reshape(rows, -1)
+        sampling = self.cfg.sampling_params(self.policy, task)
         if task == "image":
-            return sampler.sample_images(
-                params, asked.prompts, keys, s.sampling(sampler, task), s.guided_sampler
+            return self.policy.sample_images(
+                params, batch.prompts, keys, sampling, self.cfg.rollout.uses_guidance
             )
-        return sampler.sample_text(
-            params, asked.prompts, keys, s.sampling(sampler, task), s.completion_length
+        return self.policy.sample_text(
+            params, batch.prompts, keys, sampling, self.cfg.rollout.completion_length
         )
 
     def log_probs(
-        self, params: Params, task: str, asked: PromptBatch, rollout: Rollout
-    ) -> jax.Array:
+        self, params: Params, task: str, batch: PromptBatch, rollout: Rollout
+    ) -> Float[Array, "B G T"]:
         """Teacher-forced log-probs of a rollout under ``params``."""
-        sampler = self.parts.reader(params)
-        return sampler.log_probs(
+        policy = self.setup.policy_for(params)
+        return policy.log_probs(
             params,
-            asked.prompts,
+            batch.prompts,
             rollout,
-            self.settings.sampling(sampler, task),
-            **self.settings.scoring(task),
+            self.cfg.sampling_params(policy, task),
+            self.cfg.log_prob_options(task),
         )
 
     def prompt_repeats(self, prompts: int) -> int:
-        """How often a step repeats each prompt, with fewer samples each, so that every device has its own."""
-        return self.parts.sharder.prompt_repeats(prompts, self.settings.group, self.microbatches)
+        """How often a step repeats each prompt, ``f``."""
+        return self.setup.sharder.prompt_repeats(
+            prompts, self.cfg.rollout.group_size, self.microbatches
+        )
 
-    def rows_of(self, task: str, values: np.ndarray) -> np.ndarray:
-        """This process's rows ``[B * f, G / f, ...]`` of what there is one of per sample, ``[N, ...]``."""
-        rows = self.rows_in(task)
-        return values.reshape(rows, -1, *values.shape[1:])[
-            np.asarray(self.parts.sharder.local_row_ids(rows))
-        ]
-
-    def rows_in(self, task: str) -> int:
+    def rows_per_step(self, task: str) -> int:
         """Rows of a step, ``B * f``."""
-        prompts = self.settings.prompts(task)
+        prompts = self.cfg.rollout.prompts[task]
         return prompts * self.prompt_repeats(prompts)
 
-    def share(self, prompts: int) -> list[int]:
-        """The prompts that this process reads, of a step's ``prompts``, each as often as it has rows of it."""
-        copies = self.prompt_repeats(prompts)
-        return [row // copies for row in self.parts.sharder.local_row_ids(prompts * copies)]
+    def local_values(self, task: str, values: np.ndarray) -> np.ndarray:
+        """This process's rows of per-sample values: ``[N, ...]`` to ``[B * f, G / f, ...]``."""
+        rows = self.rows_per_step(task)
+        by_row = values.reshape(rows, -1, *values.shape[1:])
+        return by_row[np.asarray(self.setup.sharder.local_row_ids(rows))]
+
+    def local_prompt_ids(self, prompts: int) -> list[int]:
+        """Numbers of the prompts that this process reads, each as often as it has rows of it."""
+        repeats = self.prompt_repeats(prompts)
+        rows = self.setup.sharder.local_row_ids(prompts * repeats)
+        return [row // repeats for row in rows]

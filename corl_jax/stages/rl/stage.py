@@ -1,9 +1,17 @@
-"""Reinforcement learning of both tasks: ask, sample, score, compare within the group, update.
+"""Reinforcement learning of text-to-image and image-to-text from the same updates (GRPO).
 
-    records -> prompts -> rollouts -> rewards -> advantages -> weighted surrogate + KL -> update
+One step, in ``RlStage.batches``:
 
-Serves the unified stage (both tasks), refinements (one task, by asking 0 of the other) and training by turns, where a
-step asks, samples and updates one task alone (``rl.alternate``): which one is a function of the step.
+1. Prompts. Records become a ``PromptBatch`` per task (``tasks.joint.JointPrompts``, ahead of time,
+   in the data iterator).
+2. Rollouts. ``rollouts.RolloutSampler`` samples ``group_size`` completions per prompt: a
+   ``RolloutBatch``.
+3. Rewards. ``reward_step.RewardScorer`` computes them on the host: ``ScoredRollouts``.
+4. Advantages. ``objectives.advantages`` compares each reward with its group: arrays ``[B, G]``.
+5. Update. A ``PolicyBatch`` per task goes to ``engine.update``, whose loss is ``loss.policy_loss``.
+
+The stage serves unified runs (both tasks), refinements (one task, by 0 prompts of the other) and
+training in turns (``config.rl.rollout.alternate_every``), where a step trains one task alone.
 """
 
 from __future__ import annotations
@@ -17,272 +25,317 @@ import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from corl_jax.core.numerics import Metrics
 from corl_jax.core.trees import partition
-from corl_jax.core.types import Params, PolicyBatch, PromptBatch, Rewards, Rollout
+from corl_jax.core.types import Params, PolicyBatch, Rewards, Rollout
 from corl_jax.data.pipeline import PairWithNext, batches
 from corl_jax.data.sources import RecordSource
-from corl_jax.engine.hooks import Every, Hook, Report
-from corl_jax.engine.image_grid import image_grid
+from corl_jax.engine.hooks import Hook, PeriodicHook, Report
 from corl_jax.engine.optim import Optimizer
 from corl_jax.engine.reference_policy import ReferencePolicy
 from corl_jax.engine.stage import HostMetrics
 from corl_jax.engine.state import TrainState, create_state, merge
-from corl_jax.objectives import advantages, kl
+from corl_jax.objectives import kl
 from corl_jax.objectives.running_moments import empty_moments
 from corl_jax.objectives.token_weights import token_weights
-from corl_jax.stages.config import HookSettings
-from corl_jax.stages.rl.config import RlSettings, read_settings
+from corl_jax.stages.config import HooksConfig
+from corl_jax.stages.rl.advantage_step import compute_advantages
+from corl_jax.stages.rl.config import RlConfig, read_rl_config
 from corl_jax.stages.rl.grad_interference import GradInterference
-from corl_jax.stages.rl.loss import policy_loss, reward_sums
+from corl_jax.stages.rl.loss import policy_loss, summed_reward_moments
 from corl_jax.stages.rl.probe import HeldOutProbe
 from corl_jax.stages.rl.resample import DynamicSampling
 from corl_jax.stages.rl.reward_step import RewardScorer
-from corl_jax.stages.rl.rollouts import RolloutSampler
+from corl_jax.stages.rl.rollouts import RolloutBatch, RolloutSampler
+from corl_jax.stages.rl.sample_sheet import SampleSheet
 from corl_jax.stages.setup import Setup, open_records
 from corl_jax.tasks.base import Task
-from corl_jax.tasks.joint import Joint
+from corl_jax.tasks.joint import JointPrompts
 from corl_jax.tasks.text_to_image import TextToImage
 from corl_jax.tasks.visual_qa import VisualQA
 
 
 class RlStage:
-    """GRPO over one or both tasks; see the head of this file."""
+    """GRPO over one or both tasks; the head of this file describes a step.
+
+    Attributes:
+      setup: mesh, model, tokenizer, initial parameters.
+      cfg: the blocks ``rl``, ``rewards`` and ``kl`` of the config.
+      sample_sheet: images of the newest step, for people to look at.
+      fixed_reference: parameters of a reference policy that does not follow; {} where the KL
+        coefficients are 0 or the reference is in the train state.
+    """
 
     name = "rl"
 
-    def __init__(self, config: Mapping[str, Any], parts: Setup, optimizer: Optimizer):
-        self.parts, self.optimizer, self.seed = parts, optimizer, config["seed"]
-        self.trainable, self.updates = (
-            parts.trainable(config["trainable"]),
-            config["updates_per_step"],
+    def __init__(self, config: Mapping[str, Any], setup: Setup, optimizer: Optimizer):
+        self.setup, self.optimizer, self.seed = setup, optimizer, config["seed"]
+        self.trainable = setup.trainable_patterns(config["trainable"])
+        setup.check_sources(trainable=self.trainable)
+        self.updates_per_step = config["updates_per_step"]
+        self.total_updates = config["steps"] * self.updates_per_step
+        self.cfg: RlConfig = read_rl_config(config, self.updates_per_step)
+        self.loss = functools.partial(policy_loss, setup.trained_policy, self.cfg)
+        self._open_records = functools.partial(open_records, config)
+
+        # The four collaborators of a step.
+        self.text_to_image = TextToImage(setup.tokenizer, self.cfg.rollout.image_prompt_length)
+        self.visual_qa = VisualQA(
+            setup.tokenizer,
+            setup.cfg.image_tokens,
+            setup.cfg.image_size,
+            self.cfg.rollout.text_prompt_length,
         )
-        parts.check(trainable=self.trainable)
-        self.steps, self.total = config["steps"], config["steps"] * self.updates
-        self.settings: RlSettings = read_settings(config, self.updates)
-        self.rollouts = RolloutSampler(
-            parts, self.settings, self.seed, self.steps, config["microbatches"]
+        tasks: dict[str, Task] = {"image": self.text_to_image, "text": self.visual_qa}
+        self.rollout_sampler = RolloutSampler(
+            setup, self.cfg, self.seed, config["steps"], config["microbatches"]
         )
-        self._records = functools.partial(open_records, config)
-        s, cfg = self.settings, parts.cfg
-        drawing = TextToImage(parts.tokenizer, s.image_prompt_length)
-        asking = VisualQA(
-            parts.tokenizer, cfg.image_tokens, cfg.vision.image_size, s.text_prompt_length
+        self.joint_prompts = self.make_joint_prompts(self.cfg, self.rollout_sampler)
+        self.reward_scorer = RewardScorer(setup, self.cfg, tasks)
+        self.dynamic_sampling = DynamicSampling(
+            self.joint_prompts,
+            self.rollout_sampler,
+            self.reward_scorer,
+            lambda: self.train_records,
+            self.seed,
         )
 
-        def joint(s: RlSettings, rollouts: RolloutSampler) -> Joint:
-            return Joint(drawing, asking, s.pictures, s.questions, rollouts.share, s.alternate)
-
-        self.joint = joint(s, self.rollouts)
-        tasks: dict[str, Task] = {"image": drawing, "text": asking}
-        self.judge = RewardScorer(parts, s, tasks)
-        self.probing, self.comparing = (
-            config["hooks"]["probe_every"],
-            config["hooks"]["interference_every"],
+        # What looks at steps from outside.
+        hooks = config["hooks"]
+        self.probe_every, self.interference_every = (
+            hooks["probe_every"],
+            hooks["interference_every"],
         )
         self.probe = HeldOutProbe(
-            parts, s, self.judge, joint, lambda split: self._records(split), self.seed
+            setup,
+            self.cfg,
+            self.reward_scorer,
+            self.make_joint_prompts,
+            lambda split: self._open_records(split),
+            self.seed,
         )
-        self.interference = GradInterference(self.one_loss, config["microbatches"])
-        self.refill = DynamicSampling(
-            self.joint, self.rollouts, self.judge, lambda: self.train, self.seed
+        self.grad_interference = GradInterference(self.task_loss, config["microbatches"])
+        self.sample_sheet = SampleSheet(self.cfg.rollout.group_size)
+        self.fixed_reference: Params = {}
+
+    def make_joint_prompts(self, cfg: RlConfig, rollout_sampler: RolloutSampler) -> JointPrompts:
+        """The transform from records to prompts, of as many rows as ``rollout_sampler`` samples."""
+        return JointPrompts(
+            self.text_to_image,
+            self.visual_qa,
+            cfg.rollout.image_prompts,
+            cfg.rollout.text_prompts,
+            rollout_sampler.local_prompt_ids,
+            cfg.rollout.alternate_every,
         )
-        self.rows = {"pictures": s.pictures, "questions": s.questions}
-        self.sheet: tuple[np.ndarray, list[str]] | None = None
-        self.reference: Params = {}
 
     @functools.cached_property
-    def train(self) -> RecordSource:
-        """What is asked, built or opened when first looked at."""
-        return self._records("train")
+    def train_records(self) -> RecordSource:
+        """The training records, built or opened on first use."""
+        return self._open_records("train")
 
-    def init(self) -> TrainState:
-        """The handed-off policy; a copy of its trainable part is the reference, inside where it follows, else aside."""
-        trainable, frozen = partition(self.parts.params(), self.trainable)
-        s = self.settings
-        aside = s.needs_reference and (
-            s.reference_every or not self.parts.lora.rank
-        )  # else the base itself
-        copy = jax.tree.map(jnp.copy, trainable) if aside else {}  # updates donate the original
-        follower, behind = self.follower(copy), s.stale_rollouts
-        self.reference = merge(copy, frozen) if copy and follower is None else {}
-        return create_state(
-            trainable, frozen, self.optimizer, self.algo(), keep_previous=behind, reference=follower
-        )
-
-    def follower(self, trainable: Params) -> ReferencePolicy | None:
-        """A reference over these parameters that follows the policy, or None where it stays."""
-        s = self.settings
-        every = s.reference_every * self.updates
-        return ReferencePolicy(trainable, every, s.reference_mix) if every else None
-
-    def reference_in(self, state: TrainState) -> Params:
-        """What the KL is measured from; empty where its coefficient is 0 throughout.
-
-        Under adapters that is the base, which never moves and lies here already.
-        """
-        if state.reference is not None:
-            return merge(state.reference.params, state.frozen)
-        return (
-            state.frozen
-            if self.settings.needs_reference and self.parts.lora.rank
-            else self.reference
-        )
-
-    def algo(self) -> dict[str, Any]:
-        """By task the state of its KL coefficient; under ``rewards``, where they are standardised, their moments."""
-        s = self.settings
-        algo: dict[str, Any] = {
-            task: kl.initial_kl_state(s.kl[task], self.total) for task in s.asked
+    @property
+    def rows_per_step(self) -> dict[str, int]:
+        """Config key to the records of a step that it asks for."""
+        rollout = self.cfg.rollout
+        return {
+            "config.rl.rollout.image_prompts": rollout.image_prompts,
+            "config.rl.rollout.text_prompts": rollout.text_prompts,
         }
-        if s.reward.normalise == "running":
-            algo["rewards"] = {task: empty_moments(len(s.rewards[task])) for task in s.asked}
+
+    def open_inputs(self) -> None:
+        """Reads reward models and records, before anything is written."""
+        self.reward_scorer.load_reward_models()
+        if self.probe_every:
+            self.probe.load_reward_models()
+        len(self.train_records)
+
+    def init_state(self) -> TrainState:
+        """The initial policy, with a copy of its trainable part as reference where one is needed.
+
+        A reference that follows the policy is part of the train state; a fixed one is not.
+        """
+        trainable, frozen = partition(self.setup.load_params(), self.trainable)
+
+        # Updates donate the trainable parameters, so the reference needs a copy. Below adapters the
+        # base model itself is the reference, unless the reference follows.
+        follows = self.cfg.reference.update_every > 0
+        needs_copy = self.cfg.needs_reference and (follows or not self.setup.lora.rank)
+        copy = jax.tree.map(jnp.copy, trainable) if needs_copy else {}
+        reference = self.following_reference(copy)
+        self.fixed_reference = merge(copy, frozen) if copy and reference is None else {}
+        return create_state(
+            trainable,
+            frozen,
+            self.optimizer,
+            self.init_algo_state(),
+            keep_previous=self.cfg.rollout.one_step_off_policy,
+            reference=reference,
+        )
+
+    def following_reference(self, params: Params) -> ReferencePolicy | None:
+        """A reference policy of ``params`` that follows the policy, or None where it is fixed."""
+        every = self.cfg.reference.update_every * self.updates_per_step
+        return ReferencePolicy(params, every, self.cfg.reference.mix) if every else None
+
+    def init_algo_state(self) -> dict[str, Any]:
+        """Task to the state of its KL coefficient; ``rewards`` holds running moments if asked for."""
+        algo: dict[str, Any] = {
+            task: kl.initial_kl_state(self.cfg.kl[task], self.total_updates)
+            for task in self.cfg.tasks
+        }
+        if self.cfg.reward_options.normalization == "running":
+            algo["rewards"] = {
+                task: empty_moments(len(self.cfg.rewards[task])) for task in self.cfg.tasks
+            }
         return algo
 
-    def open(self) -> None:
-        """Reads reward models and records, before anything is written."""
-        self.judge.open()
-        if self.probing:
-            self.probe.open()
-        len(self.train)
+    def reference_params(self, state: TrainState) -> Params:
+        """Parameters of the reference policy; {} where no KL coefficient is above 0."""
+        if state.reference is not None:
+            return merge(state.reference.params, state.frozen)
+        if self.cfg.needs_reference and self.setup.lora.rank:
+            return state.frozen
+        return self.fixed_reference
 
-    def data(self) -> grain.DatasetIterator:
-        """Records asked both ways; with stale rollouts each batch beside the next."""
-        found = batches(
-            self.train, seed=self.seed, batch_size=self.joint.batch_size, transform=self.joint
+    def data_iterator(self) -> grain.DatasetIterator:
+        """Prompts of both tasks; one step off policy, those of two steps at a time."""
+        iterator = batches(
+            self.train_records,
+            seed=self.seed,
+            batch_size=self.joint_prompts.batch_size,
+            transform=self.joint_prompts,
         )
-        return PairWithNext(found) if self.settings.stale_rollouts else found
+        return PairWithNext(iterator) if self.cfg.rollout.one_step_off_policy else iterator
 
     def batches(self, state: TrainState, raw: Any, step: int) -> Iterator[tuple[Any, HostMetrics]]:
-        """One training step up to the update: this is the screen to read.
+        """One training step up to the update.
 
-        What the device is to do is handed to it first; rewards are computed meanwhile, task by task as they come.
+        Work for the device is dispatched first; the host computes rewards meanwhile, task by task as
+        the rollouts arrive.
         """
-        params, reference = self.parts.for_rollout(state.params), self.reference_in(state)
-        drawn = self.rollouts.step_rollouts(state, params, raw, step)
-        judged = None
-        if self.settings.refill:  # what is drawn in the end depends on the rewards
-            judged = self.refill(params, self.judge.judged(params, drawn))
-            drawn = judged.drawn
-        asked, trained = drawn.asked, state.params if self.parts.lora.rank else params
-        batch = {
-            task: PolicyBatch(
-                prompts=asked[task].prompts,
-                tokens=rollout.tokens,
-                mask=rollout.mask,
-                sampler_log_probs=rollout.log_probs,
-                old_log_probs=self.rollouts.log_probs(trained, task, asked[task], rollout)
-                if self.updates > 1
-                else None,
-                ref_log_probs=self.rollouts.log_probs(reference, task, asked[task], rollout)
-                if reference
-                else None,
-                advantages=None,
-                weights=token_weights(rollout.mask, aggregation=self.settings.aggregation),
-            )
-            for task, rollout in drawn.rollouts.items()
-        }
-        judged = judged or self.judge.judged(params, drawn)
-        own, said, scores = judged.local_rows, judged.said, {}
-        for task, found in judged.scores.items():
-            scores[task] = self.judge.standardised(task, found, state.algo)
-            if self.settings.reward.normalise == "running":
-                values = self.rollouts.rows_of(task, found.matrix)
-                batch[task] = dataclasses.replace(batch[task], rewards=values)
-        del params, trained, reference, drawn, judged  # the update needs their room
-        for task, advantage in self.advantages(scores).items():
-            batch[task] = dataclasses.replace(
-                batch[task], advantages=self.rollouts.rows_of(task, np.ravel(advantage))
-            )
-        batch = self.parts.sharder.put_batch(batch)
-        metrics = self.judge.metrics(scores) | self.lengths(own) | said
-        if self.comparing and (step + 1) % self.comparing == 0:
-            metrics |= self.interference(state, batch)
-        if "image" in own:
-            self.sheet = self.label_pictures(asked["image"], own["image"], scores["image"])
-        for _ in range(self.updates):
-            yield batch, metrics
+        params = self.setup.rollout_params(state.params)
 
-    def advantages(self, scores: Mapping[str, Rewards]) -> dict[str, jax.Array]:
-        """``[B, G]`` per task, paired as the settings say; the same on every process."""
-        s = self.settings
-        totals = {task: jnp.asarray(one.total).reshape(-1, s.group) for task, one in scores.items()}
-        if len(totals) == 1:
-            return {
-                task: advantages.normalizations[s.scale](total, s.baseline)
-                for task, total in totals.items()
-            }
-        how: dict[str, Any] = {
-            "scale": s.scale,
-            "baseline": s.baseline,
-            "text_weight": s.text_weight,
-        }
-        image, text = advantages.paired_advantages(
-            totals["image"], totals["text"], pairing=s.pairing, **how
-        )
-        return {"image": image, "text": text}
+        # Rollouts. With dynamic sampling the rewards decide which of them are kept.
+        rollout_batch = self.rollout_sampler.step_rollouts(state, params, raw, step)
+        scored = None
+        if self.cfg.advantage.resample_rounds:
+            scored = self.dynamic_sampling(
+                params, self.reward_scorer.score_rollouts(params, rollout_batch)
+            )
+            rollout_batch = scored.batch
 
-    def lengths(self, rollouts: Mapping[str, Rollout]) -> HostMetrics:
+        # Log-probs, of the policy that samples and of the reference, where the loss needs them.
+        policy_batch = self.policy_batches(state, params, rollout_batch)
+
+        # Rewards and advantages.
+        if scored is None:
+            scored = self.reward_scorer.score_rollouts(params, rollout_batch)
+        rewards = {
+            task: self.reward_scorer.normalize(task, task_rewards, state.algo)
+            for task, task_rewards in scored.rewards.items()
+        }
+        for task, advantage in compute_advantages(self.cfg, rewards).items():
+            policy_batch[task] = self.with_advantages(
+                task, policy_batch[task], advantage, rewards[task]
+            )
+        local_rollouts, prompts = scored.local_rollouts, rollout_batch.prompts
+        metrics = self.reward_scorer.metrics(rewards) | scored.metrics
+        metrics |= self.completion_lengths(local_rollouts)
+        del params, rollout_batch, scored  # the update needs their memory
+
+        # The update, once or several times on the same rollouts.
+        policy_batch = self.setup.sharder.put_batch(policy_batch)
+        if self.interference_every and (step + 1) % self.interference_every == 0:
+            metrics |= self.grad_interference(state, policy_batch)
+        if "image" in local_rollouts:
+            self.sample_sheet.remember(prompts["image"], local_rollouts["image"], rewards["image"])
+        for _ in range(self.updates_per_step):
+            yield policy_batch, metrics
+
+    def policy_batches(
+        self, state: TrainState, params: Params, batch: RolloutBatch
+    ) -> dict[str, PolicyBatch]:
+        """Task to its part of the update batch, advantages excepted.
+
+        Old log-probs are needed only where a rollout is used for several updates; in the first one
+        the policy is the one that sampled.
+        """
+        reference = self.reference_params(state)
+        old_policy = state.params if self.setup.lora.rank else params
+        parts = {}
+        for task, rollout in batch.rollouts.items():
+            prompts = batch.prompts[task]
+            old_log_probs = ref_log_probs = None
+            if self.updates_per_step > 1:
+                old_log_probs = self.rollout_sampler.log_probs(old_policy, task, prompts, rollout)
+            if reference:
+                ref_log_probs = self.rollout_sampler.log_probs(reference, task, prompts, rollout)
+            parts[task] = PolicyBatch.build(
+                prompts.prompts,
+                rollout,
+                weights=token_weights(rollout.mask, aggregation=self.cfg.loss.aggregation),
+                old_log_probs=old_log_probs,
+                ref_log_probs=ref_log_probs,
+            )
+        return parts
+
+    def with_advantages(
+        self, task: str, part: PolicyBatch, advantage: Float[Array, "B G"], rewards: Rewards
+    ) -> PolicyBatch:
+        """``part`` with this process's advantages, and its rewards where moments of them are kept."""
+        values: dict[str, Any] = {
+            "advantages": self.rollout_sampler.local_values(task, np.ravel(advantage))
+        }
+        if self.cfg.reward_options.normalization == "running":
+            values["rewards"] = self.rollout_sampler.local_values(task, rewards.matrix)
+        return dataclasses.replace(part, **values)
+
+    def completion_lengths(self, local_rollouts: Mapping[str, Rollout]) -> HostMetrics:
         """Mean length of answers in tokens."""
-        if "text" not in rollouts:
+        if "text" not in local_rollouts:
             return {}
-        lengths = self.parts.sharder.all_gather_rows(rollouts["text"].mask.sum((-2, -1)))
-        return {
-            "text/completion_length": float(lengths.sum() / (self.settings.questions * self.settings.group))
-        }
+        lengths = self.setup.sharder.all_gather_rows(local_rollouts["text"].mask.sum((-2, -1)))
+        answers = self.cfg.rollout.text_prompts * self.cfg.rollout.group_size
+        return {"text/completion_length": float(lengths.sum() / answers)}
 
-    def loss(self, params: Params, batch: Any, algo: Any) -> tuple[jax.Array, Metrics]:
-        """Sum of the tasks' weighted losses."""
-        return policy_loss(self.parts.learner, self.settings, params, batch, algo)
+    def task_loss(self, params: Params, task: str, part: PolicyBatch, algo: Any) -> jax.Array:
+        """One task's part of the loss."""
+        return self.loss(params, {task: part}, algo)[0]
 
-    def one_loss(self, params: Params, task: str, part: PolicyBatch, algo: Any) -> jax.Array:
-        """One task's part of ``loss``."""
-        return policy_loss(self.parts.learner, self.settings, params, {task: part}, algo)[0]
+    def update_algo_state(self, algo: Any, metrics: Metrics) -> Any:
+        """Moves the KL coefficients, and adds the step's rewards to their moments.
 
-    def after(self, algo: Any, metrics: Metrics) -> Any:
-        """Moves all KL coefficients, whoever's turn it was, and adds the step's rewards to their moments."""
-        s, moved = self.settings, dict(algo)
-        if s.needs_reference:
-            for task in s.asked:
-                name, on_target = f"{task}/kl", s.kl[task].target
-                seen = metrics[name].value if name in metrics else on_target
-                moved[task] = kl.next_kl_state(s.kl[task], algo[task], seen, self.total)
+        Coefficients of a task that did not train in this step move as if its KL were on target.
+        """
+        next_algo = dict(algo)
+        if self.cfg.needs_reference:
+            for task in self.cfg.tasks:
+                kl_cfg, name = self.cfg.kl[task], f"{task}/kl"
+                divergence: Any = metrics[name].value if name in metrics else kl_cfg.target_kl
+                next_algo[task] = kl.next_kl_state(
+                    kl_cfg, algo[task], divergence, self.total_updates
+                )
         if "rewards" in algo:
-            moved["rewards"] = {
-                task: seen.with_sums(*reward_sums(metrics, task, tuple(s.rewards[task])))
+            next_algo["rewards"] = {
+                task: moments.with_sums(
+                    *summed_reward_moments(metrics, task, tuple(self.cfg.rewards[task]))
+                )
                 if f"{task}/entropy" in metrics
-                else seen
-                for task, seen in algo["rewards"].items()
+                else moments
+                for task, moments in algo["rewards"].items()
             }
-        return moved
+        return next_algo
 
-    def label_pictures(
-        self, asked: PromptBatch, rollout: Rollout, scores: Rewards
-    ) -> tuple[np.ndarray, list[str]]:
-        """The first prompts' pictures of this step with prompt and reward."""
-        shown, pixels = 4 * self.settings.group, rollout.pixels
-        pictures = np.asarray(pixels).reshape(-1, *pixels.shape[2:])[:shown]
-        prompts = [record.prompt for record in asked.records for _ in range(pixels.shape[1])][
-            :shown
-        ]
-        return pictures, [f"{p}\n{r:.2f}" for p, r in zip(prompts, scores.total, strict=False)]
-
-    def hooks(self, settings: HookSettings) -> list[Hook]:
-        """A sheet of the newest pictures with prompts and rewards, and probes of held-out prompts."""
-
-        def report(done: int, state: TrainState) -> Report:
-            if self.sheet is None:
-                return Report()
-            pictures, labels = self.sheet
-            return Report(
-                {}, {"rollout": image_grid(pictures, labels, self.settings.group, scale=2)}
-            )
+    def hooks(self, hooks: HooksConfig) -> list[Hook]:
+        """A sheet of the newest images, and rewards of held-out prompts."""
 
         def probe(done: int, state: TrainState) -> Report:
-            return Report(self.probe(self.parts.for_rollout(state.params)))
+            return Report(self.probe(self.setup.rollout_params(state.params)))
 
         return [
-            Every(settings.sample_every, report),
-            Every(settings.probe_every, probe, at_end=False),
+            PeriodicHook(hooks.sample_every, self.sample_sheet.report),
+            PeriodicHook(hooks.probe_every, probe, at_end=False),
         ]

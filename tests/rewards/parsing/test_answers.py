@@ -1,4 +1,4 @@
-"""Reading answers: tables of what counts, and time that grows with the text and no faster."""
+"""Parsing of answers: tables of what counts, and time that is bounded for long texts."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pytest
 
 from corl_jax.rewards.parsing.answers import (
     extract_answer,
-    is_right,
-    normalise,
-    option_of,
+    extract_option,
+    is_correct,
+    normalize_answer,
     token_f1,
     well_formed,
 )
@@ -19,7 +19,7 @@ CHOICES = ("blue", "red", "a green circle")
 
 
 @pytest.mark.parametrize(
-    ("text", "good"),
+    ("text", "expected"),
     [
         ("<think>x</think><answer>y</answer>", True),
         (" <think> red circle </think> \n <answer> 2 </answer>\n", True),
@@ -40,16 +40,15 @@ CHOICES = ("blue", "red", "a green circle")
         ("<think>x</think><answer>y</answer", False),
     ],
 )
-def test_form(text, good):
-    assert well_formed(text) is good
+def test_well_formed(text, expected):
+    assert well_formed(text) is expected
 
 
-def test_outer_white_space_counts_only_if_asked():
+def test_outer_white_space_counts_only_if_strict():
     text = "<think>x</think> <answer>y</answer>"
     assert well_formed(text, strict_whitespace=True)
-    assert not well_formed(" " + text, strict_whitespace=True) and not well_formed(
-        text + "\n", strict_whitespace=True
-    )
+    assert not well_formed(" " + text, strict_whitespace=True)
+    assert not well_formed(text + "\n", strict_whitespace=True)
 
 
 @pytest.mark.parametrize(
@@ -65,12 +64,12 @@ def test_outer_white_space_counts_only_if_asked():
         ("two</answer>", "two</answer>"),
     ],
 )
-def test_the_last_whole_answer_is_read(text, answer):
+def test_the_last_well_formed_answer_is_extracted(text, answer):
     assert extract_answer(text) == answer
 
 
 @pytest.mark.parametrize(
-    ("text", "plain"),
+    ("text", "normalized"),
     [
         ("Two.", "2"),
         ("  TWELVE red, circles! ", "12 red circles"),
@@ -82,8 +81,8 @@ def test_the_last_whole_answer_is_read(text, answer):
         ("?", ""),
     ],
 )
-def test_normalise(text, plain):
-    assert normalise(text) == plain
+def test_normalize_answer(text, normalized):
+    assert normalize_answer(text) == normalized
 
 
 @pytest.mark.parametrize(
@@ -120,26 +119,23 @@ def test_normalise(text, plain):
     ],
 )
 def test_options(answer, letter):
-    assert option_of(answer, CHOICES) == letter
+    assert extract_option(answer, CHOICES) == letter
 
 
 def test_without_options_only_letters_are_read():
-    assert (
-        option_of("(e)", ()) == "E"
-        and option_of("E. red", ()) is None
-        and option_of("red", ()) is None
-    )
-    assert is_right("<answer>B</answer>", "B", "MC") and not is_right(
-        "<answer>red</answer>", "B", "MC"
-    )
+    assert extract_option("(e)", ()) == "E"
+    assert extract_option("E. red", ()) is None and extract_option("red", ()) is None
+    assert is_correct("<answer>B</answer>", "B", "MC")
+    assert not is_correct("<answer>red</answer>", "B", "MC")
 
 
-def test_one_text_twice_is_no_answer_but_its_letter_is():
-    assert option_of("red", ("red", "red")) is None and option_of("b) red", ("red", "red")) == "B"
+def test_a_repeated_option_text_is_ambiguous_but_its_letter_is_not():
+    assert extract_option("red", ("red", "red")) is None
+    assert extract_option("b) red", ("red", "red")) == "B"
 
 
 @pytest.mark.parametrize(
-    ("completion", "reference", "kind", "right"),
+    ("completion", "reference_answer", "qa_type", "correct"),
     [
         ("<think>b</think><answer>B</answer>", "B", "MC", True),
         ("<answer>A</answer>", "B", "MC", False),
@@ -158,11 +154,12 @@ def test_one_text_twice_is_no_answer_but_its_letter_is():
         ("<answer></answer>", "yes", "OE", False),
     ],
 )
-def test_right_or_wrong(completion, reference, kind, right):
-    assert is_right(completion, reference, kind, CHOICES if kind == "MC" else ()) is right
+def test_correct_or_wrong(completion, reference_answer, qa_type, correct):
+    choices = CHOICES if qa_type == "MC" else ()
+    assert is_correct(completion, reference_answer, qa_type, choices) is correct
 
 
-def test_overlap_by_hand():
+def test_token_f1_by_hand():
     assert token_f1("a red circle", "the red circle") == 1
     assert token_f1("red circle", "red square") == pytest.approx((0.5 + 0) / 2)
     assert token_f1("red", "red") == 1 and token_f1("", "red") == 0 and token_f1("", "") == 1
@@ -172,7 +169,8 @@ def test_overlap_by_hand():
 
 
 N = 100_000
-HARD = {
+# Texts that would make a careless pattern slow.
+LONG_TEXTS = {
     "letters": "x" * N,
     "open answer": "<answer>" + "x" * N,
     "nested answers": "<answer>" * (N // 8),
@@ -189,11 +187,11 @@ HARD = {
 }
 
 
-@pytest.mark.parametrize("name", HARD)
-def test_long_texts_take_no_longer_than_they_are(name):
+@pytest.mark.parametrize("name", LONG_TEXTS)
+def test_long_texts_take_bounded_time(name):
     start = time.process_time()
-    well_formed(HARD[name])
-    is_right(HARD[name], "B", "MC", CHOICES)
-    is_right(HARD[name], "B", "OE")
-    token_f1(HARD[name], "a red circle")
+    well_formed(LONG_TEXTS[name])
+    is_correct(LONG_TEXTS[name], "B", "MC", CHOICES)
+    is_correct(LONG_TEXTS[name], "B", "OE")
+    token_f1(LONG_TEXTS[name], "a red circle")
     assert time.process_time() - start < 1.5

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from corl_jax.rewards.parsing.soft_jaccard import LONGEST, MOST, soft_jaccard
+from corl_jax.rewards.parsing.soft_jaccard import MAX_WORD_LENGTH, MAX_WORDS, soft_jaccard
 
 
 @pytest.mark.parametrize(
@@ -23,16 +23,16 @@ from corl_jax.rewards.parsing.soft_jaccard import LONGEST, MOST, soft_jaccard
         ("grass.", "grass", 0.8333),  # ratio 10/11
         ("abcd", "abce", 0.0),  # ratio 0.75 is below the threshold
         ("abcde", "abcdf", 0.6667),  # ratio 0.8 is enough
-        ("donuts donutz", "donut", 0.4348),  # one word is taken once: 10/11 of 3 words
-        ("donut donuts", "donuts", 0.5),  # and not if it has its own
-        ("donutss", "donut donuts", 0.4444),  # the most alike of two: 12/13 of 3 words
+        ("donuts donutz", "donut", 0.4348),  # a word is paired once: 10/11 of 3 words
+        ("donut donuts", "donuts", 0.5),  # and not if the other text has it
+        ("donutss", "donut donuts", 0.4444),  # the more similar of two: 12/13 of 3 words
     ],
 )
 def test_by_hand(candidate, reference, score):
     assert soft_jaccard(candidate, reference) == pytest.approx(score, abs=5e-5)
 
 
-def test_it_is_the_same_in_every_run_and_in_the_order_of_the_text():
+def test_words_are_paired_in_the_order_of_the_text():
     assert soft_jaccard("donuts donutz", "donutzs") == pytest.approx((12 / 13) / (3 - 12 / 13))
     assert soft_jaccard("abcdef abcdex", "abcdey abcdez") == soft_jaccard(
         "abcdex abcdef", "abcdez abcdey"
@@ -41,34 +41,32 @@ def test_it_is_the_same_in_every_run_and_in_the_order_of_the_text():
 
 @pytest.mark.parametrize("letters", ["abcdefghijklmnopqrstuvwxyz", "ab", "anagrams"])
 def test_a_long_text_takes_bounded_time(letters):
-    numbers = random.Random(0)
+    rng = random.Random(0)
 
     def text():
-        size = LONGEST if letters != "abcdefghijklmnopqrstuvwxyz" else 5
+        size = MAX_WORD_LENGTH if letters != "abcdefghijklmnopqrstuvwxyz" else 5
         base = list("abcdefghijklmnopqrstuvwxyz"[:size]) + ["z"] * max(0, size - 26)
 
         def word():
             return "".join(
-                numbers.sample(base, size)
-                if letters == "anagrams"
-                else numbers.choices(letters, k=size)
+                rng.sample(base, size) if letters == "anagrams" else rng.choices(letters, k=size)
             )
 
         return " ".join(word() for _ in range(100_000 // (size + 1)))
 
-    left, right = text(), text()
+    candidate, reference = text(), text()
     start = time.process_time()
-    assert 0 <= soft_jaccard(left, right) <= 1
+    assert 0 <= soft_jaccard(candidate, reference) <= 1
     assert time.process_time() - start < 5
 
 
-def test_one_long_word_is_compared_as_a_whole():
+def test_long_words_are_compared_only_for_equality():
     start = time.process_time()
     word = "ab" * 50_000
     assert soft_jaccard(word, word + "a") == 0 and soft_jaccard(word, word) == 1
     assert time.process_time() - start < 1
 
 
-def test_words_that_are_the_same_count_without_limit():
-    words = [f"w{i}" for i in range(10 * MOST)]
+def test_equal_words_count_without_limit():
+    words = [f"w{i}" for i in range(10 * MAX_WORDS)]
     assert soft_jaccard(" ".join(words), " ".join(reversed(words))) == 1

@@ -1,7 +1,12 @@
-"""Groups without signal make room for others: which, from where, consistently, at no new program, on any mesh."""
+"""Dynamic sampling: groups without signal are replaced by groups of other prompts.
+
+Which ones are replaced, by which, that all parts of a group stay together, that nothing compiles
+anew, and that a mesh changes nothing.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 
 import jax
@@ -9,151 +14,192 @@ import numpy as np
 import pytest
 
 from corl_jax.core.sharding import sharding_context
+from corl_jax.core.types import Params
 from corl_jax.rewards.base import rewards
 from corl_jax.sampling import generate
+from corl_jax.stages.rl import resample
 from corl_jax.stages.rl.resample import replacements
-from corl_jax.stages.rl.stage import resample
+from corl_jax.stages.rl.reward_step import ScoredRollouts
 
-PICKY = {"image": "picky_redness", "text": "picky_letters", "rl.refill": 1}
-MUTED = {"share": 2}
-"""Records whose number divides by this have rewards that are all the same; 0 for none."""
+RESAMPLE = {
+    "image": "constant_or_redness",
+    "text": "constant_or_letters",
+    "rl.advantage.resample_rounds": 1,
+}
+CONSTANT = {"every": 2}
+"""One record in so many has the same reward whatever is sampled; 0 for none. Tests change it."""
 
 
-def mute(record):
-    return MUTED["share"] > 0 and zlib.crc32(record.id.encode()) % MUTED["share"] == 0
+def is_constant(record):
+    """Whether all samples of ``record`` get one reward, so that its group has no signal."""
+    return CONSTANT["every"] > 0 and zlib.crc32(record.id.encode()) % CONSTANT["every"] == 0
 
 
 @pytest.fixture(scope="module", autouse=True)
-def picky_rewards(telling_rewards):
-    def picky(value):
-        return lambda cs, context: np.array([0.5 if mute(c.record) else value(c) for c in cs])
+def partly_constant_rewards(varied_rewards):
+    """Rewards that are 0.5 for every sample of some records."""
 
-    rewards.register("picky_redness")(picky(lambda c: c.pixels[..., 0].mean() / 255))
-    rewards.register("picky_letters")(picky(lambda c: zlib.crc32(c.text.encode()) % 997 / 997))
+    def partly_constant(value):
+        return lambda cs, context: np.array([0.5 if is_constant(c.record) else value(c) for c in cs])
+
+    rewards.register("constant_or_redness")(
+        partly_constant(lambda c: c.pixels[..., 0].mean() / 255)
+    )
+    rewards.register("constant_or_letters")(
+        partly_constant(lambda c: zlib.crc32(c.text.encode()) % 997 / 997)
+    )
 
 
 @pytest.fixture
-def muted():
-    """A function that changes how many records are mute, for the length of a test."""
-    yield lambda share: MUTED.update(share=share)
-    MUTED.update(share=2)
+def set_constant_every():
+    """A function that changes how many records have constant rewards, while a test runs."""
+    yield lambda every: CONSTANT.update(every=every)
+    CONSTANT.update(every=2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Resampled:
+    """A first step (``FirstStep``), the parameters that sampled, and its rollouts before and after
+    dynamic sampling."""
+
+    step: object
+    params: Params
+    before: ScoredRollouts
+    after: ScoredRollouts
 
 
 @pytest.fixture(scope="module")
-def refill(take_step):
-    """A function from overrides to a stage, and its first rollouts before and after refilling."""
+def resample_step(take_step):
+    """A function from overrides to a first step with dynamic sampling."""
 
     def make(devices=1, **overrides):
-        step = take_step(devices, **PICKY | overrides)
+        step = take_step(devices, **RESAMPLE | overrides)
         stage = step.stage
-        with sharding_context(stage.parts.sharder):
-            state = stage.init()
-            params = stage.parts.for_rollout(state.params)
-            before = stage.judge.judged(params, stage.rollouts.drawn(state, params, step.raw, 0))
-            return step, params, before, stage.refill(params, before)
+        with sharding_context(stage.setup.sharder):
+            state = stage.init_state()
+            params = stage.setup.rollout_params(state.params)
+            batch = stage.rollout_sampler.step_rollouts(state, params, step.raw, 0)
+            before = stage.reward_scorer.score_rollouts(params, batch)
+            return Resampled(step, params, before, stage.dynamic_sampling(params, before))
 
     return make
 
 
-def test_the_first_hole_takes_the_first_offer():
-    holes, offers = np.array([0, 1, 0, 1, 1], bool), np.array([0, 0, 1, 1, 0], bool)
-    np.testing.assert_array_equal(replacements(holes, offers), [-1, 2, -1, 3, -1])
-    np.testing.assert_array_equal(replacements(holes, ~offers), [-1, 0, -1, 1, 4])
-    np.testing.assert_array_equal(replacements(~holes, holes * False), [-1] * 5)
+def record_ids(scored, task):
+    return [record.id for record in scored.batch.prompts[task].records]
 
 
-def same(stage, params, judged):
-    """Prompts, records, samples on the mesh and on the host, and rewards belong together, row by row."""
-    for task, asked in judged.drawn.asked.items():
-        again = stage.judge.tasks[task].ask(asked.records)
-        np.testing.assert_array_equal(asked.prompts.tokens, again.prompts.tokens)
-        np.testing.assert_array_equal(asked.prompts.mask, again.prompts.mask)
+def test_replacements_are_taken_in_order():
+    missing, available = np.array([0, 1, 0, 1, 1], bool), np.array([0, 0, 1, 1, 0], bool)
+    np.testing.assert_array_equal(replacements(missing, available), [-1, 2, -1, 3, -1])
+    np.testing.assert_array_equal(replacements(missing, ~available), [-1, 0, -1, 1, 4])
+    np.testing.assert_array_equal(replacements(~missing, missing * False), [-1] * 5)
+
+
+def assert_parts_match(resampled):
+    """Prompts, records, samples on mesh and host, and rewards belong together, row by row."""
+    scorer, scored = resampled.step.stage.reward_scorer, resampled.after
+    for task, prompt_batch in scored.batch.prompts.items():
+        expected = scorer.tasks[task].make_prompts(prompt_batch.records)
+        np.testing.assert_array_equal(prompt_batch.prompts.tokens, expected.prompts.tokens)
+        np.testing.assert_array_equal(prompt_batch.prompts.mask, expected.prompts.mask)
         if task == "text":
-            np.testing.assert_array_equal(asked.prompts.images, again.prompts.images)
-        rollout = judged.drawn.rollouts[task]
-        jax.tree.map(np.testing.assert_array_equal, judged.own[task], rollout)
-        found = stage.judge.score(params, task, asked, judged.own[task])
-        np.testing.assert_array_equal(found.total, judged.scores[task].total)
-        np.testing.assert_array_equal(found.matrix, judged.scores[task].matrix)
+            np.testing.assert_array_equal(prompt_batch.prompts.images, expected.prompts.images)
+
+        rollout, local_rollout = scored.batch.rollouts[task], scored.local_rollouts[task]
+        jax.tree.map(np.testing.assert_array_equal, local_rollout, rollout)
+        task_rewards = scorer.score_task(resampled.params, task, prompt_batch, local_rollout)
+        np.testing.assert_array_equal(task_rewards.total, scored.rewards[task].total)
+        np.testing.assert_array_equal(task_rewards.matrix, scored.rewards[task].matrix)
 
 
-def test_silent_groups_are_replaced_and_others_stay(refill):
-    step, params, before, after = refill()
-    same(step.stage, params, after)
+def test_groups_without_signal_are_replaced_and_others_stay(resample_step):
+    resampled = resample_step()
+    step, before, after = resampled.step, resampled.before, resampled.after
+    assert_parts_match(resampled)
     for task in ("image", "text"):
-        old, new = before.drawn.asked[task].records, after.drawn.asked[task].records
-        holes = np.array([mute(record) for record in old])
-        assert 0 < holes.sum() < 8
-        further = step.stage.refill.records(0, 1)[: len(old)]
-        offers = [record.id for record in further if not mute(record)]
-        want = iter(offers)
-        expected = [
-            next(want, record.id) if hole else record.id
-            for record, hole in zip(old, holes, strict=True)
+        old, new = before.batch.prompts[task].records, after.batch.prompts[task].records
+        missing = np.array([is_constant(record) for record in old])
+        assert 0 < missing.sum() < 8
+
+        # Records of the round with signal take the places in order, as far as they go.
+        round_records = step.stage.dynamic_sampling.round_records(0, 1)[: len(old)]
+        available = [record.id for record in round_records if not is_constant(record)]
+        replacement = iter(available)
+        expected_ids = [
+            next(replacement, record.id) if is_missing else record.id
+            for record, is_missing in zip(old, missing, strict=True)
         ]
-        assert [record.id for record in new] == expected
-        left = np.mean([mute(record) for record in new])
-        taken = min(holes.sum(), len(offers))
-        assert left == (holes.sum() - taken) / 8
-        tokens = [np.asarray(judged.drawn.rollouts[task].tokens) for judged in (before, after)]
-        np.testing.assert_array_equal(tokens[1][~holes], tokens[0][~holes])
-        assert after.said[f"{task}/resampled"] == taken / 8 and after.said["resample/rounds"] == 1
-        part = step.batches[0][task]
-        np.testing.assert_array_equal(part.tokens, tokens[1])
-        assert (
-            np.any(part.advantages, 1).mean()
-            == 1 - left
-            == 1 - step.host[f"{task}/zero_std_groups"]
+        assert [record.id for record in new] == expected_ids
+
+        # Groups without signal that remain, and the metrics that tell of them.
+        replaced = min(missing.sum(), len(available))
+        constant_share = np.mean([is_constant(record) for record in new])
+        assert constant_share == (missing.sum() - replaced) / 8
+        assert after.metrics[f"{task}/resampled"] == replaced / 8
+        assert after.metrics["resample/rounds"] == 1
+        assert step.host_metrics[f"{task}/resampled"] == replaced / 8
+        assert step.host_metrics[f"{task}/zero_std_groups"] == constant_share
+
+        # The update trains on them; reference log-probs are those of the new samples.
+        old_tokens, new_tokens = (
+            np.asarray(scored.batch.rollouts[task].tokens) for scored in (before, after)
         )
-        assert step.host[f"{task}/resampled"] == taken / 8
-        np.testing.assert_allclose(
-            part.ref_log_probs, part.sampler_log_probs, atol=1e-4
-        )  # of what is trained on
+        np.testing.assert_array_equal(new_tokens[~missing], old_tokens[~missing])
+        part = step.batches[0][task]
+        np.testing.assert_array_equal(part.tokens, new_tokens)
+        assert np.any(part.advantages, 1).mean() == 1 - constant_share
+        np.testing.assert_allclose(part.ref_log_probs, part.sampler_log_probs, atol=1e-4)
 
 
-def test_pairs_are_replaced_as_pairs(refill):
-    step, params, before, after = refill(**{"rl.pairing": "unified"})
-    same(step.stage, params, after)
-    image, text = (after.drawn.asked[task].records for task in ("image", "text"))
-    assert [record.id for record in image] == [record.id for record in text]
-    assert [record.id for record in image] != [
-        record.id for record in before.drawn.asked["image"].records
-    ]
-    assert after.said["image/resampled"] == after.said["text/resampled"] > 0
+def test_pairs_are_replaced_as_pairs(resample_step):
+    resampled = resample_step(**{"rl.advantage.pairing": "unified"})
+    after = resampled.after
+    assert_parts_match(resampled)
+    assert record_ids(after, "image") == record_ids(after, "text")
+    assert record_ids(after, "image") != record_ids(resampled.before, "image")
+    assert after.metrics["image/resampled"] == after.metrics["text/resampled"] > 0
 
 
-def test_only_tasks_with_silent_groups_are_drawn_again_and_no_more_often_than_allowed(
-    refill, muted
+def test_only_tasks_without_signal_are_sampled_again_for_all_rounds(
+    resample_step, set_constant_every
 ):
-    muted(1)
-    step, _, before, after = refill(image="redness", **{"rl.refill": 3})
-    assert after.said == {"resample/rounds": 3.0, "image/resampled": 0.0, "text/resampled": 0.0}
-    assert [record.id for record in after.drawn.asked["text"].records] == [
-        record.id for record in before.drawn.asked["text"].records
-    ]
-    assert step.host["text/zero_std_groups"] == 1 and step.host["image/zero_std_groups"] == 0
-    rounds = [step.stage.refill.records(0, i).rows for i in (1, 2, 3)]
-    assert len(set(rounds)) == 3 and rounds[0] != step.stage.refill.records(1, 1).rows
+    """Every answer has one reward, so that no round can replace a group of text."""
+    set_constant_every(1)
+    resampled = resample_step(image="redness", **{"rl.advantage.resample_rounds": 3})
+    step, after = resampled.step, resampled.after
+    assert after.metrics == {"resample/rounds": 3.0, "image/resampled": 0.0, "text/resampled": 0.0}
+    assert record_ids(after, "text") == record_ids(resampled.before, "text")
+    assert step.host_metrics["text/zero_std_groups"] == 1
+    assert step.host_metrics["image/zero_std_groups"] == 0
+
+    # Each round of each step reads records of its own.
+    round_records = step.stage.dynamic_sampling.round_records
+    rounds = [round_records(0, round_number).rows for round_number in (1, 2, 3)]
+    assert len(set(rounds)) == 3 and rounds[0] != round_records(1, 1).rows
 
 
-def test_two_devices_refill_as_one_and_compile_nothing_twice(refill, muted):
-    """Three questions do not divide over them, so each is there twice, with half of its samples."""
-    few = {"rl.pictures": 0, "rl.questions": 3, "mesh.data": 1}
-    alone, spread = (refill(devices, **few | {"mesh.fsdp": devices}) for devices in (1, 2))
-    one, many = (found[3].drawn.rollouts["text"].tokens for found in (alone, spread))
-    np.testing.assert_array_equal(np.ravel(many), np.ravel(one))
-    assert many.shape[:2] == (6, 1) and many.addressable_shards[0].data.shape[0] == 3
-    np.testing.assert_array_equal(spread[3].scores["text"].total, alone[3].scores["text"].total)
-    held = [
-        [record.id for record in found[3].drawn.asked["text"].records] for found in (alone, spread)
-    ]
-    assert held[1] == [name for name in held[0] for _ in range(2)]
-    assert alone[3].said == spread[3].said and alone[3].said["text/resampled"] > 0
-    stage, programs = spread[0].stage, (generate._write, generate._score, resample._taken)
-    compiled = [program._cache_size() for program in programs]
-    with sharding_context(stage.parts.sharder):
-        for step, share in ((1, 2), (2, 0)):  # with holes, and without any
-            muted(share)
-            _, said = next(stage.batches(stage.init(), spread[0].raw, step))
-            assert said["resample/rounds"] == (1 if share else 0)
-    assert [program._cache_size() for program in programs] == compiled
+def test_two_devices_resample_as_one_and_compile_nothing_anew(resample_step, set_constant_every):
+    """Three questions do not divide over two devices, so each has two rows of half its samples."""
+    few = {"rl.rollout.image_prompts": 0, "rl.rollout.text_prompts": 3, "mesh.data": 1}
+    one_device = resample_step(1, **few | {"mesh.fsdp": 1})
+    two_devices = resample_step(2, **few | {"mesh.fsdp": 2})
+    one, two = one_device.after, two_devices.after
+    tokens = two.batch.rollouts["text"].tokens
+    np.testing.assert_array_equal(np.ravel(tokens), np.ravel(one.batch.rollouts["text"].tokens))
+    assert tokens.shape[:2] == (6, 1) and tokens.addressable_shards[0].data.shape[0] == 3
+    np.testing.assert_array_equal(two.rewards["text"].total, one.rewards["text"].total)
+    repeated_ids = [name for name in record_ids(one, "text") for _ in range(2)]
+    assert record_ids(two, "text") == repeated_ids
+    assert one.metrics == two.metrics and one.metrics["text/resampled"] > 0
+
+    # Further steps run the same programs, with groups to replace and without any.
+    programs = (generate._sample_text, generate._log_probs, resample._replace_rows)
+    cache_sizes = [program._cache_size() for program in programs]
+    stage = two_devices.step.stage
+    with sharding_context(stage.setup.sharder):
+        for step, every in ((1, 2), (2, 0)):
+            set_constant_every(every)
+            _, metrics = next(stage.batches(stage.init_state(), two_devices.step.raw, step))
+            assert metrics["resample/rounds"] == (1 if every else 0)
+    assert [program._cache_size() for program in programs] == cache_sizes

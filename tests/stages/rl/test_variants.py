@@ -1,4 +1,7 @@
-"""Variants by name, from the config to the number that each is about; the reference's ways, one by one and together."""
+"""Options of the algorithm, each from its config key to the number that it changes.
+
+At the end the ways of ULM-R1's code, which ``compat=ulm_r1`` sets all at once.
+"""
 
 from __future__ import annotations
 
@@ -14,25 +17,31 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.sharding import sharding_context
 from corl_jax.core.types import Completion
 from corl_jax.data.shapes.examples import example
+from corl_jax.engine.loop import train
 from corl_jax.engine.state import merge
 from corl_jax.rewards.base import RewardContext, compute_rewards
-from corl_jax.rewards.config import RewardSettings
+from corl_jax.rewards.config import RewardOptions
 from corl_jax.stages.rl.loss import policy_loss
-from corl_jax.stages.run import prepare, steps
+from corl_jax.stages.run import prepare
 from corl_jax.stages.setup import build_setup
+
+
+def with_values(cfg, block, **values):
+    """An ``RlConfig`` with other values in one of its blocks."""
+    return dataclasses.replace(cfg, **{block: dataclasses.replace(getattr(cfg, block), **values)})
 
 
 @pytest.fixture(scope="module")
 def loss(first):
-    """A function from changes of the settings to the first step's loss and metrics under them; no gradient."""
+    """A function from values of a block of the config to loss and metrics of the first step."""
     stage = first.stage
-    state = stage.init()
+    state = stage.init_state()
 
-    def run(batch=None, **changes):
-        settings = dataclasses.replace(stage.settings, **changes)
-        with sharding_context(stage.parts.sharder):
+    def run(block="loss", batch=None, **values):
+        cfg = with_values(stage.cfg, block, **values)
+        with sharding_context(stage.setup.sharder):
             total, metrics = jax.jit(
-                lambda *given: policy_loss(stage.parts.sampler, settings, *given)
+                lambda *args: policy_loss(stage.setup.rollout_policy, cfg, *args)
             )(state.params, first.batches[0] if batch is None else batch, state.algo)
         return float(total), {name: float(metric.value) for name, metric in metrics.items()}
 
@@ -40,138 +49,154 @@ def loss(first):
 
 
 @pytest.fixture(scope="module")
-def plain(loss):
+def default_loss(loss):
+    """Loss and metrics of the plain config."""
     return loss()
 
 
-def test_leaving_one_out_reaches_the_batch(first, take_step):
-    step = take_step(**{"rl.baseline": "leave_one_out"})
-    for task in ("image", "text"):  # G = 2: twice what the mean leaves
+def test_a_leave_one_out_baseline_reaches_the_batch(first, take_step):
+    """With two samples per group, twice what subtracting the mean leaves."""
+    step = take_step(**{"rl.advantage.baseline": "leave_one_out"})
+    for task in ("image", "text"):
         np.testing.assert_allclose(
             step.batches[0][task].advantages, 2 * first.batches[0][task].advantages, rtol=1e-5
         )
 
 
-def test_entropy_is_taken_off_the_loss(loss, plain):
-    total, said = loss(entropy_bonus={"image": 0.3, "text": 0.0})
-    assert (
-        said["image/entropy"] == pytest.approx(plain[1]["image/entropy"])
-        and plain[1]["image/entropy"] > 1
-    )  # every image token has the same weight
-    assert total == pytest.approx(plain[0] - 0.3 * said["image/entropy"], rel=1e-5)
+def test_the_entropy_bonus_is_subtracted_from_the_loss(loss, default_loss):
+    """For images, whose tokens all have one weight, it is the mean entropy."""
+    default_total, default_metrics = default_loss
+    total, metrics = loss(entropy_bonus={"image": 0.3, "text": 0.0})
+    entropy = metrics["image/entropy"]
+    assert entropy == pytest.approx(default_metrics["image/entropy"])
+    assert default_metrics["image/entropy"] > 1
+    assert total == pytest.approx(default_total - 0.3 * entropy, rel=1e-5)
 
 
 def test_the_clip_acts_in_the_second_update(take_step):
-    step = take_step(**{"updates_per_step": 2, "rl.epsilon_low": 0.01, "rl.epsilon_high": 0.02})
-    _, (one, two) = step.run(times=2)
+    step = take_step(
+        **{"updates_per_step": 2, "rl.loss.clip_low": 0.01, "rl.loss.clip_high": 0.02}
+    )
+    _, (metrics_1, metrics_2) = step.run(times=2)
     for task in ("image", "text"):
-        assert one[f"{task}/clip_fraction"] == 0 < two[f"{task}/clip_fraction"] < 1
-        assert one[f"{task}/ratio"] == pytest.approx(1, abs=1e-5)
+        assert metrics_1[f"{task}/clip_fraction"] == 0 < metrics_2[f"{task}/clip_fraction"] < 1
+        assert metrics_1[f"{task}/ratio"] == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize(("clip", "most"), [("ppo", np.exp(2)), ("two_sided", 4.0)])
-def test_every_clip_reaches_the_loss(first, loss, clip, most):
-    """Old log-probs lowered so that all ratios are e**2."""
+@pytest.mark.parametrize(("clip", "largest_ratio"), [("ppo", np.exp(2)), ("two_sided", 4.0)])
+def test_every_clip_reaches_the_loss(first, loss, clip, largest_ratio):
+    """Old log-probs are lowered so that all ratios are e**2."""
     part = dataclasses.replace(first.batches[0]["text"], ref_log_probs=None)
     part = dataclasses.replace(part, old_log_probs=part.sampler_log_probs - 2)
-    total, said = loss({"text": part}, clip=clip, clip_ceiling=4.0)
+    total, metrics = loss(batch={"text": part}, clip=clip, clip_ceiling=4.0)
+
     advantages = np.asarray(part.advantages)[..., None]
-    want = -np.where(advantages < 0, most, 1.2) * advantages * np.asarray(part.weights)
-    assert said["text/ratio"] == pytest.approx(np.exp(2), rel=1e-4)
-    share = first.stage.settings.answer_weight
-    assert total == pytest.approx(share * want.sum(), abs=1e-4 * np.abs(want).sum())
+    ratios = np.where(advantages < 0, largest_ratio, 1.2)
+    expected = -ratios * advantages * np.asarray(part.weights)
+    assert metrics["text/ratio"] == pytest.approx(np.exp(2), rel=1e-4)
+    task_weight = first.stage.cfg.loss.task_weight["text"]
+    atol = 1e-4 * np.abs(expected).sum()
+    assert total == pytest.approx(task_weight * expected.sum(), abs=atol)
 
 
-def test_the_reference_follows(take_step):
-    """After the second step the KL is measured from the middle between where the policy was and is."""
-    step = take_step(**{"rl.reference_every": 2, "rl.reference_mix": 0.5})
-    stage, start = step.stage, step.stage.init()
+def test_a_reference_that_follows(take_step):
+    """After two updates the KL is measured from the middle between the first policy and this one."""
+    step = take_step(**{"rl.reference.update_every": 2, "rl.reference.mix": 0.5})
+    stage, initial = step.stage, step.stage.init_state()
     state, _ = step.run(times=2)
     for path, leaf in state.reference.params.items():
-        want = (np.asarray(start.trainable[path]) + np.asarray(state.trainable[path])) / 2
-        np.testing.assert_allclose(leaf, want, atol=1e-7, err_msg=path)
-    with sharding_context(stage.parts.sharder):
+        middle = (np.asarray(initial.trainable[path]) + np.asarray(state.trainable[path])) / 2
+        np.testing.assert_allclose(leaf, middle, atol=1e-7, err_msg=path)
+
+    # The next step takes its reference log-probs from there.
+    with sharding_context(stage.setup.sharder):
         batch, _ = next(stage.batches(state, step.raw, 1))
-        drawn = stage.rollouts.sample_batch(state.params, step.raw, 1)
-        np.testing.assert_array_equal(drawn.rollouts["text"].tokens, batch["text"].tokens)
-        given = "text", drawn.asked["text"], drawn.rollouts["text"]
-        middle = stage.rollouts.log_probs(merge(state.reference.params, state.frozen), *given)
-        far = stage.rollouts.log_probs(start.params, *given)
-    np.testing.assert_allclose(batch["text"].ref_log_probs, middle, atol=1e-6)
-    assert np.abs(np.asarray(far) - np.asarray(middle)).max() > 1e-3 and not stage.reference
+        rollout_batch = stage.rollout_sampler.sample_batch(state.params, step.raw, 1)
+        prompts, rollout = rollout_batch.prompts["text"], rollout_batch.rollouts["text"]
+        np.testing.assert_array_equal(rollout.tokens, batch["text"].tokens)
+        following_params = merge(state.reference.params, state.frozen)
+        following, fixed = (
+            stage.rollout_sampler.log_probs(params, "text", prompts, rollout)
+            for params in (following_params, initial.params)
+        )
+    np.testing.assert_allclose(batch["text"].ref_log_probs, following, atol=1e-6)
+    assert np.abs(np.asarray(fixed) - np.asarray(following)).max() > 1e-3
+    assert not stage.fixed_reference
 
 
-@pytest.mark.parametrize("change", [{"image_logprob_alignment": "reference_off_by_one"},
-                                    {"logprob_guidance": "conditional"}])  # fmt: skip
-def test_alignment_and_guidance_show_in_the_mismatch(loss, plain, change):
-    _, said = loss(**change)
-    assert plain[1]["image/sampler_logp_diff"] < 1e-4 and said["image/sampler_logp_diff"] > 0.01
-    assert said["text/sampler_logp_diff"] < 1e-4
-    assert said["image/entropy"] != plain[1]["image/entropy"]
+@pytest.mark.parametrize(
+    "values", [{"image_alignment": "off_by_one_ulm_r1"}, {"guidance": "conditional"}]
+)
+def test_alignment_and_guidance_show_in_sampler_logp_diff(loss, default_loss, values):
+    _, default_metrics = default_loss
+    _, metrics = loss("log_probs", **values)
+    assert default_metrics["image/sampler_logp_diff"] < 1e-4
+    assert metrics["image/sampler_logp_diff"] > 0.01
+    assert metrics["text/sampler_logp_diff"] < 1e-4
+    assert metrics["image/entropy"] != default_metrics["image/entropy"]
 
 
 def test_partial_credit_for_open_answers():
-    row = Completion(
-        dataclasses.replace(example("train", 0), answer="juice", qa_type="OE"),
-        "<answer>orange juice</answer>",
-    )
+    record = dataclasses.replace(example("train", 0), answer="juice", qa_type="OE")
+    completion = Completion(record, "<answer>orange juice</answer>")
     for open_ended, value in (("exact", 0.0), ("soft_jaccard", 0.5)):
-        context = RewardContext(settings=RewardSettings(open_ended=open_ended))
-        assert compute_rewards([row], {"accuracy": 1.0}, context).total == [value]
+        context = RewardContext(options=RewardOptions(open_ended=open_ended))
+        assert compute_rewards([completion], {"accuracy": 1.0}, context).total == [value]
 
 
 @pytest.fixture(scope="module")
-def reference(small_config, small_world, tmp_path_factory):
-    """Two steps as the reference takes them: the work directory, the config, the rows."""
-    folder = tmp_path_factory.mktemp("reference") / "run"
-    config = small_config("unified", "tiny,compat=reference", **{"optim.learning_rate": 1e-2})
+def ulm_r1_run(small_config, small_world, tmp_path_factory):
+    """Two steps as ULM-R1's code takes them: the work directory, the config, the metrics."""
+    workdir = tmp_path_factory.mktemp("ulm_r1") / "run"
+    config = small_config("unified", "tiny,compat=ulm_r1", **{"optim.learning_rate": 1e-2})
     config["rewards"]["image"] = {"redness": 1.0}
     with small_world():
-        return folder, config, [result.metrics for result in steps(prepare(config, folder))]
+        return workdir, config, [result.metrics for result in train(prepare(config, workdir))]
 
 
-def test_one_switch_turns_all_on(reference):
-    _, config, rows = reference
-    rl, reward = config["rl"], config["reward"]
-    assert (rl["image_logprob_alignment"], rl["logprob_guidance"]) == (
-        "reference_off_by_one",
-        "conditional",
-    )
-    assert (rl["clip"], rl["pairing"], rl["scale"], rl["aggregation"]) == (
-        "none",
-        "unified",
-        "group",
-        "sequence_mean",
-    )
-    assert (rl["text_weight"], rl["answer_weight"]) == (0.8, 1.0)
-    assert (reward["normalise"], reward["open_ended"], reward["strict_whitespace"]) == (
-        "none",
-        "soft_jaccard",
-        True,
-    )
+def test_compat_ulm_r1_sets_every_switch(ulm_r1_run):
+    _, config, rows = ulm_r1_run
+    rl, options = config["rl"], config["rewards"]["options"]
+    assert rl["log_probs"]["image_alignment"] == "off_by_one_ulm_r1"
+    assert rl["log_probs"]["guidance"] == "conditional"
+    assert (rl["loss"]["clip"], rl["loss"]["aggregation"]) == ("none", "sequence_mean")
+    assert (rl["advantage"]["pairing"], rl["advantage"]["normalization"]) == ("unified", "group")
+    assert rl["advantage"]["pairing_text_weight"] == 0.8
+    assert rl["loss"]["task_weight"]["text"] == 1.0
+    assert (options["normalization"], options["open_ended"]) == ("none", "soft_jaccard")
+    assert options["strict_whitespace"] is True
+
     assert len(rows) == 2
     for row in rows:
-        assert row["image/sampler_logp_diff"] > 0.01 and row["image/clip_fraction"] == 0 < row["grad_norm"]
-    full = importlib.import_module("configs.unified").get_config("janus_pro_1b,compat=reference")
-    assert (
-        full.model.param_dtype == "bfloat16" and full.rl.clip == "none" and full.rl.questions == 16
-    )
-    with pytest.raises(UserError, match="unknown compat 'odd'; expected none or reference"):
-        importlib.import_module("configs.unified").get_config("tiny,compat=odd")
+        assert row["image/sampler_logp_diff"] > 0.01
+        assert row["image/clip_fraction"] == 0 < row["grad_norm"]
 
 
-def test_without_master_weights_a_run_is_narrow_and_handed_on_all_the_same(
-    reference, rl_config, small_world
+def test_compat_of_other_arguments(small_config):
+    small_config("unified")  # makes configs importable
+    get_config = importlib.import_module("configs.unified").get_config
+    full_size = get_config("janus_pro_1b,compat=ulm_r1")
+    assert full_size.model.param_dtype == "bfloat16"
+    assert full_size.rl.loss.clip == "none" and full_size.rl.rollout.text_prompts == 16
+    with pytest.raises(UserError, match="compat must be one of none, ulm_r1; got 'odd'"):
+        get_config("tiny,compat=odd")
+
+
+def test_a_run_in_bfloat16_is_saved_so_and_read_in_either_dtype(
+    ulm_r1_run, rl_config, small_world
 ):
-    folder, config, _ = reference
+    workdir, config, _ = ulm_r1_run
     with small_world():
-        start, narrow = build_setup(config), build_setup(config | {"init_from": str(folder)})
-        before, same = start.params("language_model/*"), narrow.params()
-        wide = build_setup(rl_config(init_from=str(folder))).params()
-    assert {str(leaf.dtype) for leaf in before.values()} == {"bfloat16"}
-    for path, leaf in wide.items():
-        exact = path.startswith("image_tokenizer/")  # computed in float32 throughout
-        assert leaf.dtype == jnp.float32 and (same[path].dtype == jnp.float32) == exact, path
-        assert narrow.rollout[path].dtype == same[path].dtype
-        np.testing.assert_array_equal(leaf, same[path].astype(jnp.float32), err_msg=path)
-    assert any(np.any(np.asarray(before[path] != same[path])) for path in before)
+        bfloat16_setup = build_setup(config | {"init_from": str(workdir)})
+        initial = build_setup(config).load_params("language_model/*")
+        trained = bfloat16_setup.load_params()
+        in_float32 = build_setup(rl_config(init_from=str(workdir))).load_params()
+
+    assert {str(leaf.dtype) for leaf in initial.values()} == {"bfloat16"}
+    for path, leaf in in_float32.items():
+        # The image tokenizer computes in float32 throughout.
+        is_exact = path.startswith("image_tokenizer/")
+        assert leaf.dtype == jnp.float32 and (trained[path].dtype == jnp.float32) == is_exact, path
+        assert bfloat16_setup.rollout_param_specs[path].dtype == trained[path].dtype
+        np.testing.assert_array_equal(leaf, trained[path].astype(jnp.float32), err_msg=path)
+    assert any(np.any(np.asarray(initial[path] != trained[path])) for path in initial)

@@ -1,0 +1,125 @@
+"""Prompt templates: how a model family spells its special tokens and its prompts.
+
+A template formats texts; ``data.text_tokenizer`` makes token ids of them and puts BOS in front. A
+model family with other prompts brings its own ``PromptTemplate``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Container, Sequence
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptTemplate:
+    """Special tokens and prompt formats of a model family.
+
+    Attributes:
+      family: name of the models, for error texts.
+      bos, eos, pad: begin of sentence, end of sentence, padding.
+      begin_of_image, end_of_image: enclose the tokens of an image.
+      image: placeholder of one image token in a prompt.
+      user, assistant: names of the two roles.
+      image_generation_format: prompt that requests an image, with the fields ``user``,
+        ``assistant``, ``prompt`` and ``begin_of_image``; the next token is an image token.
+      question_format: prompt that asks about an image, with the fields ``user``, ``assistant``,
+        ``question`` and one ``image``; the next token is a text token.
+      chat_template: the same in Jinja, for tokenizer folders that have none.
+    """
+
+    family: str
+    bos: str
+    eos: str
+    pad: str
+    begin_of_image: str
+    end_of_image: str
+    image: str
+    user: str
+    assistant: str
+    image_generation_format: str
+    question_format: str
+    chat_template: str
+
+    @property
+    def required_tokens(self) -> tuple[str, ...]:
+        """Special tokens that a tokenizer of this family must have."""
+        return (self.bos, self.eos, self.pad, self.begin_of_image, self.end_of_image, self.image)
+
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """All special tokens: the required ones and the roles. User text must not have any."""
+        return (*self.required_tokens, self.user, self.assistant)
+
+    def role_names(self, vocabulary: Container[str]) -> tuple[str, str]:
+        """User and assistant as a tokenizer writes them.
+
+        Roles are plain words (``User``) where ``vocabulary`` has no role tokens, as in Janus-1.3B.
+        """
+        # A word such as ``User`` is an ordinary token there, and allowed in user text.
+        user, assistant = (
+            role if role in vocabulary else role.strip("<|>")
+            for role in (self.user, self.assistant)
+        )
+        return user, assistant
+
+    def image_generation_text(self, prompt: str, role_names: tuple[str, str]) -> str:
+        """Text of the prompt that requests an image of ``prompt``, without BOS."""
+        user, assistant = role_names
+        return self.image_generation_format.format(
+            user=user, assistant=assistant, prompt=prompt, begin_of_image=self.begin_of_image
+        )
+
+    def question_text(self, question: str, role_names: tuple[str, str]) -> str:
+        """Text of the prompt that asks ``question``, with one image placeholder, without BOS."""
+        user, assistant = role_names
+        return self.question_format.format(
+            user=user, assistant=assistant, question=question, image=self.image
+        )
+
+
+def insert_image_tokens(
+    ids: Sequence[int], placeholder_id: int, image_ids: Sequence[int]
+) -> list[int]:
+    """Replaces the first ``placeholder_id`` in ``ids`` with all of ``image_ids``."""
+    position = list(ids).index(placeholder_id)
+    return [*ids[:position], *image_ids, *ids[position + 1 :]]
+
+
+JANUS_CHAT_TEMPLATE = (
+    "{{ bos_token }}"
+    "{%- for message in messages -%}"
+    "{%- set user = message['role'] | lower in ['user', '<|user|>'] -%}"
+    "{{ '<|User|>' if user else '<|Assistant|>' }}:"
+    # A text, or a list of parts of which some are images.
+    "{%- if message['content'] is string -%}"
+    "{{ ' ' + message['content'] | trim if message['content'] | trim else '' }}"
+    "{%- else -%}"
+    "{{ ' ' }}"
+    "{%- for part in message['content'] -%}"
+    "{{ '\n' if not loop.first else '' }}"
+    "{{ '<image_placeholder>' if part['type'] == 'image' else part['text'] | trim }}"
+    "{%- endfor -%}"
+    "{%- endif -%}"
+    "{{ '\n\n' if user else eos_token }}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}<|Assistant|>:{%- endif -%}"
+)
+
+JANUS_TEMPLATE = PromptTemplate(
+    family="Janus-Pro",
+    # These bars and blocks are the characters U+FF5C and U+2581, not "|" and "_".
+    bos="<｜begin▁of▁sentence｜>",
+    eos="<｜end▁of▁sentence｜>",
+    pad="<｜▁pad▁｜>",
+    begin_of_image="<begin_of_image>",
+    end_of_image="<end_of_image>",
+    image="<image_placeholder>",
+    # These bars are ordinary ones.
+    user="<|User|>",
+    assistant="<|Assistant|>",
+    # BOS is not part of the formats; the tokenizer puts its id in front.
+    image_generation_format="{user}: {prompt}\n\n{assistant}:{begin_of_image}",
+    question_format="{user}: {image}\n{question}\n\n{assistant}:",
+    chat_template=JANUS_CHAT_TEMPLATE,
+)
+"""The prompts that Janus, Janus-Pro and the embedded tiny models were trained on."""

@@ -1,0 +1,43 @@
+"""What is evaluated, and how its samples are made."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from corl_jax.core.types import Params
+from corl_jax.data.text_tokenizer import TextTokenizer
+from corl_jax.sampling.generate import PolicyFns
+
+ANSWER_TOKENS = 32
+"""Default limit on the length of an answer, in tokens."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalPolicy:
+    """The policy that is evaluated.
+
+    Attributes:
+      fns: compiled programs of the model.
+      params: parameters of the whole model.
+      tokenizer: its text tokenizer.
+    """
+
+    fns: PolicyFns
+    params: Params
+    tokenizer: TextTokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalSampling:
+    """How the samples of an evaluation are made.
+
+    Attributes:
+      seed: of sampling.
+      batch_size: records per compiled call. The key of a sample does not depend on the call it is
+        part of, so this changes no metric beyond rounding.
+      answer_tokens: limit on the length of an answer, in tokens.
+    """
+
+    seed: int
+    batch_size: int
+    answer_tokens: int = ANSWER_TOKENS
