@@ -6,8 +6,9 @@ import json
 import os
 from pathlib import Path
 
+# These variables have to be set before JAX is imported anywhere.
 _DEVICES = "--xla_force_host_platform_device_count=8"
-if _DEVICES not in os.environ.get("XLA_FLAGS", ""):  # before jax is imported anywhere
+if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -22,7 +23,10 @@ if not flags.FLAGS.is_parsed():
 
 @pytest.fixture(scope="session")
 def test_data():
-    """A function from a name to that folder of test data beside the checkout, which skips where it is absent."""
+    """A function from a name to that folder of test data beside the checkout.
+
+    It skips the test where there is none.
+    """
 
     def find(name):
         folder = Path(__file__).resolve().parents[2] / "shared" / name
@@ -41,14 +45,41 @@ def rng():
 
 @pytest.fixture
 def float64():
-    """Sixty-four bits for the length of a test, so that sums can be compared exactly."""
+    """64-bit numbers while a test runs, so that sums can be compared exactly."""
     with jax.enable_x64(True):
         yield
 
 
 @pytest.fixture(scope="session")
+def torch():
+    """PyTorch on one thread, or a skip."""
+    torch = pytest.importorskip(
+        "torch", reason="parity needs torch: pip install -e '.[test]' (Python 3.11)"
+    )
+    torch.set_num_threads(1)
+    return torch
+
+
+@pytest.fixture(scope="session")
+def assert_close():
+    """A function that asserts that two arrays differ little, relative to the largest number."""
+
+    def check(actual, expected, tolerance=1e-4):
+        actual, expected = np.asarray(actual), np.asarray(expected)
+        assert actual.shape == expected.shape
+        assert np.isfinite(expected).all() and expected.std() > 0
+        difference = np.abs(actual - expected).max() / np.abs(expected).max()
+        assert difference < tolerance, f"relative difference {difference:.1e}"
+
+    return check
+
+
+@pytest.fixture(scope="session")
 def random_params():
-    """A function from an abstract model to random parameters of sensible size, without compiling anything."""
+    """A function from an abstract model to random parameters of sensible size.
+
+    Nothing is compiled.
+    """
     from corl_jax.models.random_params import random_params
 
     return random_params
@@ -56,22 +87,23 @@ def random_params():
 
 @pytest.fixture(scope="session")
 def write_policy(tmp_path_factory, random_params):
-    """A function from sizes to a Hugging Face folder with a policy that has learnt nothing."""
+    """A function from sizes and a name to a Hugging Face folder with an untrained policy."""
     from corl_jax.data.shapes.vocabulary import write_tokenizer
     from corl_jax.models.janus.model import abstract
     from corl_jax.porting.writer import save_folder
 
     def write(cfg, name):
-        base = tmp_path_factory.mktemp("policy")
-        save_folder(random_params(abstract(cfg)), cfg, write_tokenizer(base / "words"), base / name)
-        return base / name
+        parent = tmp_path_factory.mktemp("policy")
+        tokenizer = write_tokenizer(parent / "tokenizer")
+        save_folder(random_params(abstract(cfg)), cfg, tokenizer, parent / name)
+        return parent / name
 
     return write
 
 
 @pytest.fixture(scope="session")
 def tiny_policy_folder(write_policy):
-    """A folder with a policy of size ``tiny``."""
+    """A folder with an untrained policy of size ``tiny``."""
     from corl_jax.models.janus.config import TINY
 
     return write_policy(TINY, "tiny")
@@ -79,7 +111,10 @@ def tiny_policy_folder(write_policy):
 
 @pytest.fixture(scope="session")
 def dot_policy_folder(write_policy):
-    """A folder with a policy that draws 16 pixels in 4 tokens: enough for what does not depend on size."""
+    """A folder with an untrained policy whose images are 16 pixels a side in 4 tokens.
+
+    It is the smallest one, for tests that do not depend on size.
+    """
     from corl_jax.models.janus.config import ImageTokenizerConfig, JanusConfig, VisionConfig
     from corl_jax.models.language_model import DecoderConfig
 
@@ -94,7 +129,7 @@ def dot_policy_folder(write_policy):
         mlp_dim=64,
         max_length=128,
     )
-    codes = ImageTokenizerConfig(
+    image_tokenizer = ImageTokenizerConfig(
         codebook_size=32,
         code_dim=8,
         latent_channels=32,
@@ -102,12 +137,13 @@ def dot_policy_folder(write_policy):
         channel_multipliers=(1, 1, 1, 1),
         res_blocks=0,
     )
-    return write_policy(JanusConfig(vision, decoder, codes, gen_head_dim=32), "dot")
+    cfg = JanusConfig(vision, decoder, image_tokenizer, gen_head_dim=32)
+    return write_policy(cfg, "dot")
 
 
 @pytest.fixture(scope="session")
 def tiny_policy(tiny_policy_folder):
-    """That policy, loaded in float32."""
+    """The policy of ``tiny_policy_folder``, loaded in float32."""
     from corl_jax import Policy
 
     return Policy.load(tiny_policy_folder, dtype="float32")
@@ -115,7 +151,10 @@ def tiny_policy(tiny_policy_folder):
 
 @pytest.fixture(scope="session")
 def small_world(tmp_path_factory):
-    """A context in which the embedded world has few records and a mesh has the first ``devices``."""
+    """A context with few records in the embedded world.
+
+    Meshes spread over the first ``devices``, which is its argument.
+    """
     from corl_jax.core import sharding
     from corl_jax.data.shapes import builder
     from corl_jax.stages import setup
@@ -128,16 +167,37 @@ def small_world(tmp_path_factory):
     @contextlib.contextmanager
     def world(devices=1):
         first_devices = jax.devices()[:devices]
+
+        def make_small_mesh(shape, devices):
+            return sharding.make_mesh(shape, devices or first_devices)
+
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(builder, "source", small_source)
-            patch.setattr(
-                setup,
-                "make_mesh",
-                lambda shape, devices: sharding.make_mesh(shape, devices or first_devices),
-            )
+            patch.setattr(setup, "make_mesh", make_small_mesh)
             yield
 
     return world
+
+
+@pytest.fixture(scope="session")
+def varied_rewards():
+    """Rewards whose values differ between samples of an untrained policy.
+
+    ``redness`` of an image and ``letters`` of a text differ from sample to sample; ``tens`` of a
+    text are often equal.
+    """
+    from corl_jax.rewards.base import rewards
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rewards, "_entries", dict(rewards._entries))
+        rewards.register("redness")(
+            lambda cs, context: np.array([c.pixels[..., 0].mean() / 255 for c in cs])
+        )
+        rewards.register("letters")(lambda cs, context: np.array([len(c.text) / 10 for c in cs]))
+        rewards.register("tens")(
+            lambda cs, context: np.array([round(len(c.text) / 10) for c in cs])
+        )
+        yield
 
 
 SMALL_VALUES = {
@@ -158,8 +218,9 @@ SMALL_VALUES = {
 def small_config(dot_policy_folder):
     """A function from the name of a config to its plain values, small enough for a test.
 
-    The run starts from a policy that has learnt nothing. Dotted keys may be overridden.
+    The run starts from an untrained policy. Dotted keys may be overridden.
     """
+
     def make(name, arg=None, policy=dot_policy_folder, **overrides):
         config = importlib.import_module(f"configs.{name}").get_config(arg)
         config.lock()
@@ -172,9 +233,10 @@ def small_config(dot_policy_folder):
             "optim.warmup_ratio": 0.0,
             **SMALL_VALUES[config.stage],
         }
-        for prompts in ("image_prompts", "text_prompts"):  # a task that is left out stays out
-            if config.stage == "rl" and config.rl.rollout[prompts] == 0:
-                values[f"rl.rollout.{prompts}"] = 0
+        # A task that the config leaves out stays out.
+        for key in ("image_prompts", "text_prompts"):
+            if config.stage == "rl" and config.rl.rollout[key] == 0:
+                values[f"rl.rollout.{key}"] = 0
         config.update_from_flattened_dict(values | overrides)
         return json.loads(config.to_json_best_effort())
 

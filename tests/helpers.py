@@ -29,6 +29,5 @@ def metric_rows(workdir):
     """The rows of a run's ``metrics.jsonl`` without the columns that say how long a step took."""
     rows = map(json.loads, (workdir / "metrics.jsonl").read_text("utf-8").splitlines())
     return [
-        {name: value for name, value in row.items() if not name.startswith("time/")}
-        for row in rows
+        {name: value for name, value in row.items() if not name.startswith("time/")} for row in rows
     ]

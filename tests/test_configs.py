@@ -1,4 +1,4 @@
-"""Every config builds and trains as it is at size tiny, builds without weights at full size, and refuses the rest."""
+"""Every config trains at size tiny, builds at full size with the papers' values, and refuses typos."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from PIL import Image
 from corl_jax.core.errors import UserError
 from corl_jax.core.sharding import make_mesh
 from corl_jax.core.trees import count
+from corl_jax.engine.loop import train
+from corl_jax.objectives.kl import schedules
 from corl_jax.pipelines.config import read_pipeline
 from corl_jax.reward_models import collection
 from corl_jax.reward_models.base import load_reward_model
 from corl_jax.stages.rl.config import read_rl_config
-from corl_jax.engine.loop import train
 from corl_jax.stages.run import STAGES, optim_config, prepare
 from corl_jax.stages.setup import build_setup
 
@@ -29,13 +30,22 @@ NAMES = sorted(
     for path in (Path(__file__).parents[1] / "configs").glob("*.py")
     if path.stem not in ("__init__", "common", *PIPELINES) and "def get_config" in path.read_text()
 )
+BASES = ("tokenizer", "sft", "unified")
+"""Configs that stand for themselves; the others are recipes that change one of these."""
 STAGE_TWO = ("refined_t2i", "refined_mc", "refined_oe")
 
 
+def get_config(name, arg=None):
+    """A config as ``main`` gets it."""
+    return importlib.import_module(f"configs.{name}").get_config(arg)
+
+
+def full_size_config(name, size="janus_pro_1b"):
+    return get_config(name, size).to_dict()
+
+
 def test_there_are_configs():
-    assert {"tokenizer", "sft", "unified", "cycle", "counting", "cold_sft", *STAGE_TWO} <= set(
-        NAMES
-    )
+    assert {*BASES, "cycle", "counting", "cold_sft", *STAGE_TWO} <= set(NAMES)
 
 
 @pytest.mark.parametrize(
@@ -44,6 +54,7 @@ def test_there_are_configs():
 def test_two_steps(
     small_config,
     small_world,
+    varied_rewards,
     tiny_policy_folder,
     dot_policy_folder,
     tmp_path,
@@ -51,30 +62,43 @@ def test_two_steps(
     name,
     arg,
 ):
-    """Recipes that only change settings of others start from a smaller policy, whose pictures no parser reads."""
+    """Recipes start from a smaller policy than tiny, whose images no parser reads."""
     opened: list[str] = []
-    monkeypatch.setattr(
-        collection,
-        "load_reward_model",
-        lambda kind, *rest: opened.append(kind.hub_id) or load_reward_model(kind, *rest),
-    )
-    recipe = name not in ("tokenizer", "sft", "unified")
-    config = small_config(name, arg, policy=dot_policy_folder if recipe else tiny_policy_folder)
-    if recipe:
-        config["init_from"] = str(dot_policy_folder)
+
+    def load_and_note(spec, *args):
+        opened.append(spec.hub_id)
+        return load_reward_model(spec, *args)
+
+    monkeypatch.setattr(collection, "load_reward_model", load_and_note)
+    is_recipe = name not in BASES
+    policy = dot_policy_folder if is_recipe else tiny_policy_folder
+    config = small_config(name, arg, policy=policy)
+    if is_recipe:
+        config["init_from"] = str(policy)
+
+    # Both tasks get a reward that differs between samples of a policy that has learnt nothing.
     if config["stage"] == "rl":
         config["hooks"]["probe_every"] = 1
-        config["rl"] |= {key: 2 for key in ("pictures", "questions") if config["rl"][key]}
         config["data"]["limit"] = min(config["data"]["limit"], 8)
-        config["rewards"]["image"] = {"pixel": 1.0} if recipe else config["rewards"]["image"]
+        for key in ("image_prompts", "text_prompts"):
+            config["rl"]["rollout"][key] = min(config["rl"]["rollout"][key], 2)
+        config["rewards"]["text"]["letters"] = 1.0
+        if is_recipe:
+            config["rewards"]["image"] = {"pixel": 1.0}
+
     with small_world():
         results = list(train(prepare(config, tmp_path / "run")))
     assert [result.step for result in results] == [1, 2]
-    assert all(math.isfinite(value) for result in results for value in result.metrics.values())
-    assert set(config["show"]) <= {name for result in results for name in result.metrics}
-    assert results[0].metrics["grad_norm"] >= 0
+    for result in results:
+        assert all(math.isfinite(value) for value in result.metrics.values())
+        # Far above what rounding alone leaves of a gradient.
+        assert result.metrics["grad_norm"] > 1e-3
+    names = {name for result in results for name in result.metrics}
+    assert set(config["progress_metrics"]) <= names
     assert (tmp_path / "run" / "checkpoints" / "2").is_dir()
-    if arg is not None:  # BLIP, BERT and VGG, at tiny sizes, decide alone what a picture is worth
+
+    # The paper's rewards are those of BLIP, BERT and VGG, here of tiny sizes, each read once.
+    if arg is not None:
         assert len(opened) == len(set(opened)) == 3
         assert {"image/reward/cycle_both", "image/reward/matching"} <= set(results[0].metrics)
         assert results[0].metrics["image/reward_std_share/cycle_both"] > 0.01
@@ -85,60 +109,51 @@ def test_full_size_builds_without_weights(small_config, small_world, name):
     config = small_config(name, "janus_pro_1b", policy="")
     config["init_from"] = ""
     with small_world():
-        parts = build_setup(config)
-        assert count(parts.param_specs) > 2.0e9 and parts.cfg.image_tokens == 576
-        assert STAGES[config["stage"]](config, parts, optimizer=None).rows
+        setup = build_setup(config)
+        assert count(setup.param_specs) > 2.0e9 and setup.cfg.image_tokens == 576
+        stage = STAGES[config["stage"]](config, setup, optimizer=None)
+        assert stage.rows_per_step
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_bad_arguments(small_config, name):
-    small_config("unified")  # makes configs importable
-    get_config = importlib.import_module(f"configs.{name}").get_config
-    for arg, says in (
-        ("huge", "unknown model size 'huge'; expected one of tiny, janus_pro_1b"),
-        ("mesh=cube", "unknown mesh 'cube'; expected one of auto, spread, wide, cpu"),
-        ("tiny,colour=red", "unknown config argument 'colour'; expected .*mesh, .*size"),
+def test_bad_arguments(name):
+    for arg, message in (
+        ("huge", "the model size must be one of tiny, janus_pro_1b.*; got 'huge'"),
+        ("mesh=cube", "the mesh must be one of auto, spread, wide, cpu.*; got 'cube'"),
+        ("tiny,colour=red", "argument must be one of .*mesh.*size; got 'colour'"),
     ):
-        with pytest.raises(UserError, match=says):
-            get_config(arg)
+        with pytest.raises(UserError, match=message):
+            get_config(name, arg)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_unknown_keys_are_refused_and_arguments_arrive(small_config, name):
-    small_config("unified")
-    config = importlib.import_module(f"configs.{name}").get_config("size=janus_pro_1b,mesh=cpu8")
+def test_arguments_arrive_and_unknown_keys_are_refused(name):
+    config = get_config(name, "size=janus_pro_1b,mesh=cpu8")
     assert config.model.size == "janus_pro_1b" and (config.mesh.data, config.mesh.fsdp) == (4, 2)
     with pytest.raises((AttributeError, KeyError)):
         config.lock().update_from_flattened_dict({"optim.colour": 1})
-    plain = importlib.import_module(f"configs.{name}").get_config()
-    assert plain.stage in STAGES and plain.steps > 0 and plain.model.size == "tiny"
-    assert optim_config(plain.to_dict()).total_steps == plain.steps * plain.updates_per_step
+
+    tiny = get_config(name)
+    assert tiny.stage in STAGES and tiny.steps > 0 and tiny.model.size == "tiny"
+    assert optim_config(tiny.to_dict()).total_steps == tiny.steps * tiny.updates_per_step
 
 
 @pytest.mark.parametrize("size", ["janus_pro_1b", "janus_pro_7b"])
-def test_full_size_has_the_papers_values(small_config, size):
-    small_config("unified")
-    config = importlib.import_module("configs.unified").get_config(size).to_dict()
-    settings = read_rl_config(config, config["updates_per_step"])
-    assert (settings.pictures, settings.questions, settings.group, settings.guidance) == (
-        16,
-        16,
-        8,
-        5.0,
-    )
-    assert (settings.pairing, settings.text_weight, settings.needs_reference) == (
-        "unified",
-        0.8,
-        False,
-    )
-    assert (settings.text_prompt_length, settings.completion_length) == (1024, 576)
+def test_unified_at_full_size_has_the_papers_values(size):
+    config = full_size_config("unified", size)
+    c = read_rl_config(config, config["updates_per_step"])
+    assert (c.rollout.image_prompts, c.rollout.text_prompts, c.rollout.group_size) == (16, 16, 8)
+    assert (c.rollout.text_prompt_length, c.rollout.completion_length) == (1024, 576)
+    assert c.rollout.guidance_scale == 5.0
+    assert (c.advantage.pairing, c.advantage.pairing_text_weight) == ("unified", 0.8)
+    assert not c.needs_reference
+
+    # One epoch of the paper's records.
     optim = optim_config(config)
-    assert optim.learning_rate == 4e-6 and optim.total_steps * settings.pictures == pytest.approx(
-        22_479, abs=16
-    )
-    assert config["init_from"].startswith("deepseek-community/Janus-Pro-") and config[
-        "trainable"
-    ] == ("language_model/*",)
+    assert optim.learning_rate == 4e-6
+    assert optim.total_steps * c.rollout.image_prompts == pytest.approx(22_479, abs=16)
+    assert config["init_from"].startswith("deepseek-community/Janus-Pro-")
+    assert config["trainable"] == ("language_model/*",)
 
 
 @pytest.mark.parametrize(
@@ -150,124 +165,122 @@ def test_full_size_has_the_papers_values(small_config, size):
         ("janus_pro_7b", 64, 4, 16),
     ],
 )
-def test_each_size_has_the_mesh_that_its_plans_chose(small_config, size, chips, data, fsdp):
-    small_config("unified")
-    config = importlib.import_module("configs.unified").get_config(size)
+def test_each_size_has_the_mesh_that_its_plans_chose(size, chips, data, fsdp):
+    config = get_config("unified", size)
     mesh = make_mesh(config.mesh.to_dict(), jax.devices()[:1] * chips)
     assert dict(mesh.shape) == {"data": data, "fsdp": fsdp, "tensor": 1}
 
 
-def full(name, size="janus_pro_1b"):
-    return importlib.import_module(f"configs.{name}").get_config(size).to_dict()
-
-
 @pytest.mark.parametrize(
-    ("name", "asked", "prompts"),
-    [(n, t, p) for n, t, p in zip(STAGE_TWO, ("image", "text", "text"), (16, 32, 32), strict=True)],
+    ("name", "task", "prompts"),
+    [("refined_t2i", "image", 16), ("refined_mc", "text", 32), ("refined_oe", "text", 32)],
 )
-def test_stage_two_has_the_papers_values(small_config, name, asked, prompts):
-    small_config("unified")
-    config = full(name)
-    s = read_rl_config(config, 1)
-    assert (s.asked, s.prompts(asked), s.group) == ((asked,), prompts, 16)
-    assert (s.kl[asked].schedule, s.kl[asked].start, optim_config(config).learning_rate) == (
-        "constant",
-        0.02,
-        1e-6,
-    )
-    assert (s.image_prompt_length, s.text_prompt_length, s.completion_length) == (256, 1024, 512)
+def test_stage_two_has_the_papers_values(name, task, prompts):
+    config = full_size_config(name)
+    c = read_rl_config(config, 1)
+    assert (c.tasks, c.rollout.prompts[task], c.rollout.group_size) == ((task,), prompts, 16)
+    assert (c.kl[task].schedule, c.kl[task].start) == ("constant", 0.02)
+    assert optim_config(config).learning_rate == 1e-6
+    assert (c.rollout.image_prompt_length, c.rollout.text_prompt_length) == (256, 1024)
+    assert c.rollout.completion_length == 512
+
     assert config["init_from"] == "runs/unified" and config["data"]["name"] == "records"
     assert config["data"]["qa_type"] == {"refined_mc": "MC", "refined_oe": "OE"}.get(name, "")
-    assert {"cycle_both", "matching"} == set(s.rewards["image"]) and {"accuracy", "format"} == set(
-        s.rewards["text"]
-    )
-
-
-def test_the_pilot_has_the_papers_values(small_config):
-    small_config("unified")
-    for name, asked in (
-        ("separate_t2i", ("image",)),
-        ("separate_und", ("text",)),
-        ("cycle", ("image", "text")),
-    ):
-        s = read_rl_config(full(name), 1)
-        assert (s.asked, s.group, s.needs_reference) == (asked, 8, False)
-        assert set(s.rewards["image"]) == {"clip"} and s.alternate == (name == "cycle")
+    assert set(c.rewards["image"]) == {"cycle_both", "matching"}
+    assert set(c.rewards["text"]) == {"accuracy", "format"}
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "betas"),
+    ("name", "tasks"),
+    [("separate_t2i", ("image",)), ("separate_und", ("text",)), ("cycle", ("image", "text"))],
+)
+def test_the_pilot_has_the_papers_values(name, tasks):
+    c = read_rl_config(full_size_config(name), 1)
+    assert (c.tasks, c.rollout.group_size, c.needs_reference) == (tasks, 8, False)
+    assert set(c.rewards["image"]) == {"clip"}
+    assert c.rollout.alternate_every == (1 if name == "cycle" else 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "coefficients"),
     [("counting", "count", (0.07, 0.04, 0.1)), ("geometry", "relation", (0.01, 0.0, 0.02))],
 )
-def test_othink_has_the_papers_values(small_config, name, kind, betas):
-    from corl_jax.objectives.kl import schedules
+def test_othink_has_the_papers_values(small_config, name, kind, coefficients):
+    tiny, full_size = small_config(name), full_size_config(name)
+    assert tiny["data"]["question_kinds"] == [kind]
+    assert full_size["data"]["limit"] == (100 if name == "counting" else 0)
 
-    tiny, large = small_config(name), full(name)
-    assert tiny["data"]["questions"] == [kind] and large["data"]["limit"] == (
-        100 if name == "counting" else 0
-    )
-    s = read_rl_config(large, 1)
-    assert (s.asked, s.group, s.completion_length) == (("text",), 8, 512)
-    cfg = s.kl["text"]
-    found = [float(schedules[cfg.schedule](cfg, step, 0.0, 0.0, 1000)) for step in (0, 300, 1000)]
-    assert found == pytest.approx(betas)
-    assert read_rl_config(tiny, 1).kl["text"] == cfg
+    c = read_rl_config(full_size, 1)
+    assert (c.tasks, c.rollout.group_size, c.rollout.completion_length) == (("text",), 8, 512)
+    kl = c.kl["text"]
+    values = [float(schedules[kl.schedule](kl, step, 0.0, 0.0, 1000)) for step in (0, 300, 1000)]
+    assert values == pytest.approx(coefficients)
+    assert read_rl_config(tiny, 1).kl["text"] == kl
 
 
-def test_records_in_files_train(small_config, small_world, dot_policy_folder, tmp_path):
-    """The full-size configs' way to data, at a tiny size: rows of a file, of one type alone."""
+@pytest.fixture
+def records_folder(tmp_path):
+    """Eight records in files: grey images, and questions of both types in turns."""
     folder = tmp_path / "data"
     folder.mkdir()
     rows = []
     for i in range(8):
         Image.fromarray(np.full((20, 30, 3), 30 * i, np.uint8)).save(folder / f"{i}.png")
-        said, type_ = ("B", "MC") if i % 2 else ("red", "OE")
-        kind = {
-            "qa_solution": f"<think> a red circle </think> <answer> {said} </answer>",
-            "qa_type": type_,
-        }
-        options = "\nOptions:\nA. red\nB. blue" if i % 2 else ""
+        is_choice = i % 2 == 1
+        answer = "B" if is_choice else "red"
+        options = "\nOptions:\nA. red\nB. blue" if is_choice else ""
         rows.append(
             {
                 "prompt": "a red circle",
                 "real_image": f"{i}.png",
                 "qa_problem": "what colour?" + options,
+                "qa_solution": f"<think> a red circle </think> <answer> {answer} </answer>",
+                "qa_type": "MC" if is_choice else "OE",
             }
-            | kind
         )
     (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    small = {"data.name": "records", "data.dir": str(folder), "hooks.probe_every": 0}
-    config = small_config("refined_oe", **small, **{"rl.rollout.text_prompts": 4})
-    cold = small_config(
-        "cold_sft", **small, **{"init_from": str(dot_policy_folder), "data.qa_type": "OE"}
-    )
+    return folder
+
+
+def test_records_in_files_train(
+    small_config, small_world, dot_policy_folder, records_folder, tmp_path
+):
+    """The data of full-size configs, at a tiny size: rows of a file, of one type of question."""
+    changes = {
+        "data.name": "records",
+        "data.dir": str(records_folder),
+        "hooks.probe_every": 0,
+    }
+    rl_config = small_config("refined_oe", **changes, **{"rl.rollout.text_prompts": 4})
+    sft_changes = changes | {"init_from": str(dot_policy_folder), "data.qa_type": "OE"}
+    sft_config = small_config("cold_sft", **sft_changes)
     with small_world():
-        prepared = prepare(config, tmp_path / "run")
-        assert [prepared.stage.train_records[i].answer for i in range(len(prepared.stage.train_records))] == [
-            "red"
-        ] * 4
-        for run in (prepared, prepare(cold, tmp_path / "cold")):
+        rl_run = prepare(rl_config, tmp_path / "rl")
+        records = rl_run.stage.train_records
+        assert [records[i].answer for i in range(len(records))] == ["red"] * 4
+        for run in (rl_run, prepare(sft_config, tmp_path / "sft")):
             assert [math.isfinite(result.metrics["loss"]) for result in train(run)] == [True, True]
-        with pytest.raises(
-            UserError, match="config.data.dir='nowhere' has no train.jsonl; put the records there"
-        ):
-            prepare(config | {"data": config["data"] | {"dir": "nowhere"}}, tmp_path / "new")
+
+        rl_config["data"]["dir"] = "nowhere"
+        message = "config.data.dir='nowhere' has no train.jsonl; put the records there"
+        with pytest.raises(UserError, match=message):
+            prepare(rl_config, tmp_path / "new")
 
 
 @pytest.mark.parametrize("size", ["tiny", "janus_pro_1b", "janus_pro_7b"])
-def test_the_pipeline_is_made_of_these(small_config, size):
-    small_config("unified")
-    config = importlib.import_module("configs.corl").get_config(size)
+def test_the_pipeline_is_made_of_these_configs(size):
+    config = get_config("corl", size)
     config.seed = 3
-    found = json.loads(config.to_json_best_effort())
-    pipeline = read_pipeline(found, "runs/corl")
+    values = json.loads(config.to_json_best_effort())
+    pipeline = read_pipeline(values, "runs/corl")
     assert pipeline.order == ("unified", *STAGE_TWO, "merged")
     assert [pipeline.sources(name) for name in STAGE_TWO] == [("unified",)] * 3
-    assert {one["seed"] for one in found["train"].values()} == {3}
-    own = importlib.import_module("configs.refined_mc").get_config(size).to_dict()
-    differ = {
-        key for key in own if json.loads(json.dumps(own[key])) != found["train"]["refined_mc"][key]
-    }
-    assert differ <= {"seed", "init_from", "steps", "evals", "hooks"}
-    with pytest.raises(UserError, match="unknown model size 'huge'"):
-        importlib.import_module("configs.corl").get_config("huge")
+    assert {stage["seed"] for stage in values["train"].values()} == {3}
+
+    # A stage differs from its config in what a pipeline decides.
+    stage = values["train"]["refined_mc"]
+    recipe = json.loads(json.dumps(get_config("refined_mc", size).to_dict()))
+    differences = {key for key in recipe if recipe[key] != stage[key]}
+    assert differences <= {"seed", "init_from", "steps", "evals", "hooks"}
+    with pytest.raises(UserError, match="the model size must be one of .*; got 'huge'"):
+        get_config("corl", "huge")

@@ -1,4 +1,4 @@
-"""Imports point downwards only."""
+"""Imports point downwards only: the contracts of import-linter in ``pyproject.toml``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ def test_the_import_contracts_are_kept():
     pytest.importorskip("importlinter", reason="import-linter is not installed")
     code = "from importlinter.cli import lint_imports_command; lint_imports_command(['--no-cache'])"
     root = Path(__file__).parents[1]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 kept, 0 broken" in done.stdout
+    process = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "2 kept, 0 broken" in process.stdout

@@ -1,7 +1,8 @@
-"""The door: a real run, a run that is stopped and taken up again, and bad input in one line with exit code 2."""
+"""``python -m corl_jax.main``: a real run, a run that is stopped and resumed, and bad input."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -18,49 +19,61 @@ from corl_jax.main import main
 
 ROOT = Path(__file__).parents[1]
 STEPS = 300
+UNIFIED = "--config=configs/unified.py"
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
     """A function from flags to a running ``python -m corl_jax.main`` on one device."""
-    cache = tmp_path_factory.mktemp("cache")
-    own = {
-        "XDG_CACHE_HOME": str(cache),
+    variables = {
+        "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")),
         "XLA_FLAGS": "",
         "JAX_PLATFORMS": "cpu",
         "PYTHONWARNINGS": "ignore",
     }
 
-    def run(*line):
-        command = [sys.executable, "-m", "corl_jax.main", *map(str, line)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(command, cwd=ROOT, env=os.environ | own, text=True, **pipes)
+    def start_process(*flags):
+        return subprocess.Popen(
+            [sys.executable, "-m", "corl_jax.main", *map(str, flags)],
+            cwd=ROOT,
+            env=os.environ | variables,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
 
-    return run
+    return start_process
 
 
 def finish(process):
+    """Exit code, stdout and stderr."""
     out, err = process.communicate(timeout=600)
     return process.returncode, out, err
 
 
-def rows(folder):
+def read_metrics(folder):
+    """The rows of ``metrics.jsonl``, one per step."""
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def rows_so_far(folder):
-    """Lines of a file that may be in the middle of being written."""
+def wait_for_steps(process, folder, steps):
+    """Waits until a run has written metrics of some steps, or has ended."""
     path = folder / "metrics.jsonl"
-    return path.read_bytes().splitlines() if path.exists() else []
+    # The last line may be in the middle of being written.
+    while process.poll() is None:
+        if path.exists() and len(path.read_bytes().splitlines()) >= steps:
+            break
+        time.sleep(0.02)
 
 
 def contents(folder):
+    """Path to bytes of every file."""
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_real_run_of_two_steps(start, tiny_policy_folder, tmp_path):
-    """Evaluation before and after and the report included."""
-    few = (
+    """With evaluation before and after, and the report."""
+    small = (
         "--config.rl.rollout.image_prompts=2",
         "--config.rl.rollout.text_prompts=2",
         "--config.rl.rollout.group_size=2",
@@ -70,104 +83,124 @@ def test_a_real_run_of_two_steps(start, tiny_policy_folder, tmp_path):
         "--config=configs/unified.py",
         f"--config.init_from={tiny_policy_folder}",
         "--config.steps=2",
-        *few,
+        *small,
     )
     code, _, err = finish(start(*line, f"--workdir={tmp_path / 'run'}"))
     assert code == 0, err
-    assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2] and latest_step(
-        tmp_path / "run"
-    ) == 2
-    numbers = json.loads((tmp_path / "run" / "eval.json").read_text())
-    assert {"before", "after", "run"} <= set(numbers) and numbers["before"]["qa_greedy"]["n"] == 2
-    assert (tmp_path / "run" / "report.html").stat().st_size > 1000
+
+    folder = tmp_path / "run"
+    assert [row["step"] for row in read_metrics(folder)] == [1, 2] and latest_step(folder) == 2
+    evals = json.loads((folder / "eval.json").read_text())
+    assert {"before", "after", "run"} <= set(evals) and evals["before"]["qa_greedy"]["n"] == 2
+    assert (folder / "report.html").stat().st_size > 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class StoppedRun:
+    """A run that got SIGTERM and was started again with the same flags.
+
+    Attributes:
+      folder: its work directory.
+      flags: its command line.
+      step: the one that it stopped at.
+      metrics: its rows of metrics when it stopped.
+      first, second: exit code, stdout and stderr of both processes.
+    """
+
+    folder: Path
+    flags: tuple[str, ...]
+    step: int
+    metrics: list
+    first: tuple
+    second: tuple
 
 
 @pytest.fixture(scope="module")
-def stopped(start, dot_policy_folder, tmp_path_factory):
-    """A run that got SIGTERM and was started again: its folder, its flags, where it stopped, what both said."""
+def stopped_run(start, dot_policy_folder, tmp_path_factory):
+    """A ``StoppedRun`` of the image tokenizer."""
     folder = tmp_path_factory.mktemp("runs") / "tokenizer"
-    sizes = (
+    flags = (
+        "--config=configs/tokenizer.py",
         f"--config.init_from={dot_policy_folder}",
         "--config.batch_size=4",
         f"--config.steps={STEPS}",
-    )
-    line = (
-        "--config=configs/tokenizer.py",
-        *sizes,
         "--config.hooks.save_every=0",
         f"--workdir={folder}",
     )
-    process = start(*line)
-    while len(rows_so_far(folder)) < 3 and process.poll() is None:
-        time.sleep(0.02)
+    process = start(*flags)
+    wait_for_steps(process, folder, 3)
     process.send_signal(signal.SIGTERM)
     first = finish(process)
-    at = latest_step(folder)
-    seen = rows(folder)
-    return folder, line, at, seen, first, finish(start(*line))
+    step, metrics = latest_step(folder), read_metrics(folder)
+    second = finish(start(*flags))
+    return StoppedRun(folder, flags, step, metrics, first, second)
 
 
-def test_sigterm_saves_and_the_same_command_resumes(stopped):
-    folder, _, at, seen, (code, _, said), (again, _, also_said) = stopped
-    assert (
-        code == 0 and "run the same command again to resume" in said and "Traceback" not in said
-    ), said
-    assert 3 <= at < STEPS and [row["step"] for row in seen] == list(range(1, at + 1))
-    assert again == 0 and f"from step {at}" in also_said, also_said
-    assert [row["step"] for row in rows(folder)] == list(range(1, STEPS + 1)) and rows(folder)[
-        :at
-    ] == seen
-    assert latest_step(folder) == STEPS
+def test_sigterm_saves_and_the_same_command_resumes(stopped_run):
+    code, _, err = stopped_run.first
+    assert code == 0 and "run the same command again to resume" in err, err
+    assert "Traceback" not in err, err
+    step = stopped_run.step
+    assert 3 <= step < STEPS
+    assert [row["step"] for row in stopped_run.metrics] == list(range(1, step + 1))
+
+    code, _, err = stopped_run.second
+    assert code == 0 and f"from step {step}" in err, err
+    metrics = read_metrics(stopped_run.folder)
+    assert [row["step"] for row in metrics] == list(range(1, STEPS + 1))
+    assert metrics[:step] == stopped_run.metrics
+    assert latest_step(stopped_run.folder) == STEPS
 
 
 def test_a_second_run_in_the_same_folder_is_refused(start, refused, dot_policy_folder, tmp_path):
-    sizes = (
+    folder = tmp_path / "run"
+    flags = (
+        "--config=configs/tokenizer.py",
         f"--config.init_from={dot_policy_folder}",
         "--config.batch_size=4",
         f"--config.steps={STEPS}",
+        f"--workdir={folder}",
     )
-    line = ("--config=configs/tokenizer.py", *sizes, f"--workdir={tmp_path / 'run'}")
-    process = start(*line)
-    while len(rows_so_far(tmp_path / "run")) < 3 and process.poll() is None:
-        time.sleep(0.02)
-    assert f"in use by another process of this host ({process.pid})" in refused(*line)
+    process = start(*flags)
+    wait_for_steps(process, folder, 3)
+    assert f"in use by another process of this host ({process.pid})" in refused(*flags)
     process.send_signal(signal.SIGTERM)
     assert finish(process)[0] == 0
 
 
 def test_bad_input_in_a_process_of_its_own(start, tmp_path):
-    code, out, err = finish(
-        start("--config=configs/unified.py", "--config.rl.gruop=4", f"--workdir={tmp_path / 'w'}")
-    )
+    folder = tmp_path / "run"
+    process = start(UNIFIED, "--config.rl.rollout.gruop_size=4", f"--workdir={folder}")
+    code, out, err = finish(process)
     assert code == 2 and out == ""
-    assert err.startswith("error: ") and err.count("\n") == 1 and "group" in err
-    assert not (tmp_path / "w").exists()
+    assert err.startswith("error: ") and err.count("\n") == 1 and "group_size" in err
+    assert not folder.exists()
 
 
 @pytest.fixture
 def refused(capsys, monkeypatch, small_world):
-    """A function that calls the door in this process and expects one line and exit code 2; the line."""
+    """A function that runs ``main`` in this process, expects exit code 2 and one error line.
+
+    It returns that line.
+    """
     monkeypatch.chdir(ROOT)
     monkeypatch.syspath_prepend(str(ROOT))
 
-    def call(*line):
+    def run_main(*flags):
         capsys.readouterr()
         with small_world():
-            assert main(["main", *map(str, line)]) == 2
+            assert main(["main", *map(str, flags)]) == 2
         out, err = capsys.readouterr()
-        said = [words for words in err.splitlines() if words.startswith("error: ")]
-        assert out == "" and len(said) == 1 and "Traceback" not in err
-        assert err.splitlines()[-1] == said[0]
-        return said[0]
+        errors = [line for line in err.splitlines() if line.startswith("error: ")]
+        assert out == "" and len(errors) == 1 and "Traceback" not in err
+        assert err.splitlines()[-1] == errors[0]
+        return errors[0]
 
-    return call
-
-
-UNIFIED = "--config=configs/unified.py"
+    return run_main
 
 
 @pytest.mark.parametrize(
-    ("line", "says"),
+    ("line", "message"),
     [
         ("", "--config is missing; expected for example --config=configs/unified.py"),
         ("--config", "config file '--workdir=.*cannot be read"),
@@ -177,7 +210,7 @@ UNIFIED = "--config=configs/unified.py"
         (f"{UNIFIED}:colour=red", "unknown config argument 'colour'"),
         (f"{UNIFIED} --colour=red", "Unknown command line flag 'colour'"),
         (f"{UNIFIED} red", "unexpected argument 'red'"),
-        (f"{UNIFIED} --config.rl.gruop=4", 'no such key: .*"group"'),
+        (f"{UNIFIED} --config.rl.rollout.gruop_size=4", 'no such key: .*"group_size"'),
         (f"{UNIFIED} --config.batch_size=4", "no such key"),
         (f"{UNIFIED} --config.rl.rollout.group_size=many", "many"),
         (f"{UNIFIED} --config.rl.rollout.group_size=1", "rl.rollout.group_size=1"),
@@ -190,42 +223,69 @@ UNIFIED = "--config=configs/unified.py"
         ("--config=configs/sft.py:tokenizer=nowhere", "policy 'nowhere' is not a folder"),
     ],
 )
-def test_bad_input(refused, tmp_path, line, says):
-    assert re.search(says, refused(*line.split(), f"--workdir={tmp_path / 'new'}"))
+def test_bad_input(refused, tmp_path, line, message):
+    assert re.search(message, refused(*line.split(), f"--workdir={tmp_path / 'new'}"))
     assert not list(tmp_path.iterdir())
 
 
-def test_addresses_that_nobody_writes_to_or_reads(refused):
-    assert "expected gs://BUCKET/FOLDER or a folder" in refused(
-        UNIFIED, "--workdir=s3://bucket/run"
-    )
-    said = refused(UNIFIED, "--config.init_from=gs://bucket/run")
-    assert "copy it first: gcloud storage cp --recursive gs://bucket/run ." in said
+@pytest.mark.parametrize(
+    ("flags", "hint"),
+    [
+        ("--config.rl.group=4", "config.rl.group is called config.rl.rollout.group_size today"),
+        ("--config.rl.group 4", "config.rl.group is called config.rl.rollout.group_size today"),
+        (
+            "--config.seed=1 --config.evals.n=4",
+            "config.evals.n is called config.evals.num_records today",
+        ),
+        (
+            "--config.reward.own=mine:brightness",
+            "config.reward.own is called config.rewards.options.custom today",
+        ),
+    ],
+)
+def test_a_renamed_key_is_called_by_todays_name(refused, tmp_path, flags, hint):
+    error = refused(UNIFIED, *flags.split(), f"--workdir={tmp_path / 'new'}")
+    assert "the config has no such key: " in error and error.endswith(hint)
+    assert not list(tmp_path.iterdir())
 
 
-def test_work_directories_of_others(refused, stopped, dot_policy_folder, tmp_path):
-    folder, line, *_ = stopped
-    (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis" / "chapter.tex").write_text("x")
+def test_an_unknown_key_has_no_hint_about_other_names(refused, tmp_path):
+    error = refused(UNIFIED, "--config.rl.color=4", f"--workdir={tmp_path / 'new'}")
+    assert "the config has no such key: 'color'" in error and "today" not in error
+
+
+def test_addresses_that_cannot_be_written_or_read(refused):
+    error = refused(UNIFIED, "--workdir=s3://bucket/run")
+    assert "expected gs://BUCKET/FOLDER or a folder" in error
+    error = refused(UNIFIED, "--config.init_from=gs://bucket/run")
+    assert "copy it first: gcloud storage cp --recursive gs://bucket/run ." in error
+
+
+def test_a_folder_that_is_not_of_this_run_is_left_as_it_is(refused, stopped_run, tmp_path):
+    folder, flags = stopped_run.folder, stopped_run.flags
+    thesis = tmp_path / "thesis"
+    thesis.mkdir()
+    (thesis / "chapter.tex").write_text("x")
     before = contents(folder) | contents(tmp_path)
-    assert "seed was 0 and is now 1" in refused(*line, "--config.seed=1")
-    own = [flag for flag in line if not flag.startswith("--workdir")]
-    assert "is not a run of corl_jax" in refused(*own, f"--workdir={tmp_path / 'thesis'}")
-    assert "is a file" in refused(*own, f"--workdir={tmp_path / 'thesis' / 'chapter.tex'}")
+    assert "seed was 0 and is now 1" in refused(*flags, "--config.seed=1")
+
+    other_flags = [flag for flag in flags if not flag.startswith("--workdir")]
+    assert "is not a run of corl_jax" in refused(*other_flags, f"--workdir={thesis}")
+    assert "is a file" in refused(*other_flags, f"--workdir={thesis / 'chapter.tex'}")
     assert contents(folder) | contents(tmp_path) == before
 
 
-def test_a_truncated_checkpoint(refused, stopped):
-    """Of the folder only the config's number of steps, which may differ, is written anew."""
-    folder, line, *_ = stopped
-    saved = folder / "checkpoints" / str(STEPS)
-    largest = max(
-        (path for path in saved.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size
-    )
+def test_a_truncated_checkpoint(refused, stopped_run):
+    """Only the config is written again: its number of steps may differ."""
+    folder = stopped_run.folder
+    checkpoint = folder / "checkpoints" / str(STEPS)
+    files = [path for path in checkpoint.rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:-10])
+
     before = contents(folder)
-    said = refused(*line, f"--config.steps={STEPS + 1}")
-    assert f"checkpoints/{STEPS} is damaged" in said and "delete that folder" in said
+    error = refused(*stopped_run.flags, f"--config.steps={STEPS + 1}")
+    assert f"checkpoints/{STEPS} is damaged" in error and "delete that folder" in error
     after = contents(folder)
     assert {path for path in before if before[path] != after[path]} <= {folder / "config.json"}
     assert before.keys() == after.keys()

@@ -1,4 +1,7 @@
-"""The notebooks run from the first cell to the last, and each says the same as its text twin."""
+"""Notebooks run from the first cell to the last, and each has the same cells as its script.
+
+The pairs of notebook and script are those of jupytext.
+"""
 
 import os
 import pathlib
@@ -9,39 +12,38 @@ import jupytext
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-TWINS = sorted((ROOT / "notebooks").glob("*.py"))
+SCRIPTS = sorted((ROOT / "notebooks").glob("*.py"))
 
 
 def cells(path):
     return [(cell.cell_type, cell.source) for cell in jupytext.read(path).cells]
 
 
-@pytest.mark.parametrize("twin", TWINS, ids=lambda path: path.stem)
-def test_text_twin_runs_as_a_script(twin, tmp_path):
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_the_script_runs(script, tmp_path):
     """Every claim of a notebook is asserted in it, so running it is the test."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environ = os.environ | {"MPLBACKEND": "Agg", "PYTHONPATH": os.pathsep.join(paths)}
-    environ.pop("XLA_FLAGS", None)  # one device, as a reader has it
-    done = subprocess.run(
-        [sys.executable, str(twin)], cwd=tmp_path, env=environ, capture_output=True, text=True
+    env = os.environ | {"MPLBACKEND": "Agg", "PYTHONPATH": os.pathsep.join(paths)}
+    env.pop("XLA_FLAGS", None)  # one device, as a reader has it
+    process = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, env=env, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    assert not list(tmp_path.iterdir()), "a notebook leaves nothing behind"
+    assert process.returncode == 0, process.stdout[-2000:] + process.stderr[-4000:]
+    assert not list(tmp_path.iterdir()), "a notebook must not leave files behind"
 
 
-@pytest.mark.parametrize("twin", TWINS, ids=lambda path: path.stem)
-def test_notebook_and_text_twin_hold_the_same_cells(twin):
-    notebook = twin.with_suffix(".ipynb")
-    assert cells(notebook) == cells(twin), (
-        f"they differ: run jupytext --update --to ipynb {twin.relative_to(ROOT)}"
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_notebook_and_script_have_the_same_cells(script):
+    notebook = script.with_suffix(".ipynb")
+    assert cells(notebook) == cells(script), (
+        f"they differ: run jupytext --update --to ipynb {script.relative_to(ROOT)}"
     )
     assert notebook.stat().st_size < 200_000, (
-        "clear its outputs: a repository is no place for pictures of a run"
+        "clear its outputs: images of a run do not belong in a repository"
     )
 
 
-def test_every_notebook_has_a_text_twin():
-    assert TWINS
-    assert [path.stem for path in sorted((ROOT / "notebooks").glob("*.ipynb"))] == [
-        path.stem for path in TWINS
-    ]
+def test_every_notebook_has_a_script():
+    assert SCRIPTS
+    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    assert [path.stem for path in notebooks] == [path.stem for path in SCRIPTS]

@@ -82,7 +82,7 @@ class SelfAttention(nnx.Module):
             length = mask_NLS.shape[-1] - shared_length
             k_NKSC, v_NKSC = cache.layer(layer, length, k_NKSC.dtype)
 
-        # A single query waits for memory, not for arithmetic, so no kernel beats plain attention.
+        # A single query waits for memory, not for arithmetic, so it needs no kernel.
         if shared_kv is not None:
             mixed_NLHC = attend_shared_prefix(q_NLHC, shared_kv, (k_NKSC, v_NKSC), mask_NLS)
         elif x_NLD.shape[1] == 1:
@@ -98,7 +98,7 @@ class SelfAttention(nnx.Module):
         mask_BPP: Bool[Array, "B P P"],
         mask_NTS: Bool[Array, "N T PT"],
     ) -> Float[Array, "B L D"]:
-        """Mixes prompts, and the ``G = N / B`` completions behind each.
+        """Mixes prompts and the ``G = N / B`` completions of each.
 
         Prompts and completions are one array for the projections, and two for attention.
 

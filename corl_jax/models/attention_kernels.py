@@ -67,6 +67,7 @@ def check_kernel(name: str, platform: str, head_sizes: tuple[int, ...], dtype: D
             f"attention kernel {name!r} needs a {kernel.platform.upper()}, the programs are for "
             f"{platform}; choose config.model.attention={' or '.join(available_kernels(platform))}"
         )
+    # The decoder and the vision tower have different head sizes; the kernel must support both.
     for head_size in head_sizes:
         if requirement := kernel.unmet_requirement(head_size, dtype):
             raise UserError(
@@ -103,6 +104,7 @@ def attend(
     logits_NKMS = jnp.einsum("NKMC,NKSC->NKMS", q_NKMC, k_NKSC, preferred_element_type=jnp.float32)
     logits_NKQLS = logits_NKMS.reshape(rows, kv_heads, -1, length, kv_length)
     if mask_NLS is not None:
+        # The lowest number instead of -inf, with which an empty row would give NaN.
         low = jnp.finfo(jnp.float32).min
         logits_NKQLS = jnp.where(mask_NLS[:, None, None], logits_NKQLS, low)
     weights_NKQLS = jax.nn.softmax(logits_NKQLS, axis=-1).astype(v_NKSC.dtype)
@@ -195,6 +197,7 @@ LANES, MAX_BLOCK = 128, 512
 
 def _block_size(length: int) -> int:
     """The longest block that divides ``length``, a multiple of ``LANES``."""
+    # ``LANES`` itself divides, since lengths have been padded to a multiple of it.
     return max(block for block in range(LANES, MAX_BLOCK + 1, LANES) if length % block == 0)
 
 

@@ -104,6 +104,7 @@ class KVCache:
         self, layer: Index, length: int, dtype: DTypeLike
     ) -> tuple[Float[Array, "N K L C"], Float[Array, "N K L C"]]:
         """Keys and values of one layer at its first ``length`` positions, in ``dtype`` if int8."""
+        # The slice comes before the conversion, so that only what is read is converted.
         k, v = _read(self.k, layer, length), _read(self.v, layer, length)
         return _dequantize(k, dtype), _dequantize(v, dtype)
 

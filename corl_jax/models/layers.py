@@ -45,6 +45,7 @@ def linear(
     rngs: nnx.Rngs,
 ) -> nnx.Linear:
     """A linear map whose kernel has the logical ``axes``, and its bias the last of them."""
+    # The bias is sharded as the outputs are.
     return nnx.Linear(
         inputs,
         outputs,
@@ -140,6 +141,7 @@ def stack(make_layer: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rn
 
 def unstack(layers: nnx.Module, depth: int) -> tuple[Any, ...]:
     """The inverse of ``stack``: ``depth`` modules, each with its own parameters."""
+    # Every layer has the definition of the stack and its slice of the parameters.
     graphdef, state = nnx.split(layers)
     return tuple(
         nnx.merge(graphdef, jax.tree.map(lambda leaf, i=i: leaf[i], state)) for i in range(depth)
@@ -159,11 +161,11 @@ def gather_layer_params(params: nnx.State, dtype: DTypeLike) -> nnx.State:
         value = leaf[...].astype(dtype) if is_matrix else leaf[...]
         return leaf.replace(all_gather_fsdp(value, leaf.get_metadata()["logical"]))
 
-    gathered = []
+    leaves = []
     for path, leaf in nnx.to_flat_state(params):
         has_axes = "logical" in leaf.get_metadata()
-        gathered.append((path, gather_leaf(path, leaf) if has_axes else leaf))
-    return nnx.from_flat_state(gathered)
+        leaves.append((path, gather_leaf(path, leaf) if has_axes else leaf))
+    return nnx.from_flat_state(leaves)
 
 
 def scan_layers(
@@ -207,5 +209,6 @@ def scan_layers(
         # Inside a scan the compiler cannot merge the recomputed operations with the original ones,
         # so JAX's barrier against it is not needed.
         body = jax.checkpoint(body, policy=REMAT_POLICIES[remat], prevent_cse=False)
+    # An ``unroll`` beyond the depth unrolls all layers, and no loop is left.
     xs = (jnp.arange(depth), stacked_params)
     return jax.lax.scan(body, carry, xs, unroll=min(unroll, depth))[0]

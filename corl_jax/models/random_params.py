@@ -27,6 +27,7 @@ def random_params(module: nnx.Module, seed: int = 0) -> dict[str, np.ndarray]:
             is_stacked = "/layers/" in "/" + path
             values *= np.prod(leaf.shape[int(is_stacked) : -1]) ** -0.5
         elif path.endswith(("scale", "bias")):
+            # The comparison is 1 for a scale and 0 for a bias, which is their mean.
             values = 0.1 * values + path.endswith("scale")
         elif values.ndim == 1:
             values = np.abs(values)

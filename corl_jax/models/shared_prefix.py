@@ -56,6 +56,7 @@ def attend_shared_prefix(
     (prefix_k_BKPC, prefix_v_BKPC), (k_NKSC, v_NKSC) = prefix_kv, row_kv
     prompts, kv_heads, prefix_length, _ = prefix_k_BKPC.shape
     samples, heads_per_kv = rows // prompts, heads // kv_heads
+    # Hidden logits get the lowest number instead of -inf, with which an empty row would give NaN.
     low = jnp.finfo(jnp.float32).min
 
     # Query heads are grouped by the key/value head they share; Q counts the heads of a group.

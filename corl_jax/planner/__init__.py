@@ -1,4 +1,4 @@
-"""The planner behind ``corl plan``: does a config fit a TPU slice or a GPU, and what bounds its speed?
+"""The planner behind ``corl plan``: does a config fit a slice of chips, and what bounds its speed?
 
 Nobody needs this room to train: no run imports it. It builds the training step of a config over
 abstract arrays (``programs``), compiles the step's programs for the slice (``roofline``) or, where

@@ -1,6 +1,6 @@
 """What to change in a config whose step does not fit, or is slower than it could be.
 
-Sizes under other settings are estimates; ``corl plan`` with the suggested setting gives the numbers.
+Sizes under other settings are estimates; ``corl plan`` with the suggested setting has the numbers.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ def advise(plan: Plan, step: PlannedStep) -> list[str]:
 
 def _advise_mesh(plan: Plan) -> list[str]:
     """Shard the train state over the ``data`` axis too, where its replicas take a third or more."""
+    # The train state is sharded over ``fsdp`` alone; ``data`` repeats it.
     state_gib = sum(plan.memory_parts[name] for name in TRAIN_STATE_PARTS)
     if plan.mesh["data"] > 1 and state_gib > plan.hbm_gib / 3:
         fsdp = plan.mesh["data"] * plan.mesh["fsdp"]
@@ -60,6 +61,8 @@ def _advise_mesh(plan: Plan) -> list[str]:
 def _advise_weights(plan: Plan, step: PlannedStep) -> list[str]:
     """Narrower weights below adapters, and weights for sampling that are sharded further."""
     advice, parts, lora = [], plan.memory_parts, step.setup.lora
+
+    # A frozen base in bfloat16 takes half the memory.
     if lora.rank and lora.base_dtype == "float32":
         advice.append(
             f"parameters: {parts['parameters']:.1f} GiB, most of them a frozen base: "
@@ -86,12 +89,16 @@ def _advise_phases(plan: Plan, step: PlannedStep) -> list[str]:
         name: phase.peak_gib for name, phase in plan.phases.items() if phase.peak_gib > plan.hbm_gib
     }
     advice = []
+
+    # One change serves both rollouts: a smaller KV cache.
     rollouts = [name for name in too_large if name.startswith("rollout")]
     if rollouts and step.stage.cfg.rollout.cache_dtype == "same":
         peak_gib = max(too_large[name] for name in rollouts)
         advice.append(
             f"{' and '.join(rollouts)}: {peak_gib:.1f} GiB: config.rl.rollout.cache_dtype=int8"
         )
+
+    # An update has the activations of one micro-batch at a time.
     if "update" in too_large:
         batch_shards = plan.mesh["data"] * plan.mesh["fsdp"]
         advice += _advise_update(step, batch_shards, too_large["update"])
@@ -114,6 +121,8 @@ def _advise_update(step: PlannedStep, batch_shards: int, peak_gib: float) -> lis
     ]
     if more_microbatches:
         advice.append(f"update: {peak_gib:.1f} GiB: config.microbatches={more_microbatches[0]}")
+
+    # Full remat keeps one state per token and layer.
     if step.remat != "full":
         advice.append("update: config.model.remat=full keeps less for the backward pass")
     return advice
@@ -127,6 +136,7 @@ def _advise_slice(plan: Plan) -> list[str]:
     chip_name, _, shape = plan.slice_name.partition(":")
     copy_gib, chips = plan.memory_parts["rollout_parameters"], chip_count(shape)
     for larger_shape in SLICE_SHAPES[chip_name]:
+        # Everything but the copy is spread over the larger number of chips.
         larger_chips = chip_count(larger_shape)
         peak_gib = copy_gib + (plan.peak_gib - copy_gib) * chips / larger_chips
         if larger_chips > chips and peak_gib <= MAX_MEMORY_SHARE * plan.hbm_gib:

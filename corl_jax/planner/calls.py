@@ -1,4 +1,4 @@
-"""A program of a training step: how it is traced, how often a step runs it, what compiling it gives."""
+"""A program of a training step: how it is traced and compiled, and how often a step runs it."""
 
 from __future__ import annotations
 
@@ -69,8 +69,12 @@ def compile_call(
     """
     log(f"compiling {name}")
     start = time.perf_counter()
+
+    # FLOPs are counted in the trace, before the compiler rewrites anything.
     traced = trace(call)
     program_flops = flops.jaxpr_flops(traced.jaxpr.jaxpr)
+
+    # A program that is too large for the chip fails to compile: that is a finding, not an error.
     try:
         program = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
@@ -87,13 +91,15 @@ def compile_call(
             times=call.times,
         )
 
+    # Results that take the memory of a donated argument need none of their own.
     seconds, analysis = time.perf_counter() - start, program.memory_analysis()
+    output_gib = (analysis.output_size_in_bytes - analysis.alias_size_in_bytes) / GIB
     temp_gib = analysis.temp_size_in_bytes / GIB
     log(f"compiled {name} in {seconds:.0f} s, {temp_gib:.1f} GiB of temporary memory")
     return CompiledProgram(
         module=hlo.parse(program.as_text()),
         temp_gib=temp_gib,
-        output_gib=(analysis.output_size_in_bytes - analysis.alias_size_in_bytes) / GIB,
+        output_gib=output_gib,
         flops=program_flops,
         compile_seconds=seconds,
         error="",
@@ -107,6 +113,7 @@ def requested_gib(message: str) -> float:
     Raises:
       ValueError: the message names no size.
     """
+    # The message also names the memory that there is, which is less.
     gib_per_unit = {"K": 2**-20, "M": 2**-10, "G": 1.0, "T": 2**10}
     sizes = [
         float(size) * gib_per_unit[unit]

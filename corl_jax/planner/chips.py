@@ -37,6 +37,7 @@ class Chip:
     link_gb_s: float
 
 
+# Name, GiB, GB/s of memory, TFLOP/s, GB/s over links.
 CHIPS = {
     chip.name: chip
     for chip in (
@@ -80,6 +81,7 @@ def open_slice(name: str) -> Slice:
     Raises:
       UserError: another name, a shape that does not exist, or a TPU without ``libtpu``.
     """
+    # A chip and the shape of the slice.
     match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
     if not match or match.group(1) not in CHIPS:
         raise UserError(
@@ -93,6 +95,7 @@ def open_slice(name: str) -> Slice:
         jax.config.update("jax_num_cpu_devices", count)
         return Slice(name, chip, count, jax.devices("cpu")[:count], has_compiler=False)
 
+    # For TPUs, libtpu compiles on any machine.
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
             f"--topology={name} needs libtpu to compile for it, which is not installed; "

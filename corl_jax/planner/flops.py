@@ -1,7 +1,7 @@
 """FLOPs of a program on all devices together, counted in its trace.
 
-Matrix products and convolutions count, at two FLOPs per multiply-add, as often as their loop runs at
-most. What a backward pass computes again counts again.
+Matrix products and convolutions count, at two FLOPs per multiply-add, as often as their loop runs
+at most. What a backward pass computes again counts again.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ def _equation_flops(equation: core.JaxprEqn) -> float:
     if name == "while":
         return _max_trip_count(params["cond_jaxpr"].jaxpr) * sum(inner_flops)
     if name == "cond":
+        # Of the branches, the most expensive one.
         return max(inner_flops)
     if name == "shard_map":
         # The jaxpr inside is that of one shard.
@@ -71,6 +72,7 @@ def _shape(variable: Any) -> tuple[int, ...]:
 def _inner_jaxprs(params: Mapping[str, Any]) -> Iterator[core.Jaxpr]:
     """The jaxprs among the parameters of an equation."""
     for param in params.values():
+        # The branches of a ``cond`` are a tuple of jaxprs.
         for value in param if isinstance(param, tuple | list) else (param,):
             if isinstance(value, core.ClosedJaxpr):
                 yield value.jaxpr
@@ -80,6 +82,7 @@ def _inner_jaxprs(params: Mapping[str, Any]) -> Iterator[core.Jaxpr]:
 
 def _max_trip_count(condition: core.Jaxpr) -> int:
     """The largest constant that the condition of a ``while`` compares the loop's counter with."""
+    # ``counter < limit``, perhaps beside other conditions that end the loop earlier.
     limits = [
         int(operand.val)
         for equation in condition.eqns

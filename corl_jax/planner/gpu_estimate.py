@@ -1,9 +1,9 @@
 """A plan without a compiler, for GPUs: FLOPs from the traced programs, memory and bytes by formula.
 
 Bytes: a decode step reads the weights and the KV cache, of an image as far as it is filled and of a
-text all of it. A pass over complete sequences reads the weights, and reads or writes the activations
-of every layer ``ACTIVATION_ACCESSES`` times. Activations in memory: one state per token and layer
-under full remat, else all of a layer's; and the logits of one chunk.
+text all of it. A pass over complete sequences reads the weights, and reads or writes the
+activations of every layer ``ACTIVATION_ACCESSES`` times. Activations in memory: one state per token
+and layer under full remat, else all of a layer's; and the logits of one chunk.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ def estimate_plan(step: PlannedStep, slice_: Slice) -> Plan:
     """The plan of ``step`` on ``slice_``, by formula."""
     parts = memory.memory_parts(step)
     resident_gib = sum(parts[part] for part in memory.TRAIN_STATE_PARTS) + parts["reward_models"]
+
+    # Bytes and temporary memory of every phase, by formula.
     calls = step.phases()
     sizes = _activation_sizes(step)
     hbm_gib = _hbm_gib(step, sizes, parts["reward_models"], len(calls["rewards"]))
@@ -47,6 +49,8 @@ def estimate_plan(step: PlannedStep, slice_: Slice) -> Plan:
         if not calls[name]:
             phases[name] = Phase()
             continue
+
+        # FLOPs are the program's own, of all devices together.
         phase_flops = sum(
             call.times * flops.jaxpr_flops(step.trace(call).jaxpr.jaxpr) for call in calls[name]
         )
@@ -95,6 +99,8 @@ def _activation_sizes(step: PlannedStep) -> ActivationSizes:
     cfg, model_cfg = step.stage.cfg, step.setup.cfg
     rollout_cfg, shards = cfg.rollout, step.setup.sharder.batch_shards
     lengths = _completion_lengths(step)
+
+    # A prompt and its completion, both at their largest length.
     sequence_lengths = {
         "image": rollout_cfg.image_prompt_length + lengths["image"],
         "text": rollout_cfg.text_prompt_length + lengths["text"],
@@ -106,10 +112,13 @@ def _activation_sizes(step: PlannedStep) -> ActivationSizes:
         "image": rollout_cfg.image_prompts * rollout_cfg.group_size * guidance_rows,
         "text": rollout_cfg.text_prompts * rollout_cfg.group_size,
     }
+
+    # Only the tasks that are trained have sequences.
     tokens = sum(rows[task] * sequence_lengths[task] for task in cfg.tasks)
     states = tokens * model_cfg.decoder.width * step.compute_dtype.itemsize / shards / GIB
 
-    # Three float32 arrays of the logits' shape.
+    # Logits of one chunk of positions of one micro-batch: three float32 arrays, with the larger of
+    # the two heads.
     chunk_length = cfg.log_probs.chunk_length or max(lengths.values())
     classes = max(model_cfg.image_vocab_size, model_cfg.text_vocab_size)
     logits = 3 * 4 * max(rows.values()) / step.microbatches * chunk_length * classes / shards / GIB
@@ -124,8 +133,8 @@ def _hbm_gib(
     image_cache_gib = memory.image_cache_size(step).read_gib
     text_cache_gib = memory.text_cache_gib(step)
 
-    # The activations of one forward pass over all sequences. An update costs four: with full remat,
-    # two forward, and a backward pass that costs as much as two.
+    # The activations of one forward pass over all sequences. An update counts as four such passes,
+    # and the rewards as half of one.
     pass_gib = ACTIVATION_ACCESSES * step.setup.cfg.decoder.depth * sizes.states
     return {
         "rollout_image": lengths["image"] * (weights_gib + image_cache_gib),

@@ -74,12 +74,12 @@ class Instruction:
     root: bool
 
     @property
-    def bytes(self) -> int:
+    def result_bytes(self) -> int:
         """Size of the result."""
         return sum(array.bytes for array in self.arrays)
 
     @property
-    def hbm_bytes(self) -> int:
+    def hbm_result_bytes(self) -> int:
         """Size of the part of the result that is in main memory."""
         return sum(array.bytes for array in self.arrays if array.memory_space == 0)
 
@@ -125,6 +125,7 @@ class Module:
 
     def loop_part(self, loop: Instruction, part: str) -> Computation:
         """The ``condition`` or the ``body`` of a ``while``."""
+        # As in ``while(%state), condition=%cond, body=%body``.
         match = re.search(rf"\b{part}=%([\w.\-]+)", loop.attributes)
         assert match, loop.name
         return self.computations[match.group(1)]
@@ -141,6 +142,8 @@ class Module:
         known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
         if known:
             return int(known.group(1))
+
+        # Where a condition has several constants, the largest one limits the counter.
         limits = list(self._constants(self.loop_part(loop, "condition")))
         if not limits:
             raise ValueError(
@@ -171,6 +174,7 @@ class Module:
 
     def _constants(self, computation: Computation) -> Iterator[int]:
         """Integer constants in a computation and in those that it calls."""
+        # The comparison may be in a fusion that the condition calls.
         for instruction in computation.instructions.values():
             constant = _integer_constant(instruction)
             if constant is not None:
@@ -186,9 +190,11 @@ def parse(text: str) -> Module:
     for line in text.splitlines():
         head = _COMPUTATION_HEAD.match(line)
         if head:
+            # A computation begins: ``%name (parameters) -> type {``.
             name, instructions = head.group(2), {}
             entry_name = name if head.group(1) else entry_name
         elif line.startswith("}") and name:
+            # It ends; lines between computations are skipped.
             computations[name] = Computation(name, instructions)
             name = ""
         elif name and " = " in line:
@@ -211,9 +217,11 @@ def _parse_instruction(line: str) -> Instruction:
     stop = _closing_bracket(call, start)
     opcode, arguments, attributes = call[:start], call[start + 1 : stop], call[stop + 1 :]
 
-    # Arguments without a name are the number of a parameter or the value of a constant.
+    # Arguments that are not names are the number of a parameter or the value of a constant.
     names = tuple(_NAME.findall(arguments))
     operands = names if names or not arguments else (arguments,)
+
+    # Attributes name the computations that a fusion, loop, call or conditional runs.
     called: list[str] = []
     for match in _CALLED.finditer(attributes):
         called += _NAME.findall(match.group())
@@ -230,6 +238,7 @@ def _integer_constant(instruction: Instruction) -> int | None:
 
 
 def _parse_array(dtype: str, dims: str, layout: str | None) -> Array:
+    # A scalar has no sizes; a layout without a memory space is in main memory.
     sizes = tuple(int(size.lstrip("<=")) for size in dims.split(",") if size)
     space = _MEMORY_SPACE.search(layout or "")
     return Array(dtype, sizes, int(space.group(1)) if space else 0)

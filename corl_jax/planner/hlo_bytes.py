@@ -12,8 +12,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 
 from corl_jax.planner.hlo import Computation, Instruction, Module
-from corl_jax.planner.hlo_collectives import ASYNC_DONE, COLLECTIVES
-from corl_jax.planner.hlo_collectives import collectives as collectives_of
+from corl_jax.planner.hlo_collectives import ASYNC_DONE, COLLECTIVES, collectives
 
 FREE = {
     "parameter",
@@ -34,8 +33,8 @@ SLICES = {"dynamic-slice", "slice", "gather"}
 """Opcodes that read as much of their first operand as they return."""
 
 NOT_WRITTEN = {"parameter", *COLLECTIVES}
-"""Opcodes of elements of a fusion's result that the fusion does not write: it returns a parameter as
-it is, and what a collective receives was counted where the collective starts."""
+"""Opcodes of elements of a fusion's result that the fusion does not write: it returns a parameter
+as it is, and what a collective receives was counted where the collective starts."""
 
 COPY_FUSION = {"copy", "parameter", "bitcast", "tuple", "transpose", "reshape"}
 """Opcodes in a fusion that does nothing but copy."""
@@ -77,6 +76,7 @@ def computation_traffic(module: Module, computation: Computation) -> DeviceTraff
     total = NO_TRAFFIC
     for instruction in computation.instructions.values():
         if instruction.opcode == "while":
+            # A loop inside a loop is multiplied by both trip counts.
             body = module.loop_part(instruction, "body")
             total += computation_traffic(module, body).times(module.trip_count(instruction))
         elif instruction.opcode in ("call", "conditional"):
@@ -87,8 +87,9 @@ def computation_traffic(module: Module, computation: Computation) -> DeviceTraff
             ]
             total += max(branches, key=lambda traffic: traffic.hbm_bytes)
         else:
+            # Main memory, and links where the instruction is or contains a collective.
             total += DeviceTraffic(hbm_bytes(module, computation, instruction), {})
-            for collective in collectives_of(module, computation, instruction):
+            for collective in collectives(module, computation, instruction):
                 total += DeviceTraffic(0.0, {collective.kind: collective.link_bytes})
     return total
 
@@ -116,59 +117,68 @@ def count_copies(module: Module, computation: Computation, min_bytes: int) -> in
         if instruction.opcode == "while":
             count += count_copies(module, module.loop_part(instruction, "body"), min_bytes)
         elif instruction.opcode == "copy" or _is_copy_fusion(module, instruction):
-            count += instruction.hbm_bytes >= min_bytes
+            count += instruction.hbm_result_bytes >= min_bytes
     return count
 
 
 def hbm_bytes(module: Module, computation: Computation, instruction: Instruction) -> float:
     """Bytes that an instruction reads from main memory and writes there."""
 
+    # The compiler keeps some operands in the chip's own memory; these count as 0.
     def operand_bytes(name: str) -> int:
-        return computation.instructions[name].hbm_bytes
+        return computation.instructions[name].hbm_result_bytes
 
     opcode = instruction.opcode
     if opcode in FREE or opcode.endswith("-done"):
         return 0.0
 
-    # An asynchronous copy moves its operand into the chip's own memory; a collective also writes.
+    # An asynchronous copy counts what it reads, at its start; a collective writes as much.
     if opcode.endswith("-start") and opcode != "async-start":
-        is_collective = any(collectives_of(module, computation, instruction))
+        is_collective = any(collectives(module, computation, instruction))
         return (2.0 if is_collective else 1.0) * operand_bytes(instruction.operands[0])
 
     # Slices and updates in place read and write the slice or the update.
     if opcode in SLICES:
-        return 2.0 * instruction.hbm_bytes
+        return 2.0 * instruction.hbm_result_bytes
     if opcode == "dynamic-update-slice":
         return 2.0 * operand_bytes(instruction.operands[1])
 
     # A fusion reads and writes what the instructions inside do.
     if opcode in ("fusion", "async-start") and instruction.called:
         fusion = module.computations[instruction.called[0]]
+        # The end of an all-gather that was counted where it starts.
         if ASYNC_DONE in fusion.root.attributes:
             return 0.0
+
         read_bytes = sum(
             min(operand_bytes(name), _fusion_read_bytes(module, fusion, parameter.name))
             for name, parameter in zip(instruction.operands, fusion.parameters, strict=False)
             if operand_bytes(name)
         )
-        return float(read_bytes + min(instruction.hbm_bytes, _fusion_write_bytes(module, fusion)))
+        return float(
+            read_bytes + min(instruction.hbm_result_bytes, _fusion_write_bytes(module, fusion))
+        )
 
-    return float(instruction.hbm_bytes + sum(map(operand_bytes, instruction.operands)))
+    # Everything else reads its operands and writes its result.
+    return float(instruction.hbm_result_bytes + sum(map(operand_bytes, instruction.operands)))
 
 
 def _fusion_read_bytes(module: Module, fusion: Computation, name: str) -> float:
     """Bytes of a parameter of a fusion, or of a view of it, that its instructions read."""
     total = 0.0
     for user in fusion.users[name]:
+        # A slice or an update has the array first, then indices and, for an update, values.
         is_first_operand = user.operands[0] == name
         if user.opcode in SLICES and is_first_operand:
-            total += user.bytes
+            total += user.result_bytes
         elif user.opcode == "tuple" or (user.opcode == "dynamic-update-slice" and is_first_operand):
             # Returned as it is, or with an update in place, which reads nothing.
             continue
         elif user.opcode in VIEWS and not user.root:
+            # What is read of a view is what its own users read.
             total += _fusion_read_bytes(module, fusion, user.name)
         elif user.opcode == "fusion":
+            # A fusion in the fusion, which may have the array as several operands.
             nested = module.computations[user.called[0]]
             total += sum(
                 _fusion_read_bytes(module, nested, parameter.name)
@@ -177,7 +187,7 @@ def _fusion_read_bytes(module: Module, fusion: Computation, name: str) -> float:
             )
         else:
             # One user that reads all of the array is enough.
-            return float(fusion.instructions[name].bytes)
+            return float(fusion.instructions[name].result_bytes)
     return total
 
 
@@ -187,18 +197,20 @@ def _fusion_write_bytes(module: Module, fusion: Computation) -> float:
     def written_bytes(name: str) -> float:
         instruction = fusion.instructions[name]
         if instruction.opcode == "tuple":
+            # A fusion with several results: each counts by itself.
             return sum(
                 written_bytes(element)
                 for element in instruction.operands
                 if fusion.instructions[element].opcode not in NOT_WRITTEN
             )
         if instruction.opcode == "dynamic-update-slice":
-            return float(fusion.instructions[instruction.operands[1]].bytes)
+            # The rest of the array stays as it is in memory.
+            return float(fusion.instructions[instruction.operands[1]].result_bytes)
         if instruction.opcode in ("bitcast", "reshape"):
             return written_bytes(instruction.operands[0])
         if instruction.opcode == "fusion":
             return _fusion_write_bytes(module, module.computations[instruction.called[0]])
-        return float(instruction.bytes)
+        return float(instruction.result_bytes)
 
     return written_bytes(fusion.root.name)
 

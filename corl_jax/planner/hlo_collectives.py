@@ -52,16 +52,21 @@ def collectives(
             if ASYNC_FUSION not in inner.attributes or ASYNC_START in fusion.root.attributes:
                 yield from collectives(module, fusion, inner)
 
+    # An asynchronous collective counts at its start.
     kind = instruction.opcode.removesuffix("-start")
     if kind not in COLLECTIVES:
         return
+
+    # An all-reduce of which only a slice is used sends as much as a reduce-scatter.
     user_opcodes = [user.opcode for user in computation.users[instruction.name]]
     if kind == "all-reduce" and user_opcodes == ["dynamic-slice"]:
         kind = "reduce-scatter"
 
-    # On a ring of n devices, each sends (n - 1) / n of the complete array once; an all-reduce sends
-    # it twice. The operand of an all-gather is a shard of that array.
-    operand_bytes = sum(computation.instructions[name].bytes for name in instruction.operands)
+    # On a ring of n devices, each sends (n - 1) / n of the complete array once; for an all-reduce,
+    # twice. The operand of an all-gather is a shard, 1 / n of that array.
+    operand_bytes = sum(
+        computation.instructions[name].result_bytes for name in instruction.operands
+    )
     group_size = _group_size(instruction.attributes) if kind != "collective-permute" else 2
     ring_share = (group_size - 1) / group_size
     sent_per_byte = {
@@ -77,13 +82,16 @@ def collectives(
 def _group_size(attributes: str) -> int:
     """Devices in one group of a collective.
 
-    Groups are written as ``{{0,1},{2,3}}``, as ``[2,4]<=[8]`` (2 groups of 4), or as axes of a mesh:
-    ``mesh['a'=2,'b'=4] {'b'}``, where ``'b':(2)2`` is a part of size 2 of an axis.
+    Groups are written as ``{{0,1},{2,3}}``, as ``[2,4]<=[8]`` (2 groups of 4), or as axes of a
+    mesh: ``mesh['a'=2,'b'=4] {'b'}``, where ``'b':(2)2`` is a part of size 2 of an axis.
     """
+    # The first group stands for all.
     if match := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
         return len(match.group(1).split(","))
+    # Number of groups, then their size.
     if match := re.search(r"replica_groups=\[\d+,(\d+)\]", attributes):
         return int(match.group(1))
+    # The axes that a group spans, of a mesh with named axes.
     if match := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", attributes):
         axes = re.findall(r"('\w+')=(\d+)", match.group(1))
         axis_sizes = {name: int(size) for name, size in axes}

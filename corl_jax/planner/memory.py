@@ -109,6 +109,8 @@ def text_cache_gib(step: PlannedStep) -> float:
     rollout_cfg = step.stage.cfg.rollout
     if "text" not in step.stage.cfg.tasks:
         return 0.0
+
+    # Prompts are repeated only where there are fewer of them than devices.
     completion_rows = rollout_cfg.text_prompts * rollout_cfg.group_size
     prompt_rows = step.stage.rollout_sampler.rows_per_step("text")
     positions = (
@@ -145,7 +147,8 @@ def min_update_link_bytes(step: PlannedStep) -> float:
     gather_share = (mesh["fsdp"] - 1) / mesh["fsdp"] / mesh["tensor"]
     all_reduce_share = 2 * (mesh["data"] - 1) / mesh["data"] / mesh["fsdp"] / mesh["tensor"]
 
-    gathered = {
+    # What is gathered: trained parameters outside the embedding table, and kernels below adapters.
+    gathered_specs = {
         path: spec
         for path, spec in state.trainable.items()
         if not matches(path, JANUS_EMBEDDING_PATTERNS)
@@ -165,8 +168,9 @@ def min_update_link_bytes(step: PlannedStep) -> float:
             for path, spec in specs.items()
         )
 
+    # Gathered forward and backward, and the gradient scattered once; frozen kernels have none.
     gather_bytes = (
-        bytes_per_pass(gathered) * 3 * gather_share
+        bytes_per_pass(gathered_specs) * 3 * gather_share
         + bytes_per_pass(adapted_kernels) * 2 * gather_share
     )
     all_reduce_bytes = bytes_per_pass(state.trainable) * all_reduce_share

@@ -71,6 +71,8 @@ class PlannedStep:
         """Abstract prompts of a step, ``[B * f, P]``."""
         rollout_cfg, image_size = self.stage.cfg.rollout, self.setup.cfg.image_size
         rows = self.stage.rollout_sampler.rows_per_step(task)
+
+        # A prompt for an image is text alone; a question comes with its image.
         if task == "image":
             length, images = rollout_cfg.image_prompt_length, None
         else:
@@ -95,7 +97,7 @@ class PlannedStep:
             shape = rollout.tokens.shape
             per_token = self.abstract_rows(shape, jnp.float32)
 
-            # Old log-probs, reference and rewards are part of the batch only where the loss needs them.
+            # Old log-probs, reference log-probs and rewards are there only if the loss needs them.
             batch = PolicyBatch.build(
                 self.prompts(task),
                 rollout,
@@ -115,6 +117,7 @@ class PlannedStep:
         """The program that samples the completions of a task."""
         sampler = self.stage.rollout_sampler
 
+        # The records of a batch are for the host, and step 0 stands for every step.
         def sample(params: Params, prompts: Prompts) -> Rollout:
             batch = PromptBatch(prompts, ())
             return sampler.sample_task(sampler.quantize(params), task, batch, step=0)
@@ -151,6 +154,8 @@ class PlannedStep:
         updated_tasks = (
             [(task,) for task in cfg.tasks] if cfg.rollout.alternate_every else [cfg.tasks]
         )
+
+        # Only KL terms need the reference policy.
         reference_tasks = cfg.tasks if cfg.needs_reference else ()
         return {
             "rollout_image": rollouts.get("image", []),
@@ -174,7 +179,7 @@ class PlannedStep:
 def open_step(config: Mapping[str, Any], devices: Sequence[jax.Device] | None) -> PlannedStep:
     """The training step of ``config`` on ``devices``.
 
-    No weights are read. With a model size in the config, not even the folder in ``init_from`` is.
+    No weights are read. Where the config names a model size, ``init_from`` is not opened either.
 
     Args:
       config: of the stage ``rl``.
@@ -189,9 +194,11 @@ def open_step(config: Mapping[str, Any], devices: Sequence[jax.Device] | None) -
             "reinforcement learning, such as configs/unified.py"
         )
     changed = json.loads(json.dumps(config))
+
     # Only a config without a model size takes the sizes from the folder in init_from.
     if changed["model"]["size"] != DEFAULT_SIZE:
         changed["init_from"] = ""
+
     # "auto" would mean this machine, which is often a CPU; accelerators compute in bfloat16.
     if devices is not None and changed["model"]["compute_dtype"] == "auto":
         changed["model"]["compute_dtype"] = "bfloat16"
@@ -201,6 +208,7 @@ def open_step(config: Mapping[str, Any], devices: Sequence[jax.Device] | None) -
     setup = build_setup(changed, devices)
     stage = RlStage(changed, setup, optimizer)
 
+    # The state that the update of that stage receives.
     state, microbatches = _abstract_state(stage), changed["microbatches"]
     update = make_update(stage.loss, stage.update_algo_state, optimizer, microbatches, state)
     return PlannedStep(
@@ -228,6 +236,7 @@ def _abstract_state(stage: RlStage) -> TrainState:
             sharding = trainable[key.key].sharding
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
+    # State of the optimizer, and of the algorithm, which is replicated.
     opt_state = jax.eval_shape(stage.optimizer.init, trainable)
     algo = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated),

@@ -52,6 +52,7 @@ def assumed_size_notes(stage: RlStage) -> list[str]:
     """
     options, notes = stage.cfg.reward_options, []
     for name in sorted(required_models(_image_rewards(stage), options)):
+        # Known are the sizes of the tiny model, of the papers' model, and of a folder here.
         source, hub_id = options.models.get(name, ""), SPECS[name].hub_id
         has_known_sizes = source in (TINY, hub_id) or (
             source and pathlib.Path(source).expanduser().is_dir()
@@ -73,6 +74,8 @@ def reward_program_calls(
     rows_per_call = global_rows(stage.setup.sharder.batch_shards)
 
     calls = []
+
+    # A model that several rewards use runs once for each of them.
     use_counts = model_use_counts(_image_rewards(stage), cfg.reward_options)
     for name, uses in sorted(use_counts.items()):
         if name in POLICY_PROGRAMS:

@@ -107,19 +107,18 @@ def compile_plan(
     step: PlannedStep, slice_: Slice, log: Callable[[str], None] = lambda line: None
 ) -> Plan:
     """Compiles every program of ``step`` for ``slice_``; ``log`` receives lines of progress."""
-    parts = memory.memory_parts(step)
+    parts, calls = memory.memory_parts(step), step.phases()
     phases: dict[str, Phase] = {}
     decode, links_over_minimum = None, None
     for name in PHASES:
         programs = [
             compile_call(call, step.trace, f"{name} {i + 1}", log)
-            for i, call in enumerate(step.phases()[name])
+            for i, call in enumerate(calls[name])
         ]
 
         # The update runs without the weights for sampling.
-        resident_gib = (
-            sum(parts[part] for part in memory.TRAIN_STATE_PARTS) + parts["reward_models"]
-        )
+        state_gib = sum(parts[part] for part in memory.TRAIN_STATE_PARTS)
+        resident_gib = state_gib + parts["reward_models"]
         resident_gib += 0 if name == "update" else parts["rollout_parameters"]
         phases[name] = _phase(programs, slice_, resident_gib)
 
@@ -130,6 +129,7 @@ def compile_plan(
             min_bytes = memory.min_update_link_bytes(step)
             links_over_minimum = phases[name].collective_bytes / min_bytes if min_bytes else None
 
+    # The largest temporary memory of any program is mostly activations.
     parts["activations"] = max((phase.temp_gib for phase in phases.values()), default=0.0)
     return Plan(
         slice_name=slice_.name,
@@ -156,6 +156,8 @@ def _phase(programs: Sequence[CompiledProgram], slice_: Slice, resident_gib: flo
     """A phase of these programs, with ``resident_gib`` on the chip besides."""
     if not programs:
         return Phase()
+
+    # Programs that were too large to compile have no bytes to count.
     traffic = sum(
         (
             hlo_bytes.program_traffic(program.module).times(program.times)
@@ -164,9 +166,13 @@ def _phase(programs: Sequence[CompiledProgram], slice_: Slice, resident_gib: flo
         ),
         hlo_bytes.NO_TRAFFIC,
     )
+
+    # FLOPs are known even of those.
     flops_per_chip = sum(program.times * program.flops for program in programs) / slice_.count
     link_bytes = sum(traffic.link_bytes.values())
     seconds, bound_by = roofline(slice_.chip, flops_per_chip, traffic.hbm_bytes, link_bytes)
+
+    # Programs run one after the other, so that the largest decides the memory.
     return Phase(
         peak_gib=resident_gib + max(program.temp_gib + program.output_gib for program in programs),
         temp_gib=max(program.temp_gib for program in programs),
@@ -184,7 +190,7 @@ def _phase(programs: Sequence[CompiledProgram], slice_: Slice, resident_gib: flo
 def roofline(
     chip: Chip, flops_per_chip: float, hbm_bytes: float, link_bytes: float
 ) -> tuple[float, str]:
-    """The longest of the seconds for arithmetic, memory and links at peak rates, and which it is."""
+    """The longest of the seconds that arithmetic, memory and links take, and which it is."""
     seconds = {
         "compute": flops_per_chip / (chip.tflop_s * 1e12),
         "memory": hbm_bytes / (chip.hbm_gb_s * 1e9),
@@ -210,6 +216,7 @@ def _decode_loop(step: PlannedStep, program: CompiledProgram) -> DecodeLoop | No
     if not steps:
         return None
 
+    # A step reads at least the weights once and the filled part of the cache once.
     weights_gib = memory.decode_weights_gib(step)
     min_gib = weights_gib + cache.read_gib
     resident_gib = weights_gib + cache.total_gib

@@ -87,12 +87,15 @@ def candidate_configs(config: Mapping[str, Any], chips: int) -> Iterator[dict[st
     is less, as many samples as the greatest common divisor of the prompts.
     """
     rollout = config["rl"]["rollout"]
+    # Prompts of the tasks that are trained.
     prompt_counts = [
         count for count in (rollout["image_prompts"], rollout["text_prompts"]) if count
     ]
     for tensor in TENSOR_SIZES:
         if chips % tensor:
             continue
+
+        # Everything that is not sharded over ``tensor`` is sharded over the other chips.
         fsdp = chips // tensor
         min_samples = min(fsdp, math.gcd(*prompt_counts))
         for microbatches in range(1, max(prompt_counts) + 1):
@@ -108,6 +111,7 @@ def candidate_configs(config: Mapping[str, Any], chips: int) -> Iterator[dict[st
 
 def report_to_json(report: PlanReport) -> dict[str, Any]:
     """The file that ``corl plan --json`` writes; tools rely on its keys."""
+    # These keys and the fields of ``Phase`` stay, whatever the code calls them.
     plan, decode = report.plan, report.plan.decode
     return {
         "fits": plan.fits,

@@ -132,6 +132,8 @@ def _sample_images(
     """Tokens, mask, log-probs and pixels, each ``[B, G, ...]``."""
     model = bind(policy.graphdef, params)
     tokens, log_probs = decode_image(model, prompts, keys, sampling, policy.ids, guided)
+
+    # Pixels are decoded in turns: a decoder's activations for a whole rollout would be its peak.
     images_at_once = PIXELS_AT_ONCE // policy.cfg.image_size**2
     pixels = decode_to_pixels(model, constrain(tokens, "batch"), images_at_once)
 
@@ -145,6 +147,7 @@ def decode_to_pixels(
     """Pixels of image tokens, of at most ``images_at_once`` images on a device at a time."""
     graphdef, tokenizer = nnx.split(model.image_tokenizer)
 
+    # Each device decodes its own rows; left to the compiler, convolutions would exchange them.
     def decode(tokenizer: Any, tokens: jax.Array) -> jax.Array:
         decode_pixels = nnx.merge(graphdef, tokenizer).decode_pixels
 

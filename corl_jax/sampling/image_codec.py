@@ -91,6 +91,7 @@ class ImageCodec:
         Raises:
           UserError: another shape, or a token that the codebook does not have.
         """
+        # Nothing on the device would notice a token that the codebook does not have.
         tokens = np.asarray(tokens)
         vocab_size, length = self.cfg.image_vocab_size, self.cfg.image_tokens
         has_shape = tokens.ndim == 2 and tokens.shape[1] == length and len(tokens) > 0
@@ -108,6 +109,7 @@ class ImageCodec:
 
     def _map(self, program: Callable[..., jax.Array], rows: np.ndarray) -> np.ndarray:
         """``program`` over ``rows`` in batches of one shape."""
+        # The last batch is filled up with its last row, which is dropped here.
         parts = []
         for batch, count in batch_rows(len(rows), batch_size(len(rows), self.rows)):
             parts.append(np.asarray(program(self.cfg, self.params, rows[batch]))[:count])
@@ -119,9 +121,7 @@ def _abstract_tokenizer(cfg: JanusConfig) -> ImageTokenizer:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _encode(
-    cfg: JanusConfig, params: Params, images: Float[Array, "N H W 3"]
-) -> Int[Array, "N S"]:
+def _encode(cfg: JanusConfig, params: Params, images: Float[Array, "N H W 3"]) -> Int[Array, "N S"]:
     tokenizer = bind(nnx.split(_abstract_tokenizer(cfg))[0], params)
     return tokenizer.encode(images).astype(jnp.int32)
 

@@ -133,6 +133,7 @@ def map_in_chunks(
     size = -(-length // chunks)
 
     def cut(leaf: jax.Array) -> jax.Array:
+        # The padded positions of the last chunk are dropped from the results again.
         flat = leaf.reshape(batch * group, length, *leaf.shape[3:])
         padding = [(0, 0), (0, chunks * size - length), *[(0, 0)] * (flat.ndim - 2)]
         return jnp.pad(flat, padding).reshape(batch * group, chunks, size, *flat.shape[2:])
@@ -162,6 +163,7 @@ def completion_states(
     predicts token ``t + 1``, as ULM-R1's code has it for images; see
     docs/decisions.md#image-log-probs.
     """
+    # Prompts are embedded once each, whether or not their samples share them below.
     groups, samples, length = tokens.shape
     prompt_x = model.embed_prompt(prompts.tokens, prompts.images, ids.image)
     prompt_length = prompt_x.shape[1]
@@ -171,6 +173,7 @@ def completion_states(
     embed = model.embed_image_tokens if modality == "image" else model.embed_text
     completion_x = embed(inputs)
 
+    # Positions count real tokens, so that padding on the left changes nothing.
     token_mask = jnp.repeat(prompts.mask, samples, 0)
     token_mask = jnp.concatenate([token_mask, jnp.ones_like(inputs, bool)], 1)
     positions, mask = prompt_positions(token_mask), prompt_mask(token_mask)

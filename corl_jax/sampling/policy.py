@@ -161,6 +161,7 @@ class Policy:
         check_sampling_params(guidance_scale=1.0, temperature=temperature)
         _check_positive(max_tokens, "max_tokens")
 
+        # On the host: images to the vision tower's size, questions to token ids.
         pixels = np.stack([preprocess(to_image(image), self.cfg.image_size) for image in images])
         ids = [
             self.tokenizer.question_prompt(question, self.cfg.image_tokens)
@@ -169,14 +170,15 @@ class Policy:
         prompts = Prompts(*left_pad(ids, self.tokenizer.pad_id), pixels)
         sampling = self.fns.sampling_params("text", temperature=temperature)
 
+        # On the device: calls of one shape, with a key per question.
         texts: list[str] = []
-        for rows, count in batch_rows(len(ids), batch_size(len(ids), self.rows)):
+        for rows, num_rows in batch_rows(len(ids), batch_size(len(ids), self.rows)):
             keys = prompt_keys(_checked_seed(seed), "policy/answer", rows, 1)
             with self.on_devices():
                 rollout = self.fns.sample_text(
                     self.params, take(prompts, rows), keys, sampling, max_tokens
                 )
-            texts += [self.tokenizer.decode(row) for row in np.asarray(rollout.tokens)[:count, 0]]
+            texts += [self.tokenizer.decode(row) for row in np.asarray(rollout.tokens)[:num_rows, 0]]
         return texts
 
     def _generate(
@@ -198,9 +200,10 @@ class Policy:
         sampling = self.fns.sampling_params("image", guidance=guidance, temperature=temperature)
         guided = guidance != 1
 
+        # Long lists take several calls of one shape.
         parts = []
         size = batch_size(len(ids), max(1, self.rows // samples))
-        for rows, count in batch_rows(len(ids), size):
+        for rows, num_rows in batch_rows(len(ids), size):
             keys = prompt_keys(_checked_seed(seed), "policy/draw", rows, samples)
             args = (self.params, take(batch, rows), keys, sampling)
             with self.on_devices():
@@ -208,12 +211,13 @@ class Policy:
                     values = self.fns.sample_images(*args, guided=guided).pixels
                 else:
                     values = self.fns.sample_image_tokens(*args, length, guided=guided)
-            parts.append(np.asarray(values)[:count])
+            parts.append(np.asarray(values)[:num_rows])
         return np.concatenate(parts)
 
 
 def _abstract_model(cfg: JanusConfig, dtype: str) -> Janus:
     """The model without numbers, in the form that decodes fastest on this backend."""
+    # Separate layers exist twice in memory, so large models keep the scan even on a CPU.
     model = abstract(cfg, dtype=compute_dtype(dtype))
     is_small = count(flatten_abstract(model)) < MAX_SEPARATE_LAYER_PARAMS
     if jax.default_backend() == "cpu" and is_small:
@@ -234,9 +238,7 @@ def _param_specs(
             if sharder is None
             else sharder.checked_sharding(leaf.shape, axes[path], path)
         )
-        specs[path] = jax.ShapeDtypeStruct(
-            leaf.shape, source.param_dtype(path), sharding=sharding
-        )
+        specs[path] = jax.ShapeDtypeStruct(leaf.shape, source.param_dtype(path), sharding=sharding)
     return specs
 
 

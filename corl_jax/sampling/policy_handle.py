@@ -62,6 +62,7 @@ class RewardPolicyHandle:
 
     def answers(self, images: np.ndarray, questions: list[str]) -> list[str]:
         """See ``core.types.PolicyHandle``."""
+        # Greedy, so the keys decide nothing.
         sampling = self.policy.sampling_params("text", temperature=0.0)
         prompts = self._to_device(self._prompts(images, questions))
         keys = sample_keys(stream(0, "answers", 0), len(prompts.tokens))[:, None]

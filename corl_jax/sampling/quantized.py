@@ -47,6 +47,7 @@ def quantized_policy(
                 f"the {name} dtype of rollouts must be one of {', '.join(SAMPLER_DTYPES)}; "
                 f"got {dtype!r}"
             )
+    # The common case costs nothing: the same programs over the same arrays.
     if weights_dtype == cache_dtype == "same":
         return policy, lambda params: params
 

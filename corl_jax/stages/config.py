@@ -163,6 +163,7 @@ def read_block(cls: type[T], block: Mapping[str, Any], key: str, **derived: Any)
     Raises:
       UserError: unknown or missing fields.
     """
+    # JSON has no tuples, so lists are read as tuples.
     fields = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     check_keys(block, fields - derived.keys(), key)
     values = {

@@ -33,6 +33,7 @@ def read_sharding_rules(changes: Mapping[str, str], name: str) -> Rules:
     Raises:
       UserError: a logical name that no array has, or an axis that meshes do not have.
     """
+    # Rules that the config does not name stay at their defaults.
     rules = dict(DEFAULT_RULES)
     for logical_name, text in changes.items():
         key = f"config.sharding_rules.{name}"
@@ -102,12 +103,13 @@ def reshard(params: Params, specs: ParamSpecs) -> Params:
 
     A parameter that has them already is returned as it is, without a copy.
     """
+    # In float32 on one device nothing moves, and the policy samples from the very same arrays.
     moving = {path: leaf for path, leaf in params.items() if not matches_spec(leaf, specs[path])}
     if not moving:
         return params
     program = _reshard_program(tuple(specs[path] for path in moving))
-    moved = program(tuple(moving.values()))
-    return params | dict(zip(moving, moved, strict=True))
+    resharded = program(tuple(moving.values()))
+    return params | dict(zip(moving, resharded, strict=True))
 
 
 @functools.lru_cache(maxsize=4)

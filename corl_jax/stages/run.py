@@ -78,12 +78,14 @@ def prepare(config: Mapping[str, Any], workdir: str | Path) -> PreparedRun:
         alarms=read_block(AlarmConfig, config["alarms"], "alarms"),
     )
 
+    # From here on model folders and records are read, but nothing is written.
     optimizer = make_optimizer(optim_config(config))
     setup = build_setup(config)
     stage = STAGES[config["stage"]](config, setup, optimizer)
     stage.open_inputs()
     _check_rows(stage.rows_per_step, len(stage.train_records), config["microbatches"])
 
+    # All that can be wrong is known now: the work directory may be touched.
     opened = _open_workdir(config, workdir, setup)
     return PreparedRun(
         stage=stage,
@@ -139,6 +141,7 @@ def _open_workdir(config: Mapping[str, Any], workdir: str | Path, setup: Setup) 
 
 def optim_config(config: Mapping[str, Any]) -> OptimConfig:
     """The block ``optim``. Schedules run over all updates, the warm-up over a share of them."""
+    # A step may have several updates, and schedules count updates.
     updates = config["steps"] * config["updates_per_step"]
     block = dict(config["optim"])
     warmup_ratio = block.pop("warmup_ratio", None)

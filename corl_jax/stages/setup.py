@@ -111,6 +111,7 @@ class Setup:
 
     def model_json(self) -> dict[str, Any]:
         """The model as JSON, for checkpoint manifests."""
+        # Whoever reads a checkpoint needs the scale to merge its adapters.
         model = config_to_json(self.cfg)
         if self.lora.rank:
             model |= {"lora": {"rank": self.lora.rank, "scale": self.lora.scale}}
@@ -121,11 +122,13 @@ class Setup:
 
         Adapters always start anew; those of a source are part of the kernels that it provides.
         """
+        # Sources first: tensors go from their files straight to their place on the mesh.
         from_sources, at_random = self._assign_sources(only)
         params: Params = {}
         for source, specs in from_sources:
             params |= source.load_params(specs)
 
+        # What no source provides is random, but only those parameters are kept.
         if at_random:
             initial = init_params(self.cfg, self.seed, self.base_param_specs)
             params |= {path: initial[path] for path in at_random}
@@ -157,6 +160,7 @@ class Setup:
 
     def _assign_sources(self, only: str) -> tuple[list[tuple[PolicySource, ParamSpecs]], list[str]]:
         """The parameters that each source provides, and the paths that no source does."""
+        # The first pattern that matches a path decides where it comes from.
         remaining = {
             path: spec for path, spec in self.base_param_specs.items() if matches(path, [only])
         }
@@ -216,6 +220,7 @@ def build_setup(config: Mapping[str, Any], devices: Sequence[jax.Device] | None 
     if lora.rank:
         trained_specs = cast_matmul_params(trained_specs, jnp.dtype(DTYPES[lora.base_dtype]))
 
+    # The first source brings the tokenizer; its ids shape the compiled programs.
     tokenizer = sources[0][1].load_tokenizer() if sources else TextTokenizer(build_tokenizer())
     ids = SpecialTokenIds.of(tokenizer, cfg.text_vocab_size)
     rollout_policy = PolicyFns(nnx.split(rollout_model)[0], cfg, ids)
@@ -244,6 +249,7 @@ def _model_sizes(
     Raises:
       UserError: sources of different sizes, or another size named in the config.
     """
+    # Sizes of policies on disk win over the config's default size.
     named = named_size(size)
     source_sizes = {source.cfg for _, source in sources}
     if not source_sizes:
@@ -283,6 +289,7 @@ def write_tokenizer_files(
     """
     if folder.is_dir():
         return
+    # Renamed at the end, so that a killed run never leaves half a tokenizer.
     partial = folder.with_name(folder.name + ".part")
     partial.mkdir(parents=True, exist_ok=True)
     if sources:

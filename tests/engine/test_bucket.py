@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import toy_stage
 from bucket import Bucket
-from test_loop import rows
+from helpers import metric_rows
 
 from corl_jax.engine.manifest import read_manifest
 
@@ -60,12 +60,12 @@ def test_a_run_killed_while_it_writes_a_checkpoint_resumes_bit_for_bit(bucket, t
     assert not any(name.startswith("run/checkpoints/4/") for name in bucket.objects)
 
     # The same run in a folder, uninterrupted.
-    toy_stage.run(tmp_path, STEPS, toy_stage.ToyStage(inner=2))
+    toy_stage.run(tmp_path, STEPS, toy_stage.ToyStage(updates_per_step=2))
     bucket_rows = []
     for line in bucket.objects["run/metrics.jsonl"][0].splitlines():
         row = json.loads(line)
         bucket_rows.append({k: v for k, v in row.items() if not k.startswith("time/")})
-    assert bucket_rows == rows(tmp_path)
+    assert bucket_rows == metric_rows(tmp_path)
 
     manifest = json.loads(bucket.objects[f"run/checkpoints/{STEPS}/manifest/manifest.json"][0])
     expected = read_manifest(tmp_path / "checkpoints" / str(STEPS)).params_digest

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_loop import rows
+from helpers import metric_rows
 
 from corl_jax.core.errors import UserError
 from corl_jax.engine.checkpoint import latest_step
@@ -57,12 +57,12 @@ def test_killed_stopped_and_resumed_equals_uninterrupted(tmp_path):
     stderr = stopped.communicate(timeout=240)[1]
     assert stopped.returncode == 0 and "run the same command again to resume" in stderr, stderr
     saved = latest_step(interrupted)
-    assert 13 <= saved < STEPS and len(rows(interrupted)) == saved
+    assert 13 <= saved < STEPS and len(metric_rows(interrupted)) == saved
 
     last = start(interrupted, 0)
     assert last.wait(240) == 0, last.communicate()[1]
     assert reference.wait(240) == 0, reference.communicate()[1]
-    assert rows(interrupted) == rows(uninterrupted), f"killed after row {step}"
+    assert metric_rows(interrupted) == metric_rows(uninterrupted), f"killed after row {step}"
     assert digest(interrupted) == digest(uninterrupted)
 
 

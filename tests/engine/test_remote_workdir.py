@@ -10,8 +10,9 @@ import fsspec
 import pytest
 import toy_stage
 from etils import epath
+from helpers import metric_rows
 from PIL import Image
-from test_loop import final, rows
+from test_loop import newest_checkpoint
 
 from corl_jax.core.errors import UserError
 from corl_jax.engine import workdir
@@ -37,11 +38,11 @@ def make_image(steps_done, state):
 def test_the_bucket_has_every_file_of_a_run(bucket):
     results = toy_stage.run(ADDRESS, 10, hooks=[PeriodicHook(3, make_image)])
     assert [result.step for result in results] == list(range(1, 11))
-    assert [row["step"] for row in rows(bucket)] == list(range(1, 11))
+    assert [row["step"] for row in metric_rows(bucket)] == list(range(1, 11))
     assert saved_steps(bucket / "checkpoints") == [8, 10]
     assert len(list((bucket / "samples").glob("*.png"))) == 4 and (bucket / "config.json").exists()
     toy_stage.run(bucket.parent / "folder", 10, hooks=[PeriodicHook(3, make_image)])
-    assert rows(bucket) == rows(bucket.parent / "folder")
+    assert metric_rows(bucket) == metric_rows(bucket.parent / "folder")
     # The run is complete, so nothing happens.
     assert toy_stage.run(ADDRESS, 10) == []
 
@@ -68,9 +69,13 @@ def test_the_bucket_is_enough_to_resume_bit_for_bit(bucket, monkeypatch, when):
     shutil.rmtree(bucket)
     shutil.move(snapshot, bucket)
     assert saved_steps(bucket / "checkpoints") == [4]
-    assert [row["step"] for row in rows(bucket)][-1] == (8 if when == "while one is written" else 4)
+    assert [row["step"] for row in metric_rows(bucket)][-1] == (
+        8 if when == "while one is written" else 4
+    )
     assert [result.step for result in toy_stage.run(ADDRESS, 11)] == list(range(5, 12))
-    assert rows(bucket) == rows(uninterrupted) and final(bucket) == final(uninterrupted)
+    assert metric_rows(bucket) == metric_rows(uninterrupted) and newest_checkpoint(
+        bucket
+    ) == newest_checkpoint(uninterrupted)
 
 
 def test_listings_of_a_bucket_are_not_cached():

@@ -24,33 +24,52 @@ from corl_jax.porting.janus.original_config import write_config
 from corl_jax.porting.tensors import TensorHeader
 from corl_jax.porting.writer import TensorEntry, write_weights
 
-BF16 = np.dtype(ml_dtypes.bfloat16)
-ATTN_POOL = {
-    "latent": (1, 1, 1024), "q.weight": (1024, 1024), "q.bias": (1024,), "kv.weight": (2048, 1024), "kv.bias": (2048,),
-    "proj.weight": (1024, 1024), "proj.bias": (1024,), "norm.weight": (1024,), "norm.bias": (1024,),
-    "mlp.fc1.weight": (4096, 1024), "mlp.fc1.bias": (4096,), "mlp.fc2.weight": (1024, 4096), "mlp.fc2.bias": (1024,),
-}  # fmt: skip
-"""The pooling head that the original builds and never calls."""
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+ATTENTION_POOL = {
+    "latent": (1, 1, 1024),
+    "q.weight": (1024, 1024),
+    "q.bias": (1024,),
+    "kv.weight": (2048, 1024),
+    "kv.bias": (2048,),
+    "proj.weight": (1024, 1024),
+    "proj.bias": (1024,),
+    "norm.weight": (1024,),
+    "norm.bias": (1024,),
+    "mlp.fc1.weight": (4096, 1024),
+    "mlp.fc1.bias": (4096,),
+    "mlp.fc2.weight": (1024, 4096),
+    "mlp.fc2.bias": (1024,),
+}
+"""Name to shape, of the pooling head that the original model has and never calls."""
 
 
-def numbers(name: str, shape: tuple[int, ...]) -> np.ndarray:
+def random_tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Random weights of sensible size; the same name always gives the same."""
     values = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape, np.float32)
     if len(shape) > 1:
         values *= np.prod(shape[1:]) ** -0.5 if "embed" not in name else 0.5
     else:
         values = 0.02 * values + float("norm" in name and name.endswith("weight"))
-    return values.astype(BF16)
+    return values.astype(BFLOAT16)
 
 
 def write_tokenizer(folder: pathlib.Path) -> None:
-    """A tokenizer with the ids of the released one where they are known; between them, words that mean nothing."""
+    """A tokenizer with those ids of the released one that are known, and words without meaning."""
+    # Special tokens.
     vocabulary = {token: 100003 + i for i, token in enumerate(JANUS_TEMPLATE.special_tokens)}
-    vocabulary |= {JANUS_TEMPLATE.bos: 100000, JANUS_TEMPLATE.eos: 100001, JANUS_TEMPLATE.pad: 100002}
-    vocabulary |= {"<begin_of_image>": 100016, "<image_placeholder>": 100581}
+    vocabulary |= {
+        JANUS_TEMPLATE.bos: 100000,
+        JANUS_TEMPLATE.eos: 100001,
+        JANUS_TEMPLATE.pad: 100002,
+        "<begin_of_image>": 100016,
+        "<image_placeholder>": 100581,
+    }
+
+    # A few real words, and fill words up to the released size.
     words = ["<unk>", "\n", " ", ":", "a", "red", "circle", "what", "is", "this", "?"]
     vocabulary |= {word: i for i, word in enumerate(words)}
     vocabulary |= {f"w{i}": i for i in range(len(words), 100000)}
+
     tokenizer = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(
         tokenizers.Regex(r"[a-z0-9]+|[:?\n]| "), "isolated"
@@ -60,18 +79,21 @@ def write_tokenizer(folder: pathlib.Path) -> None:
 
 
 def main(folder: pathlib.Path) -> None:
-    """The whole folder."""
+    """Writes weights, config and tokenizer into ``folder``."""
     folder.mkdir(parents=True)
-    shapes = {
-        name: tensor.shape
-        for name, tensor in janus_tensors(JANUS_PRO_1B, LAYOUTS["original"]).items()
-    }
-    shapes |= {
-        f"vision_model.vision_tower.attn_pool.{name}": shape for name, shape in ATTN_POOL.items()
-    }
+    tensors = janus_tensors(JANUS_PRO_1B, LAYOUTS["original"])
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+
+    # Tensors of the released file that we do not read.
+    pool = "vision_model.vision_tower.attn_pool"
+    shapes |= {f"{pool}.{name}": shape for name, shape in ATTENTION_POOL.items()}
     shapes["gen_vision_model.quantize.codebook_used"] = (65536,)
+
+    # A tensor is made when it is written, so that one at a time is in memory.
     entries = {
-        name: TensorEntry(TensorHeader(shape, BF16), functools.partial(numbers, name, shape))
+        name: TensorEntry(
+            TensorHeader(shape, BFLOAT16), functools.partial(random_tensor, name, shape)
+        )
         for name, shape in shapes.items()
     }
     write_weights(entries, folder, 5 * 10**9)

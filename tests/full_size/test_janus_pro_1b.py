@@ -1,4 +1,4 @@
-"""The released size for real: 2.09 B random parameters through the real files. Some minutes and 20 GB of disk:
+"""The released size: 2.09 billion random parameters in real files. Some minutes and 20 GB of disk.
 
 python -m pytest -m full_size -s
 """
@@ -22,128 +22,121 @@ HERE = pathlib.Path(__file__).parent
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The folder, written in a process of its own."""
-    out = tmp_path_factory.mktemp("full") / "janus_pro_1b"
-    subprocess.run([sys.executable, HERE / "make_folder.py", out], check=True, cwd=HERE.parents[1])
-    return out
+    """The folder, written by another process so that its memory does not count here."""
+    folder = tmp_path_factory.mktemp("full") / "janus_pro_1b"
+    command = [sys.executable, HERE / "make_folder.py", folder]
+    subprocess.run(command, check=True, cwd=HERE.parents[1])
+    return folder
 
 
 def run(code: str, *args: object) -> dict:
-    """What ``code`` prints as JSON in a fresh process, with the peak of its memory in bytes."""
-    tail = (
-        "\nimport json, resource"
-        "\nprint(json.dumps(said | {'peak': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))"
+    """Runs ``code`` in a new process: its ``output``, and its peak memory in bytes as ``peak``."""
+    print_output = """
+import json, resource
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps(output | {"peak": peak}))
+"""
+    command = [sys.executable, "-c", code + print_output, *map(str, args)]
+    process = subprocess.run(
+        command, check=True, capture_output=True, text=True, env=_environment(), cwd=HERE.parents[1]
     )
-    line = [sys.executable, "-c", code + tail, *map(str, args)]
-    out = subprocess.run(
-        line, check=True, capture_output=True, text=True, env=_environment(), cwd=HERE.parents[1]
-    )
-    return json.loads(out.stdout.splitlines()[-1])
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+def corl(*args: object) -> None:
+    """Runs ``corl`` in a new process."""
+    command = [sys.executable, "-m", "corl_jax.commands.cli", *map(str, args)]
+    subprocess.run(command, check=True, env=_environment())
 
 
 def _environment() -> dict[str, str]:
-    """One device, as a user has it; the tests' eight would only cost memory."""
-    return {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {
-        "JAX_PLATFORMS": "cpu"
-    }
+    """One device, as a user has it; the eight of the tests would only cost memory."""
+    env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    return env | {"JAX_PLATFORMS": "cpu"}
 
 
 LOAD = """
 import sys
 from corl_jax import Policy
 policy = Policy.load(sys.argv[1])
-said = {"dtype": str(policy.params["language_model/lm_head/kernel"].dtype)}
+output = {"dtype": str(policy.params["language_model/lm_head/kernel"].dtype)}
 """
 
-USE = """
+GENERATE_AND_ANSWER = """
 import sys, numpy as np
 from corl_jax import Policy
 policy = Policy.load(sys.argv[1])
-codes = policy.sample_image_tokens(["a red circle"], 1, guidance=5.0, length=8)
-picture = np.random.default_rng(0).integers(0, 256, (384, 384, 3), dtype=np.uint8)
-said = {"codes": codes.tolist(), "answer": policy.answer([picture], ["what is this?"], max_tokens=4)}
+tokens = policy.sample_image_tokens(["a red circle"], 1, guidance=5.0, length=8)
+image = np.random.default_rng(0).integers(0, 256, (384, 384, 3), dtype=np.uint8)
+answers = policy.answer([image], ["what is this?"], max_tokens=4)
+output = {"tokens": tokens.tolist(), "answers": answers}
 """
 
-CODEC = """
+ENCODE_AND_DECODE = """
 import sys, time, numpy as np
-from PIL import Image
 from corl_jax import ImageCodec
-tokenizer = ImageCodec.load(sys.argv[1])
-codes = tokenizer.encode([np.random.default_rng(0).integers(0, 256, (384, 384, 3), dtype=np.uint8)])
-began = time.monotonic()
-again = tokenizer.decode(codes)
-said = {"codes": list(codes.shape), "picture": list(again.shape), "seconds": time.monotonic() - began}
+codec = ImageCodec.load(sys.argv[1])
+image = np.random.default_rng(0).integers(0, 256, (384, 384, 3), dtype=np.uint8)
+tokens = codec.encode([image])
+start = time.monotonic()
+decoded = codec.decode(tokens)
+seconds = time.monotonic() - start
+output = {"tokens": list(tokens.shape), "decoded": list(decoded.shape), "seconds": seconds}
 """
 
 
-def test_loads_within_twice_its_size(folder, capsys):
+def test_loading_needs_less_memory_than_twice_the_file(folder, capsys):
     size = (folder / "model.safetensors").stat().st_size
-    said = run(LOAD, folder)
+    output = run(LOAD, folder)
     with capsys.disabled():
-        subprocess.run(
-            [sys.executable, "-m", "corl_jax.commands.cli", "inspect", "--policy", folder],
-            check=True,
-        )
-        print(f"peak of loading {said['peak'] / 1e9:.2f} GB, folder {size / 1e9:.2f} GB")
-    assert said["dtype"] == "bfloat16" and said["peak"] < 2 * size
+        corl("inspect", "--policy", folder)
+        print(f"peak of loading {output['peak'] / 1e9:.2f} GB, folder {size / 1e9:.2f} GB")
+    assert output["dtype"] == "bfloat16" and output["peak"] < 2 * size
 
 
 def test_counts(folder):
-    shapes = {name: header.shape for name, header in open_weights(folder).headers.items()}
-    counts = {name: int(np.prod(shape)) for name, shape in shapes.items()}
+    headers = open_weights(folder).headers
+    counts = {name: int(np.prod(header.shape)) for name, header in headers.items()}
     assert sum(counts.values()) == 2_089_297_547
-    assert (
-        sum(n for name, n in counts.items() if name.startswith("language_model.")) == 1_652_656_128
-    )
+    language_model = [count for name, count in counts.items() if name.startswith("language_model.")]
+    assert sum(language_model) == 1_652_656_128
 
 
-def test_draws_and_answers(folder, capsys):
-    said = run(USE, folder)
+def test_generates_and_answers(folder, capsys):
+    output = run(GENERATE_AND_ANSWER, folder)
+    tokens, answers = output["tokens"], output["answers"]
     with capsys.disabled():
-        print(f"{said['codes']}, {said['answer']!r}, peak {said['peak'] / 1e9:.2f} GB")
-    assert (
-        np.shape(said["codes"]) == (1, 1, 8)
-        and np.max(said["codes"]) < 16384
-        and len(said["answer"]) == 1
-    )
+        print(f"{tokens}, {answers!r}, peak {output['peak'] / 1e9:.2f} GB")
+    assert np.shape(tokens) == (1, 1, 8) and np.max(tokens) < 16384
+    assert len(answers) == 1
 
 
-def test_image_tokenizer_alone(folder, capsys):
-    said = run(CODEC, folder)
+def test_the_image_tokenizer_alone(folder, capsys):
+    output = run(ENCODE_AND_DECODE, folder)
     with capsys.disabled():
         print(
-            f"384 pixels decoded in {said['seconds']:.1f} s with compilation, peak {said['peak'] / 1e9:.2f} GB"
+            f"384 pixels decoded in {output['seconds']:.1f} s with compilation, "
+            f"peak {output['peak'] / 1e9:.2f} GB"
         )
-    assert said["codes"] == [1, 576] and said["picture"] == [1, 384, 384, 3]
+    assert output["tokens"] == [1, 576] and output["decoded"] == [1, 384, 384, 3]
 
 
 @pytest.mark.parametrize("layout", ["original", "transformers"])
-def test_goes_out_with_the_same_numbers(folder, tmp_path, layout):
-    out = tmp_path / layout
-    line = [
-        sys.executable,
-        "-m",
-        "corl_jax.commands.cli",
-        "export",
-        "--policy",
-        folder,
-        "--out",
-        out,
-        "--layout",
-        layout,
-    ]
-    subprocess.run(line, check=True, env=_environment())
-    if layout == "transformers":  # and back, since only one layout has all names
-        again = tmp_path / "again"
-        line = [*line[:3], "export", "--policy", out, "--out", again, "--layout", "original"]
-        subprocess.run(line, check=True, env=_environment())
-        out = again
-    before, after = open_weights(folder), open_weights(out)
+def test_export_keeps_every_number(folder, tmp_path, layout):
+    exported = tmp_path / layout
+    corl("export", "--policy", folder, "--out", exported, "--layout", layout)
+
+    # Back to the original layout, so that names can be compared.
+    if layout == "transformers":
+        original = tmp_path / "original"
+        corl("export", "--policy", exported, "--out", original, "--layout", "original")
+        exported = original
+
+    # In between, the transformers layout loses the tensors that we do not read.
+    before, after = open_weights(folder), open_weights(exported)
+    assert not after.headers.keys() - before.headers.keys()
     missing = before.headers.keys() - after.headers.keys()
-    assert (
-        len(missing) == (0 if layout == "original" else 14)
-        and not after.headers.keys() - before.headers.keys()
-    )
+    assert len(missing) == (0 if layout == "original" else 14)
     for name, header in after.headers.items():
         assert header == before.headers[name], name
         assert before.read(name).tobytes() == after.read(name).tobytes(), name

@@ -81,7 +81,7 @@ def assert_equal_to_einsum(name, mask_name, rng):
 
 @pytest.mark.parametrize("mask_name", ["none", "shared prefix", "two blocks"])
 def test_splash_equals_einsum(rng, mask_name, monkeypatch):
-    """Short blocks: a row of the longest mask then has empty blocks only, which would divide by 0."""
+    """Short blocks: a row of the longest mask has only empty blocks, which would divide by 0."""
     monkeypatch.setattr(attention_kernels, "MAX_BLOCK", 128)
     with pallas_tpu.force_tpu_interpret_mode():
         assert_equal_to_einsum("splash", mask_name, rng)

@@ -1,4 +1,4 @@
-"""Plans: the programs are the stage's, sizes are those of real arrays, the verdict follows memory."""
+"""Plans: programs are the stage's, sizes are those of real arrays, the verdict follows memory."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_a_reference_that_follows_is_part_of_the_state(config):
 
 
 def test_adapters_have_moments_of_their_own_size_and_no_copy_for_the_reference(config, small_world):
-    """Sizes of a step with adapters over a base in bfloat16 are those of arrays; its programs trace."""
+    """Sizes with adapters over a base in bfloat16 are those of arrays; the programs trace."""
     changed = config | {"lora": config["lora"] | {"rank": 4, "base_dtype": "bfloat16"}}
     step = open_step(changed, jax.devices()[:2])
     with small_world(2):
@@ -146,12 +146,12 @@ def test_adapters_have_moments_of_their_own_size_and_no_copy_for_the_reference(c
 
     # Two tasks, and half of every parameter is on the other device.
     adapters = sum(leaf.size for leaf in state.trainable.values())
-    gathered = sum(state.params[path].size for path in kernels)
-    assert memory.min_update_link_bytes(step) == 2 * 4 * (3 * adapters + 2 * gathered) / 2
+    gathered_size = sum(state.params[path].size for path in kernels)
+    assert memory.min_update_link_bytes(step) == 2 * 4 * (3 * adapters + 2 * gathered_size) / 2
 
 
 def test_reward_models_are_counted(step, config):
-    """The papers' rewards in the same step, with the sizes of ``tiny`` and with those of the hub."""
+    """The papers' rewards in the same step, with sizes of ``tiny`` and with those of the hub."""
     models = dict.fromkeys(("captioner", "bert", "lpips"), "tiny")
     choices = {"captioner": "blip", "similarity": "bertscore", "image_distance": "lpips"}
     options = config["rewards"]["options"] | choices | {"models": models}

@@ -1,4 +1,4 @@
-"""The reference's alignment: an image token is scored by the state that has read it, as a hand-made pass shows."""
+"""The alignment of ULM-R1's code: an image token's log-prob comes from the state that has read it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from corl_jax import Policy
 from corl_jax.core.trees import bind
 from corl_jax.core.types import Prompts, Rollout
 from corl_jax.data.text_tokenizer import left_pad
+from corl_jax.sampling.log_probs import LogProbOptions
 from corl_jax.sampling.prompt_layout import prompt_mask, prompt_positions
 
 CAPTIONS, GROUP, LENGTH = ("a red circle", "two blue squares and a green triangle"), 3, 4
@@ -22,61 +23,71 @@ def policy(dot_policy_folder):
 
 
 @pytest.fixture(scope="module")
-def drawing(policy):
-    return Prompts(
-        *left_pad(
-            [policy.tokenizer.image_generation_prompt(caption) for caption in CAPTIONS],
-            policy.tokenizer.pad_id,
-        )
-    )
+def prompts(policy):
+    """Prompts to draw the captions; the first one is padded."""
+    ids = [policy.tokenizer.image_generation_prompt(caption) for caption in CAPTIONS]
+    return Prompts(*left_pad(ids, policy.tokenizer.pad_id))
 
 
 @pytest.fixture(scope="module")
-def codes(policy):
-    size = policy.cfg.image_tokenizer.codebook_size
-    return np.random.default_rng(0).integers(0, size, (len(CAPTIONS), GROUP, LENGTH), np.int32)
+def image_tokens(policy):
+    vocab_size = policy.cfg.image_vocab_size
+    shape = (len(CAPTIONS), GROUP, LENGTH)
+    return np.random.default_rng(0).integers(0, vocab_size, shape, np.int32)
 
 
-def scored(policy, drawing, codes, guidance=1.0, **how):
+def log_probs_of(policy, prompts, image_tokens, guidance=1.0, **options):
+    """Log-probs of ``image_tokens`` at temperature 0.7, with some ``LogProbOptions``."""
     sampling = policy.fns.sampling_params("image", guidance=guidance, temperature=0.7)
-    rollout = Rollout(jnp.asarray(codes), np.ones(codes.shape, bool), None, None, "image")
-    return np.asarray(
-        policy.fns.log_probs(
-            policy.params, drawing, rollout, sampling, guided=guidance != 1, **how
-        )
+    mask = np.ones(image_tokens.shape, bool)
+    rollout = Rollout(jnp.asarray(image_tokens), mask, None, None, "image")
+    log_probs = policy.fns.log_probs(
+        policy.params,
+        prompts,
+        rollout,
+        sampling,
+        LogProbOptions(guided=guidance != 1, **options),
     )
+    return np.asarray(log_probs)
 
 
-def test_by_hand(policy, drawing, codes):
-    """The states of one plain pass over prompt and picture: position ``P + t`` has read token ``t`` and scores it."""
+def test_against_one_pass_over_prompt_and_image(policy, prompts, image_tokens):
+    """The state at position ``P + t`` has read token ``t``, whose log-prob comes from it."""
     model = bind(policy.fns.graphdef, policy.params)
-    prompt, (b, g) = drawing.tokens.shape[1], (0, 1)  # the shorter prompt, behind padding
+    prompt_length = prompts.tokens.shape[1]
+    row, sample = 0, 1
+    completion = image_tokens[row, sample]
 
     @jax.jit
-    def read(tokens, mask, picture):
-        x = jnp.concatenate([model.embed_text(tokens), model.embed_image_tokens(picture)], 1)
-        seen = jnp.concatenate([mask, jnp.ones((1, LENGTH), bool)], 1)
-        states = model.language_model(x, prompt_positions(seen), prompt_mask(seen))[0]
+    def log_softmax_of_pass(tokens, mask, completion):
+        x = jnp.concatenate([model.embed_text(tokens), model.embed_image_tokens(completion)], 1)
+        mask = jnp.concatenate([mask, jnp.ones((1, LENGTH), bool)], 1)
+        states = model.language_model(x, prompt_positions(mask), prompt_mask(mask))[0]
         return jax.nn.log_softmax(model.image_logits(states[0]) / 0.7, -1)
 
-    every = np.asarray(read(drawing.tokens[b : b + 1], drawing.mask[b : b + 1], codes[b, g][None]))
-    for aligned, first in ((True, prompt - 1), (False, prompt)):
-        want = [every[first + t, token] for t, token in enumerate(codes[b, g])]
-        found = scored(policy, drawing, codes, aligned=aligned)[b, g]
-        np.testing.assert_allclose(found, want, atol=1e-5)
-
-
-@pytest.mark.parametrize(("guidance", "how"), [(2.5, {"shared_prefix": True}), (1.0, {"chunk": 3})])
-def test_it_is_the_distribution_of_the_token_after(policy, drawing, codes, guidance, how):
-    """Token ``t`` at its place by the off-by-one scorer, and once more behind itself by the aligned one."""
-    found = scored(policy, drawing, codes, guidance, aligned=False, **how)
-    longer = np.concatenate([codes, codes[..., :1]], -1)
-    for t in range(LENGTH):
-        again = longer.copy()
-        again[..., t + 1] = codes[..., t]
-        np.testing.assert_allclose(
-            found[..., t], scored(policy, drawing, again, guidance, **how)[..., t + 1], atol=1e-5
+    distributions = np.asarray(
+        log_softmax_of_pass(
+            prompts.tokens[row : row + 1], prompts.mask[row : row + 1], completion[None]
         )
-    assert (
-        np.abs(found - scored(policy, drawing, longer, guidance, **how)[..., :LENGTH]).max() > 0.1
     )
+    for aligned, first in ((True, prompt_length - 1), (False, prompt_length)):
+        expected = [distributions[first + t, token] for t, token in enumerate(completion)]
+        log_probs = log_probs_of(policy, prompts, image_tokens, aligned=aligned)[row, sample]
+        np.testing.assert_allclose(log_probs, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("guidance", "options"), [(2.5, {"shared_prefix": True}), (1.0, {"chunk_length": 3})]
+)
+def test_it_is_the_distribution_of_the_next_token(policy, prompts, image_tokens, guidance, options):
+    """An unaligned log-prob of token ``t`` is the aligned one of the same token at ``t + 1``."""
+    unaligned = log_probs_of(policy, prompts, image_tokens, guidance, aligned=False, **options)
+    longer = np.concatenate([image_tokens, image_tokens[..., :1]], -1)
+    for t in range(LENGTH):
+        repeated = longer.copy()
+        repeated[..., t + 1] = image_tokens[..., t]
+        aligned = log_probs_of(policy, prompts, repeated, guidance, **options)
+        np.testing.assert_allclose(unaligned[..., t], aligned[..., t + 1], atol=1e-5)
+
+    aligned = log_probs_of(policy, prompts, longer, guidance, **options)[..., :LENGTH]
+    assert np.abs(unaligned - aligned).max() > 0.1

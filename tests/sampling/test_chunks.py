@@ -1,4 +1,4 @@
-"""Scoring in chunks of tokens: the same numbers and gradients, and logits of a chunk alone in memory."""
+"""Log-probs in chunks of tokens: the same numbers and gradients, with logits of one chunk at a time."""
 
 from __future__ import annotations
 
@@ -20,122 +20,128 @@ from corl_jax.objectives.sampling_distribution import (
 from corl_jax.sampling.log_probs import map_in_chunks
 
 PROMPTS, GROUP, LENGTH, WIDTH = 8, 2, 12, 16
-ROWS, FLOAT = PROMPTS * GROUP, 4
+ROWS, FLOAT_BYTES = PROMPTS * GROUP, 4
 
 
-def loss(found):
-    """A sum in which every log-prob and entropy has a weight of its own."""
-    log_probs, entropies = found
+def loss(outputs):
+    """A sum in which every log-prob and entropy has another weight, and ``outputs`` themselves."""
+    log_probs, entropies = outputs
     weights = jnp.sin(jnp.arange(log_probs.size, dtype=jnp.float32)).reshape(log_probs.shape)
-    return jnp.sum(weights * (log_probs + 0.3 * entropies)), found
+    return jnp.sum(weights * (log_probs + 0.3 * entropies)), outputs
 
 
-def bare(chunk):
-    """``(head, (states, tokens)) -> gradients, (log-probs, entropies)`` of a head alone."""
+def make_head_program(chunk_length):
+    """``(head, states, tokens) -> gradients, (log-probs, entropies)`` of a head by itself."""
 
-    def read(head, rows):
+    def read_tokens(head, rows):
         states, tokens = rows
         log_probs = log_distribution(states @ head, None, SamplingParams())
         return token_log_probs(log_probs, tokens), entropy(log_probs)
 
     def run(head, states, tokens):
-        return loss(
-            map_in_chunks(read, head, (states, tokens), chunk, batch_axes_spec(("embed", "vocab")))
-        )
+        specs = batch_axes_spec(("embed", "vocab"))
+        return loss(map_in_chunks(read_tokens, head, (states, tokens), chunk_length, specs))
 
     return jax.jit(jax.grad(run, argnums=(0, 1), has_aux=True))
 
 
-def head_and_states(vocab):
-    """Arguments of ``bare``."""
+def random_args(vocab_size):
+    """Head, states and tokens."""
     rng = np.random.default_rng(0)
-    head = rng.normal(size=(WIDTH, vocab)).astype(np.float32)
+    head = rng.normal(size=(WIDTH, vocab_size)).astype(np.float32)
     states = rng.normal(size=(PROMPTS, GROUP, LENGTH, WIDTH)).astype(np.float32)
-    return head, states, rng.integers(0, vocab, (PROMPTS, GROUP, LENGTH))
+    return head, states, rng.integers(0, vocab_size, (PROMPTS, GROUP, LENGTH))
 
 
-def agree(want, found):
-    """Every leaf within 1e-6 of its own size."""
-    for (path, one), (_, other) in zip(
-        *map(jax.tree_util.tree_leaves_with_path, (want, found)), strict=True
-    ):
-        limit = 1e-6 * max(1, float(np.abs(one).max()))
-        np.testing.assert_allclose(
-            other, one, rtol=0, atol=limit, err_msg=jax.tree_util.keystr(path)
-        )
+def assert_close_trees(tree, expected_tree):
+    """Every leaf is within 1e-6 of its largest number."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    expected_leaves = jax.tree_util.tree_leaves_with_path(expected_tree)
+    for (path, leaf), (_, expected) in zip(leaves, expected_leaves, strict=True):
+        atol = 1e-6 * max(1, float(np.abs(expected).max()))
+        name = jax.tree_util.keystr(path)
+        np.testing.assert_allclose(leaf, expected, rtol=0, atol=atol, err_msg=name)
 
 
-def temporary(compiled):
-    """Bytes that a program needs beside what goes in and comes out."""
+def temporary_bytes(compiled):
+    """Memory that a program needs beside its arguments and results."""
     return compiled.memory_analysis().temp_size_in_bytes
 
 
 def test_any_chunk_gives_the_same_values_and_gradients():
-    given = head_and_states(50)
-    want = bare(0)(*given)
-    for chunk in (1, 5, LENGTH - 1, LENGTH, 99):
-        agree(want, bare(chunk)(*given))
+    args = random_args(50)
+    expected = make_head_program(0)(*args)
+    for chunk_length in (1, 5, LENGTH - 1, LENGTH, 99):
+        assert_close_trees(make_head_program(chunk_length)(*args), expected)
 
 
 def test_memory_grows_with_the_chunk_and_not_with_the_vocabulary():
-    """Beyond a few arrays of the size of the head there are a few of the size of a chunk's logits, and no more."""
+    """A few arrays of the size of the head, and a few of the size of a chunk's logits."""
     small, large = 2048, 16384
-    peak = {
-        (vocab, chunk): temporary(bare(chunk).lower(*head_and_states(vocab)).compile())
-        for vocab in (small, large)
-        for chunk in (1, 4, 0)
-    }
-    for vocab in (small, large):
-        one = ROWS * vocab * FLOAT
-        assert 3 * one < peak[vocab, 4] - peak[vocab, 1] < 6 * 3 * one
-        assert peak[vocab, 0] > LENGTH * one
-    more = (large - small) * FLOAT
-    assert (
-        peak[large, 1] - peak[small, 1] < 4 * WIDTH * more + 4 * ROWS * more < LENGTH * ROWS * more
-    )
+    peak = {}
+    for vocab_size in (small, large):
+        for chunk_length in (1, 4, 0):
+            program = make_head_program(chunk_length).lower(*random_args(vocab_size))
+            peak[vocab_size, chunk_length] = temporary_bytes(program.compile())
+
+    for vocab_size in (small, large):
+        logits_of_position = ROWS * vocab_size * FLOAT_BYTES
+        difference = peak[vocab_size, 4] - peak[vocab_size, 1]
+        assert 3 * logits_of_position < difference < 6 * 3 * logits_of_position
+        assert peak[vocab_size, 0] > LENGTH * logits_of_position
+
+    more_words = (large - small) * FLOAT_BYTES
+    limit = 4 * WIDTH * more_words + 4 * ROWS * more_words
+    assert peak[large, 1] - peak[small, 1] < limit < LENGTH * ROWS * more_words
 
 
 def test_gradients_of_a_half_precision_head_add_up_in_float32():
-    """Each of 600 chunks adds 1, which bfloat16 would count to 256."""
+    """Each of 600 chunks adds 1; bfloat16 would stop at 256."""
     states = jnp.ones((1, 1, 600, 1))
 
+    def read_states(head, rows):
+        return (rows[0].astype(jnp.bfloat16) @ head.astype(jnp.bfloat16))[..., 0]
+
     def total(head):
-        read = lambda head, rows: (rows[0].astype(jnp.bfloat16) @ head.astype(jnp.bfloat16))[..., 0]  # noqa: E731
-        return jnp.sum(
-            map_in_chunks(read, head, (states,), 1, batch_axes_spec(())), dtype=jnp.float32
-        )
+        values = map_in_chunks(read_states, head, (states,), 1, batch_axes_spec(()))
+        return jnp.sum(values, dtype=jnp.float32)
 
     assert float(jax.grad(total)(jnp.ones((1, 1)))[0, 0]) == 600
 
 
 @pytest.mark.parametrize("data, fsdp, tensor", [(2, 2, 2), (2, 4, 1), (1, 8, 1)])
 def test_eight_devices_gather_the_head_once_and_add_up_its_gradient_once(data, fsdp, tensor):
-    """Not once per chunk; and rows that do not divide over the devices are read all the same.
+    """Not once per chunk. Rows that do not divide over the devices give the same numbers too.
 
-    Groups of devices that each hold the whole head keep their own rows of the gradient, and sum only those.
+    Where groups of devices each hold the whole head, a device keeps its rows of the gradient, and
+    only those are summed over the groups.
     """
     sharder = Sharder(make_mesh({"data": data, "fsdp": fsdp, "tensor": tensor}))
-    given = head_and_states(64)
-    places = (
-        sharder.named_sharding("embed", "vocab"),
-        sharder.named_sharding("batch"),
-        sharder.named_sharding("batch"),
-    )
+    head, states, tokens = args = random_args(64)
+    head_sharding = sharder.named_sharding("embed", "vocab")
+    batch_sharding = sharder.named_sharding("batch")
+    in_shardings = (head_sharding, batch_sharding, batch_sharding)
     with sharding_context(sharder):
-        run = jax.jit(bare(3), in_shardings=places, out_shardings=(places[:2], None))
-        text = run.lower(*given).compile().as_text()
-        agree(bare(0)(*given), run(*given))
-        few = given[0], given[1][:3, :1], given[2][:3, :1]
-        agree(bare(0)(*few), bare(5)(*few))
-    entry, columns = text[text.index("\nENTRY") :], 64 // tensor
-    groups = data > 1 and tensor == 1
-    share = (
-        {"reduce-scatter": WIDTH // fsdp, "all-reduce": WIDTH // fsdp}
-        if groups
-        else {"all-reduce": WIDTH}
-    )
-    for kind, rows in {"all-gather": WIDTH, **share}.items():
-        of_the_head = rf"= f32\[{rows},{columns}\]\S* {kind}\("
-        assert len(re.findall(of_the_head, text)) == len(re.findall(of_the_head, entry)) == 1, kind
-    of_the_head = rf"= f32\[\d+,{columns}\]\S* (?:all-gather|all-reduce|reduce-scatter)\("
-    assert len(re.findall(of_the_head, text)) == 1 + len(share)
+        run = jax.jit(
+            make_head_program(3),
+            in_shardings=in_shardings,
+            out_shardings=(in_shardings[:2], None),
+        )
+        text = run.lower(*args).compile().as_text()
+        assert_close_trees(run(*args), make_head_program(0)(*args))
+        few_rows = head, states[:3, :1], tokens[:3, :1]
+        assert_close_trees(make_head_program(5)(*few_rows), make_head_program(0)(*few_rows))
+
+    # Each collective of the head's shape occurs once, and outside the loop over chunks.
+    entry = text[text.index("\nENTRY") :]
+    columns = 64 // tensor
+    rows_of_collective = {"all-gather": WIDTH}
+    if data > 1 and tensor == 1:
+        rows_of_collective |= {"reduce-scatter": WIDTH // fsdp, "all-reduce": WIDTH // fsdp}
+    else:
+        rows_of_collective |= {"all-reduce": WIDTH}
+    for kind, rows in rows_of_collective.items():
+        collective = rf"= f32\[{rows},{columns}\]\S* {kind}\("
+        assert len(re.findall(collective, text)) == len(re.findall(collective, entry)) == 1, kind
+    any_collective = rf"= f32\[\d+,{columns}\]\S* (?:all-gather|all-reduce|reduce-scatter)\("
+    assert len(re.findall(any_collective, text)) == len(rows_of_collective)

@@ -1,4 +1,4 @@
-"""A model of another family than Janus is sampled and scored through ``models.interface`` alone."""
+"""Sampling and log-probs of a model of another family than Janus, by ``models.interface`` alone."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ class FakeSizes:
 
 
 class FakeModel(nnx.Module):
-    """Predicts a token from the one before it: a backbone without attention, levels of grey as codes."""
+    """Predicts a token from the one before it.
+
+    The backbone has no attention, and image tokens are levels of grey.
+    """
 
     def __init__(self, cfg, rngs):
         self.cfg, self.backbone, self.image_tokenizer = cfg, FakeBackbone(rngs), FakeTokenizer()
@@ -94,17 +97,18 @@ def policy():
     return PolicyFns(graphdef, cfg, ids), params, tokenizer
 
 
-def keys_of(prompts, task):
+def prompt_keys(prompts, task):
+    """Keys ``[B, G]``."""
     return sample_keys(stream(0, task), prompts * GROUP).reshape(prompts, GROUP)
 
 
 @pytest.mark.parametrize("shared_prefix", [False, True])
-def test_it_draws_and_is_scored(policy, shared_prefix):
-    """Sampler and teacher-forced log-probs agree, with guidance."""
+def test_log_probs_of_images_are_the_samplers(policy, shared_prefix):
+    """With guidance, in chunks."""
     fns, params, tokenizer = policy
     prompts = TextToImage(tokenizer).make_prompts([example("train", i) for i in range(2)]).prompts
     sampling = fns.sampling_params("image", guidance=2.0)
-    rollout = fns.sample_images(params, prompts, keys_of(2, "image"), sampling)
+    rollout = fns.sample_images(params, prompts, prompt_keys(2, "image"), sampling)
     assert rollout.pixels.shape == (2, GROUP, 16, 16, 3) and rollout.tokens.shape == (2, GROUP, 4)
     assert len(np.unique(rollout.tokens)) > 3
     np.testing.assert_array_equal(rollout.pixels[..., 0, 0, 0], rollout.tokens[..., 0] * 32)
@@ -114,12 +118,12 @@ def test_it_draws_and_is_scored(policy, shared_prefix):
     np.testing.assert_allclose(log_probs, rollout.log_probs, atol=1e-5)
 
 
-def test_it_answers_and_is_scored(policy):
+def test_log_probs_of_answers_are_the_samplers(policy):
     fns, params, tokenizer = policy
     task = VisualQA(tokenizer, fns.cfg.image_tokens, fns.cfg.image_size)
     batch = task.make_prompts([example("train", i) for i in range(2)])
     sampling = fns.sampling_params("text")
-    rollout = fns.sample_text(params, batch.prompts, keys_of(2, "text"), sampling, 6)
+    rollout = fns.sample_text(params, batch.prompts, prompt_keys(2, "text"), sampling, 6)
     log_probs = fns.log_probs(params, batch.prompts, rollout, sampling, LogProbOptions())
     mask = np.asarray(rollout.mask)
     np.testing.assert_allclose(log_probs[mask], rollout.log_probs[mask], atol=1e-5)
@@ -127,24 +131,27 @@ def test_it_answers_and_is_scored(policy):
     assert len(texts) == 2 * GROUP and len(set(texts)) > 1
 
 
-def test_rewards_read_with_it(policy):
+def test_rewards_can_read_states_and_answers(policy):
     fns, params, tokenizer = policy
     handle = RewardPolicyHandle(fns, tokenizer, params, answer_length=6)
     images = np.stack([np.full((16, 16, 3), level, np.uint8) for level in (0, 255)])
     answers = handle.answers(images, ["how many objects are there?"] * 2)
-    assert answers[0] != answers[1]  # it looks at the image
+    # The question is the same, so the images make the difference.
+    assert answers[0] != answers[1]
+
     states, image_mask, *_ = handle.token_states(images, ["a red circle"] * 2)
     assert states.shape[-1] == 16 and image_mask.sum() == 2 * fns.cfg.image_tokens
 
 
-def test_it_has_a_gradient(policy):
+def test_log_probs_have_a_gradient(policy):
     fns, params, tokenizer = policy
     prompts = TextToImage(tokenizer).make_prompts([example("train", 0)]).prompts
     sampling = fns.sampling_params("image", guidance=2.0)
-    rollout = fns.sample_images(params, prompts, keys_of(1, "image"), sampling)
-    grads = jax.grad(
-        lambda params: fns.log_probs(
-            params, prompts, rollout, sampling, LogProbOptions(guided=True)
-        ).sum()
-    )(params)
+    rollout = fns.sample_images(params, prompts, prompt_keys(1, "image"), sampling)
+
+    def total(params):
+        options = LogProbOptions(guided=True)
+        return fns.log_probs(params, prompts, rollout, sampling, options).sum()
+
+    grads = jax.grad(total)(params)
     assert float(jnp.abs(grads["backbone/mix/kernel"]).max()) > 0

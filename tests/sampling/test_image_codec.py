@@ -13,71 +13,80 @@ from corl_jax.data.shapes.parser import parse_batch
 
 
 @pytest.fixture(scope="module")
-def base():
+def codec():
+    """Of the shipped base."""
     return ImageCodec.load("tiny")
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     return np.stack([example("test", i).image for i in range(11)])
 
 
-def test_pictures_survive_the_way_there_and_back(base, pictures):
-    codes = base.encode(list(pictures))
-    assert codes.shape == (11, 36) and codes.dtype == np.int32 and codes.max() < 256
-    again = base.decode(codes)
-    assert again.shape == pictures.shape and again.dtype == np.uint8
-    assert (
-        np.abs(again.astype(float) - pictures).mean() < 12
-    )  # of 255; a constant picture is off by far more
-    assert np.abs(again[::-1].astype(float) - pictures).mean() > 15
-    np.testing.assert_array_equal(
-        base.encode([pictures[10]]), codes[10:]
-    )  # whatever else is in the batch
+@pytest.fixture(scope="module")
+def tokens(codec, images):
+    return codec.encode(list(images))
 
 
-def test_it_decodes_what_the_policy_drew(base):
+@pytest.fixture(scope="module")
+def decoded(codec, tokens):
+    return codec.decode(tokens)
+
+
+def test_decoded_images_are_close(codec, images, tokens, decoded):
+    assert tokens.shape == (11, 36) and tokens.dtype == np.int32 and tokens.max() < 256
+    assert decoded.shape == images.shape and decoded.dtype == np.uint8
+
+    # Of 255 levels; images in another order are further apart.
+    assert np.abs(decoded.astype(float) - images).mean() < 12
+    assert np.abs(decoded[::-1].astype(float) - images).mean() > 15
+
+    # The tokens of an image do not depend on the batch.
+    np.testing.assert_array_equal(codec.encode([images[10]]), tokens[10:])
+
+
+def test_it_decodes_what_the_policy_samples(codec):
     policy = Policy.load("tiny", dtype="float32")
-    asked = ["a red circle", "two blue squares"]
-    np.testing.assert_array_equal(
-        base.decode(policy.sample_image_tokens(asked, 1)[:, 0]), policy.generate(asked, 1)[:, 0]
-    )
+    prompts = ["a red circle", "two blue squares"]
+    image_tokens = policy.sample_image_tokens(prompts, 1)[:, 0]
+    np.testing.assert_array_equal(codec.decode(image_tokens), policy.generate(prompts, 1)[:, 0])
 
 
-def test_other_sizes_and_kinds_of_pictures(base, pictures, tmp_path):
-    Image.fromarray(pictures[0]).save(tmp_path / "a.png")
-    same = base.encode([tmp_path / "a.png", Image.fromarray(pictures[0]), pictures[0]])
-    assert (same == same[0]).all()
-    assert base.encode([np.zeros((500, 333, 3), np.uint8)]).shape == (1, 36)
+def test_other_sizes_and_kinds_of_images(codec, images, tmp_path):
+    Image.fromarray(images[0]).save(tmp_path / "a.png")
+    tokens = codec.encode([tmp_path / "a.png", Image.fromarray(images[0]), images[0]])
+    assert (tokens == tokens[0]).all()
+    assert codec.encode([np.zeros((500, 333, 3), np.uint8)]).shape == (1, 36)
 
 
 @pytest.mark.parametrize(
-    ("codes", "message"),
+    ("bad_tokens", "message"),
     [
         (
             np.zeros((1, 35), int),
-            r"codes are int64 \[1, 35\]; expected whole numbers \[pictures, 36\]",
+            r"must be whole numbers \[images, 36\]; got int64 \[1, 35\]",
         ),
-        (np.zeros((1, 36)), "codes are float64"),
-        (np.full((1, 36), 256), "codes run from 256 to 256; expected 0 to 255"),
-        (np.full((1, 36), -1), "codes run from -1 to -1"),
-        (np.zeros((0, 36), int), r"codes are int64 \[0, 36\]"),
+        (np.zeros((1, 36)), r"must be whole numbers .*; got float64 \[1, 36\]"),
+        (np.full((1, 36), 256), "image tokens must be from 0 to 255; got 256 to 256"),
+        (np.full((1, 36), -1), "image tokens must be from 0 to 255; got -1 to -1"),
+        (np.zeros((0, 36), int), r"must be whole numbers .*; got int64 \[0, 36\]"),
     ],
 )
-def test_codes_that_are_none(base, codes, message):
+def test_bad_image_tokens(codec, bad_tokens, message):
     with pytest.raises(UserError, match=message):
-        base.decode(codes)
+        codec.decode(bad_tokens)
 
 
-def test_nothing_to_encode(base):
-    with pytest.raises(UserError, match="no picture to encode"):
-        base.encode([])
-    with pytest.raises(UserError, match="an image is float64"):
-        base.encode([np.zeros((4, 4, 3))])
+def test_bad_images(codec):
+    with pytest.raises(UserError, match="at least one image to encode; got none"):
+        codec.encode([])
+    with pytest.raises(UserError, match=r"an image must be uint8 .*; got float64 \[4, 4, 3\]"):
+        codec.encode([np.zeros((4, 4, 3))])
 
 
-def test_parser_reads_most_of_what_comes_back(base, pictures):
-    again = base.decode(base.encode(list(pictures)))
-    pairs = zip(parse_batch(again), parse_batch(pictures), strict=True)
-    right = [found.scene is not None and found.scene == wanted.scene for found, wanted in pairs]
-    assert np.mean(right) > 0.7
+def test_the_parser_reads_most_decoded_images(images, decoded):
+    pairs = zip(parse_batch(decoded), parse_batch(images), strict=True)
+    is_right = [
+        parsed.scene is not None and parsed.scene == expected.scene for parsed, expected in pairs
+    ]
+    assert np.mean(is_right) > 0.7

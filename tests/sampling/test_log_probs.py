@@ -1,4 +1,4 @@
-"""Sampler and scorer speak of one distribution, token by token; what a prompt is given does not depend on others."""
+"""Sampler and log-probs use one distribution, token by token; no row depends on its neighbours."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from flax import nnx
 
 from corl_jax.core.rng import sample_keys, stream
 from corl_jax.core.trees import bind
-from corl_jax.core.types import Prompts, Rollout
+from corl_jax.core.types import Prompts
 from corl_jax.data.images import preprocess
 from corl_jax.data.text_tokenizer import left_pad
 from corl_jax.models.janus.model import abstract
 from corl_jax.sampling import decode
 from corl_jax.sampling.batching import take
-from corl_jax.sampling.log_probs import completion_states, largest_difference
+from corl_jax.sampling.log_probs import LogProbOptions, completion_states, largest_difference
 from corl_jax.sampling.prompt_layout import unconditional_tokens
 
 CAPTIONS = (
@@ -36,252 +36,248 @@ TOLERANCE = 1e-4
 
 
 @pytest.fixture(scope="module")
-def drawing(tiny_policy):
-    rows = [tiny_policy.tokenizer.image_generation_prompt(caption) for caption in CAPTIONS]
+def image_prompts(tiny_policy):
+    """Prompts to draw the captions, of three lengths."""
+    tokenizer = tiny_policy.tokenizer
+    rows = [tokenizer.image_generation_prompt(caption) for caption in CAPTIONS]
     assert len({len(row) for row in rows}) == 3
-    return Prompts(*left_pad(rows, tiny_policy.tokenizer.pad_id))
+    return Prompts(*left_pad(rows, tokenizer.pad_id))
 
 
 @pytest.fixture(scope="module")
-def asking(tiny_policy):
+def text_prompts(tiny_policy):
+    """Questions about random images."""
     rng = np.random.default_rng(0)
     rows = [tiny_policy.tokenizer.question_prompt(question, 36) for question in QUESTIONS]
-    pictures = np.stack([preprocess(rng.integers(0, 256, (48, 48, 3), np.uint8), 48) for _ in rows])
-    return Prompts(*left_pad(rows, tiny_policy.tokenizer.pad_id), pictures)
+    images = np.stack([preprocess(rng.integers(0, 256, (48, 48, 3), np.uint8), 48) for _ in rows])
+    return Prompts(*left_pad(rows, tiny_policy.tokenizer.pad_id), images)
 
 
-def keys_of(rows, group=GROUP, seed=0):
+def prompt_keys(rows, group_size=GROUP, seed=0):
     """Keys ``[B, G]`` that belong to the prompts numbered ``rows``."""
-    return jnp.stack([sample_keys(stream(seed, "test", row), group) for row in rows])
+    return jnp.stack([sample_keys(stream(seed, "test", row), group_size) for row in rows])
 
 
 @pytest.fixture(scope="module")
-def draw(tiny_policy, drawing):
-    """Rollouts of pictures by (guidance, temperature)."""
+def sample_images(tiny_policy, image_prompts):
+    """A function from guidance scale and temperature to ``SamplingParams`` and a rollout."""
+    fns, params = tiny_policy.fns, tiny_policy.params
 
-    def one(guidance, temperature, rows=(0, 1, 2)):
-        sampling = tiny_policy.fns.sampling_params("image", guidance=guidance, temperature=temperature)
-        prompts = take(drawing, np.array(rows))
-        return sampling, tiny_policy.fns.sample_images(
-            tiny_policy.params, prompts, keys_of(rows), sampling, guidance != 1
-        )
+    def sample(guidance, temperature, rows=(0, 1, 2)):
+        sampling = fns.sampling_params("image", guidance=guidance, temperature=temperature)
+        prompts = take(image_prompts, np.array(rows))
+        guided = guidance != 1
+        return sampling, fns.sample_images(params, prompts, prompt_keys(rows), sampling, guided)
 
-    return one
+    return sample
 
 
 @pytest.fixture(scope="module")
-def write(tiny_policy, asking):
-    """Rollouts of texts at a temperature."""
+def sample_text(tiny_policy, text_prompts):
+    """A function from temperature to ``SamplingParams`` and a rollout."""
+    fns, params = tiny_policy.fns, tiny_policy.params
 
-    def one(temperature, rows=(0, 1, 2)):
-        sampling = tiny_policy.fns.sampling_params("text", temperature=temperature)
-        prompts = take(asking, np.array(rows))
-        return sampling, tiny_policy.fns.sample_text(
-            tiny_policy.params, prompts, keys_of(rows), sampling, LENGTH
-        )
+    def sample(temperature, rows=(0, 1, 2)):
+        sampling = fns.sampling_params("text", temperature=temperature)
+        prompts = take(text_prompts, np.array(rows))
+        return sampling, fns.sample_text(params, prompts, prompt_keys(rows), sampling, LENGTH)
 
-    return one
+    return sample
 
 
 @pytest.mark.parametrize("shared_prefix", [False, True])
 @pytest.mark.parametrize(
     ("guidance", "temperature"), [(1.0, 1.0), (1.0, 0.7), (2.5, 1.0), (2.5, 1.3)]
 )
-def test_pictures_agree(tiny_policy, drawing, draw, guidance, temperature, shared_prefix):
-    sampling, rollout = draw(guidance, temperature)
-    scored = tiny_policy.fns.log_probs(
-        tiny_policy.params,
-        drawing,
-        rollout,
-        sampling,
-        guided=guidance != 1,
-        shared_prefix=shared_prefix,
+def test_log_probs_of_images_are_the_samplers(
+    tiny_policy, image_prompts, sample_images, guidance, temperature, shared_prefix
+):
+    sampling, rollout = sample_images(guidance, temperature)
+    options = LogProbOptions(guided=guidance != 1, shared_prefix=shared_prefix)
+    log_probs = tiny_policy.fns.log_probs(
+        tiny_policy.params, image_prompts, rollout, sampling, options
     )
-    assert scored.shape == rollout.tokens.shape == (3, GROUP, 36) and rollout.mask.all()
-    assert largest_difference(rollout.log_probs, scored, rollout.mask) <= TOLERANCE
-    assert np.all(np.asarray(scored) < 0)
+    assert log_probs.shape == rollout.tokens.shape == (3, GROUP, 36) and rollout.mask.all()
+    assert largest_difference(rollout.log_probs, log_probs, rollout.mask) <= TOLERANCE
+    assert np.all(np.asarray(log_probs) < 0)
 
 
 @pytest.mark.parametrize("shared_prefix", [False, True])
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_texts_agree(tiny_policy, asking, write, temperature, shared_prefix):
-    sampling, rollout = write(temperature)
-    scored = tiny_policy.fns.log_probs(
-        tiny_policy.params, asking, rollout, sampling, shared_prefix=shared_prefix
+def test_log_probs_of_texts_are_the_samplers(
+    tiny_policy, text_prompts, sample_text, temperature, shared_prefix
+):
+    sampling, rollout = sample_text(temperature)
+    options = LogProbOptions(shared_prefix=shared_prefix)
+    log_probs = tiny_policy.fns.log_probs(
+        tiny_policy.params, text_prompts, rollout, sampling, options
     )
-    assert scored.shape == (3, GROUP, LENGTH)
-    assert largest_difference(rollout.log_probs, scored, rollout.mask) <= TOLERANCE
+    assert log_probs.shape == (3, GROUP, LENGTH)
+    assert largest_difference(rollout.log_probs, log_probs, rollout.mask) <= TOLERANCE
 
 
-def test_other_settings_do_not_agree(tiny_policy, drawing, draw):
-    """So that agreement means something: guidance left out, another temperature, tokens moved by one."""
-    sampling, rollout = draw(2.5, 1.3)
+def test_log_probs_of_another_distribution_differ(tiny_policy, image_prompts, sample_images):
+    """Without guidance, at another temperature, and of shifted tokens."""
+    sampling, rollout = sample_images(2.5, 1.3)
 
-    def gap(tokens, sampling, guided):
-        moved = dataclasses.replace(rollout, tokens=tokens)
-        scored = tiny_policy.fns.log_probs(
-            tiny_policy.params, drawing, moved, sampling, guided=guided
+    def difference(tokens, sampling, guided):
+        changed = dataclasses.replace(rollout, tokens=tokens)
+        log_probs = tiny_policy.fns.log_probs(
+            tiny_policy.params, image_prompts, changed, sampling, LogProbOptions(guided=guided)
         )
-        return float(largest_difference(rollout.log_probs, scored, rollout.mask))
+        return float(largest_difference(rollout.log_probs, log_probs, rollout.mask))
 
-    plain = tiny_policy.fns.sampling_params("image", guidance=2.5, temperature=1.0)
-    assert gap(rollout.tokens, sampling, False) > 0.1
-    assert gap(rollout.tokens, plain, True) > 0.1
-    assert gap(jnp.roll(rollout.tokens, 1, -1), sampling, True) > 0.1
-
-
-def test_banned_ids_are_never_written(tiny_policy, write):
-    banned = tiny_policy.fns.ids.banned
-    ids = tiny_policy.tokenizer
-    assert {ids.bos_id, ids.pad_id, ids.boi_id, ids.eoi_id, ids.image_id} <= set(
-        banned
-    ) and ids.eos_id not in banned
-    _, rollout = write(3.0)  # nearly uniform
-    written = np.asarray(rollout.tokens)[np.asarray(rollout.mask)]
-    assert len(set(written)) > 25 and not set(written) & set(banned)
+    other_temperature = tiny_policy.fns.sampling_params("image", guidance=2.5, temperature=1.0)
+    assert difference(rollout.tokens, sampling, False) > 0.1
+    assert difference(rollout.tokens, other_temperature, True) > 0.1
+    assert difference(jnp.roll(rollout.tokens, 1, -1), sampling, True) > 0.1
 
 
-@pytest.mark.parametrize("kind", ["image", "text"])
-def test_neighbours_change_nothing(draw, write, kind):
-    def tokens(rows):
-        return np.asarray((draw(2.5, 1.0, rows) if kind == "image" else write(1.0, rows))[1].tokens)
+def test_banned_ids_are_never_sampled(tiny_policy, sample_text):
+    banned, tokenizer = set(tiny_policy.fns.ids.banned), tiny_policy.tokenizer
+    special = {tokenizer.bos_id, tokenizer.pad_id, tokenizer.boi_id, tokenizer.eoi_id}
+    assert special | {tokenizer.image_id} <= banned
+    assert tokenizer.eos_id not in banned
 
-    together = tokens((0, 1, 2))
-    np.testing.assert_array_equal(together[[2, 0, 0]], tokens((2, 0, 0)))
-    assert len({row.tobytes() for row in together.reshape(9, -1)}) == 9
+    # At this temperature samples are nearly uniform.
+    _, rollout = sample_text(3.0)
+    sampled = set(np.asarray(rollout.tokens)[np.asarray(rollout.mask)])
+    assert len(sampled) > 25 and not sampled & banned
 
 
-def test_the_silent_prompt_equals_the_one_built_before_padding(tiny_policy, drawing):
+@pytest.mark.parametrize("modality", ["image", "text"])
+def test_samples_of_a_prompt_do_not_depend_on_its_neighbours(sample_images, sample_text, modality):
+    def sample_tokens(rows):
+        if modality == "image":
+            _, rollout = sample_images(2.5, 1.0, rows)
+        else:
+            _, rollout = sample_text(1.0, rows)
+        return np.asarray(rollout.tokens)
+
+    tokens = sample_tokens((0, 1, 2))
+    np.testing.assert_array_equal(tokens[[2, 0, 0]], sample_tokens((2, 0, 0)))
+    assert len({row.tobytes() for row in tokens.reshape(9, -1)}) == 9
+
+
+def test_unconditional_prompts_of_a_batch_are_those_made_before_padding(tiny_policy, image_prompts):
     tokenizer = tiny_policy.tokenizer
-    rows = [tokenizer.unconditional_prompt(tokenizer.image_generation_prompt(caption)) for caption in CAPTIONS]
+    rows = [
+        tokenizer.unconditional_prompt(tokenizer.image_generation_prompt(caption))
+        for caption in CAPTIONS
+    ]
     tokens, mask = left_pad(rows, tokenizer.pad_id)
-    np.testing.assert_array_equal(mask, drawing.mask)
+    np.testing.assert_array_equal(mask, image_prompts.mask)
     np.testing.assert_array_equal(
-        unconditional_tokens(drawing.tokens, drawing.mask, tokenizer.pad_id), tokens
+        unconditional_tokens(image_prompts.tokens, image_prompts.mask, tokenizer.pad_id), tokens
     )
     first = np.argmax(mask, 1)
-    assert np.all(tokens[np.arange(3), first] == tokenizer.bos_id) and np.all(
-        tokens[:, -1] == tokenizer.boi_id
-    )
+    assert np.all(tokens[np.arange(3), first] == tokenizer.bos_id)
+    assert np.all(tokens[:, -1] == tokenizer.boi_id)
 
 
-def test_greedy_is_the_argmax_of_the_full_forward(tiny_policy, drawing, asking, draw, write):
-    model = bind(tiny_policy.fns.graphdef, tiny_policy.params)
+def test_greedy_tokens_are_the_argmax_of_one_full_pass(
+    tiny_policy, image_prompts, text_prompts, sample_images, sample_text
+):
+    fns = tiny_policy.fns
+    model = bind(fns.graphdef, tiny_policy.params)
 
     @jax.jit
-    def best_codes(rollout: Rollout):
-        states = completion_states(
-            model,
-            drawing,
-            rollout.tokens,
-            tiny_policy.fns.ids,
-            modality="image",
-            shared_prefix=False,
-        )
+    def best_image_tokens(tokens):
+        states = completion_states(model, image_prompts, tokens, fns.ids, "image", LogProbOptions())
         return jnp.argmax(model.image_logits(states), -1)
 
     @jax.jit
-    def best_words(rollout: Rollout):
-        states = completion_states(
-            model,
-            asking,
-            rollout.tokens,
-            tiny_policy.fns.ids,
-            modality="text",
-            shared_prefix=False,
-        )
-        banned = tiny_policy.fns.ids.banned_mask(tiny_policy.cfg.decoder.vocab_size)
+    def best_text_tokens(tokens):
+        states = completion_states(model, text_prompts, tokens, fns.ids, "text", LogProbOptions())
+        banned = fns.ids.banned_mask(tiny_policy.cfg.text_vocab_size)
         return jnp.argmax(jnp.where(banned, -jnp.inf, model.text_logits(states)), -1)
 
-    _, rollout = draw(1.0, 0.0)
-    np.testing.assert_array_equal(rollout.tokens, best_codes(rollout))
-    _, rollout = write(0.0)
-    np.testing.assert_array_equal(rollout.tokens[rollout.mask], best_words(rollout)[rollout.mask])
+    _, rollout = sample_images(1.0, 0.0)
+    np.testing.assert_array_equal(rollout.tokens, best_image_tokens(rollout.tokens))
+    _, rollout = sample_text(0.0)
+    best = best_text_tokens(rollout.tokens)
+    np.testing.assert_array_equal(rollout.tokens[rollout.mask], best[rollout.mask])
 
 
-def test_text_stops_when_all_rows_have_ended(tiny_policy, asking, monkeypatch):
-    """An end token made likely ends rows at different places; the loop runs to the last of them and no further."""
-    eos, pad, steps, longest = tiny_policy.tokenizer.eos_id, tiny_policy.tokenizer.pad_id, [], 200
-    real, real_distribution = decode.decode_step, decode.log_distribution
+def test_text_stops_when_all_rows_have_ended(tiny_policy, text_prompts, monkeypatch):
+    """With a likely end token, rows end at different places; the loop runs to the last of them."""
+    eos, pad, max_length = tiny_policy.tokenizer.eos_id, tiny_policy.tokenizer.pad_id, 200
+    steps = []
+    decode_step, log_distribution = decode.decode_step, decode.log_distribution
 
-    def advance(*args):
-        jax.debug.callback(lambda step: steps.append(int(step)), args[-1])
-        return real(*args)
+    def counted_decode_step(*args):
+        step = args[4]
+        jax.debug.callback(lambda step: steps.append(int(step)), step)
+        return decode_step(*args)
 
-    def often_ending(logits, silent, sampling):
-        return real_distribution(
-            logits.at[:, eos].set(jax.nn.logsumexp(logits, -1) - 1), silent, sampling
-        )
+    def with_likely_eos(logits, uncond, sampling):
+        eos_logit = jax.nn.logsumexp(logits, -1) - 1
+        return log_distribution(logits.at[:, eos].set(eos_logit), uncond, sampling)
 
-    monkeypatch.setattr(decode, "decode_step", advance)
-    monkeypatch.setattr(decode, "log_distribution", often_ending)
-    sampling = tiny_policy.fns.sampling_params("text")
+    monkeypatch.setattr(decode, "decode_step", counted_decode_step)
+    monkeypatch.setattr(decode, "log_distribution", with_likely_eos)
+    sampling, ids = tiny_policy.fns.sampling_params("text"), tiny_policy.fns.ids
 
     @jax.jit
     def run(params):
         model = bind(tiny_policy.fns.graphdef, params)
-        return decode.decode_text(
-            model, asking, keys_of((0, 1, 2), 2), sampling, tiny_policy.fns.ids, longest
-        )
+        keys = prompt_keys((0, 1, 2), group_size=2)
+        return decode.decode_text(model, text_prompts, keys, sampling, ids, max_length)
 
     tokens, mask, log_probs = map(np.asarray, run(tiny_policy.params))
     jax.effects_barrier()
     lengths = mask.sum(1)
-    assert len(set(lengths)) > 1 and len(steps) == max(lengths) < longest
-    for row, seen, said, length in zip(tokens, mask, log_probs, lengths, strict=True):
-        np.testing.assert_array_equal(
-            seen, np.arange(longest) < length
-        )  # up to the end token, which counts
+    assert len(set(lengths)) > 1 and max(lengths) < max_length
+    assert sorted(steps) == list(range(max(lengths)))
+
+    # A completion is everything up to its first end token, that one included.
+    for row, row_mask, row_log_probs, length in zip(tokens, mask, log_probs, lengths, strict=True):
+        np.testing.assert_array_equal(row_mask, np.arange(max_length) < length)
         assert row[length - 1] == eos and eos not in row[: length - 1]
-        assert (
-            np.all(row[length:] == pad) and np.all(said[length:] == 0) and np.all(said[:length] < 0)
-        )
+        assert np.all(row[length:] == pad)
+        assert np.all(row_log_probs[length:] == 0) and np.all(row_log_probs[:length] < 0)
 
 
-def test_without_an_end_all_tokens_count(tiny_policy, write):
-    _, rollout = write(1.0)
-    open_rows = ~np.any(np.asarray(rollout.tokens) == tiny_policy.tokenizer.eos_id, -1)
-    assert open_rows.any() and np.asarray(rollout.mask)[open_rows].all()
+def test_without_an_end_token_all_tokens_count(tiny_policy, sample_text):
+    _, rollout = sample_text(1.0)
+    has_no_eos = ~np.any(np.asarray(rollout.tokens) == tiny_policy.tokenizer.eos_id, -1)
+    assert has_no_eos.any() and np.asarray(rollout.mask)[has_no_eos].all()
 
 
 @pytest.mark.parametrize("unroll", [1, 4])
-def test_segments_change_no_token(tiny_policy, drawing, monkeypatch, unroll):
-    """What a step reads of the cache grows as tokens are written: in pieces, the last of them shorter, or at once."""
+def test_segments_change_no_token(tiny_policy, image_prompts, monkeypatch, unroll):
+    """Image tokens decoded in one segment, or in several whose cache windows grow."""
     graphdef, _ = nnx.split(abstract(tiny_policy.cfg, unroll=unroll))
-    sampling, reads, real = (
-        tiny_policy.fns.sampling_params("image", guidance=2.5),
-        [],
-        decode.decode_step,
-    )
+    sampling, ids = tiny_policy.fns.sampling_params("image", guidance=2.5), tiny_policy.fns.ids
+    windows, decode_step = [], decode.decode_step
 
-    def advance(*args):
-        reads.append(args[-1])
-        assert args[3].length == (
-            args[-1] if unroll == 4 else 35
-        )  # layers of their own grow, a stack is read in part
-        return real(*args)
+    def checked_decode_step(*args):
+        cache, window = args[3], args[-1]
+        windows.append(window)
+        # Separate layers have caches that grow; a stacked cache is made once and read in part.
+        assert cache.length == (window if unroll == 4 else 35)
+        return decode_step(*args)
 
-    monkeypatch.setattr(decode, "decode_step", advance)
+    monkeypatch.setattr(decode, "decode_step", checked_decode_step)
 
-    def sample_images(segment, noise=2**26):
+    def sample_in_segments(segment, noise_bytes=2**26):
         monkeypatch.setattr(decode, "SEGMENT", segment)
-        monkeypatch.setattr(decode, "NOISE", noise)
+        monkeypatch.setattr(decode, "NOISE_BYTES", noise_bytes)
 
         @jax.jit
         def run(params):
             model = bind(graphdef, params)
-            return decode.decode_image(
-                model, drawing, keys_of((0, 1, 2)), sampling, tiny_policy.fns.ids, True
-            )
+            keys = prompt_keys((0, 1, 2))
+            return decode.decode_image(model, image_prompts, keys, sampling, ids, True)
 
-        reads.clear()
-        return run(tiny_policy.params), set(reads)
+        windows.clear()
+        return *run(tiny_policy.params), set(windows)
 
-    (codes, log_probs), one = draw(144)
-    (pieces, piece_log_probs), several = draw(15)
-    assert one == {35} and several == {15, 30, 35}
-    np.testing.assert_array_equal(pieces, codes)
-    np.testing.assert_allclose(piece_log_probs, log_probs, atol=1e-5)
-    np.testing.assert_array_equal(
-        draw(144, noise=0)[0][0], codes
-    )  # random numbers made ahead or step by step
+    expected_tokens, expected_log_probs, one_window = sample_in_segments(144)
+    tokens, log_probs, several_windows = sample_in_segments(15)
+    assert one_window == {35} and several_windows == {15, 30, 35}
+    np.testing.assert_array_equal(tokens, expected_tokens)
+    np.testing.assert_allclose(log_probs, expected_log_probs, atol=1e-5)
+
+    # Random numbers drawn ahead or step by step.
+    np.testing.assert_array_equal(sample_in_segments(144, noise_bytes=0)[0], expected_tokens)

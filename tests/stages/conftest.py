@@ -1,37 +1,24 @@
-"""Small stages, and rewards whose values differ between samples of an untrained policy."""
+"""Small runs of reinforcement learning, and their first steps."""
 
 from __future__ import annotations
 
 import dataclasses
 
 import jax
-import numpy as np
 import pytest
 from helpers import apply_update
 
 from corl_jax.core.sharding import sharding_context
 from corl_jax.engine.optim import make_optimizer
 from corl_jax.engine.update import make_update
-from corl_jax.rewards.base import rewards
 from corl_jax.stages.rl.stage import RlStage
 from corl_jax.stages.run import optim_config
 from corl_jax.stages.setup import build_setup
 
 
 @pytest.fixture(scope="session", autouse=True)
-def varied_rewards():
-    """``redness`` of an image and ``letters`` of a text differ from sample to sample; ``tens`` of a
-    text are often equal."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rewards, "_entries", dict(rewards._entries))
-        rewards.register("redness")(
-            lambda cs, context: np.array([c.pixels[..., 0].mean() / 255 for c in cs])
-        )
-        rewards.register("letters")(lambda cs, context: np.array([len(c.text) / 10 for c in cs]))
-        rewards.register("tens")(
-            lambda cs, context: np.array([round(len(c.text) / 10) for c in cs])
-        )
-        yield
+def always_varied_rewards(varied_rewards):
+    """Every test of stages may name ``varied_rewards`` in its config."""
 
 
 @pytest.fixture(scope="session", autouse=True)

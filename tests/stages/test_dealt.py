@@ -48,9 +48,7 @@ def test_few_prompts_train_as_on_one_device(steps):
         np.testing.assert_allclose(
             np.ravel(sharded.advantages), np.ravel(expected.advantages), atol=2e-3
         )
-        np.testing.assert_allclose(
-            np.ravel(sharded.weights), np.ravel(expected.weights), rtol=1e-6
-        )
+        np.testing.assert_allclose(np.ravel(sharded.weights), np.ravel(expected.weights), rtol=1e-6)
 
     for name, value in steps[0].host_metrics.items():
         assert steps[1].host_metrics[name] == pytest.approx(value, abs=2e-3), name

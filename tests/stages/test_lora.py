@@ -1,15 +1,15 @@
-"""Runs whose adapters alone are trained: two steps end to end, resumed, handed on, exported."""
+"""Runs that train adapters alone: their update, a resumed run, the next run, and the export."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import importlib
-import json
 
 import jax
 import numpy as np
 import pytest
+from helpers import metric_rows, train_and_stop
 
 from corl_jax import Policy
 from corl_jax.commands.cli import main
@@ -23,18 +23,18 @@ from corl_jax.engine.update import make_update
 from corl_jax.models.lora import is_adapter, without_adapters
 from corl_jax.porting.janus.folder import load_params as load_folder
 from corl_jax.stages.rl.stage import RlStage
-from corl_jax.engine.loop import train
-from corl_jax.stages.run import optim_config, prepare, run
-from corl_jax.stages.setup import build_setup
+from corl_jax.stages.run import optim_config, run
+from corl_jax.stages.setup import Setup, build_setup
 from corl_jax.stages.sft import SftStage
 
+TASKS = ("image", "text")
 RANK = {"lora.rank": 4}
-NUMBER = 2 * 4 * (4 * (32 + 32) + 3 * (32 + 64))
+ADAPTER_PARAMS = 2 * 4 * (4 * (32 + 32) + 3 * (32 + 64))
 """Parameters of adapters of rank 4 on two layers of width 32 with feed-forward width 64."""
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_to_compile():
+def fast_compilation():
     """Little effort spent on machine code."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
@@ -47,207 +47,247 @@ def step(take_step):
     return take_step(**RANK)
 
 
+@dataclasses.dataclass(frozen=True)
+class LoraRun:
+    """Four steps with adapters.
+
+    Attributes:
+      config: of the run.
+      workdir: of the run that never stopped.
+      resumed: work directory of the same run, stopped after step 3 and resumed.
+      setup: of ``config``.
+      log: what the first run wrote to stderr.
+    """
+
+    config: dict
+    workdir: object
+    resumed: object
+    setup: Setup
+    log: str
+
+
 @pytest.fixture(scope="module")
-def trained(rl_config, small_world, tmp_path_factory):
-    """Config, work directory of four steps, that of the same run stopped after the third and resumed, its parts; what
-    the first said lies in ``said`` beside them."""
-    home, config = (
-        tmp_path_factory.mktemp("lora"),
-        rl_config(**RANK, steps=4, **{"hooks.save_every": 2}),
-    )
+def lora_run(rl_config, small_world, tmp_path_factory):
+    """A ``LoraRun``."""
+    folder = tmp_path_factory.mktemp("lora")
+    workdir, resumed = folder / "unbroken", folder / "resumed"
+    config = rl_config(**RANK, **{"steps": 4, "hooks.save_every": 2})
     with small_world():
-        with (home / "said").open("w") as said, contextlib.redirect_stderr(said):
-            run(config, home / "whole")
-        going = train(prepare(config, home / "parts"))
-        assert [next(going).step for _ in range(3)] == [1, 2, 3]
-        going.close()  # after step 3, of which nothing is saved
-        run(config, home / "parts")
-        parts = build_setup(config)
-    return config, home / "whole", home / "parts", parts
+        with (folder / "log").open("w") as file, contextlib.redirect_stderr(file):
+            run(config, workdir)
+
+        # Stopped after step 3, of which nothing is saved.
+        train_and_stop(config, resumed, 3)
+        run(config, resumed)
+        setup = build_setup(config)
+    return LoraRun(config, workdir, resumed, setup, (folder / "log").read_text())
 
 
 @pytest.fixture(scope="module")
-def saved(trained):
-    """All parameters of the last checkpoint as they are saved."""
-    return load_params(trained[1], trained[3].structs)
+def saved_params(lora_run):
+    """All parameters of the last checkpoint, adapters apart from their kernels."""
+    return load_params(lora_run.workdir, lora_run.setup.param_specs)
 
 
 @pytest.fixture(scope="module")
-def base(trained):
-    """Parameters of the policy that was handed off."""
-    return Policy.load(trained[0]["init_from"], dtype="float32").params
+def base_params(lora_run):
+    """Parameters of the policy that the run started from."""
+    return Policy.load(lora_run.config["init_from"], dtype="float32").params
 
 
 @pytest.fixture(scope="module")
-def merged(trained):
-    """Parameters of the work directory as they are used."""
-    return Policy.load(trained[1], dtype="float32").params
+def merged_params(lora_run):
+    """Parameters of the work directory as a policy: adapters added to their kernels."""
+    return Policy.load(lora_run.workdir, dtype="float32").params
 
 
-def rows(folder):
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [
-        {k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines
-    ]
+def test_stopped_and_resumed_equals_never_stopped(lora_run):
+    rows = metric_rows(lora_run.workdir)
+    assert metric_rows(lora_run.resumed) == rows
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    manifest, resumed_manifest = (
+        read_manifest(workdir / "checkpoints" / "4")
+        for workdir in (lora_run.workdir, lora_run.resumed)
+    )
+    assert manifest == resumed_manifest and manifest.params_digest is not None
+    assert manifest.model["lora"] == {"rank": 4, "scale": 4.0}
 
 
-def test_stopped_and_resumed_equals_never_stopped(trained):
-    _, whole, parts, _ = trained
-    assert rows(parts) == rows(whole) and [row["step"] for row in rows(whole)] == [1, 2, 3, 4]
-    last = [read_manifest(folder / "checkpoints" / "4") for folder in (whole, parts)]
-    assert last[0] == last[1] and last[0].params_digest is not None
-    assert last[0].model["lora"] == {"rank": 4, "scale": 4.0}
+def test_the_kl_starts_at_0_since_the_base_is_the_reference(lora_run, step):
+    rows = metric_rows(lora_run.workdir)
+    for task in TASKS:
+        assert abs(rows[0][f"{task}/kl"]) < 1e-6 < 1e-4 < rows[-1][f"{task}/kl"]
+        assert rows[0][f"{task}/kl_coefficient"] > 0
+        # The sampler reads merged weights, the loss reads adapters.
+        assert max(row[f"{task}/sampler_logp_diff"] for row in rows) < 1e-4
 
-
-def test_the_kl_begins_at_0_and_the_reference_is_the_base(trained, step):
-    said = rows(trained[1])
-    for task in ("image", "text"):
-        assert abs(said[0][f"{task}/kl"]) < 1e-6 < 1e-4 < said[-1][f"{task}/kl"]
-        assert said[0][f"{task}/kl_coefficient"] > 0
-        assert (
-            max(row[f"{task}/sampler_logp_diff"] for row in said) < 1e-4
-        )  # the sampler's merged weights, the adapters' loss
-    stage, raw = step.stage, step.raw
+    stage = step.stage
     state = stage.init_state()
-    assert stage.reference_in(state) is state.frozen and stage.fixed_reference == {}
-    base, batch = without_adapters(stage.setup.load_params()), step.batches[0]["text"]
+    assert stage.reference_params(state) is state.frozen and stage.fixed_reference == {}
+    base = without_adapters(stage.setup.load_params())
     with sharding_context(stage.setup.sharder):
-        wanted = stage.rollout_sampler.log_probs(base, "text", raw["text"], step.rollouts["text"])
-    np.testing.assert_array_equal(batch.ref_log_probs, wanted)
+        expected = stage.rollout_sampler.log_probs(
+            base, "text", step.raw["text"], step.rollouts["text"]
+        )
+    np.testing.assert_array_equal(step.batches[0]["text"].ref_log_probs, expected)
 
 
 def test_adapters_move_and_nothing_else(step):
-    (state, _), fresh = step.run(times=2), step.stage.init_state()
-    assert digest(state.frozen) == digest(fresh.frozen) and not any(map(is_adapter, state.frozen))
+    (state, _), initial = step.run(times=2), step.stage.init_state()
+    assert digest(state.frozen) == digest(initial.frozen) and not any(map(is_adapter, state.frozen))
     assert len(state.trainable) == 14 and all(map(is_adapter, state.trainable))
-    assert all(np.any(leaf != fresh.trainable[path]) for path, leaf in state.trainable.items())
+    assert all(np.any(leaf != initial.trainable[path]) for path, leaf in state.trainable.items())
+
+    # The optimizer has two moments of each adapter and of nothing else.
     moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
-    assert (
-        sum(leaf.size for leaf in moments)
-        == 2 * sum(leaf.size for leaf in state.trainable.values())
-        == 2 * NUMBER
-    )
-    parts, raw = step.stage.setup, step.raw
+    assert sum(leaf.size for leaf in state.trainable.values()) == ADAPTER_PARAMS
+    assert sum(leaf.size for leaf in moments) == 2 * ADAPTER_PARAMS
+
     before, after = (
-        step.stage.rollout_sampler.log_probs(params, "text", raw["text"], step.rollouts["text"])
-        for params in (fresh.params, state.params)
-    )
-    assert float(np.abs(before - after).max()) > 1e-3 and parts.lora.rank == 4
-
-
-def test_a_run_says_how_much_it_trains(trained, base, capsys):
-    whole = sum(leaf.size for leaf in base.values())
-    said = (trained[1].parent / "said").read_text()
-    assert f"training {NUMBER:,} of {whole + NUMBER:,} parameters" in said
-    assert main(["inspect", "--policy", str(trained[1])]) == 0
-    out = capsys.readouterr().out
-    assert f"parameters{whole:>30,}" in out and f"adapters{14:>32,} arrays" in out
-
-
-def test_what_is_exported_computes_what_was_trained(trained, saved, base, merged, step, tmp_path):
-    """The merged weights of a folder against the adapters of the checkpoint, in float32."""
-    assert main(["export", "--policy", str(trained[1]), "--out", str(tmp_path / "out")]) == 0
-    exported = load_folder(tmp_path / "out", trained[3].cfg)
-    assert digest(exported) == digest(merged)
-    moved = {path for path, leaf in exported.items() if np.any(leaf != base[path])}
-    assert moved == {path.replace("lora_a", "kernel") for path in saved if path.endswith("lora_a")}
-    rollouts = step.stage.rollout_sampler
-    for task in ("image", "text"):
-        adapters, plain, untouched = (
-            rollouts.log_probs(params, task, step.raw[task], step.rollouts[task])
-            for params in (saved, exported, base)
+        step.stage.rollout_sampler.log_probs(
+            params, "text", step.raw["text"], step.rollouts["text"]
         )
-        np.testing.assert_allclose(adapters, plain, rtol=0, atol=1e-5)
-        assert float(np.abs(adapters - untouched).max()) > 1e-3
+        for params in (initial.params, state.params)
+    )
+    assert float(np.abs(before - after).max()) > 1e-3
+    assert step.stage.setup.lora.rank == 4
 
 
-def test_the_base_is_saved_as_it_was_handed_off(saved, base):
-    assert without_adapters(saved).keys() == base.keys()
-    for path, leaf in base.items():
-        np.testing.assert_array_equal(saved[path], leaf, err_msg=path)
+def test_log_and_inspect_count_the_adapters(lora_run, base_params, capsys):
+    base_size = sum(leaf.size for leaf in base_params.values())
+    total = base_size + ADAPTER_PARAMS
+    assert f"training {ADAPTER_PARAMS:,} of {total:,} parameters" in lora_run.log
+    assert main(["inspect", "--policy", str(lora_run.workdir)]) == 0
+    output = capsys.readouterr().out
+    assert f"parameters{base_size:>30,}" in output and f"adapters{14:>32,} arrays" in output
+
+
+def test_the_exported_policy_computes_what_was_trained(
+    lora_run, saved_params, base_params, merged_params, step, tmp_path
+):
+    """The merged weights of a folder against the adapters of the checkpoint, in float32."""
+    command = ["export", "--policy", str(lora_run.workdir), "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    exported = load_folder(tmp_path / "out", lora_run.setup.cfg)
+    assert digest(exported) == digest(merged_params)
+    moved = {path for path, leaf in exported.items() if np.any(leaf != base_params[path])}
+    adapted = [path for path in saved_params if path.endswith("lora_a")]
+    assert moved == {path.replace("lora_a", "kernel") for path in adapted}
+
+    for task in TASKS:
+        from_adapters, from_merged, from_base = (
+            step.stage.rollout_sampler.log_probs(params, task, step.raw[task], step.rollouts[task])
+            for params in (saved_params, exported, base_params)
+        )
+        np.testing.assert_allclose(from_adapters, from_merged, rtol=0, atol=1e-5)
+        assert float(np.abs(from_adapters - from_base).max()) > 1e-3
+
+
+def test_the_base_is_saved_unchanged(saved_params, base_params):
+    assert without_adapters(saved_params).keys() == base_params.keys()
+    for path, leaf in base_params.items():
+        np.testing.assert_array_equal(saved_params[path], leaf, err_msg=path)
 
 
 @pytest.mark.parametrize("rank", [0, 2])
-def test_the_next_run_starts_from_the_merged_policy(trained, merged, rl_config, small_world, rank):
-    """With adapters of its own, or none."""
+def test_the_next_run_starts_from_the_merged_policy(
+    lora_run, merged_params, rl_config, small_world, rank
+):
+    """With new adapters, or without any."""
     with small_world():
-        parts = build_setup(rl_config(**{"lora.rank": rank}, init_from=str(trained[1])))
-        params = parts.load_params()
-    assert without_adapters(params).keys() == merged.keys() and bool(params.keys() - merged.keys()) == bool(
-        rank
-    )
+        setup = build_setup(rl_config(**{"lora.rank": rank}, init_from=str(lora_run.workdir)))
+        params = setup.load_params()
+    assert without_adapters(params).keys() == merged_params.keys()
+    assert bool(params.keys() - merged_params.keys()) == bool(rank)
     for path, leaf in params.items():
         if path.endswith("lora_b"):
             assert not np.any(leaf) and leaf.shape[-2] == rank
         elif not is_adapter(path):
-            np.testing.assert_array_equal(leaf, merged[path])
+            np.testing.assert_array_equal(leaf, merged_params[path])
 
 
-def test_narrow_base_lighter_and_stale_rollouts(rl_config, small_world, base, tmp_path):
-    """All that changes what is sampled from, at once; the base in half the memory, merged in float32 when read."""
-    changes = {"rl.rollout.one_step_off_policy": True, "rl.loss.importance_cap": 2.0, "rl.rollout.weights_dtype": "int8"}
-    config = rl_config(**RANK, **changes, **{"lora.base_dtype": "bfloat16"}, steps=3)
+def test_bfloat16_base_with_an_int8_sampler_one_step_off_policy(
+    rl_config, small_world, base_params, tmp_path
+):
+    """All options of sampling at once; the base in half the memory, merged in float32."""
+    config = rl_config(
+        **RANK,
+        **{
+            "lora.base_dtype": "bfloat16",
+            "rl.rollout.one_step_off_policy": True,
+            "rl.rollout.weights_dtype": "int8",
+            "rl.loss.importance_cap": 2.0,
+            "steps": 3,
+        },
+    )
     with small_world():
         run(config, tmp_path / "run")
-        parts = build_setup(config)
-    said, saved = rows(tmp_path / "run"), load_params(tmp_path / "run", parts.param_specs)
-    assert all(0 < row["text/sampler_logp_diff"] < 0.5 for row in said) and said[-1]["text/kl"] > 1e-4
-    assert abs(said[0]["text/kl"]) < 1e-6
-    policy = Policy.load(tmp_path / "run", dtype="float32")
+        setup = build_setup(config)
+    rows = metric_rows(tmp_path / "run")
+    saved = load_params(tmp_path / "run", setup.param_specs)
+    assert all(0 < row["text/sampler_logp_diff"] < 0.5 for row in rows)
+    assert rows[-1]["text/kl"] > 1e-4 and abs(rows[0]["text/kl"]) < 1e-6
+
+    # The base is saved in bfloat16, rounded from what the run started from.
     for path, leaf in saved.items():
-        if not is_adapter(path):
-            narrow = path.endswith(("kernel", "embed/embedding")) and not path.startswith(
-                "image_tokenizer/"
-            )
-            assert leaf.dtype == ("bfloat16" if narrow else "float32"), path
-            np.testing.assert_array_equal(leaf, base[path].astype(leaf.dtype), err_msg=path)
+        if is_adapter(path):
+            continue
+        is_matrix = path.endswith(("kernel", "embed/embedding"))
+        is_bfloat16 = is_matrix and not path.startswith("image_tokenizer/")
+        assert leaf.dtype == ("bfloat16" if is_bfloat16 else "float32"), path
+        np.testing.assert_array_equal(leaf, base_params[path].astype(leaf.dtype), err_msg=path)
+
+    # Adapters are added in float32.
+    policy = Policy.load(tmp_path / "run", dtype="float32")
     kernel = "language_model/layers/down_proj/kernel"
-    a, b = (
+    base, a, b = (
         np.asarray(saved[kernel.replace("kernel", name)], np.float64)
-        for name in ("lora_a", "lora_b")
+        for name in ("kernel", "lora_a", "lora_b")
     )
     assert policy.params[kernel].dtype == "float32"
-    np.testing.assert_allclose(
-        policy.params[kernel], np.asarray(saved[kernel], np.float64) + 4 * a @ b, atol=1e-6
-    )
+    np.testing.assert_allclose(policy.params[kernel], base + 4 * a @ b, atol=1e-6)
 
 
 def test_two_devices_train_as_one(step, small_world):
     """The update of a step, its batch spread over two devices and the adapters with their kernels."""
     config = step.config | {"mesh": {"data": 1, "fsdp": 2, "tensor": 1}}
     with small_world(2):
-        parts = build_setup(config)
-        stage = RlStage(config, parts, step.optimizer)
-        batch = parts.sharder.put_batch(jax.device_get(step.batches[0]))
-        spread = dataclasses.replace(step, stage=stage, batches=[batch])
-        (one, (said,)), (two, (other,)) = step.run(), spread.run()
-    assert said == pytest.approx(other, rel=1e-4, abs=1e-5) and said["grad_norm"] > 1e-3
-    for path, leaf in one.trainable.items():
-        np.testing.assert_allclose(leaf, two.trainable[path], rtol=0, atol=2e-5, err_msg=path)
-    home = "language_model/layers/up_proj/"
-    assert two.trainable[home + "lora_a"].addressable_shards[0].data.shape == (2, 16, 4)
-    assert two.trainable[home + "lora_b"].addressable_shards[0].data.shape == (2, 4, 64)
+        setup = build_setup(config)
+        stage = RlStage(config, setup, step.optimizer)
+        batch = setup.sharder.put_batch(jax.device_get(step.batches[0]))
+        sharded_step = dataclasses.replace(step, stage=stage, batches=[batch])
+        expected_state, (expected_metrics,) = step.run()
+        state, (metrics,) = sharded_step.run()
+
+    assert metrics == pytest.approx(expected_metrics, rel=1e-4, abs=1e-5)
+    assert metrics["grad_norm"] > 1e-3
+    for path, leaf in expected_state.trainable.items():
+        np.testing.assert_allclose(state.trainable[path], leaf, rtol=0, atol=2e-5, err_msg=path)
+    linear = "language_model/layers/up_proj/"
+    assert state.trainable[linear + "lora_a"].addressable_shards[0].data.shape == (2, 16, 4)
+    assert state.trainable[linear + "lora_b"].addressable_shards[0].data.shape == (2, 4, 64)
 
 
-def test_old_log_probs_are_those_of_the_adapters(step, trained, saved, small_world):
-    """With several updates per step, so that the first of them has a ratio of one."""
+def test_old_log_probs_are_those_of_the_adapters(step, saved_params, small_world):
+    """With several updates per step, so that the ratio is 1 in the first of them."""
     config = step.config | {"updates_per_step": 2}
     with small_world():
         stage = RlStage(config, step.stage.setup, step.optimizer)
-        fresh = stage.init_state()
-        state = dataclasses.replace(
-            fresh, trainable={path: saved[path] for path in fresh.trainable}
-        )
+        initial = stage.init_state()
+        trainable = {path: saved_params[path] for path in initial.trainable}
+        state = dataclasses.replace(initial, trainable=trainable)
         with sharding_context(stage.setup.sharder):
             batch, _ = next(stage.batches(state, step.raw, 0))
-            again = {}
+            expected = {}
             for task, part in batch.items():
                 rollout = dataclasses.replace(
                     step.rollouts[task], tokens=part.tokens, mask=part.mask
                 )
-                again[task] = stage.rollout_sampler.log_probs(state.params, task, step.raw[task], rollout)
+                expected[task] = stage.rollout_sampler.log_probs(
+                    state.params, task, step.raw[task], rollout
+                )
     for task, part in batch.items():
-        np.testing.assert_array_equal(part.old_log_probs, again[task])
+        np.testing.assert_array_equal(part.old_log_probs, expected[task])
         assert np.any(part.old_log_probs != part.ref_log_probs)
 
 
@@ -258,18 +298,15 @@ def test_supervised_adapters(small_config, small_world, dot_policy_folder):
         stage = SftStage(config, build_setup(config), make_optimizer(optim_config(config)))
         state = stage.init_state()
         batch, _ = next(stage.batches(state, next(stage.data_iterator()), 0))
-        update = make_update(stage.loss, stage.update_algo_state, stage.optimizer)
-        moved, metrics = update.trace(state, batch).out_info
-    assert (
-        len(moved.trainable) == 14
-        and all(map(is_adapter, moved.trainable))
-        and "text/nll" in metrics
-    )
+        update = make_update(stage.loss, stage.update_algo_state, stage.optimizer, 1, state)
+        next_state, metrics = update.trace(state.with_frozen({}), state.frozen, batch).out_info
+    assert len(next_state.trainable) == 14 and all(map(is_adapter, next_state.trainable))
+    assert "text/nll" in metrics
 
 
 def test_the_argument_of_a_config(small_config):
     small_config("unified")  # makes configs importable
     get_config = importlib.import_module("configs.unified").get_config
     assert get_config("tiny,lora=4").lora.rank == 4 and get_config().lora.rank == 0
-    with pytest.raises(UserError, match="lora='much' is no rank"):
+    with pytest.raises(UserError, match="lora must be the rank of the adapters.*; got 'much'"):
         get_config("tiny,lora=much")

@@ -75,8 +75,7 @@ BAD_RL_VALUES = [
     ),
     (
         {"rl.log_probs.image_alignment": "odd"},
-        "config.rl.log_probs.image_alignment must be one of aligned, off_by_one_ulm_r1; "
-        "got 'odd'",
+        "config.rl.log_probs.image_alignment must be one of aligned, off_by_one_ulm_r1; got 'odd'",
     ),
     (
         {"rl.log_probs.shared_prefix": ("text", "sound")},

@@ -144,6 +144,7 @@ TINY = JanusConfig(
 # The defaults of the dataclasses are those of the 1B model.
 JANUS_PRO_1B = JanusConfig()
 
+# Vision tower and image tokenizer are those of the 1B model.
 JANUS_PRO_7B = JanusConfig(
     decoder=DecoderConfig(width=4096, depth=30, heads=32, kv_heads=32, mlp_dim=11008),
     gen_head_dim=4096,

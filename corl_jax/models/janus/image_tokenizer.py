@@ -116,6 +116,7 @@ class Upsample(nnx.Module):
         self.conv = conv(channels, channels, 3, rngs)
 
     def __call__(self, x_NHWC: Float[Array, "N H W C"]) -> Float[Array, "N 2*H 2*W C"]:
+        # Rows are repeated, then columns.
         return self.conv(jnp.repeat(jnp.repeat(x_NHWC, 2, 1), 2, 2))
 
 
@@ -245,6 +246,7 @@ class ImageTokenizer(nnx.Module):
 
     def encode(self, images: Float[Array, "N H W 3"]) -> Int[Array, "N S"]:
         """Image tokens of images in [-1, 1], row by row."""
+        # The grid of latents is flattened row by row.
         return self.quantize.nearest(self.latents(images)).reshape(images.shape[0], -1)
 
     def decode_latents(self, z_NhwZ: Float[Array, "N h w Z"]) -> Float[Array, "N H W 3"]:

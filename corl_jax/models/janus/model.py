@@ -128,6 +128,7 @@ class Janus(nnx.Module):
 
     def embed_text(self, tokens: Int[Array, "N L"]) -> Float[Array, "N L D"]:
         """Input embeddings of text tokens."""
+        # Sharded so that devices do not sum a gradient of the complete table.
         return shard_embedding_lookup(self.language_model.embed(tokens), "embed")
 
     def embed_image_tokens(self, tokens: Int[Array, "N L"]) -> Float[Array, "N L D"]:
@@ -180,6 +181,7 @@ def abstract(cfg: JanusConfig, lora: Lora | None = None, **options: Any) -> Janu
       **options: keyword arguments of ``Janus``.
     """
 
+    # Adapters are added under eval_shape too, so nothing is ever allocated.
     def make() -> Janus:
         model = Janus(cfg, **options, rngs=nnx.Rngs(0))
         return add_adapters(model, lora) if lora is not None and lora.rank else model

@@ -60,7 +60,6 @@ class VisionBlock(nnx.Module):
 
     def __call__(self, x_NSD: Float[Array, "N S D"]) -> Float[Array, "N S D"]:
         """States of ``S`` patches after this block."""
-        # Attention over all heads.
         rows, patches, width = x_NSD.shape
         h_NSD = self.norm1(x_NSD)
         q_NSHC, k_NSHC, v_NSHC = (
@@ -73,7 +72,6 @@ class VisionBlock(nnx.Module):
         mixed_NSHC = attend(q_NSHC, k_NSHC.swapaxes(1, 2), v_NSHC.swapaxes(1, 2), None)
         x_NSD = x_NSD + self.o_proj(mixed_NSHC.reshape(h_NSD.shape))
 
-        # MLP.
         h_NSF = jax.nn.gelu(self.fc1(self.norm2(x_NSD)), approximate=False)
         return constrain(x_NSD + self.fc2(h_NSF), "batch")
 
@@ -92,6 +90,7 @@ class VisionTower(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.cfg, self.dtype, self.remat, self.unroll = cfg, dtype, remat, unroll
+        # Stride and kernel of the patch size: patches do not overlap.
         self.patch_embed = nnx.Conv(
             3,
             cfg.width,
@@ -103,6 +102,7 @@ class VisionTower(nnx.Module):
             kernel_metadata={"logical": (None, None, None, "vision")},
             bias_metadata={"logical": ("vision",)},
         )
+        # A learned vector for each patch, at the one image size of the model.
         positions_SD = nnx.initializers.normal(0.02)(rngs.params(), (cfg.tokens, cfg.width))
         self.position = nnx.Param(positions_SD, logical=("positions", "vision"))
         self.layers = stack(
@@ -112,7 +112,7 @@ class VisionTower(nnx.Module):
 
     def __call__(self, images: Float[Array, "N H W 3"]) -> Float[Array, "N S D"]:
         """Images in [-1, 1] to one state per patch, row by row."""
-        # A strided convolution cuts the image into patches; its grid is flattened row by row.
+        # The grid of patches is flattened row by row.
         patches_NhwD = self.patch_embed(images)
         x_NSD = patches_NhwD.reshape(patches_NhwD.shape[0], -1, patches_NhwD.shape[-1])
         x_NSD = x_NSD + self.position[...].astype(x_NSD.dtype)

@@ -65,6 +65,7 @@ def _compare(
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), trainable)
         return jax.lax.scan(add_part, zeros, parts[task])[0]
 
+    # Both gradients are held at once, which is what this hook costs in memory.
     image, text = gradient("image"), gradient("text")
     image_norm, text_norm = optax.tree.norm(image), optax.tree.norm(text)
     smallest = jnp.finfo(jnp.float32).tiny

@@ -40,6 +40,7 @@ def policy_loss(
     Returns:
       the loss, and metrics named ``TASK/NAME``.
     """
+    # Sorted, so that the sum does not depend on the order of the config.
     total, metrics = jnp.zeros(()), Metrics()
     for task, part in sorted(batch.items()):
         loss, task_metrics = task_loss(policy, cfg, params, task, part, algo[task].coef)
@@ -57,6 +58,7 @@ def task_loss(
     kl_coefficient: Float[Array, ""],
 ) -> tuple[Float[Array, ""], Metrics]:
     """One task's weighted sum over tokens, and metrics per token."""
+    # Teacher-forced log-probs of the rollout under the parameters in training.
     log_probs, entropies = log_probs_and_entropy(
         bind(policy.graphdef, params),
         part.prompts,

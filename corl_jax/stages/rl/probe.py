@@ -38,6 +38,7 @@ class HeldOutProbe:
         A task that training leaves out is probed with as many prompts as the other, unless it has
         no rewards in the config.
         """
+        # The probe is a small config of its own over training's model and reward models.
         rollout = cfg.rollout
         most_prompts = max(rollout.image_prompts, rollout.text_prompts)
         prompts = {"image": rollout.image_prompts, "text": rollout.text_prompts}
@@ -76,6 +77,7 @@ class HeldOutProbe:
         Args:
           params: of the policy, as ``Setup.rollout_params`` returns them.
         """
+        # Step 0 and a stream of its own: the same prompts with the same keys every time.
         prompts = self._joint_prompts(self.records, 0)
         batch = self._rollout_sampler.sample_batch(params, prompts, 0, "probe/")
         metrics = {}

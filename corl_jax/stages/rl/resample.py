@@ -110,6 +110,7 @@ class DynamicSampling:
         tasks: tuple[str, ...],
     ) -> ScoredRollouts:
         """The rollouts of a round and their rewards."""
+        # The round is part of the stream's name, so that no key is used twice.
         prompts = self.joint_prompts(records, step)
         batch = self.rollout_sampler.sample_batch(
             params, {task: prompts[task] for task in tasks}, step, f"refill {round_number}/"
@@ -169,6 +170,7 @@ def replacements(missing: np.ndarray, available: np.ndarray) -> np.ndarray:
       missing: bool ``[B]``, groups to replace.
       available: bool ``[B]``, groups that may replace them.
     """
+    # The first missing group takes the first available one, and so on until either runs out.
     source = np.full(len(missing), -1)
     pairs = zip(np.flatnonzero(missing), np.flatnonzero(available), strict=False)
     for group, replacement in pairs:

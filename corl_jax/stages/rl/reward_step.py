@@ -85,6 +85,7 @@ class RewardScorer:
           params: of the policy, for rewards that read with it.
           local_rollout: this process's rows, on the host.
         """
+        # Some rewards read with the policy itself: states of captions, answers about images.
         policy = RewardPolicyHandle(
             self.setup.rollout_policy,
             self.setup.tokenizer,
@@ -107,6 +108,7 @@ class RewardScorer:
         """
         if self.cfg.reward_options.normalization != "running":
             return rewards
+        # Moments are kept in float32 on the device; z-scores are computed in float64.
         moments: RunningMoments = jax.device_get(algo["rewards"][task])
         values = rewards.matrix.astype(np.float64)
         total = moments.with_values(values).z_scores(values) @ self._weights(task)

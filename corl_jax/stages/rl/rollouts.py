@@ -73,6 +73,7 @@ class RolloutSampler:
         if not self.cfg.rollout.one_step_off_policy:
             return self.sample_batch(params, raw, step)
 
+        # A new or resumed run has nothing prefetched: sample what the step before would have.
         prompts, next_prompts = raw
         batch, self.prefetched = self.prefetched, None
         if batch is None or batch.step != step:
@@ -95,16 +96,19 @@ class RolloutSampler:
           prompts: task to this process's prompts, on the host.
           stream_prefix: of the random stream, so that samples outside training have other keys.
         """
-        placed = {
+        # The host's rows of all processes become one batch on the mesh.
+        on_mesh = {
             task: PromptBatch(self.setup.sharder.put_batch(batch.prompts), batch.records)
             for task, batch in prompts.items()
         }
+
+        # Nothing here waits: rollouts are futures until somebody reads them.
         sampler_params = self.quantize(params)
         rollouts = {
             task: self.sample_task(sampler_params, task, batch, step, stream_prefix)
-            for task, batch in placed.items()
+            for task, batch in on_mesh.items()
         }
-        return RolloutBatch(step, placed, rollouts)
+        return RolloutBatch(step, on_mesh, rollouts)
 
     def sample_task(
         self, params: Params, task: str, batch: PromptBatch, step: int, stream_prefix: str = ""
@@ -113,6 +117,7 @@ class RolloutSampler:
 
         The key of a sample depends on (seed, task, step, its number within the step) alone.
         """
+        # Keys are numbered over the whole step, so that they do not depend on the mesh.
         rows = batch.prompts.tokens.shape[0]
         samples = self.cfg.rollout.prompts[task] * self.cfg.rollout.group_size
         keys = sample_keys(stream(self.seed, stream_prefix + task, step), samples)

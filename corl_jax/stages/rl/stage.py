@@ -74,6 +74,8 @@ class RlStage:
         self.setup, self.optimizer, self.seed = setup, optimizer, config["seed"]
         self.trainable = setup.trainable_patterns(config["trainable"])
         setup.check_sources(trainable=self.trainable)
+
+        # Schedules count updates, of which a step may have several.
         self.updates_per_step = config["updates_per_step"]
         self.total_updates = config["steps"] * self.updates_per_step
         self.cfg: RlConfig = read_rl_config(config, self.updates_per_step)
@@ -202,6 +204,7 @@ class RlStage:
 
     def data_iterator(self) -> grain.DatasetIterator:
         """Prompts of both tasks; one step off policy, those of two steps at a time."""
+        # Prompts are made ahead of time in threads; only this process's rows are read.
         iterator = batches(
             self.train_records,
             seed=self.seed,
@@ -263,6 +266,7 @@ class RlStage:
         Old log-probs are needed only where a rollout is used for several updates; in the first one
         the policy is the one that sampled.
         """
+        # With adapters the policy is scored with them, not from the merged copy that samples.
         reference = self.reference_params(state)
         old_policy = state.params if self.setup.lora.rank else params
         parts = {}
@@ -311,6 +315,8 @@ class RlStage:
         Coefficients of a task that did not train in this step move as if its KL were on target.
         """
         next_algo = dict(algo)
+
+        # KL coefficients follow their schedules, or steer towards a target.
         if self.cfg.needs_reference:
             for task in self.cfg.tasks:
                 kl_cfg, name = self.cfg.kl[task], f"{task}/kl"
@@ -318,6 +324,8 @@ class RlStage:
                 next_algo[task] = kl.next_kl_state(
                     kl_cfg, algo[task], divergence, self.total_updates
                 )
+
+        # Only a task that trained in this step has rewards to add.
         if "rewards" in algo:
             next_algo["rewards"] = {
                 task: moments.with_sums(

@@ -40,7 +40,9 @@ def partly_constant_rewards(varied_rewards):
     """Rewards that are 0.5 for every sample of some records."""
 
     def partly_constant(value):
-        return lambda cs, context: np.array([0.5 if is_constant(c.record) else value(c) for c in cs])
+        return lambda cs, context: np.array(
+            [0.5 if is_constant(c.record) else value(c) for c in cs]
+        )
 
     rewards.register("constant_or_redness")(
         partly_constant(lambda c: c.pixels[..., 0].mean() / 255)

@@ -154,14 +154,39 @@ def test_microbatches_add_up_to_the_batch(first, updated):
         assert metrics[name] == pytest.approx(expected, abs=2e-5), name
 
 
-def test_a_second_update_has_other_ratios_than_one(take_step):
-    step = take_step(**{"updates_per_step": 2})
+@pytest.fixture(scope="module")
+def four_updates(take_step):
+    """A run of two steps with two updates each.
+
+    Its first step, and state and metrics of four updates by the first batch. The learning rate
+    warms up over half of the updates and then decays to a fifth; KL coefficients rise linearly.
+    """
+    kl_schedule = {
+        f"kl.{task}.{name}": value
+        for task in TASKS
+        for name, value in {"schedule": "linear", "start": 0.01, "end": 0.03}.items()
+    }
+    step = take_step(
+        **{
+            "steps": 2,
+            "updates_per_step": 2,
+            "optim.schedule": "linear",
+            "optim.warmup_ratio": 0.5,
+            "optim.final_fraction": 0.2,
+            **kl_schedule,
+        }
+    )
+    return step, *step.run(times=4)
+
+
+def test_a_second_update_has_other_ratios_than_one(four_updates):
+    step, state, metrics_of_updates = four_updates
     assert len(step.batches) == 2 and step.batches[0] is step.batches[1]
     for part in step.batches[0].values():
         np.testing.assert_allclose(part.old_log_probs, part.sampler_log_probs, atol=1e-4)
 
-    state, (metrics_1, metrics_2) = step.run(times=2)
-    assert int(state.step) == 2
+    assert int(state.step) == 4
+    metrics_1, metrics_2, *_ = metrics_of_updates
     for task in TASKS:
         assert metrics_1[f"{task}/ratio"] == pytest.approx(1, abs=1e-5)
         assert abs(metrics_2[f"{task}/ratio"] - 1) > 1e-5
@@ -169,11 +194,30 @@ def test_a_second_update_has_other_ratios_than_one(take_step):
         assert metrics_2[f"{task}/kl"] > 1e-6 > abs(metrics_1[f"{task}/kl"])
 
 
+def test_schedules_count_updates_and_not_steps(four_updates):
+    step, state, metrics_of_updates = four_updates
+    peak = step.config["optim"]["learning_rate"]
+    shares = [metrics["learning_rate"] / peak for metrics in metrics_of_updates]
+    assert shares == pytest.approx([0.5, 1, 1, 0.6])
+    # The end, where a fifth update would begin.
+    assert step.optimizer.learning_rate(4) == pytest.approx(0.2 * peak)
+
+    for task in TASKS:
+        coefficients = [metrics[f"{task}/kl_coefficient"] for metrics in metrics_of_updates]
+        assert coefficients == pytest.approx([0.01, 0.015, 0.02, 0.025])
+        assert int(state.algo[task].step) == 4
+        assert float(state.algo[task].coef) == pytest.approx(0.03)
+
+
+def test_the_reference_follows_after_all_updates_of_a_step(rl_config, first):
+    config = rl_config(**{"updates_per_step": 2, "rl.reference.update_every": 3})
+    stage = RlStage(config, first.stage.setup, first.optimizer)
+    assert stage.following_reference({}).every == 6
+
+
 def test_rollouts_one_step_off_policy_are_of_the_parameters_before_the_update(take_step, first):
     """Their importance weights are how much likelier the updated policy makes them, capped."""
-    step = take_step(
-        **{"rl.rollout.one_step_off_policy": True, "rl.loss.importance_cap": 1.02}
-    )
+    step = take_step(**{"rl.rollout.one_step_off_policy": True, "rl.loss.importance_cap": 1.02})
     stage = step.stage
     np.testing.assert_array_equal(step.batches[0]["text"].tokens, first.batches[0]["text"].tokens)
 
@@ -193,9 +237,7 @@ def test_rollouts_one_step_off_policy_are_of_the_parameters_before_the_update(ta
         for rollout in (batch["text"], sampled_again):
             np.testing.assert_array_equal(rollout.tokens, prefetched.tokens)
         assert not np.array_equal(prefetched.tokens, step.batches[0]["text"].tokens)
-        log_probs = stage.rollout_sampler.log_probs(
-            state.params, "text", raw_1["text"], prefetched
-        )
+        log_probs = stage.rollout_sampler.log_probs(state.params, "text", raw_1["text"], prefetched)
         _, loss_metrics = stage.loss(state.params, batch, state.algo)
 
     ratios = np.exp(np.asarray(log_probs) - np.asarray(prefetched.log_probs))

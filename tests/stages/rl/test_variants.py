@@ -74,9 +74,7 @@ def test_the_entropy_bonus_is_subtracted_from_the_loss(loss, default_loss):
 
 
 def test_the_clip_acts_in_the_second_update(take_step):
-    step = take_step(
-        **{"updates_per_step": 2, "rl.loss.clip_low": 0.01, "rl.loss.clip_high": 0.02}
-    )
+    step = take_step(**{"updates_per_step": 2, "rl.loss.clip_low": 0.01, "rl.loss.clip_high": 0.02})
     _, (metrics_1, metrics_2) = step.run(times=2)
     for task in ("image", "text"):
         assert metrics_1[f"{task}/clip_fraction"] == 0 < metrics_2[f"{task}/clip_fraction"] < 1
@@ -182,9 +180,7 @@ def test_compat_of_other_arguments(small_config):
         get_config("tiny,compat=odd")
 
 
-def test_a_run_in_bfloat16_is_saved_so_and_read_in_either_dtype(
-    ulm_r1_run, rl_config, small_world
-):
+def test_a_run_in_bfloat16_is_saved_so_and_read_in_either_dtype(ulm_r1_run, rl_config, small_world):
     workdir, config, _ = ulm_r1_run
     with small_world():
         bfloat16_setup = build_setup(config | {"init_from": str(workdir)})
