@@ -206,19 +206,22 @@ def refused(capsys, monkeypatch, small_world):
         ("--config", "config file '--workdir=.*cannot be read"),
         ("--config=configs/nowhere.py", "'configs/nowhere.py' cannot be read"),
         ("--config=README.md", "expected for example"),
-        (f"{UNIFIED}:huge", "unknown model size 'huge'"),
-        (f"{UNIFIED}:colour=red", "unknown config argument 'colour'"),
+        (f"{UNIFIED}:huge", "model size must be one of tiny, .*; got 'huge'"),
+        (f"{UNIFIED}:colour=red", "config argument must be one of .*; got 'colour'"),
         (f"{UNIFIED} --colour=red", "Unknown command line flag 'colour'"),
         (f"{UNIFIED} red", "unexpected argument 'red'"),
         (f"{UNIFIED} --config.rl.rollout.gruop_size=4", 'no such key: .*"group_size"'),
         (f"{UNIFIED} --config.batch_size=4", "no such key"),
         (f"{UNIFIED} --config.rl.rollout.group_size=many", "many"),
-        (f"{UNIFIED} --config.rl.rollout.group_size=1", "rl.rollout.group_size=1"),
-        (f"{UNIFIED} --config.steps=0", "config.steps=0"),
+        (
+            f"{UNIFIED} --config.rl.rollout.group_size=1",
+            "config.rl.rollout.group_size must be at least 2; got 1",
+        ),
+        (f"{UNIFIED} --config.steps=0", "config.steps must be .* at least 1; got 0"),
         (f"{UNIFIED} --config.init_from=nowhere", "policy 'nowhere' is not a folder"),
         (
             f"{UNIFIED}:janus_pro_1b --config.init_from=tiny",
-            "'janus_pro_1b' is not the size of the policy in init_from='tiny'",
+            "'janus_pro_1b' must be the size of the policy in init_from='tiny'",
         ),
         ("--config=configs/sft.py:tokenizer=nowhere", "policy 'nowhere' is not a folder"),
     ],
@@ -256,7 +259,7 @@ def test_an_unknown_key_has_no_hint_about_other_names(refused, tmp_path):
 
 def test_addresses_that_cannot_be_written_or_read(refused):
     error = refused(UNIFIED, "--workdir=s3://bucket/run")
-    assert "expected gs://BUCKET/FOLDER or a folder" in error
+    assert "workdir must be gs://BUCKET/FOLDER or a local folder; got s3://bucket/run" in error
     error = refused(UNIFIED, "--config.init_from=gs://bucket/run")
     assert "copy it first: gcloud storage cp --recursive gs://bucket/run ." in error
 

@@ -45,6 +45,7 @@ def _equation_flops(equation: core.JaxprEqn) -> float:
         # The jaxpr inside is that of one shard.
         shards = math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
         return shards * sum(inner_flops)
+
     return sum(inner_flops)
 
 

@@ -186,7 +186,10 @@ class Module:
 def parse(text: str) -> Module:
     """The program of an ``as_text()``."""
     computations: dict[str, Computation] = {}
-    entry_name, name, instructions = "", "", dict[str, Instruction]()
+    entry_name = ""
+
+    # The computation of the current line; no name between computations.
+    name, instructions = "", dict[str, Instruction]()
     for line in text.splitlines():
         head = _COMPUTATION_HEAD.match(line)
         if head:
@@ -194,12 +197,13 @@ def parse(text: str) -> Module:
             name, instructions = head.group(2), {}
             entry_name = name if head.group(1) else entry_name
         elif line.startswith("}") and name:
-            # It ends; lines between computations are skipped.
+            # It ends.
             computations[name] = Computation(name, instructions)
             name = ""
         elif name and " = " in line:
             instruction = _parse_instruction(line)
             instructions[instruction.name] = instruction
+
     return Module(computations, computations[entry_name])
 
 

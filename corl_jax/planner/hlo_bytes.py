@@ -91,6 +91,7 @@ def computation_traffic(module: Module, computation: Computation) -> DeviceTraff
             total += DeviceTraffic(hbm_bytes(module, computation, instruction), {})
             for collective in collectives(module, computation, instruction):
                 total += DeviceTraffic(0.0, {collective.kind: collective.link_bytes})
+
     return total
 
 
@@ -166,6 +167,7 @@ def hbm_bytes(module: Module, computation: Computation, instruction: Instruction
 def _fusion_read_bytes(module: Module, fusion: Computation, name: str) -> float:
     """Bytes of a parameter of a fusion, or of a view of it, that its instructions read."""
     total = 0.0
+
     for user in fusion.users[name]:
         # A slice or an update has the array first, then indices and, for an update, values.
         is_first_operand = user.operands[0] == name
@@ -188,6 +190,7 @@ def _fusion_read_bytes(module: Module, fusion: Computation, name: str) -> float:
         else:
             # One user that reads all of the array is enough.
             return float(fusion.instructions[name].result_bytes)
+
     return total
 
 
@@ -196,6 +199,7 @@ def _fusion_write_bytes(module: Module, fusion: Computation) -> float:
 
     def written_bytes(name: str) -> float:
         instruction = fusion.instructions[name]
+
         if instruction.opcode == "tuple":
             # A fusion with several results: each counts by itself.
             return sum(
@@ -210,6 +214,8 @@ def _fusion_write_bytes(module: Module, fusion: Computation) -> float:
             return written_bytes(instruction.operands[0])
         if instruction.opcode == "fusion":
             return _fusion_write_bytes(module, module.computations[instruction.called[0]])
+
+        # Results of other instructions are written completely.
         return float(instruction.result_bytes)
 
     return written_bytes(fusion.root.name)

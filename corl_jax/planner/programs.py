@@ -92,7 +92,9 @@ class PlannedStep:
     def policy_batches(self, tasks: Sequence[str]) -> dict[str, PolicyBatch]:
         """The abstract batch of an update of these tasks."""
         cfg, batches = self.stage.cfg, {}
+
         for task in tasks:
+            # Completions ``[B * f, G / f, T]``.
             rollout = self.rollout(task)
             shape = rollout.tokens.shape
             per_token = self.abstract_rows(shape, jnp.float32)
@@ -110,6 +112,7 @@ class PlannedStep:
                 rewards_shape = (*shape[:2], len(cfg.rewards[task]))
                 rewards = self.abstract_rows(rewards_shape, jnp.float32)
                 batch = dataclasses.replace(batch, rewards=rewards)
+
             batches[task] = batch
         return batches
 
@@ -148,6 +151,8 @@ class PlannedStep:
         of each task.
         """
         cfg = self.stage.cfg
+
+        # Each task has a rollout and an update, or both tasks one update.
         rollouts = {
             task: [ProgramCall(functools.partial(self.traced_rollout, task))] for task in cfg.tasks
         }

@@ -25,7 +25,7 @@ class Phase:
 
     Attributes:
       peak_gib: memory while it runs, with the train state and everything else that is on the chip.
-      temp_gib: what the programs need beside arguments and results.
+      temp_gib: what the programs need besides arguments and results.
       flops, bytes, collective_bytes: of one step; in memory and over links.
       collectives: kind of collective to its bytes over links.
       roofline_seconds: the longest of arithmetic, memory and links at their peak rates.
@@ -54,7 +54,7 @@ class DecodeLoop:
     Attributes:
       bytes_over_minimum: bytes in memory of a decode step, over those of the weights once and the
         filled KV cache once.
-      temp_over_resident: temporary memory beside the cache, over weights and cache.
+      temp_over_resident: temporary memory besides the cache, over weights and cache.
       cache_copies: copies of the cache in the loop.
     """
 
@@ -110,6 +110,7 @@ def compile_plan(
     parts, calls = memory.memory_parts(step), step.phases()
     phases: dict[str, Phase] = {}
     decode, links_over_minimum = None, None
+
     for name in PHASES:
         programs = [
             compile_call(call, step.trace, f"{name} {i + 1}", log)

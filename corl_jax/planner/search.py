@@ -51,6 +51,8 @@ def search_meshes(
     for candidate in candidate_configs(config, slice_.count):
         mesh, microbatches = candidate["mesh"], candidate["microbatches"]
         label = f"fsdp {mesh['fsdp']} tensor {mesh['tensor']} microbatches {microbatches}"
+
+        # A mesh whose axes do not divide the parameters is no candidate.
         try:
             step = open_step(candidate, slice_.devices)
         except UserError as error:
@@ -91,6 +93,7 @@ def candidate_configs(config: Mapping[str, Any], chips: int) -> Iterator[dict[st
     prompt_counts = [
         count for count in (rollout["image_prompts"], rollout["text_prompts"]) if count
     ]
+
     for tensor in TENSOR_SIZES:
         if chips % tensor:
             continue
@@ -113,6 +116,7 @@ def report_to_json(report: PlanReport) -> dict[str, Any]:
     """The file that ``corl plan --json`` writes; tools rely on its keys."""
     # These keys and the fields of ``Phase`` stay, whatever the code calls them.
     plan, decode = report.plan, report.plan.decode
+
     return {
         "fits": plan.fits,
         "topology": plan.slice_name,

@@ -74,9 +74,9 @@ def test_sft_freezes_the_image_tokenizer_and_moves_the_rest(chain, small_world):
 
 def test_rl_moves_the_language_model_alone(chain):
     _, _, params = chain
-    moved = set(params["rl"]) - equal_paths(params["rl"], params["sft"])
+    changed = set(params["rl"]) - equal_paths(params["rl"], params["sft"])
     assert params["rl"].keys() == params["sft"].keys()
-    assert moved == paths_under(params["sft"], "language_model/")
+    assert changed == paths_under(params["sft"], "language_model/")
 
 
 def test_every_stage_copies_the_text_tokenizer(chain, dot_policy_folder):

@@ -170,9 +170,9 @@ def test_the_exported_policy_computes_what_was_trained(
     assert main(command) == 0
     exported = load_folder(tmp_path / "out", lora_run.setup.cfg)
     assert digest(exported) == digest(merged_params)
-    moved = {path for path, leaf in exported.items() if np.any(leaf != base_params[path])}
+    changed = {path for path, leaf in exported.items() if np.any(leaf != base_params[path])}
     adapted = [path for path in saved_params if path.endswith("lora_a")]
-    assert moved == {path.replace("lora_a", "kernel") for path in adapted}
+    assert changed == {path.replace("lora_a", "kernel") for path in adapted}
 
     for task in TASKS:
         from_adapters, from_merged, from_base = (

@@ -131,10 +131,10 @@ def take_two_steps(rl_config, small_config, small_world, policy_folder):
 
 @pytest.mark.parametrize(("name", "mesh"), CASES)
 def test_eight_devices_train_as_one(take_two_steps, name, mesh):
-    one, eight = take_two_steps(name), take_two_steps(name, mesh)
+    single, sharded = take_two_steps(name), take_two_steps(name, mesh)
 
     # Batches. Tokens, masks and the images of questions are exact.
-    for expected_batch, batch in zip(one.batches, eight.batches, strict=True):
+    for expected_batch, batch in zip(single.batches, sharded.batches, strict=True):
         expected_leaves = jax.tree_util.tree_leaves_with_path(expected_batch)
         for (path, expected), leaf in zip(expected_leaves, jax.tree.leaves(batch), strict=True):
             assert len(leaf.sharding.device_set) == 8
@@ -142,22 +142,24 @@ def test_eight_devices_train_as_one(take_two_steps, name, mesh):
             np.testing.assert_allclose(leaf, expected, rtol=0, atol=atol, err_msg=str(path))
 
     # Metrics, parameters and moments.
-    expected_metrics = one.metrics + one.host_metrics
-    for expected, metrics in zip(expected_metrics, eight.metrics + eight.host_metrics, strict=True):
+    expected_metrics = single.metrics + single.host_metrics
+    for expected, metrics in zip(
+        expected_metrics, sharded.metrics + sharded.host_metrics, strict=True
+    ):
         assert metrics == pytest.approx(expected, rel=1e-5, abs=1e-5)
-    for path, expected in one.state.trainable.items():
-        leaf = eight.state.trainable[path]
+    for path, expected in single.state.trainable.items():
+        leaf = sharded.state.trainable[path]
         np.testing.assert_allclose(leaf, expected, rtol=0, atol=1e-5, err_msg=path)
-    for expected, moment in zip(adam_moments(one), adam_moments(eight), strict=True):
+    for expected, moment in zip(adam_moments(single), adam_moments(sharded), strict=True):
         difference = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), expected, moment)
         assert norm(difference) < 1e-5 * norm(expected)
 
     # What is compared is alive: rewards differ, and the policy has left its reference.
-    metrics_1, metrics_2 = one.metrics
+    metrics_1, metrics_2 = single.metrics
     assert metrics_2["grad_norm"] > 0.01 and metrics_1["loss"] != metrics_2["loss"]
     if name == "rl":
-        assert one.host_metrics[0]["image/reward_std"] > 0.01
-        assert one.host_metrics[0]["text/reward_std"] > 0.1
+        assert single.host_metrics[0]["image/reward_std"] > 0.01
+        assert single.host_metrics[0]["text/reward_std"] > 0.1
         assert metrics_2["image/kl"] > 1e-4 and metrics_2["text/kl"] > 1e-4
 
 

@@ -186,14 +186,14 @@ def test_two_devices_resample_as_one_and_compile_nothing_anew(resample_step, set
     few = {"rl.rollout.image_prompts": 0, "rl.rollout.text_prompts": 3, "mesh.data": 1}
     one_device = resample_step(1, **few | {"mesh.fsdp": 1})
     two_devices = resample_step(2, **few | {"mesh.fsdp": 2})
-    one, two = one_device.after, two_devices.after
-    tokens = two.batch.rollouts["text"].tokens
-    np.testing.assert_array_equal(np.ravel(tokens), np.ravel(one.batch.rollouts["text"].tokens))
+    single, sharded = one_device.after, two_devices.after
+    tokens = sharded.batch.rollouts["text"].tokens
+    np.testing.assert_array_equal(np.ravel(tokens), np.ravel(single.batch.rollouts["text"].tokens))
     assert tokens.shape[:2] == (6, 1) and tokens.addressable_shards[0].data.shape[0] == 3
-    np.testing.assert_array_equal(two.rewards["text"].total, one.rewards["text"].total)
-    repeated_ids = [name for name in record_ids(one, "text") for _ in range(2)]
-    assert record_ids(two, "text") == repeated_ids
-    assert one.metrics == two.metrics and one.metrics["text/resampled"] > 0
+    np.testing.assert_array_equal(sharded.rewards["text"].total, single.rewards["text"].total)
+    repeated_ids = [name for name in record_ids(single, "text") for _ in range(2)]
+    assert record_ids(sharded, "text") == repeated_ids
+    assert single.metrics == sharded.metrics and single.metrics["text/resampled"] > 0
 
     # Further steps run the same programs, with groups to replace and without any.
     programs = (generate._sample_text, generate._log_probs, resample._replace_rows)
