@@ -1,6 +1,7 @@
-"""What JAX sees on this worker: ``check.py WORKERS CHIPS``. Ends with one line and exit code 2 if chips are missing.
+"""Checks that JAX sees all chips of the slice: ``check.py WORKERS CHIPS``.
 
-On several workers all must run it at once, since each waits for the others.
+Prints one line about the devices. If devices are missing, the exit code is 2. On a slice of several
+workers all of them must run it at the same time, because ``jax.distributed`` waits for the others.
 """
 
 from __future__ import annotations
@@ -11,17 +12,28 @@ import jax
 
 
 def main(workers: int, chips: int) -> int:
-    """Prints one line; 0 if the slice has ``chips`` devices."""
+    """Prints the devices of this worker and of the slice.
+
+    Args:
+      workers: VMs of the slice.
+      chips: of the slice; JAX shows each as one device.
+
+    Returns:
+      The exit code: 0 if the slice has ``chips`` devices, otherwise 2.
+    """
     if workers > 1:
         jax.distributed.initialize()
-    seen, here = jax.devices(), jax.local_device_count()
+
+    devices = jax.devices()
     print(
-        f"worker {jax.process_index()} of {jax.process_count()}: {here} of {len(seen)} devices here, "
-        f"{seen[0].device_kind}, jax {jax.__version__}, Python {sys.version.split()[0]}"
+        f"worker {jax.process_index()} of {jax.process_count()}: "
+        f"{jax.local_device_count()} of {len(devices)} devices are local, "
+        f"{devices[0].device_kind}, jax {jax.__version__}, Python {sys.version.split()[0]}"
     )
-    if len(seen) == chips:
+
+    if len(devices) == chips:
         return 0
-    print(f"error: JAX sees {len(seen)} devices, but the slice has {chips} chips", file=sys.stderr)
+    print(f"error: JAX sees {len(devices)} devices, but the slice has {chips} chips", file=sys.stderr)
     return 2
 
 

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Ends the run on all workers; it saves first, and run.sh --again takes it up. The TPU stays, and costs.
+# Stops the run on all workers. The run saves a checkpoint first, and run.sh --again resumes it. The TPU remains, and
+# costs money until delete.sh.
 #
 #   tpu/stop.sh --name demo
 #
-# --dry-run         prints the gcloud command and runs nothing
+# --dry-run         prints the gcloud command instead of running it
 
 # shellcheck source=common.sh
 . "$(dirname "$0")/common.sh"
 
-parse "" "" "$@"
-settings
-need_gcloud
-on_all "bash corl_jax/tpu/worker.sh stop"
+parse_flags "" "" "$@"
+load_settings
+require_gcloud
+ssh_all_workers "bash corl_jax/tpu/worker.sh stop"

@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# What happens on a worker of the TPU; the other scripts call it over ssh. It lies in ~/corl_jax/tpu.
+# Runs on a worker of the TPU, in ~/corl_jax/tpu; the other scripts call it over ssh.
 #
-#   worker.sh install PYTHON        uv, that Python, and the package with JAX for TPU, in ~/corl_venv
-#   worker.sh check WORKERS CHIPS   what JAX sees
-#   worker.sh ready                 refuses while a run is going; frees a lock that a dead process left
-#   worker.sh start FLAG...         python -m corl_jax.main FLAG... in the background, log in ~/corl.log
-#   worker.sh state                 whether a run is going, or how the last one ended
-#   worker.sh stop                  SIGTERM, and waits until the run has saved
+#   worker.sh install PYTHON        installs uv, this Python, and the package with JAX for TPU in ~/corl_venv
+#   worker.sh check WORKERS CHIPS   checks that JAX sees all chips
+#   worker.sh ready                 checks that no run is active; removes the libtpu lock of a killed process
+#   worker.sh start FLAG...         runs python -m corl_jax.main FLAG... in the background, log in ~/corl.log
+#   worker.sh state                 prints whether a run is active, or how the last one ended
+#   worker.sh stop                  sends SIGTERM and waits until the run has saved a checkpoint and ended
 set -euo pipefail
 
-self=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/worker.sh
-cd "$(dirname "$self")/.."
-venv=$HOME/corl_venv log=$HOME/corl.log pid=$HOME/corl.pid
-lock=$HOME/corl.lock # held as long as a run lives, however it ends
-libtpu=${CORL_LIBTPU_LOCK:-/tmp/libtpu_lockfile} # libtpu leaves it behind when it is killed
-devices=${CORL_TPU_DEVICES:-/dev/accel* /dev/vfio/[0-9]*} # patterns
-# JAX falls back to the CPU where it finds no TPU; naming the platforms makes that an error.
+worker_script=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/worker.sh
+cd "$(dirname "$worker_script")/.."
+venv=$HOME/corl_venv log_file=$HOME/corl.log pid_file=$HOME/corl.pid
+run_lock=$HOME/corl.lock # locked as long as a run is alive, however it ends
+libtpu_lock=${CORL_LIBTPU_LOCK:-/tmp/libtpu_lockfile} # libtpu does not remove it when it is killed
+device_patterns=${CORL_TPU_DEVICES:-/dev/accel* /dev/vfio/[0-9]*}
+# JAX uses the CPU where it finds no TPU; naming the platforms makes that an error.
 export JAX_PLATFORMS=${JAX_PLATFORMS:-tpu,cpu} PYTHONUNBUFFERED=1
 
 die() {
@@ -23,17 +23,21 @@ die() {
   exit 2
 }
 
-going() { ! flock -n "$lock" true; }
+run_is_active() { ! flock -n "$run_lock" true; }
 
-# Processes that have a chip open, one number per line.
-holders() {
+active_pid() { cat "$pid_file" 2>/dev/null || echo unknown; }
+
+# Prints the ids of the processes that have a chip open, one per line.
+chip_users() {
   local pattern
+  # Split the patterns, but do not expand them: find matches them against the targets of links.
   set -f
   # shellcheck disable=SC2086  # several patterns
-  set -- $devices
+  set -- $device_patterns
   set +f
   for pattern; do
-    sudo -n find /proc/[0-9]*/fd -maxdepth 1 -lname "$pattern" 2>/dev/null || true # processes come and go
+    # A process may end while find looks at it.
+    sudo -n find /proc/[0-9]*/fd -maxdepth 1 -lname "$pattern" 2>/dev/null || true
   done | cut -d/ -f3 | sort -un
 }
 
@@ -42,6 +46,8 @@ install() {
   if [ ! -x "$uv" ]; then
     curl -LsSf --retry 5 https://astral.sh/uv/install.sh | env UV_NO_MODIFY_PATH=1 UV_INSTALL_DIR="$HOME/.local/bin" sh
   fi
+
+  # The environment is reused as long as its Python has the right version.
   if ! [[ $("$venv/bin/python" --version 2>/dev/null || true) == "Python $1."* ]]; then
     rm -rf "$venv"
     "$uv" venv --python "$1" "$venv"
@@ -50,66 +56,79 @@ install() {
 }
 
 ready() {
-  if going; then die "a run is going (process $(cat "$pid" 2>/dev/null || echo unknown)); tail.sh follows it, stop.sh ends it"; fi
-  local held
-  held=$(holders | tr '\n' ' ')
-  [ -z "$held" ] || die "process ${held% } holds the TPU and is no run of ours; end it, or wait for its end"
-  if [ -e "$libtpu" ]; then
-    sudo -n rm -f "$libtpu"
-    echo "$(hostname): freed $libtpu, which a dead process had left"
+  if run_is_active; then
+    die "a run is active (process $(active_pid)); follow it with tail.sh, or stop it with stop.sh"
+  fi
+
+  local pids
+  pids=$(chip_users | tr '\n' ' ')
+  [ -z "$pids" ] || die "process ${pids% } holds the TPU and was not started by run.sh; end it, or wait until it ends"
+
+  # No process has a chip open, so the lock belongs to a process that was killed.
+  if [ -e "$libtpu_lock" ]; then
+    sudo -n rm -f "$libtpu_lock"
+    echo "$(hostname): removed $libtpu_lock, left by a killed process"
   fi
   echo "$(hostname): ready"
 }
 
-note() { printf '=== %s %s\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$*" >>"$log"; }
+# Lines with === and the time separate the runs in the log.
+log_event() { printf '=== %s %s\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$*" >>"$log_file"; }
 
 start() {
-  if going; then die "a run is going; tail.sh follows it, stop.sh ends it"; fi
-  [ -x "$venv/bin/python" ] || die "nothing is installed; setup.sh comes before run.sh"
-  rm -f "$pid"
-  note "commit $(cat COMMIT): python -m corl_jax.main --distributed $*"
-  setsid nohup bash "$self" job "$@" >>"$log" 2>&1 </dev/null &
+  if run_is_active; then die "a run is active; follow it with tail.sh, or stop it with stop.sh"; fi
+  [ -x "$venv/bin/python" ] || die "the package is not installed; run setup.sh before run.sh"
+
+  rm -f "$pid_file"
+  log_event "commit $(cat COMMIT): python -m corl_jax.main --distributed $*"
+  setsid nohup bash "$worker_script" job "$@" >>"$log_file" 2>&1 </dev/null &
+
+  # The job writes its process id when it has the lock and has started Python.
   for _ in $(seq 100); do
-    [ ! -s "$pid" ] || break
+    [ ! -s "$pid_file" ] || break
     sleep 0.1
   done
-  [ -s "$pid" ] || die "the run did not start; see ~/corl.log"
-  echo "$(hostname): started, process $(cat "$pid")"
+  [ -s "$pid_file" ] || die "the run did not start; see ~/corl.log"
+  echo "$(hostname): started, process $(cat "$pid_file")"
 }
 
-# The background part of start. The run inherits the lock, so it counts as going even if this shell is killed.
+# The background part of start. Python inherits the lock, so a run counts as active even if this shell is killed.
 job() {
-  exec 9>>"$lock"
-  flock -n 9 || die "a run is going"
+  exec 9>>"$run_lock"
+  flock -n 9 || die "a run is active"
   local code=0
   "$venv/bin/python" -m corl_jax.main --distributed "$@" &
-  echo $! >"$pid"
+  echo $! >"$pid_file"
   wait $! || code=$?
-  note "exit $code"
+  log_event "exit $code"
 }
 
 state() {
-  if going; then
-    echo "$(hostname): going, process $(cat "$pid" 2>/dev/null || echo unknown)"
+  if run_is_active; then
+    echo "$(hostname): running, process $(active_pid)"
   else
-    echo "$(hostname): idle; last: $(grep '^===' "$log" 2>/dev/null | tail -n 1 || echo none)"
+    echo "$(hostname): idle; last run: $(grep '^===' "$log_file" 2>/dev/null | tail -n 1 || echo none)"
   fi
 }
 
 stop() {
-  if ! going; then
-    echo "$(hostname): no run is going"
+  if ! run_is_active; then
+    echo "$(hostname): no run is active"
     return
   fi
-  kill -TERM "$(cat "$pid")"
-  flock -w "${CORL_STOP_SECONDS:-600}" "$lock" true || die "the run has not ended; kill -KILL $(cat "$pid") there loses what it has not saved"
+
+  local seconds=${CORL_STOP_SECONDS:-600}
+  kill -TERM "$(cat "$pid_file")"
+  flock -w "$seconds" "$run_lock" true ||
+    die "the run has not ended within $seconds seconds; kill -KILL $(cat "$pid_file") on this worker ends it" \
+      "and loses all steps since the last checkpoint"
   echo "$(hostname): stopped"
 }
 
-what=${1:-}
+subcommand=${1:-}
 [ $# -eq 0 ] || shift
-case $what in
-  install | ready | start | job | state | stop) "$what" "$@" ;;
+case $subcommand in
+  install | ready | start | job | state | stop) "$subcommand" "$@" ;;
   check) "$venv/bin/python" tpu/check.py "$@" ;;
-  *) die "unknown command '$what'; expected install, check, ready, start, state or stop" ;;
+  *) die "unknown command '$subcommand'; expected install, check, ready, start, state or stop" ;;
 esac

@@ -76,6 +76,12 @@ class PromptTemplate:
             user=user, assistant=assistant, question=question, image=self.image
         )
 
+    def question_suffix(self, role_names: tuple[str, str]) -> str:
+        """What ``question_text`` has behind the question."""
+        user, assistant = role_names
+        _, _, suffix = self.question_format.partition("{question}")
+        return suffix.format(user=user, assistant=assistant, image=self.image)
+
 
 def insert_image_tokens(
     ids: Sequence[int], placeholder_id: int, image_ids: Sequence[int]

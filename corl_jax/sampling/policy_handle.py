@@ -52,10 +52,11 @@ class RewardPolicyHandle:
             prompt_states(self.policy, self.params, self._to_device(prompts))
         )
 
-        # The template ends with the assistant's turn, so captions are found from the end.
+        # Prompts are padded on the left, so captions are found from the end of the template.
         captions = np.zeros_like(prompts.mask)
-        turn_length = len(self.tokenizer.encode(f"\n\n{self.tokenizer.assistant}:"))
-        end = prompts.tokens.shape[1] - turn_length
+        role_names = (self.tokenizer.user, self.tokenizer.assistant)
+        suffix = self.tokenizer.template.question_suffix(role_names)
+        end = prompts.tokens.shape[1] - len(self.tokenizer.encode(suffix))
         for i, text in enumerate(texts):
             captions[i, end - len(self.tokenizer.encode(text.strip())) : end] = True
         return states, prompts.tokens == self.policy.ids.image, states, captions
