@@ -33,7 +33,9 @@ def main(workers: int, chips: int) -> int:
 
     if len(devices) == chips:
         return 0
-    print(f"error: JAX sees {len(devices)} devices, but the slice has {chips} chips", file=sys.stderr)
+    print(
+        f"error: JAX sees {len(devices)} devices, but the slice has {chips} chips", file=sys.stderr
+    )
     return 2
 
 

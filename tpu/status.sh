@@ -17,7 +17,8 @@ if [ -n "$flag_wait" ]; then wait_until_active; else describe_state queued-resou
 case $state in
   ACTIVE)
     # Before setup.sh the workers have no worker.sh.
-    ssh_all_workers "if [ -e corl_jax/tpu/worker.sh ]; then bash corl_jax/tpu/worker.sh state; else echo 'not set up'; fi"
+    ssh_all_workers "if [ -e corl_jax/tpu/worker.sh ]; then bash corl_jax/tpu/worker.sh state;" \
+      "else echo 'not set up'; fi"
     ;;
   NOT_FOUND) info "'$name' does not exist in $zone" ;;
   *) queued_resources describe "$name" "${location_flags[@]}" "--format=yaml(state)" ;;

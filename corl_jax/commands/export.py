@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         args.out,
         layout=layout,
         dtype=stored_dtype if args.dtype == "stored" else args.dtype,
-        # What the files of the policy have beside its parameters.
+        # Tensors of the policy's files that are not parameters of the model.
         passthrough=passthrough_entries(source.janus_folder, layout),
     )
     print(args.out)

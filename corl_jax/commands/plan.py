@@ -32,6 +32,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the plan, and progress to stderr. The exit code is 1 where the config does not fit."""
+    # Wrong arguments end the command before JAX is imported.
     if args.json is not None:
         check_file(args.json, "--json", overwrite=True)
     for change in args.changes:
@@ -55,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     flags.FLAGS.mark_as_parsed()
     slice_ = open_slice(args.topology)
 
+    # One plan, or one per mesh.
     if args.search:
         reports = search.search_meshes(config, slice_, _log)
         print(format_ranking(reports))
@@ -62,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
         best = reports[0]
     else:
         best = search.plan_config(config, slice_, _log)
+
+    # The plan for people, and for tools.
     print(format_plan(best.plan, best.advice))
     if args.json is not None:
         write_json(args.json, search.report_to_json(best))
@@ -90,12 +94,12 @@ def format_plan(plan: Plan, advice: Sequence[str]) -> str:
             "By formula: there is no compiler for this chip. Memory and bytes are estimates."
         )
 
+    # Parts that this step does not have are left out, and so are its phases.
     lines.append("")
     for name, gib in plan.memory_parts.items():
         if gib:
             lines.append(f"{name.replace('_', ' '):20}{gib:9.2f} GiB")
 
-    # Phases that this step does not have are left out.
     header = (
         f"{'phase':15}{'peak GiB':>9}{'temp':>7}{'TFLOP':>9}{'GB':>9}{'links GB':>10}{'seconds':>9}"
     )

@@ -1,4 +1,4 @@
-"""``corl bench``: contenders at a very small size, printed tables, JSON files, and refused input."""
+"""``corl bench``: contenders at a very small size, tables, JSON files, and refused input."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from corl_jax.commands.cli import main
+from corl_jax.commands.cli import main, make_parser
 from corl_jax.commands.sample import slug
 from corl_jax.evals.sampler_scorer_gap import LogProbGaps
 
@@ -30,7 +30,8 @@ def run(capsys, *arguments):
 
 def test_help_is_quick_and_loads_nothing_heavy():
     code = (
-        "import sys\nfrom corl_jax.commands.cli import make_parser\ntext = make_parser().format_help()\n"
+        "import sys\nfrom corl_jax.commands.cli import make_parser\n"
+        "text = make_parser().format_help()\n"
         "assert all(name in text for name in ('sample', 'ask', 'evaluate', 'report', 'doctor'))\n"
         "assert not {'jax', 'numpy', 'PIL'} & set(sys.modules)"
     )
@@ -55,13 +56,22 @@ def test_sample_writes_what_the_policy_draws(capsys, tiny_policy, tiny_policy_fo
     assert [path.read_bytes() for path in paths] != before
 
 
-@pytest.mark.parametrize("flag", ["--guidance", "--guidance-scale"])
-def test_sample_passes_the_guidance_scale(capsys, tiny_policy, tiny_policy_folder, tmp_path, flag):
-    flags = ("--prompt", "a red circle", "--n", 2, flag, 5, "--out", tmp_path)
+def test_sample_passes_the_guidance_scale(capsys, tiny_policy, tiny_policy_folder, tmp_path):
+    flags = ("--prompt", "a red circle", "--n", 2, "--guidance-scale", 5, "--out", tmp_path)
     assert run(capsys, "sample", "--policy", tiny_policy_folder, *flags)[0] == 0
     images = np.stack([np.asarray(Image.open(path)) for path in sorted(tmp_path.glob("*.png"))])
     expected = tiny_policy.generate(["a red circle"], 2, guidance=5.0)[0]
     np.testing.assert_array_equal(images, expected)
+
+
+@pytest.mark.parametrize("flag", ["--guidance", "--guidance-scale"])
+def test_the_guidance_scale_has_two_flags(flag):
+    args = make_parser().parse_args(["evaluate", "--policy", "p", "--out", "x", flag, "1", "2"])
+    assert args.guidance_scales == [1.0, 2.0]
+    args = make_parser().parse_args(
+        ["sample", "--policy", "p", "--prompt", "a", "--out", "x", flag, "3"]
+    )
+    assert args.guidance_scale == 3.0
 
 
 def test_ask_prints_the_answer(capsys, tiny_policy_folder, picture):
@@ -71,14 +81,13 @@ def test_ask_prints_the_answer(capsys, tiny_policy_folder, picture):
     assert code == 0 and out.strip()
 
 
-@pytest.mark.parametrize("flag", ["--guidance", "--guidance-scale"])
-def test_evaluate_writes_numbers(capsys, tiny_policy_folder, tmp_path, monkeypatch, flag):
+def test_evaluate_writes_numbers(capsys, tiny_policy_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("corl_jax.data.shapes.builder.SPLITS", {"train": 4, "test": 8})
     out = tmp_path / "numbers.json"
     line = ("evaluate", "--policy", tiny_policy_folder, "--suite", "shapes")
     line += ("--n", 2, "--seed", 3, "--out", out)
-    code, table, _ = run(capsys, *line, flag, "2")
+    code, table, _ = run(capsys, *line, "--guidance", "2")
     assert code == 0 and "qa_greedy" in table
     numbers = json.loads(out.read_text())
     assert [name for name in numbers if name.startswith("t2i_strict")] == ["t2i_strict@w=2"]
