@@ -256,9 +256,9 @@ def test_a_dry_run_prints_every_command_and_runs_none(kit, slice_type):
     assert kit.new_calls() == [] and list(kit.home.iterdir()) == []
 
     # resume.sh knows everything from the saved settings, the commit of the run included.
-    wet_flags = [flag for flag in flags if flag != "--dry-run"]
+    real_run_flags = [flag for flag in flags if flag != "--dry-run"]
     for script, rest in [("create", create_flags), ("setup", ()), ("run", run_flags)]:
-        kit(script, *wet_flags, *rest)
+        kit(script, *real_run_flags, *rest)
     kit.new_calls()
     kit.commit(later="x")
     assert kit("resume", "--name", "demo", "--dry-run")[0].splitlines() == [

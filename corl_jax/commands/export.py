@@ -35,6 +35,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Loads the policy, writes the folder and prints its path."""
     # Imported here, so that help is quick.
+    from corl_jax.models.janus.model import JANUS_TEXT_HEAD
     from corl_jax.porting.janus.layouts import get_layout
     from corl_jax.porting.policy_source import open_policy_source
     from corl_jax.porting.writer import passthrough_entries, save_folder
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     policy = Policy.load(args.policy)
 
     # The head stands for all weights of the language model, which are stored in one dtype.
-    stored_dtype = str(policy.params["language_model/lm_head/kernel"].dtype)
+    stored_dtype = str(policy.params[JANUS_TEXT_HEAD].dtype)
     save_folder(
         policy.params,
         policy.cfg,

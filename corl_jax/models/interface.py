@@ -1,9 +1,9 @@
 """What sampling and the stages need of a unified model, whatever its family.
 
 Janus (``models/janus/model.py``) is one implementation. Another autoregressive family, which writes
-image tokens one after another, needs these members and a ``data.prompts.PromptTemplate``; then it is
-sampled, trained and measured like Janus. A family that decodes images otherwise (by masks or by a
-flow) would also need its own pair of sampler and log-probs in ``corl_jax/sampling/``.
+image tokens one after another, needs these members and a ``data.prompts.PromptTemplate``; then it
+is sampled, trained and measured like Janus. A family that decodes images otherwise (by masks or by
+a flow) would also need its own pair of sampler and log-probs in ``corl_jax/sampling/``.
 
 Members are Flax NNX modules or methods of one, so that ``core.trees.bind`` makes a model of flat
 parameters. Letters of shapes are those of ``core/types.py``.
@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from corl_jax.models.kv_cache import KVCache
@@ -44,7 +45,13 @@ class UnifiedSizes(Protocol):
 
 
 class Backbone(Protocol):
-    """The causal trunk that both tasks share: input embeddings to states of the last layer."""
+    """The causal trunk that both tasks share: input embeddings to states of the last layer.
+
+    Attributes:
+      cache_dtype: of keys and values in ``empty_cache``; int8 for a quantized sampler.
+    """
+
+    cache_dtype: DTypeLike
 
     def __call__(
         self, x_NLD: Float[Array, "N L D"], positions: Int[Array, "N L"], mask: Bool[Array, "N L L"]
@@ -80,7 +87,7 @@ class Backbone(Protocol):
         index: Any,
         layers: tuple[Any, ...],
     ) -> tuple[Float[Array, "N L D"], KVCache]:
-        """States, and the cache with keys and values of ``x`` written from position ``index`` on."""
+        """States, and the cache with keys and values of ``x`` from position ``index`` on."""
         ...
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from corl_jax.core.errors import UserError
 from corl_jax.core.trees import flatten_abstract
 from corl_jax.models.janus.config import JanusConfig
-from corl_jax.models.janus.model import abstract
+from corl_jax.models.janus.model import JANUS_TEXT_HEAD, abstract
 from corl_jax.objectives.weight_merging import merges
 from corl_jax.porting.janus.folder import janus_tensors
 from corl_jax.porting.janus.layouts import LAYOUTS
@@ -36,7 +36,6 @@ STORED = "stored"
 """The dtype in which the base stores its weights."""
 GROUP_BYTES = 2**28
 """Bytes of parameters that are read in one go."""
-LM_HEAD = "language_model/lm_head/kernel"
 
 Structs = Mapping[str, jax.ShapeDtypeStruct]
 
@@ -113,7 +112,7 @@ def merge_policies(
     base_source = sources[0]
     dtype = settings.dtype
     if dtype == STORED:
-        dtype = str(base_source.param_dtype(LM_HEAD))
+        dtype = str(base_source.param_dtype(JANUS_TEXT_HEAD))
 
     # Merged parameters go to files, since all of them together may exceed the memory.
     try:
