@@ -153,6 +153,8 @@ def cycle_both(completions: Sequence[Completion], context: RewardContext) -> Flo
     """
     # Text side: what does the image show? Image side: how close is it to the record's image?
     text_similarity = cycle(completions, context)
-    image_similarity = similarity_to_real_image(completions, context.options.image_distance, context)
+    image_similarity = similarity_to_real_image(
+        completions, context.options.image_distance, context
+    )
     total = text_similarity + image_similarity
     return total if context.options.normalization == "none" else total / 2

@@ -178,7 +178,9 @@ class Policy:
                 rollout = self.fns.sample_text(
                     self.params, take(prompts, rows), keys, sampling, max_tokens
                 )
-            texts += [self.tokenizer.decode(row) for row in np.asarray(rollout.tokens)[:num_rows, 0]]
+            texts += [
+                self.tokenizer.decode(row) for row in np.asarray(rollout.tokens)[:num_rows, 0]
+            ]
         return texts
 
     def _generate(
