@@ -1,4 +1,4 @@
-"""Shared set-up: eight fake CPU devices, parsed absl flags (Grain reads them), one seed per test."""
+"""Shared set-up: eight fake CPU devices, parsed absl flags (Grain reads them), shared fixtures."""
 
 import contextlib
 import importlib
@@ -6,11 +6,12 @@ import json
 import os
 from pathlib import Path
 
-# These variables have to be set before JAX is imported anywhere.
+# Variables that have to be set before JAX and Hugging Face libraries are imported anywhere.
 _DEVICES = "--xla_force_host_platform_device_count=8"
 if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402

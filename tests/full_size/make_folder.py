@@ -1,4 +1,4 @@
-"""Writes a Janus-Pro-1B folder with random bfloat16 weights in the original layout, tensor by tensor.
+"""Writes a Janus-Pro-1B folder of random bfloat16 weights in the original layout, by tensor.
 
 python tests/full_size/make_folder.py FOLDER
 """

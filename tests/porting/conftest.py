@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import pathlib
 from typing import Any
 
-import numpy as np
 import pytest
 from flax import nnx
 
@@ -18,8 +16,6 @@ from corl_jax.models.janus.config import TINY, ImageTokenizerConfig, JanusConfig
 from corl_jax.models.janus.model import abstract
 from corl_jax.models.language_model import DecoderConfig
 from corl_jax.porting.janus.folder import load_config, load_params
-
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 GROUPED = JanusConfig(
     vision=VisionConfig(image_size=32, patch_size=8, width=32, depth=2, heads=2, mlp_dim=64),
@@ -59,16 +55,6 @@ class ModelPair:
     cfg: JanusConfig
     expected_cfg: JanusConfig
     folder: pathlib.Path
-
-
-@pytest.fixture(scope="session")
-def torch():
-    """PyTorch on one thread, or a skip."""
-    torch = pytest.importorskip(
-        "torch", reason="parity needs torch: pip install -e '.[test]' (Python 3.11)"
-    )
-    torch.set_num_threads(1)
-    return torch
 
 
 @pytest.fixture(scope="session")
@@ -149,17 +135,3 @@ def model_pair(request, torch, tokenizer, tmp_path_factory) -> ModelPair:
     return ModelPair(
         torch_model, bind(graphdef, params), graphdef, params, load_config(folder), cfg, folder
     )
-
-
-def close(actual: Any, expected: Any, tolerance: float = 1e-4) -> None:
-    """Asserts that the largest difference is small, relative to the largest number."""
-    actual, expected = np.asarray(actual), np.asarray(expected)
-    assert actual.shape == expected.shape and np.isfinite(expected).all() and expected.std() > 0
-    difference = np.abs(actual - expected).max() / np.abs(expected).max()
-    assert difference < tolerance, f"relative difference {difference:.1e}"
-
-
-@pytest.fixture(scope="session")
-def assert_close():
-    """``close`` as a fixture."""
-    return close

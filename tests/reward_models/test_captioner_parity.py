@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from typing import Any
 
 import jax
@@ -18,7 +17,6 @@ from corl_jax.reward_models.blip.captioner import Captioner
 from corl_jax.reward_models.blip.model import normalize
 from corl_jax.reward_models.blip.weights import CAPTIONER
 
-os.environ["HF_HUB_OFFLINE"] = "1"
 TOKENS = 30
 
 SMALL = {

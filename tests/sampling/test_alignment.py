@@ -1,4 +1,4 @@
-"""The alignment of ULM-R1's code: an image token's log-prob comes from the state that has read it."""
+"""The alignment of ULM-R1's code: a token's log-prob comes from the state that has read it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Log-probs in chunks of tokens: the same numbers and gradients, with logits of one chunk at a time."""
+"""Log-probs in chunks of tokens: the same numbers and gradients, with logits of one chunk only."""
 
 from __future__ import annotations
 

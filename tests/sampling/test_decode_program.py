@@ -56,7 +56,7 @@ def test_no_cache_is_copied_inside_the_loop():
 
 
 def test_devices_exchange_nothing_per_token():
-    """Conditional and unconditional rows of a prompt are on one device, where guidance compares them."""
+    """Conditional and unconditional rows of a prompt are on one device, for guidance."""
     sharder = Sharder(make_mesh({"data": 4}, jax.devices()[:4]))
     with sharding_context(sharder):
         text = compiled_text(4, 3, 9, sharder.named_sharding("batch"))

@@ -1,4 +1,4 @@
-"""``Policy`` as users have it: shapes, seeds, independence of the batch, greedy decoding, errors."""
+"""``Policy``: shapes, seeds, independence of the batch, greedy decoding, errors."""
 
 from __future__ import annotations
 

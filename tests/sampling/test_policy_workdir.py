@@ -18,7 +18,7 @@ from corl_jax.porting.policy_source import config_to_json
 
 
 def write_workdir(workdir, cfg, params, steps=(1,)):
-    """A work directory with checkpoints of ``steps``; trainable parameters are multiplied by each."""
+    """A work directory with checkpoints of ``steps``; each multiplies the trainable parameters."""
     write_tokenizer(workdir / "tokenizer")
     optimizer = make_optimizer(OptimConfig(learning_rate=1e-3, total_steps=2))
     identity = RunIdentity("rl", config_to_json(cfg), {})

@@ -36,8 +36,9 @@ class FirstStep:
     Attributes:
       config: plain values.
       stage: with the rollouts of the step.
-      raw: the prompts of the step by task.
-      rollouts: task to rollout.
+      raw: what the data iterator gave for the step.
+      prompts: task to its prompts, on the mesh.
+      rollouts: task to its rollout, on the mesh.
       batches: of the updates.
       host_metrics: of the first batch.
       optimizer: of the run.
@@ -46,6 +47,7 @@ class FirstStep:
     config: dict
     stage: RlStage
     raw: dict
+    prompts: dict
     rollouts: dict
     batches: list
     host_metrics: dict
@@ -95,20 +97,22 @@ def take_step(rl_config, small_world):
             optimizer = make_optimizer(optim_config(config))
             stage = RlStage(config, setup, optimizer)
 
-            # Rollouts are kept as they are sampled.
-            rollouts, sample_task = {}, stage.rollout_sampler.sample_task
+            # The first prompts and rollouts of each task are noted as they are sampled.
+            prompts, rollouts = {}, {}
+            sample_task = stage.rollout_sampler.sample_task
 
-            def sample_and_keep(params, task, *rest):
-                rollout = sample_task(params, task, *rest)
+            def sample_and_note(params, task, batch, *rest):
+                rollout = sample_task(params, task, batch, *rest)
+                prompts.setdefault(task, batch)
                 rollouts.setdefault(task, rollout)
                 return rollout
 
-            stage.rollout_sampler.sample_task = sample_and_keep
+            stage.rollout_sampler.sample_task = sample_and_note
             with sharding_context(setup.sharder):
                 state, raw = stage.init_state(), next(stage.data_iterator())
                 pairs = list(stage.batches(state, raw, 0))
-        batches = [batch for batch, _ in pairs]
-        return FirstStep(config, stage, raw, rollouts, batches, pairs[0][1], optimizer)
+        batches, host_metrics = [batch for batch, _ in pairs], pairs[0][1]
+        return FirstStep(config, stage, raw, prompts, rollouts, batches, host_metrics, optimizer)
 
     return make
 

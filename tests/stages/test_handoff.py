@@ -1,4 +1,4 @@
-"""From stage to stage: parameters are handed over bit for bit, trainable ones move, frozen ones stay."""
+"""From stage to stage: parameters arrive bit for bit, trainable ones move, frozen ones stay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several real processes on this machine give the numbers of one, and any number of them resumes."""
+"""Several real processes on this machine give the numbers of one; any number of them resumes."""
 
 from __future__ import annotations
 

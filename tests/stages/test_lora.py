@@ -127,7 +127,7 @@ def test_the_kl_starts_at_0_since_the_base_is_the_reference(lora_run, step):
     base = without_adapters(stage.setup.load_params())
     with sharding_context(stage.setup.sharder):
         expected = stage.rollout_sampler.log_probs(
-            base, "text", step.raw["text"], step.rollouts["text"]
+            base, "text", step.prompts["text"], step.rollouts["text"]
         )
     np.testing.assert_array_equal(step.batches[0]["text"].ref_log_probs, expected)
 
@@ -145,7 +145,7 @@ def test_adapters_move_and_nothing_else(step):
 
     before, after = (
         step.stage.rollout_sampler.log_probs(
-            params, "text", step.raw["text"], step.rollouts["text"]
+            params, "text", step.prompts["text"], step.rollouts["text"]
         )
         for params in (initial.params, state.params)
     )
@@ -176,7 +176,9 @@ def test_the_exported_policy_computes_what_was_trained(
 
     for task in TASKS:
         from_adapters, from_merged, from_base = (
-            step.stage.rollout_sampler.log_probs(params, task, step.raw[task], step.rollouts[task])
+            step.stage.rollout_sampler.log_probs(
+                params, task, step.prompts[task], step.rollouts[task]
+            )
             for params in (saved_params, exported, base_params)
         )
         np.testing.assert_allclose(from_adapters, from_merged, rtol=0, atol=1e-5)
@@ -249,7 +251,7 @@ def test_bfloat16_base_with_an_int8_sampler_one_step_off_policy(
 
 
 def test_two_devices_train_as_one(step, small_world):
-    """The update of a step, its batch spread over two devices and the adapters with their kernels."""
+    """The update of a step, its batch over two devices and the adapters with their kernels."""
     config = step.config | {"mesh": {"data": 1, "fsdp": 2, "tensor": 1}}
     with small_world(2):
         setup = build_setup(config)
@@ -284,7 +286,7 @@ def test_old_log_probs_are_those_of_the_adapters(step, saved_params, small_world
                     step.rollouts[task], tokens=part.tokens, mask=part.mask
                 )
                 expected[task] = stage.rollout_sampler.log_probs(
-                    state.params, task, step.raw[task], rollout
+                    state.params, task, step.prompts[task], rollout
                 )
     for task, part in batch.items():
         np.testing.assert_array_equal(part.old_log_probs, expected[task])
@@ -304,8 +306,7 @@ def test_supervised_adapters(small_config, small_world, dot_policy_folder):
     assert "text/nll" in metrics
 
 
-def test_the_argument_of_a_config(small_config):
-    small_config("unified")  # makes configs importable
+def test_the_argument_of_a_config():
     get_config = importlib.import_module("configs.unified").get_config
     assert get_config("tiny,lora=4").lora.rank == 4 and get_config().lora.rank == 0
     with pytest.raises(UserError, match="lora must be the rank of the adapters.*; got 'much'"):

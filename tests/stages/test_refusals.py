@@ -46,7 +46,8 @@ BAD_RL_VALUES = [
     ),
     (
         {"rl.loss.importance_cap": 0.5},
-        "config.rl.loss.importance_cap must be 0 .* or at least 1; got 0.5. Below 1 it would shrink",
+        "config.rl.loss.importance_cap must be 0 .* or at least 1; got 0.5. "
+        "Below 1 it would shrink",
     ),
     (
         {"rl.advantage.baseline": "odd"},
@@ -277,7 +278,8 @@ def test_unknown_and_missing_keys_of_a_block(small_config, small_world, tmp_path
     config = small_config("unified")
     config["rl"]["colour"] = 1
     assert message_of(config) == (
-        "config.rl must have the keys advantage, log_probs, loss, reference, rollout; got colour too"
+        "config.rl must have the keys advantage, log_probs, loss, reference, rollout; "
+        "got colour too"
     )
 
     config = small_config("unified")

@@ -126,7 +126,8 @@ def test_prompts_are_shared_for_the_tasks_that_are_named(small_config, tasks):
 
 
 def test_log_probs_of_an_int8_sampler_are_those_of_the_policy(take_step):
-    """``sampler_logp_diff`` shows the sampler; ratios compare the policy's log-probs and start at 1."""
+    """Ratios compare log-probs of the policy and start at 1; ``sampler_logp_diff`` compares the
+    sampler's with them."""
     step = take_step(
         **{
             "rl.rollout.image_prompts": 0,

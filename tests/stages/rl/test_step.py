@@ -222,7 +222,8 @@ def test_rollouts_one_step_off_policy_are_of_the_parameters_before_the_update(ta
     np.testing.assert_array_equal(step.batches[0]["text"].tokens, first.batches[0]["text"].tokens)
 
     # Step 0 has dispatched the rollouts of step 1.
-    prefetched = stage.rollout_sampler.prefetched.rollouts["text"]
+    prefetched_batch = stage.rollout_sampler.prefetched
+    prompts, prefetched = prefetched_batch.prompts["text"], prefetched_batch.rollouts["text"]
     state, (metrics,) = step.run()
     assert metrics["text/importance_weight"] == pytest.approx(1, abs=1e-4)
     initial_digest = digest(stage.init_state().trainable)
@@ -232,13 +233,13 @@ def test_rollouts_one_step_off_policy_are_of_the_parameters_before_the_update(ta
     previous_params = merge(state.previous, state.frozen)
     raw_1 = step.raw[1]
     with sharding_context(stage.setup.sharder):
-        sampled_again = stage.rollout_sampler.sample_task(previous_params, "text", raw_1["text"], 1)
+        sampled_again = stage.rollout_sampler.sample_task(previous_params, "text", prompts, 1)
         batch, _ = next(stage.batches(state, (raw_1, raw_1), 1))
         for rollout in (batch["text"], sampled_again):
             np.testing.assert_array_equal(rollout.tokens, prefetched.tokens)
         assert not np.array_equal(prefetched.tokens, step.batches[0]["text"].tokens)
-        log_probs = stage.rollout_sampler.log_probs(state.params, "text", raw_1["text"], prefetched)
-        _, loss_metrics = stage.loss(state.params, batch, state.algo)
+        log_probs = stage.rollout_sampler.log_probs(state.params, "text", prompts, prefetched)
+        _, loss_metrics = jax.jit(stage.loss)(state.params, batch, state.algo)
 
     ratios = np.exp(np.asarray(log_probs) - np.asarray(prefetched.log_probs))
     weights = np.minimum(ratios, 1.02)[np.asarray(prefetched.mask)]

@@ -98,7 +98,7 @@ def test_every_clip_reaches_the_loss(first, loss, clip, largest_ratio):
 
 
 def test_a_reference_that_follows(take_step):
-    """After two updates the KL is measured from the middle between the first policy and this one."""
+    """After two updates it is the middle between the first and the updated policy."""
     step = take_step(**{"rl.reference.update_every": 2, "rl.reference.mix": 0.5})
     stage, initial = step.stage, step.stage.init_state()
     state, _ = step.run(times=2)
@@ -170,8 +170,7 @@ def test_compat_ulm_r1_sets_every_switch(ulm_r1_run):
         assert row["image/clip_fraction"] == 0 < row["grad_norm"]
 
 
-def test_compat_of_other_arguments(small_config):
-    small_config("unified")  # makes configs importable
+def test_compat_of_other_arguments():
     get_config = importlib.import_module("configs.unified").get_config
     full_size = get_config("janus_pro_1b,compat=ulm_r1")
     assert full_size.model.param_dtype == "bfloat16"
