@@ -33,14 +33,6 @@ ADAPTER_PARAMS = 2 * 4 * (4 * (32 + 32) + 3 * (32 + 64))
 """Parameters of adapters of rank 4 on two layers of width 32 with feed-forward width 64."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def fast_compilation():
-    """Little effort spent on machine code."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def step(take_step):
     """A first step with adapters."""

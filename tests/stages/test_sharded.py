@@ -55,14 +55,6 @@ class TwoSteps:
     program: str
 
 
-@pytest.fixture(scope="module", autouse=True)
-def fast_compilation():
-    """The same partitioning with little effort spent on machine code, which halves the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def policy_folder(write_policy):
     """The smallest policy whose axes all divide by eight or four."""
