@@ -1,9 +1,12 @@
 """Shared set-up: eight fake CPU devices, parsed absl flags (Grain reads them), shared fixtures."""
 
+import atexit
 import contextlib
 import importlib
 import json
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 # Variables that have to be set before JAX and Hugging Face libraries are imported anywhere.
@@ -15,6 +18,13 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # test is compilation. Processes that tests start inherit it, so that runs stay equal bit for bit.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Programs that several tests compile are compiled once: all processes share a cache, which goes
+# with the process that made it. A size makes JAX lock its files.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="corl_jax_xla_")
+    os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(8 * 2**30)
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
@@ -188,7 +198,8 @@ def varied_rewards():
     """Rewards whose values differ between samples of an untrained policy.
 
     ``redness`` of an image and ``letters`` of a text differ from sample to sample; ``tens`` of a
-    text are often equal.
+    text are often equal. One level of one pixel, which rounding may change, does not change
+    ``rounded_redness``.
     """
     from corl_jax.rewards.base import rewards
 
@@ -196,6 +207,9 @@ def varied_rewards():
         patch.setattr(rewards, "_entries", dict(rewards._entries))
         rewards.register("redness")(
             lambda cs, context: np.array([c.pixels[..., 0].mean() / 255 for c in cs])
+        )
+        rewards.register("rounded_redness")(
+            lambda cs, context: np.array([round(c.pixels[..., 0].mean() / 255, 2) for c in cs])
         )
         rewards.register("letters")(lambda cs, context: np.array([len(c.text) / 10 for c in cs]))
         rewards.register("tens")(

@@ -116,6 +116,7 @@ class ImageCodec:
         return np.concatenate(parts)
 
 
+@functools.cache
 def _abstract_tokenizer(cfg: JanusConfig) -> ImageTokenizer:
     return nnx.eval_shape(lambda: ImageTokenizer(cfg.image_tokenizer, rngs=nnx.Rngs(0)))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 import pytest
 from helpers import apply_update
 
@@ -19,14 +18,6 @@ from corl_jax.stages.setup import build_setup
 @pytest.fixture(scope="session", autouse=True)
 def always_varied_rewards(varied_rewards):
     """Every test of stages may name ``varied_rewards`` in its config."""
-
-
-@pytest.fixture(scope="session", autouse=True)
-def compile_once(tmp_path_factory):
-    """Programs that several tests compile are compiled once, unless a cache was chosen already."""
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 @dataclasses.dataclass(frozen=True)

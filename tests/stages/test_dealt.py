@@ -9,6 +9,7 @@ import pytest
 from corl_jax.core.sharding import Sharder, make_mesh
 
 FEW_PROMPTS = {
+    "image": "rounded_redness",
     "rl.rollout.image_prompts": 4,
     "rl.rollout.text_prompts": 2,
     "rl.rollout.group_size": 4,

@@ -115,12 +115,12 @@ def test_two_processes_train_as_one(rows_of_one_process, workdir_of_two):
     assert first_row["image/reward_std"] > 0 and first_row["text/reward_std"] > 0
 
 
-@pytest.mark.parametrize("processes", [1, 4])
+@pytest.mark.parametrize(("trained_by", "processes"), [("two", 1), ("one", 2)])
 def test_another_number_of_processes_resumes(
-    rows_of_one_process, workdir_of_two, config, folder, processes
+    rows_of_one_process, workdir_of_two, config, folder, trained_by, processes
 ):
     workdir = folder / f"resumed_by_{processes}"
-    shutil.copytree(workdir_of_two, workdir)
+    shutil.copytree(folder / trained_by, workdir)
     shutil.rmtree(workdir / "checkpoints" / "3")
     codes, errors = launch(config, workdir, folder / "data", processes)
     assert codes == [0] * processes, errors

@@ -9,7 +9,6 @@ from corl_jax.engine.manifest import read_manifest
 from corl_jax.stages.run import run
 
 CHANGES = {
-    "plain": {},
     "one_step_off_policy": {
         "rl.rollout.one_step_off_policy": True,
         "rl.loss.importance_cap": 2.0,

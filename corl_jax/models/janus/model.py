@@ -7,6 +7,7 @@ other packages need are constants here.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -181,12 +182,21 @@ def abstract(cfg: JanusConfig, lora: Lora | None = None, **options: Any) -> Janu
       **options: keyword arguments of ``Janus``.
     """
 
+    return nnx.merge(*_abstract_parts(cfg, lora, tuple(sorted(options.items()))))
+
+
+@functools.cache
+def _abstract_parts(
+    cfg: JanusConfig, lora: Lora | None, options: tuple[tuple[str, Any], ...]
+) -> tuple[nnx.GraphDef[Janus], nnx.State]:
+    """The abstract model, split. Tracing the initializers takes a second, so it is done once."""
+
     # Adapters are added under eval_shape too, so nothing is ever allocated.
     def make() -> Janus:
-        model = Janus(cfg, **options, rngs=nnx.Rngs(0))
+        model = Janus(cfg, **dict(options), rngs=nnx.Rngs(0))
         return add_adapters(model, lora) if lora is not None and lora.rank else model
 
-    return nnx.eval_shape(make)
+    return nnx.split(nnx.eval_shape(make))
 
 
 def logical_axes(model: nnx.Module) -> dict[str, tuple[str | None, ...]]:
