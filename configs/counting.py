@@ -3,7 +3,10 @@
     python -m corl_jax.main --config=configs/counting.py                 the embedded world: how many
     python -m corl_jax.main --config=configs/counting.py:janus_pro_1b    the paper's values
 
-@HEAD@
+Hardware and time: the embedded world takes one minute on 2 CPU cores (AMD EPYC, 2026-11-26).
+Expected of the embedded world, held out: right and well-formed counts 27 % -> 44 %; greedy ones stay
+at 45 %.
+
 100 samples; the coefficient falls from 0.07 to 0.04 over three tenths of the steps, then rises to
 0.1; 8 answers each. At full size two epochs, as in R1-V.
 """

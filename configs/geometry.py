@@ -3,7 +3,10 @@
     python -m corl_jax.main --config=configs/geometry.py                 the embedded world: relations
     python -m corl_jax.main --config=configs/geometry.py:janus_pro_1b    the paper's values
 
-@HEAD@
+Hardware and time: the embedded world takes 3 minutes on 2 CPU cores (AMD EPYC, 2026-11-26).
+Expected of the embedded world, held out: right and well-formed answers 36 % -> 53 %. That is the
+format; the answers themselves are yes or no, and stay near a coin toss (47 % -> 51 % greedy).
+
 The coefficient falls from 0.01 to 0 over three tenths of the steps, then rises to 0.02; 8 answers
 each. At full size two epochs of 8,000 records, as in R1-V, with answers compared as formulas (pip
 install corl_jax[math]).
