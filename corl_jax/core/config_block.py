@@ -113,7 +113,7 @@ class NotEmpty:
         return bool(value)
 
     def __str__(self) -> str:
-        return "not empty"
+        return "non-empty"
 
 
 Count = Annotated[int, Interval(ge=0)]
@@ -208,8 +208,8 @@ def _type_problem(value: object, kind: Any, bounds: list[Any]) -> str | None:
         return None if isinstance(value, bool) else "True or False"
     if kind is str:
         # Choices say more than the type.
-        expected = str(bounds[0]) if bounds else "a text"
-        return None if isinstance(value, str) else expected
+        choices = (str(bound) for bound in bounds if isinstance(bound, OneOf))
+        return None if isinstance(value, str) else next(choices, "a text")
 
     container = typing.get_origin(kind)
     if container is tuple:

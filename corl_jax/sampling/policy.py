@@ -209,7 +209,7 @@ class Policy:
         # On the device: calls of one shape, with a key per question.
         answers: list[Answer] = []
         for rows, num_rows in batch_rows(len(ids), batch_size(len(ids), self.rows)):
-            keys = prompt_keys(seed, "policy/answer", rows, 1)
+            keys = prompt_keys(int(seed), "policy/answer", rows, 1)
             with self.on_devices():
                 rollout = self.fns.sample_text(
                     self.params, take(prompts, rows), keys, sampling, max_tokens
@@ -249,7 +249,7 @@ class Policy:
         for rows, num_rows in batch_rows(len(ids), size):
             groups = []
             for sample_ids, num_samples in batch_rows(samples, min(samples, self.rows)):
-                keys = prompt_keys(seed, "policy/draw", rows, sample_ids)
+                keys = prompt_keys(int(seed), "policy/draw", rows, sample_ids)
                 args = (self.params, take(batch, rows), keys, sampling)
                 with self.on_devices():
                     if length is None:

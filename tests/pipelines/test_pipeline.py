@@ -254,7 +254,7 @@ def test_a_stage_made_from_another_policy_is_refused(config, finished, evaluated
             {"merge__merged__method": "linear", "merge__merged__weights": [1.0, float("nan")]},
             r"config.merge.merged.weights\[1\] must be a finite number; got nan",
         ),
-        ({"merge__merged__experts": []}, "config.merge.merged.experts must be not empty; got"),
+        ({"merge__merged__experts": []}, "config.merge.merged.experts must be non-empty; got"),
         ({"seed": -1}, "config.seed must be a whole number from 0 to 4294967295; got -1"),
         ({"merge__merged__experts": ["@later"]}, "starts from @later"),
     ],

@@ -343,7 +343,7 @@ NESTED = [
     (MergeSettings, "merge.m", {"weights": (0.5, NAN)}, "weights[1] must be a finite number; got nan"),
     (LogProbsConfig, "rl.log_probs", {"shared_prefix": ("text", "sound")},
      "shared_prefix[1] must be one of image, text; got 'sound'"),
-    (LoraConfig, "lora", {"target": ()}, "target must be not empty; got (). It names kernels"),
+    (LoraConfig, "lora", {"target": ()}, "target must be non-empty; got (). It names kernels"),
     (DataConfig, "data", {"question_kinds": (1,)}, "question_kinds[0] must be a text; got 1"),
     (RewardOptions, "rewards.options", {"models": {"bert": 3}}, "models.bert must be a text; got 3"),
 ]  # fmt: skip

@@ -204,7 +204,7 @@ BAD_SHARED_VALUES = [
     ),
     (
         {"trainable": ()},
-        r"config.trainable must be not empty; got \(\). Name parameters by patterns",
+        r"config.trainable must be non-empty; got \(\). Name parameters by patterns",
     ),
     (
         {"lora.rank": -1},
