@@ -115,7 +115,7 @@ KL = Study(
     "OThink-MR1: GRPO-D, whose coefficient falls and then rises, is better than the best constant "
     "coefficient.",
     {
-        "none": kl_arm("constant", 0.0, 0.0),
+        "none": kl_arm("none", 0.0, 0.0),
         "constant_0.01": kl_arm("constant", 0.01, 0.01),
         "constant_0.03": kl_arm("constant", 0.03, 0.03),
         "linear": kl_arm("linear", 0.0, 0.03),

@@ -144,7 +144,7 @@ def corl_stage_one(c: ml_collections.ConfigDict, size: str) -> None:
     c.rl.loss.task_weight.text = 1.0
     c.rl.log_probs.update({"chunk_length": 144, "shared_prefix": ("image", "text")})
     for task in ("image", "text"):
-        c.kl[task].update({"schedule": "constant", "start": 0.0, "end": 0.0})
+        c.kl[task].update({"schedule": "none", "start": 0.0, "end": 0.0})
 
     c.data.update({"name": "records", "dir": "data/x2x_rft_22k"})
     c.evals.num_records = 0  # the parser of the embedded world reads its own images alone

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from corl_jax.commands.common import add_devices, add_policy
+from corl_jax.commands.common import add_completion_length, add_devices, add_policy
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -14,6 +14,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_devices(parser)
     parser.add_argument("--image", required=True, help="a picture file")
     parser.add_argument("--question", required=True, help="the question, and its options if any")
+    add_completion_length(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -26,11 +27,14 @@ def run(args: argparse.Namespace) -> int:
     # The picture is read first, since loading a policy takes longer.
     image = load_image(args.image)
     policy = Policy.load(args.policy, devices=args.devices)
-    text = policy.answer([image], [args.question])[0]
+    length = args.completion_length
+    written = policy.sample_answers([image], [args.question], max_tokens=length)[0]
 
     # The answer is what is between the tags, where there are some.
-    answer = extract_answer(text)
-    if answer != text:
-        print(f"wrote: {text}", file=sys.stderr)
+    answer = extract_answer(written.text)
+    if answer != written.text:
+        print(f"wrote: {written.text}", file=sys.stderr)
+    if written.is_truncated:
+        print(f"the answer was cut at {length} tokens; raise --completion-length", file=sys.stderr)
     print(answer)
     return 0

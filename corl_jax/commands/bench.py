@@ -6,14 +6,19 @@ import argparse
 import pathlib
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from corl_jax.commands.common import check_file
-from corl_jax.core.errors import UserError
+from corl_jax.commands.common import Devices, check_file, number
+from corl_jax.core.config_block import Interval
 from corl_jax.core.files import write_json
 
 # Prints a line of progress. ``bench.timing`` has the same type, but imports JAX.
 LogLine = Callable[[str], None]
+
+Repeats = Annotated[int, Interval(ge=1, le=1000)]
+Prompts = Annotated[int, Interval(ge=1, le=1024)]
+GroupSize = Annotated[int, Interval(ge=2, le=1024)]
+ImageTokens = Annotated[int, Interval(ge=1, le=2**16)]
 
 SIZES = "dot, tiny, mid, or (not on a CPU) janus_pro_1b"
 DEVICES = "devices for corl_jax, each with prompts of its own; on a CPU they are threads"
@@ -33,10 +38,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints a table; progress goes to stderr."""
     # Everything that needs no library is checked before one is loaded.
-    for flag, least in (("repeats", 1), ("prompts", 1), ("group", 2)):
-        value = vars(args).get(flag)
-        if value is not None and value < least:
-            raise UserError(f"--{flag} must be at least {least}; got {value}")
     if args.json is not None:
         check_file(args.json, "--json", overwrite=True)
 
@@ -70,9 +71,13 @@ def _turn_off_compilation_cache() -> None:
 def _add_decode_flags(parser: argparse.ArgumentParser) -> None:
     _add_size(parser, SIZES, "tiny")
     _add_against(parser, "transformers")
-    parser.add_argument("--devices", type=int, default=1, help=f"{DEVICES} (default: 1)")
     parser.add_argument(
-        "--repeats", type=int, help="timings of each program (default: 5 at tiny, else 2)"
+        "--devices", type=number(Devices), default=1, help=f"{DEVICES} (default: 1)"
+    )
+    parser.add_argument(
+        "--repeats",
+        type=number(Repeats),
+        help="timings of each program (default: 5 at tiny, else 2)",
     )
     _add_profile(parser, "rollout")
 
@@ -89,13 +94,21 @@ def _add_step_flags(parser: argparse.ArgumentParser) -> None:
     _add_against(parser, "transformers", "nothing")
 
     # How much a step does.
-    parser.add_argument("--prompts", type=int, default=2, help="of each task (default: 2)")
-    parser.add_argument("--group", type=int, default=8, help="samples per prompt (default: 8)")
-    image_tokens = "of every image (default: those of the size)"
-    parser.add_argument("--image-tokens", type=int, help=image_tokens)
-    parser.add_argument("--devices", type=int, help=f"{DEVICES} (default: all there are)")
     parser.add_argument(
-        "--repeats", type=int, help="steps of each program (default: 3 at dot, 5 at tiny, else 2)"
+        "--prompts", type=number(Prompts), default=2, help="of each task (default: 2)"
+    )
+    parser.add_argument(
+        "--group", type=number(GroupSize), default=8, help="samples per prompt (default: 8)"
+    )
+    image_tokens = "of every image (default: those of the size)"
+    parser.add_argument("--image-tokens", type=number(ImageTokens), help=image_tokens)
+    parser.add_argument(
+        "--devices", type=number(Devices), help=f"{DEVICES} (default: all there are)"
+    )
+    parser.add_argument(
+        "--repeats",
+        type=number(Repeats),
+        help="steps of each program (default: 3 at dot, 5 at tiny, else 2)",
     )
     _add_profile(parser, "step")
 
@@ -120,17 +133,19 @@ def _add_scaling_flags(parser: argparse.ArgumentParser) -> None:
     _add_size(parser, "dot, tiny or mid", "tiny")
     parser.add_argument(
         "--devices",
-        type=_positive_counts,
+        type=_numbers(Devices),
         default=(1, 2, 4, 8),
         help="numbers of devices to compare (default: 1,2,4,8)",
     )
     parser.add_argument(
         "--image-tokens",
-        type=_positive_counts,
+        type=_numbers(ImageTokens),
         default=(16, 64, 144),
         help="image tokens to compare, beside those of the size (default: 16,64,144)",
     )
-    parser.add_argument("--repeats", type=int, default=3, help="steps of each setting (default: 3)")
+    parser.add_argument(
+        "--repeats", type=number(Repeats), default=3, help="steps of each setting (default: 3)"
+    )
 
 
 def _run_scaling(args: argparse.Namespace, log: LogLine) -> dict[str, Any]:
@@ -142,7 +157,9 @@ def _run_scaling(args: argparse.Namespace, log: LogLine) -> dict[str, Any]:
 
 def _add_kernel_flags(parser: argparse.ArgumentParser) -> None:
     _add_size(parser, "heads and lengths of dot, tiny, mid or janus_pro_1b", "mid")
-    parser.add_argument("--repeats", type=int, default=5, help="of every timing (default: 5)")
+    parser.add_argument(
+        "--repeats", type=number(Repeats), default=5, help="of every timing (default: 5)"
+    )
 
 
 def _run_kernels(args: argparse.Namespace, log: LogLine) -> dict[str, Any]:
@@ -165,15 +182,10 @@ def _add_profile(parser: argparse.ArgumentParser, unit: str) -> None:
     parser.add_argument("--profile", type=pathlib.Path, help=text)
 
 
-def _positive_counts(text: str) -> tuple[int, ...]:
-    """Numbers that are separated by commas."""
-    # argparse adds the name of the flag to the message.
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) for part in parts):
-        raise argparse.ArgumentTypeError(
-            f"expected numbers of at least 1 such as 1,2,4; got {text!r}"
-        )
-    return tuple(int(part) for part in parts)
+def _numbers(annotation: Any) -> Callable[[str], tuple[int, ...]]:
+    """The ``type`` of a flag with numbers that are separated by commas, such as 1,2,4."""
+    parse = number(annotation)
+    return lambda text: tuple(parse(part) for part in text.split(","))
 
 
 class Benchmark(NamedTuple):

@@ -7,6 +7,7 @@ needs when it runs, so that help is quick.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from typing import NoReturn
 
@@ -51,6 +52,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Refuses a command line."""
+        # What ``commands.common.number`` says of a flag becomes a sentence.
+        message = re.sub(r"^argument (\S+): must", r"\1 must", message)
         raise UserError(f"{message}; see {self.prog} --help")
 
 

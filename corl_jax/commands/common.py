@@ -3,10 +3,37 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import pathlib
-from collections.abc import Sequence
+import typing
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
+from corl_jax.core.config_block import FieldError, Interval, PositiveInt, check_value
 from corl_jax.core.errors import UserError
+
+Devices = Annotated[int, Interval(ge=1, le=1024)]
+# Repeated from ``sampling.policy``, which help must not wait for.
+Samples = Annotated[int, Interval(ge=1, le=1024), "Another --seed gives other samples"]
+ANSWER_LENGTH = 64
+
+
+def number(annotation: Any) -> Callable[[str], Any]:
+    """The ``type`` of a flag whose value is a number in bounds, see ``core.config_block``."""
+    kind = typing.get_args(annotation)[0] if typing.get_args(annotation) else annotation
+
+    def parse(text: str) -> Any:
+        value: Any = text
+        # A text that is no number stays one, and the check says what it must be.
+        with contextlib.suppress(ValueError):
+            value = kind(text)
+        try:
+            check_value("", value, annotation)
+        except FieldError as error:
+            raise argparse.ArgumentTypeError(error.problem) from None
+        return value
+
+    return parse
 
 
 def add_policy(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +48,17 @@ def add_policy(parser: argparse.ArgumentParser) -> None:
 def add_devices(parser: argparse.ArgumentParser) -> None:
     """Adds ``--devices``."""
     text = "how many devices of this host share a policy that is too large for one (default: 1)"
-    parser.add_argument("--devices", type=int, default=1, help=text)
+    parser.add_argument("--devices", type=number(Devices), default=1, help=text)
+
+
+def add_completion_length(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--completion-length``."""
+    parser.add_argument(
+        "--completion-length",
+        type=number(PositiveInt),
+        default=ANSWER_LENGTH,
+        help=f"most tokens of an answer (default: {ANSWER_LENGTH})",
+    )
 
 
 def check_file(path: pathlib.Path, flag: str, overwrite: bool) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import pathlib
 
-from corl_jax.commands.common import add_devices, add_policy, check_file
+from corl_jax.commands.common import add_devices, add_policy, check_file, number
+from corl_jax.core.config_block import PositiveInt, Seed, Weight
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_json
 
@@ -23,16 +24,21 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--suite", default="shapes", help="what to measure on: shapes, the embedded world"
     )
-    parser.add_argument("--n", type=int, default=512, help="held-out records (default: 512)")
     parser.add_argument(
-        "--seed", type=int, default=0, help="of the choice of records and of sampling (default: 0)"
+        "--n", type=number(PositiveInt), default=512, help="held-out records (default: 512)"
+    )
+    parser.add_argument(
+        "--seed",
+        type=number(Seed),
+        default=0,
+        help="of the choice of records and of sampling (default: 0)",
     )
     # ``--guidance`` is short for it.
     parser.add_argument(
         "--guidance-scale",
         "--guidance",
         dest="guidance_scales",
-        type=float,
+        type=number(Weight),
         nargs="+",
         default=[1.0, 1.5, 2.0],
         help="scales of classifier-free guidance, 1 for none (default: 1 1.5 2)",

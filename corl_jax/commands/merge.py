@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 import pathlib
+from typing import Annotated
+
+from corl_jax.commands.common import number
+from corl_jax.core.config_block import FieldError, Interval
 
 # Repeated from ``objectives`` and ``porting``, which help must not wait for.
 METHODS = ("gaussian", "linear")
@@ -31,13 +35,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lambda",
         dest="lam",
-        type=float,
+        type=number(Annotated[float, Interval(gt=0), "Try 2"]),
         default=2.0,
         help="gaussian: standard deviations up to which a change is small (default: 2)",
     )
     parser.add_argument(
         "--weights",
-        type=float,
+        type=number(float),
         nargs="+",
         default=[],
         help="linear: one per expert (default: equal, adding up to 1)",
@@ -65,7 +69,10 @@ def run(args: argparse.Namespace) -> int:
     from corl_jax.porting.policy_merge import MergeSettings, merge_policies
 
     # Options are checked before any policy is opened.
-    settings = MergeSettings(args.method, args.lam, tuple(args.weights), args.dtype)
+    try:
+        settings = MergeSettings(args.method, args.lam, tuple(args.weights), args.dtype)
+    except FieldError as error:
+        raise error.of("--") from None
     set_up_jax()
     merge_policies(args.base, args.experts, args.out, settings)
     print(args.out)

@@ -6,7 +6,8 @@ import argparse
 import pathlib
 import re
 
-from corl_jax.commands.common import add_devices, add_policy, check_folder
+from corl_jax.commands.common import Samples, add_devices, add_policy, check_folder, number
+from corl_jax.core.config_block import Seed, Weight
 from corl_jax.core.errors import UserError
 
 
@@ -17,20 +18,27 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
     # What is drawn, and how.
     parser.add_argument("--prompt", required=True, help="what to draw")
-    parser.add_argument("--n", type=int, default=4, help="how many pictures (default: 4)")
     parser.add_argument(
-        "--seed", type=int, default=0, help="the same seed draws the same pictures (default: 0)"
+        "--n", type=number(Samples), default=4, help="how many pictures (default: 4)"
+    )
+    parser.add_argument(
+        "--seed",
+        type=number(Seed),
+        default=0,
+        help="the same seed draws the same pictures (default: 0)",
     )
     # ``--guidance`` is short for it.
     parser.add_argument(
         "--guidance-scale",
         "--guidance",
         dest="guidance_scale",
-        type=float,
+        type=number(Weight),
         default=2.0,
         help="scale of classifier-free guidance, 1 for none (default: 2)",
     )
-    parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: 1)")
+    parser.add_argument(
+        "--temperature", type=number(Weight), default=1.0, help="0 is greedy (default: 1)"
+    )
 
     # Where the pictures go.
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the pictures")
@@ -41,8 +49,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draws the pictures, writes them and prints their paths."""
-    if args.n < 1:
-        raise UserError(f"--n must be at least 1; got {args.n}. It is the number of pictures")
     if not args.prompt.strip():
         raise UserError("--prompt must have some words; got an empty one")
 

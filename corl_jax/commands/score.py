@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from corl_jax.commands.common import check_file
+from corl_jax.commands.common import add_completion_length, check_file
+from corl_jax.core.config_block import FieldError
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_json
 
@@ -39,6 +40,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="let the policy answer the questions of rows without a completion",
     )
+    add_completion_length(parser)
     parser.add_argument(
         "--model",
         action="append",
@@ -75,7 +77,12 @@ def run(args: argparse.Namespace) -> int:
     policy = None if args.policy is None else Policy.load(args.policy)
 
     image_size = IMAGE_SIZE if policy is None else policy.cfg.image_size
-    scores = score_rows(rows, names, options, policy, image_size, args.answer)
+    answer_length = args.completion_length if args.answer else 0
+    scores = score_rows(rows, names, options, policy, image_size, answer_length)
+    if truncated := sum(row["truncated"] for row in scores["rows"]):
+        length = args.completion_length
+        note = f"{truncated} answers were cut at {length} tokens; raise --completion-length"
+        print(note, file=sys.stderr)
     # The file also says where its numbers are from.
     about = {
         "policy": args.policy,
@@ -123,8 +130,12 @@ def _reward_options(settings: Sequence[str], models: Sequence[str]) -> RewardOpt
     for name, value in values.items():
         if name not in OPTIONS:
             raise UserError(f"--set must name one of {', '.join(OPTIONS)}; got '{name}={value}'")
-    options = RewardOptions(**values, models=dict(_parse_pair(text, "--model") for text in models))
-    check_reward_options(options)
+    sources = dict(_parse_pair(text, "--model") for text in models)
+    try:
+        options = RewardOptions(**values, models=sources)
+        check_reward_options(options)
+    except FieldError as error:
+        raise error.of("--model " if error.name.startswith("models") else "--set ") from None
     return options
 
 

@@ -11,14 +11,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from corl_jax.commands.common import number
+from corl_jax.core.config_block import Interval
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_atomically, write_json
 
 if TYPE_CHECKING:
     from corl_jax.studies.comparison import CommandRun, Study
 
+Seeds = Annotated[int, Interval(ge=1, le=100)]
 # The shipped studies.
 FILE = "configs/studies.py"
 
@@ -32,7 +35,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=pathlib.Path, help="folder of the study (default: runs/studies/NAME)"
     )
-    parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... (default: 3)")
+    parser.add_argument(
+        "--seeds", type=number(Seeds), default=3, help="seeds 0, 1, ... (default: 3)"
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="config.KEY=VALUE", help="for every training"
     )
@@ -55,8 +60,6 @@ def run(args: argparse.Namespace) -> int:
     out = args.out or pathlib.Path("runs/studies") / args.name
 
     # A wrong setting would fail in the first training, after all that is planned before it.
-    if args.seeds < 1:
-        raise UserError(f"--seeds must be at least 1; got {args.seeds}")
     for setting in args.set:
         if not setting.startswith("config.") or "=" not in setting:
             raise UserError(

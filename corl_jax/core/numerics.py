@@ -1,10 +1,9 @@
-"""Masked reductions, and metrics that are divided only once, at the end."""
+"""Metrics that are divided only once, at the end."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
@@ -44,16 +43,3 @@ class Weighted:
 
 
 Metrics = dict[str, Weighted]
-
-
-def add_metrics(metrics: Metrics, more: Metrics) -> Metrics:
-    """Adds the metrics of two micro-batches name by name; both have the same names."""
-    return {name: metrics[name] + more[name] for name in metrics}
-
-
-def masked_mean(
-    values: jax.Array, mask: jax.Array, axis: int | tuple[int, ...] | None = None
-) -> jax.Array:
-    """Mean of ``values`` where ``mask`` is true; 0 where the mask is empty."""
-    mask = mask.astype(values.dtype)
-    return jnp.sum(values * mask, axis) / jnp.maximum(jnp.sum(mask, axis), 1)

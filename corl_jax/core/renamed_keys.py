@@ -123,7 +123,20 @@ def _rename(config: Mapping[str, Any]) -> dict[str, Any]:
         value = _pop(renamed, old.split("."))
         if value is not _ABSENT:
             _put(renamed, new.split("."), RENAMED_VALUES.get((new, str(value)), value))
+
+    kl = renamed.get("kl")
+    for block in kl.values() if isinstance(kl, dict) else ():
+        if isinstance(block, dict):
+            _update_kl(block)
     return renamed
+
+
+def _update_kl(block: dict[str, Any]) -> None:
+    """Names the place of a KL term, which was the loss, and the schedule that stays 0, ``none``."""
+    block.setdefault("placement", "loss")
+    names = ["start"] if block.get("schedule") in ("constant", "adaptive") else ["start", "end"]
+    if not any(block.get(name) for name in names):
+        block["schedule"] = "none"
 
 
 _ABSENT = object()

@@ -10,6 +10,7 @@ import zlib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def stream(seed: int, name: str, step: int | jax.Array = 0) -> jax.Array:
@@ -19,13 +20,13 @@ def stream(seed: int, name: str, step: int | jax.Array = 0) -> jax.Array:
     return jax.random.fold_in(key, step)
 
 
-def sample_keys(key: jax.Array, samples: int | jax.Array) -> jax.Array:
+def sample_keys(key: jax.Array, samples: int | np.ndarray | jax.Array) -> jax.Array:
     """One key per sample id.
 
     Args:
       key: of a stream.
       samples: a count, for the ids 0, 1, ..., or an int array of ids.
     """
-    ids = jnp.arange(samples) if isinstance(samples, int) else samples
+    ids = jnp.arange(samples) if isinstance(samples, int) else jnp.asarray(samples)
     # Each key depends on its id alone, so a sample is the same in any batch and on any mesh.
     return jax.vmap(lambda sample_id: jax.random.fold_in(key, sample_id))(ids)

@@ -65,7 +65,7 @@ def partition(
         if not any(matches(path, [pattern]) for path in params):
             modules = sorted({path.split("/")[0] for path in params})
             raise UserError(
-                f"trainable pattern {pattern!r} matches no parameter; "
+                f"config.trainable pattern {pattern!r} matches no parameter; "
                 f"the model has {', '.join(modules)}"
             )
 

@@ -143,11 +143,13 @@ class Completion:
       record: the record from which its prompt was made.
       text: the decoded answer, for ``text``.
       pixels: the image, uint8 ``[H, W, 3]``, for ``image``.
+      is_truncated: whether the answer was cut at the limit of its length.
     """
 
     record: Record
     text: str | None = None
     pixels: np.ndarray | None = None
+    is_truncated: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,9 +178,8 @@ class PolicyBatch:
       sampler_log_probs: ``[B, G, T]``, as the sampler computed them: for the metric
         ``sampler_logp_diff`` and for importance weights.
       old_log_probs: ``[B, G, T]``, teacher-forced log-probs of the policy that sampled; None when
-        each rollout is used for one update only.
-      ref_log_probs: ``[B, G, T]`` of the reference policy; None when the KL coefficient is 0
-        throughout.
+        each rollout is used for one update only and no KL term is in the rewards.
+      ref_log_probs: ``[B, G, T]`` of the reference policy; None without a KL term.
       advantages: ``[B, G]``.
       weights: ``[B, G, T]``, the weight of each token in the task's loss, 0 where masked; see
         ``objectives.token_weights``.

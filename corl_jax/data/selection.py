@@ -34,11 +34,12 @@ def select(
     """
     if qa_type and qa_type not in QA_TYPES:
         raise UserError(
-            f"data.qa_type must be one of {', '.join(QA_TYPES)}, or '' for all; got {qa_type!r}"
+            f"config.data.qa_type must be one of {', '.join(QA_TYPES)}, or '' for all; got "
+            f"{qa_type!r}"
         )
     if limit < 0:
         raise UserError(
-            f"data.limit must be a number of records, or 0 for all; got {limit}. Raise it"
+            f"config.data.limit must be a number of records, or 0 for all; got {limit}. Raise it"
         )
 
     # The source is only searched if there is something to search for.
@@ -49,7 +50,7 @@ def select(
     # The first rows, so that a smaller limit selects a part of a larger one.
     if limit > len(rows):
         raise UserError(
-            f"data.limit must be at most the {len(rows)} selected records; got {limit}. "
+            f"config.data.limit must be at most the {len(rows)} selected records; got {limit}. "
             "Lower it, or set 0 for all"
         )
     if limit:
@@ -71,7 +72,8 @@ def _matching_rows(source: DescribedSource, questions: Sequence[str], qa_type: s
             else "must be empty, since the records of this source have no kinds"
         )
         raise UserError(
-            f"data.question_kinds {requirement}; got {unknown_kinds[0]!r}. Correct it, or set () for all"
+            f"config.data.question_kinds {requirement}; got {unknown_kinds[0]!r}. Correct it, or "
+            "set () for all"
         )
 
     # An empty list of kinds and an empty type match everything.
@@ -83,7 +85,7 @@ def _matching_rows(source: DescribedSource, questions: Sequence[str], qa_type: s
             rows.append(row)
     if not rows:
         raise UserError(
-            f"data.question_kinds={tuple(questions)} and data.qa_type={qa_type!r} leave no record; "
-            "select more kinds or types"
+            f"config.data.question_kinds={tuple(questions)} and config.data.qa_type={qa_type!r} "
+            "leave no record; select more kinds or types"
         )
     return rows

@@ -210,6 +210,12 @@ class TextTokenizer:
         return text.strip()
 
 
+def truncated_rows(tokens: np.ndarray, eos_id: int) -> np.ndarray:
+    """Which completions ``[..., T]`` lack the end token, as they reached the limit: ``[...]``."""
+    # Behind the end token there may be anything; without one every token was sampled.
+    return ~np.any(tokens == eos_id, -1)
+
+
 def left_pad(
     rows: Sequence[Sequence[int]], pad_id: int, multiple: int = 8, length: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:

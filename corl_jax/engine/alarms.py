@@ -12,6 +12,8 @@ import fnmatch
 import math
 from collections.abc import Iterator, Mapping
 
+from corl_jax.core.config_block import PositiveInt, Share, config_block
+
 # In a column's name: the share of the within-group reward std that one reward makes.
 STD_SHARE = "/reward_std_share/"
 
@@ -19,7 +21,7 @@ STD_SHARE = "/reward_std_share/"
 HELD_OUT_REWARD = "/held_out_reward"
 
 
-@dataclasses.dataclass(frozen=True)
+@config_block
 class AlarmConfig:
     """When an alarm is raised.
 
@@ -33,9 +35,9 @@ class AlarmConfig:
     """
 
     watch: tuple[str, ...] = ("grad_norm", "loss")
-    patience: int = 20
-    dominant_share: float = 0.95
-    diverging_probes: int = 3
+    patience: PositiveInt = 20
+    dominant_share: Share = 0.95
+    diverging_probes: PositiveInt = 3
 
 
 @dataclasses.dataclass(frozen=True)

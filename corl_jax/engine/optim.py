@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,16 @@ import optax
 from jaxtyping import PyTree
 
 from corl_jax.core import trees
-from corl_jax.core.errors import UserError
+from corl_jax.core.config_block import (
+    Count,
+    FieldError,
+    Interval,
+    OneOf,
+    PositiveInt,
+    Share,
+    Weight,
+    config_block,
+)
 from corl_jax.core.registry import Registry
 from corl_jax.core.types import Params
 
@@ -25,8 +34,11 @@ Schedule = Callable[[Any], jax.Array]
 # Name of a dtype to the dtype of the first moment; None takes that of the widened gradient.
 FIRST_MOMENTS = {"float32": None, "bfloat16": jnp.bfloat16}
 
+# How much of a moment is kept. At 1 the correction for its start would divide by 0.
+Decay = Annotated[float, Interval(ge=0, lt=1)]
 
-@dataclasses.dataclass(frozen=True)
+
+@config_block
 class OptimConfig:
     """AdamW and its schedule. All counts of steps are counts of updates.
 
@@ -47,18 +59,27 @@ class OptimConfig:
         bfloat16 can hold.
     """
 
-    learning_rate: float
-    total_steps: int
-    warmup_steps: int = 0
-    schedule: str = "constant"
-    final_fraction: float = 0.0
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.0
+    learning_rate: Weight
+    total_steps: PositiveInt
+    warmup_steps: Count = 0
+    schedule: Annotated[str, OneOf(schedules)] = "constant"
+    final_fraction: Share = 0.0
+    b1: Decay = 0.9
+    b2: Decay = 0.999
+    eps: Annotated[float, Interval(gt=0)] = 1e-8
+    weight_decay: Weight = 0.0
     no_decay: tuple[str, ...] = ("*scale", "*bias")
-    clip_norm: float = 1.0
-    first_moment_dtype: str = "float32"
+    clip_norm: Weight = 1.0
+    first_moment_dtype: Annotated[str, OneOf(FIRST_MOMENTS)] = "float32"
+
+    def __post_init__(self):
+        # A constant rate has no end, so it may be shorter than its warm-up.
+        if self.warmup_steps >= self.total_steps and self.schedule != "constant":
+            raise FieldError(
+                "warmup_steps",
+                f"must be less than total_steps={self.total_steps} for the {self.schedule} "
+                f"schedule; got {self.warmup_steps}",
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,21 +122,9 @@ def _cosine(cfg: OptimConfig, decay_steps: int) -> Schedule:
 
 
 def make_schedule(cfg: OptimConfig) -> Schedule:
-    """The learning-rate schedule, warm-up first.
-
-    Raises:
-      UserError: an unknown schedule, or no update after the warm-up.
-    """
-    make_decay = schedules[cfg.schedule]
-    decay_steps = cfg.total_steps - cfg.warmup_steps
-    if cfg.warmup_steps < 0 or (decay_steps < 1 and cfg.schedule != "constant"):
-        raise UserError(
-            f"warmup_steps must be at least 0 and less than total_steps={cfg.total_steps} for the "
-            f"{cfg.schedule} schedule; got warmup_steps={cfg.warmup_steps}"
-        )
-
-    # A constant rate has no end, so it may be shorter than its warm-up.
-    decay = make_decay(cfg, max(decay_steps, 1))
+    """The learning-rate schedule, warm-up first."""
+    # A constant rate may be shorter than its warm-up.
+    decay = schedules[cfg.schedule](cfg, max(cfg.total_steps - cfg.warmup_steps, 1))
     if cfg.warmup_steps == 0:
         return decay
 
@@ -138,28 +147,7 @@ def decay_mask(params: Params, no_decay: tuple[str, ...]) -> dict[str, bool]:
 
 
 def make_optimizer(cfg: OptimConfig) -> Optimizer:
-    """AdamW (Loshchilov and Hutter, 2019) in float32, with clipping of the global norm.
-
-    Raises:
-      UserError: see ``make_schedule``; also a learning rate, clip norm or weight decay below 0, and
-        an unknown dtype.
-    """
-    ranges = {
-        "learning_rate": cfg.learning_rate,
-        "clip_norm": cfg.clip_norm,
-        "weight_decay": cfg.weight_decay,
-    }
-    for name, value in ranges.items():
-        if not value >= 0:
-            raise UserError(f"optim.{name} must be at least 0; got optim.{name}={value}")
-
-    # Configs have dtypes by name.
-    if cfg.first_moment_dtype not in FIRST_MOMENTS:
-        raise UserError(
-            f"optim.first_moment_dtype={cfg.first_moment_dtype!r} is unknown; "
-            f"expected one of {', '.join(FIRST_MOMENTS)}"
-        )
-
+    """AdamW (Loshchilov and Hutter, 2019) in float32, with clipping of the global norm."""
     # Clipping comes first, so that the moments only see clipped gradients.
     clip = optax.clip_by_global_norm(cfg.clip_norm) if cfg.clip_norm else optax.identity()
 

@@ -16,7 +16,7 @@ from corl_jax.reward_models.collection import RewardModels
 from corl_jax.rewards.base import RewardContext, compute_rewards
 from corl_jax.rewards.config import RewardOptions
 from corl_jax.rewards.requirements import required_models
-from corl_jax.sampling.policy import Policy
+from corl_jax.sampling.policy import Answer, Policy
 from corl_jax.sampling.policy_handle import RewardPolicyHandle
 
 BATCH_SIZE = 16
@@ -28,7 +28,7 @@ def score_rows(
     options: RewardOptions,
     policy: Policy | None,
     image_size: int,
-    answer_missing: bool,
+    answer_length: int,
 ) -> dict[str, Any]:
     """Computes every reward of every row.
 
@@ -38,23 +38,26 @@ def score_rows(
       options: choices that several rewards share.
       policy: for rewards that use one, or None.
       image_size: side in pixels that images are resized to first, as those of a policy are.
-      answer_missing: lets the policy answer the questions of rows without a completion.
+      answer_length: lets the policy answer the questions of rows without a completion, in so many
+        tokens at most; 0 does not.
 
     Returns:
-      ``rewards``: mean and standard deviation by the name of the reward; ``rows``: id, completion
-      and value of every reward for each row.
+      ``rewards``: mean and standard deviation by the name of the reward; ``rows``: id, completion,
+      whether it was cut at its length, and value of every reward for each row.
     """
     context = _reward_context(names, options, policy)
 
     # Completions: those of the file, and where there is none the policy's answer.
-    texts = [row.completion for row in rows]
-    if answer_missing and policy is not None:
-        texts = _with_answers(rows, texts, policy)
-
-    completions = [
-        Completion(row.record, text=text, pixels=resize_image(row.image, (image_size, image_size)))
-        for row, text in zip(rows, texts, strict=True)
-    ]
+    answers: dict[int, Answer] = {}
+    if answer_length and policy is not None:
+        answers = _missing_answers(rows, policy, answer_length)
+    completions = []
+    for i, row in enumerate(rows):
+        text, truncated = row.completion, False
+        if i in answers:
+            text, truncated = answers[i].text, answers[i].is_truncated
+        pixels = resize_image(row.image, (image_size, image_size))
+        completions.append(Completion(row.record, text, pixels, truncated))
 
     # Every reward has weight 1, since only the values of each are reported and not the total.
     weights = dict.fromkeys(names, 1.0)
@@ -72,6 +75,7 @@ def score_rows(
     row_entries = []
     for completion, values in zip(completions, matrix, strict=True):
         entry: dict[str, Any] = {"id": completion.record.id, "completion": completion.text}
+        entry["truncated"] = completion.is_truncated
         row_entries.append(entry | dict(zip(names, map(float, values), strict=True)))
     return {"rewards": statistics, "rows": row_entries}
 
@@ -89,16 +93,17 @@ def _reward_context(
     return RewardContext(handle, reward_models, options)
 
 
-def _with_answers(
-    rows: Sequence[RecordRow], texts: Sequence[str | None], policy: Policy
-) -> list[str | None]:
-    """``texts`` with the policy's answers where there is no completion."""
-    missing = [i for i, text in enumerate(texts) if text is None]
+def _missing_answers(
+    rows: Sequence[RecordRow], policy: Policy, answer_length: int
+) -> dict[int, Answer]:
+    """The policy's answers to the questions of rows without a completion, by row."""
+    missing = [i for i, row in enumerate(rows) if row.completion is None]
     if not missing:
-        return list(texts)
+        return {}
     # One call for all of them: the policy forms its own batches.
-    answers = policy.answer(
-        [rows[i].record.image for i in missing], [rows[i].record.question for i in missing]
+    answers = policy.sample_answers(
+        [rows[i].record.image for i in missing],
+        [rows[i].record.question for i in missing],
+        max_tokens=answer_length,
     )
-    answer_by_row = dict(zip(missing, answers, strict=True))
-    return [answer_by_row.get(i, text) for i, text in enumerate(texts)]
+    return dict(zip(missing, answers, strict=True))

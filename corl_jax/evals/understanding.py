@@ -77,6 +77,7 @@ def understanding_metrics(greedy: Sequence[Completion], sampled: Sequence[Comple
     Returns:
       ``qa_greedy`` and ``qa_sampled``: share of correct answers. ``qa_sampled_strict``: correct and
       well-formed. ``qa_format`` (sampled) and ``qa_greedy_format``: well-formed.
+      ``qa_truncated`` (sampled) and ``qa_greedy_truncated``: cut at the limit of their length.
       ``qa_greedy_mc`` and ``qa_greedy_oe``: greedy answers to multiple-choice and to open-ended
       questions, where there are any. ``qa_greedy/KIND``: greedy answers to one kind of question.
     """
@@ -90,6 +91,8 @@ def understanding_metrics(greedy: Sequence[Completion], sampled: Sequence[Comple
         "qa_sampled": estimate(sampled_correct),
         "qa_sampled_strict": estimate(sampled_correct & sampled_formed),
         "qa_format": estimate(sampled_formed),
+        "qa_truncated": estimate([completion.is_truncated for completion in sampled]),
+        "qa_greedy_truncated": estimate([completion.is_truncated for completion in greedy]),
     }
 
     # Greedy answers by type of question (multiple choice or open-ended) and by kind (count, colour,

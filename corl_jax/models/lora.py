@@ -11,16 +11,16 @@ parameters go in, and kernels with their adapters merged come out.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from corl_jax.core.config_block import Count, Interval, NotEmpty, config_block
 from corl_jax.core.errors import UserError
 from corl_jax.core.rng import stream
 from corl_jax.core.trees import matches
@@ -34,7 +34,7 @@ ADAPTER_PATTERNS = ("*/lora_a", "*/lora_b")
 """Patterns of the paths of adapters."""
 
 
-@dataclasses.dataclass(frozen=True)
+@config_block
 class Lora:
     """Which kernels have adapters, and of what size.
 
@@ -44,9 +44,11 @@ class Lora:
       target: patterns of the paths of kernels that have an adapter.
     """
 
-    rank: int = 0
-    alpha: float = 16.0
-    target: tuple[str, ...] = ("language_model/layers/*/kernel",)
+    rank: Count = 0
+    alpha: Annotated[float, Interval(gt=0), "At 0 the adapters add nothing"] = 16.0
+    target: Annotated[
+        tuple[str, ...], NotEmpty(), "It names kernels by patterns of their paths"
+    ] = ("language_model/layers/*/kernel",)
 
     @property
     def scale(self) -> float:

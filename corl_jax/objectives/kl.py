@@ -6,17 +6,17 @@ token; a coefficient, written ``beta`` in the papers.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from corl_jax.core.errors import UserError
+from corl_jax.core.config_block import FieldError, Interval, OneOf, config_block
 from corl_jax.core.registry import Registry
 from corl_jax.core.types import pytree
+from corl_jax.objectives.log_ratios import bounded_log_ratio
 
 # Estimators of KL(pi || ref) from tokens that were sampled from pi (Schulman, "Approximating KL
 # divergence", 2020). The expectation of k1 and of k3 over such tokens is the exact divergence.
@@ -25,7 +25,11 @@ estimators: Registry[Callable[[Array, Array], Array]] = Registry("KL estimator")
 
 @estimators.register("k1")
 def k1(log_probs: Float[Array, "..."], ref_log_probs: Float[Array, "..."]) -> Float[Array, "..."]:
-    """``log pi - log ref``: unbiased, positive or negative."""
+    """``log pi - log ref``: unbiased, positive or negative.
+
+    In a reward it is the exact penalty. In a loss its gradient, that of ``log pi`` alone, is 0 on
+    average whatever the reference policy is, so ``KlConfig`` refuses it there.
+    """
     return log_probs - ref_log_probs
 
 
@@ -37,61 +41,81 @@ def k2(log_probs: Float[Array, "..."], ref_log_probs: Float[Array, "..."]) -> Fl
 
 @estimators.register("k3")
 def k3(log_probs: Float[Array, "..."], ref_log_probs: Float[Array, "..."]) -> Float[Array, "..."]:
-    """``ref / pi - log(ref / pi) - 1``: unbiased and never negative (OThink-MR1 Eq. 5)."""
-    log_ratio = ref_log_probs - log_probs
+    """``ref / pi - log(ref / pi) - 1``: unbiased and never negative (OThink-MR1 Eq. 5).
+
+    The log-ratio is bounded from above as in ``log_ratios``, so that value and gradient are finite.
+    """
+    log_ratio = bounded_log_ratio(ref_log_probs - log_probs)
     return jnp.exp(log_ratio) - log_ratio - 1
 
 
-@dataclasses.dataclass(frozen=True)
+PLACEMENTS = ("loss", "reward")
+"""Where the KL term is: in the loss of every token (GRPO), or taken off the rewards (PPO, RLOO)."""
+
+OFF = "To train without a KL term, choose schedule=none"
+
+
+@config_block
 class KlConfig:
     """The coefficient of the KL term for one task.
 
     Attributes:
-      schedule: a name in ``schedules``.
+      schedule: a name in ``schedules``; ``none`` trains without a KL term.
       start: the first coefficient; the constant one for ``constant``; beta_min for ``grpo_d``.
-      end: the last coefficient; beta_max for ``grpo_d``. ``constant`` and ``adaptive`` ignore it.
+      end: the last coefficient; beta_max for ``grpo_d``. ``none``, ``constant`` and ``adaptive``
+        ignore it.
       explore_fraction: for ``grpo_d`` and ``grpo_d_monotone``, the fraction of updates in the
         exploration phase, ``w / t``; 0.3 in the paper.
       target_kl: for ``adaptive``, the KL divergence per token that it steers to.
       adaptation_rate: for ``adaptive``, the largest relative change of the coefficient per update.
       estimator: a name in ``estimators``.
+      placement: of ``PLACEMENTS``.
     """
 
-    schedule: str = "constant"
-    start: float = 0.0
-    end: float = 0.0
-    explore_fraction: float = 0.3
-    target_kl: float = 0.05
-    adaptation_rate: float = 0.1
-    estimator: str = "k3"
+    # Misspelt names should fail when the config is read, not in the first update.
+    schedule: Annotated[str, OneOf(schedules)] = "none"
+    start: Annotated[float, Interval(ge=0), OFF] = 0.0
+    end: Annotated[float, Interval(ge=0), OFF] = 0.0
+    explore_fraction: Annotated[float, Interval(gt=0, lt=1), "The paper has 0.3"] = 0.3
+    target_kl: Annotated[float, Interval(gt=0)] = 0.05
+    adaptation_rate: Annotated[float, Interval(gt=0, lt=1)] = 0.1
+    estimator: Annotated[str, OneOf(estimators)] = "k3"
+    placement: Annotated[str, OneOf(PLACEMENTS)] = "loss"
 
     def __post_init__(self) -> None:
-        # Misspelt names should fail when the config is read, not in the first update.
-        schedules.require(self.schedule)
-        estimators.require(self.estimator)
-        if self.start < 0 or self.end < 0:
-            raise UserError(
-                f"kl.start and kl.end must be at least 0; got {self.start} and {self.end}. "
-                "Set both to 0 to train without a KL term"
+        # A coefficient that is not used, and a KL term whose coefficient stays 0, do nothing.
+        if self.schedule == "none":
+            if self.start:
+                raise FieldError(
+                    "start",
+                    f"must be 0 with schedule=none, which has no KL term; got {self.start}. Choose "
+                    "a schedule such as constant, or set it to 0",
+                )
+            return
+        ignores_end = self.schedule in ("constant", "adaptive")
+        if self.start == 0 and (ignores_end or self.end == 0):
+            others = "" if ignores_end else ", or end must be,"
+            raise FieldError(
+                "start",
+                f"must be above 0{others} with schedule={self.schedule}, whose coefficient cannot "
+                f"leave 0 otherwise; got 0. {OFF}",
             )
-
-        # The parameters of the schedules, also of those that are not chosen.
-        if not 0 < self.explore_fraction < 1:
-            raise UserError(
-                "kl.explore_fraction must be a fraction of the updates, above 0 and below 1; "
-                f"got kl.explore_fraction={self.explore_fraction}. The paper has 0.3"
-            )
-        if self.target_kl <= 0 or not 0 <= self.adaptation_rate < 1:
-            raise UserError(
-                "kl.target_kl must be above 0, and kl.adaptation_rate at least 0 and below 1; "
-                f"got kl.target_kl={self.target_kl} and kl.adaptation_rate={self.adaptation_rate}"
+        if (self.estimator, self.placement) == ("k1", "loss"):
+            raise FieldError(
+                "estimator",
+                "must be k2 or k3 in the loss, where the gradient of k1 is 0 on average; got k1. "
+                "Choose placement=reward to subtract k1 from the rewards",
             )
 
     @property
     def needs_reference(self) -> bool:
-        """Whether the coefficient can ever differ from 0, so that a reference policy is needed."""
-        # Two schedules never use ``end``.
-        return self.start > 0 or (self.end > 0 and self.schedule not in ("constant", "adaptive"))
+        """Whether there is a KL term, and so a reference policy."""
+        return self.schedule != "none"
+
+    @property
+    def is_in_reward(self) -> bool:
+        """Whether the KL term is subtracted from the rewards."""
+        return self.needs_reference and self.placement == "reward"
 
 
 @pytree()
@@ -117,6 +141,12 @@ Scalar = Float[Array, ""]
 Schedule = Callable[[KlConfig, Step, Scalar, Scalar, int], Scalar]
 
 schedules: Registry[Schedule] = Registry("KL schedule")
+
+
+@schedules.register("none")
+def no_schedule(cfg: KlConfig, step: Step, coef: Scalar, kl: Scalar, total_steps: int) -> Scalar:
+    """0 throughout."""
+    return jnp.zeros((), jnp.float32)
 
 
 @schedules.register("constant")

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from corl_jax.core.errors import UserError
+from corl_jax.objectives.log_ratios import probability_ratio
 
 # See ``clipped_surrogate``.
 CLIPS = ("ppo", "two_sided", "none")
@@ -28,8 +29,8 @@ def clipped_surrogate(
 ) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]:
     """``-min(rho A, clip(rho, 1 - epsilon_low, 1 + epsilon_high) A)`` per token.
 
-    ``rho = pi / pi_old`` is the probability ratio and ``A`` the advantage (OThink-MR1 Eq. 4; CoRL
-    has no clip).
+    ``rho = pi / pi_old`` is the probability ratio, bounded as in ``log_ratios``, and ``A`` the
+    advantage (OThink-MR1 Eq. 4; CoRL has no clip).
 
     Args:
       log_probs: ``log pi`` of the policy in training.
@@ -55,7 +56,7 @@ def clipped_surrogate(
 
     # Without old log-probs the ratio is exp(0) = 1, with the policy gradient as its derivative.
     anchor = jax.lax.stop_gradient(log_probs if old_log_probs is None else old_log_probs)
-    ratio = jnp.exp(log_probs - anchor)
+    ratio = probability_ratio(log_probs - anchor)
     unclipped = ratio * advantages
     if clip == "none":
         return -unclipped, ratio, jnp.zeros_like(ratio)
@@ -86,4 +87,5 @@ def importance_weights(
       sampler_log_probs: ``log mu`` of the distribution from which the tokens were sampled.
       cap: the largest weight, 1 or more.
     """
-    return jax.lax.stop_gradient(jnp.minimum(jnp.exp(log_probs - sampler_log_probs), cap))
+    weights = jnp.minimum(probability_ratio(log_probs - sampler_log_probs), cap)
+    return jax.lax.stop_gradient(weights)

@@ -6,17 +6,21 @@ In: conditional logits, unconditional logits where classifier-free guidance is u
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from corl_jax.core.errors import UserError
+from corl_jax.core.config_block import Interval, Weight, check_value
 from corl_jax.core.types import pytree
 
 # Log-prob of a banned id. It is finite, so that the difference of two policies is finite too.
 BANNED = -1e30
+
+GREEDY_BELOW = 1e-5
+"""Temperatures below it are greedy like 0, as in vLLM (``_SAMPLING_EPS``). Between logits that are
+equal a smaller temperature would still choose at random."""
 
 
 @pytree("top_p", "top_k")
@@ -28,7 +32,8 @@ class SamplingParams:
     Attributes:
       guidance_scale: ``w`` of ``u + w (c - u)``, with ``c`` the conditional and ``u``
         the unconditional logits; 1 is the conditional distribution, 0 the unconditional one.
-      temperature: logits are divided by it. 0 means greedy, with log-probs at temperature 1.
+      temperature: logits are divided by it. 0, as all below ``GREEDY_BELOW``, means greedy, with
+        log-probs at temperature 1.
       top_p: keep the smallest set of ids whose probability reaches it; 1 keeps all. It is static,
         so that a program with 1 does not sort.
       top_k: keep the ``k`` most likely ids; 0 keeps all. Static.
@@ -41,20 +46,21 @@ class SamplingParams:
     top_k: int = 0
     banned: Any = None
 
+    @property
+    def is_greedy(self) -> Any:
+        """bool ``[]``, whether the most likely id is taken; traced, as the temperature is."""
+        return self.temperature < GREEDY_BELOW
+
 
 def check_sampling_params(*, guidance_scale: float, temperature: float, top_p: float = 1.0) -> None:
     """Checks the ranges of sampling parameters.
 
     Raises:
-      UserError: a negative or non-finite number, or a ``top_p`` outside (0, 1].
+      FieldError: a negative or non-finite number, or a ``top_p`` outside (0, 1].
     """
-    for name, value in (("guidance_scale", guidance_scale), ("temperature", temperature)):
-        if not 0 <= value < float("inf"):
-            raise UserError(f"{name} must be a finite number of at least 0; got {name}={value}")
-    if not 0 < top_p <= 1:
-        raise UserError(
-            f"top_p must be above 0 and at most 1; got top_p={top_p}. 1 keeps all tokens"
-        )
+    check_value("guidance_scale", guidance_scale, Weight)
+    check_value("temperature", temperature, Weight)
+    check_value("top_p", top_p, Annotated[float, Interval(gt=0, le=1), "1 keeps all tokens"])
 
 
 def log_distribution(
@@ -78,8 +84,10 @@ def log_distribution(
     if params.banned is not None:
         logits = jnp.where(params.banned, BANNED, logits)
 
-    # At temperature 0 the log-probs are those of temperature 1; sampling then takes the largest.
-    logits = logits / jnp.where(params.temperature > 0, params.temperature, 1.0)
+    # Greedy log-probs are those of temperature 1. The largest logit becomes 0 before the division,
+    # which would otherwise round away small differences of logits at a low temperature.
+    logits = logits - jax.lax.stop_gradient(jnp.max(logits, -1, keepdims=True))
+    logits = logits / jnp.where(params.is_greedy, 1.0, params.temperature)
 
     # Top-k keeps ids that tie with the k-th.
     if params.top_k:
@@ -88,8 +96,10 @@ def log_distribution(
     if params.top_p < 1:
         logits = jnp.where(_outside_nucleus(logits, params.top_p), BANNED, logits)
 
-    # The softmax can take banned ids below BANNED; all of them get the same log-prob.
-    return jnp.maximum(jax.nn.log_softmax(logits, -1), BANNED)
+    # The log-softmax of logits whose largest is 0. It can take banned ids below BANNED; all of them
+    # get the same log-prob.
+    log_probs = logits - jnp.log(jnp.sum(jnp.exp(logits), -1, keepdims=True))
+    return jnp.maximum(log_probs, BANNED)
 
 
 def _outside_nucleus(logits: Float[Array, "... V"], top_p: float) -> Bool[Array, "... V"]:
@@ -107,7 +117,7 @@ def _outside_nucleus(logits: Float[Array, "... V"], top_p: float) -> Bool[Array,
 def sample_tokens(
     keys: Key[Array, "N"], log_probs: Float[Array, "N V"], params: SamplingParams
 ) -> tuple[Int[Array, "N"], Float[Array, "N"]]:
-    """Samples one id per row; takes the most likely one at temperature 0.
+    """Samples one id per row; takes the most likely one where ``params.is_greedy``.
 
     Args:
       keys: one key per row.
@@ -131,11 +141,9 @@ def gumbel_noise(keys: Key[Array, "N"], size: int) -> Float[Array, "N V"]:
 def sample_with_noise(
     noise: Float[Array, "N V"], log_probs: Float[Array, "N V"], params: SamplingParams
 ) -> tuple[Int[Array, "N"], Float[Array, "N"]]:
-    """``sample_tokens`` with noise from ``gumbel_noise``, which temperature 0 ignores."""
+    """``sample_tokens`` with noise from ``gumbel_noise``, which greedy sampling ignores."""
     # Gumbel-max trick. The temperature is traced, so the choice is a ``where`` and not an ``if``.
-    tokens = jnp.argmax(log_probs + jnp.where(params.temperature > 0, noise, 0), -1).astype(
-        jnp.int32
-    )
+    tokens = jnp.argmax(log_probs + jnp.where(params.is_greedy, 0, noise), -1).astype(jnp.int32)
     return tokens, token_log_probs(log_probs, tokens)
 
 

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
+from corl_jax.core.config_block import NotEmpty, Seed, check_value
 from corl_jax.core.errors import UserError
 from corl_jax.engine.remote_workdir import is_address
 from corl_jax.porting.policy_merge import MergeSettings
-from corl_jax.stages.config import EvalsConfig, read_block
-from corl_jax.stages.rl.config import read_rl_config
-from corl_jax.stages.run import STAGES, optim_config
+from corl_jax.stages.config import (
+    EvalsConfig,
+    as_tuple,
+    check_key,
+    check_keys,
+    read_block,
+    within,
+)
+from corl_jax.stages.whole_config import check_config
 
 STAGE_PREFIX = "@"
 """In front of the name of an earlier stage, in place of the path of a policy."""
+
+Policy = Annotated[str, NotEmpty()]
+Policies = Annotated[tuple[Policy, ...], NotEmpty()]
+StageNames = Annotated[tuple[str, ...], NotEmpty()]
+Blocks = Mapping[str, Mapping[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +97,12 @@ def read_pipeline(config: Mapping[str, Any], workdir: str) -> PipelineConfig:
         )
 
     # The blocks of the config, and whether they name the same stages.
+    check_key(config, "seed", Seed)
+    check_key(config, "order", StageNames)
+    for key in ("train", "merge"):
+        check_key(config, key, Blocks)
     order, train = tuple(config["order"]), dict(config["train"])
-    merge = {name: _merge_stage(block) for name, block in config["merge"].items()}
+    merge = {name: _merge_stage(name, block) for name, block in config["merge"].items()}
     _check_names(order, train, merge)
     evals = read_block(EvalsConfig, config["evals"], "evals")
     pipeline = PipelineConfig(order, train, merge, evals)
@@ -127,24 +143,29 @@ def _check_names(
         )
 
 
-def _merge_stage(block: Mapping[str, Any]) -> MergeStage:
+def _merge_stage(name: str, block: Mapping[str, Any]) -> MergeStage:
     # All other keys of the block are fields of MergeSettings.
-    settings = {key: value for key, value in block.items() if key not in ("base", "experts")}
+    policies = ("base", "experts")
+    settings = {field.name for field in dataclasses.fields(MergeSettings)}
+    check_keys(block, settings | set(policies), f"merge.{name}")
+    with within(f"merge.{name}"):
+        check_value("base", block["base"], Policy)
+        check_value("experts", as_tuple(block["experts"]), Policies)
     return MergeStage(
-        block["base"], tuple(block["experts"]), read_block(MergeSettings, settings, "merge")
+        block["base"],
+        tuple(block["experts"]),
+        read_block(
+            MergeSettings,
+            {key: value for key, value in block.items() if key not in policies},
+            f"merge.{name}",
+        ),
     )
 
 
 def _check_training(name: str, config: Mapping[str, Any]) -> None:
     """Raises UserError for what can be wrong before the policy to start from exists."""
-    if config["stage"] not in STAGES:
-        raise UserError(
-            f"config.train.{name}.stage must be one of {', '.join(STAGES)}; got {config['stage']!r}"
-        )
     try:
-        optim_config(config)
-        if config["stage"] == "rl":
-            read_rl_config(config, config["updates_per_step"])
+        check_config(config)
     except UserError as error:
         # The error names a key of the stage's own config.
         raise UserError(f"config.train.{name}: {error}") from None

@@ -29,8 +29,8 @@ from corl_jax.planner.calls import ProgramCall
 from corl_jax.planner.reward_programs import abstract_reward_models, reward_program_calls
 from corl_jax.reward_models.base import LoadedModel
 from corl_jax.stages.rl.stage import RlStage
-from corl_jax.stages.run import optim_config
 from corl_jax.stages.setup import DEFAULT_SIZE, Setup, build_setup
+from corl_jax.stages.whole_config import check_config, optim_config
 
 PHASES = ("rollout_image", "rollout_text", "log_probs", "update", "rewards")
 """Phases of a step, in the order in which a plan prints them."""
@@ -105,7 +105,7 @@ class PlannedStep:
                 rollout,
                 weights=per_token,
                 advantages=self.abstract_rows(shape[:2], jnp.float32),
-                old_log_probs=per_token if self.stage.updates_per_step > 1 else None,
+                old_log_probs=per_token if self.stage.needs_old_log_probs(task) else None,
                 ref_log_probs=per_token if cfg.needs_reference else None,
             )
             if cfg.reward_options.normalization == "running":
@@ -198,6 +198,7 @@ def open_step(config: Mapping[str, Any], devices: Sequence[jax.Device] | None) -
             f"config.stage must be 'rl' for a plan; got {config['stage']!r}. Choose a config of "
             "reinforcement learning, such as configs/unified.py"
         )
+    check_config(config)
     changed = json.loads(json.dumps(config))
 
     # Only a config without a model size takes the sizes from the folder in init_from.

@@ -11,12 +11,13 @@ import math
 import pathlib
 import tempfile
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
+from corl_jax.core.config_block import FieldError, Interval, OneOf, config_block
 from corl_jax.core.errors import UserError
 from corl_jax.core.trees import flatten_abstract
 from corl_jax.models.janus.config import JanusConfig
@@ -40,7 +41,7 @@ GROUP_BYTES = 2**28
 Structs = Mapping[str, jax.ShapeDtypeStruct]
 
 
-@dataclasses.dataclass(frozen=True)
+@config_block
 class MergeSettings:
     """How policies are merged.
 
@@ -51,24 +52,17 @@ class MergeSettings:
       dtype: of the weights written: ``stored`` (that of the base), ``float32`` or ``bfloat16``.
     """
 
-    method: str = "gaussian"
-    lam: float = 2.0
+    method: Annotated[str, OneOf(merges)] = "gaussian"
+    lam: Annotated[float, Interval(gt=0), "Try 2"] = 2.0
     weights: tuple[float, ...] = ()
-    dtype: str = STORED
+    dtype: Annotated[str, OneOf((STORED, *EXPORT_DTYPES))] = STORED
 
     def __post_init__(self):
-        # A wrong setting fails before any policy is opened.
-        merges.require(self.method)
-        if not 0 < self.lam < math.inf:
-            raise UserError(f"lambda must be a number above 0; got {self.lam}; try 2")
         if self.weights and self.method != "linear":
-            raise UserError(
-                f"weights {self.weights} are for the method linear; got the method "
-                f"{self.method!r}; leave the weights out"
-            )
-        if self.dtype not in (STORED, *EXPORT_DTYPES):
-            raise UserError(
-                f"dtype must be one of {', '.join((STORED, *EXPORT_DTYPES))}; got {self.dtype!r}"
+            raise FieldError(
+                "weights",
+                f"must be () unless the method is linear; got {self.weights} with the method "
+                f"{self.method!r}. Leave the weights out",
             )
 
 

@@ -16,8 +16,13 @@ QA_DESCRIPTIONS = {
     "qa_sampled_strict": "right and well-formed, sampled",
     "qa_format": "well-formed, sampled",
     "qa_greedy_format": "well-formed, greedy",
+    "qa_truncated": "cut at the limit of the length, sampled",
+    "qa_greedy_truncated": "cut at the limit of the length, greedy",
 }
 """Metrics of answers in words, in the order of the table."""
+
+LOWER_IS_BETTER = ("qa_truncated", "qa_greedy_truncated")
+"""Metrics whose rise is coloured as a loss."""
 
 QA_TILES = (
     ("qa_greedy", "Answers right, greedy"),
@@ -124,7 +129,7 @@ def _row(name: str, before: Estimates, after: Estimates, bold: bool) -> str:
     present = start or end
     change, dots = "", ""
     if start and end:
-        change = _change_pill(start, end)
+        change = _change_pill(start, end, name in LOWER_IS_BETTER)
 
         # Positions on the line in per cent; a bar joins the two dots.
         left, right = (
@@ -164,10 +169,10 @@ def _percent(estimate: Estimate | None) -> str:
     return f"{100 * estimate['value']:.1f} %{error}"
 
 
-def _change_pill(before: Estimate, after: Estimate) -> str:
+def _change_pill(before: Estimate, after: Estimate, lower_is_better: bool = False) -> str:
     """The change in percentage points, coloured if it is significant."""
     change, _, significant = difference(before, after)
-    look = ("up" if change > 0 else "down") if significant else ""
+    look = ("up" if (change > 0) != lower_is_better else "down") if significant else ""
     return f'<span class="pill {look}">{100 * change:+.1f}</span>'
 
 

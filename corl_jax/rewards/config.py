@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Annotated
 
-from corl_jax.core.errors import UserError
+from corl_jax.core.config_block import Keys, OneOf, config_block
 
 NORMALIZATIONS = ("unit", "none", "running")
 OPEN_ENDED = ("exact", "soft_jaccard")
 REWARD_MODELS = ("captioner", "bert", "sentence", "clip", "lpips")
 
 
-@dataclasses.dataclass(frozen=True)
+@config_block
 class RewardOptions:
     """The options that several rewards share.
 
     ``captioner``, ``similarity`` and ``image_distance`` are names in the registries of ``rewards.cycle``
-    and ``rewards.image_distance``.
+    and ``rewards.image_distance``, which ``cycle.check_reward_options`` checks.
 
     Attributes:
       normalization: ``unit`` maps each part of an image reward to [0, 1], as CoRL's camera-ready paper
@@ -40,34 +41,13 @@ class RewardOptions:
         for none.
     """
 
-    normalization: str = "unit"
+    normalization: Annotated[str, OneOf(NORMALIZATIONS)] = "unit"
     captioner: str = "shapes_parser"
     similarity: str = "token_f1"
     image_distance: str = "rmse"
     strict_whitespace: bool = False
-    open_ended: str = "exact"
+    open_ended: Annotated[str, OneOf(OPEN_ENDED)] = "exact"
     custom: tuple[str, ...] = ()
-    models: Mapping[str, str] = dataclasses.field(
+    models: Annotated[Mapping[str, str], Keys(REWARD_MODELS)] = dataclasses.field(
         default_factory=lambda: dict.fromkeys(REWARD_MODELS, "")
     )
-
-    def __post_init__(self) -> None:
-        # Names in a registry are checked by ``cycle.check_reward_options``, not here.
-        if self.normalization not in NORMALIZATIONS:
-            raise UserError(
-                f"config.rewards.options.normalization must be one of {', '.join(NORMALIZATIONS)}; "
-                f"got {self.normalization!r}. Choose one of them."
-            )
-        if self.open_ended not in OPEN_ENDED:
-            raise UserError(
-                f"config.rewards.options.open_ended must be {' or '.join(OPEN_ENDED)}; "
-                f"got {self.open_ended!r}. Choose one of them."
-            )
-
-        # A misspelled name would otherwise go unnoticed.
-        unknown_models = sorted(set(self.models) - set(REWARD_MODELS))
-        if unknown_models:
-            raise UserError(
-                f"config.rewards.options.models must name only {', '.join(REWARD_MODELS)}; "
-                f"got {unknown_models[0]!r}, which no reward uses. Remove or rename that entry."
-            )

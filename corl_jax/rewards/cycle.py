@@ -6,11 +6,13 @@ image and the text similarity that compares caption and prompt.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Float
 
+from corl_jax.core.config_block import OneOf, check_value
 from corl_jax.core.registry import Registry
 from corl_jax.core.types import Completion
 from corl_jax.data.shapes.captions import canonical_caption, parse_caption, satisfies, write_caption
@@ -38,11 +40,15 @@ def check_reward_options(options: RewardOptions) -> None:
     """Checks that captioner, text similarity and image distance are registered names.
 
     Raises:
-      UserError: one of them is not; the error lists the registered names.
+      FieldError: one of them is not; the error lists the registered names.
     """
-    captioners.require(options.captioner)
-    similarities.require(options.similarity)
-    image_distances.require(options.image_distance)
+    tables: Mapping[str, Iterable[str]] = {
+        "captioner": captioners,
+        "similarity": similarities,
+        "image_distance": image_distances,
+    }
+    for name, table in tables.items():
+        check_value(name, vars(options)[name], Annotated[str, OneOf(table)])
 
 
 @captioners.register("shapes_parser")

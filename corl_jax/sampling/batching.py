@@ -34,8 +34,14 @@ def batch_rows(prompts: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
         yield rows, min(size, prompts - start)
 
 
-def prompt_keys(seed: int, name: str, rows: np.ndarray, samples: int) -> Key[Array, "B G"]:
-    """Keys of the stream ``name`` for the prompts numbered ``rows``."""
+def prompt_keys(
+    seed: int, name: str, rows: np.ndarray, samples: int | np.ndarray
+) -> Key[Array, "B G"]:
+    """Keys of the stream ``name`` for the prompts numbered ``rows``.
+
+    Args:
+      samples: of each prompt: a count, or their numbers.
+    """
     return jax.vmap(lambda row: sample_keys(stream(seed, name, row), samples))(jnp.asarray(rows))
 
 

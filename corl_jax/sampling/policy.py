@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -14,13 +14,14 @@ from flax import nnx
 from jax.sharding import SingleDeviceSharding
 from PIL import Image
 
+from corl_jax.core.config_block import Interval, PositiveInt, Seed, check_value
 from corl_jax.core.errors import UserError
 from corl_jax.core.runtime import compute_dtype, set_up_jax
 from corl_jax.core.sharding import Sharder, make_mesh, sharding_context
 from corl_jax.core.trees import count, flatten_abstract
 from corl_jax.core.types import Params, Prompts
 from corl_jax.data.images import load_image, preprocess
-from corl_jax.data.text_tokenizer import TextTokenizer, left_pad
+from corl_jax.data.text_tokenizer import TextTokenizer, left_pad, truncated_rows
 from corl_jax.models.janus.config import JanusConfig
 from corl_jax.models.janus.model import Janus, abstract, logical_axes
 from corl_jax.objectives.sampling_distribution import check_sampling_params
@@ -29,11 +30,32 @@ from corl_jax.sampling.batching import batch_rows, batch_size, prompt_keys, take
 from corl_jax.sampling.generate import PolicyFns
 from corl_jax.sampling.prompt_layout import SpecialTokenIds
 
+MAX_SAMPLES = 1024
+"""Most images per prompt in one call, all of which are in host memory together."""
+
 MAX_SEPARATE_LAYER_PARAMS = 5 * 10**8
 """Parameters up to which a CPU decodes layer by layer: faster, but the layers are in memory twice."""
 
+MAX_ANSWER_TOKENS = 64
+"""Longest answer unless a call says otherwise."""
+
+Samples = Annotated[int, Interval(ge=1, le=MAX_SAMPLES), "Another seed gives other samples"]
+
 ImageInput = np.ndarray | Image.Image | str | os.PathLike[str]
 """A uint8 array ``[H, W, 3]``, a PIL image, or the path of a file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What the policy wrote to a question.
+
+    Attributes:
+      text: with its tags.
+      is_truncated: whether it was cut at the limit of its length.
+    """
+
+    text: str
+    is_truncated: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +119,7 @@ class Policy:
 
         Args:
           prompts: ``N`` of them.
-          samples: ``G``, images per prompt.
+          samples: ``G``, images per prompt, at most ``MAX_SAMPLES``.
           seed: the same seed, prompt and place in the list give the same images.
           guidance: scale of classifier-free guidance; 1 is none.
           temperature: 0 is greedy.
@@ -134,8 +156,20 @@ class Policy:
         questions: Sequence[str],
         temperature: float = 0.0,
         seed: int = 0,
-        max_tokens: int = 64,
+        max_tokens: int = MAX_ANSWER_TOKENS,
     ) -> list[str]:
+        """The texts of ``sample_answers``."""
+        answers = self.sample_answers(images, questions, temperature, seed, max_tokens)
+        return [answer.text for answer in answers]
+
+    def sample_answers(
+        self,
+        images: Sequence[ImageInput],
+        questions: Sequence[str],
+        temperature: float = 0.0,
+        seed: int = 0,
+        max_tokens: int = MAX_ANSWER_TOKENS,
+    ) -> list[Answer]:
         """Answers one question about each image.
 
         Args:
@@ -146,7 +180,7 @@ class Policy:
           max_tokens: longest answer.
 
         Returns:
-          ``N`` texts as the policy wrote them, with its tags.
+          ``N`` answers with texts as the policy wrote them, with its tags.
 
         Raises:
           UserError: other numbers of images and questions, an image or a question that cannot be
@@ -159,7 +193,8 @@ class Policy:
                 f"{len(questions)} questions"
             )
         check_sampling_params(guidance_scale=1.0, temperature=temperature)
-        _check_positive(max_tokens, "max_tokens")
+        check_value("max_tokens", max_tokens, PositiveInt)
+        check_value("seed", seed, Seed)
 
         # On the host: images to the vision tower's size, questions to token ids.
         pixels = np.stack([preprocess(to_image(image), self.cfg.image_size) for image in images])
@@ -167,21 +202,25 @@ class Policy:
             self.tokenizer.question_prompt(question, self.cfg.image_tokens)
             for question in questions
         ]
+        self._check_length(ids, max_tokens, "an answer")
         prompts = Prompts(*left_pad(ids, self.tokenizer.pad_id), pixels)
         sampling = self.fns.sampling_params("text", temperature=temperature)
 
         # On the device: calls of one shape, with a key per question.
-        texts: list[str] = []
+        answers: list[Answer] = []
         for rows, num_rows in batch_rows(len(ids), batch_size(len(ids), self.rows)):
-            keys = prompt_keys(_checked_seed(seed), "policy/answer", rows, 1)
+            keys = prompt_keys(int(seed), "policy/answer", rows, 1)
             with self.on_devices():
                 rollout = self.fns.sample_text(
                     self.params, take(prompts, rows), keys, sampling, max_tokens
                 )
-            texts += [
-                self.tokenizer.decode(row) for row in np.asarray(rollout.tokens)[:num_rows, 0]
+            tokens = np.asarray(rollout.tokens)[:num_rows, 0]
+            truncated = truncated_rows(tokens, self.tokenizer.eos_id)
+            answers += [
+                Answer(self.tokenizer.decode(row), bool(is_truncated))
+                for row, is_truncated in zip(tokens, truncated, strict=True)
             ]
-        return texts
+        return answers
 
     def _generate(
         self,
@@ -194,27 +233,41 @@ class Policy:
     ) -> np.ndarray:
         """Pixels of all prompts, or where ``length`` is given so many image tokens."""
         _check_texts(prompts, "prompts")
-        _check_positive(samples, "samples")
+        check_value("samples", samples, Samples)
+        check_value("seed", seed, Seed)
         check_sampling_params(guidance_scale=guidance, temperature=temperature)
 
         ids = [self.tokenizer.image_generation_prompt(prompt) for prompt in prompts]
+        self._check_length(ids, self.cfg.image_tokens, "an image")
         batch = Prompts(*left_pad(ids, self.tokenizer.pad_id))
         sampling = self.fns.sampling_params("image", guidance=guidance, temperature=temperature)
         guided = guidance != 1
 
-        # Long lists take several calls of one shape.
+        # Long lists take several calls of one shape, and so do many samples of a prompt.
         parts = []
         size = batch_size(len(ids), max(1, self.rows // samples))
         for rows, num_rows in batch_rows(len(ids), size):
-            keys = prompt_keys(_checked_seed(seed), "policy/draw", rows, samples)
-            args = (self.params, take(batch, rows), keys, sampling)
-            with self.on_devices():
-                if length is None:
-                    values = self.fns.sample_images(*args, guided=guided).pixels
-                else:
-                    values = self.fns.sample_image_tokens(*args, length, guided=guided)
-            parts.append(np.asarray(values)[:num_rows])
+            groups = []
+            for sample_ids, num_samples in batch_rows(samples, min(samples, self.rows)):
+                keys = prompt_keys(int(seed), "policy/draw", rows, sample_ids)
+                args = (self.params, take(batch, rows), keys, sampling)
+                with self.on_devices():
+                    if length is None:
+                        values = self.fns.sample_images(*args, guided=guided).pixels
+                    else:
+                        values = self.fns.sample_image_tokens(*args, length, guided=guided)
+                groups.append(np.asarray(values)[:num_rows, :num_samples])
+            parts.append(np.concatenate(groups, 1))
         return np.concatenate(parts)
+
+    def _check_length(self, prompts: Sequence[Sequence[int]], length: int, name: str) -> None:
+        """Raises UserError where ``length`` more tokens than a prompt has exceed the positions."""
+        longest, limit = max(map(len, prompts)), self.cfg.decoder.max_length
+        if longest + length > limit:
+            raise UserError(
+                f"{name} must have at most {limit - longest} tokens, the {limit} positions of the "
+                f"policy without the {longest} of the prompt; got {length}"
+            )
 
 
 def _abstract_model(cfg: JanusConfig, dtype: str) -> Janus:
@@ -258,17 +311,6 @@ def _tensor_parallel(devices: int) -> Sharder | None:
 def _check_texts(texts: Sequence[str], name: str) -> None:
     if isinstance(texts, str) or not len(texts):
         raise UserError(f"{name} must be a list of at least one text; got {texts!r}")
-
-
-def _check_positive(value: int, name: str) -> None:
-    if not isinstance(value, int | np.integer) or value < 1:
-        raise UserError(f"{name} must be a whole number of at least 1; got {value!r}")
-
-
-def _checked_seed(seed: int) -> int:
-    if not isinstance(seed, int | np.integer):
-        raise UserError(f"seed must be a whole number; got {seed!r}")
-    return int(seed)
 
 
 def to_image(image: ImageInput) -> np.ndarray | Image.Image:

@@ -6,21 +6,68 @@ an error that lists the names.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, TypeVar
 
+from corl_jax.core.config_block import (
+    INT32_MAX,
+    Count,
+    FieldError,
+    NotEmpty,
+    OneOf,
+    PositiveInt,
+    Seed,
+    Weight,
+    check_value,
+    config_block,
+    show,
+)
 from corl_jax.core.errors import UserError
 from corl_jax.core.renamed_keys import renamed_key_hint
 from corl_jax.core.runtime import DTYPES
+from corl_jax.data.records import QA_TYPES
 from corl_jax.models.attention_kernels import kernels
+from corl_jax.models.janus.config import SIZES
 from corl_jax.models.layers import REMAT_POLICIES
 from corl_jax.models.lora import Lora
 
 T = TypeVar("T")
 
 
-@dataclasses.dataclass(frozen=True)
+@config_block
+class RunConfig:
+    """The keys of a config that are no blocks and that every stage has.
+
+    Attributes:
+      stage: a name in ``stages.run.STAGES``.
+      seed: of everything random.
+      steps: length of the run.
+      microbatches: parts of a batch whose gradients are added up one after another.
+      updates_per_step: updates with the same rollouts; 1 outside reinforcement learning.
+      init_from: where the initial parameters come from, see ``setup.parse_init_from``.
+      progress_metrics: columns on the progress bar.
+    """
+
+    stage: str
+    seed: Seed
+    steps: PositiveInt
+    microbatches: PositiveInt
+    updates_per_step: PositiveInt
+    init_from: str
+    progress_metrics: tuple[str, ...]
+
+    def __post_init__(self):
+        if self.steps * self.updates_per_step > INT32_MAX:
+            raise FieldError(
+                "steps",
+                f"must be at most {INT32_MAX // self.updates_per_step} with "
+                f"config.updates_per_step={self.updates_per_step}; got {self.steps}",
+            )
+
+
+@config_block
 class ModelConfig:
     """``config.model``.
 
@@ -34,22 +81,15 @@ class ModelConfig:
       attention: a name in ``models.attention_kernels``.
     """
 
-    size: str = "tiny"
-    compute_dtype: str = "auto"
-    param_dtype: str = "float32"
-    remat: str = "none"
-    unroll: int = 1
-    attention: str = "einsum"
-
-    def __post_init__(self):
-        check_choice("model.param_dtype", self.param_dtype, tuple(DTYPES))
-        check_choice("model.remat", self.remat, tuple(REMAT_POLICIES))
-        if self.unroll < 1:
-            raise UserError(f"config.model.unroll must be at least 1 layer; got {self.unroll}")
-        kernels.require(self.attention)
+    size: Annotated[str, OneOf(SIZES)] = "tiny"
+    compute_dtype: Annotated[str, OneOf(("auto", *DTYPES))] = "auto"
+    param_dtype: Annotated[str, OneOf(DTYPES)] = "float32"
+    remat: Annotated[str, OneOf(REMAT_POLICIES)] = "none"
+    unroll: PositiveInt = 1
+    attention: Annotated[str, OneOf(kernels)] = "einsum"
 
 
-@dataclasses.dataclass(frozen=True)
+@config_block
 class LoraConfig(Lora):
     """``config.lora``: the fields of ``models.lora.Lora``, and one more.
 
@@ -57,23 +97,28 @@ class LoraConfig(Lora):
       base_dtype: dtype of the matrices below the adapters, which are never trained.
     """
 
-    base_dtype: str = "float32"
+    base_dtype: Annotated[str, OneOf(DTYPES)] = "float32"
+
+
+@config_block
+class MeshConfig:
+    """``config.mesh``: devices along each axis, see ``core.sharding.make_mesh``.
+
+    Attributes:
+      data, fsdp, tensor: a size; -1 for all that remain; -n for at most n of them.
+    """
+
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
 
     def __post_init__(self):
-        check_count("lora.rank", self.rank)
-        if not self.alpha > 0:
-            raise UserError(
-                f"config.lora.alpha must be above 0; got {self.alpha}. At 0 the adapters add nothing"
-            )
-        if not isinstance(self.target, tuple) or not self.target:
-            raise UserError(
-                "config.lora.target must be a tuple of one or more patterns of kernel paths; got "
-                f"{self.target!r}"
-            )
-        check_choice("lora.base_dtype", self.base_dtype, tuple(DTYPES))
+        for name, size in vars(self).items():
+            if size == 0:
+                raise FieldError(name, "must be a number of devices, or -1 for all; got 0")
 
 
-@dataclasses.dataclass(frozen=True)
+@config_block
 class DataConfig:
     """``config.data``: where records come from, and which of them are used.
 
@@ -86,26 +131,18 @@ class DataConfig:
       limit: number of training records to keep, the first ones; 0 keeps all.
     """
 
-    name: str = "shapes"
+    name: Annotated[
+        str,
+        OneOf(("shapes", "records")),
+        "shapes is the embedded world, records are files in config.data.dir",
+    ] = "shapes"
     dir: str = ""
     question_kinds: tuple[str, ...] = ()
-    qa_type: str = ""
-    limit: int = 0
-
-    def __post_init__(self):
-        if self.name not in ("shapes", "records"):
-            raise UserError(
-                "config.data.name must be shapes (the embedded world) or records (files in "
-                f"config.data.dir); got {self.name!r}"
-            )
-        if not isinstance(self.question_kinds, tuple):
-            raise UserError(
-                "config.data.question_kinds must be a tuple such as ('count',), or (); got "
-                f"{self.question_kinds!r}"
-            )
+    qa_type: Annotated[str, OneOf(("", *QA_TYPES))] = ""
+    limit: Count = 0
 
 
-@dataclasses.dataclass(frozen=True)
+@config_block
 class HooksConfig:
     """``config.hooks``: steps from one run of a hook to the next; 0 never runs it.
 
@@ -118,23 +155,15 @@ class HooksConfig:
       keep_checkpoints: newest checkpoints to keep.
     """
 
-    save_every: int = 0
-    sample_every: int = 0
-    probe_every: int = 0
-    interference_every: int = 0
-    tensorboard_every: int = 10
-    keep_checkpoints: int = 2
-
-    def __post_init__(self):
-        for name, value in vars(self).items():
-            check_count(f"hooks.{name}", value)
-        if self.keep_checkpoints < 1:
-            raise UserError(
-                f"config.hooks.keep_checkpoints must be at least 1; got {self.keep_checkpoints}"
-            )
+    save_every: Count = 0
+    sample_every: Count = 0
+    probe_every: Count = 0
+    interference_every: Count = 0
+    tensorboard_every: Count = 10
+    keep_checkpoints: PositiveInt = 2
 
 
-@dataclasses.dataclass(frozen=True)
+@config_block
 class EvalsConfig:
     """``config.evals``: the evaluation before and after a run, on held-out records.
 
@@ -145,10 +174,60 @@ class EvalsConfig:
       batch_size: records per compiled call.
     """
 
-    num_records: int = 0
-    guidance_scales: tuple[float, ...] = (1.0,)
-    seed: int = 0
-    batch_size: int = 64
+    num_records: Count = 0
+    guidance_scales: tuple[Weight, ...] = (1.0,)
+    seed: Seed = 0
+    batch_size: PositiveInt = 64
+
+
+Trainable = Annotated[
+    tuple[Annotated[str, NotEmpty()], ...],
+    NotEmpty(),
+    "Name parameters by patterns such as 'language_model/*'",
+]
+"""``config.trainable``: patterns of the paths of parameters that a stage trains."""
+
+
+@contextlib.contextmanager
+def within(key: str) -> Iterator[None]:
+    """Names the fields of errors in the block as keys below ``config.<key>``; "" is the config.
+
+    Raises:
+      UserError: in place of every FieldError.
+    """
+    try:
+        yield
+    except FieldError as error:
+        raise error.of(f"config.{key}." if key else "config.") from None
+
+
+def read_run_config(config: Mapping[str, Any]) -> RunConfig:
+    """The keys of a config that every stage has.
+
+    Raises:
+      UserError: a key that is missing, or a value that a run cannot have.
+    """
+    names = [field.name for field in dataclasses.fields(RunConfig)]
+    if missing := [name for name in names if name not in config]:
+        raise UserError(f"the config must have the key {missing[0]}; it is missing. Add it")
+    return read_block(RunConfig, {name: config[name] for name in names}, "")
+
+
+def check_key(config: Mapping[str, Any], name: str, annotation: Any) -> None:
+    """Checks ``config.<name>`` by an annotation, see ``core.config_block``.
+
+    Raises:
+      UserError: it is missing, or has a value that it cannot have.
+    """
+    if name not in config:
+        raise UserError(f"the config must have the key {name}; it is missing. Add it")
+    with within(""):
+        check_value(name, as_tuple(config[name]), annotation)
+
+
+def as_tuple(value: object) -> object:
+    """A list as a tuple, since JSON has no tuples; other values as they are."""
+    return tuple(as_tuple(element) for element in value) if isinstance(value, list) else value
 
 
 def read_block(cls: type[T], block: Mapping[str, Any], key: str, **derived: Any) -> T:
@@ -161,19 +240,21 @@ def read_block(cls: type[T], block: Mapping[str, Any], key: str, **derived: Any)
       derived: fields that the config does not hold.
 
     Raises:
-      UserError: unknown or missing fields.
+      UserError: unknown or missing fields, or a value that a field cannot have.
     """
-    # JSON has no tuples, so lists are read as tuples.
     fields = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     check_keys(block, fields - derived.keys(), key)
-    values = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in block.items()
-    }
-    return cls(**values, **derived)
+    with within(key):
+        return cls(**{name: as_tuple(value) for name, value in block.items()}, **derived)
 
 
 def check_keys(block: Mapping[str, Any], expected: set[str], key: str) -> None:
     """Raises UserError unless ``config.<key>`` has exactly the keys ``expected``."""
+    if not isinstance(block, Mapping):
+        raise UserError(
+            f"config.{key} must be a block with the keys {', '.join(sorted(expected))}; got "
+            f"{show(block)}"
+        )
     if unknown := sorted(block.keys() - expected):
         raise UserError(
             f"config.{key} must have the keys {', '.join(sorted(expected))}; got "
@@ -184,18 +265,6 @@ def check_keys(block: Mapping[str, Any], expected: set[str], key: str) -> None:
             f"config.{key} must have the keys {', '.join(sorted(expected))}; "
             f"{', '.join(missing)} is missing"
         )
-
-
-def check_choice(key: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Raises UserError unless ``value`` of ``config.<key>`` is one of ``choices``."""
-    if value not in choices:
-        raise UserError(f"config.{key} must be one of {', '.join(choices)}; got {value!r}")
-
-
-def check_count(key: str, value: Any) -> None:
-    """Raises UserError unless ``value`` of ``config.<key>`` is a whole number of at least 0."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise UserError(f"config.{key} must be a whole number of at least 0; got {value!r}")
 
 
 def check_one_update(config: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.processes import on_first_process
 from corl_jax.engine.alarms import AlarmConfig
 from corl_jax.engine.loop import LoopConfig, TrainingRun, train
-from corl_jax.engine.optim import OptimConfig, Optimizer, make_optimizer
+from corl_jax.engine.optim import Optimizer, make_optimizer
 from corl_jax.engine.workdir import Workdir, join_workdir, open_workdir
 from corl_jax.stages import preflight
 from corl_jax.stages.config import HooksConfig, read_block
@@ -25,6 +25,7 @@ from corl_jax.stages.rl.stage import RlStage
 from corl_jax.stages.setup import Setup, build_setup, write_tokenizer_files
 from corl_jax.stages.sft import SftStage
 from corl_jax.stages.tokenizer import TokenizerStage
+from corl_jax.stages.whole_config import check_config, optim_config
 
 STAGES: dict[str, Callable[[Mapping[str, Any], Setup, Optimizer], Any]] = {
     "tokenizer": TokenizerStage,
@@ -66,24 +67,24 @@ def prepare(config: Mapping[str, Any], workdir: str | Path) -> PreparedRun:
     """
     preflight.check_accelerator_free(jax.config.jax_platforms)  # type: ignore[attr-defined]
     preflight.check_same_config(config)
-    _check_counts(config)
+    run_config = check_config(config)
     hooks = read_block(HooksConfig, config["hooks"], "hooks")
     loop_config = LoopConfig(
-        steps=config["steps"],
-        microbatches=config["microbatches"],
+        steps=run_config.steps,
+        microbatches=run_config.microbatches,
         save_every=hooks.save_every,
         keep_checkpoints=hooks.keep_checkpoints,
         tensorboard_every=hooks.tensorboard_every,
-        progress_metrics=tuple(config["progress_metrics"]),
+        progress_metrics=run_config.progress_metrics,
         alarms=read_block(AlarmConfig, config["alarms"], "alarms"),
     )
 
     # From here on model folders and records are read, but nothing is written.
     optimizer = make_optimizer(optim_config(config))
     setup = build_setup(config)
-    stage = STAGES[config["stage"]](config, setup, optimizer)
+    stage = STAGES[run_config.stage](config, setup, optimizer)
     stage.open_inputs()
-    _check_rows(stage.rows_per_step, len(stage.train_records), config["microbatches"])
+    _check_rows(stage.rows_per_step, len(stage.train_records), run_config.microbatches)
 
     # All that can be wrong is known now: the work directory may be touched.
     opened = _open_workdir(config, workdir, setup)
@@ -97,17 +98,6 @@ def prepare(config: Mapping[str, Any], workdir: str | Path) -> PreparedRun:
         sharder=setup.sharder,
         setup=setup,
     )
-
-
-def _check_counts(config: Mapping[str, Any]) -> None:
-    """Raises UserError for an unknown stage, or a number of steps that is none."""
-    if config["stage"] not in STAGES:
-        raise UserError(f"config.stage must be one of {', '.join(STAGES)}; got {config['stage']!r}")
-    for key in ("steps", "microbatches", "updates_per_step"):
-        if not isinstance(config[key], int) or config[key] < 1:
-            raise UserError(
-                f"config.{key} must be a whole number of at least 1; got {config[key]!r}"
-            )
 
 
 def _check_rows(rows_per_step: Mapping[str, int], records: int, microbatches: int) -> None:
@@ -137,24 +127,3 @@ def _open_workdir(config: Mapping[str, Any], workdir: str | Path, setup: Setup) 
     joined = join_workdir(workdir)
     preflight.check_writable(joined)
     return joined
-
-
-def optim_config(config: Mapping[str, Any]) -> OptimConfig:
-    """The block ``optim``. Schedules run over all updates, the warm-up over a share of them."""
-    # A step may have several updates, and schedules count updates.
-    updates = config["steps"] * config["updates_per_step"]
-    block = dict(config["optim"])
-    warmup_ratio = block.pop("warmup_ratio", None)
-    if warmup_ratio is None or not 0 <= warmup_ratio < 1:
-        raise UserError(
-            "config.optim.warmup_ratio must be a share of all updates, from 0 to below 1; got "
-            f"{warmup_ratio}"
-        )
-    return read_block(
-        OptimConfig,
-        block,
-        "optim",
-        total_steps=updates,
-        warmup_steps=int(updates * warmup_ratio),
-        no_decay=OptimConfig.no_decay,
-    )

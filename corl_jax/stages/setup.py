@@ -43,7 +43,7 @@ from corl_jax.porting.janus.sidecar_files import copy_sidecar_files
 from corl_jax.porting.policy_source import PolicySource, config_to_json, open_policy_source
 from corl_jax.sampling.generate import PolicyFns
 from corl_jax.sampling.prompt_layout import SpecialTokenIds
-from corl_jax.stages.config import DataConfig, LoraConfig, ModelConfig, read_block
+from corl_jax.stages.config import DataConfig, LoraConfig, MeshConfig, ModelConfig, read_block
 from corl_jax.stages.param_placement import (
     ParamSpecs,
     cast_matmul_params,
@@ -117,6 +117,23 @@ class Setup:
             model |= {"lora": {"rank": self.lora.rank, "scale": self.lora.scale}}
         return model
 
+    def check_length(self, parts: Mapping[str, int]) -> None:
+        """Refuses sequences that are longer than the model has positions.
+
+        Args:
+          parts: tokens by config key, or by a description.
+
+        Raises:
+          UserError: the parts together are too long.
+        """
+        total, limit = sum(parts.values()), self.cfg.decoder.max_length
+        if total > limit:
+            sizes = " and ".join(f"{name} of {tokens}" for name, tokens in parts.items())
+            raise UserError(
+                f"a prompt and its completion must have at most {limit} tokens together, the "
+                f"positions of the policy; got {sizes}. Lower one of them"
+            )
+
     def load_params(self, only: str = "*") -> Params:
         """Initial parameters whose path matches ``only``, on the mesh.
 
@@ -153,9 +170,9 @@ class Setup:
             if missing := sorted(wanted_specs.keys() - saved_paths):
                 saved = sorted({f"{path.partition('/')[0]}/*" for path in saved_paths})
                 raise UserError(
-                    f"init_from source {source.name!r} must have the parameter {missing[0]!r}; it "
-                    f"has {', '.join(saved)} only. To take those, set "
-                    f"init_from='{saved[0]}={source.name}'"
+                    f"config.init_from source {source.name!r} must have the parameter "
+                    f"{missing[0]!r}; it has {', '.join(saved)} only. To take those, set "
+                    f"config.init_from='{saved[0]}={source.name}'"
                 )
 
     def _assign_sources(self, only: str) -> tuple[list[tuple[PolicySource, ParamSpecs]], list[str]]:
@@ -169,8 +186,8 @@ class Setup:
             specs = {path: spec for path, spec in remaining.items() if matches(path, [pattern])}
             if not specs:
                 raise UserError(
-                    f"init_from pattern {pattern!r} must match a parameter that no pattern before "
-                    f"it matches; expected for example image_tokenizer/*={source.name}"
+                    f"config.init_from pattern {pattern!r} must match a parameter that no pattern "
+                    f"before it matches; expected for example image_tokenizer/*={source.name}"
                 )
             from_sources.append((source, specs))
             remaining = {path: spec for path, spec in remaining.items() if path not in specs}
@@ -189,7 +206,7 @@ def build_setup(config: Mapping[str, Any], devices: Sequence[jax.Device] | None 
     """
     model = read_block(ModelConfig, config["model"], "model")
     lora = read_block(LoraConfig, config["lora"], "lora")
-    mesh = make_mesh(dict(config["mesh"]), devices)
+    mesh = make_mesh(vars(read_block(MeshConfig, config["mesh"], "mesh")), devices)
     sharder, rollout_sharder = (
         Sharder(mesh, read_sharding_rules(config["sharding_rules"][name], name))
         for name in ("update", "rollout")
@@ -256,13 +273,13 @@ def _model_sizes(
         return named
     if len(source_sizes) > 1:
         raise UserError(
-            f"the sources in init_from={init_from!r} must hold models of one size; got "
+            f"the sources in config.init_from={init_from!r} must hold models of one size; got "
             f"{len(source_sizes)} sizes"
         )
     cfg = source_sizes.pop()
     if cfg != named and size != DEFAULT_SIZE:
         raise UserError(
-            f"model size {size!r} must be the size of the policy in init_from={init_from!r}; "
+            f"config.model.size={size} must be the size of the policy in init_from={init_from!r}; "
             f"leave the size out, or start from a policy of that size"
         )
     return cfg

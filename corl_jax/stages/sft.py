@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,6 +10,7 @@ import grain
 import jax
 import numpy as np
 
+from corl_jax.core.config_block import PositiveInt, Share, Weight, config_block
 from corl_jax.core.errors import UserError
 from corl_jax.core.numerics import Metrics, Weighted
 from corl_jax.core.trees import bind, partition
@@ -29,7 +29,7 @@ from corl_jax.stages.setup import Setup, open_records
 from corl_jax.tasks.supervised import MakeSftBatch, SftBatch
 
 
-@dataclasses.dataclass(frozen=True)
+@config_block
 class SftConfig:
     """``config.sft``: rows, shares and widths as in ``tasks.supervised.MakeSftBatch``.
 
@@ -43,14 +43,14 @@ class SftConfig:
       image_weight: weight of the loss of image tokens; 1 for text.
     """
 
-    understanding_rows: int = 18
-    caption_share: float = 0.25
-    malformed_share: float = 0.35
-    cfg_dropout: float = 0.1
-    generation_prompt_length: int = 20
-    understanding_prompt_length: int = 64
-    target_length: int = 16
-    image_weight: float = 1.0
+    understanding_rows: PositiveInt = 18
+    caption_share: Share = 0.25
+    malformed_share: Share = 0.35
+    cfg_dropout: Share = 0.1
+    generation_prompt_length: PositiveInt = 20
+    understanding_prompt_length: PositiveInt = 64
+    target_length: PositiveInt = 16
+    image_weight: Weight = 1.0
 
 
 class SftStage:
@@ -71,6 +71,18 @@ class SftStage:
                 "config.sft.understanding_rows must be at most batch_size="
                 f"{self.batch_size}; got {c.understanding_rows}. Lower it"
             )
+        setup.check_length(
+            {
+                "config.sft.understanding_prompt_length": c.understanding_prompt_length,
+                "config.sft.target_length": c.target_length,
+            }
+        )
+        setup.check_length(
+            {
+                "config.sft.generation_prompt_length": c.generation_prompt_length,
+                "an image": setup.cfg.image_tokens,
+            }
+        )
         self.rows_per_step = {
             "config.batch_size": self.batch_size,
             "config.sft.understanding_rows": c.understanding_rows,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import grain
 import jax
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from corl_jax.core.config_block import Interval, Weight, config_block
 from corl_jax.core.numerics import Metrics, Weighted
 from corl_jax.core.sharding import to_host
 from corl_jax.core.trees import bind
@@ -34,7 +34,7 @@ HELD_OUT_IMAGES = 64
 SHEET_IMAGES = 8
 
 
-@dataclasses.dataclass(frozen=True)
+@config_block
 class TokenizerConfig:
     """``config.tokenizer``: weights of the terms of the loss, see ``objectives.reconstruction``.
 
@@ -46,12 +46,12 @@ class TokenizerConfig:
       usage_temperature: softness of the assignment of codes in that term.
     """
 
-    l2_weight: float = 1.0
-    l1_weight: float = 0.2
-    codebook_weight: float = 1.0
-    commitment_weight: float = 0.25
-    usage_weight: float = 0.005
-    usage_temperature: float = 0.1
+    l2_weight: Weight = 1.0
+    l1_weight: Weight = 0.2
+    codebook_weight: Weight = 1.0
+    commitment_weight: Weight = 0.25
+    usage_weight: Weight = 0.005
+    usage_temperature: Annotated[float, Interval(gt=0)] = 0.1
 
 
 class TokenizerStage:

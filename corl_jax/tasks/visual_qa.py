@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from corl_jax.core.types import Completion, PromptBatch, Record, Rollout
-from corl_jax.data.text_tokenizer import TextTokenizer
+from corl_jax.data.text_tokenizer import TextTokenizer, truncated_rows
 from corl_jax.tasks.base import pad_prompts, stack_images
 
 
@@ -42,13 +42,14 @@ class VisualQA:
         """The answers of a rollout, up to the end token, with their records."""
         tokens_BGT = np.asarray(rollout.tokens)
         mask_BGT = np.asarray(rollout.mask)
+        truncated_BG = truncated_rows(tokens_BGT, self.tokenizer.eos_id)
 
         # Prompt by prompt, and within a prompt sample by sample.
         completions = []
-        groups = zip(prompt_batch.records, tokens_BGT, mask_BGT, strict=True)
-        for record, group_tokens, group_mask in groups:
-            for tokens, mask in zip(group_tokens, group_mask, strict=True):
+        groups = zip(prompt_batch.records, tokens_BGT, mask_BGT, truncated_BG, strict=True)
+        for record, *group in groups:
+            for tokens, mask, is_truncated in zip(*group, strict=True):
                 # The mask ends with the end token; what is behind it was never sampled.
                 text = self.tokenizer.decode(tokens[mask])
-                completions.append(Completion(record, text=text))
+                completions.append(Completion(record, text=text, is_truncated=bool(is_truncated)))
         return completions

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from corl_jax.commands import common
 from corl_jax.commands.cli import main, make_parser
 from corl_jax.commands.sample import slug
 from corl_jax.evals.sampler_scorer_gap import LogProbGaps
+from corl_jax.sampling.policy import MAX_ANSWER_TOKENS, Samples
 
 
 @pytest.fixture
@@ -77,8 +79,19 @@ def test_the_guidance_scale_has_two_flags(flag):
 def test_ask_prints_the_answer(capsys, tiny_policy_folder, picture):
     question = "how many circles are there?"
     line = ("ask", "--policy", tiny_policy_folder, "--image", picture, "--question", question)
-    code, out, _ = run(capsys, *line)
+    code, out, err = run(capsys, *line)
     assert code == 0 and out.strip()
+
+    # An untrained policy writes no end token.
+    assert "the answer was cut at 64 tokens; raise --completion-length" in err
+    short = run(capsys, *line, "--completion-length", 3)[2]
+    assert "the answer was cut at 3 tokens" in short
+
+
+def test_the_flags_have_the_bounds_of_the_policy():
+    """They are repeated, since help must not wait for JAX."""
+    assert common.Samples.__metadata__[0] == Samples.__metadata__[0]
+    assert common.ANSWER_LENGTH == MAX_ANSWER_TOKENS
 
 
 def test_evaluate_writes_numbers(capsys, tiny_policy_folder, tmp_path, monkeypatch):
@@ -144,10 +157,38 @@ def test_doctor_has_no_limit_for_an_int8_sampler(capsys, tiny_policy_folder, mon
         ("sample --policy POLICY --prompt red", "--out"),
         ("sample --policy POLICY --prompt a --out NEW --colour red", "--colour"),
         ("sample --policy POLICY --prompt a --n many --out NEW", "many"),
-        ("sample --policy POLICY --prompt a --n 0 --out NEW", "--n must be at least 1; got 0"),
+        ("sample --policy POLICY --prompt a --n 0 --out NEW", "--n must be a whole number from 1 "),
+        ("sample --policy POLICY --prompt a --n 100000000 --out NEW", "1024; got 100000000."),
+        (
+            "sample --policy POLICY --prompt a --seed -1 --out NEW",
+            "--seed must be a whole number f",
+        ),
+        (
+            "sample --policy POLICY --prompt a --seed 4294967296 --out NEW",
+            "4294967295; got 42949672",
+        ),
+        (
+            "sample --policy POLICY --prompt a --temperature nan --out NEW",
+            "--temperature must be a f",
+        ),
+        (
+            "evaluate --policy POLICY --guidance 1 inf --out NEW",
+            "must be a finite number of at least",
+        ),
+        (
+            "ask --policy POLICY --image PICTURE --question circle --completion-length 0",
+            "at least 1;",
+        ),
+        (
+            "ask --policy POLICY --image PICTURE --question circle --completion-length 100000",
+            "an answer must have at most",
+        ),
         ("sample --policy POLICY --prompt EMPTY --out NEW", "empty"),
         ("sample --policy POLICY --prompt elephant --out NEW", "elephant"),
-        ("sample --policy POLICY --prompt circle --guidance -1 --out NEW", "guidance_scale=-1"),
+        (
+            "sample --policy POLICY --prompt circle --guidance -1 --out NEW",
+            "--guidance-scale/--guidance must be a finite",
+        ),
         ("sample --policy POLICY --prompt circle --out PICTURE", "is a file"),
         ("sample --policy POLICY --prompt circle --out PICTURE/deeper", "is a file"),
         ("sample --policy NEW --prompt circle --out NEW", "is not a folder"),

@@ -68,7 +68,7 @@ def test_a_custom_reward_is_imported_from_the_current_folder(photographs, tmp_pa
         (["--rewards", "pixel", "--answer"], "--answer needs a policy"),
         (
             ["--rewards", "cycle", "--set", "captioner=parrot"],
-            "unknown captioner 'parrot'; expected one of blip, self",
+            "--set captioner must be one of shapes_parser, blip, self; got 'parrot'",
         ),
         (
             ["--rewards", "pixel", "--set", "colour=red"],

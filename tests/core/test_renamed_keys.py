@@ -99,3 +99,20 @@ def test_an_error_says_what_a_key_is_called_today(small_config):
     config["rl"]["group"] = 4
     with pytest.raises(UserError, match="got group too; config.rl.group is called config.rl.ro"):
         read_rl_config(config, 1)
+
+
+def test_a_kl_term_of_an_older_run():
+    """It was in the loss, and switched off by coefficients of 0."""
+
+    def renamed(**block):
+        return rename_keys({"kl": {"text": block}})["kl"]["text"]
+
+    trained = {"schedule": "grpo_d", "start": 0.0, "end": 0.03}
+    assert renamed(**trained) == trained | {"placement": "loss"}
+    assert renamed(**trained, placement="reward") == trained | {"placement": "reward"}
+    for block in (
+        {"schedule": "constant", "start": 0.0, "end": 0.03},
+        {"schedule": "adaptive", "start": 0.0, "end": 0.0},
+        {"schedule": "linear", "start": 0.0, "end": 0.0},
+    ):
+        assert renamed(**block) == block | {"schedule": "none", "placement": "loss"}

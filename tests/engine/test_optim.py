@@ -4,7 +4,6 @@ import numpy as np
 import optax
 import pytest
 
-from corl_jax.core.errors import UserError
 from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.engine.optim import OptimConfig, decay_mask, make_optimizer, make_schedule
 from corl_jax.engine.state import create_state
@@ -25,19 +24,6 @@ def test_schedules_by_value():
     warmup_and_decay = rates([0, 1, 2, 3, 4, 7, 10], warmup_steps=4, schedule="linear")
     np.testing.assert_allclose(warmup_and_decay, [0.25, 0.5, 0.75, 1, 1, 0.5, 0], rtol=1e-6)
     assert rates([0, 1], warmup_steps=1) == [1, 1]
-
-
-def test_bad_configs_are_named():
-    with pytest.raises(UserError, match="'cosin'.*constant, cosine, linear"):
-        make_schedule(OptimConfig(1.0, 10, schedule="cosin"))
-    with pytest.raises(UserError, match="warmup_steps=10"):
-        make_schedule(OptimConfig(1.0, 10, warmup_steps=10, schedule="linear"))
-    with pytest.raises(UserError, match="clip_norm=-1"):
-        make_optimizer(OptimConfig(1.0, 10, clip_norm=-1))
-    with pytest.raises(
-        UserError, match="optim.first_moment_dtype='float16' is unknown; .*float32, bfloat16"
-    ):
-        make_optimizer(OptimConfig(1.0, 10, first_moment_dtype="float16"))
 
 
 def test_decay_touches_matrices_only():

@@ -61,7 +61,7 @@ class Oracle:
             if record.id not in self.bare:
                 text = f"<think> {text} </think> <answer> {text} </answer>"
             ids = [*self.tokenizer.encode(text), self.tokenizer.eos_id]
-            tokens[i, 0, : len(ids)] = ids
+            tokens[i, 0, : len(ids)] = ids[:length]
 
         # True up to and including the first end token.
         is_end = tokens == self.tokenizer.eos_id

@@ -73,6 +73,8 @@ def test_a_perfect_policy_scores_one_and_mistakes_are_counted(records, tokenizer
         "qa_sampled_strict": 10 / 13,
         "qa_format": formed,
         "qa_greedy_format": formed,
+        "qa_truncated": 0,
+        "qa_greedy_truncated": 0,
     }.items():
         assert metrics[name]["value"] == pytest.approx(value), name
         assert metrics[name]["n"] == 13
@@ -94,6 +96,16 @@ def test_a_perfect_policy_scores_one_and_mistakes_are_counted(records, tokenizer
         (2.5, True),
     }
     json.dumps(metrics, allow_nan=False)
+
+
+def test_answers_that_were_cut_are_counted(records, tokenizer):
+    """A bare answer is a word and the end token; the others have four tags, too."""
+    bare = {record.id for record in records[:4]}
+    policy = oracle_policy(records, tokenizer, bare=bare)
+    metrics = evaluate(policy, records, (1,), EvalSampling(0, 16, answer_tokens=4), quiet=True)
+    for name in ("qa_truncated", "qa_greedy_truncated"):
+        assert metrics[name]["value"] == pytest.approx(9 / 13)
+    assert metrics["qa_greedy"]["value"] < 1
 
 
 def test_batch_size_changes_no_sample(tiny_policy, records):

@@ -22,7 +22,6 @@ from corl_jax.models.lora import (
     merge_adapters,
     without_adapters,
 )
-from corl_jax.stages.config import LoraConfig
 from corl_jax.stages.param_placement import param_specs
 
 LORA = Lora(
@@ -197,21 +196,3 @@ def test_a_map_with_bias_in_bfloat16(rng):
 def test_what_cannot_be_adapted_is_refused(model, lora, message):
     with pytest.raises(UserError, match=message):
         abstract(model.cfg, lora)
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"rank": -1}, "config.lora.rank must be a whole number of at least 0; got -1"),
-        ({"rank": 1.5}, "config.lora.rank must be a whole number of at least 0; got 1.5"),
-        ({"alpha": 0.0}, "config.lora.alpha must be above 0; got 0.0"),
-        ({"target": ()}, "config.lora.target must be a tuple of .* patterns .*; got \\(\\)"),
-        (
-            {"base_dtype": "int4"},
-            "config.lora.base_dtype must be one of float32, bfloat16; got 'int4'",
-        ),
-    ],
-)
-def test_bad_settings_are_refused_in_one_line(values, message):
-    with pytest.raises(UserError, match=message):
-        LoraConfig(**values)

@@ -70,7 +70,9 @@ def test_grpo_d_monotone_waits_then_rises():
 
 
 def test_constant_linear_and_cosine_by_value():
-    np.testing.assert_allclose(coefficients(KlConfig(start=0.04, end=9.0), 4), 0.04, rtol=1e-6)
+    np.testing.assert_allclose(
+        coefficients(KlConfig("constant", 0.04, end=9.0), 4), 0.04, rtol=1e-6
+    )
     np.testing.assert_allclose(
         coefficients(KlConfig("linear", 0.1, 0.3), 4), [0.1, 0.15, 0.2, 0.25, 0.3], rtol=1e-6
     )
@@ -86,7 +88,7 @@ def test_schedules_stay_at_the_end_after_the_last_step(name):
     np.testing.assert_allclose(late.coef, 0.3, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", list(schedules))
+@pytest.mark.parametrize("name", sorted({*schedules} - {"none"}))
 def test_every_schedule_goes_on_from_a_saved_state(name):
     cfg = KlConfig(name, 0.01, 0.1, target_kl=0.02)
     kls = np.linspace(0, 0.05, 20, dtype=np.float32)
@@ -116,23 +118,72 @@ def test_adaptive_moves_towards_the_target_by_at_most_its_rate():
 
 
 @pytest.mark.parametrize(("fields", "needed"), [
-    (("constant", 0.0, 0.5), False), (("constant", 0.1), True), (("grpo_d", 0.0, 0.02), True),
-    (("linear", 0.0, 0.0), False), (("adaptive", 0.0, 1.0), False)])  # fmt: skip
-def test_a_reference_is_needed_if_the_coefficient_can_differ_from_zero(fields, needed):
-    assert KlConfig(*fields).needs_reference is needed
+    ((), False), (("none", 0.0, 0.5), False), (("constant", 0.1), True),
+    (("grpo_d", 0.0, 0.02), True), (("linear", 0.1, 0.0), True)])  # fmt: skip
+def test_a_reference_is_needed_unless_there_is_no_kl_term(fields, needed):
+    cfg = KlConfig(*fields)
+    assert cfg.needs_reference is needed
+    assert bool(coefficients(cfg, 3).max() > 0) is needed
 
 
-def test_bad_configs_are_named():
-    with pytest.raises(
-        UserError, match="unknown KL schedule 'grpod'; expected one of adaptive, constant, cosine"
-    ):
-        KlConfig(schedule="grpod")
-    with pytest.raises(UserError, match="unknown KL estimator 'k4'; expected one of k1, k2, k3"):
-        KlConfig(estimator="k4")
-    with pytest.raises(UserError, match=r"must be at least 0; got -0\.1 and 0\.0"):
-        KlConfig(start=-0.1)
-    with pytest.raises(UserError, match="kl.explore_fraction=1.0"):
-        KlConfig(explore_fraction=1.0)
-    for fields in ({"target_kl": 0.0}, {"adaptation_rate": 1.0}):
-        with pytest.raises(UserError, match="kl.target_kl=.*kl.adaptation_rate="):
-            KlConfig("adaptive", 0.1, **fields)
+def test_a_coefficient_that_cannot_leave_zero_is_refused():
+    for name in sorted({*schedules} - {"none"}):
+        with pytest.raises(UserError, match=f"^start must be above 0.*schedule={name}.*=none$"):
+            KlConfig(name, 0.0, 0.0)
+    for name in ("constant", "adaptive"):
+        with pytest.raises(UserError, match=f"^start must be above 0 with schedule={name}"):
+            KlConfig(name, 0.0, 0.5)
+    with pytest.raises(UserError, match="^start must be 0 with schedule=none"):
+        KlConfig(start=0.1)
+
+
+def test_k1_is_refused_in_the_loss_where_its_gradient_is_zero_on_average(float64, rng):
+    with pytest.raises(UserError, match="gradient of k1 is 0 on average"):
+        KlConfig("constant", 0.1, estimator="k1")
+    assert KlConfig("constant", 0.1, estimator="k1", placement="reward").is_in_reward
+
+    # Over all tokens, weighted by their probabilities: k1 gives 0, k2 the gradient of the KL.
+    logits, ref_logits = (jnp.asarray(row) for row in rng.normal(size=(2, 6)))
+    ref = jax.nn.log_softmax(ref_logits)
+    probs = jax.nn.softmax(logits)
+
+    def gradient(name):
+        return jax.grad(lambda x: jnp.sum(probs * estimators[name](jax.nn.log_softmax(x), ref)))(
+            logits
+        )
+
+    def divergence(x):
+        return jnp.sum(jax.nn.softmax(x) * (jax.nn.log_softmax(x) - ref))
+
+    np.testing.assert_allclose(gradient("k1"), 0, atol=1e-12)
+    np.testing.assert_allclose(gradient("k2"), jax.grad(divergence)(logits), rtol=1e-9)
+
+
+@pytest.mark.parametrize("log_ratio", [-1e4, -100.0, -20.0, 0.0, 20.0, 88.8, 100.0, 1e4])
+def test_k3_and_its_gradient_are_finite(log_ratio):
+    """``log_ratio`` is that of the reference policy to the policy."""
+    value, gradient = jax.value_and_grad(lambda x: estimators["k3"](x, jnp.float32(log_ratio)))(
+        jnp.float32(0)
+    )
+    bounded = min(log_ratio, 20.0)
+    assert value == pytest.approx(np.exp(bounded) - bounded - 1, rel=1e-6)
+    assert 0 <= value < 1e9 and np.isfinite(gradient)
+    # A policy far above the reference is pulled back; far below, beyond the bound, it is left.
+    if log_ratio < 0:
+        assert gradient == pytest.approx(1 - np.exp(log_ratio), rel=1e-6)
+    if log_ratio > 20:
+        assert gradient == 0
+
+
+def test_k3_below_its_bound_has_the_bits_of_the_formula(rng):
+    log_ratio = jnp.asarray(rng.uniform(-30, 19.9, 2000), jnp.float32)
+
+    def formula(x):
+        return jnp.exp(x) - x - 1
+
+    np.testing.assert_array_equal(estimators["k3"](jnp.zeros(2000), log_ratio), formula(log_ratio))
+    gradient, expected = (
+        jax.grad(lambda x, f=f: f(x).sum())(log_ratio)
+        for f in (lambda x: estimators["k3"](jnp.zeros(2000), x), formula)
+    )
+    np.testing.assert_array_equal(gradient, expected)

@@ -62,6 +62,23 @@ def test_one_update_per_rollout_has_ratio_one_and_the_policy_gradient(clip):
     np.testing.assert_array_equal(grad, same)
 
 
+@pytest.mark.parametrize("clip", ["ppo", "two_sided", "none"])
+def test_losses_and_gradients_are_finite_however_far_the_policies_are(clip):
+    """Without a bound the ratio is infinite from 88.8 on, and the gradient NaN."""
+    log_ratios = jnp.asarray([-1e4, -100, 19.9, 20, 88.8, 100, 1e4])
+    for advantage in (1.0, -1.0, 0.0):
+        loss, gradient = jax.vmap(
+            jax.value_and_grad(
+                lambda x, a=advantage: clipped_surrogate(
+                    x, jnp.zeros(()), jnp.asarray(a), **{**PPO, "clip": clip}
+                )[0]
+            )
+        )(log_ratios)
+        assert np.isfinite(loss).all() and np.isfinite(gradient).all()
+    weights = importance_weights(log_ratios, jnp.zeros(7), 2.0)
+    np.testing.assert_allclose(weights, [0, 0, 2, 2, 2, 2, 2], atol=1e-40)
+
+
 def test_gradient_by_finite_differences(float64, rng):
     new, old, a = (jnp.asarray(rng.normal(size=(3, 5))) for _ in range(3))
     new = old + 0.7 * new

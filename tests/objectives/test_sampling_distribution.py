@@ -6,6 +6,7 @@ import pytest
 from corl_jax.core.errors import UserError
 from corl_jax.core.rng import sample_keys, stream
 from corl_jax.objectives.sampling_distribution import (
+    GREEDY_BELOW,
     SamplingParams,
     check_sampling_params,
     entropy,
@@ -102,6 +103,43 @@ def test_greedy_sampling_at_temperature_zero_has_log_probs_of_temperature_one(lo
     np.testing.assert_allclose(log_probs, log_softmax(logits[0]).max(-1), atol=1e-6)
 
 
+@pytest.mark.parametrize("temperature", [1e-45, 1e-9, 9e-6])
+@pytest.mark.parametrize("scale", [1.0, 1e4, 1e-3])
+def test_a_tiny_temperature_is_greedy(rng, temperature, scale):
+    """Also between equal logits, which bfloat16 heads have often; nothing is NaN."""
+    logits = (scale * np.round(rng.normal(size=(64, 16)), 1)).astype(np.float32)
+    params = SamplingParams(temperature=jnp.float32(temperature), banned=jnp.arange(16) < 2)
+    keys = sample_keys(stream(0, "t"), 64)
+    distribution = log_distribution(logits, None, params)
+    tokens, log_probs = sample_tokens(keys, distribution, params)
+
+    greedy_params = SamplingParams(temperature=jnp.float32(0), banned=params.banned)
+    greedy = log_distribution(logits, None, greedy_params)
+    greedy_tokens, greedy_log_probs = sample_tokens(keys, greedy, greedy_params)
+    np.testing.assert_array_equal(tokens, 2 + logits[:, 2:].argmax(-1))
+    np.testing.assert_array_equal(tokens, greedy_tokens)
+    np.testing.assert_array_equal(log_probs, greedy_log_probs)
+    assert np.isfinite(distribution).all()
+
+
+@pytest.mark.parametrize("temperature", [GREEDY_BELOW, 1e-4, 0.01])
+def test_a_low_temperature_loses_no_small_difference(temperature):
+    """Of large logits; a division before the largest is subtracted would round it away."""
+    gap = float(np.spacing(np.float32(100)))
+    logits = np.array([100, np.float32(100) - np.float32(gap), 3], np.float32)
+    params = SamplingParams(temperature=temperature)
+    got, gradient = jax.value_and_grad(lambda x: log_distribution(x, None, params)[1])(logits)
+    expected = log_softmax([0, -gap / np.float64(np.float32(temperature)), -1e30])[1]
+    assert got == pytest.approx(expected, rel=1e-5)
+    assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
+
+
+def test_at_temperature_one_the_bits_are_those_of_log_softmax(logits):
+    for x in (logits[0], 50 * logits[1]):
+        got = log_distribution(x, None, SamplingParams())
+        np.testing.assert_array_equal(got, jax.nn.log_softmax(x, -1))
+
+
 def test_samples_have_the_log_probs_of_the_distribution_and_depend_on_the_key_of_their_row(logits):
     distribution = log_distribution(
         *logits, SamplingParams(guidance_scale=2.0, temperature=1.3, top_k=4, top_p=0.9)
@@ -163,10 +201,11 @@ def test_guidance_and_temperature_change_without_a_new_program(logits):
 
 
 @pytest.mark.parametrize(("params", "message"), [
-    ({"guidance_scale": -1.0, "temperature": 1.0}, "guidance_scale=-1.0"),
-    ({"guidance_scale": 1.0, "temperature": float("nan")}, "temperature=nan"),
-    ({"guidance_scale": 1.0, "temperature": 1.0, "top_p": 0.0}, "top_p=0.0"),
-    ({"guidance_scale": 1.0, "temperature": 1.0, "top_p": 1.5}, "top_p=1.5"),
+    ({"guidance_scale": -1.0, "temperature": 1.0}, "guidance_scale must be .*; got -1.0"),
+    ({"guidance_scale": 1.0, "temperature": float("nan")}, "temperature must be .*; got nan"),
+    ({"guidance_scale": 1e39, "temperature": 1.0}, "guidance_scale must be .* float32; got 1e.39"),
+    ({"guidance_scale": 1.0, "temperature": 1.0, "top_p": 0.0}, "top_p must be .*; got 0.0"),
+    ({"guidance_scale": 1.0, "temperature": 1.0, "top_p": 1.5}, "top_p must be .*; got 1.5"),
 ])  # fmt: skip
 def test_bad_params_are_named(params, message):
     with pytest.raises(UserError, match=message):

@@ -240,13 +240,22 @@ def test_a_stage_made_from_another_policy_is_refused(config, finished, evaluated
         ({"order": ["unified"] * 2}, "must name every stage once; got 'unified' twice"),
         (
             {"train__refined_oe__rl__rollout__group_size": 1},
-            "config.train.refined_oe: config.rl.rollout.group_size must be at least 2; got 1",
+            "config.train.refined_oe: config.rl.rollout.group_size must be a whole number of at least 2; ",
         ),
         (
             {"train__refined_oe__stage": "dream"},
-            "config.train.refined_oe.stage must be one of .*; got 'dream'",
+            "config.train.refined_oe: config.stage must be one of .*; got 'dream'",
         ),
-        ({"merge__merged__method": "mean"}, "unknown merge method 'mean'"),
+        (
+            {"merge__merged__method": "mean"},
+            "config.merge.merged.method must be one of gaussian, linear; got 'mean'",
+        ),
+        (
+            {"merge__merged__method": "linear", "merge__merged__weights": [1.0, float("nan")]},
+            r"config.merge.merged.weights\[1\] must be a finite number; got nan",
+        ),
+        ({"merge__merged__experts": []}, "config.merge.merged.experts must be non-empty; got"),
+        ({"seed": -1}, "config.seed must be a whole number from 0 to 4294967295; got -1"),
         ({"merge__merged__experts": ["@later"]}, "starts from @later"),
     ],
 )

@@ -120,10 +120,21 @@ def test_policies_and_flags_that_are_refused(
         ([swapped], "new", (), "must have the same tokenizer"),
         ([tmp_path / "nowhere"], "new", (), "is not a folder"),
         (experts, "full", (), "exists and is not empty"),
-        (experts, "new", ("--lambda", "0"), "lambda must be a number above 0; got 0.0"),
-        (experts, "new", ("--weights", "1", "1"), "are for the method linear"),
+        (
+            experts,
+            "new",
+            ("--lambda", "0"),
+            "--lambda must be a finite number above 0; got 0.0. Try 2",
+        ),
+        (
+            experts,
+            "new",
+            ("--weights", "1", "1"),
+            "--weights must be () unless the method is linear; got (1.0, 1.0)",
+        ),
         (experts, "new", ("--method", "linear", "--weights", "1"), "got 1 weights for 2 experts"),
         (experts, "new", ("--method", "mean"), "mean"),
+        (experts, "new", ("--weights", "nan", "1"), "--weights must be a finite number; got nan"),
         ([], "new", (), "--experts"),
     ):
         assert merge(dot_policy_folder, policies, tmp_path / out, *flags) == 2, message

@@ -134,7 +134,7 @@ def test_models_that_rewards_need():
     ):
         RewardModels({"bert": "./nobody here"}, None).load(["bert"])
     with pytest.raises(
-        UserError, match="rewards.options.models must name only .*; got 'vgg', which no reward uses"
+        UserError, match="models must be a block with some of captioner, .*; got {'vgg': ''}"
     ):
         RewardOptions(models={"vgg": ""})
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from corl_jax.core.errors import UserError
+from corl_jax.data.text_tokenizer import truncated_rows
 from corl_jax.sampling import batching
 from corl_jax.sampling.policy import Policy
 
@@ -57,6 +58,11 @@ def test_neighbours_and_batches_do_not_change_the_images_of_a_prompt(tiny_policy
         image_tokens, small_batches.sample_image_tokens(PROMPTS, samples=2)
     )
 
+    # More samples than a call holds come from several calls.
+    many = small_batches.sample_image_tokens(PROMPTS[:1], samples=6)
+    assert many.shape == (1, 6, 36)
+    np.testing.assert_array_equal(many[:, :2], image_tokens[:1])
+
 
 def test_greedy_ignores_the_seed(tiny_policy, images):
     tokens_0, tokens_1 = (
@@ -71,6 +77,18 @@ def test_greedy_ignores_the_seed(tiny_policy, images):
     )
     assert answers_0 == answers_1 and len(answers_0) == 3
     assert answers_0 != tiny_policy.answer(images, QUESTIONS, temperature=1.0, max_tokens=8)
+    tiny_temperature = tiny_policy.answer(images, QUESTIONS, temperature=1e-9, max_tokens=8)
+    assert answers_0 == tiny_temperature
+
+
+def test_answers_that_were_cut_say_so(tiny_policy, images):
+    """An untrained policy writes no end token in so few tokens."""
+    answers = tiny_policy.sample_answers(images, QUESTIONS, max_tokens=8)
+    assert [answer.is_truncated for answer in answers] == [True] * 3
+    tokens = np.array([[5, 1, 0], [5, 6, 7], [5, 6, 1]])
+    np.testing.assert_array_equal(truncated_rows(tokens, 1), [False, True, False])
+    with pytest.raises(UserError, match="an answer must have at most .* tokens, the 512 positions"):
+        tiny_policy.sample_answers(images, QUESTIONS, max_tokens=100_000)
 
 
 def test_guidance_changes_images_and_guidance_1_is_the_conditional_distribution(tiny_policy):
@@ -97,10 +115,14 @@ def test_images_may_be_arrays_pil_images_or_files(tiny_policy, images, tmp_path)
         ({"prompts": []}, r"prompts must be a list of at least one text; got \[\]"),
         ({"prompts": "a red circle"}, "prompts must be a list .*; got 'a red circle'"),
         ({"prompts": ["a red elephant"]}, "elephant"),
-        ({"samples": 0}, "samples must be a whole number of at least 1; got 0"),
-        ({"guidance": -1.0}, "guidance_scale=-1.0"),
-        ({"temperature": float("nan")}, "temperature=nan"),
-        ({"seed": 0.5}, "seed must be a whole number; got 0.5"),
+        ({"samples": 0}, "samples must be a whole number from 1 to 1024; got 0"),
+        ({"samples": 10**8}, "samples must be a whole number from 1 to 1024; got 100000000"),
+        ({"guidance": -1.0}, "guidance_scale must be a finite number of at least 0; got -1.0"),
+        ({"temperature": float("nan")}, "temperature must be a finite number of .*; got nan"),
+        ({"seed": 0.5}, "seed must be a whole number from 0 to 4294967295; got 0.5"),
+        ({"seed": -1}, "seed must be a whole number from 0 to 4294967295; got -1"),
+        ({"seed": 2**32}, "seed must be a whole number from 0 to 4294967295; got 4294967296"),
+        ({"prompts": ["red " * 500]}, "an image must have at most .* 512 positions .*; got 36"),
     ],
 )
 def test_bad_arguments_of_generate(tiny_policy, change, message):

@@ -7,22 +7,22 @@ import pytest
 from corl_jax.core.errors import UserError
 from corl_jax.stages.run import prepare, run
 
-NO_KL = {f"kl.{task}.{end}": 0.0 for task in ("image", "text") for end in ("start", "end")}
+NO_KL = {f"kl.{task}.schedule": "none" for task in ("image", "text")}
 OFF_BY_ONE = {"rl.log_probs.image_alignment": "off_by_one_ulm_r1"}
 
 BAD_RL_VALUES = [
     # Blocks of config.rl, value by value.
     (
         {"rl.rollout.group_size": 1},
-        "config.rl.rollout.group_size must be at least 2; got 1.",
+        "config.rl.rollout.group_size must be a whole number of at least 2; got 1. Samples are",
     ),
     (
         {"rl.rollout.temperature": 0.0},
-        "config.rl.rollout.temperature must be above 0; got 0.",
+        "config.rl.rollout.temperature must be a finite number of at least 1e-05; got 0.0. Greedy",
     ),
     (
         {"rl.rollout.guidance_scale": -1.0},
-        "guidance_scale must be a finite number of at least 0; got guidance_scale=-1",
+        "config.rl.rollout.guidance_scale must be a finite number of at least 0; got -1.0",
     ),
     (
         {"rl.rollout.cache_dtype": "int4"},
@@ -42,7 +42,7 @@ BAD_RL_VALUES = [
     ),
     (
         {"rl.loss.aggregation": "odd"},
-        "unknown loss aggregation 'odd'",
+        "config.rl.loss.aggregation must be one of sequence_mean, .*; got 'odd'",
     ),
     (
         {"rl.loss.importance_cap": 0.5},
@@ -51,7 +51,7 @@ BAD_RL_VALUES = [
     ),
     (
         {"rl.advantage.baseline": "odd"},
-        "unknown baseline 'odd'; expected one of leave_one_out, mean",
+        "config.rl.advantage.baseline must be one of mean, leave_one_out; got 'odd'",
     ),
     (
         {"rl.advantage.resample_rounds": -1},
@@ -64,11 +64,11 @@ BAD_RL_VALUES = [
     ),
     (
         {"rl.advantage.normalization": "odd"},
-        "unknown advantage normalization 'odd'",
+        "config.rl.advantage.normalization must be one of group, batch, none; got 'odd'",
     ),
     (
         {"rl.reference.mix": 0.0},
-        "config.rl.reference.mix must be above 0 and at most 1; got 0.0",
+        "config.rl.reference.mix must be a finite number above 0 and at most 1; got 0.0",
     ),
     (
         {"rl.log_probs.guidance": "odd"},
@@ -80,7 +80,7 @@ BAD_RL_VALUES = [
     ),
     (
         {"rl.log_probs.shared_prefix": ("text", "sound")},
-        r"config.rl.log_probs.shared_prefix must be a tuple of some of .*; got \('text', 'sound'\)",
+        r"config.rl.log_probs.shared_prefix\[1\] must be one of image, text; got 'sound'",
     ),
     (
         {"rl.log_probs.chunk_length": -1},
@@ -89,7 +89,7 @@ BAD_RL_VALUES = [
     # Rules between blocks.
     (
         {"rl.reference.update_every": 2, **NO_KL},
-        "config.rl.reference.update_every must be 0 where no KL coefficient is above 0; got 2",
+        "config.rl.reference.update_every must be 0 where no task has a KL term; got 2",
     ),
     (
         {**OFF_BY_ONE, "rl.loss.importance_cap": 2.0},
@@ -114,15 +114,40 @@ BAD_RL_VALUES = [
     # config.rewards and config.kl.
     (
         {"rewards.options.open_ended": "odd"},
-        "config.rewards.options.open_ended must be exact or soft_jaccard; got 'odd'",
+        "config.rewards.options.open_ended must be one of exact, soft_jaccard; got 'odd'",
     ),
     (
         {"kl.text.schedule": "odd"},
-        "unknown KL schedule 'odd'; expected one of adaptive",
+        "config.kl.text.schedule must be one of none, constant, .*; got 'odd'",
     ),
     (
         {"kl.image.end": -1.0},
-        "kl.start and kl.end must be at least 0; got 0.0 and -1.0",
+        "config.kl.image.end must be a finite number of at least 0; got -1.0",
+    ),
+    (
+        {"kl.text.schedule": "constant"},
+        "config.kl.text.start must be above 0 with schedule=constant.*; got 0. .*schedule=none",
+    ),
+    (
+        {"kl.text.estimator": "k1"},
+        "config.kl.text.estimator must be k2 or k3 in the loss.*Choose placement=reward",
+    ),
+    (
+        {"rewards.text.accuracy": float("nan")},
+        "config.rewards.text.accuracy must be a finite number; got nan",
+    ),
+    (
+        {"rewards.options.captioner": "odd"},
+        "config.rewards.options.captioner must be one of shapes_parser, blip, self; got 'odd'",
+    ),
+    (
+        {"rl.rollout.completion_length": 100_000},
+        "must have at most 128 tokens together, the positions of the policy; got "
+        "config.rl.rollout.text_prompt_length of 64 and config.rl.rollout.completion_length of 100",
+    ),
+    (
+        {"rl.rollout.image_prompt_length": 125},
+        "at most 128 tokens .*; got config.rl.rollout.image_prompt_length of 125 and an image of 4",
     ),
 ]
 """Changes of ``configs/unified.py``, and the error that each gives."""
@@ -143,19 +168,19 @@ BAD_SHARED_VALUES = [
     ),
     (
         {"model.unroll": 0},
-        "config.model.unroll must be at least 1 layer; got 0",
+        "config.model.unroll must be a whole number of at least 1; got 0",
     ),
     (
         {"model.compute_dtype": "float8"},
-        "unknown compute_dtype 'float8'",
+        "config.model.compute_dtype must be one of auto, float32, bfloat16; got 'float8'",
     ),
     (
         {"model.size": "huge", "init_from": ""},
-        "unknown model size 'huge'",
+        "config.model.size must be one of tiny, .*; got 'huge'",
     ),
     (
         {"model.size": "janus_pro_1b"},
-        "model size 'janus_pro_1b' must be the size of the policy in init_from",
+        "config.model.size=janus_pro_1b must be the size of the policy in init_from",
     ),
     (
         {"init_from": "nowhere"},
@@ -178,6 +203,10 @@ BAD_SHARED_VALUES = [
         r"trainable pattern 'brain/\*' matches no parameter; .*language_model",
     ),
     (
+        {"trainable": ()},
+        r"config.trainable must be non-empty; got \(\). Name parameters by patterns",
+    ),
+    (
         {"lora.rank": -1},
         "config.lora.rank must be a whole number of at least 0; got -1",
     ),
@@ -187,7 +216,7 @@ BAD_SHARED_VALUES = [
     ),
     # The run.
     ({"mesh.data": 3}, "needs 3 devices, but there are 1"),
-    ({"data.name": "birds"}, "config.data.name must be shapes .* or records .*; got 'birds'"),
+    ({"data.name": "birds"}, "config.data.name must be one of shapes, records; got 'birds'"),
     ({"stage": "dream"}, "config.stage must be one of tokenizer, sft, rl; got 'dream'"),
     ({"steps": 0}, "config.steps must be a whole number of at least 1; got 0"),
     (
@@ -200,12 +229,18 @@ BAD_SHARED_VALUES = [
     ),
     (
         {"optim.warmup_ratio": 1.0},
-        "config.optim.warmup_ratio must be a share .* from 0 to below 1; got 1.0",
+        "config.optim.warmup_ratio must be a finite number of at least 0 and below 1; got 1.0",
     ),
-    ({"optim.schedule": "odd"}, "unknown learning-rate schedule 'odd'"),
+    ({"optim.schedule": "odd"}, "config.optim.schedule must be one of constant, .*; got 'odd'"),
+    ({"optim.b1": 2.0}, "config.optim.b1 must be a finite number of at least 0 and below 1; got 2"),
+    ({"seed": -1}, "config.seed must be a whole number from 0 to 4294967295; got -1"),
+    ({"seed": 2**32}, "config.seed must be a whole number from 0 to 4294967295; got 4294967296"),
+    ({"evals.seed": -1}, "config.evals.seed must be a whole number from 0 to 4294967295; got -1"),
+    ({"evals.num_records": -1}, "config.evals.num_records must be a whole number of at least 0;"),
+    ({"mesh.fsdp": 0}, "config.mesh.fsdp must be a number of devices, or -1 for all; got 0"),
     (
         {"hooks.keep_checkpoints": 0},
-        "config.hooks.keep_checkpoints must be at least 1; got 0",
+        "config.hooks.keep_checkpoints must be a whole number of at least 1; got 0",
     ),
 ]
 """Changes of ``configs/unified.py`` that any stage refuses."""
@@ -225,8 +260,14 @@ BAD_VALUES = [
     (
         "sft",
         {"sft.cfg_dropout": 1.5},
-        "cfg_dropout must be a share from 0 to 1; got 1.5",
+        "config.sft.cfg_dropout must be a finite number from 0 to 1; got 1.5",
     ),
+    (
+        "sft",
+        {"sft.target_length": 100},
+        "got config.sft.understanding_prompt_length of 64 and config.sft.target_length of 100",
+    ),
+    ("sft", {"batch_size": 0}, "config.batch_size must be a whole number of at least 1; got 0"),
     (
         "tokenizer",
         {"lora.rank": 4},

@@ -115,7 +115,10 @@ def test_a_cell_is_mean_and_standard_error_over_seeds(tmp_path):
     [
         (["none", "--file", "studies.py"], "unknown study 'none'; expected one of small"),
         (["small", "--file", "nowhere.py"], "'nowhere.py' does not exist"),
-        (["small", "--file", "studies.py", "--seeds", "0"], "--seeds must be at least 1; got 0"),
+        (
+            ["small", "--file", "studies.py", "--seeds", "0"],
+            "--seeds must be a whole number from 1 to 100; got 0",
+        ),
         (["small", "--file", "studies.py", "--set", "steps=1"], "got 'steps=1'"),
     ],
 )

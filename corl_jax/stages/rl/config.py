@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from corl_jax.core.config_block import check_value
 from corl_jax.core.errors import UserError
 from corl_jax.objectives.kl import KlConfig
 from corl_jax.objectives.sampling_distribution import SamplingParams
@@ -18,7 +19,7 @@ from corl_jax.rewards.custom import register_custom
 from corl_jax.rewards.cycle import check_reward_options
 from corl_jax.sampling.generate import PolicyFns
 from corl_jax.sampling.log_probs import LogProbOptions
-from corl_jax.stages.config import check_keys, read_block
+from corl_jax.stages.config import check_keys, read_block, within
 from corl_jax.stages.rl.config_blocks import (
     TASKS,
     AdvantageConfig,
@@ -36,6 +37,10 @@ BLOCKS = {
     "reference": ReferenceConfig,
 }
 """Sub-blocks of ``config.rl``."""
+
+
+RewardWeights = Mapping[str, float]
+"""Reward name to weight, which may be negative."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +70,7 @@ class RlConfig:
 
     @property
     def needs_reference(self) -> bool:
-        """Whether any KL coefficient can differ from 0."""
+        """Whether any task has a KL term."""
         return any(self.kl[task].needs_reference for task in self.tasks)
 
     def sampling_params(self, policy: PolicyFns, task: str) -> SamplingParams:
@@ -94,16 +99,21 @@ def read_rl_config(config: Mapping[str, Any], updates_per_step: int) -> RlConfig
     blocks: dict[str, Any] = {
         name: read_block(cls, config["rl"][name], f"rl.{name}") for name, cls in BLOCKS.items()
     }
+    check_keys(config["kl"], set(TASKS), "kl")
     kl = {task: read_block(KlConfig, config["kl"][task], f"kl.{task}") for task in TASKS}
 
     # Custom rewards have to be known before the tables of rewards are checked against the registry.
+    check_keys(config["rewards"], {*TASKS, "options"}, "rewards")
     options = read_block(RewardOptions, config["rewards"]["options"], "rewards.options")
     register_custom(options.custom)
-    check_reward_options(options)
-    weights = {task: dict(config["rewards"][task]) for task in TASKS}
-    for table in weights.values():
-        for name in table:
+    with within("rewards.options"):
+        check_reward_options(options)
+    for task in TASKS:
+        with within("rewards"):
+            check_value(task, config["rewards"][task], RewardWeights)
+        for name in config["rewards"][task]:
             rewards.require(name)
+    weights = {task: dict(config["rewards"][task]) for task in TASKS}
 
     c = RlConfig(**blocks, kl=kl, rewards=weights, reward_options=options)
     _check_tasks(c)
@@ -136,16 +146,13 @@ def _check_tasks(c: RlConfig) -> None:
         )
     if c.reference.update_every and not c.needs_reference:
         raise UserError(
-            f"config.rl.reference.update_every must be 0 where no KL coefficient is above 0; got "
-            f"{c.reference.update_every}. Set it to 0, or give config.kl a coefficient"
+            "config.rl.reference.update_every must be 0 where no task has a KL term; got "
+            f"{c.reference.update_every}. Set it to 0, or choose config.kl.TASK.schedule"
         )
 
 
 def _check_off_policy(c: RlConfig, updates_per_step: int) -> None:
     """Raises UserError where the sampler may differ from the policy and the loss cannot tell."""
-    if updates_per_step < 1:
-        raise UserError(f"config.updates_per_step must be at least 1; got {updates_per_step}")
-
     cap = c.loss.importance_cap
     if c.rollout.one_step_off_policy and (cap == 0 or updates_per_step > 1):
         raise UserError(

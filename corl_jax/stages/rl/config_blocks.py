@@ -8,24 +8,34 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated
 
-from corl_jax.core.errors import UserError
+from corl_jax.core.config_block import (
+    Count,
+    FieldError,
+    Interval,
+    Keys,
+    OneOf,
+    PositiveInt,
+    Weight,
+    config_block,
+)
 from corl_jax.objectives.advantages import PAIRINGS, baselines, normalizations
 from corl_jax.objectives.policy_gradient import CLIPS
-from corl_jax.objectives.sampling_distribution import check_sampling_params
+from corl_jax.objectives.sampling_distribution import GREEDY_BELOW
 from corl_jax.objectives.token_weights import aggregations
 from corl_jax.sampling.quantized import SAMPLER_DTYPES
-from corl_jax.stages.config import check_choice, check_count
 
 TASKS = ("image", "text")
 """Text-to-image, whose completions are images, and visual question answering, whose are texts."""
+
+WeightPerTask = Annotated[Mapping[str, Weight], Keys(TASKS, exact=True)]
 
 LOG_PROB_GUIDANCE = ("matched", "conditional")
 IMAGE_ALIGNMENTS = ("aligned", "off_by_one_ulm_r1")
 
 
-@dataclasses.dataclass(frozen=True)
+@config_block
 class RolloutConfig:
     """``config.rl.rollout``: what is sampled in a step, and how.
 
@@ -45,35 +55,24 @@ class RolloutConfig:
         update, so that the device samples while the host computes rewards.
     """
 
-    image_prompts: int = 8
-    text_prompts: int = 8
-    group_size: int = 8
-    alternate_every: int = 0
-    guidance_scale: float = 5.0
-    temperature: float = 1.0
-    image_prompt_length: int = 128
-    text_prompt_length: int = 1024
-    completion_length: int = 512
-    weights_dtype: str = "same"
-    cache_dtype: str = "same"
+    image_prompts: Count = 8
+    text_prompts: Count = 8
+    group_size: Annotated[
+        int, Interval(ge=2), "Samples are compared within their group, so ask for more of them"
+    ] = 8
+    alternate_every: Count = 0
+    guidance_scale: Weight = 5.0
+    temperature: Annotated[
+        float,
+        Interval(ge=GREEDY_BELOW),
+        "Greedy samples of a group are all the same, so there is nothing to compare",
+    ] = 1.0
+    image_prompt_length: PositiveInt = 128
+    text_prompt_length: PositiveInt = 1024
+    completion_length: PositiveInt = 512
+    weights_dtype: Annotated[str, OneOf(SAMPLER_DTYPES)] = "same"
+    cache_dtype: Annotated[str, OneOf(SAMPLER_DTYPES)] = "same"
     one_step_off_policy: bool = False
-
-    def __post_init__(self):
-        if self.group_size < 2:
-            raise UserError(
-                f"config.rl.rollout.group_size must be at least 2; got {self.group_size}. "
-                "Samples are compared within their group, so ask for more of them"
-            )
-        if self.temperature == 0:
-            raise UserError(
-                "config.rl.rollout.temperature must be above 0; got 0. "
-                "Greedy samples of a group are all the same, so there is nothing to compare"
-            )
-        check_sampling_params(guidance_scale=self.guidance_scale, temperature=self.temperature)
-        for name in ("image_prompts", "text_prompts", "alternate_every"):
-            check_count(f"rl.rollout.{name}", getattr(self, name))
-        for name in ("weights_dtype", "cache_dtype"):
-            check_choice(f"rl.rollout.{name}", getattr(self, name), SAMPLER_DTYPES)
 
     @property
     def prompts(self) -> dict[str, int]:
@@ -87,7 +86,7 @@ class RolloutConfig:
         return self.guidance_scale != 1
 
 
-@dataclasses.dataclass(frozen=True)
+@config_block
 class AdvantageConfig:
     """``config.rl.advantage``: how rewards become advantages.
 
@@ -101,20 +100,14 @@ class AdvantageConfig:
         ``stages.rl.resample``; 0 keeps them.
     """
 
-    pairing: str = "separate"
-    pairing_text_weight: float = 0.8
-    baseline: str = "mean"
-    normalization: str = "group"
-    resample_rounds: int = 0
-
-    def __post_init__(self):
-        check_choice("rl.advantage.pairing", self.pairing, PAIRINGS)
-        baselines.require(self.baseline)
-        normalizations.require(self.normalization)
-        check_count("rl.advantage.resample_rounds", self.resample_rounds)
+    pairing: Annotated[str, OneOf(PAIRINGS)] = "separate"
+    pairing_text_weight: Weight = 0.8
+    baseline: Annotated[str, OneOf(baselines)] = "mean"
+    normalization: Annotated[str, OneOf(normalizations)] = "group"
+    resample_rounds: Count = 0
 
 
-@dataclasses.dataclass(frozen=True)
+@config_block
 class LossConfig:
     """``config.rl.loss``: from advantages to the loss.
 
@@ -130,37 +123,35 @@ class LossConfig:
         see ``objectives.policy_gradient.importance_weights``; 0 uses no such weights.
     """
 
-    aggregation: str = "sequence_mean"
-    clip: str = "ppo"
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    clip_ceiling: float = 3.0
-    task_weight: Mapping[str, float] = dataclasses.field(
+    aggregation: Annotated[str, OneOf(aggregations)] = "sequence_mean"
+    clip: Annotated[str, OneOf(CLIPS)] = "ppo"
+    clip_low: Annotated[float, Interval(ge=0, le=1)] = 0.2
+    clip_high: Weight = 0.2
+    clip_ceiling: Annotated[float, Interval(ge=1)] = 3.0
+    task_weight: WeightPerTask = dataclasses.field(
         default_factory=lambda: dict.fromkeys(TASKS, 1.0)
     )
-    entropy_bonus: Mapping[str, float] = dataclasses.field(
+    entropy_bonus: WeightPerTask = dataclasses.field(
         default_factory=lambda: dict.fromkeys(TASKS, 0.0)
     )
-    importance_cap: float = 0.0
+    importance_cap: Weight = 0.0
 
     def __post_init__(self):
-        aggregations.require(self.aggregation)
-        check_choice("rl.loss.clip", self.clip, CLIPS)
         if self.clip == "two_sided" and self.clip_ceiling <= 1 + self.clip_high:
-            raise UserError(
-                f"config.rl.loss.clip_ceiling must be above 1 + clip_high={1 + self.clip_high:g}, "
-                f"where the clip ends; got {self.clip_ceiling}. Choose for example 3"
+            raise FieldError(
+                "clip_ceiling",
+                f"must be above 1 + clip_high={1 + self.clip_high:g}, where the clip ends; got "
+                f"{self.clip_ceiling}. Choose for example 3",
             )
-        for name in ("task_weight", "entropy_bonus"):
-            _check_per_task(f"rl.loss.{name}", getattr(self, name))
-        if self.importance_cap != 0 and self.importance_cap < 1:
-            raise UserError(
-                f"config.rl.loss.importance_cap must be 0 (no weights) or at least 1; got "
-                f"{self.importance_cap}. Below 1 it would shrink tokens that need no weight"
+        if 0 < self.importance_cap < 1:
+            raise FieldError(
+                "importance_cap",
+                f"must be 0 (no weights) or at least 1; got {self.importance_cap}. Below 1 it "
+                "would shrink tokens that need no weight",
             )
 
 
-@dataclasses.dataclass(frozen=True)
+@config_block
 class LogProbsConfig:
     """``config.rl.log_probs``: how log-probs of rollouts are computed for the loss.
 
@@ -173,23 +164,13 @@ class LogProbsConfig:
       chunk_length: completion tokens whose logits are held at a time; 0 holds all.
     """
 
-    guidance: str = "matched"
-    image_alignment: str = "aligned"
-    shared_prefix: tuple[str, ...] = TASKS
-    chunk_length: int = 0
-
-    def __post_init__(self):
-        check_choice("rl.log_probs.guidance", self.guidance, LOG_PROB_GUIDANCE)
-        check_choice("rl.log_probs.image_alignment", self.image_alignment, IMAGE_ALIGNMENTS)
-        if not isinstance(self.shared_prefix, tuple) or set(self.shared_prefix) - set(TASKS):
-            raise UserError(
-                f"config.rl.log_probs.shared_prefix must be a tuple of some of {TASKS}, or (); "
-                f"got {self.shared_prefix!r}"
-            )
-        check_count("rl.log_probs.chunk_length", self.chunk_length)
+    guidance: Annotated[str, OneOf(LOG_PROB_GUIDANCE)] = "matched"
+    image_alignment: Annotated[str, OneOf(IMAGE_ALIGNMENTS)] = "aligned"
+    shared_prefix: tuple[Annotated[str, OneOf(TASKS)], ...] = TASKS
+    chunk_length: Count = 0
 
 
-@dataclasses.dataclass(frozen=True)
+@config_block
 class ReferenceConfig:
     """``config.rl.reference``: whether the reference policy of the KL term follows the policy.
 
@@ -198,26 +179,5 @@ class ReferenceConfig:
       mix: share of the policy in a moved reference, see ``engine.reference_policy``.
     """
 
-    update_every: int = 0
-    mix: float = 0.6
-
-    def __post_init__(self):
-        check_count("rl.reference.update_every", self.update_every)
-        if not 0 < self.mix <= 1:
-            raise UserError(
-                f"config.rl.reference.mix must be above 0 and at most 1; got {self.mix}. "
-                "1 replaces the reference by the policy"
-            )
-
-
-def _check_per_task(key: str, values: Any) -> None:
-    """Raises UserError unless ``values`` has a finite number of at least 0 for every task."""
-    if not isinstance(values, Mapping) or set(values) != set(TASKS):
-        raise UserError(
-            f"config.{key} must have a number for each of {', '.join(TASKS)}; got {values!r}"
-        )
-    for task, value in values.items():
-        if not 0 <= value < float("inf"):
-            raise UserError(
-                f"config.{key}.{task} must be a finite number of at least 0; got {value}"
-            )
+    update_every: Count = 0
+    mix: Annotated[float, Interval(gt=0, le=1), "1 replaces the reference by the policy"] = 0.6

@@ -99,7 +99,8 @@ def task_loss(
     # The KL term and the entropy bonus.
     if part.ref_log_probs is not None:
         divergence = kl.estimators[cfg.kl[task].estimator](log_probs, part.ref_log_probs)
-        per_token = per_token + kl_coefficient * divergence
+        if not cfg.kl[task].is_in_reward:
+            per_token = per_token + kl_coefficient * divergence
         metrics |= {
             "kl": Weighted.of(divergence, part.mask),
             "kl_coefficient": Weighted.of(kl_coefficient),

@@ -48,7 +48,13 @@ class RolloutSampler:
     def __init__(
         self, setup: Setup, cfg: RlConfig, seed: int, total_steps: int, microbatches: int = 1
     ):
-        """``total_steps`` of the run; ``microbatches`` of the update that gets the rollouts."""
+        """``total_steps`` of the run; ``microbatches`` of the update that gets the rollouts.
+
+        Raises:
+          UserError: prompt and completion of a task are longer than the policy has positions.
+        """
+        for task in cfg.tasks:
+            setup.check_length(_sequence_lengths(setup, cfg, task))
         self.setup, self.cfg, self.seed = setup, cfg, seed
         self.total_steps, self.microbatches = total_steps, microbatches
         self.policy, self.quantize = quantized_policy(
@@ -166,3 +172,17 @@ class RolloutSampler:
         repeats = self.prompt_repeats(prompts)
         rows = self.setup.sharder.local_row_ids(prompts * repeats)
         return [row // repeats for row in rows]
+
+
+def _sequence_lengths(setup: Setup, cfg: RlConfig, task: str) -> dict[str, int]:
+    """Tokens of prompt and completion of a task, by config key."""
+    c = cfg.rollout
+    if task == "image":
+        return {
+            "config.rl.rollout.image_prompt_length": c.image_prompt_length,
+            "an image": setup.cfg.image_tokens,
+        }
+    return {
+        "config.rl.rollout.text_prompt_length": c.text_prompt_length,
+        "config.rl.rollout.completion_length": c.completion_length,
+    }

@@ -32,6 +32,7 @@ from corl_jax.core.trees import partition
 from corl_jax.core.types import Params, PolicyBatch, Rewards, Rollout
 from corl_jax.data.pipeline import PairWithNext, batches
 from corl_jax.data.sources import RecordSource
+from corl_jax.data.text_tokenizer import truncated_rows
 from corl_jax.engine.hooks import Hook, PeriodicHook, Report
 from corl_jax.engine.optim import Optimizer
 from corl_jax.engine.reference_policy import ReferencePolicy
@@ -44,6 +45,7 @@ from corl_jax.stages.config import HooksConfig
 from corl_jax.stages.rl.advantage_step import compute_advantages
 from corl_jax.stages.rl.config import RlConfig, read_rl_config
 from corl_jax.stages.rl.grad_interference import GradInterference
+from corl_jax.stages.rl.kl_penalty import subtract_kl_penalties
 from corl_jax.stages.rl.loss import policy_loss, summed_reward_moments
 from corl_jax.stages.rl.probe import HeldOutProbe
 from corl_jax.stages.rl.resample import DynamicSampling
@@ -195,7 +197,7 @@ class RlStage:
         return algo
 
     def reference_params(self, state: TrainState) -> Params:
-        """Parameters of the reference policy; {} where no KL coefficient is above 0."""
+        """Parameters of the reference policy; {} where no task has a KL term."""
         if state.reference is not None:
             return merge(state.reference.params, state.frozen)
         if self.cfg.needs_reference and self.setup.lora.rank:
@@ -240,12 +242,15 @@ class RlStage:
             task: self.reward_scorer.normalize(task, task_rewards, state.algo)
             for task, task_rewards in scored.rewards.items()
         }
-        for task, advantage in compute_advantages(self.cfg, rewards).items():
+        penalized, penalty_metrics = subtract_kl_penalties(
+            self.cfg, rewards, policy_batch, state.algo
+        )
+        for task, advantage in compute_advantages(self.cfg, penalized).items():
             policy_batch[task] = self.with_advantages(
                 task, policy_batch[task], advantage, rewards[task]
             )
         local_rollouts, prompts = scored.local_rollouts, rollout_batch.prompts
-        metrics = self.reward_scorer.metrics(rewards) | scored.metrics
+        metrics = self.reward_scorer.metrics(rewards) | scored.metrics | penalty_metrics
         metrics |= self.completion_lengths(local_rollouts)
         del params, rollout_batch, scored  # the update needs their memory
 
@@ -263,8 +268,7 @@ class RlStage:
     ) -> dict[str, PolicyBatch]:
         """Task to its part of the update batch, advantages excepted.
 
-        Old log-probs are needed only where a rollout is used for several updates; in the first one
-        the policy is the one that sampled.
+        Old log-probs are those of the policy that sampled, see ``needs_old_log_probs``.
         """
         # With adapters the policy is scored with them, not from the merged copy that samples.
         reference = self.reference_params(state)
@@ -273,7 +277,7 @@ class RlStage:
         for task, rollout in batch.rollouts.items():
             prompts = batch.prompts[task]
             old_log_probs = ref_log_probs = None
-            if self.updates_per_step > 1:
+            if self.needs_old_log_probs(task):
                 old_log_probs = self.rollout_sampler.log_probs(old_policy, task, prompts, rollout)
             if reference:
                 ref_log_probs = self.rollout_sampler.log_probs(reference, task, prompts, rollout)
@@ -285,6 +289,14 @@ class RlStage:
                 ref_log_probs=ref_log_probs,
             )
         return parts
+
+    def needs_old_log_probs(self, task: str) -> bool:
+        """Whether log-probs of the policy that sampled are computed before the update.
+
+        They are needed where a rollout is used for several updates, since in the first one the
+        policy is the one that sampled; and for a KL term in the rewards.
+        """
+        return self.updates_per_step > 1 or self.cfg.kl[task].is_in_reward
 
     def with_advantages(
         self, task: str, part: PolicyBatch, advantage: Float[Array, "B G"], rewards: Rewards
@@ -298,12 +310,19 @@ class RlStage:
         return dataclasses.replace(part, **values)
 
     def completion_lengths(self, local_rollouts: Mapping[str, Rollout]) -> HostMetrics:
-        """Mean length of answers in tokens."""
+        """Mean length of answers in tokens, and the share that was cut at the limit."""
         if "text" not in local_rollouts:
             return {}
-        lengths = self.setup.sharder.all_gather_rows(local_rollouts["text"].mask.sum((-2, -1)))
+        rollout = local_rollouts["text"]
+        truncated = truncated_rows(rollout.tokens, self.setup.tokenizer.eos_id)
+        lengths, truncated = self.setup.sharder.all_gather_rows(
+            (rollout.mask.sum((-2, -1)), truncated.sum(-1))
+        )
         answers = self.cfg.rollout.text_prompts * self.cfg.rollout.group_size
-        return {"text/completion_length": float(lengths.sum() / answers)}
+        return {
+            "text/completion_length": float(lengths.sum() / answers),
+            "text/truncated": float(truncated.sum() / answers),
+        }
 
     def task_loss(self, params: Params, task: str, part: PolicyBatch, algo: Any) -> jax.Array:
         """One task's part of the loss."""

@@ -84,6 +84,8 @@ def test_the_batch_holds_the_prompts_and_their_samples(first):
         assert metrics[f"{task}/reward"] == pytest.approx(totals.mean(), rel=1e-5)
         assert metrics[f"{task}/zero_std_groups"] == np.mean(np.ptp(totals, 1) == 0)
     assert metrics["text/completion_length"] == np.asarray(text.mask).sum(-1).mean()
+    has_end = np.asarray(text.tokens == first.stage.setup.tokenizer.eos_id).any(-1)
+    assert metrics["text/truncated"] == 1 - has_end.mean()
 
 
 def test_all_trainable_parameters_move_and_no_others(first, updated):

@@ -19,6 +19,7 @@ from corl_jax.core.types import Completion
 from corl_jax.data.shapes.examples import example
 from corl_jax.engine.loop import train
 from corl_jax.engine.state import merge
+from corl_jax.objectives.advantages import normalize_by_group_std
 from corl_jax.rewards.base import RewardContext, compute_rewards
 from corl_jax.rewards.config import RewardOptions
 from corl_jax.stages.rl.loss import policy_loss
@@ -95,6 +96,35 @@ def test_every_clip_reaches_the_loss(first, loss, clip, largest_ratio):
     task_weight = first.stage.cfg.loss.task_weight["text"]
     atol = 1e-4 * np.abs(expected).sum()
     assert total == pytest.approx(task_weight * expected.sum(), abs=atol)
+
+
+def test_a_kl_term_in_the_rewards(take_step):
+    """After an update, k1 times the coefficient is missing from rewards, and nothing in the loss."""
+    kl_term = {"schedule": "constant", "start": 0.5, "estimator": "k1", "placement": "reward"}
+    step = take_step(**{f"kl.text.{name}": value for name, value in kl_term.items()})
+    stage, setup = step.stage, step.stage.setup
+    state, _ = step.run()
+    with sharding_context(setup.sharder):
+        batch, metrics = next(stage.batches(state, step.raw, 1))
+        part = batch["text"]
+        totals, without_reference = (
+            float(jax.jit(stage.loss)(state.params, {"text": part}, state.algo)[0])
+            for part in (part, dataclasses.replace(part, ref_log_probs=None))
+        )
+    assert totals == without_reference
+
+    log_ratios = np.asarray(part.old_log_probs - part.ref_log_probs)
+    penalty = 0.5 * np.where(part.mask, log_ratios, 0).sum(-1)
+    assert np.abs(penalty).max() > 1e-3
+    assert metrics["text/kl_penalty"] == pytest.approx(penalty.mean(), rel=1e-5)
+    assert "image/kl_penalty" not in metrics and batch["image"].old_log_probs is None
+
+    # The reward of a text is a tenth of its length; its column stays without the penalty.
+    completions = stage.visual_qa.to_completions(step.raw["text"], part)
+    rewards = np.array([len(completion.text) / 10 for completion in completions])
+    assert metrics["text/reward"] == pytest.approx(rewards.mean(), rel=1e-5)
+    expected = normalize_by_group_std((rewards.reshape(penalty.shape) - penalty).astype(np.float32))
+    np.testing.assert_allclose(part.advantages, expected, atol=2e-3)
 
 
 def test_a_reference_that_follows(take_step):

@@ -1,0 +1,109 @@
+"""Every value of a stage's config, checked before anything is made of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from corl_jax.core.config_block import Interval, PositiveInt, check_value
+from corl_jax.core.errors import UserError
+from corl_jax.engine.alarms import AlarmConfig
+from corl_jax.engine.optim import OptimConfig
+from corl_jax.stages.config import (
+    DataConfig,
+    EvalsConfig,
+    HooksConfig,
+    LoraConfig,
+    MeshConfig,
+    ModelConfig,
+    RunConfig,
+    Trainable,
+    check_key,
+    check_keys,
+    read_block,
+    read_run_config,
+    within,
+)
+from corl_jax.stages.rl.config import read_rl_config
+from corl_jax.stages.sft import SftConfig
+from corl_jax.stages.tokenizer import TokenizerConfig
+
+BLOCKS = {
+    "model": ModelConfig,
+    "lora": LoraConfig,
+    "mesh": MeshConfig,
+    "data": DataConfig,
+    "hooks": HooksConfig,
+    "alarms": AlarmConfig,
+}
+"""Blocks that every stage has, beside ``optim``."""
+STAGE_KEYS = {
+    "tokenizer": ("batch_size", "tokenizer"),
+    "sft": ("batch_size", "trainable", "sft"),
+    "rl": ("trainable", "rl", "rewards", "kl"),
+}
+"""Stage to the keys and blocks that it alone has."""
+
+WarmupRatio = Annotated[float, Interval(ge=0, lt=1), "It is a share of all updates"]
+DERIVED = {"total_steps", "warmup_steps", "no_decay"}
+"""Fields of ``OptimConfig`` that the block ``optim`` does not hold; it has ``warmup_ratio``."""
+
+
+def check_config(config: Mapping[str, Any]) -> RunConfig:
+    """Checks all that can be known to be wrong of a stage's config by itself.
+
+    Files, devices and the policy to start from are not looked at.
+
+    Returns:
+      the keys that every stage has.
+
+    Raises:
+      UserError: a missing or unknown key, or a value that it cannot have.
+    """
+    run = read_run_config(config)
+    if run.stage not in STAGE_KEYS:
+        raise UserError(f"config.stage must be one of {', '.join(STAGE_KEYS)}; got {run.stage!r}")
+
+    keys = STAGE_KEYS[run.stage]
+    if missing := [key for key in (*BLOCKS, "optim", *keys) if key not in config]:
+        raise UserError(f"the config must have the key {missing[0]}; it is missing. Add it")
+
+    # The blocks of all stages, then those of this one.
+    for key, cls in BLOCKS.items():
+        read_block(cls, config[key], key)
+    optim_config(config)
+    if "evals" in config:
+        read_block(EvalsConfig, config["evals"], "evals")
+    if "batch_size" in keys:
+        check_key(config, "batch_size", PositiveInt)
+    if "trainable" in keys:
+        check_key(config, "trainable", Trainable)
+    if run.stage == "tokenizer":
+        read_block(TokenizerConfig, config["tokenizer"], "tokenizer")
+    elif run.stage == "sft":
+        read_block(SftConfig, config["sft"], "sft")
+    else:
+        read_rl_config(config, run.updates_per_step)
+    return run
+
+
+def optim_config(config: Mapping[str, Any]) -> OptimConfig:
+    """The block ``optim``. Schedules run over all updates, the warm-up over a share of them."""
+    names = {field.name for field in dataclasses.fields(OptimConfig)} - DERIVED
+    check_keys(config["optim"], names | {"warmup_ratio"}, "optim")
+    block = dict(config["optim"])
+    warmup_ratio = block.pop("warmup_ratio")
+    with within("optim"):
+        check_value("warmup_ratio", warmup_ratio, WarmupRatio)
+
+    # A step may have several updates, and schedules count updates.
+    updates = config["steps"] * config["updates_per_step"]
+    return read_block(
+        OptimConfig,
+        block,
+        "optim",
+        total_steps=updates,
+        warmup_steps=int(updates * warmup_ratio),
+        no_decay=OptimConfig.no_decay,
+    )
