@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import pathlib
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from corl_jax.commands.common import check_file
+from corl_jax.commands.common import check_file, path_flag
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_json
 
@@ -27,7 +26,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             name, help=benchmark.summary, description=benchmark.summary, allow_abbrev=False
         )
         benchmark.add_flags(command)
-        command.add_argument("--json", type=pathlib.Path, help="also write the result to this file")
+        command.add_argument("--json", type=path_flag, help="also write the result to this file")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -162,7 +161,7 @@ def _add_against(parser: argparse.ArgumentParser, *choices: str) -> None:
 
 def _add_profile(parser: argparse.ArgumentParser, unit: str) -> None:
     text = f"also write a JAX trace of one {unit} to this folder"
-    parser.add_argument("--profile", type=pathlib.Path, help=text)
+    parser.add_argument("--profile", type=path_flag, help=text)
 
 
 def _positive_counts(text: str) -> tuple[int, ...]:

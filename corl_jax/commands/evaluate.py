@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import pathlib
 
-from corl_jax.commands.common import add_devices, add_policy, check_file
+from corl_jax.commands.common import add_devices, add_policy, check_file, number_flag, path_flag
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_json
 
@@ -32,14 +31,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--guidance-scale",
         "--guidance",
         dest="guidance_scales",
-        type=float,
+        type=number_flag,
         nargs="+",
         default=[1.0, 1.5, 2.0],
         help="scales of classifier-free guidance, 1 for none (default: 1 1.5 2)",
     )
 
     # Where the numbers go.
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="JSON file for the numbers")
+    parser.add_argument("--out", type=path_flag, required=True, help="JSON file for the numbers")
     parser.add_argument("--overwrite", action="store_true", help="replace that file")
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import pathlib
+
+from corl_jax.commands.common import number_flag, path_flag
 
 # Repeated from ``objectives`` and ``porting``, which help must not wait for.
 METHODS = ("gaussian", "linear")
@@ -31,13 +32,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lambda",
         dest="lam",
-        type=float,
+        type=number_flag,
         default=2.0,
         help="gaussian: standard deviations up to which a change is small (default: 2)",
     )
     parser.add_argument(
         "--weights",
-        type=float,
+        type=number_flag,
         nargs="+",
         default=[],
         help="linear: one per expert (default: equal, adding up to 1)",
@@ -47,7 +48,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         required=True,
-        type=pathlib.Path,
+        type=path_flag,
         help="new folder; it is complete when it appears",
     )
     parser.add_argument(

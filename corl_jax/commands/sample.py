@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import pathlib
 import re
 
-from corl_jax.commands.common import add_devices, add_policy, check_folder
+from corl_jax.commands.common import add_devices, add_policy, check_folder, number_flag, path_flag
 from corl_jax.core.errors import UserError
 
 
@@ -26,14 +25,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--guidance-scale",
         "--guidance",
         dest="guidance_scale",
-        type=float,
+        type=number_flag,
         default=2.0,
         help="scale of classifier-free guidance, 1 for none (default: 2)",
     )
-    parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: 1)")
+    parser.add_argument(
+        "--temperature", type=number_flag, default=1.0, help="0 is greedy (default: 1)"
+    )
 
     # Where the pictures go.
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the pictures")
+    parser.add_argument("--out", type=path_flag, required=True, help="folder for the pictures")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace pictures of the same name"
     )

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from corl_jax.commands.common import path_flag
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_atomically, write_json
 
@@ -27,10 +28,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command."""
     parser.add_argument("name", help=f"a study in {FILE}")
     parser.add_argument(
-        "--file", type=pathlib.Path, default=pathlib.Path(FILE), help=f"default: {FILE}"
+        "--file", type=path_flag, default=pathlib.Path(FILE), help=f"default: {FILE}"
     )
     parser.add_argument(
-        "--out", type=pathlib.Path, help="folder of the study (default: runs/studies/NAME)"
+        "--out", type=path_flag, help="folder of the study (default: runs/studies/NAME)"
     )
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... (default: 3)")
     parser.add_argument(

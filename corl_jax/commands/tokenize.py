@@ -6,7 +6,7 @@ import argparse
 import pathlib
 from typing import TYPE_CHECKING
 
-from corl_jax.commands.common import add_policy, check_folder
+from corl_jax.commands.common import add_policy, check_folder, path_flag
 from corl_jax.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,12 +18,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_policy(parser)
     # Either direction.
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--image", type=pathlib.Path, help="a picture to encode, and to decode again"
-    )
-    source.add_argument("--codes", type=pathlib.Path, help="a .npy file of codes to decode")
+    source.add_argument("--image", type=path_flag, help="a picture to encode, and to decode again")
+    source.add_argument("--codes", type=path_flag, help="a .npy file of codes to decode")
     parser.add_argument(
-        "--out", type=pathlib.Path, required=True, help="folder for NAME.npy and NAME.png"
+        "--out", type=path_flag, required=True, help="folder for NAME.npy and NAME.png"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace files of the same name")
 

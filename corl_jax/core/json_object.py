@@ -134,6 +134,15 @@ class JsonObject:
             for i, item in enumerate(items)
         ]
 
+    def texts(self, name: str) -> tuple[str, ...]:
+        """A list of texts."""
+
+        def is_valid(value: object) -> bool:
+            return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+        items: list[str] = self._get(name, None, "a list of texts", is_valid)
+        return tuple(items)
+
     def integers(
         self, name: str, default: Sequence[int] | None = None, *, low: int, high: int, length: int
     ) -> tuple[int, ...]:

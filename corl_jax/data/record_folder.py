@@ -15,6 +15,7 @@ from typing import SupportsIndex
 import numpy as np
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.paths import user_path
 from corl_jax.core.types import Record
 from corl_jax.data.images import load_image
 from corl_jax.data.record_files import REQUIRED_COLUMNS, parse_record, read_columns
@@ -38,7 +39,7 @@ class FolderSource:
           UserError: the file does not exist, or a row is unusable; it names the line.
         """
         # An empty name is refused here, since it would mean the current folder.
-        path = pathlib.Path(folder).expanduser() / f"{split}.jsonl"
+        path = user_path(folder, "config.data.dir") / f"{split}.jsonl"
         if not str(folder) or not path.is_file():
             raise UserError(
                 f"config.data.dir={str(folder)!r} has no {split}.jsonl; put the records there, "

@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.paths import user_path
 from corl_jax.core.trees import flatten_abstract
 from corl_jax.models.janus.config import JanusConfig
 from corl_jax.models.janus.model import JANUS_TEXT_HEAD, abstract
@@ -61,6 +62,8 @@ class MergeSettings:
         merges.require(self.method)
         if not 0 < self.lam < math.inf:
             raise UserError(f"lambda must be a number above 0; got {self.lam}; try 2")
+        if not all(map(math.isfinite, self.weights)):
+            raise UserError(f"weights must be finite numbers; got {self.weights}; write others")
         if self.weights and self.method != "linear":
             raise UserError(
                 f"weights {self.weights} are for the method linear; got the method "
@@ -90,7 +93,7 @@ def merge_policies(
       UserError: policies that differ in size or tokenizer, no expert, not one weight per expert,
         or a folder that cannot be written.
     """
-    out = pathlib.Path(out)
+    out = user_path(out, "the new folder")
     check_new_folder(out)
 
     # Without weights all experts count the same.

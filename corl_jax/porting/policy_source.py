@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.paths import user_path
 from corl_jax.core.types import Params
 from corl_jax.data.text_tokenizer import TextTokenizer
 from corl_jax.engine.handoff import saved_manifest, saved_shapes
@@ -124,7 +125,7 @@ def open_policy_source(name: str) -> PolicySource:
     """
     # Addresses of buckets are refused; a name is expanded like a path of the shell.
     require_local_path(name)
-    folder = tiny_folder() if name == TINY else pathlib.Path(name).expanduser()
+    folder = tiny_folder() if name == TINY else user_path(name, "the policy")
 
     # A local folder of the same name comes before a model on the hub.
     if not folder.is_dir() and hub.is_id(name):

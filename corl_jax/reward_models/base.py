@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.paths import user_path
 from corl_jax.core.sharding import Sharder
 from corl_jax.core.trees import flatten_abstract
 from corl_jax.core.types import Params
@@ -147,7 +148,7 @@ def abstract_reward_model(spec: RewardModelSpec, source: str, sharder: Sharder) 
       sharder: the mesh of the plan.
     """
     # The sizes of a folder that is on this machine, else the known ones.
-    folder = pathlib.Path(source).expanduser()
+    folder = user_path(source, f"the {spec.name}")
     if source and source != TINY and folder.is_dir():
         spec = spec.choose_layout(folder) if spec.choose_layout is not None else spec
         cfg = _read_sizes(spec, folder)
@@ -182,7 +183,7 @@ def _read_sizes(spec: RewardModelSpec, folder: pathlib.Path) -> Any:
 
 def _find_folder(spec: RewardModelSpec, source: str) -> pathlib.Path:
     """The folder ``source``, or that of the hub id ``source`` in the local cache."""
-    folder = pathlib.Path(source).expanduser()
+    folder = user_path(source, f"the {spec.name}")
     if folder.is_dir():
         return folder
 
