@@ -7,7 +7,6 @@ import pathlib
 from typing import TYPE_CHECKING
 
 from corl_jax.commands.common import add_policy, check_folder, path_flag
-from corl_jax.core.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,13 +66,6 @@ def _read_codes(path: pathlib.Path) -> np.ndarray:
     """Codes of one picture, ``[1, S]``."""
     import numpy as np
 
-    # Pickled arrays are refused, since unpickling a file can run code.
-    try:
-        return np.atleast_2d(np.load(path, allow_pickle=False))
-    except FileNotFoundError:
-        raise UserError(f"--codes {str(path)!r} does not exist; check the path") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(
-            f"--codes {str(path)!r} cannot be read as a .npy file ({error}); "
-            "write it with numpy.save"
-        ) from None
+    from corl_jax.porting.npy_files import read_npy
+
+    return np.atleast_2d(read_npy(path, "--codes"))

@@ -73,6 +73,17 @@ class JsonObject:
             f"{self.advice}"
         )
 
+    def require(self, name: str, value: object, default: object = None) -> None:
+        """Refuses another value than ``value`` under ``name``; ``default`` counts where it is absent.
+
+        Raises:
+          UserError: another value, or one of another type: 1 and true are not equal here.
+        """
+        entry = self.entries.get(name, default)
+        is_number = type(value) in (int, float) and type(entry) in (int, float)
+        if entry != value or not (is_number or type(entry) is type(value)):
+            self.refuse(name, show_value(value))
+
     def integer(
         self, name: str, default: int | None = None, *, low: int = 0, high: int = LARGEST_INTEGER
     ) -> int:

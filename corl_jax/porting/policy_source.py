@@ -11,12 +11,13 @@ import importlib.resources
 import json
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.json_object import JsonObject
 from corl_jax.core.paths import user_path
 from corl_jax.core.types import Params
 from corl_jax.data.text_tokenizer import TextTokenizer
@@ -26,9 +27,13 @@ from corl_jax.models.janus.config import ImageTokenizerConfig, JanusConfig, Visi
 from corl_jax.models.language_model import DecoderConfig
 from corl_jax.porting import hub
 from corl_jax.porting.janus.folder import JanusFolder
+from corl_jax.porting.size_limits import FIELD_LIMITS, MAX_LEVELS, MAX_WIDTH
 from corl_jax.porting.workdir_policy import load_merged_params
 
 TINY = "tiny"
+ADVICE = "choose another checkpoint"
+
+Sizes = TypeVar("Sizes", VisionConfig, DecoderConfig, ImageTokenizerConfig)
 
 
 def tiny_folder() -> pathlib.Path:
@@ -42,17 +47,33 @@ def config_to_json(cfg: JanusConfig) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(cfg)))
 
 
-def config_from_json(raw: Mapping[str, Any]) -> JanusConfig:
-    """The inverse of ``config_to_json``."""
-    # JSON has no tuples.
-    image_tokenizer = dict(raw["image_tokenizer"])
-    image_tokenizer["channel_multipliers"] = tuple(image_tokenizer["channel_multipliers"])
+def config_from_json(model: JsonObject) -> JanusConfig:
+    """The inverse of ``config_to_json``.
+
+    Raises:
+      UserError: a size that is missing, of another type or beyond a limit.
+    """
     return JanusConfig(
-        VisionConfig(**raw["vision"]),
-        DecoderConfig(**raw["decoder"]),
-        ImageTokenizerConfig(**image_tokenizer),
-        raw["gen_head_dim"],
+        _read_sizes(VisionConfig, model.block("vision")),
+        _read_sizes(DecoderConfig, model.block("decoder")),
+        _read_sizes(ImageTokenizerConfig, model.block("image_tokenizer")),
+        model.integer("gen_head_dim", low=1, high=MAX_WIDTH),
     )
+
+
+def _read_sizes(sizes: type[Sizes], block: JsonObject) -> Sizes:
+    """A dataclass of sizes; every field must be there."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(sizes):
+        name = field.name
+        if field.type == "float":
+            values[name] = block.number(name, low=0)
+        elif name == "channel_multipliers":
+            values[name] = block.integers(name, low=1, high=MAX_WIDTH, length=MAX_LEVELS)
+        else:
+            low = 0 if name == "res_blocks" else 1
+            values[name] = block.integer(name, low=low, high=FIELD_LIMITS[name])
+    return sizes(**values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +159,8 @@ def open_policy_source(name: str) -> PolicySource:
 
     # Only work directories have a folder of checkpoints.
     if (folder / "checkpoints").is_dir():
-        cfg = config_from_json(saved_manifest(folder).model)
+        model = JsonObject(saved_manifest(folder).model, f"the manifest of {name!r}", ADVICE)
+        cfg = config_from_json(model)
         return PolicySource(name, cfg, folder / "tokenizer", workdir=folder)
     janus_folder = JanusFolder(folder)
     return PolicySource(name, janus_folder.cfg, folder, janus_folder=janus_folder)
