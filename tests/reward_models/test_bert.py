@@ -234,7 +234,7 @@ def bert_folder(torch, tmp_path_factory):
         (
             {"tokenizer.json": "{"},
             100,
-            "tokenizer.json' cannot be read as a tokenizer .*; get the file again",
+            "tokenizer.json' is not JSON .*; take the tokenizer of the original",
         ),
         (
             {"vocab.txt": "red\ndog\n"},

@@ -19,6 +19,7 @@ import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
 
 from corl_jax.core.errors import UserError
+from corl_jax.data.tokenizer_files import call_library, check_encodable, open_tokenizer
 from corl_jax.porting.janus.folder import read_json
 
 
@@ -76,9 +77,6 @@ class WordPieceTokenizer:
             source = repr(str(folder))
             self._tokenizer = _folder_tokenizer(folder, special_tokens)
 
-        # Folders of sentence encoders come with short limits of their own.
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
         # A caption that contains the text of a special token contains words, not that token.
         self._tokenizer.encode_special_tokens = True
 
@@ -108,7 +106,12 @@ class WordPieceTokenizer:
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, cut off at the limit; an empty text gives the start and end token."""
-        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        for text in texts:
+            check_encodable(text)
+        encodings = call_library(
+            lambda: self._tokenizer.encode_batch(list(texts), add_special_tokens=False),
+            "the tokenizer of the text encoder cannot encode a text",
+        )
         max_words = self._max_tokens - 2  # the start and end token take two places
         return [[self._start_id, *encoding.ids[:max_words], self._end_id] for encoding in encodings]
 
@@ -126,12 +129,7 @@ def read_tokenizer(
     # The file of the tokenizers library, where the folder has one.
     path = folder / "tokenizer.json"
     if path.is_file():
-        try:
-            return tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises nothing narrower
-            raise UserError(
-                f"{str(path)!r} cannot be read as a tokenizer ({error}); get the file again"
-            ) from None
+        return open_tokenizer(path)
 
     # Else the list of pieces, one a line.
     path = folder / "vocab.txt"
