@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from corl_jax.commands.common import check_file, path_flag
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_json
+from corl_jax.core.paths import check_writable
 
 # Prints a line of progress. ``bench.timing`` has the same type, but imports JAX.
 LogLine = Callable[[str], None]
@@ -38,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"--{flag} must be at least {least}; got {value}")
     if args.json is not None:
         check_file(args.json, "--json", overwrite=True)
+    if vars(args).get("profile") is not None:
+        check_writable(args.profile, "--profile")
 
     from corl_jax.core import provenance
 

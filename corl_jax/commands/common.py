@@ -68,6 +68,8 @@ def check_folder(folder: pathlib.Path, paths: Sequence[pathlib.Path], overwrite:
     Raises:
       UserError: before any work is done.
     """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {str(folder)!r} is a file; expected a folder")
     check_writable(folder, "--out")
     # Only files of these names would be replaced; others may be there.
     existing = [path for path in paths if path.exists()]

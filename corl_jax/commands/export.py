@@ -42,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
     check_new_folder(args.out)
     source, layout = open_policy_source(args.policy), get_layout(args.layout)
+    source.check_links()
     policy = Policy.load(args.policy)
 
     # The head stands for all weights of the language model, which are stored in one dtype.

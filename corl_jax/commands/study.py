@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from corl_jax.commands.common import path_flag
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_atomically, write_json
+from corl_jax.core.paths import check_writable
 
 if TYPE_CHECKING:
     from corl_jax.studies.comparison import CommandRun, Study
@@ -54,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
 
     study = load_study(args.file, args.name)
     out = args.out or pathlib.Path("runs/studies") / args.name
+
+    check_writable(out, "--out")
 
     # A wrong setting would fail in the first training, after all that is planned before it.
     if args.seeds < 1:

@@ -111,6 +111,8 @@ def merge_policies(
     # Opening reads configurations and names only, so policies that do not fit fail at once.
     sources = [open_policy_source(name) for name in (base, *experts)]
     _check_compatible(sources)
+    for source in sources:
+        source.check_links()
 
     base_source = sources[0]
     dtype = settings.dtype

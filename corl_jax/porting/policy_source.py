@@ -18,10 +18,10 @@ import numpy as np
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.json_object import JsonObject
-from corl_jax.core.paths import user_path
+from corl_jax.core.paths import check_inside, user_path
 from corl_jax.core.types import Params
 from corl_jax.data.text_tokenizer import TextTokenizer
-from corl_jax.engine.handoff import saved_manifest, saved_shapes
+from corl_jax.engine.handoff import saved_manifest, saved_shapes, step_folder
 from corl_jax.engine.remote_workdir import require_local_path
 from corl_jax.models.janus.config import ImageTokenizerConfig, JanusConfig, VisionConfig
 from corl_jax.models.language_model import DecoderConfig
@@ -122,6 +122,19 @@ class PolicySource:
         if self.janus_folder is None or path.startswith("image_tokenizer/"):
             return np.dtype(np.float32)
         return self.janus_folder.reader.param_dtype(path)
+
+    def check_links(self) -> None:
+        """Checks that what a copy of the policy is made from is in its folder.
+
+        Raises:
+          UserError: a link leads out of a work directory. Another folder may consist of links, as
+            the cache of the Hugging Face hub does.
+        """
+        if self.workdir is not None:
+            newest = step_folder(self.workdir)
+            for folder in (self.tokenizer_folder, pathlib.Path(newest)):
+                for path in (folder, *folder.rglob("*")):
+                    check_inside(path, self.workdir)
 
     def load_tokenizer(self) -> TextTokenizer:
         """Reads the text tokenizer.

@@ -50,6 +50,7 @@ class RewardModelSpec:
         of one kind name a tensor differently.
       config_file: the JSON file with the sizes. None where no file has them; ``read_config`` then
         receives an empty dictionary.
+      other_config_files: names of that file in other layouts of the same model.
       weight_files: patterns of weight files; the first pattern that a folder has is read.
       extra_files: patterns of files that are read besides, where they exist.
       choose_layout: ``folder -> spec``, for a model that is published in several layouts.
@@ -73,9 +74,15 @@ class RewardModelSpec:
     unused_tensors: Sequence[str] = ()
     rename_tensor: Callable[[str, frozenset[str]], str] = lambda name, file_names: name
     config_file: str | None = "config.json"
+    other_config_files: Sequence[str] = ()
     weight_files: Sequence[str] = WEIGHT_PATTERNS
     extra_files: Sequence[str] = ()
     choose_layout: Callable[[pathlib.Path], RewardModelSpec] | None = None
+
+    @property
+    def config_files(self) -> tuple[str, ...]:
+        """Names of the file with the sizes, of which a folder has one; () if no file has them."""
+        return () if self.config_file is None else (self.config_file, *self.other_config_files)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,6 +203,6 @@ def _find_folder(spec: RewardModelSpec, source: str) -> pathlib.Path:
 
     # The hub's error says what went wrong; the hint adds which model to take.
     try:
-        return hub.download(source, spec.weight_files)
+        return hub.download(source, spec.weight_files, spec.config_files)
     except UserError as error:
         raise UserError(f"the {spec.name}: {error}; {hint}") from None
