@@ -7,7 +7,6 @@ The number of devices is fixed when JAX starts, so every step is measured by
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pathlib
 import subprocess
@@ -19,6 +18,7 @@ from typing import Any
 from corl_jax.bench.timing import CORL_JAX, LABELS, PHASES, LogLine
 from corl_jax.bench.workloads import get_model_config, with_image_tokens
 from corl_jax.core.errors import UserError
+from corl_jax.core.json_object import JsonObject
 
 # Of the step that the others are compared with.
 PROMPTS, GROUP_SIZE = 2, 8
@@ -222,5 +222,5 @@ def time_in_child_process(size: str, setting: StepSetting, repeats: int) -> dict
                 f"{process.returncode}: {last_line}"
             )
 
-        phases = json.loads(result_file.read_text("utf-8"))["phases"]
-    return {phase: phases[phase][LABELS[CORL_JAX]] for phase in PHASES}
+        phases = JsonObject.read(result_file).block("phases")
+    return {phase: phases.block(phase).number(LABELS[CORL_JAX]) for phase in PHASES}

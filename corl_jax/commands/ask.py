@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from corl_jax.commands.common import add_completion_length, add_devices, add_policy
+from corl_jax.commands.common import add_completion_length, add_devices, add_policy, path_flag
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command."""
     add_policy(parser)
     add_devices(parser)
-    parser.add_argument("--image", required=True, help="a picture file")
+    parser.add_argument("--image", type=path_flag, required=True, help="a picture file")
     parser.add_argument("--question", required=True, help="the question, and its options if any")
     add_completion_length(parser)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import pathlib
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
-from corl_jax.commands.common import Devices, check_file, number
+from corl_jax.commands.common import Devices, check_file, number, path_flag
 from corl_jax.core.config_block import Interval
 from corl_jax.core.files import write_json
+from corl_jax.core.paths import check_writable
 
 # Prints a line of progress. ``bench.timing`` has the same type, but imports JAX.
 LogLine = Callable[[str], None]
@@ -32,7 +32,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             name, help=benchmark.summary, description=benchmark.summary, allow_abbrev=False
         )
         benchmark.add_flags(command)
-        command.add_argument("--json", type=pathlib.Path, help="also write the result to this file")
+        command.add_argument("--json", type=path_flag, help="also write the result to this file")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,6 +40,8 @@ def run(args: argparse.Namespace) -> int:
     # Everything that needs no library is checked before one is loaded.
     if args.json is not None:
         check_file(args.json, "--json", overwrite=True)
+    if vars(args).get("profile") is not None:
+        check_writable(args.profile, "--profile")
 
     from corl_jax.core import provenance
 
@@ -179,7 +181,7 @@ def _add_against(parser: argparse.ArgumentParser, *choices: str) -> None:
 
 def _add_profile(parser: argparse.ArgumentParser, unit: str) -> None:
     text = f"also write a JAX trace of one {unit} to this folder"
-    parser.add_argument("--profile", type=pathlib.Path, help=text)
+    parser.add_argument("--profile", type=path_flag, help=text)
 
 
 def _numbers(annotation: Any) -> Callable[[str], tuple[int, ...]]:

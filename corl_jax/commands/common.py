@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from corl_jax.core.config_block import FieldError, Interval, PositiveInt, check_value
 from corl_jax.core.errors import UserError
+from corl_jax.core.paths import check_writable, user_path
 
 Devices = Annotated[int, Interval(ge=1, le=1024)]
 # Repeated from ``sampling.policy``, which help must not wait for.
@@ -61,20 +62,28 @@ def add_completion_length(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def path_flag(text: str) -> pathlib.Path:
+    """The type of flags that are paths: ``user_path``, with the name of the flag in errors."""
+    try:
+        return user_path(text, "it")
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def check_file(path: pathlib.Path, flag: str, overwrite: bool) -> None:
     """Refuses a file that cannot be written or would be replaced.
 
     Raises:
       UserError: before any work is done.
     """
-    # A file, a new one unless it may be replaced, in something that can be a folder.
+    # A file, and a new one unless it may be replaced.
     if path.is_dir():
         raise UserError(f"{flag} must be a file; got the folder {str(path)!r}")
     if path.exists() and not overwrite:
         raise UserError(
             f"{flag} {str(path)!r} exists; choose another file, or pass --overwrite to replace it"
         )
-    _check_ancestors(path.parent, path, flag)
+    check_writable(path, flag)
 
 
 def check_folder(folder: pathlib.Path, paths: Sequence[pathlib.Path], overwrite: bool) -> None:
@@ -83,18 +92,12 @@ def check_folder(folder: pathlib.Path, paths: Sequence[pathlib.Path], overwrite:
     Raises:
       UserError: before any work is done.
     """
-    _check_ancestors(folder, folder, "--out")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {str(folder)!r} is a file; expected a folder")
+    check_writable(folder, "--out")
     # Only files of these names would be replaced; others may be there.
     existing = [path for path in paths if path.exists()]
     if existing and not overwrite:
         raise UserError(
             f"{str(existing[0])!r} exists; choose another --out, or pass --overwrite to replace it"
         )
-
-
-def _check_ancestors(folder: pathlib.Path, path: pathlib.Path, flag: str) -> None:
-    """Raises UserError if ``folder`` or one above it is a file; ``path`` is the flag's value."""
-    # The folder need not exist yet: all that must be true is that it can be made.
-    for ancestor in (folder, *folder.parents):
-        if ancestor.exists() and not ancestor.is_dir():
-            raise UserError(f"{flag} {str(path)!r}: {str(ancestor)!r} is a file; expected a folder")

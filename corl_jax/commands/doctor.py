@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import pathlib
 
-from corl_jax.commands.common import add_policy, check_file
+from corl_jax.commands.common import add_policy, check_file, path_flag
 from corl_jax.core.files import write_json
 
 
@@ -20,7 +19,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             default="same",
             help=f"dtype of the sampler's {name}: the same as the policy's, or int8",
         )
-    parser.add_argument("--json", type=pathlib.Path, help="also write the result to this file")
+    parser.add_argument("--json", type=path_flag, help="also write the result to this file")
 
 
 def run(args: argparse.Namespace) -> int:

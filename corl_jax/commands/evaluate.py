@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import pathlib
 
-from corl_jax.commands.common import add_devices, add_policy, check_file, number
+from corl_jax.commands.common import add_devices, add_policy, check_file, number, path_flag
 from corl_jax.core.config_block import PositiveInt, Seed, Weight
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_json
@@ -45,7 +44,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
 
     # Where the numbers go.
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="JSON file for the numbers")
+    parser.add_argument("--out", type=path_flag, required=True, help="JSON file for the numbers")
     parser.add_argument("--overwrite", action="store_true", help="replace that file")
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import pathlib
 
-from corl_jax.commands.common import add_policy
+from corl_jax.commands.common import add_policy, path_flag
 
 # Repeated from ``porting``, which help must not wait for.
 LAYOUTS = ("transformers", "original")
@@ -18,7 +17,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         required=True,
-        type=pathlib.Path,
+        type=path_flag,
         help="new folder; it is complete when it appears",
     )
     parser.add_argument(
@@ -38,10 +37,12 @@ def run(args: argparse.Namespace) -> int:
     from corl_jax.models.janus.model import JANUS_TEXT_HEAD
     from corl_jax.porting.janus.layouts import get_layout
     from corl_jax.porting.policy_source import open_policy_source
-    from corl_jax.porting.writer import passthrough_entries, save_folder
+    from corl_jax.porting.writer import check_new_folder, passthrough_entries, save_folder
     from corl_jax.sampling.policy import Policy
 
+    check_new_folder(args.out)
     source, layout = open_policy_source(args.policy), get_layout(args.layout)
+    source.check_links()
     policy = Policy.load(args.policy)
 
     # The head stands for all weights of the language model, which are stored in one dtype.

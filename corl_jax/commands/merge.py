@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import pathlib
 from typing import Annotated
 
-from corl_jax.commands.common import number
+from corl_jax.commands.common import number, path_flag
 from corl_jax.core.config_block import FieldError, Interval
 
 # Repeated from ``objectives`` and ``porting``, which help must not wait for.
@@ -51,7 +50,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         required=True,
-        type=pathlib.Path,
+        type=path_flag,
         help="new folder; it is complete when it appears",
     )
     parser.add_argument(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from corl_jax.commands.common import check_file
+from corl_jax.commands.common import check_file, path_flag
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_json
 
@@ -27,7 +26,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--search", action="store_true", help="try meshes and micro-batches and rank them"
     )
-    parser.add_argument("--json", type=pathlib.Path, help="also write the plan to this file")
+    parser.add_argument("--json", type=path_flag, help="also write the plan to this file")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import pathlib
 import re
 
-from corl_jax.commands.common import Samples, add_devices, add_policy, check_folder, number
+from corl_jax.commands.common import (
+    Samples,
+    add_devices,
+    add_policy,
+    check_folder,
+    number,
+    path_flag,
+)
 from corl_jax.core.config_block import Seed, Weight
 from corl_jax.core.errors import UserError
 
@@ -41,7 +47,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
 
     # Where the pictures go.
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the pictures")
+    parser.add_argument("--out", type=path_flag, required=True, help="folder for the pictures")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace pictures of the same name"
     )

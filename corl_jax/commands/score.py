@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from corl_jax.commands.common import add_completion_length, check_file
+from corl_jax.commands.common import add_completion_length, check_file, path_flag
 from corl_jax.core.config_block import FieldError
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_json
@@ -26,12 +25,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command."""
     # What is scored, and where the numbers go.
     parser.add_argument(
-        "--records", type=pathlib.Path, required=True, help="JSON Lines, see docs/rewards.md"
+        "--records", type=path_flag, required=True, help="JSON Lines, see docs/rewards.md"
     )
     parser.add_argument(
         "--rewards", required=True, help="names, separated by commas; your own as module:function"
     )
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="JSON file for the numbers")
+    parser.add_argument("--out", type=path_flag, required=True, help="JSON file for the numbers")
 
     # What rewards need.
     parser.add_argument("--policy", help="for rewards that use a policy, and for --answer")

@@ -13,10 +13,11 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
-from corl_jax.commands.common import number
+from corl_jax.commands.common import number, path_flag
 from corl_jax.core.config_block import Interval
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_atomically, write_json
+from corl_jax.core.paths import check_writable
 
 if TYPE_CHECKING:
     from corl_jax.studies.comparison import CommandRun, Study
@@ -30,10 +31,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command."""
     parser.add_argument("name", help=f"a study in {FILE}")
     parser.add_argument(
-        "--file", type=pathlib.Path, default=pathlib.Path(FILE), help=f"default: {FILE}"
+        "--file", type=path_flag, default=pathlib.Path(FILE), help=f"default: {FILE}"
     )
     parser.add_argument(
-        "--out", type=pathlib.Path, help="folder of the study (default: runs/studies/NAME)"
+        "--out", type=path_flag, help="folder of the study (default: runs/studies/NAME)"
     )
     parser.add_argument(
         "--seeds", type=number(Seeds), default=3, help="seeds 0, 1, ... (default: 3)"
@@ -58,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
 
     study = load_study(args.file, args.name)
     out = args.out or pathlib.Path("runs/studies") / args.name
+
+    check_writable(out, "--out")
 
     # A wrong setting would fail in the first training, after all that is planned before it.
     for setting in args.set:

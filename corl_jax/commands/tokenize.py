@@ -6,8 +6,7 @@ import argparse
 import pathlib
 from typing import TYPE_CHECKING
 
-from corl_jax.commands.common import add_policy, check_folder
-from corl_jax.core.errors import UserError
+from corl_jax.commands.common import add_policy, check_folder, path_flag
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,12 +17,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_policy(parser)
     # Either direction.
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--image", type=pathlib.Path, help="a picture to encode, and to decode again"
-    )
-    source.add_argument("--codes", type=pathlib.Path, help="a .npy file of codes to decode")
+    source.add_argument("--image", type=path_flag, help="a picture to encode, and to decode again")
+    source.add_argument("--codes", type=path_flag, help="a .npy file of codes to decode")
     parser.add_argument(
-        "--out", type=pathlib.Path, required=True, help="folder for NAME.npy and NAME.png"
+        "--out", type=path_flag, required=True, help="folder for NAME.npy and NAME.png"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace files of the same name")
 
@@ -69,13 +66,6 @@ def _read_codes(path: pathlib.Path) -> np.ndarray:
     """Codes of one picture, ``[1, S]``."""
     import numpy as np
 
-    # Pickled arrays are refused, since unpickling a file can run code.
-    try:
-        return np.atleast_2d(np.load(path, allow_pickle=False))
-    except FileNotFoundError:
-        raise UserError(f"--codes {str(path)!r} does not exist; check the path") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(
-            f"--codes {str(path)!r} cannot be read as a .npy file ({error}); "
-            "write it with numpy.save"
-        ) from None
+    from corl_jax.porting.npy_files import read_npy
+
+    return np.atleast_2d(read_npy(path, "--codes"))

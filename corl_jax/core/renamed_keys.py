@@ -110,8 +110,12 @@ def rename_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     Args:
       config: nested JSON values. Of a pipeline, the configs under ``train`` are renamed.
     """
-    if config.get("stage") == "pipeline":
-        stages = {name: rename_keys(stage) for name, stage in config["train"].items()}
+    train = config.get("train")
+    if config.get("stage") == "pipeline" and isinstance(train, Mapping):
+        stages = {
+            name: rename_keys(stage) if isinstance(stage, Mapping) else stage
+            for name, stage in train.items()
+        }
         rest = {key: value for key, value in config.items() if key != "train"}
         return _rename(rest) | {"train": stages}
     return _rename(config)
@@ -120,6 +124,9 @@ def rename_keys(config: Mapping[str, Any]) -> dict[str, Any]:
 def _rename(config: Mapping[str, Any]) -> dict[str, Any]:
     renamed: dict[str, Any] = json.loads(json.dumps(config))
     for old, new in RENAMED_KEYS.items():
+        # A damaged file may have another value where a block belongs; its keys stay as they are.
+        if not _is_free(renamed, new.split(".")):
+            continue
         value = _pop(renamed, old.split("."))
         if value is not _ABSENT:
             _put(renamed, new.split("."), RENAMED_VALUES.get((new, str(value)), value))
@@ -137,6 +144,18 @@ def _update_kl(block: dict[str, Any]) -> None:
     names = ["start"] if block.get("schedule") in ("constant", "adaptive") else ["start", "end"]
     if not any(block.get(name) for name in names):
         block["schedule"] = "none"
+
+
+def _is_free(tree: dict[str, Any], keys: list[str]) -> bool:
+    """Whether everything on the way to ``keys`` is a block, or absent."""
+    block: object = tree
+    for name in keys[:-1]:
+        if not isinstance(block, dict):
+            return False
+        if name not in block:
+            return True
+        block = block[name]
+    return isinstance(block, dict)
 
 
 _ABSENT = object()

@@ -3,13 +3,13 @@
 Required columns: ``prompt``, ``real_image`` (a path, relative to the file), ``qa_problem``,
 ``qa_solution``, ``qa_type``. Optional columns: ``id``, ``kind``, ``cls_problem``, ``cls_solution``,
 ``od_problem``, ``od_solution``, and the output that rewards are computed of: ``picture`` (a path)
-and ``completion`` (a text).
+and ``completion`` (a text). A path may stand in an object, as Hugging Face data sets write it:
+``{"bytes": null, "path": "images/0.png"}``.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 import re
 from collections.abc import Mapping
@@ -18,6 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.json_object import JsonObject
+from corl_jax.core.json_reader import parse_json, read_lines, show_value
+from corl_jax.core.paths import user_path
 from corl_jax.core.types import Record
 from corl_jax.data.images import load_image
 from corl_jax.data.records import check_record
@@ -31,6 +34,7 @@ OPTIONAL_COLUMNS = {
     "box_answer": "od_solution",
 }
 """Optional field of a ``Record`` -> its column in the file."""
+PICTURE_COLUMNS = ("real_image", "picture")
 # The first pair of tags; an answer may have several lines.
 ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.S)
 # ``A. text`` or ``A) text`` on a line of its own.
@@ -80,11 +84,7 @@ def read_columns(path: pathlib.Path) -> list[RawRow]:
       UserError: a row is not an object with the required columns, or the file has no row.
     """
     rows = []
-
-    # Not splitlines(): a caption may contain separators such as U+2028 that end no JSON line.
-    for number, line in enumerate(path.read_text("utf-8").split("\n"), 1):
-        if not line.strip():
-            continue
+    for number, line in read_lines(path):
         location = f"line {number} of {str(path)!r}"
         columns = _parse_line(line, location)
         record_id = str(columns.get("id", f"{path.stem}-{number}"))
@@ -95,14 +95,12 @@ def read_columns(path: pathlib.Path) -> list[RawRow]:
     return rows
 
 
-def _parse_line(line: str, location: str) -> dict[str, Any]:
-    """The columns of one line. A null counts as an absent column."""
-    try:
-        columns = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{location} is not JSON ({error}); write one object per line") from None
-    if not isinstance(columns, dict):
-        raise UserError(f"{location} must be a JSON object; got a {type(columns).__name__}")
+def _parse_line(line: bytes, location: str) -> dict[str, Any]:
+    """The columns of one line. A null counts as an absent column, a picture is a path."""
+    advice = "write one object per line"
+    columns = dict(JsonObject.check(parse_json(line, location, advice), location, advice).entries)
+    for name in PICTURE_COLUMNS:
+        columns[name] = _picture_path(columns.get(name), name, location)
 
     # A required column must not be null either.
     missing = [name for name in REQUIRED_COLUMNS if not isinstance(columns.get(name), str)]
@@ -113,23 +111,56 @@ def _parse_line(line: str, location: str) -> dict[str, Any]:
         )
 
     columns = {name: value for name, value in columns.items() if value is not None}
-    for name in OPTIONAL_COLUMNS.values():
+    for name in (*OPTIONAL_COLUMNS.values(), "picture", "completion"):
         if not isinstance(columns.get(name, ""), str):
             raise UserError(
-                f"{location}: {name} must be a text; got {columns[name]!r}. "
+                f"{location}: {name} must be a text; got {show_value(columns[name])}. "
                 "Quote it or leave it out"
             )
+    if not isinstance(columns.get("id", ""), (str, int, float)):
+        raise UserError(
+            f"{location}: id must be a text or a number; got {show_value(columns['id'])}. "
+            "Quote it or leave it out"
+        )
     return columns
+
+
+def _picture_path(value: object, name: str, location: str) -> object:
+    """The path of a picture: the value itself, or that in the struct of Hugging Face data sets.
+
+    Raises:
+      UserError: a struct without a path.
+    """
+    if not isinstance(value, dict):
+        return value
+    # ``datasets.Image`` writes {"bytes": null, "path": "..."} where the picture is a file.
+    if not isinstance(value.get("path"), str):
+        raise UserError(
+            f"{location}: {name} must be a path, or an object with a text 'path'; got one without. "
+            "Write the picture to a file and its path to 'path'"
+        )
+    return value["path"]
 
 
 def _read_row(row: RawRow, folder: pathlib.Path) -> RecordRow:
     columns = row.columns
 
     # Without a picture to score, the row is scored on its real image.
-    real_image = load_image(folder / columns["real_image"])
-    image = load_image(folder / columns["picture"]) if "picture" in columns else real_image
+    real_image = load_image(picture_file(row, "real_image", folder))
+    image = real_image
+    if "picture" in columns:
+        image = load_image(picture_file(row, "picture", folder))
     record = check_record(parse_record(columns, row.record_id, real_image))
     return RecordRow(record, image, columns.get("completion"))
+
+
+def picture_file(row: RawRow, column: str, folder: pathlib.Path) -> pathlib.Path:
+    """The file that a column names, relative to the folder of the records.
+
+    Raises:
+      UserError: no file can have that name.
+    """
+    return user_path(folder / row.columns[column], f"{row.location}: {column}")
 
 
 def parse_record(columns: Mapping[str, Any], record_id: str, image: np.ndarray) -> Record:

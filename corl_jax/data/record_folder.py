@@ -15,9 +15,10 @@ from typing import SupportsIndex
 import numpy as np
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.paths import user_path
 from corl_jax.core.types import Record
 from corl_jax.data.images import load_image
-from corl_jax.data.record_files import REQUIRED_COLUMNS, parse_record, read_columns
+from corl_jax.data.record_files import REQUIRED_COLUMNS, parse_record, picture_file, read_columns
 from corl_jax.data.records import check_record
 
 PLACEHOLDER_IMAGE = np.zeros((1, 1, 3), np.uint8)
@@ -38,7 +39,7 @@ class FolderSource:
           UserError: the file does not exist, or a row is unusable; it names the line.
         """
         # An empty name is refused here, since it would mean the current folder.
-        path = pathlib.Path(folder).expanduser() / f"{split}.jsonl"
+        path = user_path(folder, "config.data.dir") / f"{split}.jsonl"
         if not str(folder) or not path.is_file():
             raise UserError(
                 f"config.data.dir={str(folder)!r} has no {split}.jsonl; put the records there, "
@@ -49,9 +50,10 @@ class FolderSource:
         self._records: list[Record] = []
         self._image_paths: list[pathlib.Path] = []
         ids: set[str] = set()
-        for location, record_id, columns in read_columns(path):
+        for row in read_columns(path):
+            location, record_id, columns = row
             # A missing image is an error now, not in the middle of the training.
-            image_path = path.parent / columns["real_image"]
+            image_path = picture_file(row, "real_image", path.parent)
             if not image_path.is_file():
                 raise UserError(
                     f"{location} names the image {str(image_path)!r}, which does not exist; "

@@ -7,6 +7,7 @@ import string
 import numpy as np
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.json_reader import is_text
 from corl_jax.core.types import Record
 
 QA_TYPES = ("MC", "OE")
@@ -24,9 +25,9 @@ def check_record(record: Record) -> Record:
     # Texts that every record must have.
     for field in ("id", "prompt", "question", "answer"):
         text = getattr(record, field)
-        if not isinstance(text, str) or not text.strip():
+        if not isinstance(text, str) or not text.strip() or not is_text(text):
             raise UserError(
-                f"{label}: {field} must be a text that is not empty; got {text!r}. "
+                f"{label}: {field} must be a text of characters, not empty; got {text!r}. "
                 "Correct or drop the row"
             )
 

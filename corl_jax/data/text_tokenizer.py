@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import tokenizers
 
 from corl_jax.core.errors import UserError
 from corl_jax.data.prompts import JANUS_TEMPLATE, PromptTemplate, insert_image_tokens
+from corl_jax.data.tokenizer_files import as_plain, call_library, check_encodable, open_tokenizer
+
+TAG = re.compile(r"<([A-Za-z][\w-]+)>")
+"""A tag that begins a text; names have two letters or more."""
 
 
 class TextTokenizer:
@@ -50,7 +55,7 @@ class TextTokenizer:
 
         self.template = template
         self.user, self.assistant = template.role_names(vocabulary)
-        self._tokenizer = tokenizer
+        self._tokenizer = as_plain(tokenizer)
         self._label = label
 
         self.bos_id = vocabulary[template.bos]
@@ -62,12 +67,20 @@ class TextTokenizer:
         self.vocab_size = max(vocabulary.values()) + 1
 
         # ``decode`` leaves these ids out, and they are never sampled as text: the tokens of the
-        # template, and those that the file itself marks as special.
-        added_tokens = tokenizer.get_added_tokens_decoder()
-        self._special_ids = {token_id for token_id, token in added_tokens.items() if token.special}
-        self._special_ids |= {
-            vocabulary[token] for token in template.special_tokens if token in vocabulary
+        # template, and those that the file itself marks as special, but for tags.
+        added_tokens = tokenizer.get_added_tokens_decoder().values()
+        special_tokens = {token.content for token in added_tokens if token.special}
+        special_tokens -= pairs_of_tags(special_tokens)
+        self._special_ids = {
+            vocabulary[token]
+            for token in special_tokens | set(template.special_tokens)
+            if token in vocabulary
         }
+
+        # A tokenizer of a fixed list of words has an id for all others.
+        model = tokenizer.model
+        unknown = None if isinstance(model, tokenizers.models.Unigram) else model.unk_token
+        self._unknown_id = None if unknown is None else tokenizer.token_to_id(unknown)
 
     @classmethod
     def load(
@@ -83,29 +96,26 @@ class TextTokenizer:
             raise UserError(
                 f"there is no tokenizer.json in {str(folder)!r}; name a Hugging Face model folder"
             )
-        try:
-            tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises nothing narrower
-            raise UserError(
-                f"{str(path)!r} cannot be read as a tokenizer ({error}); get the file again"
-            ) from None
-        return cls(tokenizer, f"tokenizer {str(folder)!r}", template)
+        return cls(open_tokenizer(path), f"tokenizer {str(folder)!r}", template)
 
     def encode(self, text: str) -> list[int]:
         """Ids of ``text``. Special tokens in it are recognized, none are added.
 
         Raises:
-          UserError: the tokenizer has a fixed list of words and ``text`` has other words.
+          UserError: the tokenizer has a fixed list of words and ``text`` has other words; or
+            ``text`` is too long, or is none.
         """
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        check_encodable(text)
+        encoding = call_library(
+            lambda: self._tokenizer.encode(text, add_special_tokens=False),
+            f"{self._label} cannot encode {text[:100]!r}",
+        )
 
         # A word-level tokenizer (the tiny model's) would silently encode other words as unknown.
-        unknown_token = self._tokenizer.model.unk_token
-        if unknown_token is not None:
-            unknown_id = self._tokenizer.token_to_id(unknown_token)
+        if self._unknown_id is not None:
             spans = zip(encoding.offsets, encoding.ids, strict=True)
             unknown_words = dict.fromkeys(
-                text[start:end] for (start, end), token_id in spans if token_id == unknown_id
+                text[start:end] for (start, end), token_id in spans if token_id == self._unknown_id
             )
             if unknown_words:
                 raise UserError(
@@ -123,7 +133,11 @@ class TextTokenizer:
                 break
             if token_id not in self._special_ids:
                 text_ids.append(token_id)
-        return self._tokenizer.decode(text_ids, skip_special_tokens=True)
+        # Special ids are left out above. The library would leave out tags as well.
+        return call_library(
+            lambda: self._tokenizer.decode(text_ids, skip_special_tokens=False),
+            f"{self._label} cannot decode {text_ids[:20]}",
+        )
 
     def image_generation_prompt(self, prompt: str) -> list[int]:
         """Ids that request an image of ``prompt``; the next token is the first image token.
@@ -214,6 +228,20 @@ def truncated_rows(tokens: np.ndarray, eos_id: int) -> np.ndarray:
     """Which completions ``[..., T]`` lack the end token, as they reached the limit: ``[...]``."""
     # Behind the end token there may be anything; without one every token was sampled.
     return ~np.any(tokens == eos_id, -1)
+
+
+def pairs_of_tags(tokens: Collection[str]) -> set[str]:
+    """Those of ``tokens`` that are two tags round a text, ``<think>`` and ``</think>``.
+
+    They are part of an answer, whatever a tokenizer's file calls them: a script that adds them to a
+    tokenizer often adds them as special tokens. ``<s>`` and ``</s>`` are tags of no text.
+    """
+    pairs: set[str] = set()
+    for token in tokens:
+        match = TAG.fullmatch(token)
+        if match and f"</{match[1]}>" in tokens:
+            pairs |= {token, f"</{match[1]}>"}
+    return pairs
 
 
 def left_pad(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,6 +13,7 @@ import jax
 from PIL import Image
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.json_object import JsonObject
 from corl_jax.core.numerics import Metrics
 from corl_jax.core.sharding import Sharder, sharding_context
 from corl_jax.core.trees import count
@@ -180,7 +180,7 @@ class _Session:
     def __init__(self, run: TrainingRun, saved_step: int | None):
         """Starts anew, or restores the newest checkpoint where ``saved_step`` is one."""
         self.run, cfg, workdir = run, run.cfg, run.workdir
-        config = json.loads(workdir.config.read_text())
+        config = dict(JsonObject.read(workdir.config).entries)
         identity = RunIdentity(run.stage.name, dict(run.model), config)
         self.checkpointer = Checkpointer(workdir.checkpoints, identity, cfg.keep_checkpoints)
 

@@ -21,6 +21,8 @@ from corl_jax import __version__
 from corl_jax.core import trees
 from corl_jax.core.errors import UserError, describe_error
 from corl_jax.core.files import write_atomically
+from corl_jax.core.json_object import JsonObject
+from corl_jax.core.json_reader import parse_json
 from corl_jax.engine.state import TrainState
 
 # Path of the manifest inside a step folder.
@@ -104,17 +106,24 @@ def read_manifest(step_folder: Path | epath.Path) -> Manifest:
     """
     path = step_folder / MANIFEST_FILE
     try:
-        return Manifest(**json.loads(path.read_text()))
+        content = path.read_bytes()
     except FileNotFoundError:
         raise UserError(
             f"{step_folder} is not a checkpoint of corl_jax: {MANIFEST_FILE} is missing; "
             "expected a step folder such as <workdir>/checkpoints/100"
         ) from None
-    # TypeError: JSON with other keys than the fields of a manifest.
-    except (json.JSONDecodeError, TypeError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path} cannot be read as a manifest ({describe_error(error)}); use another checkpoint"
-        ) from error
+
+    label, advice = f"the manifest {path}", "use another checkpoint"
+    manifest = JsonObject.check(parse_json(content, label, advice), label, advice)
+    versions = manifest.block("versions")
+    return Manifest(
+        stage=manifest.text("stage"),
+        step=manifest.integer("step"),
+        model=dict(manifest.block("model").entries),
+        params_digest=manifest.optional_text("params_digest"),
+        config_digest=manifest.text("config_digest"),
+        versions={name: versions.text(name) for name in versions.entries},
+    )
 
 
 def write_inventory(step_folder: Path) -> None:
@@ -135,19 +144,22 @@ def find_damage(step_folder: Path | epath.Path) -> str | None:
     if not path.exists():
         return None
 
-    # Writing the inventory is atomic, so a short one comes from a bad copy.
+    # Writing the inventory is atomic, so a damaged one comes from a bad copy.
     try:
-        sizes = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        return f"{INVENTORY_FILE} is cut short: {describe_error(error)}"
+        sizes = JsonObject.check(parse_json(path.read_bytes(), INVENTORY_FILE), INVENTORY_FILE)
 
-    # Sizes are enough: a killed or interrupted copy leaves short files, not changed ones.
-    for name, size in sizes.items():
-        file = Path(step_folder) / name
-        if not file.exists():
-            return f"{name} is missing"
-        if file.stat().st_size != size:
-            return f"{name} has {file.stat().st_size} bytes of {size}"
+        # Sizes are enough: a killed or interrupted copy leaves short files, not changed ones.
+        for name in sizes.entries:
+            file, size = Path(step_folder) / name, sizes.integer(name)
+            if not file.exists():
+                return f"{name} is missing"
+            if file.stat().st_size != size:
+                return f"{name} has {file.stat().st_size} bytes of {size}"
+    except UserError as error:
+        return str(error)
+    # OSError, ValueError: names that no file can have.
+    except (OSError, ValueError) as error:
+        return f"{INVENTORY_FILE} cannot be read: {describe_error(error)}"
     return None
 
 

@@ -6,7 +6,6 @@ files, the progress bar.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 
@@ -16,7 +15,7 @@ from PIL import Image
 
 from corl_jax.engine.alarms import Alarm, AlarmConfig
 from corl_jax.engine.workdir import Workdir
-from corl_jax.engine.writers import JsonLines, Progress, TensorBoard, rewind_metrics
+from corl_jax.engine.writers import JsonLines, Progress, TensorBoard, read_rows, rewind_metrics
 
 
 class Recorder:
@@ -62,10 +61,7 @@ class Recorder:
 
     def _replay_alarms(self) -> None:
         """Brings the alarms to the state that they had after the rows on disk."""
-        for line in self._workdir.metrics.read_text().splitlines():
-            values = json.loads(line)
-            # JSON has no NaN, so the file has null in its place.
-            row = {name: math.nan if value is None else value for name, value in values.items()}
+        for _, row in read_rows(self._workdir.metrics):
             self._alarm.update(row)
 
     def record(

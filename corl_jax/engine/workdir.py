@@ -16,6 +16,8 @@ from etils import epath
 
 from corl_jax.core.errors import UserError, describe_error
 from corl_jax.core.files import write_atomically
+from corl_jax.core.json_object import JsonObject
+from corl_jax.core.paths import user_path
 from corl_jax.core.renamed_keys import rename_keys
 from corl_jax.engine.remote_workdir import CHECKPOINTS, RemoteWorkdir, is_address, remote_folder
 
@@ -142,7 +144,7 @@ def join_workdir(path: str | Path) -> Workdir:
 def _locate(path: str | Path) -> Workdir:
     """The work directory at ``path``; if it is a run in a bucket, with its files downloaded."""
     if not is_address(path):
-        return Workdir(Path(path).expanduser().absolute())
+        return Workdir(user_path(path, "the work directory").absolute())
 
     # Whatever the storage client raises (no package, no bucket, no rights), the user needs to know
     # what access takes.
@@ -167,17 +169,11 @@ def _is_empty(workdir: Workdir) -> bool:
 
 def _check_same_config(workdir: Workdir, config: dict[str, Any], may_differ: Sequence[str]) -> None:
     """Raises UserError unless saved config and ``config`` are equal in all but ``may_differ``."""
-    try:
-        saved_config = json.loads(workdir.config.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{workdir}/config.json is not readable JSON ({error}); choose another --workdir"
-        ) from error
+    label, advice = f"{workdir}/config.json", "choose another --workdir"
+    saved_config = rename_keys(JsonObject.read(workdir.config, label, advice).entries)
 
     # Key by key, so that the error can name what differs. A run of an older version may have written
     # its config under keys that have other names today.
-    if isinstance(saved_config, dict):
-        saved_config = rename_keys(saved_config)
     saved, current = _flatten(saved_config), _flatten(config)
     differences = []
     for key in sorted(current.keys() | saved.keys()):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TextIO
 
@@ -17,6 +17,8 @@ from tqdm import tqdm
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_atomically
+from corl_jax.core.json_object import JsonObject
+from corl_jax.core.json_reader import parse_json, read_lines
 
 # Metric name to value, for one step.
 Row = Mapping[str, float]
@@ -50,27 +52,38 @@ def rewind_metrics(path: Path, step: int) -> None:
     """Removes the rows of ``metrics.jsonl`` after ``step``, and a half-written last line.
 
     Raises:
-      UserError: a line before the last one is not JSON with a ``step``.
+      UserError: as ``read_rows``.
     """
-    # Bytes, since a line that was cut short need not be valid UTF-8.
-    lines = path.read_bytes().split(b"\n")
-    rows = []
-    for number, line in enumerate(lines):
-        try:
-            row_step = json.loads(line)["step"]
-        except (ValueError, KeyError, TypeError) as error:
-            # The last line is empty, or the run was killed while writing it.
-            if number == len(lines) - 1:
-                break
-            raise UserError(
-                f"{path}, line {number + 1}: expected a JSON object with a step; "
-                "repair or remove the file"
-            ) from error
-        if row_step <= step:
-            rows.append(line)
-
+    rows = [line.rstrip(b"\n") for line, row in read_rows(path) if row["step"] <= step]
     # Atomic, so that a run killed here loses no row.
     write_atomically(path, b"".join(line + b"\n" for line in rows))
+
+
+def read_rows(path: Path) -> Iterator[tuple[bytes, dict[str, float]]]:
+    """Lines of ``metrics.jsonl`` and their rows; NaN stands for a null.
+
+    A last line that the run was killed in, or is still writing, is left out.
+
+    Raises:
+      UserError: another line is not a JSON object of numbers with a ``step``.
+    """
+    for number, line in read_lines(path):
+        try:
+            row = _parse_row(line, f"line {number} of {str(path)!r}")
+        except UserError:
+            # Every finished line ends in a line end.
+            if line.endswith(b"\n"):
+                raise
+            return
+        yield line, row
+
+
+def _parse_row(line: bytes, label: str) -> dict[str, float]:
+    advice = "repair or remove the file"
+    row = JsonObject.check(parse_json(line, label, advice), label, advice)
+    row.integer("step")
+    values = {name: row.optional_number(name) for name in row.entries}
+    return {name: math.nan if value is None else value for name, value in values.items()}
 
 
 class TensorBoard:

@@ -8,6 +8,8 @@ from typing import TypedDict
 
 import numpy as np
 
+from corl_jax.core.json_object import JsonObject
+
 
 class Estimate(TypedDict):
     """A mean over records, as it is stored in ``eval.json``.
@@ -38,6 +40,23 @@ def estimate(values: Sequence[float] | np.ndarray) -> Estimate:
 
     stderr = float(array.std(ddof=1) / math.sqrt(array.size)) if array.size > 1 else None
     return {"value": float(array.mean()), "stderr": stderr, "n": int(array.size)}
+
+
+def read_estimates(block: JsonObject) -> Estimates:
+    """The estimates in a block of a file, checked.
+
+    Raises:
+      UserError: a metric without the numbers of an ``Estimate``.
+    """
+    estimates: Estimates = {}
+    for name in block.entries:
+        metric = block.block(name)
+        estimates[name] = {
+            "value": metric.number("value"),
+            "stderr": metric.optional_number("stderr"),
+            "n": metric.integer("n"),
+        }
+    return estimates
 
 
 def format_percent(value: float, stderr: float | None) -> str:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from corl_jax.core.files import write_atomically, write_json
+from corl_jax.core.json_object import JsonObject
 from corl_jax.core.provenance import machine, versions
 from corl_jax.data.pipeline import held_out_records
 from corl_jax.data.shapes import builder
 from corl_jax.evals.config import EvalPolicy, EvalSampling
 from corl_jax.evals.runner import evaluate
-from corl_jax.evals.statistics import Estimates, format_percent
+from corl_jax.evals.statistics import Estimates, format_percent, read_estimates
 from corl_jax.sampling.policy import Policy
 from corl_jax.stages.config import EvalsConfig
 
@@ -40,7 +40,7 @@ def evaluate_policies(
     """
     # Entries of an earlier call, which may have been interrupted or had another config.
     path = workdir / "results.json"
-    saved: Results = json.loads(path.read_text())["policies"] if path.exists() else {}
+    saved = _read_results(path) if path.exists() else {}
 
     results: Results = {}
     for name, policy in policies.items():
@@ -57,6 +57,17 @@ def evaluate_policies(
 
     # Entries of policies that are no longer in the pipeline are dropped at the end.
     write_json(path, {"policies": results, "about": _about()})
+    return results
+
+
+def _read_results(path: Path) -> Results:
+    """The entries of ``results.json``, whose numbers are checked."""
+    policies = JsonObject.read(path, advice="remove the file").block("policies")
+    results: Results = {}
+    for name in policies.entries:
+        entry = policies.block(name)
+        numbers = read_estimates(entry.block("numbers"))
+        results[name] = {**entry.entries, "numbers": numbers}
     return results
 
 

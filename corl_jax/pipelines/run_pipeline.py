@@ -19,6 +19,8 @@ import jax
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_json
+from corl_jax.core.json_object import JsonObject
+from corl_jax.core.paths import user_path
 from corl_jax.engine.checkpoint import latest_step
 from corl_jax.engine.handoff import saved_manifest
 from corl_jax.engine.manifest import json_digest
@@ -49,7 +51,7 @@ def run_pipeline(config: Mapping[str, Any], workdir: str | Path) -> None:
             "On several hosts run the configs of its stages one by one"
         )
 
-    pipeline = Pipeline(pipeline_config, Path(workdir).expanduser().absolute())
+    pipeline = Pipeline(pipeline_config, user_path(workdir, "the work directory").absolute())
     pipeline.check_workdir()
 
     # Finished stages are passed over, so a stopped pipeline goes on where it was.
@@ -196,7 +198,7 @@ class Pipeline:
     def recorded_inputs(self) -> dict[str, Any]:
         """By stage, what it was made from; stages that were never begun are missing."""
         path = self.workdir / INPUTS_FILE
-        return json.loads(path.read_text()) if path.exists() else {}
+        return dict(JsonObject.read(path).entries) if path.exists() else {}
 
     def record_inputs(self, name: str) -> None:
         """Records what a stage is made from, before it begins."""

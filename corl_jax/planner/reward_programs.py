@@ -7,13 +7,13 @@ What a user's own reward runs is not known to the planner.
 from __future__ import annotations
 
 import functools
-import pathlib
 from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from corl_jax.core.paths import user_path
 from corl_jax.core.rng import sample_keys, stream
 from corl_jax.core.types import Params, Prompts, Rollout
 from corl_jax.planner.calls import ProgramCall
@@ -55,7 +55,7 @@ def assumed_size_notes(stage: RlStage) -> list[str]:
         # Known are the sizes of the tiny model, of the papers' model, and of a folder here.
         source, hub_id = options.models.get(name, ""), SPECS[name].hub_id
         has_known_sizes = source in (TINY, hub_id) or (
-            source and pathlib.Path(source).expanduser().is_dir()
+            source and user_path(source, f"config.rewards.options.models.{name}").is_dir()
         )
         if not has_known_sizes:
             notes.append(

@@ -22,18 +22,24 @@ def is_id(name: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) is not None
 
 
-def download(name: str, weight_patterns: Sequence[str] = WEIGHT_PATTERNS) -> pathlib.Path:
+def download(
+    name: str,
+    weight_patterns: Sequence[str] = WEIGHT_PATTERNS,
+    config_files: Sequence[str] = ("config.json",),
+) -> pathlib.Path:
     """The folder of a model in the local cache. Downloads it first if the cache does not have it.
 
     Args:
       name: id on the hub.
       weight_patterns: patterns of weight files; only files of the first pattern that matches are
         downloaded.
+      config_files: names of the file with the sizes, of which a folder has one; () where a model
+        has none, which is then cached as soon as its weights are.
 
     Raises:
       UserError: the model is not cached, and there is no network or no such model.
     """
-    cached = _find_cached(name, weight_patterns)
+    cached = _find_cached(name, weight_patterns, config_files)
     if cached is not None:
         return cached
 
@@ -64,7 +70,9 @@ def download(name: str, weight_patterns: Sequence[str] = WEIGHT_PATTERNS) -> pat
         ) from None
 
 
-def _find_cached(name: str, weight_patterns: Sequence[str]) -> pathlib.Path | None:
+def _find_cached(
+    name: str, weight_patterns: Sequence[str], config_files: Sequence[str]
+) -> pathlib.Path | None:
     """The folder of the model in the cache, if config and weights are there."""
     try:
         folder = pathlib.Path(huggingface_hub.snapshot_download(name, local_files_only=True))
@@ -73,5 +81,5 @@ def _find_cached(name: str, weight_patterns: Sequence[str]) -> pathlib.Path | No
 
     # Only config or tokenizer may have been downloaded before.
     has_weights = any(any(folder.glob(pattern)) for pattern in weight_patterns)
-    has_config = (folder / "config.json").is_file()
+    has_config = not config_files or any((folder / file).is_file() for file in config_files)
     return folder if has_weights and has_config else None

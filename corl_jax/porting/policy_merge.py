@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from corl_jax.core.config_block import FieldError, Interval, OneOf, config_block
 from corl_jax.core.errors import UserError
+from corl_jax.core.paths import user_path
 from corl_jax.core.trees import flatten_abstract
 from corl_jax.models.janus.config import JanusConfig
 from corl_jax.models.janus.model import JANUS_TEXT_HEAD, abstract
@@ -84,7 +85,7 @@ def merge_policies(
       UserError: policies that differ in size or tokenizer, no expert, not one weight per expert,
         or a folder that cannot be written.
     """
-    out = pathlib.Path(out)
+    out = user_path(out, "the new folder")
     check_new_folder(out)
 
     # Without weights all experts count the same.
@@ -102,6 +103,8 @@ def merge_policies(
     # Opening reads configurations and names only, so policies that do not fit fail at once.
     sources = [open_policy_source(name) for name in (base, *experts)]
     _check_compatible(sources)
+    for source in sources:
+        source.check_links()
 
     base_source = sources[0]
     dtype = settings.dtype

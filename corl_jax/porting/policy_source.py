@@ -11,23 +11,29 @@ import importlib.resources
 import json
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.json_object import JsonObject
+from corl_jax.core.paths import check_inside, user_path
 from corl_jax.core.types import Params
 from corl_jax.data.text_tokenizer import TextTokenizer
-from corl_jax.engine.handoff import saved_manifest, saved_shapes
+from corl_jax.engine.handoff import saved_manifest, saved_shapes, step_folder
 from corl_jax.engine.remote_workdir import require_local_path
 from corl_jax.models.janus.config import ImageTokenizerConfig, JanusConfig, VisionConfig
 from corl_jax.models.language_model import DecoderConfig
 from corl_jax.porting import hub
 from corl_jax.porting.janus.folder import JanusFolder
+from corl_jax.porting.size_limits import FIELD_LIMITS, MAX_LEVELS, MAX_WIDTH
 from corl_jax.porting.workdir_policy import load_merged_params
 
 TINY = "tiny"
+ADVICE = "choose another checkpoint"
+
+Sizes = TypeVar("Sizes", VisionConfig, DecoderConfig, ImageTokenizerConfig)
 
 
 def tiny_folder() -> pathlib.Path:
@@ -41,17 +47,33 @@ def config_to_json(cfg: JanusConfig) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(cfg)))
 
 
-def config_from_json(raw: Mapping[str, Any]) -> JanusConfig:
-    """The inverse of ``config_to_json``."""
-    # JSON has no tuples.
-    image_tokenizer = dict(raw["image_tokenizer"])
-    image_tokenizer["channel_multipliers"] = tuple(image_tokenizer["channel_multipliers"])
+def config_from_json(model: JsonObject) -> JanusConfig:
+    """The inverse of ``config_to_json``.
+
+    Raises:
+      UserError: a size that is missing, of another type or beyond a limit.
+    """
     return JanusConfig(
-        VisionConfig(**raw["vision"]),
-        DecoderConfig(**raw["decoder"]),
-        ImageTokenizerConfig(**image_tokenizer),
-        raw["gen_head_dim"],
+        _read_sizes(VisionConfig, model.block("vision")),
+        _read_sizes(DecoderConfig, model.block("decoder")),
+        _read_sizes(ImageTokenizerConfig, model.block("image_tokenizer")),
+        model.integer("gen_head_dim", low=1, high=MAX_WIDTH),
     )
+
+
+def _read_sizes(sizes: type[Sizes], block: JsonObject) -> Sizes:
+    """A dataclass of sizes; every field must be there."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(sizes):
+        name = field.name
+        if field.type == "float":
+            values[name] = block.number(name, low=0)
+        elif name == "channel_multipliers":
+            values[name] = block.integers(name, low=1, high=MAX_WIDTH, length=MAX_LEVELS)
+        else:
+            low = 0 if name == "res_blocks" else 1
+            values[name] = block.integer(name, low=low, high=FIELD_LIMITS[name])
+    return sizes(**values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +123,19 @@ class PolicySource:
             return np.dtype(np.float32)
         return self.janus_folder.reader.param_dtype(path)
 
+    def check_links(self) -> None:
+        """Checks that what a copy of the policy is made from is in its folder.
+
+        Raises:
+          UserError: a link leads out of a work directory. Another folder may consist of links, as
+            the cache of the Hugging Face hub does.
+        """
+        if self.workdir is not None:
+            newest = step_folder(self.workdir)
+            for folder in (self.tokenizer_folder, pathlib.Path(newest)):
+                for path in (folder, *folder.rglob("*")):
+                    check_inside(path, self.workdir)
+
     def load_tokenizer(self) -> TextTokenizer:
         """Reads the text tokenizer.
 
@@ -124,7 +159,7 @@ def open_policy_source(name: str) -> PolicySource:
     """
     # Addresses of buckets are refused; a name is expanded like a path of the shell.
     require_local_path(name)
-    folder = tiny_folder() if name == TINY else pathlib.Path(name).expanduser()
+    folder = tiny_folder() if name == TINY else user_path(name, "the policy")
 
     # A local folder of the same name comes before a model on the hub.
     if not folder.is_dir() and hub.is_id(name):
@@ -137,7 +172,8 @@ def open_policy_source(name: str) -> PolicySource:
 
     # Only work directories have a folder of checkpoints.
     if (folder / "checkpoints").is_dir():
-        cfg = config_from_json(saved_manifest(folder).model)
+        model = JsonObject(saved_manifest(folder).model, f"the manifest of {name!r}", ADVICE)
+        cfg = config_from_json(model)
         return PolicySource(name, cfg, folder / "tokenizer", workdir=folder)
     janus_folder = JanusFolder(folder)
     return PolicySource(name, janus_folder.cfg, folder, janus_folder=janus_folder)

@@ -8,6 +8,7 @@ checkpoint has one tensor per layer, which are stacked along the first axis of t
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +17,9 @@ from typing import Any
 import numpy as np
 
 from corl_jax.core.errors import UserError
+
+MAX_LISTED = 40
+"""Names that an error lists; a file of another kind of model may have thousands of others."""
 
 Transform = Callable[[np.ndarray], np.ndarray]
 Shape = tuple[int, ...]
@@ -216,15 +220,16 @@ def _summarize_names(names: Iterable[str]) -> str:
     # The key is the name without its first number; -1 stands for a name without number.
     numbers_by_rest: dict[tuple[str, str], list[int]] = {}
     for name in names:
-        match = re.fullmatch(r"(.*?\.)(\d+)(\..*)", name)
+        match = re.fullmatch(r"(.*?\.)([0-9]{1,9})(\..*)", name)
         head, number, tail = match.groups() if match else (name, -1, "")
         numbers_by_rest.setdefault((head, tail), []).append(int(number))
 
     summaries = [
         f"{head}{_number_ranges(numbers)}{tail}"
-        for (head, tail), numbers in numbers_by_rest.items()
+        for (head, tail), numbers in itertools.islice(numbers_by_rest.items(), MAX_LISTED)
     ]
-    return ", ".join(summaries)
+    more = len(numbers_by_rest) - MAX_LISTED
+    return ", ".join(summaries) + (f" and {more} more" if more > 0 else "")
 
 
 def _number_ranges(numbers: list[int]) -> str:
@@ -242,4 +247,4 @@ def _number_ranges(numbers: list[int]) -> str:
             runs.append([number, number])
 
     texts = [str(first) if first == last else f"{first}-{last}" for first, last in runs]
-    return f"[{','.join(texts)}]"
+    return f"[{','.join(texts[:MAX_LISTED])}{',...' if len(texts) > MAX_LISTED else ''}]"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 
 import ml_dtypes
@@ -16,6 +15,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.json_reader import show_value
+from corl_jax.porting.npy_files import read_npz
+from corl_jax.porting.size_limits import MAX_AXES, MAX_NAME_LENGTH, MAX_TENSORS
 from corl_jax.porting.torch_legacy_pickle import is_legacy, read_legacy
 from corl_jax.porting.torch_pickle import TorchFile
 
@@ -114,7 +116,10 @@ def open_weights(
     file_of: dict[str, pathlib.Path] = {}
     readers: dict[pathlib.Path, ReadTensor] = {}
     for file in files:
+        if not file.is_file():
+            raise UserError(f"{str(file)!r} must be a file; got a folder; get the file again")
         file_headers, readers[file] = OPENERS[file.suffix](file)
+        _check_headers(file_headers, file)
 
         # Which of two tensors of one name is the right one cannot be known.
         duplicates = sorted(file_headers.keys() & headers.keys())
@@ -130,11 +135,32 @@ def open_weights(
     return WeightFiles(headers, file_of, readers)
 
 
+def _check_headers(headers: Headers, file: pathlib.Path) -> None:
+    """Refuses names and shapes that no model has, before errors list them."""
+    for name, header in headers.items():
+        if len(name) > MAX_NAME_LENGTH or not name.isprintable():
+            raise UserError(
+                f"tensors in {str(file)!r} must have names of at most {MAX_NAME_LENGTH} printable "
+                f"characters; got {show_value(name)}; get the file again"
+            )
+        if len(header.shape) > MAX_AXES:
+            raise UserError(
+                f"tensor {name!r} in {str(file)!r} must have at most {MAX_AXES} axes; got "
+                f"{len(header.shape)}; get the file again"
+            )
+
+
 def _open_safetensors(file: pathlib.Path) -> tuple[Headers, ReadTensor]:
     headers: Headers = {}
     try:
         with safe_open(str(file), framework="numpy") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 (not a dictionary)
+            names = tensors.keys()
+            if len(names) > MAX_TENSORS:
+                raise UserError(
+                    f"{str(file)!r} must have at most {MAX_TENSORS} tensors; got {len(names)}; "
+                    "choose a folder with the weights of one model"
+                )
+            for name in names:
                 view = tensors.get_slice(name)
                 dtype = view.get_dtype()
                 if dtype not in SAFETENSORS_DTYPES:
@@ -157,7 +183,11 @@ def _open_safetensors(file: pathlib.Path) -> tuple[Headers, ReadTensor]:
 
 def _open_torch(file: pathlib.Path) -> tuple[Headers, ReadTensor]:
     # Both formats of torch.save have the same suffixes.
-    if is_legacy(file):
+    try:
+        legacy = is_legacy(file)
+    except OSError as error:
+        raise UserError(f"{str(file)!r} cannot be read ({error}); get the file again") from None
+    if legacy:
         return _in_memory(read_legacy(file))
     archive = TorchFile.open(file)
     headers = {name: TensorHeader(lazy.shape, lazy.dtype) for name, lazy in archive.tensors.items()}
@@ -165,14 +195,7 @@ def _open_torch(file: pathlib.Path) -> tuple[Headers, ReadTensor]:
 
 
 def _open_npz(file: pathlib.Path) -> tuple[Headers, ReadTensor]:
-    try:
-        # Without pickles an npz file cannot run code.
-        with np.load(file, allow_pickle=False) as arrays:
-            return _in_memory(dict(arrays))
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{str(file)!r} cannot be read ({error}); expected arrays as np.savez writes them"
-        ) from None
+    return _in_memory(read_npz(file))
 
 
 def _in_memory(arrays: Mapping[str, np.ndarray]) -> tuple[Headers, ReadTensor]:

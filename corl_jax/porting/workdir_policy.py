@@ -9,6 +9,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.json_object import JsonObject
 from corl_jax.core.types import Params
 from corl_jax.engine.handoff import load_params, saved_manifest, saved_shapes
 from corl_jax.models.lora import is_adapter, kernel_of, merge_adapters
@@ -49,13 +50,13 @@ def load_merged_params(folder: pathlib.Path, structs: Mapping[str, jax.ShapeDtyp
 def _adapter_scale(folder: pathlib.Path) -> float:
     """The factor of the adapters' product: alpha divided by rank."""
     # A run with adapters adds their scale to the sizes in its manifest.
-    model = saved_manifest(folder).model
-    if "lora" not in model:
+    model = JsonObject(saved_manifest(folder).model, f"the manifest of {folder}")
+    if not model.has("lora"):
         raise UserError(
             f"checkpoint {folder} holds adapters, but its manifest has no lora.scale; "
             "choose another step"
         )
-    return model["lora"]["scale"]
+    return model.block("lora").number("scale")
 
 
 def _replicated(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:

@@ -22,6 +22,7 @@ from huggingface_hub import split_state_dict_into_shards_factory
 from tqdm import tqdm
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.paths import check_writable, user_path
 from corl_jax.core.types import Params
 from corl_jax.data.text_tokenizer import TextTokenizer
 from corl_jax.models.janus.config import JanusConfig
@@ -79,7 +80,7 @@ def save_folder(
     Raises:
       UserError: ``out`` exists and is not empty, the disk is too small, or writing fails.
     """
-    out = pathlib.Path(out)
+    out = user_path(out, "the new folder")
     check_new_folder(out)
     if dtype not in EXPORT_DTYPES:
         raise UserError(f"dtype must be {' or '.join(EXPORT_DTYPES)}; got {dtype!r}")
@@ -124,11 +125,12 @@ def save_folder(
 
 
 def check_new_folder(out: pathlib.Path) -> None:
-    """Raises UserError if ``out`` is a file, or a folder that is not empty."""
+    """Raises UserError if ``out`` is a file or a folder that is not empty, or cannot be made."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(
             f"{str(out)!r} exists and is not empty; choose another folder or delete it first"
         )
+    check_writable(out, "the new folder")
 
 
 def checkpoint_entries(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -85,16 +86,16 @@ def make_panels(columns: Sequence[str]) -> tuple[list[Panel], list[Panel]]:
     return main, more + [Panel(column, "", (column,)) for column in remaining]
 
 
-def render_charts(rows: Sequence[Mapping[str, float | None]]) -> str:
+def render_charts(rows: Sequence[Mapping[str, float]]) -> str:
     """All charts of a run as HTML, those of less interest folded away; "" without rows.
 
     Args:
-      rows: of ``metrics.jsonl``.
+      rows: of ``metrics.jsonl``, NaN for null.
     """
     if not rows:
         return ""
-    # A column that is null in every row has nothing to draw.
-    columns = sorted({name for row in rows for name, value in row.items() if value is not None})
+    # A column that is finite in no row has nothing to draw.
+    columns = sorted({name for row in rows for name, value in row.items() if math.isfinite(value)})
     main, more = make_panels(columns)
 
     text = (
@@ -109,7 +110,7 @@ def render_charts(rows: Sequence[Mapping[str, float | None]]) -> str:
     return text
 
 
-def _card(panel: Panel, rows: Sequence[Mapping[str, float | None]]) -> str:
+def _card(panel: Panel, rows: Sequence[Mapping[str, float]]) -> str:
     svg = render_panel(panel, rows)
     return f'<div class="card"><h3>{escape(panel.title)}</h3>{svg}</div>'
 
@@ -125,7 +126,7 @@ def moving_mean(values: Float[np.ndarray, " N"], window: int) -> Float[np.ndarra
     return (total[high] - total[low]) / (high - low)
 
 
-def render_panel(panel: Panel, rows: Sequence[Mapping[str, float | None]]) -> str:
+def render_panel(panel: Panel, rows: Sequence[Mapping[str, float]]) -> str:
     """A panel as an SVG element: thin lines for the values, strong lines for their moving mean."""
 
     def plot(axes: Axes) -> None:
@@ -146,11 +147,11 @@ def render_panel(panel: Panel, rows: Sequence[Mapping[str, float | None]]) -> st
 
 
 def _plot_curve(
-    axes: Axes, rows: Sequence[Mapping[str, float | None]], column: str, colour: str, label: str
+    axes: Axes, rows: Sequence[Mapping[str, float]], column: str, colour: str, label: str
 ) -> None:
-    """One curve of a panel. Rows without the column, or with null in it, are left out."""
+    """One curve of a panel. Rows without the column, or with NaN in it, are left out."""
     pairs = [
-        (row["step"], row[column]) for row in rows if column in row and row[column] is not None
+        (row["step"], row[column]) for row in rows if column in row and math.isfinite(row[column])
     ]
     steps, values = np.array(pairs, np.float64).reshape(-1, 2).T
 

@@ -18,11 +18,11 @@ from typing import Any
 from corl_jax import __version__
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_atomically
-from corl_jax.core.renamed_keys import rename_keys
+from corl_jax.core.paths import check_writable, user_path
 from corl_jax.engine.alarms import Alarm, AlarmConfig
 from corl_jax.engine.remote_workdir import require_local_path
-from corl_jax.report import charts, samples, tables
-from corl_jax.report.samples import SIDES, placeholder
+from corl_jax.report import charts, run_files, samples, tables
+from corl_jax.report.samples import placeholder
 from corl_jax.report.style import CSS
 
 REPORT_FILE = "report.html"
@@ -31,15 +31,8 @@ STAGE_TITLES = {
     "sft": "supervised learning",
     "tokenizer": "image tokenizer",
 }
-UNKNOWN_RUN = {
-    "command": "not recorded",
-    "date": "not recorded",
-    "machine": "not recorded",
-    "versions": {},
-}
-"""Replaces the block ``run`` of ``eval.json`` until it is there."""
 
-Row = Mapping[str, Any]
+Row = Mapping[str, float]
 """One line of ``metrics.jsonl``."""
 
 
@@ -58,12 +51,13 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
     """
     # A report is made from files of this host; a run in a bucket has to be copied first.
     require_local_path(workdir)
-    folder = pathlib.Path(workdir).expanduser()
+    folder = user_path(workdir, "the work directory")
     if not (folder / "config.json").is_file():
         raise UserError(
             f"a work directory must contain config.json; {str(workdir)!r} does not. "
             "Choose the folder of a run"
         )
+    check_writable(folder / REPORT_FILE, "the report")
     write_atomically(folder / REPORT_FILE, render_page(folder))
     return folder / REPORT_FILE
 
@@ -71,17 +65,17 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
 def render_page(folder: pathlib.Path) -> str:
     """The page as HTML text."""
     # All files are read first, so that errors of reading name their file.
-    config = rename_keys(read_json(folder / "config.json"))
-    rows = read_rows(folder / "metrics.jsonl")
-    evals = read_json(folder / "eval.json") if (folder / "eval.json").is_file() else {}
-    galleries = _read_sides(folder / "samples", "gallery")
-    transcripts = _read_sides(folder / "samples", "answers")
-    run = {**UNKNOWN_RUN, **evals.get("run", {})}
+    config_file = run_files.read_config(folder)
+    config, alarm_config = config_file.entries, run_files.read_alarm_config(config_file)
+    rows = run_files.read_metrics(folder)
+    evals = run_files.read_evals(folder)
+    galleries = run_files.read_galleries(folder)
+    transcripts = run_files.read_transcripts(folder)
 
-    # People edit these files; whatever is missing or misshapen in them becomes one line of error.
+    # Both sides of a gallery must have the same prompts, and pictures must be base64.
     try:
         sections = [
-            _head(folder, config, rows, run),
+            _head(folder, config, rows, evals["run"]),
             tables.render_tiles(evals) if {"before", "after"} <= evals.keys() else "",
             "<h2>Before and after</h2>",
             tables.render_table(evals) or placeholder("There is no evaluation yet."),
@@ -90,20 +84,19 @@ def render_page(folder: pathlib.Path) -> str:
             "<h2>What it answers</h2>",
             samples.render_answers(transcripts) or placeholder("There is no transcript yet."),
             "<h2>Alarms</h2>",
-            _alarms(config, rows) or placeholder("No alarm was raised."),
+            _alarms(alarm_config, rows) or placeholder("No alarm was raised."),
             "<h2>Curves</h2>",
             charts.render_charts(rows) or placeholder("There are no metrics yet."),
             "<h2>Samples during training</h2>",
-            samples.render_sheets(folder / "samples")
-            or placeholder("There is no sheet of samples yet."),
+            samples.render_sheets(folder) or placeholder("There is no sheet of samples yet."),
             "<h2>Configuration</h2>",
             "<details><summary>The whole config</summary>"
             f"<pre>{escape(json.dumps(config, indent=2))}</pre></details>",
         ]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except ValueError as error:
         raise UserError(
-            f"the files of {str(folder)!r} must be as a run writes them; got "
-            f"{type(error).__name__}: {error}. Check eval.json and samples/*.json"
+            f"the files of {str(folder)!r} must be as a run writes them; got {error}. "
+            "Check samples/*.json"
         ) from error
 
     # One file: the style is inside, images are base64, and there is nothing to download.
@@ -116,12 +109,6 @@ def render_page(folder: pathlib.Path) -> str:
     )
 
 
-def _read_sides(folder: pathlib.Path, name: str) -> dict[str, Any]:
-    """``NAME_before.json`` and ``NAME_after.json``, as far as they exist."""
-    paths = {side: folder / f"{name}_{side}.json" for side in SIDES}
-    return {side: read_json(path) for side, path in paths.items() if path.is_file()}
-
-
 def _stage_title(config: Mapping[str, Any]) -> str:
     stage = config["stage"]
     return STAGE_TITLES[stage] if stage in STAGE_TITLES else str(stage)
@@ -131,11 +118,10 @@ def _head(
     folder: pathlib.Path, config: Mapping[str, Any], rows: Sequence[Row], run: Mapping[str, Any]
 ) -> str:
     """Title, and a list of facts about the run."""
-    # A metric may be absent from a row, and it is null where it was not finite.
-    seconds = sum(
-        row["time/step"] for row in rows if "time/step" in row and row["time/step"] is not None
-    )
-    last_step = int(rows[-1]["step"]) if rows else 0
+    # A metric may be absent from a row, and it is NaN where it was not finite.
+    times = (row["time/step"] for row in rows if "time/step" in row)
+    seconds = sum(time for time in times if math.isfinite(time))
+    last_step = rows[-1]["step"] if rows else 0
     total = f", {_duration(run['seconds'])} from start to report" if "seconds" in run else ""
 
     # The digest tells runs of different configs apart at a glance.
@@ -170,57 +156,17 @@ def _fact(name: str, text: str) -> str:
 
 
 def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
+    # Bounded, since a file may have any number there.
+    minutes, rest = divmod(round(min(max(seconds, 0), 1e12)), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _alarms(config: Mapping[str, Any], rows: Sequence[Row]) -> str:
+def _alarms(alarm_config: AlarmConfig, rows: Sequence[Row]) -> str:
     """The alarms that the metrics of the run raise, step by step; "" if there are none."""
     # The same alarms as in training, since they depend on the rows alone.
-    block = config["alarms"]
-    alarm = Alarm(AlarmConfig(**block | {"watch": tuple(block["watch"])}))
-    messages = []
-    for row in rows:
-        # JSON has no NaN: the metrics file contains null in its place.
-        values = {name: math.nan if value is None else value for name, value in row.items()}
-        messages += [f"step {int(row['step'])}: {text}" for text in alarm.update(values)]
+    alarm = Alarm(alarm_config)
+    messages = [f"step {row['step']}: {text}" for row in rows for text in alarm.update(row)]
 
     if not messages:
         return ""
     return "<ul>" + "".join(f"<li>{escape(message)}</li>" for message in messages) + "</ul>"
-
-
-def read_json(path: pathlib.Path) -> Any:
-    """Content of a JSON file of the run.
-
-    Raises:
-      UserError: the file is not JSON.
-    """
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{str(path)!r} must be JSON; got {error}. Repair or remove the file"
-        ) from None
-
-
-def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Rows of ``metrics.jsonl``, without a last line that is still being written.
-
-    Raises:
-      UserError: another line is not JSON.
-    """
-    # A run that has just begun has no file yet.
-    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            # Only the last line may be incomplete.
-            if number < len(lines):
-                raise UserError(
-                    f"every line of {str(path)!r} must be JSON; line {number} has {error}. "
-                    "Repair the file"
-                ) from None
-    return rows

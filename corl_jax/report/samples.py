@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from corl_jax.core.paths import check_inside
+
 SHEETS = 12
 """Most sample sheets that are shown; they are evenly spread over the run."""
 SIDES = ("before", "after")
@@ -115,14 +117,22 @@ def _answer(label: str, answer: Mapping[str, Any]) -> str:
 
 
 def render_sheets(folder: pathlib.Path) -> str:
-    """Sample sheets that were written in training, as a strip to scroll; "" if there are none."""
-    paths = sorted(folder.glob("step_*.png"))
+    """Sample sheets that were written in training, as a strip to scroll; "" if there are none.
+
+    Args:
+      folder: the work directory.
+
+    Raises:
+      UserError: a sheet is a link to a file outside of it.
+    """
+    paths = sorted((folder / "samples").glob("step_*.png"))
     if len(paths) > SHEETS:
         # The first and the last sheet are always among them.
         paths = [paths[round(i * (len(paths) - 1) / (SHEETS - 1))] for i in range(SHEETS)]
 
     figures = ""
     for path in paths:
+        check_inside(path, folder)
         # step_000025_rollout.png
         step, _, name = path.stem.removeprefix("step_").partition("_")
         caption = escape(f"step {int(step)}: {name}" if step.isdigit() else path.stem)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.paths import user_path
 from corl_jax.core.sharding import Sharder
 from corl_jax.core.trees import flatten_abstract
 from corl_jax.core.types import Params
@@ -49,6 +50,7 @@ class RewardModelSpec:
         of one kind name a tensor differently.
       config_file: the JSON file with the sizes. None where no file has them; ``read_config`` then
         receives an empty dictionary.
+      other_config_files: names of that file in other layouts of the same model.
       weight_files: patterns of weight files; the first pattern that a folder has is read.
       extra_files: patterns of files that are read besides, where they exist.
       choose_layout: ``folder -> spec``, for a model that is published in several layouts.
@@ -72,9 +74,15 @@ class RewardModelSpec:
     unused_tensors: Sequence[str] = ()
     rename_tensor: Callable[[str, frozenset[str]], str] = lambda name, file_names: name
     config_file: str | None = "config.json"
+    other_config_files: Sequence[str] = ()
     weight_files: Sequence[str] = WEIGHT_PATTERNS
     extra_files: Sequence[str] = ()
     choose_layout: Callable[[pathlib.Path], RewardModelSpec] | None = None
+
+    @property
+    def config_files(self) -> tuple[str, ...]:
+        """Names of the file with the sizes, of which a folder has one; () if no file has them."""
+        return () if self.config_file is None else (self.config_file, *self.other_config_files)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +155,7 @@ def abstract_reward_model(spec: RewardModelSpec, source: str, sharder: Sharder) 
       sharder: the mesh of the plan.
     """
     # The sizes of a folder that is on this machine, else the known ones.
-    folder = pathlib.Path(source).expanduser()
+    folder = user_path(source, f"the {spec.name}")
     if source and source != TINY and folder.is_dir():
         spec = spec.choose_layout(folder) if spec.choose_layout is not None else spec
         cfg = _read_sizes(spec, folder)
@@ -182,7 +190,7 @@ def _read_sizes(spec: RewardModelSpec, folder: pathlib.Path) -> Any:
 
 def _find_folder(spec: RewardModelSpec, source: str) -> pathlib.Path:
     """The folder ``source``, or that of the hub id ``source`` in the local cache."""
-    folder = pathlib.Path(source).expanduser()
+    folder = user_path(source, f"the {spec.name}")
     if folder.is_dir():
         return folder
 
@@ -195,6 +203,6 @@ def _find_folder(spec: RewardModelSpec, source: str) -> pathlib.Path:
 
     # The hub's error says what went wrong; the hint adds which model to take.
     try:
-        return hub.download(source, spec.weight_files)
+        return hub.download(source, spec.weight_files, spec.config_files)
     except UserError as error:
         raise UserError(f"the {spec.name}: {error}; {hint}") from None

@@ -7,7 +7,6 @@ The records are held out from training. Writes ``eval.json``, ``samples/gallery_
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 import time
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from typing import Any
 import jax
 
 from corl_jax.core.files import write_json
+from corl_jax.core.json_object import JsonObject
 from corl_jax.core.provenance import machine, versions
 from corl_jax.core.sharding import sharding_context
 from corl_jax.core.types import Params, Record
@@ -131,7 +131,7 @@ class RunEvaluation:
         # The other processes may have no eval.json to read the start from, and they write nothing.
         if jax.process_index() > 0:
             return {}
-        seconds = time.time() - self._read()["started"]
+        seconds = time.time() - JsonObject.read(self.path).number("started")
         return {
             "command": " ".join(["python -m corl_jax.main", *sys.argv[1:]]),
             "date": time.strftime("%Y-%m-%d"),
@@ -141,7 +141,7 @@ class RunEvaluation:
         }
 
     def _read(self) -> dict[str, Any]:
-        return json.loads(self.path.read_text()) if self.path.exists() else {}
+        return dict(JsonObject.read(self.path).entries) if self.path.exists() else {}
 
     def _write(self, entries: Mapping[str, Any]) -> None:
         """Adds ``entries`` to ``eval.json``, on the first process only."""

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 import jax
 
 from corl_jax.core.errors import UserError, describe_error
+from corl_jax.core.paths import user_path
 from corl_jax.core.processes import assert_same_on_all, on_all_processes
 from corl_jax.core.provenance import versions
 from corl_jax.engine.remote_workdir import is_address
@@ -60,7 +61,7 @@ def exclusive_workdir(workdir: str | Path) -> Iterator[None]:
     # This comes first, since to ask for the number of this process is to touch the devices.
     check_accelerator_free(jax.config.jax_platforms)  # type: ignore[attr-defined]
 
-    path = str(workdir) if is_address(workdir) else str(Path(workdir).expanduser().resolve())
+    path = str(workdir) if is_address(workdir) else str(user_path(workdir, "--workdir").resolve())
     name = hashlib.sha256(path.encode()).hexdigest()[:16]
     lock = Path(tempfile.gettempdir()) / f"corl_jax_{os.getuid()}" / name
     lock.parent.mkdir(parents=True, exist_ok=True)

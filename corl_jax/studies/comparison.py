@@ -8,7 +8,6 @@ and plots.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ import numpy as np
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_json
+from corl_jax.core.json_object import JsonObject
 from corl_jax.evals.statistics import format_percent
 
 NOT_METRICS = ("about",)
@@ -94,7 +94,7 @@ class CommandRun:
         if not self._done_file.is_file():
             return False
         # A folder of other arguments would silently mix two studies.
-        arguments = tuple(json.loads(self._done_file.read_text("utf-8"))["arguments"])
+        arguments = JsonObject.read(self._done_file).texts("arguments")
         if arguments != self.arguments:
             changed = " ".join(sorted(set(arguments) ^ set(self.arguments)))
             raise UserError(
@@ -176,10 +176,14 @@ def read_metrics(run: CommandRun) -> dict[str, float]:
             f"{run.folder}. Let it end with corl evaluate"
         )
 
-    evals = json.loads(path.read_text("utf-8"))
+    evals = JsonObject.read(path)
     # The file of a run has two sides; that of corl evaluate has the metrics at the top.
-    metrics = evals["after"] if set(evals) >= {"before", "after"} else evals
-    return {name: entry["value"] for name, entry in metrics.items() if name not in NOT_METRICS}
+    metrics = evals.block("after") if evals.entries.keys() >= {"before", "after"} else evals
+    return {
+        name: metrics.block(name).number("value")
+        for name in metrics.entries
+        if name not in NOT_METRICS
+    }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -120,7 +120,7 @@ def test_broken_tokenizers(folder, tmp_path):
     with pytest.raises(UserError, match="no tokenizer.json"):
         TextTokenizer.load(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(UserError, match="cannot be read as a tokenizer"):
+    with pytest.raises(UserError, match="tokenizer.json' is not JSON"):
         TextTokenizer.load(tmp_path)
 
     content = json.loads((folder / "tokenizer.json").read_text("utf-8"))

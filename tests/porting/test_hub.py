@@ -12,6 +12,7 @@ from corl_jax.core.errors import UserError
 from corl_jax.porting import hub
 from corl_jax.porting.policy_source import open_policy_source, tiny_folder
 from corl_jax.reward_models.clip.weights import CLIP
+from corl_jax.reward_models.lpips.weights import LPIPS
 
 ID = "someone/Janus-Small"
 
@@ -98,6 +99,23 @@ def test_a_cache_without_weights_is_not_enough(monkeypatch, tmp_path):
     FakeHub(monkeypatch, cached=tmp_path, error=OSError("network is down"))
     with pytest.raises(UserError, match="network is down"):
         open_policy_source(ID)
+
+
+@pytest.mark.parametrize(
+    ("spec", "files"),
+    [
+        (CLIP, ["open_clip_config.json", "open_clip_model.safetensors"]),
+        (LPIPS, ["vgg16-397923af.pth"]),
+    ],
+)
+def test_a_cached_model_without_a_config_json_needs_no_network(monkeypatch, tmp_path, spec, files):
+    FakeHub(monkeypatch, cached=tmp_path, error=OSError("network is down"))
+    for file in files[:-1]:
+        (tmp_path / file).write_text("{}", "utf-8")
+    with pytest.raises(UserError, match="network is down"):
+        hub.download(ID, spec.weight_files, spec.config_files)
+    (tmp_path / files[-1]).touch()
+    assert hub.download(ID, spec.weight_files, spec.config_files) == tmp_path
 
 
 def test_no_network(monkeypatch):

@@ -157,7 +157,9 @@ def test_a_run_that_has_just_begun_has_a_report_too(tmp_path):
 def test_damaged_files_leave_the_old_report(workdir):
     old = write_report(workdir).read_bytes()
     (workdir / "eval.json").write_text('{"before": {"qa_greedy": 3}, "after": {}}')
-    with pytest.raises(UserError, match="must be as a run writes them"):
+    with pytest.raises(
+        UserError, match="before.qa_greedy in .*eval.json' must be a JSON object; got a number"
+    ):
         write_report(workdir)
     (workdir / "eval.json").write_text("{")
     with pytest.raises(UserError, match="eval.json"):

@@ -196,7 +196,11 @@ def test_the_tiny_tokenizer_reads_any_text(name):
             {"position_embedding_type": "relative_key"},
             "must be 'absolute'; got 'relative_key'",
         ),
-        (BERT, {"hidden_size": None}, "hidden_size .* must be an integer of at least 1; got None"),
+        (
+            BERT,
+            {"hidden_size": None},
+            "hidden_size in .* must be a whole number from 1 to .*; got None",
+        ),
         (
             BERT,
             {"num_attention_heads": 5},
@@ -234,7 +238,7 @@ def bert_folder(torch, tmp_path_factory):
         (
             {"tokenizer.json": "{"},
             100,
-            "tokenizer.json' cannot be read as a tokenizer .*; get the file again",
+            "tokenizer.json' is not JSON .*; take the tokenizer of the original",
         ),
         (
             {"vocab.txt": "red\ndog\n"},

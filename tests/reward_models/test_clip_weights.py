@@ -268,16 +268,19 @@ def test_the_released_size_is_the_same_in_both_layouts():
     [
         (
             lambda raw: raw.pop("model_cfg"),
-            "open_clip_config.json in 'x' has no model_cfg; take the file",
+            "model_cfg in open_clip_config.json of 'x' must be a JSON object; got nothing; take",
         ),
-        (lambda raw: raw["model_cfg"]["vision_cfg"].pop("width"), "vision_cfg .* lacks width"),
+        (
+            lambda raw: raw["model_cfg"]["vision_cfg"].pop("width"),
+            "model_cfg.vision_cfg.width in .* must be a whole number .*; got nothing",
+        ),
         (
             lambda raw: raw["model_cfg"]["text_cfg"].update(no_causal_mask=True),
-            "plain vision transformer .*; got no_causal_mask=True, which is not implemented",
+            "no_causal_mask in .* must be absent, as in a plain vision transformer.*; got True",
         ),
         (
             lambda raw: raw["model_cfg"]["vision_cfg"].update(layers=[3, 4, 6, 3]),
-            r"sizes .* must be positive integers.*; got .*\[3, 4",
+            r"vision_cfg.layers in .* must be a whole number from 1 to 1000; got \[3, 4, 6, 3\]",
         ),
     ],
 )
@@ -295,15 +298,15 @@ def test_configs_of_open_clip_that_are_refused(change, message):
         ({"model_type": "siglip"}, "model_type .* must be 'clip'; got 'siglip'"),
         (
             {"model_type": "clip", "text_config": {"hidden_act": "relu"}},
-            "activation .* must be one of gelu, quick_gelu; got 'relu'",
+            "text_config.hidden_act in .* must be one of gelu, quick_gelu; got 'relu'",
         ),
         (
             {"model_type": "clip", "vision_config": {"hidden_size": 770}},
-            "width must be a multiple of heads; got .*width=770",
+            "vision_config.hidden_size in .* must be a multiple of the 12 heads; got 770",
         ),
         (
             {"model_type": "clip", "vision_config": {"num_channels": 1}},
-            r"num_channels .* must be 3 \(RGB\); got 1",
+            "vision_config.num_channels in .* must be 3; got 1",
         ),
     ],
 )

@@ -21,6 +21,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.paths import user_path
 from corl_jax.core.runtime import cache_folder
 from corl_jax.core.types import Record
 from corl_jax.data.records import check_record
@@ -155,7 +156,7 @@ def source(
     if split not in sizes:
         raise UserError(f"the split of shapes must be one of {', '.join(sizes)}; got {split!r}")
 
-    folder = default_data_dir() if data_dir is None else pathlib.Path(data_dir)
+    folder = default_data_dir() if data_dir is None else user_path(data_dir, "data_dir")
     try:
         builder = _prepare_builder(folder, sizes)
     except OSError as error:

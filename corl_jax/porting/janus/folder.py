@@ -3,38 +3,35 @@
 from __future__ import annotations
 
 import functools
-import json
 import pathlib
-from typing import Any
 
 import jax
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.json_object import JsonObject
 from corl_jax.core.trees import flatten_abstract
 from corl_jax.core.types import Params
 from corl_jax.data.text_tokenizer import TextTokenizer
 from corl_jax.models.janus.config import JanusConfig
 from corl_jax.models.janus.model import abstract
 from corl_jax.porting.janus.layouts import CheckpointLayout, detect_layout
+from corl_jax.porting.janus.processor_config import check_image_processor
 from corl_jax.porting.reader import CheckpointReader
 from corl_jax.porting.rules import CheckpointTensor, Shape, checkpoint_tensors
 
 
-def read_json(folder: str | pathlib.Path, name: str) -> Any:
+def read_json(folder: str | pathlib.Path, name: str) -> dict[str, object]:
     """Reads a JSON file of a model folder.
 
     Raises:
-      UserError: no such file, or not JSON.
+      UserError: no such file, or it does not hold a JSON object.
     """
     path = pathlib.Path(folder) / name
     if not path.is_file():
         raise UserError(
             f"there is no {name} in {str(folder)!r}; choose a Hugging Face model folder"
         )
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise UserError(f"{str(path)!r} is not JSON ({error}); get the file again") from None
+    return dict(JsonObject.read(path, f"{name} of {str(folder)!r}").entries)
 
 
 def load_config(folder: str | pathlib.Path) -> JanusConfig:
@@ -80,7 +77,7 @@ class JanusFolder:
         self.reader = CheckpointReader(
             path, _param_shapes(self.cfg), self.layout.rules, self.layout.unused, stored_name
         )
-        _check_preprocessor(self.path)
+        check_image_processor(self.path, self.cfg.image_size)
 
     def load_tokenizer(self) -> TextTokenizer:
         """Reads the text tokenizer of the folder.
@@ -130,21 +127,3 @@ def janus_tensors(cfg: JanusConfig, layout: CheckpointLayout) -> dict[str, Check
 
 def _param_shapes(cfg: JanusConfig) -> dict[str, Shape]:
     return {path: leaf.shape for path, leaf in flatten_abstract(abstract(cfg)).items()}
-
-
-def _check_preprocessor(folder: pathlib.Path) -> None:
-    """Raises UserError if the model expects images normalized otherwise than ``data.images`` does.
-
-    The file is optional.
-    """
-    if not (folder / "preprocessor_config.json").is_file():
-        return
-    # An entry that is absent is taken to have the value of Janus-Pro.
-    raw = read_json(folder, "preprocessor_config.json")
-    for name in ("image_mean", "image_std"):
-        if name in raw and list(raw[name]) != [0.5] * 3:
-            raise UserError(
-                f"{name} in preprocessor_config.json of {str(folder)!r} must be [0.5, 0.5, 0.5], "
-                f"with which corl_jax normalizes images as Janus-Pro does; got {raw[name]}; "
-                "take the file of the original checkpoint"
-            )

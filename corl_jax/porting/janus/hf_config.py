@@ -1,7 +1,8 @@
 """Reads and writes ``config.json`` of the transformers layout.
 
 Compatible with ``JanusForConditionalGeneration`` (transformers 5), as in
-``deepseek-community/Janus-Pro-*``.
+``deepseek-community/Janus-Pro-*``: what is absent has its default there, and a null is an error but
+where transformers allows one.
 """
 
 from __future__ import annotations
@@ -11,11 +12,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.json_object import JsonObject
 from corl_jax.models.janus.config import ImageTokenizerConfig, JanusConfig, VisionConfig
-from corl_jax.models.language_model import DecoderConfig
+from corl_jax.porting.janus.llama_config import read_decoder
+from corl_jax.porting.size_limits import (
+    MAX_BLOCKS,
+    MAX_HEADS,
+    MAX_IMAGE_SIDE,
+    MAX_LAYERS,
+    MAX_LEVELS,
+    MAX_VOCABULARY,
+    MAX_WIDTH,
+)
+
+ADVICE = "take the file of the original checkpoint"
 
 
-def read_config(raw: dict[str, Any], folder: str) -> JanusConfig:
+def read_config(raw: Mapping[str, object], folder: str) -> JanusConfig:
     """The sizes in a ``config.json`` of model type ``janus``.
 
     Args:
@@ -23,99 +36,81 @@ def read_config(raw: dict[str, Any], folder: str) -> JanusConfig:
       folder: of the file, for errors.
 
     Raises:
-      UserError: a missing entry, or a variant that ``models/janus`` does not build.
+      UserError: a value of another type or beyond a limit, or a variant that ``models/janus`` does
+        not build.
     """
-    try:
-        text, vision, vq = raw["text_config"], raw["vision_config"], raw["vq_config"]
-        cfg = JanusConfig(
-            vision=_read_vision(vision),
-            decoder=_read_decoder(text),
-            image_tokenizer=_read_image_tokenizer(vq),
-            gen_head_dim=vq["projection_dim"],
-        )
-
-    # The content comes from a file, so any entry can be absent or of another type.
-    except KeyError as error:
-        raise UserError(
-            f"config.json in {folder!r} lacks {error}; take the file of the original checkpoint"
-        ) from None
-    except TypeError as error:
-        raise UserError(
-            f"config.json in {folder!r} has a value of another type ({error}); "
-            "take the file of the original checkpoint"
-        ) from None
+    config = JsonObject(raw, f"config.json of {folder!r}", ADVICE)
+    # A block that is absent or null has defaults alone, as in transformers.
+    text, vision, vq = (
+        config.optional_block(name) for name in ("text_config", "vision_config", "vq_config")
+    )
+    cfg = JanusConfig(
+        vision=_read_vision(vision),
+        decoder=read_decoder(text),
+        image_tokenizer=_read_image_tokenizer(vq),
+        gen_head_dim=vq.integer("projection_dim", 2048, low=1, high=MAX_WIDTH),
+    )
 
     # The format allows other values of these entries; models/janus builds only one of each.
-    # Entries that older files lack have a default.
-    for name, value, built in (
-        ("text_config.hidden_act", text.get("hidden_act", "silu"), "silu"),
-        ("vision_config.hidden_act", vision.get("hidden_act", "gelu"), "gelu"),
-        ("vq_config.double_latent", vq["double_latent"], False),
-        ("vision_config.depth", vision["depth"], 2),
-        ("vision_config.num_image_tokens", vision["num_image_tokens"], cfg.image_tokens),
-    ):
-        if value != built:
-            raise UserError(
-                f"{name} in config.json of {folder!r} must be {built!r}; got {value!r}; "
-                "take the file of the original checkpoint"
-            )
+    vision.require("hidden_act", "gelu", default="gelu")
+    vision.require("num_channels", 3, default=3)
+    vision.require("attention_bias", True, default=True)
+    vision.require("use_qk_norm", False, default=False)
+    vision.require("depth", 2, default=2)
+    vision.require("num_image_tokens", cfg.image_tokens, default=576)
+    vq.require("hidden_act", "gelu", default="gelu")
+    vq.require("double_latent", False, default=False)
+    vq.require("in_channels", 3, default=3)
+    vq.require("out_channels", 3, default=3)
+    vq.require("num_hidden_layers", 2, default=2)
     return cfg
 
 
-def _read_vision(vision: Mapping[str, Any]) -> VisionConfig:
+def _read_vision(vision: JsonObject) -> VisionConfig:
+    width = vision.integer("hidden_size", 1024, low=1, high=MAX_WIDTH)
+    heads = vision.integer("num_attention_heads", 16, low=1, high=MAX_HEADS)
+    if width % heads:
+        vision.refuse("num_attention_heads", f"a divisor of the width {width}")
+
+    # Truncated, as transformers does it.
+    mlp_dim = int(width * vision.number("mlp_ratio", 4.0, low=0, high=MAX_WIDTH))
+    if not 1 <= mlp_dim <= MAX_WIDTH:
+        vision.refuse("mlp_ratio", f"such that {width} times it is from 1 to {MAX_WIDTH}")
+
+    image_size = vision.integer("image_size", 384, low=1, high=MAX_IMAGE_SIDE)
     return VisionConfig(
-        image_size=vision["image_size"],
-        patch_size=vision["patch_size"],
-        width=vision["hidden_size"],
-        depth=vision["num_hidden_layers"],
-        heads=vision["num_attention_heads"],
-        # Truncated, as transformers does it.
-        mlp_dim=int(vision["hidden_size"] * vision["mlp_ratio"]),
-        norm_eps=vision["layer_norm_eps"],
-    )
-
-
-def _read_decoder(text: Mapping[str, Any]) -> DecoderConfig:
-    heads = text["num_attention_heads"]
-
-    # transformers 5 moved the base of the rotary embedding into an object of its own.
-    rope = text if "rope_theta" in text else text["rope_parameters"]
-
-    return DecoderConfig(
-        vocab_size=text["vocab_size"],
-        width=text["hidden_size"],
-        depth=text["num_hidden_layers"],
+        image_size=image_size,
+        patch_size=vision.integer("patch_size", 16, low=1, high=image_size),
+        width=width,
+        depth=vision.integer("num_hidden_layers", 24, low=1, high=MAX_LAYERS),
         heads=heads,
-        kv_heads=text["num_key_value_heads"],
-        # Configs from before head_dim existed have heads that share the width evenly.
-        head_size=text["head_dim"] if text.get("head_dim") else text["hidden_size"] // heads,
-        mlp_dim=text["intermediate_size"],
-        norm_eps=text["rms_norm_eps"],
-        rope_theta=rope["rope_theta"],
-        max_length=text["max_position_embeddings"],
+        mlp_dim=mlp_dim,
+        norm_eps=vision.number("layer_norm_eps", 1e-6, low=0, high=1),
     )
 
 
-def _read_image_tokenizer(vq: Mapping[str, Any]) -> ImageTokenizerConfig:
+def _read_image_tokenizer(vq: JsonObject) -> ImageTokenizerConfig:
     return ImageTokenizerConfig(
-        codebook_size=vq["num_embeddings"],
-        code_dim=vq["embed_dim"],
-        latent_channels=vq["latent_channels"],
-        base_channels=vq["base_channels"],
-        channel_multipliers=tuple(vq["channel_multiplier"]),
-        res_blocks=vq["num_res_blocks"],
+        codebook_size=vq.integer("num_embeddings", 16384, low=1, high=MAX_VOCABULARY),
+        code_dim=vq.integer("embed_dim", 8, low=1, high=MAX_WIDTH),
+        latent_channels=vq.integer("latent_channels", 256, low=1, high=MAX_WIDTH),
+        base_channels=vq.integer("base_channels", 128, low=1, high=MAX_WIDTH),
+        channel_multipliers=vq.integers(
+            "channel_multiplier", (1, 1, 2, 2, 4), low=1, high=MAX_WIDTH, length=MAX_LEVELS
+        ),
+        res_blocks=vq.integer("num_res_blocks", 2, low=0, high=MAX_BLOCKS),
     )
 
 
-def image_token_id(raw: Mapping[str, Any], pad_id: int, image_id: int) -> int:
+def image_token_id(raw: Mapping[str, object], pad_id: int, image_id: int) -> int:
     """The id of the image placeholder that the weights were trained with.
 
     Args:
-      raw: content of ``config.json``.
+      raw: content of ``config.json``; where it has no id, transformers takes that of the 1B model.
       pad_id: not used; the original layout needs it.
-      image_id: id in the tokenizer, which counts if ``config.json`` has none.
+      image_id: not used either.
     """
-    return raw.get("image_token_id", image_id)
+    return JsonObject(raw, "config.json", ADVICE).integer("image_token_id", 100581)
 
 
 def write_config(

@@ -8,12 +8,26 @@ code (``SigLIPVisionCfg``, ``ModelArgs``), and take precedence over it.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from corl_jax.core.errors import UserError
+from corl_jax.core.json_object import JsonObject
 from corl_jax.models.janus.config import ImageTokenizerConfig, JanusConfig, VisionConfig
 from corl_jax.models.language_model import DecoderConfig
+from corl_jax.porting.janus.llama_config import DEFAULTS as LLAMA_DEFAULTS
+from corl_jax.porting.janus.llama_config import read_decoder
+from corl_jax.porting.size_limits import (
+    MAX_BLOCKS,
+    MAX_HEADS,
+    MAX_IMAGE_SIDE,
+    MAX_LAYERS,
+    MAX_LEVELS,
+    MAX_VOCABULARY,
+    MAX_WIDTH,
+)
+
+ADVICE = "take the file of the original checkpoint"
 
 SIGLIP = "siglip_large_patch16_384"
 VQ = "VQ-16"
@@ -32,22 +46,11 @@ IMAGE_TOKENIZERS: dict[str, dict[str, Any]] = {
     VQ: {"ch": 128, "ch_mult": [1, 1, 2, 2, 4], "num_res_blocks": 2, "z_channels": 256}
 }
 """Sizes of the image tokenizers that a config may name."""
-LLAMA_DEFAULTS: dict[str, Any] = {
-    "hidden_size": 4096,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 10000.0,
-    "max_position_embeddings": 2048,
-}
-"""Defaults of ``LlamaConfig`` for entries that are absent, as several are in the released 7B."""
-
 RELEASED_TOKEN_IDS = {2048: (100002, 100581), 4096: (100015, 100594)}
 """(padding id, image placeholder id) in the released tokenizers, by the width of their model."""
 
 
-def read_config(raw: Mapping[str, Any], folder: str) -> JanusConfig:
+def read_config(raw: Mapping[str, object], folder: str) -> JanusConfig:
     """The sizes in a ``config.json`` of model type ``multi_modality``.
 
     Args:
@@ -55,100 +58,84 @@ def read_config(raw: Mapping[str, Any], folder: str) -> JanusConfig:
       folder: of the file, for errors.
 
     Raises:
-      UserError: a missing entry, or a variant that ``models/janus`` does not build.
+      UserError: a missing entry, a value of another type or beyond a limit, or a variant that
+        ``models/janus`` does not build.
     """
-    try:
-        text = LLAMA_DEFAULTS | raw["language_config"]
-        cfg = JanusConfig(
-            vision=_read_vision(raw["vision_config"]["params"], folder),
-            decoder=_read_decoder(text),
-            image_tokenizer=_read_image_tokenizer(raw["gen_vision_config"], folder),
-            gen_head_dim=raw["gen_head_config"]["params"]["image_token_embed"],
-        )
+    config = JsonObject(raw, f"config.json of {folder!r}", ADVICE)
+    gen_head = config.block("gen_head_config").block("params")
+    cfg = JanusConfig(
+        vision=_read_vision(config.block("vision_config").block("params")),
+        decoder=read_decoder(config.block("language_config")),
+        image_tokenizer=_read_image_tokenizer(config.block("gen_vision_config")),
+        gen_head_dim=gen_head.integer("image_token_embed", low=1, high=MAX_WIDTH),
+    )
 
-        # The original code has other kinds of projectors, which models/janus does not build.
-        for part in ("aligner_config", "gen_aligner_config"):
-            projector = (raw[part]["params"]["projector_type"], raw[part]["params"]["depth"])
-            if projector != ("mlp_gelu", 2):
-                raise UserError(
-                    f"projector_type and depth of {part} in config.json of {folder!r} must be "
-                    f"('mlp_gelu', 2); got {projector}; take the file of the original checkpoint"
-                )
-
-    # The content comes from a file, so any entry can be absent or of another type.
-    except KeyError as error:
-        raise UserError(
-            f"config.json in {folder!r} lacks {error}; take the file of the original checkpoint"
-        ) from None
-    except (TypeError, AttributeError) as error:
-        raise UserError(
-            f"config.json in {folder!r} has a value of another type ({error}); "
-            "take the file of the original checkpoint"
-        ) from None
+    # The original code has other kinds of projectors, which models/janus does not build.
+    for part in ("aligner_config", "gen_aligner_config"):
+        projector = config.block(part).block("params")
+        projector.require("projector_type", "mlp_gelu")
+        projector.require("depth", 2)
     return cfg
 
 
-def _read_vision(params: Mapping[str, Any], folder: str) -> VisionConfig:
-    vision = _with_named_sizes(params, "model_name", VISION_TOWERS, folder)
+def _read_vision(params: JsonObject) -> VisionConfig:
+    # Features are the states of all tokens after the last layer.
+    params.require("select_feature", "same", default="same")
+    params.require("select_layer", -1, default=-1)
+
+    vision = _with_named_sizes(params, "model_name", VISION_TOWERS)
+    width = vision.integer("width", low=1, high=MAX_WIDTH)
+    heads = vision.integer("heads", low=1, high=MAX_HEADS)
+    if width % heads:
+        vision.refuse("heads", f"a divisor of the width {width}")
+
+    mlp_dim = round(width * vision.number("mlp_ratio", low=0, high=MAX_WIDTH))
+    if not 1 <= mlp_dim <= MAX_WIDTH:
+        vision.refuse("mlp_ratio", f"such that {width} times it is from 1 to {MAX_WIDTH}")
+
+    image_size = vision.integer("image_size", low=1, high=MAX_IMAGE_SIDE)
     return VisionConfig(
-        image_size=vision["image_size"],
-        patch_size=vision["patch_size"],
-        width=vision["width"],
-        depth=vision["layers"],
-        heads=vision["heads"],
-        mlp_dim=round(vision["width"] * vision["mlp_ratio"]),
+        image_size=image_size,
+        patch_size=vision.integer("patch_size", low=1, high=image_size),
+        width=width,
+        depth=vision.integer("layers", low=1, high=MAX_LAYERS),
+        heads=heads,
+        mlp_dim=mlp_dim,
     )
 
 
-def _read_image_tokenizer(raw: Mapping[str, Any], folder: str) -> ImageTokenizerConfig:
+def _read_image_tokenizer(gen_vision: JsonObject) -> ImageTokenizerConfig:
     # Here the name is next to the sizes' block, not in it.
-    params = {"cls": raw["cls"], **raw["params"]}
-    sizes = _with_named_sizes(params, "cls", IMAGE_TOKENIZERS, folder)
+    params = gen_vision.block("params")
+    named = dataclasses.replace(params, entries={"cls": gen_vision.text("cls"), **params.entries})
+    sizes = _with_named_sizes(named, "cls", IMAGE_TOKENIZERS)
 
     # The sizes of the codebook are always listed; the name stands for the others.
     return ImageTokenizerConfig(
-        codebook_size=params["image_token_size"],
-        code_dim=params["n_embed"],
-        latent_channels=sizes["z_channels"],
-        base_channels=sizes["ch"],
-        channel_multipliers=tuple(sizes["ch_mult"]),
-        res_blocks=sizes["num_res_blocks"],
-    )
-
-
-def _read_decoder(text: Mapping[str, Any]) -> DecoderConfig:
-    # Absent entries mean one key/value head per head, and heads that share the width evenly.
-    heads = text["num_attention_heads"]
-    return DecoderConfig(
-        vocab_size=text["vocab_size"],
-        width=text["hidden_size"],
-        depth=text["num_hidden_layers"],
-        heads=heads,
-        kv_heads=text.get("num_key_value_heads") or heads,
-        head_size=text.get("head_dim") or text["hidden_size"] // heads,
-        mlp_dim=text["intermediate_size"],
-        norm_eps=text["rms_norm_eps"],
-        rope_theta=text["rope_theta"],
-        max_length=text["max_position_embeddings"],
+        codebook_size=params.integer("image_token_size", low=1, high=MAX_VOCABULARY),
+        code_dim=params.integer("n_embed", low=1, high=MAX_WIDTH),
+        latent_channels=sizes.integer("z_channels", low=1, high=MAX_WIDTH),
+        base_channels=sizes.integer("ch", low=1, high=MAX_WIDTH),
+        channel_multipliers=sizes.integers("ch_mult", low=1, high=MAX_WIDTH, length=MAX_LEVELS),
+        res_blocks=sizes.integer("num_res_blocks", low=0, high=MAX_BLOCKS),
     )
 
 
 def _with_named_sizes(
-    params: Mapping[str, Any], key: str, known: Mapping[str, Mapping[str, Any]], folder: str
-) -> dict[str, Any]:
+    params: JsonObject, key: str, known: Mapping[str, Mapping[str, object]]
+) -> JsonObject:
     """``params`` with the sizes that the name ``params[key]`` stands for, where absent."""
     # An unknown name is accepted if all sizes are listed, as for small models.
-    name = params[key]
+    name = params.text(key)
     sizes = next(iter(known.values()))
-    if name not in known and not sizes.keys() <= params.keys():
-        raise UserError(
-            f"{key} in config.json of {folder!r} must be one of {', '.join(known)}; got {name!r}; "
-            f"for another model list its sizes next to the name ({', '.join(sizes)})"
+    if name not in known and not sizes.keys() <= params.entries.keys():
+        params.refuse(
+            key, f"one of {', '.join(known)}, or stand next to all sizes ({', '.join(sizes)})"
         )
-    return {**known.get(name, {}), **params}
+    return dataclasses.replace(params, entries={**known.get(name, {}), **params.entries})
 
 
-def image_token_id(raw: Mapping[str, Any], pad_id: int, image_id: int) -> int:
+def image_token_id(raw: Mapping[str, object], pad_id: int, image_id: int) -> int:
     """The id of the image placeholder that the weights were trained with.
 
     This layout has no token ids in its ``config.json``. The one mistake that can be detected is a
@@ -160,7 +147,8 @@ def image_token_id(raw: Mapping[str, Any], pad_id: int, image_id: int) -> int:
       image_id: id of the image placeholder in the tokenizer.
     """
     # Tokenizers with other ids than the released ones are trusted.
-    width = (LLAMA_DEFAULTS | raw["language_config"])["hidden_size"]
+    language = JsonObject(raw, "config.json", ADVICE).block("language_config")
+    width = language.integer("hidden_size", LLAMA_DEFAULTS["hidden_size"])
     ids_of_other_sizes = [ids for size, ids in RELEASED_TOKEN_IDS.items() if size != width]
     if width in RELEASED_TOKEN_IDS and (pad_id, image_id) in ids_of_other_sizes:
         return RELEASED_TOKEN_IDS[width][1]

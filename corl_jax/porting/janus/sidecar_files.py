@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
+from corl_jax.core.json_object import JsonObject
 from corl_jax.data.prompts import JANUS_TEMPLATE
 from corl_jax.data.text_tokenizer import TextTokenizer
 from corl_jax.models.janus.config import JanusConfig
@@ -206,7 +207,7 @@ def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return dict(JsonObject.read(path).entries) if path.is_file() else {}
 
 
 def _write_json(path: pathlib.Path, entries: Mapping[str, Any]) -> None:

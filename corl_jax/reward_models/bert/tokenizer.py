@@ -12,13 +12,14 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import string
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.json_object import JsonObject
+from corl_jax.data.tokenizer_files import MAX_TOKENS, call_library, check_encodable, open_tokenizer
 from corl_jax.porting.janus.folder import read_json
 
 
@@ -76,9 +77,6 @@ class WordPieceTokenizer:
             source = repr(str(folder))
             self._tokenizer = _folder_tokenizer(folder, special_tokens)
 
-        # Folders of sentence encoders come with short limits of their own.
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
         # A caption that contains the text of a special token contains words, not that token.
         self._tokenizer.encode_special_tokens = True
 
@@ -108,7 +106,12 @@ class WordPieceTokenizer:
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, cut off at the limit; an empty text gives the start and end token."""
-        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        for text in texts:
+            check_encodable(text)
+        encodings = call_library(
+            lambda: self._tokenizer.encode_batch(list(texts), add_special_tokens=False),
+            "the tokenizer of the text encoder cannot encode a text",
+        )
         max_words = self._max_tokens - 2  # the start and end token take two places
         return [[self._start_id, *encoding.ids[:max_words], self._end_id] for encoding in encodings]
 
@@ -126,12 +129,7 @@ def read_tokenizer(
     # The file of the tokenizers library, where the folder has one.
     path = folder / "tokenizer.json"
     if path.is_file():
-        try:
-            return tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises nothing narrower
-            raise UserError(
-                f"{str(path)!r} cannot be read as a tokenizer ({error}); get the file again"
-            ) from None
+        return open_tokenizer(path)
 
     # Else the list of pieces, one a line.
     path = folder / "vocab.txt"
@@ -144,21 +142,27 @@ def read_tokenizer(
     try:
         # Not splitlines(): a word piece may contain other line separators.
         lines = path.read_text("utf-8").removesuffix("\n").split("\n")
-    except UnicodeDecodeError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{str(path)!r} must be a list of words in UTF-8 ({error}); get the file again"
         ) from None
+    if len(lines) > MAX_TOKENS:
+        raise UserError(
+            f"{str(path)!r} must have at most {MAX_TOKENS} words; got {len(lines)}; get the file "
+            "again"
+        )
     return from_vocabulary([line.removesuffix("\r") for line in lines])
 
 
 def _folder_tokenizer(folder: pathlib.Path, special_tokens: SpecialTokens) -> tokenizers.Tokenizer:
     config_path = folder / "tokenizer_config.json"
-    config = read_json(folder, config_path.name) if config_path.is_file() else {}
+    raw = read_json(folder, config_path.name) if config_path.is_file() else {}
+    config = JsonObject(raw, f"{config_path.name} of {str(folder)!r}")
     return read_tokenizer(folder, lambda words: _bert_tokenizer(words, special_tokens, config))
 
 
 def _bert_tokenizer(
-    words: Sequence[str], special_tokens: SpecialTokens, config: Mapping[str, Any]
+    words: Sequence[str], special_tokens: SpecialTokens, config: JsonObject
 ) -> tokenizers.Tokenizer:
     """A BERT tokenizer over the pieces ``words``.
 
@@ -169,9 +173,9 @@ def _bert_tokenizer(
 
     # Clean-up and lower case, then words split at white space and punctuation.
     tokenizer.normalizer = normalizers.BertNormalizer(
-        lowercase=config.get("do_lower_case", True),
-        handle_chinese_chars=config.get("tokenize_chinese_chars", True),
-        strip_accents=config.get("strip_accents"),
+        lowercase=config.boolean("do_lower_case", True),
+        handle_chinese_chars=config.boolean("tokenize_chinese_chars", True),
+        strip_accents=config.boolean("strip_accents") if config.has("strip_accents") else None,
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     return tokenizer
@@ -186,4 +190,4 @@ def _tiny_tokenizer(special_tokens: SpecialTokens) -> tokenizers.Tokenizer:
         *(f"##{letter}" for letter in letters),
         *string.punctuation,
     ]
-    return _bert_tokenizer(words, special_tokens, {})
+    return _bert_tokenizer(words, special_tokens, JsonObject({}, "the defaults"))

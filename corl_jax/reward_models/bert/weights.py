@@ -9,8 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from corl_jax.core.errors import UserError
+from corl_jax.core.json_object import JsonObject
 from corl_jax.porting.rules import IDENTITY, LINEAR, TensorRule
+from corl_jax.porting.size_limits import (
+    MAX_HEADS,
+    MAX_LAYERS,
+    MAX_POSITIONS,
+    MAX_VOCABULARY,
+    MAX_WIDTH,
+)
 from corl_jax.reward_models.base import RewardModelSpec
 from corl_jax.reward_models.bert.model import Bert, BertConfig
 
@@ -19,14 +26,17 @@ MPNET_PADDING_ID = 1
 """Constants in the code of ``MPNetModel``, whatever its config contains."""
 
 SIZES = {
-    "vocab_size": "vocab_size",
-    "width": "hidden_size",
-    "depth": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "mlp_dim": "intermediate_size",
-    "positions": "max_position_embeddings",
+    "vocab_size": ("vocab_size", MAX_VOCABULARY),
+    "width": ("hidden_size", MAX_WIDTH),
+    "depth": ("num_hidden_layers", MAX_LAYERS),
+    "heads": ("num_attention_heads", MAX_HEADS),
+    "mlp_dim": ("intermediate_size", MAX_WIDTH),
+    "positions": ("max_position_embeddings", MAX_POSITIONS),
 }
-"""Fields of ``BertConfig`` and their names in a ``config.json`` of either model."""
+"""Fields of ``BertConfig``, their names in a ``config.json`` of either model, and their limits."""
+MIN_POSITIONS = 4
+"""A start token, an end token, and the two positions that MPNet leaves out."""
+ADVICE = "take another folder of the same kind of model"
 
 
 def _weight_and_bias(tensor: str, path: str) -> list[TensorRule]:
@@ -115,82 +125,52 @@ def make_tensor_renamer(prefix: str) -> Callable[[str, frozenset[str]], str]:
     return rename_tensor
 
 
-def read_bert_config(raw: Mapping[str, Any], folder: str) -> BertConfig:
+def read_bert_config(raw: object, folder: str) -> BertConfig:
     """Sizes from a ``config.json`` of model type ``bert``.
 
     Raises:
-      UserError: another model type, a number missing, or a variant that ``Bert`` does not
-        implement.
+      UserError: another model type, a number missing, of another type or beyond a limit, or a
+        variant that ``Bert`` does not implement.
     """
-    variants = {"position_embedding_type": "absolute", "is_decoder": False}
-    _check_values(raw, folder, required={"model_type": "bert"}, optional=variants)
-    sizes = _read_common_sizes(raw, folder)
-    return BertConfig(**sizes, token_types=_read_size(raw, folder, "type_vocab_size"))
+    config = JsonObject.check(raw, f"config.json of {folder!r}", ADVICE)
+    config.require("model_type", "bert")
+    config.require("position_embedding_type", "absolute", default="absolute")
+    config.require("is_decoder", False, default=False)
+    token_types = config.integer("type_vocab_size", low=1, high=MAX_WIDTH)
+    return BertConfig(**_read_common_sizes(config), token_types=token_types)
 
 
-def read_mpnet_config(raw: Mapping[str, Any], folder: str) -> BertConfig:
+def read_mpnet_config(raw: object, folder: str) -> BertConfig:
     """Sizes from a ``config.json`` of model type ``mpnet``; positions begin after the padding id.
 
     Raises:
-      UserError: another model type, a number missing, or a variant that ``Bert`` does not
-        implement.
+      UserError: as ``read_bert_config``.
     """
-    constants = {"pad_token_id": MPNET_PADDING_ID, "relative_attention_num_buckets": MPNET_BUCKETS}
-    _check_values(raw, folder, required={"model_type": "mpnet"}, optional=constants)
+    config = JsonObject.check(raw, f"config.json of {folder!r}", ADVICE)
+    config.require("model_type", "mpnet")
+    config.require("pad_token_id", MPNET_PADDING_ID, default=MPNET_PADDING_ID)
+    config.require("relative_attention_num_buckets", MPNET_BUCKETS, default=MPNET_BUCKETS)
     return BertConfig(
-        **_read_common_sizes(raw, folder),
+        **_read_common_sizes(config),
         first_position=MPNET_PADDING_ID + 1,
         buckets=MPNET_BUCKETS,
     )
 
 
-def _read_common_sizes(raw: Mapping[str, Any], folder: str) -> dict[str, Any]:
+def _read_common_sizes(config: JsonObject) -> dict[str, Any]:
     """The fields that BERT and MPNet have under the same names."""
-    _check_values(raw, folder, required={}, optional={"hidden_act": "gelu"})
+    config.require("hidden_act", "gelu", default="gelu")
 
     # Each size by itself, then the two that must fit.
-    sizes = {field: _read_size(raw, folder, name) for field, name in SIZES.items()}
+    sizes: dict[str, Any] = {
+        field: config.integer(name, low=MIN_POSITIONS if field == "positions" else 1, high=limit)
+        for field, (name, limit) in SIZES.items()
+    }
     if sizes["width"] % sizes["heads"]:
-        raise UserError(
-            f"hidden_size in config.json of {folder!r} must be a multiple of its {sizes['heads']} "
-            f"heads; got {sizes['width']}. Take the file of the original checkpoint"
-        )
+        config.refuse("hidden_size", f"a multiple of its {sizes['heads']} heads")
 
     # The default is that of transformers.
-    return {**sizes, "norm_eps": raw.get("layer_norm_eps", 1e-12)}
-
-
-def _read_size(raw: Mapping[str, Any], folder: str, name: str) -> int:
-    if not isinstance(raw.get(name), int) or raw[name] < 1:
-        raise UserError(
-            f"{name} in config.json of {folder!r} must be an integer of at least 1; got "
-            f"{raw.get(name)!r}. Take the file of the original checkpoint"
-        )
-    return raw[name]
-
-
-def _check_values(
-    raw: Mapping[str, Any], folder: str, required: Mapping[str, Any], optional: Mapping[str, Any]
-) -> None:
-    """Refuses a model that ``Bert`` does not implement.
-
-    The values in ``required`` must be there; those in ``optional`` may be left out. ``folder`` is
-    named in the error.
-    """
-    if not isinstance(raw, dict):
-        raise UserError(
-            f"config.json in {folder!r} must be an object with sizes; got {type(raw).__name__}. "
-            "Take the file of the original checkpoint"
-        )
-
-    # A required value that is missing is None here, and so another one.
-    for name, expected in {**required, **optional}.items():
-        value = raw.get(name, None if name in required else expected)
-        if value != expected:
-            raise UserError(
-                f"{name} in config.json of {folder!r} must be {expected!r}; got {value!r}. "
-                "Take another folder of the same kind of model"
-            )
+    return {**sizes, "norm_eps": config.number("layer_norm_eps", 1e-12, low=0, high=1)}
 
 
 BERT = RewardModelSpec(

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from corl_jax.core.errors import UserError
+from corl_jax.core.json_object import JsonObject
 from corl_jax.models.janus.config import VisionConfig
+from corl_jax.porting.size_limits import FIELD_LIMITS
 from corl_jax.reward_models.blip.model import BlipConfig
 from corl_jax.reward_models.blip.text_decoder import BlipTextConfig
 
 HUB_ID = "Salesforce/blip-image-captioning-base"
+ADVICE = f"take a captioner such as {HUB_ID}"
 
 VISION_FIELDS = {
     "image_size": ("image_size", 384),
@@ -41,7 +43,7 @@ TEXT_FIELDS = {
 """Field here: its name and its default in ``BlipVisionConfig`` and ``BlipTextConfig``."""
 
 
-def read_config(raw: Any, folder: str) -> BlipConfig:
+def read_config(raw: object, folder: str) -> BlipConfig:
     """Sizes from a ``config.json`` of model type ``blip``; defaults are those of transformers.
 
     Args:
@@ -49,80 +51,46 @@ def read_config(raw: Any, folder: str) -> BlipConfig:
       folder: its folder, for errors.
 
     Raises:
-      UserError: another kind of model, a value of a wrong type, or sizes that ``BlipModel`` does
-        not implement.
+      UserError: another kind of model, a value of a wrong type or beyond a limit, or sizes that
+        ``BlipModel`` does not implement.
     """
-    # A file without blocks of settings, such as a list, is refused here as well.
-    model_type = raw.get("model_type") if isinstance(raw, dict) else raw
-    if model_type != "blip":
-        raise UserError(
-            f"{folder!r} must hold a model of type 'blip', a captioner such as {HUB_ID}; got "
-            f"{model_type!r}. Name another folder"
-        )
+    config = JsonObject.check(raw, f"config.json of {folder!r}", ADVICE)
+    config.require("model_type", "blip")
 
     # Both blocks, with defaults where the file says nothing.
-    vision = _read_block(raw, "vision_config", folder)
-    text = _read_block(raw, "text_config", folder)
-
+    vision, text = config.optional_block("vision_config"), config.optional_block("text_config")
     cfg = BlipConfig(
-        vision=VisionConfig(**_read_sizes(vision, VISION_FIELDS, f"vision_config in {folder!r}")),
-        text=BlipTextConfig(**_read_sizes(text, TEXT_FIELDS, f"text_config in {folder!r}")),
+        vision=VisionConfig(**_read_sizes(vision, VISION_FIELDS)),
+        text=BlipTextConfig(**_read_sizes(text, TEXT_FIELDS)),
     )
 
     # The variants of BLIP that are implemented.
-    for name, value, expected in (
-        ("text_config.hidden_act", text.get("hidden_act", "gelu"), "gelu"),
-        ("vision_config.hidden_act", vision.get("hidden_act", "gelu"), "gelu"),
-        ("tie_word_embeddings", raw.get("tie_word_embeddings", True), True),
-        ("text_config.hidden_size % num_attention_heads", cfg.text.width % cfg.text.heads, 0),
-        ("vision_config.hidden_size % num_attention_heads", cfg.vision.width % cfg.vision.heads, 0),
+    text.require("hidden_act", "gelu", default="gelu")
+    vision.require("hidden_act", "gelu", default="gelu")
+    config.require("tie_word_embeddings", True, default=True)
+    for block, width, heads in (
+        (text, cfg.text.width, cfg.text.heads),
+        (vision, cfg.vision.width, cfg.vision.heads),
     ):
-        if value != expected:
-            raise UserError(
-                f"{name} in config.json of {folder!r} must be {expected!r}; got {value!r}. "
-                f"Take a captioner such as {HUB_ID}"
-            )
+        if width % heads:
+            block.refuse("num_attention_heads", f"a divisor of hidden_size={width}")
 
     # On the device, an id beyond the table would not raise an error.
-    if max(cfg.text.bos_id, cfg.text.sep_id, cfg.text.pad_id) >= cfg.text.vocab_size:
-        raise UserError(
-            f"the token ids of text_config in {folder!r} must be below its "
-            f"vocab_size={cfg.text.vocab_size}; got {cfg.text.bos_id}, {cfg.text.sep_id} and "
-            f"{cfg.text.pad_id}. Take the file of {HUB_ID}"
-        )
+    for field in ("bos_id", "sep_id", "pad_id"):
+        if vars(cfg.text)[field] >= cfg.text.vocab_size:
+            text.refuse(TEXT_FIELDS[field][0], f"below vocab_size={cfg.text.vocab_size}")
     return cfg
 
 
-def _read_block(raw: Mapping[str, Any], name: str, folder: str) -> dict[str, Any]:
-    """A block of the file; an absent block, or null, has defaults alone."""
-    block = raw.get(name) or {}
-    if not isinstance(block, dict):
-        raise UserError(
-            f"{name} in config.json of {folder!r} must be an object of settings; got {block!r}. "
-            f"Take the file of {HUB_ID}"
-        )
-    return block
-
-
-def _read_sizes(
-    block: Mapping[str, Any], fields: Mapping[str, tuple[str, Any]], label: str
-) -> dict[str, Any]:
-    """The value of each of ``fields``, checked; ``label`` names the block in errors."""
-    sizes = {}
+def _read_sizes(block: JsonObject, fields: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
+    """The value of each of ``fields``."""
+    sizes: dict[str, Any] = {}
     for field, (name, default) in fields.items():
-        value = block.get(name, default)
-        sizes[field] = value
-
         # A default of 1e-5 marks a real number; ids may be 0, all other integers are counts.
-        is_integer = not isinstance(default, float)
-        types = (int,) if is_integer else (int, float)
-        minimum = 0 if field.endswith("_id") or not is_integer else 1
-
-        # ``type`` and not ``isinstance``, since True is an int as well.
-        if type(value) not in types or value < minimum:
-            kind = "an integer" if is_integer else "a number"
-            raise UserError(
-                f"{name} of {label} must be {kind} of at least {minimum}; got {value!r}. "
-                f"Take the file of {HUB_ID}"
-            )
+        if isinstance(default, float):
+            sizes[field] = block.number(name, default, low=0, high=1)
+        elif field.endswith("_id"):
+            sizes[field] = block.integer(name, default)
+        else:
+            sizes[field] = block.integer(name, default, low=1, high=FIELD_LIMITS[field])
     return sizes

@@ -14,6 +14,12 @@ from jaxtyping import Int
 from tokenizers import models, normalizers, pre_tokenizers
 
 from corl_jax.core.errors import UserError
+from corl_jax.data.tokenizer_files import (
+    as_plain,
+    call_library,
+    check_encodable,
+    open_tokenizer,
+)
 from corl_jax.reward_models.base import LoadedModel
 from corl_jax.reward_models.clip.model import ClipConfig
 
@@ -49,10 +55,7 @@ class ClipTokenizer:
                 f"{max(vocabulary.values()) + 1}. Take the files of one checkpoint"
             )
 
-        # Rows are cut and padded here.
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        self._tokenizer = tokenizer
+        self._tokenizer = as_plain(tokenizer)
         self._context = cfg.context
         self.start_id = vocabulary[START]
         self.end_id = vocabulary[END]
@@ -75,18 +78,14 @@ class ClipTokenizer:
         label = f"the tokenizer in {str(model.folder)!r}"
 
         # tokenizer.json holds everything; the other two need the rules of ``build_tokenizer``.
-        try:
-            if tokenizer_path.is_file():
-                tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer_path))
-                return cls(tokenizer, model.cfg, label)
-            if vocab_path.is_file() and merges_path.is_file():
-                vocab, merges = models.BPE.read_file(str(vocab_path), str(merges_path))
-                return cls(build_tokenizer(vocab, merges), model.cfg, label)
-        except UserError:
-            raise  # from the checks of __init__, which explain themselves
-        except Exception as error:  # the library raises nothing narrower
-            raise UserError(f"{label} cannot be read ({error}); get its files again") from None
-
+        if tokenizer_path.is_file():
+            return cls(open_tokenizer(tokenizer_path), model.cfg, label)
+        if vocab_path.is_file() and merges_path.is_file():
+            tokenizer = call_library(
+                lambda: build_tokenizer(*models.BPE.read_file(str(vocab_path), str(merges_path))),
+                f"{label} cannot be read",
+            )
+            return cls(tokenizer, model.cfg, label)
         raise UserError(
             f"{str(model.folder)!r} must hold tokenizer.json, or vocab.json and merges.txt; got "
             "neither. Put the tokenizer files of the same checkpoint there"
@@ -96,7 +95,12 @@ class ClipTokenizer:
         """int32 ids of each text: start, words, end, and the end token again up to the context."""
         # Rows start filled with the end token, which also pads.
         ids = np.full((len(texts), self._context), self.end_id, np.int32)
-        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        for text in texts:
+            check_encodable(text)
+        encodings = call_library(
+            lambda: self._tokenizer.encode_batch(list(texts), add_special_tokens=False),
+            "the tokenizer of the CLIP cannot encode a text",
+        )
         for row, encoding in zip(ids, encodings, strict=True):
             words = encoding.ids[: self._context - 2]
             row[: len(words) + 1] = [self.start_id, *words]

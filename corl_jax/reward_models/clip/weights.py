@@ -180,6 +180,7 @@ CLIP = dataclasses.replace(
         "pytorch_model*.bin",
         "open_clip_pytorch_model*.bin",
     ),
+    other_config_files=(str(OPEN_CLIP.config_file),),
     choose_layout=choose_clip_layout,
 )
 """CLIP ViT-H/14 in either layout; ``choose_clip_layout`` looks which one a folder has."""
