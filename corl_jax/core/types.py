@@ -31,6 +31,9 @@ Params = dict[str, jax.Array]
 # What a task generates: ``image`` is text-to-image, ``text`` is visual question answering.
 Modality = Literal["image", "text"]
 
+# Multiple choice and open ended.
+QaType = Literal["MC", "OE"]
+
 C = TypeVar("C")
 
 
@@ -76,7 +79,7 @@ class Record:
     image: np.ndarray
     question: str
     answer: str
-    qa_type: Literal["MC", "OE"]
+    qa_type: QaType
     choices: tuple[str, ...] = ()
     kind: str = ""
     class_question: str = ""

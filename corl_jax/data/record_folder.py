@@ -65,7 +65,7 @@ class FolderSource:
 
             # The check needs some image; the real one is read when the record is indexed.
             record = parse_record(columns, record_id, PLACEHOLDER_IMAGE)
-            self._records.append(check_record(record))
+            self._records.append(check_record(record, location))
             self._image_paths.append(image_path)
 
     def __len__(self) -> int:
