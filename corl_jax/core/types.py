@@ -72,6 +72,7 @@ class Record:
         classes; "" if absent.
       box_question, box_answer: the question where objects are, and their boxes; "" if absent.
       solution: the text that supervised training imitates, with its tags; "" if absent.
+      location: line and file that the record comes from, for error texts; "" for none.
     """
 
     id: str
@@ -87,6 +88,7 @@ class Record:
     box_question: str = ""
     box_answer: str = ""
     solution: str = ""
+    location: str = ""
 
 
 @pytree()

@@ -141,17 +141,20 @@ def _read_row(row: RawRow, folder: pathlib.Path) -> RecordRow:
     # Without a picture to score, the row is scored on its real image.
     real_image = load_image(folder / columns["real_image"])
     image = load_image(folder / columns["picture"]) if "picture" in columns else real_image
-    record = check_record(parse_record(columns, row.record_id, real_image), row.location)
+    record = check_record(parse_record(columns, row.record_id, real_image, row.location))
     return RecordRow(record, image, columns.get("completion"))
 
 
-def parse_record(columns: Mapping[str, Any], record_id: str, image: np.ndarray) -> Record:
+def parse_record(
+    columns: Mapping[str, Any], record_id: str, image: np.ndarray, location: str = ""
+) -> Record:
     """Builds a ``Record`` from the columns of a row, without checking it.
 
     Args:
       columns: as in ``RawRow``.
       record_id: unique within the file.
       image: the real image, uint8 ``[H, W, 3]``.
+      location: as in ``RawRow``.
     """
     question, solution = columns["qa_problem"], columns["qa_solution"].strip()
 
@@ -185,5 +188,6 @@ def parse_record(columns: Mapping[str, Any], record_id: str, image: np.ndarray) 
         qa_type,
         choices,
         solution=solution,
+        location=location,
         **optional_fields,
     )

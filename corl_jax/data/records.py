@@ -14,17 +14,18 @@ QA_TYPES = ("MC", "OE")
 """Multiple choice and open ended."""
 
 
-def check_record(record: Record, location: str = "") -> Record:
-    """Returns ``record`` unchanged if it is usable: its texts, image, choices and solution.
+def record_label(record: Record) -> str:
+    """A record in an error text: its id, and its line and file if it comes from one."""
+    return f"record {record.id!r}" + (f", {record.location}" if record.location else "")
 
-    Args:
-      record: from any source.
-      location: row and file that it is from, for error texts; "" if it is from no file.
+
+def check_record(record: Record) -> Record:
+    """Returns ``record`` unchanged if its texts, image, choices and solution are usable.
 
     Raises:
-      UserError: with the id of the record, its location, the field, its value and what it must be.
+      UserError: with the id of the record, the field, its value and what it must be.
     """
-    label = f"record {record.id!r}{location and f' ({location})'}"
+    label = record_label(record)
 
     # Texts that every record must have.
     for field in ("id", "prompt", "question", "answer"):

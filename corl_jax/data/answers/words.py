@@ -133,11 +133,12 @@ def _without_pauses(tokens: Iterable[re.Match[str]]) -> list[str]:
     words: list[str] = []
     following = ""
     for token in reversed(list(tokens)):
+        text, kind = token[0], token.lastgroup
         # "vitamin A", "A, B" and "a + b" have no article, and "a" alone is an answer.
         is_word = len(following) > 1 or following.isdigit()
-        if token["word"] in ARTICLES and (is_word or token["word"] == "the" and following):
+        if text in ARTICLES and (is_word or (text == "the" and following)):
             continue
-        if not token["pause"]:
-            words.append("¬" if token["negation"] else SPELLINGS.get(token[0], token[0]))
-        following = token["word"] or ""
+        if kind != "pause":
+            words.append("¬" if kind == "negation" else SPELLINGS.get(text, text))
+        following = text if kind == "word" else ""
     return words[::-1]

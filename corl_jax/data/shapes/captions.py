@@ -25,8 +25,6 @@ Look = tuple[str, str]
 
 NUMBERS = ("zero", "one", "two", "three")
 RELATIONS = ("left of", "right of", "above", "below")
-NO_OBJECTS = "no objects"
-"""What is said of an empty image. No prompt is like it: it is not of the grammar."""
 RELATION_PROBABILITY = 0.48
 """Of a relation in a scene of two objects that differ; about 23 % of all captions have one."""
 
@@ -116,10 +114,10 @@ def sample_caption(scene: Scene, rng: np.random.Generator) -> str:
 def canonical_caption(scene: Scene) -> str:
     """The caption with all groups in sorted order and no relation. It decides the data split.
 
-    A scene without objects, which only an image of a policy can be, has ``NO_OBJECTS`` for a caption.
+    That of a scene without objects, which only an image of a policy can show, is empty.
     """
     if not scene.objects:
-        return NO_OBJECTS
+        return ""
     return write_caption(Spec(group_looks(scene.looks)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 from corl_jax.core.errors import UserError
@@ -42,8 +43,8 @@ def normalize_class(name: str) -> str:
     """
     # Signs such as "#" are no words, and counts come before the name.
     words = [word for word in answer_words(name) if any(map(str.isalnum, word))]
-    while len(words) > 1 and COUNT.fullmatch(words[0]):
-        words = words[1:]
+    counts = sum(1 for _ in itertools.takewhile(COUNT.fullmatch, words[:-1]))
+    words = words[counts:]
     # Only the last word of a name has a plural: "hot dogs".
     return " ".join([*words[:-1], *map(_stem, words[-1:])])
 
@@ -73,8 +74,8 @@ def class_set(text: str) -> frozenset[str]:
     Names are separated by commas, semicolons, bars, line breaks or ``and``. Brackets, quotes,
     counts and bullets are allowed.
     """
-    names = [normalize_class(part) for part in SEPARATORS.split(BULLET.sub("", text))]
-    return frozenset(name for name in names if name)
+    parts = {part.strip() for part in SEPARATORS.split(BULLET.sub("", text))}
+    return frozenset(name for name in map(normalize_class, parts) if name)
 
 
 def class_f1(answer: str, reference_answer: str) -> float:

@@ -150,6 +150,7 @@ def test_nothing_raises_but_user_error(text, other, choices):
         assert "\n" not in str(error)
 
 
+IMAGE = np.zeros((1, 1, 3), np.uint8)
 columns = st.fixed_dictionaries(
     {"prompt": texts, "real_image": st.just("x.png"), "qa_problem": texts, "qa_solution": texts},
     optional={"cls_problem": texts, "cls_solution": texts, "od_solution": texts, "kind": texts},
@@ -161,11 +162,11 @@ types = st.sampled_from(["MC", "mc", "Multiple-choice", "OE", "open ended", "Ｍ
 def test_a_record_that_is_read_has_a_correct_solution(row, qa_type, has_options):
     if has_options:
         row = row | {"qa_problem": row["qa_problem"] + "\nOptions:\nA. red\nB. blue\nC. 3.5"}
-    record = parse_record(row | {"qa_type": qa_type}, "x", np.zeros((1, 1, 3), np.uint8))
+    record = parse_record(row | {"qa_type": qa_type}, "x", IMAGE, "line 1 of 'x.jsonl'")
     try:
-        check_record(record, "line 1 of 'x.jsonl'")
+        check_record(record)
     except UserError as error:
-        assert "record 'x' (line 1 of 'x.jsonl'): " in str(error) and "\n" not in str(error)
+        assert "record 'x', line 1 of 'x.jsonl': " in str(error) and "\n" not in str(error)
         return
 
     assert is_correct(record.solution, record.answer, record.qa_type, record.choices)
