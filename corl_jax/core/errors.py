@@ -11,6 +11,10 @@ class UserError(Exception):
 
 
 def describe_error(error: BaseException, limit: int = 200) -> str:
-    """Class and text of a library's error on one line of at most ``limit`` characters."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
+    """Class and text of a library's error on one line of at most ``limit`` characters.
+
+    A ``UserError`` is described by its text alone.
+    """
+    name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    text = " ".join(f"{name}{error}".split())
     return text if len(text) <= limit else text[:limit] + "..."

@@ -31,6 +31,9 @@ Params = dict[str, jax.Array]
 # What a task generates: ``image`` is text-to-image, ``text`` is visual question answering.
 Modality = Literal["image", "text"]
 
+# Multiple choice and open ended.
+QaType = Literal["MC", "OE"]
+
 C = TypeVar("C")
 
 
@@ -69,6 +72,7 @@ class Record:
         classes; "" if absent.
       box_question, box_answer: the question where objects are, and their boxes; "" if absent.
       solution: the text that supervised training imitates, with its tags; "" if absent.
+      location: line and file that the record comes from, for error texts; "" for none.
     """
 
     id: str
@@ -76,7 +80,7 @@ class Record:
     image: np.ndarray
     question: str
     answer: str
-    qa_type: Literal["MC", "OE"]
+    qa_type: QaType
     choices: tuple[str, ...] = ()
     kind: str = ""
     class_question: str = ""
@@ -84,6 +88,7 @@ class Record:
     box_question: str = ""
     box_answer: str = ""
     solution: str = ""
+    location: str = ""
 
 
 @pytree()

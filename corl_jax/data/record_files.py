@@ -21,7 +21,10 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.json_object import JsonObject
 from corl_jax.core.json_reader import parse_json, read_lines, show_value
 from corl_jax.core.paths import user_path
-from corl_jax.core.types import Record
+from corl_jax.core.types import QaType, Record
+from corl_jax.data.answers.characters import canonical_text
+from corl_jax.data.answers.options import extract_option, list_options
+from corl_jax.data.answers.reading import ANSWER, read_answer
 from corl_jax.data.images import load_image
 from corl_jax.data.records import check_record
 
@@ -35,10 +38,22 @@ OPTIONAL_COLUMNS = {
 }
 """Optional field of a ``Record`` -> its column in the file."""
 PICTURE_COLUMNS = ("real_image", "picture")
-# The first pair of tags; an answer may have several lines.
-ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.S)
-# ``A. text`` or ``A) text`` on a line of its own.
-OPTION = re.compile(r"^([A-Z])[.)] *(.+?) *$", re.M)
+
+
+QA_TYPE_SPELLINGS: Mapping[str, QaType] = {
+    "mc": "MC",
+    "mcq": "MC",
+    "multiple choice": "MC",
+    "multiple choice question": "MC",
+    "multi choice": "MC",
+    "oe": "OE",
+    "oeq": "OE",
+    "open": "OE",
+    "open ended": "OE",
+    "open ended question": "OE",
+    "free form": "OE",
+}
+"""How files write the type of a question, in lower case and with single spaces."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +165,7 @@ def _read_row(row: RawRow, folder: pathlib.Path) -> RecordRow:
     image = real_image
     if "picture" in columns:
         image = load_image(picture_file(row, "picture", folder))
-    record = check_record(parse_record(columns, row.record_id, real_image))
+    record = check_record(parse_record(columns, row.record_id, real_image, row.location))
     return RecordRow(record, image, columns.get("completion"))
 
 
@@ -163,29 +178,39 @@ def picture_file(row: RawRow, column: str, folder: pathlib.Path) -> pathlib.Path
     return user_path(folder / row.columns[column], f"{row.location}: {column}")
 
 
-def parse_record(columns: Mapping[str, Any], record_id: str, image: np.ndarray) -> Record:
+def parse_record(
+    columns: Mapping[str, Any], record_id: str, image: np.ndarray, location: str = ""
+) -> Record:
     """Builds a ``Record`` from the columns of a row, without checking it.
 
     Args:
       columns: as in ``RawRow``.
       record_id: unique within the file.
       image: the real image, uint8 ``[H, W, 3]``.
+      location: as in ``RawRow``.
     """
-    question = columns["qa_problem"]
-    # Any other type counts as open ended.
-    qa_type = "MC" if columns["qa_type"] == "MC" else "OE"
+    question, solution = columns["qa_problem"], columns["qa_solution"].strip()
+
+    # The check of records refuses a type that is none of these.
+    qa_type = columns["qa_type"]
+    spelling = re.sub(r"[\s_-]+", " ", canonical_text(qa_type)).strip().lower()
+    qa_type = QA_TYPE_SPELLINGS.get(spelling, qa_type)
+
+    # The answer is read as that of a completion is; for multiple choice it is a letter.
+    answer = read_answer(solution)
+    choices = list_options(question) if qa_type == "MC" else ()
+    if choices:
+        answer = extract_option(answer, choices) or answer
 
     # Solutions without tags are bare answers; supervised training imitates tagged ones.
-    answer = strip_answer_tags(columns["qa_solution"])
-    solution = columns["qa_solution"].strip()
-    if not ANSWER_TAG.search(solution):
-        solution = f"<answer>{answer}</answer>"
+    if not ANSWER.search(solution):
+        solution = f"<answer>{solution}</answer>"
 
     optional_fields = {}
     for field, column in OPTIONAL_COLUMNS.items():
         if column in columns:
             text = columns[column]
-            optional_fields[field] = strip_answer_tags(text) if field.endswith("answer") else text
+            optional_fields[field] = read_answer(text) if field.endswith("answer") else text
 
     return Record(
         record_id,
@@ -193,23 +218,9 @@ def parse_record(columns: Mapping[str, Any], record_id: str, image: np.ndarray) 
         image,
         question,
         answer,
-        qa_type,  # type: ignore[arg-type]
-        _parse_choices(question) if qa_type == "MC" else (),
+        qa_type,
+        choices,
         solution=solution,
+        location=location,
         **optional_fields,
     )
-
-
-def _parse_choices(question: str) -> tuple[str, ...]:
-    """Texts of the options ``A. ...``, ``B. ...`` that follow ``Options:`` in the question."""
-    _, heading, options = question.partition("Options:")
-    matches = OPTION.findall(options) if heading else []
-
-    # An option counts if its letter fits its position; other matches are skipped.
-    return tuple(text for i, (letter, text) in enumerate(matches) if letter == chr(ord("A") + i))
-
-
-def strip_answer_tags(text: str) -> str:
-    """The text between the first answer tags, or all of ``text`` if it has none."""
-    match = ANSWER_TAG.search(text)
-    return (match.group(1) if match else text).strip()

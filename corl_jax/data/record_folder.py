@@ -66,7 +66,7 @@ class FolderSource:
             ids.add(record_id)
 
             # The check needs some image; the real one is read when the record is indexed.
-            record = parse_record(columns, record_id, PLACEHOLDER_IMAGE)
+            record = parse_record(columns, record_id, PLACEHOLDER_IMAGE, location)
             self._records.append(check_record(record))
             self._image_paths.append(image_path)
 
@@ -79,6 +79,10 @@ class FolderSource:
             raise IndexError(f"record {position} of {len(self)}")
         image = load_image(self._image_paths[position])
         return dataclasses.replace(self._records[position], image=image)
+
+    def text_record(self, index: int) -> Record:
+        """The record at ``index`` with a placeholder for its image, which is not read."""
+        return self._records[index]
 
     def qa_type_and_kind(self, index: int) -> tuple[str, str]:
         """``qa_type`` and ``kind`` of the record at ``index``."""

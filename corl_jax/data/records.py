@@ -9,18 +9,24 @@ import numpy as np
 from corl_jax.core.errors import UserError
 from corl_jax.core.json_reader import is_text
 from corl_jax.core.types import Record
+from corl_jax.data.answers.reading import is_correct, read_answer
 
 QA_TYPES = ("MC", "OE")
 """Multiple choice and open ended."""
 
 
+def record_label(record: Record) -> str:
+    """A record in an error text: its id, and its line and file if it comes from one."""
+    return f"record {record.id!r}" + (f", {record.location}" if record.location else "")
+
+
 def check_record(record: Record) -> Record:
-    """Returns ``record`` unchanged if its texts, image and choices are usable.
+    """Returns ``record`` unchanged if its texts, image, choices and solution are usable.
 
     Raises:
       UserError: with the id of the record, the field, its value and what it must be.
     """
-    label = f"record {record.id!r}"
+    label = record_label(record)
 
     # Texts that every record must have.
     for field in ("id", "prompt", "question", "answer"):
@@ -35,9 +41,11 @@ def check_record(record: Record) -> Record:
 
     if record.qa_type not in QA_TYPES:
         raise UserError(
-            f"{label}: qa_type must be one of {', '.join(QA_TYPES)}; got {record.qa_type!r}"
+            f"{label}: qa_type must be one of {', '.join(QA_TYPES)}; got {record.qa_type!r}. "
+            "Write MC for multiple choice and OE for open-ended questions"
         )
     _check_choices(record, label)
+    _check_solution(record, label)
     return record
 
 
@@ -74,10 +82,21 @@ def _check_choices(record: Record, label: str) -> None:
     if len(record.choices) < 2:
         raise UserError(
             f"{label}: a multiple choice question must have two or more choices; got "
-            f"{len(record.choices)} choices. Add choices or set qa_type to OE"
+            f"{len(record.choices)} choices. Write them below the question as lines 'A. ...', "
+            "'B. ...', or set qa_type to OE"
         )
     if record.answer not in list(letters):
         raise UserError(
             f"{label}: answer must be the letter of a choice, {', '.join(letters)}; "
-            f"got {record.answer!r}"
+            f"got {record.answer!r}. Correct the solution or the options"
+        )
+
+
+def _check_solution(record: Record, label: str) -> None:
+    """Raises UserError unless the solution that is to be imitated is a correct answer."""
+    solution = record.solution or record.answer
+    if not is_correct(solution, record.answer, record.qa_type, record.choices):
+        raise UserError(
+            f"{label}: solution must answer the question correctly; got {read_answer(solution)!r} "
+            f"where the answer is {record.answer!r}. Correct one of them"
         )

@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Float
 
 from corl_jax.core.types import Completion
+from corl_jax.data.answers.reading import is_correct, read_answer
 from corl_jax.rewards.base import RewardContext, rewards, text_of
-from corl_jax.rewards.parsing.answers import extract_answer, is_correct, tags_once, well_formed
+from corl_jax.rewards.parsing.answers import tags_once, well_formed
 from corl_jax.rewards.parsing.boxes import box_score
 from corl_jax.rewards.parsing.classes import class_f1
 from corl_jax.rewards.parsing.math_equal import same_formula
@@ -24,11 +25,11 @@ from corl_jax.rewards.parsing.soft_jaccard import soft_jaccard
 def _compare_with_reference(
     compare: Callable[[str, str], float], completions: Sequence[Completion]
 ) -> Float[np.ndarray, "N"]:
-    """``compare(answer, reference_answer)`` of every row, both without their tags."""
+    """``compare(answer, reference_answer)`` of every row, both as ``read_answer`` reads them."""
     values = []
     for completion in completions:
-        answer = extract_answer(text_of(completion))
-        reference_answer = extract_answer(completion.record.answer)
+        answer = read_answer(text_of(completion))
+        reference_answer = read_answer(completion.record.answer)
         values.append(float(compare(answer, reference_answer)))
     return np.array(values)
 
@@ -45,7 +46,7 @@ def _correctness(completions: Sequence[Completion]) -> Float[np.ndarray, "N"]:
 
 @rewards.register("accuracy")
 def accuracy(completions: Sequence[Completion], context: RewardContext) -> Float[np.ndarray, "N"]:
-    """1 where ``answers.is_correct``, otherwise 0 (CoRL's R_Acc, R_MCQ-Acc and R_OE-Acc).
+    """1 where ``is_correct``, otherwise 0 (CoRL's R_Acc, R_MCQ-Acc and R_OE-Acc).
 
     Under ``rewards.options.open_ended=soft_jaccard`` it is ``accuracy_soft``.
     """
@@ -68,8 +69,8 @@ def accuracy_soft(
         # Only wrong answers to open questions (OE) can earn partial credit.
         if not values[row] and completion.record.qa_type == "OE":
             # A closing full stop would make the last word differ from the reference answer's.
-            answer = extract_answer(text_of(completion)).rstrip(".,!?")
-            values[row] = soft_jaccard(answer, extract_answer(completion.record.answer))
+            answer = read_answer(text_of(completion)).rstrip(".,!?")
+            values[row] = soft_jaccard(answer, read_answer(completion.record.answer))
     return values
 
 

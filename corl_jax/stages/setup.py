@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +21,7 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.runtime import DTYPES, compute_dtype
 from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.core.trees import flatten, flatten_abstract, matches, partition
-from corl_jax.core.types import Params
+from corl_jax.core.types import Params, Record
 from corl_jax.data.record_folder import FolderSource
 from corl_jax.data.selection import DescribedSource, select
 from corl_jax.data.shapes import builder
@@ -341,3 +341,11 @@ def open_records(config: Mapping[str, Any], split: Split) -> RecordSource:
     )
     limit = data.limit if split == "train" else 0
     return select(source, data.question_kinds, data.qa_type, limit)
+
+
+def records_to_check(config: Mapping[str, Any], source: RecordSource) -> Iterator[Record]:
+    """Records, perhaps without images, that have all answers of a source of ``open_records``."""
+    # Records of the embedded world take time to decode, and their answers repeat.
+    is_file = config["data"]["name"] == "records"
+    rows = len(source) if is_file else min(len(source), builder.ROWS_WITH_ALL_ANSWERS)
+    return (source.text_record(row) for row in range(rows))

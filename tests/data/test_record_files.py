@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from corl_jax.core.errors import UserError
+from corl_jax.data.answers.reading import is_correct
 from corl_jax.data.record_files import read_records
 
 QUESTION = (
@@ -63,13 +64,74 @@ def test_rows_become_records(write_rows):
         ("[]", "line 1 of .* must be a JSON object; got a list"),
         ({"prompt": "a"}, "line 1 of .* must have the texts .*; 'real_image' is missing"),
         (ROW | {"real_image": "dog.png"}, "dog.png' does not exist"),
-        (ROW | {"qa_solution": "C"}, "record 'records-1': answer must be .*; got 'C'"),
+        (
+            ROW | {"qa_solution": "C"},
+            "record 'records-1', line 1 of .*: answer must be .*; got 'C'",
+        ),
         ("", "has no records"),
     ],
 )
 def test_unusable_rows(write_rows, row, message):
     with pytest.raises(UserError, match=message):
         read_records(write_rows(row))
+
+
+@pytest.mark.parametrize(
+    ("changes", "answer", "solution"),
+    [
+        ({"qa_type": "mc"}, "B", "<answer>B</answer>"),
+        ({"qa_type": "Multiple-Choice"}, "B", "<answer>B</answer>"),
+        ({"qa_type": "ＭＣＱ"}, "B", "<answer>B</answer>"),
+        # The reference answer is read as a completion is: the last one, by letter or text.
+        (
+            {"qa_solution": "<think>so <answer>A</answer></think><answer>B</answer>"},
+            "B",
+            "<think>so <answer>A</answer></think><answer>B</answer>",
+        ),
+        ({"qa_solution": "**B.** a dog"}, "B", "<answer>**B.** a dog</answer>"),
+        ({"qa_solution": "<answer>a dog</answer>"}, "B", "<answer>a dog</answer>"),
+        ({"qa_type": "oe", "qa_solution": " two "}, "two", "<answer>two</answer>"),
+        # What is imitated stays as it is written.
+        ({"qa_type": "open-ended", "qa_solution": "５²"}, "5^2", "<answer>５²</answer>"),
+    ],
+)
+def test_types_and_answers_are_read_as_people_write_them(write_rows, changes, answer, solution):
+    (row,) = read_records(write_rows(ROW | changes))
+    assert (row.record.answer, row.record.solution) == (answer, solution)
+    assert is_correct(solution, answer, row.record.qa_type, row.record.choices)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"qa_type": "quiz"}, "qa_type must be one of MC, OE; got 'quiz'"),
+        ({"qa_solution": "A or B"}, "answer must be the letter of a choice, A, B; got 'A or B'"),
+        (
+            {"qa_problem": "What?"},
+            "a multiple choice question must have two or more choices; got 0",
+        ),
+        (
+            {"qa_type": "OE", "qa_solution": "<answer> </answer>"},
+            "answer must be a text that is not",
+        ),
+        (
+            {"qa_type": "OE", "qa_solution": "a <answer> b"},
+            "solution must answer .*; got 'b' where",
+        ),
+    ],
+)
+def test_a_row_without_a_right_answer_is_named(write_rows, changes, message):
+    location = "record 'records-2', line 2 of '.*records.jsonl': "
+    with pytest.raises(UserError, match=location + message):
+        read_records(write_rows(ROW, ROW | changes))
+
+
+@pytest.mark.parametrize("name", ["sol_two", "qa_type_mc", "opt_paren", "opt_colon"])
+def test_rows_that_were_read_wrongly(test_data, name):
+    (row,) = read_records(test_data("data/cases") / "records" / f"{name}.jsonl")
+    record = row.record
+    assert (record.answer, record.qa_type, record.choices) == ("B", "MC", ("a cat", "a dog"))
+    assert is_correct(record.solution, record.answer, record.qa_type, record.choices)
 
 
 def test_photographs(test_data):

@@ -102,6 +102,7 @@ def test_caption_texts():
     circle, square = Shape(0, 0, "red", "circle"), Shape(0, 2, "orange", "square")
     two_circles = Scene((circle, Shape(2, 2, "red", "circle")))
     mixed = Scene((square, circle))
+    assert captions.canonical_caption(Scene(())) == ""
     assert captions.canonical_caption(two_circles) == "two red circles"
     assert captions.canonical_caption(mixed) == "an orange square and a red circle"
     assert captions.list_objects(mixed) == "red circle, orange square"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from corl_jax.data.shapes.examples import example
 from corl_jax.data.shapes.render import render
 from corl_jax.data.shapes.scene import Scene, Shape
 from corl_jax.rewards.base import RewardContext, compute_rewards
+from corl_jax.rewards.config import RewardOptions
 from corl_jax.rewards.matching import matching_score
 from corl_jax.sampling.policy_handle import RewardPolicyHandle
 
@@ -97,8 +99,17 @@ def test_a_blank_or_noisy_image_earns_nothing(rng):
     blank = np.full((48, 48, 3), 238, np.uint8)
     noise = rng.integers(0, 256, (48, 48, 3), np.uint8)
     rows = [Completion(record, pixels=image) for image in (blank, noise)]
-    scores = compute_rewards(rows, {"shapes_strict": 1.0, "shapes_soft": 1.0}, RewardContext())
-    np.testing.assert_array_equal(scores.matrix, np.zeros((2, 2)))
+    names = ("shapes_strict", "shapes_soft", "cycle")
+    scores = compute_rewards(rows, dict.fromkeys(names, 1.0), RewardContext())
+    np.testing.assert_array_equal(scores.matrix, np.zeros((2, 3)))
+
+    # What remains of both directions is the likeness of the pixels.
+    both, pixel = compute_rewards(rows, {"cycle_both": 1.0, "pixel": 1.0}, RewardContext()).matrix.T
+    np.testing.assert_allclose(both, pixel / 2, rtol=1e-6)
+    words = RewardOptions(similarity="soft_jaccard_embedding")
+    sentence = types.SimpleNamespace(f1=lambda a, b: np.zeros(len(a)))
+    context = RewardContext(models=types.SimpleNamespace(sentence=sentence), options=words)
+    assert not compute_rewards(rows, {"cycle": 1.0}, context).total.any()
 
 
 def test_cycle_accepts_real_images_of_another_size():

@@ -11,9 +11,9 @@ import pytest
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Completion
+from corl_jax.data.answers.words import normalize_answer
 from corl_jax.data.shapes.examples import example
 from corl_jax.rewards.base import RewardContext, compute_rewards
-from corl_jax.rewards.parsing.answers import normalize_answer
 from corl_jax.rewards.parsing.boxes import MAX_BOXES, Box, read_boxes
 from corl_jax.rewards.parsing.classes import normalize_class
 from corl_jax.rewards.parsing.math_equal import MAX_ANSWER_LENGTH, FormulaChecker

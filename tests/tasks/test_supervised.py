@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from corl_jax.core.errors import UserError
+from corl_jax.data.answers.reading import is_correct
 from corl_jax.data.shapes.captions import canonical_caption
 from corl_jax.data.shapes.examples import example
 from corl_jax.data.shapes.parser import parse
 from corl_jax.data.shapes.vocabulary import DESCRIBE, build_tokenizer
 from corl_jax.data.text_tokenizer import TextTokenizer
-from corl_jax.rewards.parsing.answers import is_correct, well_formed
+from corl_jax.rewards.parsing.answers import well_formed
 from corl_jax.tasks.supervised import MakeSftBatch
 
 

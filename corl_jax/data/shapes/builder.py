@@ -30,6 +30,8 @@ from corl_jax.data.shapes.scene import SIZE
 
 SPLITS: dict[Split, int] = {"train": 16384, "test": 2048}
 """Records of each split."""
+ROWS_WITH_ALL_ANSWERS = 512
+"""So many records from the first on have every answer to every kind of question."""
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -116,6 +118,10 @@ class ShapesSource:
         if position not in self._cache:
             self._cache[position] = self._read(position)
         return self._cache[position]
+
+    def text_record(self, index: int) -> Record:
+        """The record at ``index``."""
+        return self[index]
 
     def qa_type_and_kind(self, index: int) -> tuple[str, str]:
         """``qa_type`` and ``kind`` of the record at ``index``, without decoding its image."""

@@ -112,7 +112,12 @@ def sample_caption(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def canonical_caption(scene: Scene) -> str:
-    """The caption with all groups in sorted order and no relation. It decides the data split."""
+    """The caption with all groups in sorted order and no relation. It decides the data split.
+
+    That of a scene without objects, which only an image of a policy can show, is empty.
+    """
+    if not scene.objects:
+        return ""
     return write_caption(Spec(group_looks(scene.looks)))
 
 

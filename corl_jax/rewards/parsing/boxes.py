@@ -11,7 +11,8 @@ import re
 import numpy as np
 from jaxtyping import Float
 
-from corl_jax.rewards.parsing.answers import normalize_answer
+from corl_jax.core.errors import UserError
+from corl_jax.data.answers.words import answer_words, normalize_answer
 from corl_jax.rewards.parsing.classes import normalize_class
 
 MAX_BOXES = 1000
@@ -118,7 +119,7 @@ def _label(text_before: str) -> str:
     # "<ref>cat</ref><box>" becomes "cat". Of "1. cat" the number goes.
     without_tags = re.sub(r"<[^<>]{0,20}>", " ", text_before)
     last_item = re.split(r"[,;\n\[\]{}]", without_tags)[-1]
-    words = [word for word in normalize_answer(last_item).split() if not word.isdigit()]
+    words = [word for word in answer_words(last_item) if any(map(str.isalpha, word))]
     name = " ".join(words)
     return "" if not name or name in NOT_A_LABEL else normalize_class(name)
 
@@ -146,11 +147,11 @@ def box_score(answer: str, reference_answer: str) -> float:
     lists give 1, and an answer that is not a list of boxes gives 0.
 
     Raises:
-      ValueError: the reference answer is not a list of boxes.
+      UserError: the reference answer is not a list of boxes.
     """
     expected, predicted = read_boxes(reference_answer), read_boxes(answer)
     if expected is None:
-        raise ValueError(
+        raise UserError(
             "the reference answer must be a list of boxes [x1, y1, x2, y2]; "
             f"got {reference_answer[:80]!r}. Correct the record's answer."
         )

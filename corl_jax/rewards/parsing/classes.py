@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
-from corl_jax.rewards.parsing.answers import normalize_answer
+from corl_jax.core.errors import UserError
+from corl_jax.data.answers.words import answer_words
 
 IRREGULAR_PLURALS = {
     "people": "person",
@@ -27,9 +29,10 @@ STEMS = (
 )
 """Endings and what replaces them; plural and singular end alike, so that both get the same stem."""
 SIBILANT_PLURALS = ("ses", "xes", "zes", "ches", "shes")
+COUNT = re.compile(r"[0-9.]+")
 SEPARATORS = re.compile(r"[,;\n|&\[\]{}]|\band\b", re.I)
-# "2 dogs", "1 dog"
-LEADING_COUNT = re.compile(r"^(?:[0-9.]+ )+")
+# "- cat", "2. cat", "(3) cat" at the start of a line or of the whole list.
+BULLET = re.compile(r"^[^\S\n]*(?:[-+*•‣◦▪·]|\(?[0-9]+[.)])[^\S\n]+", re.M)
 
 
 def normalize_class(name: str) -> str:
@@ -38,7 +41,10 @@ def normalize_class(name: str) -> str:
     The singular is a stem for comparisons and need not be a word (``horses`` and ``horse`` both
     become ``hors``).
     """
-    words = LEADING_COUNT.sub("", normalize_answer(name)).split()
+    # Signs such as "#" are no words, and counts come before the name.
+    words = [word for word in answer_words(name) if any(map(str.isalnum, word))]
+    counts = sum(1 for _ in itertools.takewhile(COUNT.fullmatch, words[:-1]))
+    words = words[counts:]
     # Only the last word of a name has a plural: "hot dogs".
     return " ".join([*words[:-1], *map(_stem, words[-1:])])
 
@@ -68,19 +74,19 @@ def class_set(text: str) -> frozenset[str]:
     Names are separated by commas, semicolons, bars, line breaks or ``and``. Brackets, quotes,
     counts and bullets are allowed.
     """
-    names = [normalize_class(part) for part in SEPARATORS.split(text)]
-    return frozenset(name for name in names if name)
+    parts = {part.strip() for part in SEPARATORS.split(BULLET.sub("", text))}
+    return frozenset(name for name in map(normalize_class, parts) if name)
 
 
 def class_f1(answer: str, reference_answer: str) -> float:
     """F1 of two lists of classes as sets, ``2 |A and B| / (|A| + |B|)``.
 
     Raises:
-      ValueError: the reference answer names no class.
+      UserError: the reference answer names no class.
     """
     expected, predicted = class_set(reference_answer), class_set(answer)
     if not expected:
-        raise ValueError(
+        raise UserError(
             "the reference answer must name at least one object class; "
             f"got {reference_answer[:80]!r}. Correct the record's answer."
         )

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.util
 import json
 import pathlib
-import re
 import selectors
 import subprocess
 import sys
 import threading
 
 from corl_jax.core.errors import UserError
-from corl_jax.rewards.parsing.numbers import only_number
+from corl_jax.rewards.parsing.formulas import Formula, read_formula
+from corl_jax.rewards.parsing.units import Unit
 
 MAX_ANSWER_LENGTH = 1000
 """Characters of an answer; a longer one earns 0 unread."""
@@ -23,69 +24,21 @@ STARTUP_TIMEOUT_SECONDS = 120.0
 """Time for the worker to import math-verify."""
 WORKER = pathlib.Path(__file__).with_name("math_worker.py")
 
-# "$...$", "\(...\)", "\[...\]" or "\boxed{...}"
-MARKED_FORMULA = re.compile(r"\$|\\\(|\\\[|\\boxed")
-# A unit at the end of a text: "2√3 cm", "5 m^2", "145 degrees".
-TRAILING_UNIT = re.compile(
-    r"(?<=[0-9})\s])\s*(?:square |cubic )?"
-    r"(?:[mcdk]m|in|ft|units?|degrees?|inch(?:es)?|feet|foot"
-    r"|(?:centi|milli|deci|kilo)?met(?:er|re)s?)"
-    r"(?:\s?\^\s?\{?[23]\}?)?$"
-)
-# Notation without LaTeX, in the order in which it is replaced.
-PLAIN_TO_LATEX = (
-    # "√3", "√x" and "sqrt 3" take the number or letter that follows; "√(...)" keeps its brackets.
-    (re.compile(r"√\s*([0-9.]+|[A-Za-z])|(?<!\\)sqrt ?([0-9.]+)"), r"\\sqrt{\1\2}"),
-    (re.compile(r"√"), r"\\sqrt"),
-    (re.compile(r"²"), "^2"),
-    (re.compile(r"³"), "^3"),
-    (re.compile(r"×|·"), r"\\cdot "),
-)
-# A word of three letters or more that is neither a function nor a LaTeX command.
-PROSE = re.compile(r"(?<![\\A-Za-z])(?!sqrt|sin|cos|tan|log|exp|frac)[A-Za-z]{3,}")
-
-
-def to_latex(text: str) -> str | None:
-    """Rewrites a short answer as the LaTeX that math-verify is to parse.
-
-    A text that marks its formula (dollar signs, ``\\boxed``) stays as it is. Otherwise only what
-    follows the last equals sign or ``is`` counts, plain notation (``√``, ``²``, ``sqrt(3)``)
-    becomes LaTeX, and a unit at the end is dropped. Prose without a marked formula counts only
-    if it names exactly one number, because math-verify would take the first number that it finds
-    in an unmarked ``2\\sqrt{3}``.
-
-    Returns:
-      A formula in dollar signs, or None if the text has no single formula.
-    """
-    text = " ".join(text.split()).rstrip(". ")
-    if MARKED_FORMULA.search(text):
-        return text
-
-    # "AB = 2√3" means the right-hand side; a list such as "x = 4, 5" stays whole.
-    if not re.search(r",|\bor\b|\band\b", text):
-        text = re.split(r"=|\bis\b|\bequals\b", text)[-1].strip()
-
-    # Plain notation becomes LaTeX, and units go.
-    for pattern, latex in PLAIN_TO_LATEX:
-        text = pattern.sub(latex, text)
-    text = TRAILING_UNIT.sub("", text)
-
-    # A sentence is read only for its number.
-    if PROSE.search(text):
-        number = only_number(text)
-        return None if number is None or "\\" in text else f"${number}$"
-    return f"${text}$" if text else None
-
 
 def same_formula(answer: str, reference_answer: str) -> bool:
     """Whether an answer is mathematically equal to the reference answer.
 
-    This is R1-V's accuracy, which OThink-MR1 follows. Equal texts are correct; otherwise
-    math-verify decides. An answer on which it takes longer than ``TIMEOUT_SECONDS`` is wrong.
+    This is R1-V's accuracy, which OThink-MR1 follows. Equal texts are correct. Otherwise relations
+    must be the same, units must measure the same (``40 mm`` is ``4 cm``; one of both may leave its
+    unit out), and math-verify decides on the sides. An answer on which it takes longer than
+    ``TIMEOUT_SECONDS`` is wrong.
+
+    Args:
+      answer: as ``read_answer`` gives it.
+      reference_answer: as ``read_answer`` gives it.
 
     Raises:
-      UserError: math-verify is not installed.
-      ValueError: math-verify cannot parse the reference answer.
+      UserError: math-verify is not installed, or it cannot parse the reference answer.
     """
     if importlib.util.find_spec("math_verify") is None:
         raise UserError(
@@ -94,23 +47,64 @@ def same_formula(answer: str, reference_answer: str) -> bool:
         )
 
     # The reference answer must be equal to itself, or nothing can be compared with it.
-    expected = to_latex(reference_answer)
-    verdict = "unreadable reference"
-    if expected:
-        verdict = _CHECKER.verdict(expected, expected)
-    if verdict != "right":
-        raise ValueError(
+    is_short = len(reference_answer) <= MAX_ANSWER_LENGTH
+    expected = read_formula(reference_answer) if is_short else None
+    verdicts = _side_verdicts(expected, expected) if expected else ["unreadable reference"]
+    if set(verdicts) != {"right"}:
+        raise UserError(
             "the reference answer must be a formula that math-verify parses; "
-            f"got {reference_answer[:80]!r} ({verdict}). Correct the record's answer."
+            f"got {reference_answer[:80]!r} ({min(verdicts)}). Correct the record's answer."
         )
+    assert expected is not None
 
     # Equal texts need no comparison, however long they are.
     if answer.split() == reference_answer.split():
         return True
     if len(answer) > MAX_ANSWER_LENGTH:
         return False
-    formula = to_latex(answer)
-    return formula is not None and _CHECKER.verdict(expected, formula) == "right"
+    formula = read_formula(answer)
+    return formula is not None and _same(formula, expected)
+
+
+def _same(formula: Formula, expected: Formula) -> bool:
+    """Whether two formulas have the same relations, units that agree, and equal sides."""
+    if formula.signs != expected.signs or not _units_agree(formula.unit, expected.unit):
+        return False
+
+    # The last side is the one with the unit.
+    if formula.unit and expected.unit and formula.unit.scale != expected.unit.scale:
+        factor = formula.unit.scale / expected.unit.scale
+        latex = rf"\frac{{{factor.numerator}}}{{{factor.denominator}}}"
+        last_side = rf"${latex} \cdot ({formula.sides[-1].strip('$')})$"
+        formula = dataclasses.replace(formula, sides=(*formula.sides[:-1], last_side))
+
+    # x ≠ 5 is 5 ≠ x.
+    orders = [formula]
+    if set(formula.signs) == {"≠"}:
+        orders.append(dataclasses.replace(formula, sides=formula.sides[::-1]))
+    return any(set(_side_verdicts(expected, order)) == {"right"} for order in orders)
+
+
+def _units_agree(unit: Unit | None, expected: Unit | None) -> bool:
+    """Whether two units measure the same; one of them may be left out, unless it may be a variable."""
+    if unit is None or expected is None:
+        present = unit or expected
+        return present is None or not present.is_letter
+    return unit.dimension == expected.dimension
+
+
+def _side_verdicts(expected: Formula, formula: Formula) -> list[str]:
+    """The verdict on each pair of sides."""
+    verdicts = []
+    for expected_side, side in zip(expected.sides, formula.sides, strict=True):
+        if expected_side and side:
+            verdicts.append(_CHECKER.verdict(expected_side, side))
+        else:
+            # "< 5" leaves out the variable of "x < 5", but never a number.
+            present = (expected_side or side).strip("$ ")
+            is_variable = len(present) == 1 and present.isalpha()
+            verdicts.append("right" if not present or is_variable else "wrong")
+    return verdicts
 
 
 class FormulaChecker:

@@ -8,6 +8,7 @@ may be killed at any time.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import resource
@@ -28,9 +29,14 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, hard_limit))
 
     # math-verify builds its grammar at the first formula: do that before saying "ready".
-    from math_verify import parse, verify
+    from latex2sympy2_extended import NormalizationConfig
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
-    parse("$\\frac{1}{2}$", parsing_timeout=None)
+    # Units are compared before: math-verify would drop them, and letters that look like them.
+    normalization = NormalizationConfig(units=False, malformed_operators=True, nits=True)
+    targets = [LatexExtractionConfig(normalization_config=normalization), ExprExtractionConfig()]
+    read = functools.partial(parse, extraction_config=targets, parsing_timeout=None)
+    read("$\\frac{1}{2}$")
     print(json.dumps("ready"), file=output)
 
     for line in sys.stdin:
@@ -38,11 +44,11 @@ def main() -> None:
 
         # math-verify limits time by signals, which do not interrupt arithmetic in C, so its limits
         # are off. The parent process kills this one when it takes too long.
-        expected = parse(reference_answer, parsing_timeout=None)
+        expected = read(reference_answer)
         if not expected:
             verdict = "unreadable reference"
         else:
-            equal = verify(expected, parse(answer, parsing_timeout=None), timeout_seconds=None)
+            equal = verify(expected, read(answer), timeout_seconds=None)
             verdict = "right" if equal else "wrong"
         print(json.dumps(verdict), file=output)
 

@@ -1,31 +1,12 @@
-"""Numbers in English text: digits, thousands separators, decimals and number words."""
+"""The number that an answer names: in digits, with separators and decimals, or in words."""
 
 from __future__ import annotations
 
 import decimal
 import re
-from collections.abc import Sequence
 
-# fmt: off
-UP_TO_TWENTY = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
-    "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen",
-    "nineteen", "twenty",
-)
-TENS = {
-    "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50,
-    "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90,
-}
-# fmt: on
-DIGITS = {name: value for value, name in enumerate(UP_TO_TWENTY[1:10], 1)}
-HYPHENATED = {
-    f"{tens_word}-{digit_word}": tens + digit
-    for tens_word, tens in TENS.items()
-    for digit_word, digit in DIGITS.items()
-}
-BELOW_HUNDRED = {name: value for value, name in enumerate(UP_TO_TWENTY)} | TENS | HYPHENATED
-SCALES = {"million": 10**6, "thousand": 10**3}
-NUMBER_WORDS = {*BELOW_HUNDRED, *SCALES, "hundred"}
+from corl_jax.core.errors import UserError
+from corl_jax.data.answers.number_words import as_digits
 
 # A number in digits that is not part of a word, a version number or a power.
 NUMBER = re.compile(
@@ -35,103 +16,21 @@ NUMBER = re.compile(
     # An exponent: "1e3".
     r"(?:e[-+]?[0-9]{1,3})?"
     # Not "1.2.3", not "5^2".
-    r"(?!\.?[0-9]|e[-+]?[0-9]|\s?[\^²³])"
+    r"(?!\.?[0-9]|e[-+]?[0-9]|\s?\^)"
 )
 NUMBER_OR_WORD = re.compile(rf"{NUMBER.pattern}|[a-z]+(?:-[a-z]+)*")
+# What makes a number part of a relation, a root, a fraction or several numbers.
+NO_PLAIN_NUMBER = re.compile(
+    r"<|(?<![-=])>|[≤≥≠±√]|[0-9]\s?/\s?[0-9]|\\(?:pm|mp|[dt]?frac|sqrt|l[et]q?|g[et]q?|neq?)(?![a-z])"
+)
 PLAIN_SYMBOLS = (
-    ("−", "-"),
-    ("–", "-"),
     ("°", " "),
     (r"^{\circ}", " "),
     (r"^\circ", " "),
     (r"\boxed{", " "),
     ("$", " "),
 )
-"""Typographic and LaTeX symbols around numbers, and what replaces them."""
-
-
-def as_digits(words: Sequence[str]) -> list[str]:
-    """Replaces every number in words by one word of digits: ``twenty one`` becomes ``21``.
-
-    The words for zero to ninety-nine, hundred, thousand and million are known, with or without
-    ``and`` after hundred and thousand.
-
-    Args:
-      words: lower-case words.
-    """
-    words = list(words)
-    output: list[str] = []
-    position = 0
-    while position < len(words):
-        # Most words are no numbers: look them up before trying to parse.
-        value, length = 0, 0
-        if words[position] in NUMBER_WORDS:
-            value, length = _parse_number(words, position)
-
-        if length:
-            output.append(str(value))
-            position += length
-        else:
-            output.append(words[position])
-            position += 1
-    return output
-
-
-def _parse_number(words: list[str], start: int) -> tuple[int, int]:
-    """The number that starts at word ``start`` and its length in words; (0, 0) if there is none."""
-    total, length = 0, 0
-
-    # "three million", then "two hundred thousand"; "thousand" alone is one thousand.
-    for scale, size in SCALES.items():
-        count, count_length, and_length = _parse_next_part(words, start, length)
-        scale_position = start + length + and_length + count_length
-        if words[scale_position : scale_position + 1] == [scale]:
-            total += (count if count_length else 1) * size
-            length += and_length + count_length + 1
-
-    # What is left, below a thousand: "and twelve".
-    rest, rest_length, and_length = _parse_next_part(words, start, length)
-    if rest_length:
-        return total + rest, length + and_length + rest_length
-    return total, length
-
-
-def _parse_next_part(words: list[str], start: int, length: int) -> tuple[int, int, int]:
-    """A number below a thousand that continues the ``length`` words which are parsed already.
-
-    Returns:
-      Its value, its length in words, and 1 if an ``and`` joins it to the words before, otherwise 0.
-    """
-    and_length = int(length > 0 and words[start + length : start + length + 1] == ["and"])
-    value, value_length = _parse_below_thousand(words, start + length + and_length)
-    return value, value_length, and_length
-
-
-def _parse_below_thousand(words: list[str], start: int) -> tuple[int, int]:
-    """Value and length in words of a number such as ``two hundred and three``, or (0, 0)."""
-    value, length = _parse_below_hundred(words, start)
-    if words[start + length : start + length + 1] != ["hundred"]:
-        return value, length
-
-    # "hundred" alone is one hundred.
-    value, length = 100 * (value if length else 1), length + 1
-
-    # An "and" belongs to the number only if a number follows: "hundred and red" is 100.
-    and_length = int(words[start + length : start + length + 1] == ["and"])
-    rest, rest_length = _parse_below_hundred(words, start + length + and_length)
-    if rest_length:
-        return value + rest, length + and_length + rest_length
-    return value, length
-
-
-def _parse_below_hundred(words: list[str], start: int) -> tuple[int, int]:
-    """Value and length in words of a number such as ``twenty one`` or ``twelve``, or (0, 0)."""
-    # Slots beyond the end count as empty words.
-    first = words[start] if start < len(words) else ""
-    second = words[start + 1] if start + 1 < len(words) else ""
-    if first in TENS and second in DIGITS:
-        return TENS[first] + DIGITS[second], 2
-    return (BELOW_HUNDRED[first], 1) if first in BELOW_HUNDRED else (0, 0)
+"""Symbols around numbers, and what replaces them."""
 
 
 def only_number(text: str) -> decimal.Decimal | None:
@@ -139,7 +38,7 @@ def only_number(text: str) -> decimal.Decimal | None:
 
     Units are ignored (``5 cm^2`` is 5, ``45°`` is 45). A number that is repeated counts once
     (``3 (three)``). After a single equals sign only the right-hand side counts (``2 + 1 = 3``).
-    Fractions, roots and powers are not numbers here.
+    Fractions, roots, powers and relations (``> 5``, ``±5``) are not numbers here.
     """
     # One notation, and of an equation only its result.
     text = text.lower()
@@ -147,6 +46,8 @@ def only_number(text: str) -> decimal.Decimal | None:
         text = text.replace(symbol, replacement)
     if text.count("=") == 1:
         text = text.split("=")[1]
+    if NO_PLAIN_NUMBER.search(text):
+        return None
 
     # Stop at the second value, so that a long list of numbers costs no time.
     values: set[decimal.Decimal] = set()
@@ -165,11 +66,11 @@ def same_number(answer: str, reference_answer: str) -> bool:
     ``3`` equals ``3.0``.
 
     Raises:
-      ValueError: the reference answer does not name exactly one number.
+      UserError: the reference answer does not name exactly one number.
     """
     expected = only_number(reference_answer)
     if expected is None:
-        raise ValueError(
+        raise UserError(
             "the reference answer must name exactly one number; "
             f"got {reference_answer[:80]!r}. Correct the record's answer."
         )

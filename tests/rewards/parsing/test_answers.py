@@ -6,14 +6,10 @@ import time
 
 import pytest
 
-from corl_jax.rewards.parsing.answers import (
-    extract_answer,
-    extract_option,
-    is_correct,
-    normalize_answer,
-    token_f1,
-    well_formed,
-)
+from corl_jax.data.answers.options import extract_option
+from corl_jax.data.answers.reading import extract_answer, is_correct
+from corl_jax.data.answers.words import normalize_answer
+from corl_jax.rewards.parsing.answers import token_f1, well_formed
 
 CHOICES = ("blue", "red", "a green circle")
 
@@ -78,7 +74,7 @@ def test_the_last_well_formed_answer_is_extracted(text, answer):
         ("3.5", "3.5"),
         ("yes ; no", "yes no"),
         ("someone", "someone"),
-        ("?", ""),
+        ("?", "?"),
     ],
 )
 def test_normalize_answer(text, normalized):

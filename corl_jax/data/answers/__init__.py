@@ -1,0 +1,1 @@
+"""How answers are read: one rule for completions, reference answers and records."""
