@@ -19,7 +19,7 @@ import numpy as np
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Record
-from corl_jax.data.images import load_image
+from corl_jax.data.image_files import load_image
 from corl_jax.data.records import check_record
 
 REQUIRED_COLUMNS = ("prompt", "real_image", "qa_problem", "qa_solution", "qa_type")
@@ -126,8 +126,10 @@ def _read_row(row: RawRow, folder: pathlib.Path) -> RecordRow:
     columns = row.columns
 
     # Without a picture to score, the row is scored on its real image.
-    real_image = load_image(folder / columns["real_image"])
-    image = load_image(folder / columns["picture"]) if "picture" in columns else real_image
+    real_image = load_image(folder / columns["real_image"], row.location)
+    image = real_image
+    if "picture" in columns:
+        image = load_image(folder / columns["picture"], row.location)
     record = check_record(parse_record(columns, row.record_id, real_image))
     return RecordRow(record, image, columns.get("completion"))
 

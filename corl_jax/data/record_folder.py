@@ -16,7 +16,7 @@ import numpy as np
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Record
-from corl_jax.data.images import load_image
+from corl_jax.data.image_files import load_image
 from corl_jax.data.record_files import REQUIRED_COLUMNS, parse_record, read_columns
 from corl_jax.data.records import check_record
 
@@ -48,6 +48,7 @@ class FolderSource:
 
         self._records: list[Record] = []
         self._image_paths: list[pathlib.Path] = []
+        self._locations: list[str] = []
         ids: set[str] = set()
         for location, record_id, columns in read_columns(path):
             # A missing image is an error now, not in the middle of the training.
@@ -67,6 +68,7 @@ class FolderSource:
             record = parse_record(columns, record_id, PLACEHOLDER_IMAGE)
             self._records.append(check_record(record))
             self._image_paths.append(image_path)
+            self._locations.append(location)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -75,7 +77,7 @@ class FolderSource:
         position = operator.index(index)
         if not 0 <= position < len(self):
             raise IndexError(f"record {position} of {len(self)}")
-        image = load_image(self._image_paths[position])
+        image = load_image(self._image_paths[position], self._locations[position])
         return dataclasses.replace(self._records[position], image=image)
 
     def qa_type_and_kind(self, index: int) -> tuple[str, str]:

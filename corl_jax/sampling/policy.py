@@ -12,14 +12,14 @@ import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import SingleDeviceSharding
-from PIL import Image
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.runtime import compute_dtype, set_up_jax
 from corl_jax.core.sharding import Sharder, make_mesh, sharding_context
 from corl_jax.core.trees import count, flatten_abstract
 from corl_jax.core.types import Params, Prompts
-from corl_jax.data.images import load_image, preprocess
+from corl_jax.data.image_files import ImageInput, load_image
+from corl_jax.data.images import preprocess
 from corl_jax.data.text_tokenizer import TextTokenizer, left_pad
 from corl_jax.models.janus.config import JanusConfig
 from corl_jax.models.janus.model import Janus, abstract, logical_axes
@@ -31,9 +31,6 @@ from corl_jax.sampling.prompt_layout import SpecialTokenIds
 
 MAX_SEPARATE_LAYER_PARAMS = 5 * 10**8
 """Parameters up to which a CPU decodes layer by layer: faster, but the layers are in memory twice."""
-
-ImageInput = np.ndarray | Image.Image | str | os.PathLike[str]
-"""A uint8 array ``[H, W, 3]``, a PIL image, or the path of a file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +136,7 @@ class Policy:
         """Answers one question about each image.
 
         Args:
-          images: ``N`` uint8 ``[H, W, 3]`` arrays, PIL images or files.
+          images: ``N`` uint8 ``[H, W, 3]`` arrays, PIL images, files, or contents of files.
           questions: ``N`` of them.
           temperature: 0 is greedy.
           seed: of sampling.
@@ -162,7 +159,7 @@ class Policy:
         _check_positive(max_tokens, "max_tokens")
 
         # On the host: images to the vision tower's size, questions to token ids.
-        pixels = np.stack([preprocess(to_image(image), self.cfg.image_size) for image in images])
+        pixels = np.stack([preprocess(load_image(image), self.cfg.image_size) for image in images])
         ids = [
             self.tokenizer.question_prompt(question, self.cfg.image_tokens)
             for question in questions
@@ -269,17 +266,3 @@ def _checked_seed(seed: int) -> int:
     if not isinstance(seed, int | np.integer):
         raise UserError(f"seed must be a whole number; got {seed!r}")
     return int(seed)
-
-
-def to_image(image: ImageInput) -> np.ndarray | Image.Image:
-    """An image in memory."""
-    if isinstance(image, str | os.PathLike):
-        return load_image(image)
-    if isinstance(image, Image.Image):
-        return image
-    array = np.asarray(image)
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
-        raise UserError(
-            f"an image must be uint8 [height, width, 3]; got {array.dtype} {list(array.shape)}"
-        )
-    return array
