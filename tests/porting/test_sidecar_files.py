@@ -187,6 +187,20 @@ def test_truncation_and_padding_of_a_source_are_left_out(images, tmp_path):
     check_prompts(tmp_path / "out", TextTokenizer(byte_level_tokenizer()), images)
 
 
+def test_special_flags_are_those_of_the_text_tokenizer(tmp_path):
+    source = write_source(tmp_path / "source", byte_level_tokenizer())
+    raw = json.loads((source / "tokenizer.json").read_text("utf-8"))
+    for token in raw["added_tokens"]:
+        token["special"] = False
+    (source / "tokenizer.json").write_text(json.dumps(raw), "utf-8")
+
+    tokenizer = export(source, tmp_path / "out")
+    ids = [*tokenizer.encode("<|User|>: one"), tokenizer.pad_id, *tokenizer.encode(" circle")]
+    processor = transformers.AutoProcessor.from_pretrained(tmp_path / "out")
+    text = processor.decode(ids, skip_special_tokens=True)
+    assert text == tokenizer.decode(ids) == ": one circle"
+
+
 def test_the_tokenizer_of_a_script_that_truncates(test_data, tmp_path):
     source = test_data("data/cases") / "models" / "tok_after_truncating_call"
     export(source, tmp_path / "out")
