@@ -13,7 +13,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from corl_jax.data.images import preprocess
 from corl_jax.data.prompts import JANUS_TEMPLATE
 from corl_jax.data.shapes.examples import example
-from corl_jax.data.shapes.vocabulary import write_tokenizer
+from corl_jax.data.shapes.vocabulary import build_tokenizer, write_tokenizer
 from corl_jax.data.text_tokenizer import TextTokenizer, left_pad
 from corl_jax.models.janus.config import TINY
 from corl_jax.porting.janus.folder import JanusFolder
@@ -185,6 +185,14 @@ def test_truncation_and_padding_of_a_source_are_left_out(images, tmp_path):
     written = tokenizers.Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
     assert written.truncation is None and written.padding is None
     check_prompts(tmp_path / "out", TextTokenizer(byte_level_tokenizer()), images)
+
+
+def test_no_class_of_transformers_rebuilds_the_tokenizer(tmp_path):
+    source = write_source(tmp_path / "source", build_tokenizer(), tokenizer_class="LlamaTokenizer")
+    tokenizer = export(source, tmp_path / "out")
+    auto_tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    ids = [tokenizer.bos_id, *tokenizer.encode("a red circle")]
+    assert auto_tokenizer("a red circle")["input_ids"] == ids and len(ids) == 4
 
 
 def test_special_flags_are_those_of_the_text_tokenizer(tmp_path):
