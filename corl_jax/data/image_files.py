@@ -13,7 +13,7 @@ import stat
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
@@ -113,20 +113,24 @@ def _to_rgb(image: Image.Image, name: str) -> UInt8[np.ndarray, "H W 3"]:
     bits = _grey_bits(image, name) if image.mode in WIDE_GREY_MODES else 8
     key = _transparent_level(image)
 
-    # A copy, since a picture in memory belongs to the caller.
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode in WIDE_GREY_MODES:
-        numbers = np.asarray(upright)
+    # The orientation is known only after the pixels, which may come first in the file.
+    image.load()
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode in WIDE_GREY_MODES:
+        numbers = np.asarray(image)
         grey = _scale_to_8_bits(numbers, bits, name)
-        is_transparent = np.zeros(grey.shape, bool) if key is None else numbers == key
-        return np.repeat(np.where(is_transparent, 255, grey).astype(np.uint8)[..., None], 3, 2)
+        grey = grey if key is None else np.where(numbers == key, np.uint8(255), grey)
+        return np.repeat(grey[..., None], 3, axis=2)
 
-    if key is not None:
-        upright.info["transparency"] = key
-    if not upright.has_transparency_data:
-        return np.asarray(upright.convert("RGB"))
-    white = Image.new("RGBA", upright.size, "white")
-    return np.asarray(Image.alpha_composite(white, upright.convert("RGBA")).convert("RGB"))
+    # A picture in memory belongs to the caller, so that it is not changed here.
+    if key is not None and key != image.info["transparency"]:
+        image = image.copy()
+        image.info["transparency"] = key
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _grey_bits(image: Image.Image, name: str) -> int:

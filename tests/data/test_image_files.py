@@ -205,6 +205,7 @@ def errors():
     scene = Image.fromarray(SCENE)
     yield "empty", b"", "not a picture in a known format"
     yield "text", b"not a picture", "starts with b'not a pictur'"
+    yield "AVIF-header", b"\0\0\0 ftypavif" + bytes(200), "starts with .*ftypavif"
     yield "svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a picture"
     for file_format in ("AVIF", "JPEG2000", "ICO", "TGA", "DDS", "EPS"):
         if file_format not in ("AVIF", "JPEG2000") or features.check(
@@ -267,6 +268,46 @@ def test_other_files_are_refused_in_one_line(name, content, line, tmp_path):
 
 def test_the_tables_are_large():
     assert len(READABLE) >= 60 and len(ERRORS) >= 18
+
+
+@pytest.mark.parametrize(
+    "mode, colour, expected",
+    [
+        ("PA", (0, 0), 255),
+        ("La", (0, 0), None),
+        ("RGBa", (0, 0, 0, 0), 255),
+        ("RGBX", (7, 7, 7, 0), 7),
+        ("HSV", (0, 0, 9), 9),
+        ("YCbCr", (9, 128, 128), 9),
+        ("I;16L", 65535, 255),
+        ("I;16N", 256, 1),
+        ("F", 1.0, 255),
+        ("I", 255, None),
+        ("LAB", (0, 128, 128), 0),
+    ],
+)
+def test_pictures_in_memory_of_every_mode(mode, colour, expected):
+    image = Image.new(mode, (3, 2), colour)
+    if expected is None:
+        with pytest.raises(UserError, match="an image (must have a known|cannot be read)"):
+            load_image(image)
+        return
+
+    # Conversions between colour spaces round.
+    try:
+        pixels = load_image(image)
+    except UserError as error:
+        # Older versions of Pillow do not convert this one.
+        assert mode == "LAB" and "cannot be read (ValueError" in str(error)
+    else:
+        assert np.abs(pixels.astype(int) - expected).max() <= 2 and pixels.shape == (2, 3, 3)
+
+
+def test_arrays():
+    assert load_image(SCENE) is SCENE
+    for array in (SCENE.astype(float), SCENE[..., 0], SCENE[:0], [[1, 2, 3]], None):
+        with pytest.raises(UserError, match="an image must be uint8 .height, width, 3.*; got"):
+            load_image(array)
 
 
 @pytest.mark.parametrize("name", ["pipe", "folder", "none.png", "a" * 300, "nul\0.png"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pathlib
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -113,34 +116,84 @@ def test_documented_code_of_transformers_gives_our_tokens(torch, policy_name, ex
     assert len(set(texts)) > 1
 
 
-def test_a_photograph_that_is_stored_turned_is_answered_upright(torch, test_data, tmp_path):
+def test_an_untrained_policy_with_its_special_tokens_suppressed(torch, dot_policy_folder, rng):
     from transformers import JanusForConditionalGeneration, JanusProcessor
 
-    file = test_data("data/cases") / "pictures" / "photo_exif6.jpg"
-    question = "is the blue circle left of the purple triangle?"
-    with Image.open(file) as image:
-        stored = np.array(image)
-    upright = np.rot90(stored, -1).copy()
-    policy = Policy.load("tiny", dtype="float32")
-    answers = policy.answer([file, upright, stored], [question] * 3, max_tokens=20)
-    assert answers[0] == answers[1] and "<answer> no </answer>" in answers[0]
-    assert "<answer> yes </answer>" in answers[2]
+    processor = JanusProcessor.from_pretrained(dot_policy_folder)
+    model = JanusForConditionalGeneration.from_pretrained(dot_policy_folder, dtype=torch.float32)
+    policy = Policy.load(dot_policy_folder, dtype="float32")
 
-    # The same by the documented code, which reads the file by itself.
-    assert export("tiny", tmp_path / "out") == 0
-    processor = JanusProcessor.from_pretrained(tmp_path / "out")
-    model = JanusForConditionalGeneration.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    # As docs/export.md says.
+    tokenizer = processor.tokenizer
+    suppressed = set(range(model.config.text_config.vocab_size))
+    suppressed -= set(tokenizer.get_vocab().values())
+    suppressed |= set(tokenizer.all_special_ids)
+    suppressed -= {tokenizer.eos_token_id}
+    images = list(rng.integers(0, 256, (3, 16, 16, 3), np.uint8))
+    conversations = [
+        conversation({"type": "image", "image": Image.fromarray(image)}, text_part(question))
+        for image, question in zip(images, QUESTIONS, strict=True)
+    ]
     inputs = processor.apply_chat_template(
-        conversation({"type": "image", "url": str(file)}, text_part(question)),
+        conversations,
         add_generation_prompt=True,
         generation_mode="text",
         tokenize=True,
+        padding=True,
         return_dict=True,
         return_tensors="pt",
     )
-    output = model.generate(**inputs, max_new_tokens=20, generation_mode="text", do_sample=False)
-    text = processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    assert text == answers[0]
+    output = model.generate(
+        **inputs,
+        max_new_tokens=8,
+        generation_mode="text",
+        do_sample=False,
+        suppress_tokens=sorted(suppressed),
+    )
+    texts = processor.batch_decode(
+        output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+    )
+    assert policy.answer(images, QUESTIONS, max_tokens=8) == texts
+    assert all(texts)
+
+    # Images need nothing but the guidance scale, which this folder does not name.
+    prompts = [
+        processor.apply_chat_template(conversation(text_part(caption)), add_generation_prompt=True)
+        for caption in CAPTIONS
+    ]
+    inputs = processor(text=prompts, generation_mode="image", padding=True, return_tensors="pt")
+    expected = model.generate(
+        **inputs, generation_mode="image", do_sample=False, guidance_scale=3.0
+    )
+    image_tokens = policy.sample_image_tokens(CAPTIONS, 1, guidance=3.0, temperature=0.0)
+    np.testing.assert_array_equal(image_tokens[:, 0], expected.numpy())
+
+
+def test_the_code_of_the_docs(torch, test_data, tmp_path, monkeypatch):
+    page = pathlib.Path(__file__).resolve().parents[2] / "docs" / "export.md"
+    code = page.read_text("utf-8").split("```python\n")[1].split("```")[0]
+    file = test_data("data/cases") / "pictures" / "photo_exif6.jpg"
+    monkeypatch.chdir(tmp_path)
+    shutil.copyfile(file, "picture.jpg")
+    assert export("tiny", "my_policy") == 0
+    names: dict = {}
+    exec(code, names)
+
+    # The photograph is upright only after its orientation.
+    policy = Policy.load("tiny", dtype="float32")
+    with Image.open(file) as image:
+        stored = np.array(image)
+    question = "is the blue circle left of the purple triangle?"
+    photos = [file, np.rot90(stored, -1).copy(), stored]
+    answers = policy.answer(photos, [question] * 3, max_tokens=20)
+    assert names["answer"] == answers[0] == answers[1] and "<answer> no </answer>" in answers[0]
+    assert "<answer> yes </answer>" in answers[2]
+
+    captions = ["a red circle left of a blue square", *CAPTIONS[1:]]
+    image_tokens = policy.sample_image_tokens(captions, 1, guidance=2.0, temperature=0.0)
+    np.testing.assert_array_equal(names["image_tokens"][0], image_tokens[0, 0])
+    images = policy.generate(captions, 1, guidance=2.0, temperature=0.0)
+    assert np.abs(names["pixels"][0].astype(int) - images[0, 0]).max() <= 1
 
 
 @pytest.mark.parametrize("dtype", ["stored", "bfloat16"])
