@@ -216,6 +216,14 @@ def test_the_tokenizer_of_a_script_that_truncates(test_data, tmp_path):
     assert len(auto_tokenizer("a red circle " * 50)["input_ids"]) == 151
 
 
+def test_tags_that_a_script_added_as_special_tokens(test_data, tmp_path):
+    source = test_data("data/cases") / "models" / "tok_tags_added_special"
+    tokenizer = export(source, tmp_path / "out")
+    processor = transformers.AutoProcessor.from_pretrained(tmp_path / "out")
+    ids = tokenizer.encode("<think> a circle </think> <answer> one </answer>")
+    assert processor.decode(ids, skip_special_tokens=True) == tokenizer.decode(ids)
+
+
 def test_roles_that_are_plain_words(images, tmp_path):
     source = write_source(tmp_path / "source", byte_level_tokenizer(roles_are_tokens=False))
     tokenizer = export(source, tmp_path / "out")

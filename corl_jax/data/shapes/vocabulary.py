@@ -12,7 +12,7 @@ from corl_jax.data.prompts import JANUS_TEMPLATE
 from corl_jax.data.shapes.captions import NUMBERS
 from corl_jax.data.shapes.scene import COLOURS, SHAPES
 from corl_jax.data.text_tokenizer import TextTokenizer
-from corl_jax.data.tokenizer_files import write_tokenizer_files
+from corl_jax.data.tokenizer_export import export_tokenizer
 
 # The order of all tokens decides their ids, which checkpoints depend on.
 UNKNOWN = "<unk>"
@@ -58,7 +58,7 @@ def build_tokenizer() -> tokenizers.Tokenizer:
 
 
 def write_tokenizer(folder: str | os.PathLike[str]) -> pathlib.Path:
-    """Writes the files of ``data.tokenizer_files``; returns the folder.
+    """Writes the files of ``data.tokenizer_export``; returns the folder.
 
     ``transformers.AutoTokenizer`` reads the folder, chat template included.
 
@@ -71,5 +71,5 @@ def write_tokenizer(folder: str | os.PathLike[str]) -> pathlib.Path:
 
     config = {"unk_token": UNKNOWN, "model_max_length": 4096}
     content = tokenizer.to_str(pretty=True)
-    write_tokenizer_files(TextTokenizer(tokenizer), content, config, folder_path)
+    export_tokenizer(TextTokenizer(tokenizer), content, config, folder_path)
     return folder_path

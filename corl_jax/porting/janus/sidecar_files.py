@@ -15,7 +15,7 @@ from typing import Any
 
 from corl_jax.data.prompts import JANUS_TEMPLATE
 from corl_jax.data.text_tokenizer import TextTokenizer
-from corl_jax.data.tokenizer_files import write_tokenizer_files
+from corl_jax.data.tokenizer_export import export_tokenizer
 from corl_jax.models.janus.config import JanusConfig
 from corl_jax.porting.janus import hf_config, original_config
 from corl_jax.porting.janus.layouts import LAYOUTS, CheckpointLayout
@@ -64,7 +64,7 @@ def write_sidecar_files(
       dtype: of the weights.
     """
     content = (source / "tokenizer.json").read_text("utf-8")
-    write_tokenizer_files(tokenizer, content, _read_json(source / "tokenizer_config.json"), out)
+    export_tokenizer(tokenizer, content, _read_json(source / "tokenizer_config.json"), out)
 
     # Entries of a source in the other layout mean nothing in this one.
     source_entries = {name: _read_json(source / name) for name in LAYOUT_FILES}

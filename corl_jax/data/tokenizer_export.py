@@ -24,7 +24,7 @@ REPLACED_ENTRIES = (
 """Entries of a ``tokenizer_config.json`` that would compete with the files written here."""
 
 
-def write_tokenizer_files(
+def export_tokenizer(
     tokenizer: TextTokenizer, content: str, config: Mapping[str, Any], folder: pathlib.Path
 ) -> None:
     """Writes the four tokenizer files of a model folder.
