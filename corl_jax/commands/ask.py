@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints the greedy answer; the policy's complete text goes to stderr if it has more."""
     # Imported here, so that help is quick.
     from corl_jax.data.answers.reading import extract_answer
-    from corl_jax.data.images import load_image
+    from corl_jax.data.image_files import load_image
     from corl_jax.sampling.policy import Policy
 
     # The picture is read first, since loading a policy takes longer.

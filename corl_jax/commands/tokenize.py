@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
     from PIL import Image
 
-    from corl_jax.data.images import load_image
+    from corl_jax.data.image_files import load_image
     from corl_jax.sampling.image_codec import ImageCodec
 
     # The input is read before the image tokenizer, which takes longer.

@@ -1,43 +1,21 @@
-"""Images into the range that the model reads, and back.
+"""Images into the size and the range that the model reads, and back.
 
-Files, PIL images and uint8 arrays become float32 arrays in [-1, 1]; float arrays become uint8.
+PIL images and uint8 arrays become float32 arrays in [-1, 1]; float arrays become uint8. Images to
+read are padded to a square, images to draw are cropped to one, as in Janus-Pro.
 """
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from jaxtyping import Float32
+from PIL import Image, ImageOps
 
-from corl_jax.core.errors import UserError
+from corl_jax.data.image_files import load_image
 
 GREY = (127, 127, 127)
 """Padding colour of Janus-Pro: ``int(0.5 * 255)``."""
 MIN_SIDE = 14
 """The shorter side of a preprocessed image has at least this many pixels."""
-
-
-def load_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """Reads an image file as uint8 RGB ``[H, W, 3]``.
-
-    Raises:
-      UserError: the file does not exist, or it cannot be read as an image.
-    """
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except FileNotFoundError:
-        raise UserError(f"image {str(path)!r} does not exist; check the path") from None
-    except UnidentifiedImageError:
-        raise UserError(
-            f"{str(path)!r} is not a picture in a known format; use a PNG or JPEG file"
-        ) from None
-    # Damaged files raise different errors, depending on the format and on where the damage is.
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"image {str(path)!r} cannot be read ({error}); check or replace the file"
-        ) from None
 
 
 def resize_image(
@@ -74,9 +52,7 @@ def preprocess(image: np.ndarray | Image.Image, image_size: int) -> np.ndarray:
     Returns:
       float32 ``[image_size, image_size, 3]`` in [-1, 1].
     """
-    # PIL images may be grey or transparent.
-    pil_image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-    pil_image = pil_image.convert("RGB")
+    pil_image = Image.fromarray(load_image(image))
 
     # Both sides are scaled by the same factor and rounded down, as in the original.
     longer_side = max(pil_image.size)
@@ -87,6 +63,26 @@ def preprocess(image: np.ndarray | Image.Image, image_size: int) -> np.ndarray:
     # The image is centred on the grey square.
     square = Image.new("RGB", (image_size, image_size), GREY)
     square.paste(pil_image, ((image_size - width) // 2, (image_size - height) // 2))
+    return to_float(np.asarray(square))
+
+
+def preprocess_target(
+    image: np.ndarray | Image.Image, image_size: int
+) -> Float32[np.ndarray, "S S 3"]:
+    """Prepares an image that is to be drawn, as Janus does for generation (Janus, section 4.1).
+
+    The shorter side becomes ``image_size`` (bicubic) and the middle of the longer side is kept, so
+    that no grey border is learned. A square image is prepared as by ``preprocess``.
+
+    Args:
+      image: uint8 ``[H, W, 3]`` or a PIL image.
+      image_size: side of the square, in pixels.
+
+    Returns:
+      float32 ``[image_size, image_size, 3]`` in [-1, 1].
+    """
+    pil_image = Image.fromarray(load_image(image))
+    square = ImageOps.fit(pil_image, (image_size, image_size), Image.Resampling.BICUBIC)
     return to_float(np.asarray(square))
 
 

@@ -24,7 +24,7 @@ class PromptTemplate:
         ``assistant``, ``prompt`` and ``begin_of_image``; the next token is an image token.
       question_format: prompt that asks about an image, with the fields ``user``, ``assistant``,
         ``question`` and one ``image``; the next token is a text token.
-      chat_template: the same in Jinja, for tokenizer folders that have none.
+      chat_template: the same for conversations, in Jinja, with the role tokens and without BOS.
     """
 
     family: str
@@ -76,6 +76,12 @@ class PromptTemplate:
             user=user, assistant=assistant, question=question, image=self.image
         )
 
+    def chat_template_text(self, role_names: tuple[str, str]) -> str:
+        """The chat template of a tokenizer that writes the roles as ``role_names``."""
+        user, assistant = role_names
+        text = self.chat_template.replace(self.user, user)
+        return text.replace(self.assistant, assistant)
+
     def question_suffix(self, role_names: tuple[str, str]) -> str:
         """What ``question_text`` has behind the question."""
         user, assistant = role_names
@@ -92,24 +98,31 @@ def insert_image_tokens(
 
 
 JANUS_CHAT_TEMPLATE = (
-    "{{ bos_token }}"
     "{%- for message in messages -%}"
-    "{%- set user = message['role'] | lower in ['user', '<|user|>'] -%}"
-    "{{ '<|User|>' if user else '<|Assistant|>' }}:"
-    # A text, or a list of parts of which some are images.
-    "{%- if message['content'] is string -%}"
-    "{{ ' ' + message['content'] | trim if message['content'] | trim else '' }}"
-    "{%- else -%}"
-    "{{ ' ' }}"
-    "{%- for part in message['content'] -%}"
-    "{{ '\n' if not loop.first else '' }}"
+    "{%- set role = message['role'] | lower -%}"
+    "{%- set parts = message['content'] -%}"
+    "{%- if parts is string -%}{%- set parts = [{'type': 'text', 'text': parts}] -%}{%- endif -%}"
+    "{%- set content -%}"
+    "{%- for part in parts -%}"
+    # Line ends divide images from what is beside them, spaces divide texts.
+    "{%- if not loop.first -%}"
+    "{{ '\\n' if 'image' in [part['type'], loop.previtem['type']] else ' ' }}"
+    "{%- endif -%}"
     "{{ '<image_placeholder>' if part['type'] == 'image' else part['text'] | trim }}"
     "{%- endfor -%}"
+    "{%- endset -%}"
+    "{%- set content = content | trim -%}"
+    "{%- if role == 'system' -%}"
+    "{{ content + '\\n\\n' if content else '' }}"
+    "{%- else -%}"
+    "{%- set user = role in ['user', '<|user|>'] -%}"
+    "{{ '<|User|>' if user else '<|Assistant|>' }}:{{ ' ' + content if content else '' }}"
+    "{{ '\\n\\n' if user else eos_token }}"
     "{%- endif -%}"
-    "{{ '\n\n' if user else eos_token }}"
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}<|Assistant|>:{%- endif -%}"
 )
+"""Conversations of Janus-Pro. Begin of sentence is not part of it: the tokenizer puts it in front."""
 
 JANUS_TEMPLATE = PromptTemplate(
     family="Janus-Pro",

@@ -25,7 +25,7 @@ from corl_jax.core.types import QaType, Record
 from corl_jax.data.answers.characters import canonical_text
 from corl_jax.data.answers.options import extract_option, list_options
 from corl_jax.data.answers.reading import ANSWER, read_answer
-from corl_jax.data.images import load_image
+from corl_jax.data.image_files import load_image
 from corl_jax.data.records import check_record
 
 REQUIRED_COLUMNS = ("prompt", "real_image", "qa_problem", "qa_solution", "qa_type")
@@ -161,10 +161,10 @@ def _read_row(row: RawRow, folder: pathlib.Path) -> RecordRow:
     columns = row.columns
 
     # Without a picture to score, the row is scored on its real image.
-    real_image = load_image(picture_file(row, "real_image", folder))
+    real_image = load_image(picture_file(row, "real_image", folder), row.location)
     image = real_image
     if "picture" in columns:
-        image = load_image(picture_file(row, "picture", folder))
+        image = load_image(picture_file(row, "picture", folder), row.location)
     record = check_record(parse_record(columns, row.record_id, real_image, row.location))
     return RecordRow(record, image, columns.get("completion"))
 

@@ -17,7 +17,7 @@ import numpy as np
 from corl_jax.core.errors import UserError
 from corl_jax.core.paths import user_path
 from corl_jax.core.types import Record
-from corl_jax.data.images import load_image
+from corl_jax.data.image_files import load_image
 from corl_jax.data.record_files import REQUIRED_COLUMNS, parse_record, picture_file, read_columns
 from corl_jax.data.records import check_record
 
@@ -49,6 +49,7 @@ class FolderSource:
 
         self._records: list[Record] = []
         self._image_paths: list[pathlib.Path] = []
+        self._locations: list[str] = []
         ids: set[str] = set()
         for row in read_columns(path):
             location, record_id, columns = row
@@ -69,6 +70,7 @@ class FolderSource:
             record = parse_record(columns, record_id, PLACEHOLDER_IMAGE, location)
             self._records.append(check_record(record))
             self._image_paths.append(image_path)
+            self._locations.append(location)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -77,7 +79,7 @@ class FolderSource:
         position = operator.index(index)
         if not 0 <= position < len(self):
             raise IndexError(f"record {position} of {len(self)}")
-        image = load_image(self._image_paths[position])
+        image = load_image(self._image_paths[position], self._locations[position])
         return dataclasses.replace(self._records[position], image=image)
 
     def text_record(self, index: int) -> Record:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from corl_jax.core.types import Record
-from corl_jax.data.images import preprocess
+from corl_jax.data.images import preprocess_target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,7 @@ class PassThrough:
 
 @dataclasses.dataclass(frozen=True)
 class StackImages:
-    """The images as one float32 array ``[B, image_size, image_size, 3]`` in [-1, 1].
+    """The images as targets, float32 ``[B, image_size, image_size, 3]`` in [-1, 1], cropped.
 
     Attributes:
       image_size: side in pixels.
@@ -34,4 +34,4 @@ class StackImages:
     def __call__(self, records: Sequence[Record], step: int) -> np.ndarray:
         # Indexing a record reads it, so only the rows of this process are indexed.
         row_ids = self.local_row_ids(len(records))
-        return np.stack([preprocess(records[i].image, self.image_size) for i in row_ids])
+        return np.stack([preprocess_target(records[i].image, self.image_size) for i in row_ids])

@@ -18,12 +18,12 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.runtime import set_up_jax
 from corl_jax.core.trees import bind, flatten_abstract
 from corl_jax.core.types import Params
+from corl_jax.data.image_files import ImageInput, load_image
 from corl_jax.data.images import preprocess
 from corl_jax.models.janus.config import JanusConfig
 from corl_jax.models.janus.image_tokenizer import PARAM_PREFIX, ImageTokenizer
 from corl_jax.porting.policy_source import open_policy_source
 from corl_jax.sampling.batching import batch_rows, batch_size
-from corl_jax.sampling.policy import ImageInput, to_image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ class ImageCodec:
         """Image tokens of images, which are resized and padded as for understanding.
 
         Args:
-          images: ``N`` uint8 ``[H, W, 3]`` arrays, PIL images or files.
+          images: ``N`` uint8 ``[H, W, 3]`` arrays, PIL images, files, or contents of files.
 
         Returns:
           int32 ``[N, S]``, row by row of the image.
@@ -76,7 +76,7 @@ class ImageCodec:
         """
         if not len(images):
             raise UserError("there must be at least one image to encode; got none")
-        pixels = np.stack([preprocess(to_image(image), self.cfg.image_size) for image in images])
+        pixels = np.stack([preprocess(load_image(image), self.cfg.image_size) for image in images])
         return self._map(_encode, pixels)
 
     def decode(self, tokens: np.ndarray) -> np.ndarray:

@@ -12,7 +12,6 @@ import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import SingleDeviceSharding
-from PIL import Image
 
 from corl_jax.core.config_block import Interval, PositiveInt, Seed, check_value
 from corl_jax.core.errors import UserError
@@ -20,7 +19,8 @@ from corl_jax.core.runtime import compute_dtype, set_up_jax
 from corl_jax.core.sharding import Sharder, make_mesh, sharding_context
 from corl_jax.core.trees import count, flatten_abstract
 from corl_jax.core.types import Params, Prompts
-from corl_jax.data.images import load_image, preprocess
+from corl_jax.data.image_files import ImageInput, load_image
+from corl_jax.data.images import preprocess
 from corl_jax.data.text_tokenizer import TextTokenizer, left_pad, truncated_rows
 from corl_jax.models.janus.config import JanusConfig
 from corl_jax.models.janus.model import Janus, abstract, logical_axes
@@ -40,9 +40,6 @@ MAX_ANSWER_TOKENS = 64
 """Longest answer unless a call says otherwise."""
 
 Samples = Annotated[int, Interval(ge=1, le=MAX_SAMPLES), "Another seed gives other samples"]
-
-ImageInput = np.ndarray | Image.Image | str | os.PathLike[str]
-"""A uint8 array ``[H, W, 3]``, a PIL image, or the path of a file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +170,7 @@ class Policy:
         """Answers one question about each image.
 
         Args:
-          images: ``N`` uint8 ``[H, W, 3]`` arrays, PIL images or files.
+          images: ``N`` uint8 ``[H, W, 3]`` arrays, PIL images, files, or contents of files.
           questions: ``N`` of them.
           temperature: 0 is greedy.
           seed: of sampling.
@@ -197,7 +194,7 @@ class Policy:
         check_value("seed", seed, Seed)
 
         # On the host: images to the vision tower's size, questions to token ids.
-        pixels = np.stack([preprocess(to_image(image), self.cfg.image_size) for image in images])
+        pixels = np.stack([preprocess(load_image(image), self.cfg.image_size) for image in images])
         ids = [
             self.tokenizer.question_prompt(question, self.cfg.image_tokens)
             for question in questions
@@ -311,17 +308,3 @@ def _tensor_parallel(devices: int) -> Sharder | None:
 def _check_texts(texts: Sequence[str], name: str) -> None:
     if isinstance(texts, str) or not len(texts):
         raise UserError(f"{name} must be a list of at least one text; got {texts!r}")
-
-
-def to_image(image: ImageInput) -> np.ndarray | Image.Image:
-    """An image in memory."""
-    if isinstance(image, str | os.PathLike):
-        return load_image(image)
-    if isinstance(image, Image.Image):
-        return image
-    array = np.asarray(image)
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
-        raise UserError(
-            f"an image must be uint8 [height, width, 3]; got {array.dtype} {list(array.shape)}"
-        )
-    return array

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from corl_jax.core.types import Completion, PromptBatch, Prompts, Record, Rollout
-from corl_jax.data.images import preprocess
+from corl_jax.data.images import preprocess, preprocess_target
 from corl_jax.data.text_tokenizer import TextTokenizer, left_pad
 
 
@@ -39,3 +39,8 @@ def pad_prompts(
 def stack_images(records: Sequence[Record], image_size: int) -> np.ndarray:
     """Images of ``records`` for the vision tower: float32 ``[B, H, W, 3]`` in [-1, 1]."""
     return np.stack([preprocess(record.image, image_size) for record in records])
+
+
+def stack_target_images(records: Sequence[Record], image_size: int) -> np.ndarray:
+    """Images of ``records`` that are to be drawn: float32 ``[B, H, W, 3]`` in [-1, 1], cropped."""
+    return np.stack([preprocess_target(record.image, image_size) for record in records])

@@ -17,7 +17,7 @@ from corl_jax.data.shapes.captions import canonical_caption, list_objects
 from corl_jax.data.shapes.parser import parse_batch
 from corl_jax.data.shapes.vocabulary import DESCRIBE
 from corl_jax.data.text_tokenizer import TextTokenizer
-from corl_jax.tasks.base import pad_prompts, stack_images
+from corl_jax.tasks.base import pad_prompts, stack_images, stack_target_images
 
 # Formats of a target, filled in with the caption, or with thought and answer.
 CAPTION = "{caption}"
@@ -35,7 +35,8 @@ class SftBatch:
       target_tokens: int32 ``[U, T]``, right-padded texts to imitate; they end in the end token.
       target_mask: bool ``[U, T]``, true up to and including the end token.
       generation_prompts: image prompts, ``B`` rows; some have no words, for guidance.
-      target_images: float32 ``[B, H, W, 3]`` in [-1, 1], the images to imitate.
+      target_images: float32 ``[B, H, W, 3]`` in [-1, 1], the images to imitate,
+        cropped to a square.
     """
 
     understanding_prompts: Prompts
@@ -129,7 +130,7 @@ class MakeSftBatch:
             target_tokens,
             target_mask,
             pad_prompts(prompt_ids, self.tokenizer, self.generation_prompt_length),
-            stack_images(tuple(generation.values()), self.image_size),
+            stack_target_images(tuple(generation.values()), self.image_size),
         )
 
     def _sample_format(self, rng: np.random.Generator) -> str:

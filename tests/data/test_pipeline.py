@@ -116,6 +116,10 @@ def test_transforms(source):
     assert images.shape == (4, 48, 48, 3) and images.dtype == np.float32
     assert np.allclose(images[2] * 127.5 + 127.5, records[2].image, atol=1e-3)
 
+    # Images to reconstruct are cropped: no grey borders.
+    wide = dataclasses.replace(records[0], image=np.zeros((20, 60, 3), np.uint8))
+    assert (StackImages(48)([wide], 0) == -1).all()
+
 
 def test_a_selection_is_a_source_and_can_be_sliced(source):
     selection = SelectedRecords(source, (7, 3, 5))

@@ -143,17 +143,20 @@ def test_transformers_reads_the_folder(folder, tokenizer):
     assert auto_tokenizer.eos_token_id == tokenizer.eos_id
     assert auto_tokenizer.pad_token_id == tokenizer.pad_id
 
+    # Begin of sentence comes from the tokenizer, not from the template.
+    assert auto_tokenizer.encode("two") == [tokenizer.bos_id, *tokenizer.encode("two")]
+
     # The chat template: a question about an image, and a finished conversation.
-    bos, eos = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
+    eos = "<｜end▁of▁sentence｜>"
     parts = [{"type": "image"}, {"type": "text", "text": "how many?"}]
     chat = [{"role": "user", "content": parts}]
     assert auto_tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) == (
-        f"{bos}<|User|>: <image_placeholder>\nhow many?\n\n<|Assistant|>:"
+        "<|User|>: <image_placeholder>\nhow many?\n\n<|Assistant|>:"
     )
     chat = [{"role": "user", "content": "a red circle"}, {"role": "assistant", "content": "yes"}]
     assert (
         auto_tokenizer.apply_chat_template(chat, tokenize=False)
-        == f"{bos}<|User|>: a red circle\n\n<|Assistant|>: yes{eos}"
+        == f"<|User|>: a red circle\n\n<|Assistant|>: yes{eos}"
     )
 
 

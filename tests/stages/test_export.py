@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import pathlib
+import shutil
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from corl_jax import Policy
 from corl_jax.commands.cli import main
-from corl_jax.data.images import preprocess
-from corl_jax.data.text_tokenizer import left_pad
 from corl_jax.stages.run import run
 
 CAPTIONS = [
@@ -46,51 +48,152 @@ def export(policy_name, folder, *flags):
     return main(["export", "--policy", str(policy_name), "--out", str(folder), *flags])
 
 
-def test_transformers_generates_the_same(torch, policy_name, tmp_path, capsys):
-    from transformers import JanusForConditionalGeneration
+def conversation(*parts):
+    """A message to a model of transformers."""
+    return [{"role": "user", "content": list(parts)}]
 
+
+def text_part(text):
+    return {"type": "text", "text": text}
+
+
+@pytest.fixture
+def exported(policy_name, tmp_path, capsys):
+    """An exported folder."""
     assert export(policy_name, tmp_path / "out") == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "out")
-    policy = Policy.load(policy_name, dtype="float32")
-    tokenizer = policy.tokenizer
-    torch_model = JanusForConditionalGeneration.from_pretrained(
-        tmp_path / "out", dtype=torch.float32
-    ).eval()
+    return tmp_path / "out"
 
-    def to_torch(array):
-        return torch.from_numpy(array.astype(np.int64))
 
-    # Images, greedily.
-    prompts = [tokenizer.image_generation_prompt(caption) for caption in CAPTIONS]
-    tokens, mask = left_pad(prompts, tokenizer.pad_id)
-    expected = torch_model.generate(
-        to_torch(tokens),
-        attention_mask=to_torch(mask),
-        generation_mode="image",
-        do_sample=False,
-        guidance_scale=2.0,
+def test_documented_code_of_transformers_gives_our_tokens(torch, policy_name, exported):
+    from transformers import JanusForConditionalGeneration, JanusProcessor
+
+    processor = JanusProcessor.from_pretrained(exported)
+    model = JanusForConditionalGeneration.from_pretrained(exported, dtype=torch.float32)
+    policies = [Policy.load(name, dtype="float32") for name in (policy_name, exported)]
+
+    # Images: all captions in one batch, greedily, with the guidance scale of the folder.
+    prompts = [
+        processor.apply_chat_template(conversation(text_part(caption)), add_generation_prompt=True)
+        for caption in CAPTIONS
+    ]
+    inputs = processor(text=prompts, generation_mode="image", padding=True, return_tensors="pt")
+    expected = model.generate(
+        **inputs.to(model.device), generation_mode="image", do_sample=False, use_cache=True
     )
-    image_tokens = policy.sample_image_tokens(CAPTIONS, 1, guidance=2.0, temperature=0.0)[:, 0]
-    np.testing.assert_array_equal(image_tokens, expected.numpy())
+    for policy in policies:
+        image_tokens = policy.sample_image_tokens(CAPTIONS, 1, temperature=0.0)[:, 0]
+        np.testing.assert_array_equal(image_tokens, expected.numpy())
     assert len(np.unique(image_tokens)) > 8
 
+    # Their pixels. A number on the edge between two bytes may be rounded either way.
+    images = policies[0].generate(CAPTIONS, 1, temperature=0.0)[:, 0]
+    decoded = ((model.decode_image_tokens(expected) + 1) / 2 * 255).clamp(0, 255)
+    differences = np.abs(decoded.to(torch.uint8).numpy().astype(int) - images)
+    assert differences.max() <= 1 and (differences > 0).mean() < 0.01
+
     # Answers to questions about them.
-    images = list(policy.generate(CAPTIONS, 1, temperature=0.0)[:, 0])
-    prompts = [tokenizer.question_prompt(text, policy.cfg.image_tokens) for text in QUESTIONS]
-    tokens, mask = left_pad(prompts, tokenizer.pad_id)
-    pixels = np.stack([preprocess(image, policy.cfg.vision.image_size) for image in images])
-    banned = tokenizer.banned_text_ids(policy.cfg.decoder.vocab_size).nonzero()[0].tolist()
-    output = torch_model.generate(
-        to_torch(tokens),
-        attention_mask=to_torch(mask),
-        pixel_values=torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()),
+    conversations = [
+        conversation({"type": "image", "image": Image.fromarray(image)}, text_part(question))
+        for image, question in zip(images, QUESTIONS, strict=True)
+    ]
+    inputs = processor.apply_chat_template(
+        conversations,
+        add_generation_prompt=True,
+        generation_mode="text",
+        tokenize=True,
+        padding=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+    output = model.generate(
+        **inputs.to(model.device), max_new_tokens=20, generation_mode="text", do_sample=False
+    )
+    output = output[:, inputs["input_ids"].shape[1] :]
+    texts = processor.batch_decode(output, skip_special_tokens=True)
+    for policy in policies:
+        assert policy.answer(list(images), QUESTIONS, max_tokens=20) == texts
+    assert len(set(texts)) > 1
+
+
+def test_an_untrained_policy_with_its_special_tokens_suppressed(torch, dot_policy_folder, rng):
+    from transformers import JanusForConditionalGeneration, JanusProcessor
+
+    processor = JanusProcessor.from_pretrained(dot_policy_folder)
+    model = JanusForConditionalGeneration.from_pretrained(dot_policy_folder, dtype=torch.float32)
+    policy = Policy.load(dot_policy_folder, dtype="float32")
+
+    # As docs/export.md says.
+    tokenizer = processor.tokenizer
+    suppressed = set(range(model.config.text_config.vocab_size))
+    suppressed -= set(tokenizer.get_vocab().values())
+    suppressed |= set(tokenizer.all_special_ids)
+    suppressed -= {tokenizer.eos_token_id}
+    images = list(rng.integers(0, 256, (3, 16, 16, 3), np.uint8))
+    conversations = [
+        conversation({"type": "image", "image": Image.fromarray(image)}, text_part(question))
+        for image, question in zip(images, QUESTIONS, strict=True)
+    ]
+    inputs = processor.apply_chat_template(
+        conversations,
+        add_generation_prompt=True,
+        generation_mode="text",
+        tokenize=True,
+        padding=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+    output = model.generate(
+        **inputs,
+        max_new_tokens=8,
         generation_mode="text",
         do_sample=False,
-        max_new_tokens=20,
-        suppress_tokens=banned,
+        suppress_tokens=sorted(suppressed),
     )
-    answers = [tokenizer.decode(row) for row in output[:, tokens.shape[1] :].numpy()]
-    assert policy.answer(images, QUESTIONS, max_tokens=20) == answers and len(set(answers)) > 1
+    texts = processor.batch_decode(
+        output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+    )
+    assert policy.answer(images, QUESTIONS, max_tokens=8) == texts
+    assert all(texts)
+
+    # Images need nothing but the guidance scale, which this folder does not name.
+    prompts = [
+        processor.apply_chat_template(conversation(text_part(caption)), add_generation_prompt=True)
+        for caption in CAPTIONS
+    ]
+    inputs = processor(text=prompts, generation_mode="image", padding=True, return_tensors="pt")
+    expected = model.generate(
+        **inputs, generation_mode="image", do_sample=False, guidance_scale=3.0
+    )
+    image_tokens = policy.sample_image_tokens(CAPTIONS, 1, guidance=3.0, temperature=0.0)
+    np.testing.assert_array_equal(image_tokens[:, 0], expected.numpy())
+
+
+def test_the_code_of_the_docs(torch, test_data, tmp_path, monkeypatch):
+    page = pathlib.Path(__file__).resolve().parents[2] / "docs" / "export.md"
+    code = page.read_text("utf-8").split("```python\n")[1].split("```")[0]
+    file = test_data("data/cases") / "pictures" / "photo_exif6.jpg"
+    monkeypatch.chdir(tmp_path)
+    shutil.copyfile(file, "picture.jpg")
+    assert export("tiny", "my_policy") == 0
+    names: dict = {}
+    exec(code, names)
+
+    # The photograph is upright only after its orientation.
+    policy = Policy.load("tiny", dtype="float32")
+    with Image.open(file) as image:
+        stored = np.array(image)
+    question = "is the blue circle left of the purple triangle?"
+    photos = [file, np.rot90(stored, -1).copy(), stored]
+    answers = policy.answer(photos, [question] * 3, max_tokens=20)
+    assert names["answer"] == answers[0] == answers[1] and "<answer> no </answer>" in answers[0]
+    assert "<answer> yes </answer>" in answers[2]
+
+    captions = ["a red circle left of a blue square", *CAPTIONS[1:]]
+    image_tokens = policy.sample_image_tokens(captions, 1, guidance=2.0, temperature=0.0)
+    np.testing.assert_array_equal(names["image_tokens"][0], image_tokens[0, 0])
+    images = policy.generate(captions, 1, guidance=2.0, temperature=0.0)
+    assert np.abs(names["pixels"][0].astype(int) - images[0, 0]).max() <= 1
 
 
 @pytest.mark.parametrize("dtype", ["stored", "bfloat16"])

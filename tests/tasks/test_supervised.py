@@ -164,6 +164,16 @@ def test_without_parsing_the_targets_are_solutions(make_batch, tokenizer, record
         make_other_batch(records[:12], 0)
 
 
+def test_images_to_read_are_padded_and_images_to_draw_are_cropped(make_batch, records):
+    image = np.full((20, 60, 3), 255, np.uint8)
+    wide = dataclasses.replace(records[0], image=image, solution="<answer>a</answer>")
+    settings = {"parse_images": False, "understanding_rows": 1}
+    batch = dataclasses.replace(make_batch, **settings)((wide,), 0)
+    grey = np.float32(127) / 255 * 2 - 1
+    assert np.isclose(batch.understanding_prompts.images[0, :12], grey).all()
+    assert (batch.target_images == 1).all()
+
+
 def test_fewer_understanding_rows_than_generation_rows(make_batch, records):
     batch = dataclasses.replace(make_batch, understanding_rows=5)(records[:12], 0)
     prompts = batch.understanding_prompts

@@ -24,6 +24,7 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.paths import user_path
 from corl_jax.core.runtime import cache_folder
 from corl_jax.core.types import Record
+from corl_jax.data.image_files import load_image
 from corl_jax.data.records import check_record
 from corl_jax.data.shapes.examples import Split, example
 from corl_jax.data.shapes.scene import SIZE
@@ -133,7 +134,7 @@ class ShapesSource:
         row = self._rows[index]
         text_columns = ("id", "prompt", "question", "answer", "qa_type", "kind")
         texts = {name: row[name].decode() for name in text_columns}
-        image = np.asarray(Image.open(io.BytesIO(row["image"])))
+        image = load_image(row["image"], f"record {texts['id']!r} of the shapes data set")
         choices = tuple(choice.decode() for choice in row["choices"])
         return check_record(Record(**texts, image=image, choices=choices))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 
@@ -12,6 +11,8 @@ from tokenizers import models, pre_tokenizers
 from corl_jax.data.prompts import JANUS_TEMPLATE
 from corl_jax.data.shapes.captions import NUMBERS
 from corl_jax.data.shapes.scene import COLOURS, SHAPES
+from corl_jax.data.text_tokenizer import TextTokenizer
+from corl_jax.data.tokenizer_export import export_tokenizer
 
 # The order of all tokens decides their ids, which checkpoints depend on.
 UNKNOWN = "<unk>"
@@ -57,7 +58,7 @@ def build_tokenizer() -> tokenizers.Tokenizer:
 
 
 def write_tokenizer(folder: str | os.PathLike[str]) -> pathlib.Path:
-    """Writes ``tokenizer.json`` and ``tokenizer_config.json``; returns the folder.
+    """Writes the files of ``data.tokenizer_export``; returns the folder.
 
     ``transformers.AutoTokenizer`` reads the folder, chat template included.
 
@@ -66,29 +67,9 @@ def write_tokenizer(folder: str | os.PathLike[str]) -> pathlib.Path:
     """
     folder_path = pathlib.Path(folder)
     folder_path.mkdir(parents=True, exist_ok=True)
-    build_tokenizer().save(str(folder_path / "tokenizer.json"))
+    tokenizer = build_tokenizer()
 
-    # What transformers reads beside the tokenizer itself.
-    template = JANUS_TEMPLATE
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": template.bos,
-        "eos_token": template.eos,
-        "pad_token": template.pad,
-        "unk_token": UNKNOWN,
-        "additional_special_tokens": [
-            template.begin_of_image,
-            template.end_of_image,
-            template.image,
-            template.user,
-            template.assistant,
-        ],
-        "padding_side": "left",
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": 4096,
-        "chat_template": template.chat_template,
-    }
-    (folder_path / "tokenizer_config.json").write_text(
-        json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8"
-    )
+    config = {"unk_token": UNKNOWN, "model_max_length": 4096}
+    content = tokenizer.to_str(pretty=True)
+    export_tokenizer(TextTokenizer(tokenizer), content, config, folder_path)
     return folder_path

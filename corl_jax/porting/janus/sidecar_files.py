@@ -1,7 +1,8 @@
 """Copies and writes the small files next to the weights: configuration, tokenizer, processor.
 
-Entries of a source folder that corl_jax does not know are kept. Configuration and processor files
-of a source in the other layout are not copied.
+The folder is usable as transformers documents it for Janus: ``AutoProcessor``, its chat template
+and ``generate`` give what corl_jax gives. Entries of a source folder that corl_jax does not know
+are kept. Configuration and processor files of a source in the other layout are not copied.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ from typing import Any
 from corl_jax.core.json_object import JsonObject
 from corl_jax.data.prompts import JANUS_TEMPLATE
 from corl_jax.data.text_tokenizer import TextTokenizer
+from corl_jax.data.tokenizer_export import export_tokenizer
 from corl_jax.models.janus.config import JanusConfig
 from corl_jax.porting.janus import hf_config, original_config
 from corl_jax.porting.janus.layouts import LAYOUTS, CheckpointLayout
 
-# Tokenizer files are the same in both layouts, but transformers needs some more entries.
-TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    *TEMPLATE_FILES,
+    "chat_template.jinja",
+    "chat_template.json",
 )
 LAYOUT_FILES = (
     "config.json",
@@ -36,6 +37,8 @@ LAYOUT_FILES = (
 )
 """Files whose content depends on the layout."""
 SIDECAR_FILES = TOKENIZER_FILES + LAYOUT_FILES
+NESTED_BLOCKS = ("image_processor", "tokenizer", "chat_template")
+"""Blocks of ``processor_config.json`` that transformers reads instead of the files written here."""
 
 
 def copy_sidecar_files(source: pathlib.Path, out: pathlib.Path) -> None:
@@ -61,7 +64,8 @@ def write_sidecar_files(
       layout: to write.
       dtype: of the weights.
     """
-    _copy_existing(TOKENIZER_FILES, source, out)
+    content = (source / "tokenizer.json").read_text("utf-8")
+    export_tokenizer(tokenizer, content, _read_json(source / "tokenizer_config.json"), out)
 
     # Entries of a source in the other layout mean nothing in this one.
     source_entries = {name: _read_json(source / name) for name in LAYOUT_FILES}
@@ -79,35 +83,16 @@ def write_sidecar_files(
         entries = _update_nested(source_entries[name], new_entries.get(name, {}))
         if name == "config.json":
             entries = _with_dtype(entries, dtype)
+        if name == "processor_config.json":
+            entries = {key: value for key, value in entries.items() if key not in NESTED_BLOCKS}
         if entries:
             _write_json(out / name, entries)
-
-    if layout is LAYOUTS["transformers"]:
-        _write_json(out / "tokenizer_config.json", _tokenizer_config(source))
 
 
 def _copy_existing(names: tuple[str, ...], source: pathlib.Path, out: pathlib.Path) -> None:
     for name in names:
         if (source / name).is_file():
             shutil.copyfile(source / name, out / name)
-
-
-def _tokenizer_config(source: pathlib.Path) -> dict[str, Any]:
-    """The source's ``tokenizer_config.json`` with what the processor of transformers needs."""
-    # A template in the config or in a file of its own is left as it is.
-    config = _read_json(source / "tokenizer_config.json")
-    has_template = "chat_template" in config or any(
-        (source / name).is_file() for name in TEMPLATE_FILES
-    )
-    template = {} if has_template else {"chat_template": JANUS_TEMPLATE.chat_template}
-
-    # The processor requests these three tokens from the tokenizer by name.
-    tokens = {
-        "image_token": JANUS_TEMPLATE.image,
-        "boi_token": JANUS_TEMPLATE.begin_of_image,
-        "eoi_token": JANUS_TEMPLATE.end_of_image,
-    }
-    return config | template | {"extra_special_tokens": tokens} | tokens
 
 
 def _transformers_files(
@@ -141,10 +126,13 @@ def _transformers_files(
             **_image_normalization(),
             # Bicubic, in PIL's numbering.
             "resample": 3,
+            "do_convert_rgb": True,
         },
         "processor_config.json": {
             "processor_class": "JanusProcessor",
             "num_image_tokens": cfg.image_tokens,
+            # The prompts of corl_jax have no system prompt.
+            "use_default_system_prompt": False,
         },
     }
 
