@@ -18,9 +18,9 @@ from corl_jax.core.numerics import Metrics
 from corl_jax.core.sharding import Sharder, sharding_context
 from corl_jax.core.trees import count
 from corl_jax.engine.alarms import AlarmConfig
-from corl_jax.engine.checkpoint import Checkpointer, saved_steps
+from corl_jax.engine.checkpoints.checkpoint import Checkpointer, saved_steps
 from corl_jax.engine.hooks import Hook, Preempted, Preemption
-from corl_jax.engine.manifest import RunIdentity
+from corl_jax.engine.checkpoints.manifest import RunIdentity
 from corl_jax.engine.optim import Optimizer
 from corl_jax.engine.recorder import Recorder
 from corl_jax.engine.stage import HostMetrics, Stage

@@ -19,9 +19,9 @@ import jax
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_json
-from corl_jax.engine.checkpoint import latest_step
-from corl_jax.engine.handoff import saved_manifest
-from corl_jax.engine.manifest import json_digest
+from corl_jax.engine.checkpoints.checkpoint import latest_step
+from corl_jax.engine.checkpoints.handoff import saved_manifest
+from corl_jax.engine.checkpoints.manifest import json_digest
 from corl_jax.pipelines.config import STAGE_PREFIX, PipelineConfig, read_pipeline
 from corl_jax.pipelines.results import evaluate_policies, write_table
 from corl_jax.porting.policy_merge import merge_policies

@@ -19,7 +19,7 @@ import numpy as np
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Params
 from corl_jax.data.text_tokenizer import TextTokenizer
-from corl_jax.engine.handoff import saved_manifest, saved_shapes
+from corl_jax.engine.checkpoints.handoff import saved_manifest, saved_shapes
 from corl_jax.engine.remote_workdir import require_local_path
 from corl_jax.models.janus.config import ImageTokenizerConfig, JanusConfig, VisionConfig
 from corl_jax.models.language_model import DecoderConfig

@@ -21,8 +21,8 @@ from corl_jax.core.provenance import machine, versions
 from corl_jax.core.sharding import sharding_context
 from corl_jax.core.types import Params, Record
 from corl_jax.data.pipeline import held_out_records
-from corl_jax.engine.checkpoint import saved_steps
-from corl_jax.engine.handoff import load_params
+from corl_jax.engine.checkpoints.checkpoint import saved_steps
+from corl_jax.engine.checkpoints.handoff import load_params
 from corl_jax.engine.workdir import Workdir
 from corl_jax.evals.config import EvalPolicy, EvalSampling
 from corl_jax.evals.gallery import make_gallery, write_gallery

@@ -8,9 +8,9 @@ import toy_stage
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.sharding import Sharder, make_mesh
-from corl_jax.engine.checkpoint import Checkpointer, saved_steps
-from corl_jax.engine.handoff import load_params
-from corl_jax.engine.manifest import RunIdentity
+from corl_jax.engine.checkpoints.checkpoint import Checkpointer, saved_steps
+from corl_jax.engine.checkpoints.handoff import load_params
+from corl_jax.engine.checkpoints.manifest import RunIdentity
 from corl_jax.engine.optim import OptimConfig, make_optimizer
 from corl_jax.engine.state import abstract, create_state
 

@@ -12,8 +12,8 @@ import pytest
 from helpers import metric_rows
 
 from corl_jax.core.errors import UserError
-from corl_jax.engine.checkpoint import latest_step
-from corl_jax.engine.manifest import read_manifest
+from corl_jax.engine.checkpoints.checkpoint import latest_step
+from corl_jax.engine.checkpoints.manifest import read_manifest
 
 STEPS = 24
 

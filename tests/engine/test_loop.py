@@ -15,10 +15,10 @@ from PIL import Image
 from corl_jax.core import trees
 from corl_jax.core.errors import UserError
 from corl_jax.engine.alarms import Alarm, AlarmConfig
-from corl_jax.engine.checkpoint import Checkpointer, latest_step, saved_steps
-from corl_jax.engine.handoff import load_params, saved_manifest, saved_shapes
+from corl_jax.engine.checkpoints.checkpoint import Checkpointer, latest_step, saved_steps
+from corl_jax.engine.checkpoints.handoff import load_params, saved_manifest, saved_shapes
 from corl_jax.engine.hooks import PeriodicHook, Preemption, Profile, Report
-from corl_jax.engine.manifest import RunIdentity
+from corl_jax.engine.checkpoints.manifest import RunIdentity
 from corl_jax.engine.state import abstract
 
 

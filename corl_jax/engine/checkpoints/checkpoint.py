@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from corl_jax.core.errors import UserError, describe_error
-from corl_jax.engine.manifest import (
+from corl_jax.engine.checkpoints.manifest import (
     MANIFEST_FILE,
     RunIdentity,
     find_damage,

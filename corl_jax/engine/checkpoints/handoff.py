@@ -17,8 +17,8 @@ from etils import epath
 from corl_jax.core import trees
 from corl_jax.core.errors import UserError, describe_error
 from corl_jax.core.types import Params
-from corl_jax.engine.checkpoint import latest_step
-from corl_jax.engine.manifest import Manifest, find_damage, read_manifest
+from corl_jax.engine.checkpoints.checkpoint import latest_step
+from corl_jax.engine.checkpoints.manifest import Manifest, find_damage, read_manifest
 from corl_jax.engine.remote_workdir import CHECKPOINTS, is_address
 
 # The fields of ``TrainState`` that hold parameters.
