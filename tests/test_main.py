@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from corl_jax.engine.checkpoints.checkpoint import latest_step
+from corl_jax.engine.checkpoints.step_folders import latest_step
 from corl_jax.main import main
 
 ROOT = Path(__file__).parents[1]

@@ -13,15 +13,17 @@ from typing import Any
 import jax
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.files import name_write_errors
 from corl_jax.core.processes import on_first_process
 from corl_jax.engine.alarms import AlarmConfig
 from corl_jax.engine.loop import LoopConfig, TrainingRun, train
 from corl_jax.engine.optim import OptimConfig, Optimizer, make_optimizer
 from corl_jax.engine.workdir import Workdir, join_workdir, open_workdir
 from corl_jax.stages import preflight
-from corl_jax.stages.config import HooksConfig, read_block
+from corl_jax.stages.config import HooksConfig, ResumeConfig, read_block, without_resume
 from corl_jax.stages.evaluate_run import RunEvaluation
 from corl_jax.stages.rl.stage import RlStage
+from corl_jax.stages.run_inputs import check_resumable, describe_inputs
 from corl_jax.stages.setup import Setup, build_setup, write_tokenizer_files
 from corl_jax.stages.sft import SftStage
 from corl_jax.stages.tokenizer import TokenizerStage
@@ -67,6 +69,7 @@ def prepare(config: Mapping[str, Any], workdir: str | Path) -> PreparedRun:
     preflight.check_accelerator_free(jax.config.jax_platforms)  # type: ignore[attr-defined]
     preflight.check_same_config(config)
     _check_counts(config)
+    resume = read_block(ResumeConfig, config["resume"], "resume")
     hooks = read_block(HooksConfig, config["hooks"], "hooks")
     loop_config = LoopConfig(
         steps=config["steps"],
@@ -76,6 +79,7 @@ def prepare(config: Mapping[str, Any], workdir: str | Path) -> PreparedRun:
         tensorboard_every=hooks.tensorboard_every,
         progress_metrics=tuple(config["progress_metrics"]),
         alarms=read_block(AlarmConfig, config["alarms"], "alarms"),
+        fallback=resume.fallback,
     )
 
     # From here on model folders and records are read, but nothing is written.
@@ -86,7 +90,9 @@ def prepare(config: Mapping[str, Any], workdir: str | Path) -> PreparedRun:
     _check_rows(stage.rows_per_step, len(stage.train_records), config["microbatches"])
 
     # All that can be wrong is known now: the work directory may be touched.
-    opened = _open_workdir(config, workdir, setup)
+    policies = [policy for _, policy in setup.sources]
+    inputs = on_first_process(lambda: describe_inputs(policies, stage.train_records)) or {}
+    opened, notes = _open_workdir(config, workdir, setup, inputs, resume)
     return PreparedRun(
         stage=stage,
         optimizer=optimizer,
@@ -96,6 +102,8 @@ def prepare(config: Mapping[str, Any], workdir: str | Path) -> PreparedRun:
         hooks=tuple(stage.hooks(hooks)),
         sharder=setup.sharder,
         setup=setup,
+        inputs=inputs,
+        notes=notes,
     )
 
 
@@ -103,6 +111,13 @@ def _check_counts(config: Mapping[str, Any]) -> None:
     """Raises UserError for an unknown stage, or a number of steps that is none."""
     if config["stage"] not in STAGES:
         raise UserError(f"config.stage must be one of {', '.join(STAGES)}; got {config['stage']!r}")
+    # A stage has a block of its name, which a config file for another stage lacks.
+    if config["stage"] not in config:
+        expected = ", ".join(name for name in STAGES if name in config) or "pipeline"
+        raise UserError(
+            f"config.stage must be the stage that the config file is for, {expected}; got "
+            f"{config['stage']!r}. Choose another --config"
+        )
     for key in ("steps", "microbatches", "updates_per_step"):
         if not isinstance(config[key], int) or config[key] < 1:
             raise UserError(
@@ -125,18 +140,34 @@ def _check_rows(rows_per_step: Mapping[str, int], records: int, microbatches: in
             )
 
 
-def _open_workdir(config: Mapping[str, Any], workdir: str | Path, setup: Setup) -> Workdir:
-    """The work directory with its config and tokenizer; every process can see it and write to it."""
+def _open_workdir(
+    config: Mapping[str, Any],
+    workdir: str | Path,
+    setup: Setup,
+    inputs: Mapping[str, Any],
+    resume: ResumeConfig,
+) -> tuple[Workdir, tuple[str, ...]]:
+    """The work directory with its config and tokenizer; every process can see it and write to it.
+
+    Also what the user should know of how the run goes on there.
+    """
+    policies = [policy for _, policy in setup.sources]
+    notes: list[str] = []
+
+    def check(there: Workdir) -> None:
+        notes.extend(check_resumable(there, config["steps"], inputs, policies, resume))
 
     def create() -> None:
-        created = open_workdir(workdir, config)
-        write_tokenizer_files(setup.sources, created.path / "tokenizer")
+        created = open_workdir(workdir, without_resume(config), check=check)
+        tokenizer_folder = created.path / "tokenizer"
+        with name_write_errors(tokenizer_folder):
+            write_tokenizer_files(setup.sources, tokenizer_folder)
         created.push()
 
     on_first_process(create)
     joined = join_workdir(workdir)
     preflight.check_writable(joined)
-    return joined
+    return joined, tuple(notes)
 
 
 def optim_config(config: Mapping[str, Any]) -> OptimConfig:

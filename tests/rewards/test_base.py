@@ -76,7 +76,7 @@ def test_no_reward_at_all():
         ),
         (
             "none",
-            r"reward 'none' must return finite numbers; "
+            r"reward 'none' must be finite in float32; "
             r"got nan on row 1 \(record 'shapes-train-000001'\)",
         ),
         (

@@ -1,8 +1,7 @@
 """The manifest: a small JSON file in every checkpoint that describes what the checkpoint is.
 
-In: a train state and the identity of its run. Out: a ``Manifest``, which ``checkpoint`` writes and
-this file reads. Also here: an inventory of the step folder, with which a truncated checkpoint is
-recognised before anything is read from it.
+In: a train state, the position in the data and the identity of the run. Out: a ``Manifest``, which
+``checkpoint`` writes and this file reads. Its digests cover all that a run restores.
 """
 
 from __future__ import annotations
@@ -15,27 +14,30 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import jax
 from etils import epath
 
 from corl_jax import __version__
 from corl_jax.core import trees
+from corl_jax.core.checksums import checksums
 from corl_jax.core.errors import UserError, describe_error
-from corl_jax.core.files import write_atomically
-from corl_jax.engine.state import TrainState
+from corl_jax.engine.checkpoints.inventory import DamagedCheckpoint
+from corl_jax.engine.state import TrainState, named_arrays
 
 # Path of the manifest inside a step folder.
 MANIFEST_FILE = Path("manifest") / "manifest.json"
 
-# Path of the inventory inside a step folder: name of every file to its size.
-INVENTORY_FILE = "files.json"
-
 # Libraries whose versions are noted.
 LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
+
+NOT_FINITE = "holds NaN or infinity"
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
     """What a checkpoint is. The names of the fields are keys of the file.
+
+    Fields with a default are missing from checkpoints of older versions.
 
     Attributes:
       stage: name of the stage that wrote it.
@@ -44,6 +46,10 @@ class Manifest:
       params_digest: ``trees.digest`` of all parameters; None if they are spread over several hosts.
       config_digest: hash of the run's entire config.
       versions: of this package and of the libraries that wrote it.
+      arrays: every array of the train state by name, with the digest of ``core.checksums``.
+      data_digest: hash of the position in the data.
+      inputs: what the run was started from, as JSON; see ``RunIdentity``.
+      digest: hash of all other fields.
     """
 
     stage: str
@@ -52,6 +58,26 @@ class Manifest:
     params_digest: str | None
     config_digest: str
     versions: dict[str, str]
+    arrays: dict[str, str] | None = None
+    data_digest: str | None = None
+    inputs: dict[str, Any] | None = None
+    digest: str | None = None
+
+    def check_arrays(self, folder: Path | epath.Path, arrays: Mapping[str, jax.Array]) -> None:
+        """Compares arrays that were read with those that were written; all processes call this.
+
+        Args:
+          folder: they were read from, for errors.
+          arrays: some or all of the train state, by the names of ``state.named_arrays``.
+
+        Raises:
+          DamagedCheckpoint: one of them differs, or is not finite.
+        """
+        for name, checksum in checksums(arrays).items():
+            if self.arrays is not None and self.arrays.get(name) != checksum.digest:
+                raise DamagedCheckpoint(folder, f"{name} is not as it was written")
+            if not checksum.is_finite:
+                raise DamagedCheckpoint(folder, f"{name} {NOT_FINITE}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,26 +88,47 @@ class RunIdentity:
       stage: name of the stage.
       model: config of the model, as JSON.
       config: the entire config, as JSON.
+      inputs: what the run reads beside its config, as JSON: which policies its parameters came
+        from, and which records it trains on. Read on the first process alone.
     """
 
     stage: str
     model: dict[str, Any]
     config: dict[str, Any]
+    inputs: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def make_manifest(identity: RunIdentity, step: int, state: TrainState) -> Manifest:
-    """The manifest of ``state`` after ``step`` steps."""
+def make_manifest(
+    identity: RunIdentity, step: int, state: TrainState, position: Mapping[str, Any]
+) -> Manifest:
+    """The manifest of a state after ``step`` steps; all processes call this.
+
+    Raises:
+      UserError: an array of the state is not finite, so it must not be saved.
+    """
+    sums = checksums(named_arrays(state))
+    if broken := [name for name, checksum in sums.items() if not checksum.is_finite]:
+        raise UserError(
+            f"step {step} cannot be saved: {broken[0]} {NOT_FINITE}. Earlier checkpoints are kept; "
+            "start again from one of them with a lower config.optim.learning_rate in another "
+            "--workdir"
+        )
+
     # The versions are for people who read the file; nothing checks them.
     versions = {"corl_jax": __version__}
     versions |= {name: metadata.version(name) for name in LIBRARIES}
-    return Manifest(
+    manifest = Manifest(
         stage=identity.stage,
         step=step,
         model=identity.model,
         params_digest=params_digest(state),
         config_digest=json_digest(identity.config),
         versions=versions,
+        arrays={name: checksum.digest for name, checksum in sums.items()},
+        data_digest=json_digest(position),
+        inputs=identity.inputs,
     )
+    return dataclasses.replace(manifest, digest=_digest_of_fields(manifest))
 
 
 def json_digest(value: Mapping[str, Any]) -> str:
@@ -100,61 +147,30 @@ def read_manifest(step_folder: Path | epath.Path) -> Manifest:
     """The manifest of a step folder such as ``run/checkpoints/100``.
 
     Raises:
-      UserError: the manifest is missing or unreadable.
+      DamagedCheckpoint: it is missing, unreadable, changed, or of another step.
     """
     path = step_folder / MANIFEST_FILE
     try:
-        return Manifest(**json.loads(path.read_text()))
+        manifest = Manifest(**json.loads(path.read_text("utf-8")))
     except FileNotFoundError:
-        raise UserError(
-            f"{step_folder} is not a checkpoint of corl_jax: {MANIFEST_FILE} is missing; "
-            "expected a step folder such as <workdir>/checkpoints/100"
+        raise DamagedCheckpoint(
+            step_folder,
+            f"{MANIFEST_FILE} is missing",
+            "expected a step folder of corl_jax, such as <workdir>/checkpoints/100",
         ) from None
-    # TypeError: JSON with other keys than the fields of a manifest.
-    except (json.JSONDecodeError, TypeError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path} cannot be read as a manifest ({describe_error(error)}); use another checkpoint"
+    # ValueError: not JSON or not UTF-8. TypeError: no object, or with other keys than a manifest.
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DamagedCheckpoint(
+            step_folder, f"{MANIFEST_FILE} cannot be read: {describe_error(error)}"
         ) from error
 
-
-def write_inventory(step_folder: Path) -> None:
-    """Writes the size of every file of a finished step folder to ``files.json``, atomically."""
-    sizes = {
-        str(path.relative_to(step_folder)): path.stat().st_size for path in _list_files(step_folder)
-    }
-    write_atomically(step_folder / INVENTORY_FILE, json.dumps(sizes, indent=1, sort_keys=True))
+    if manifest.digest is not None and manifest.digest != _digest_of_fields(manifest):
+        raise DamagedCheckpoint(step_folder, f"{MANIFEST_FILE} is not as it was written")
+    if str(manifest.step) != step_folder.name:
+        raise DamagedCheckpoint(step_folder, f"its manifest is of step {manifest.step}")
+    return manifest
 
 
-def find_damage(step_folder: Path | epath.Path) -> str | None:
-    """What is missing from a step folder or cut short, as text; None if it is complete.
-
-    A folder without an inventory is taken to be complete: it is in a bucket, or the run was killed
-    between the two writes.
-    """
-    path = step_folder / INVENTORY_FILE
-    if not path.exists():
-        return None
-
-    # Writing the inventory is atomic, so a short one comes from a bad copy.
-    try:
-        sizes = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        return f"{INVENTORY_FILE} is cut short: {describe_error(error)}"
-
-    # Sizes are enough: a killed or interrupted copy leaves short files, not changed ones.
-    for name, size in sizes.items():
-        file = Path(step_folder) / name
-        if not file.exists():
-            return f"{name} is missing"
-        if file.stat().st_size != size:
-            return f"{name} has {file.stat().st_size} bytes of {size}"
-    return None
-
-
-def _list_files(folder: Path) -> list[Path]:
-    """All files of a step folder except the inventory itself and its temporary file."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and not path.name.startswith(INVENTORY_FILE)
-    )
+def _digest_of_fields(manifest: Manifest) -> str:
+    """Hash of all fields but ``digest``."""
+    return json_digest(dataclasses.asdict(dataclasses.replace(manifest, digest=None)))
