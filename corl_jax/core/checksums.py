@@ -93,5 +93,5 @@ def _shard_sums(shard: np.ndarray, offsets: Sequence[int], strides: Sequence[int
     infinite = 0
     if jnp.issubdtype(shard.dtype, jnp.inexact):
         with np.errstate(invalid="ignore"):  # bfloat16 warns of the NaN that is looked for
-            infinite = shard.size - np.count_nonzero(np.isfinite(shard))
+            infinite = shard.size - int(np.count_nonzero(np.isfinite(shard)))
     return np.asarray([sums, weighted[0], infinite], np.uint64)

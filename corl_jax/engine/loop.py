@@ -110,9 +110,9 @@ def train(run: TrainingRun) -> Iterator[StepResult]:
       report at 0 also yields step 0; a run that is complete yields nothing.
 
     Raises:
-      UserError: the checkpoint is damaged or of another model, there are no steps to do, the updates
-        of ``MAX_SKIPPED_STEPS`` steps in a row were skipped, or something cannot be written. What
-        was saved is kept.
+      UserError: the checkpoint is damaged or of another model, there are no steps to do, updates of
+        ``MAX_SKIPPED_STEPS`` steps in a row were skipped, or something cannot be written. What was
+        saved is kept.
       Preempted: after SIGTERM or SIGINT, once the current step is saved.
     """
     cfg, stage = run.cfg, run.stage
@@ -282,8 +282,8 @@ class _Session:
         saved = max(saved_steps(self.run.workdir.checkpoints), default=None)
         kept = "no checkpoint was saved before" if saved is None else f"checkpoint {saved} is kept"
         return UserError(
-            f"step {step} is number {self.recorder.skipped_steps} in a row without a finite loss and "
-            f"gradient, and its updates were skipped; its records are {names}{more}, and {kept}. "
+            f"step {step} is number {self.recorder.skipped_steps} in a row without a finite loss "
+            f"and gradient, and its updates were skipped; its records are {names}{more}, and {kept}. "
             "Look at these records and their rewards; if they are right, start again with a lower "
             "config.optim.learning_rate in another --workdir"
         )

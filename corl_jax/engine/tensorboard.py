@@ -40,6 +40,8 @@ class TensorBoard:
 
         for name, value in row.items():
             self._add(step, summary=summary.scalar(name, value))
+        # Whoever watches a run sees its newest row.
+        self.flush()
 
     def write_image(self, step: int, name: str, pixels: np.ndarray) -> None:
         """Adds a uint8 ``[H, W, 3]`` image."""

@@ -1,6 +1,7 @@
 """Where metrics of a run go: JSON lines, and a progress bar on the terminal.
 
-In: one row of floats per step. Out: ``metrics.jsonl``, which a resumed run cuts back; lines on stderr.
+In: one row of floats per step. Out: ``metrics.jsonl``, which a resumed run cuts back, and lines on
+stderr.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ KERNEL_LOCKS = Path("/proc/locks")
 """The kernel's table of file locks."""
 
 LOCK_FOLDER = Path("/tmp")
-"""Where locks of work directories are: a place that does not depend on TMPDIR, which two runs on the
-same host may have set differently."""
+"""Where locks of work directories are. It does not depend on TMPDIR, which two runs on a host may
+have set differently."""
 
 
 def check_same_config(config: Mapping[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """What a run reads beside its config, and whether it is still what the run began with.
 
-In: the policies of ``init_from``, the training records, and the newest manifest of a work directory.
-Out: their identities as JSON for new manifests; an error where one has changed, unless the user
-accepts it.
+In: the policies of ``init_from``, the training records, and the newest manifest of a work
+directory. Out: their identities as JSON for new manifests; an error where one has changed, unless
+the user accepts it.
 """
 
 from __future__ import annotations

@@ -7,12 +7,15 @@ coroutine that nobody awaits, beside the one line that says what is wrong.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import sys
+from collections.abc import Iterator
 
 
-def hide_abandoned_tasks() -> None:
-    """Hides what the other tasks print from now on; to call where Orbax has failed."""
+@contextlib.contextmanager
+def hidden_abandoned_tasks() -> Iterator[None]:
+    """A context for a call of Orbax; what its other tasks print after an error stays hidden."""
     show = sys.unraisablehook
 
     def show_unless_abandoned(unraisable: sys.UnraisableHookArgs) -> None:
@@ -21,3 +24,6 @@ def hide_abandoned_tasks() -> None:
             show(unraisable)
 
     sys.unraisablehook = show_unless_abandoned
+    yield
+    # Only here, since after an error the tasks are still at work.
+    sys.unraisablehook = show

@@ -17,7 +17,7 @@ from etils import epath
 from corl_jax.core.checksums import dtype_and_shape
 from corl_jax.core.errors import UserError, describe_error
 from corl_jax.core.processes import on_first_process
-from corl_jax.engine.checkpoints.abandoned_tasks import hide_abandoned_tasks
+from corl_jax.engine.checkpoints.abandoned_tasks import hidden_abandoned_tasks
 from corl_jax.engine.checkpoints.inventory import DamagedCheckpoint, check_inventory
 from corl_jax.engine.checkpoints.manifest import (
     MANIFEST_FILE,
@@ -100,21 +100,19 @@ class Checkpointer:
         manifest = make_manifest(self._identity, step, state, position)
 
         # Orbax writes the three parts together, and raises errors of many kinds.
+        folder = self.folder / str(step)
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            data=ocp.args.JsonSave(position),
+            manifest=ocp.args.JsonSave(dataclasses.asdict(manifest)),
+        )
         try:
-            self._orbax.save(
-                unfinished_folder(self.folder, step),
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state),
-                    data=ocp.args.JsonSave(position),
-                    manifest=ocp.args.JsonSave(dataclasses.asdict(manifest)),
-                ),
-                force=True,
-            )
+            with hidden_abandoned_tasks():
+                self._orbax.save(unfinished_folder(self.folder, step), args=args, force=True)
         except Exception as error:
-            hide_abandoned_tasks()
             raise UserError(
-                f"checkpoint {self.folder / str(step)} cannot be written ({describe_error(error)}); earlier ones "
-                "are kept. Free some space there, then start the same command again"
+                f"checkpoint {folder} cannot be written ({describe_error(error)}); "
+                "earlier ones are kept. Free some space there, then start the same command again"
             ) from error
         on_first_process(lambda: finish_step(self.folder, step, self._keep))
 
@@ -174,22 +172,22 @@ class Checkpointer:
             state=ocp.args.StandardRestore(abstract_state), data=ocp.args.JsonRestore()
         )
         try:
-            restored = self._orbax.restore(folder, args=args)
+            with hidden_abandoned_tasks():
+                restored = self._orbax.restore(folder, args=args)
         except Exception as error:
-            hide_abandoned_tasks()
             raise DamagedCheckpoint(folder, describe_error(error)) from error
 
         manifest.check_arrays(folder, named_arrays(restored.state))
         if manifest.data_digest not in (None, json_digest(restored.data)):
             raise DamagedCheckpoint(folder, "the position in the data is not as it was written")
 
-        # Before version 0.1.0 there was a digest of the parameters alone, and none on several hosts.
+        # Older versions had a digest of the parameters alone, and none on several hosts.
         notes = []
         if manifest.arrays is None:
             if manifest.params_digest not in (None, params_digest(restored.state)):
                 raise DamagedCheckpoint(folder, "its parameters are not as they were written")
             notes.append(
-                f"checkpoint {step} is of an older version, without digests of optimizer, algorithm "
+                f"checkpoint {step} is of an older version, without digests of moments, algorithm "
                 "state, data position, records and init_from: whether they changed is not checked"
             )
         try:

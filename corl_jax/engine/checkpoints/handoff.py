@@ -17,7 +17,7 @@ from etils import epath
 from corl_jax.core import trees
 from corl_jax.core.errors import UserError, describe_error
 from corl_jax.core.types import Params
-from corl_jax.engine.checkpoints.abandoned_tasks import hide_abandoned_tasks
+from corl_jax.engine.checkpoints.abandoned_tasks import hidden_abandoned_tasks
 from corl_jax.engine.checkpoints.inventory import DamagedCheckpoint, check_inventory
 from corl_jax.engine.checkpoints.manifest import Manifest, read_manifest
 from corl_jax.engine.checkpoints.step_folders import latest_step
@@ -163,10 +163,9 @@ def _restore(folder: Path | epath.Path, targets: dict[str, dict[str, Any]]) -> d
         partial_restore=True,
     )
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader, hidden_abandoned_tasks():
             return reader.restore(folder / "state", args=args)
     except Exception as error:
-        hide_abandoned_tasks()
         # Shapes were checked before, so whatever Orbax raises now is about the files.
         raise DamagedCheckpoint(folder, describe_error(error)) from error
 
