@@ -117,8 +117,8 @@ def _accept(
 
 
 def _text(identity: Mapping[str, Any]) -> str:
-    """Such as ``step 100, digest 0123456789ab``."""
-    return ", ".join(f"{name} {str(value)[:12]}" for name, value in identity.items())
+    """Such as ``step 100, digest 0123456789abcdef0123``."""
+    return ", ".join(f"{name} {str(value)[:20]}" for name, value in identity.items())
 
 
 def _newest_manifest(workdir: Workdir) -> Manifest | None:

@@ -74,8 +74,8 @@ def test_unchanged_inputs_go_on(started):
 @pytest.mark.parametrize("records", [Records(97, "a" * 64), Records(96, "b" * 64)])
 def test_changed_records_are_refused_unless_they_are_accepted(started, records):
     message = (
-        r"training records of config.data had count 96, digest a{12} when the run began and has "
-        rf"count {len(records)}, digest {records.text[:12]} today; .*config.resume.accept_data=True"
+        r"training records of config.data had count 96, digest a{20} when the run began and has "
+        rf"count {len(records)}, digest {records.text[:20]} today; .*config.resume.accept_data=True"
     )
     with pytest.raises(UserError, match=message) as error:
         check(started, records=records)
