@@ -9,7 +9,14 @@ import ml_collections
 from corl_jax.core.errors import UserError
 from corl_jax.engine.alarms import AlarmConfig
 from corl_jax.models.janus.config import SIZES
-from corl_jax.stages.config import DataConfig, EvalsConfig, HooksConfig, LoraConfig, ModelConfig
+from corl_jax.stages.config import (
+    DataConfig,
+    EvalsConfig,
+    HooksConfig,
+    LoraConfig,
+    ModelConfig,
+    ResumeConfig,
+)
 
 
 def _mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> dict[str, int]:
@@ -123,6 +130,8 @@ def base(stage: str, arg: dict[str, str]) -> ml_collections.ConfigDict:
     )
 
     c.hooks = defaults(HooksConfig)
+    # How one start goes on with a run, such as after damage: docs/resuming.md.
+    c.resume = defaults(ResumeConfig)
     c.progress_metrics = ("loss",)
     c.alarms = defaults(AlarmConfig)
     c.alarms.watch = ("grad_norm",)

@@ -9,12 +9,13 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
-from corl_jax.engine.checkpoint import latest_step
+from corl_jax.engine.checkpoints.step_folders import latest_step
 from corl_jax.main import main
 
 ROOT = Path(__file__).parents[1]
@@ -152,7 +153,10 @@ def test_sigterm_saves_and_the_same_command_resumes(stopped_run):
     assert latest_step(stopped_run.folder) == STEPS
 
 
-def test_a_second_run_in_the_same_folder_is_refused(start, refused, dot_policy_folder, tmp_path):
+def test_a_second_run_in_the_same_folder_is_refused(
+    start, refused, dot_policy_folder, tmp_path, monkeypatch
+):
+    """Also where it has another folder for temporary files."""
     folder = tmp_path / "run"
     flags = (
         "--config=configs/tokenizer.py",
@@ -163,6 +167,8 @@ def test_a_second_run_in_the_same_folder_is_refused(start, refused, dot_policy_f
     )
     process = start(*flags)
     wait_for_steps(process, folder, 3)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     assert f"in use by another process of this host ({process.pid})" in refused(*flags)
     process.send_signal(signal.SIGTERM)
     assert finish(process)[0] == 0
@@ -278,6 +284,17 @@ def test_a_folder_that_is_not_of_this_run_is_left_as_it_is(refused, stopped_run,
     assert contents(folder) | contents(tmp_path) == before
 
 
+def test_a_run_cannot_get_shorter_than_it_is_or_change_its_stage(refused, stopped_run):
+    folder, flags = stopped_run.folder, stopped_run.flags
+    before = contents(folder)
+    message = f"config.steps must be at least {STEPS}, the steps that are done in .*; got 2"
+    assert re.search(message, refused(*flags, "--config.steps=2"))
+    for stage in ("sft", "pipeline"):
+        error = refused(*flags, f"--config.stage={stage}")
+        assert "config.stage must be the stage that the config file is for" in error
+    assert contents(folder) == before
+
+
 def test_a_truncated_checkpoint(refused, stopped_run):
     """Only the config is written again: its number of steps may differ."""
     folder = stopped_run.folder
@@ -287,7 +304,11 @@ def test_a_truncated_checkpoint(refused, stopped_run):
     largest.write_bytes(largest.read_bytes()[:-10])
 
     before = contents(folder)
-    error = refused(*stopped_run.flags, f"--config.steps={STEPS + 1}")
+    # The run had more records than the small world of this process.
+    more = (*stopped_run.flags, f"--config.steps={STEPS + 1}")
+    message = "training records of config.data had count 16384, digest corl_shapes 1.0.0 when"
+    assert message in refused(*more)
+    error = refused(*more, "--config.resume.accept_data=True")
     assert f"checkpoints/{STEPS} is damaged" in error and "delete that folder" in error
     after = contents(folder)
     assert {path for path in before if before[path] != after[path]} <= {folder / "config.json"}

@@ -69,15 +69,29 @@ def batches(
         # Nothing is read here; the transform indexes the records that it needs.
         return transform(SelectedRecords(source, tuple(map(int, rows))), step)
 
-    # Grain shuffles and batches row numbers only. Batches do not cross epochs: what does not fill a
-    # batch is dropped before ``repeat`` starts the next epoch.
-    dataset = grain.MapDataset.range(len(source)).seed(seed)
-    if shuffle:
-        dataset = dataset.shuffle()
-    rows = dataset.batch(batch_size, drop_remainder=True, batch_fn=np.asarray).repeat()
-
+    rows = _batches_of_rows(len(source), seed, batch_size, shuffle)
     read_options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
     return iter(rows.map_with_index(make_batch).to_iter_dataset(read_options))
+
+
+def record_ids(
+    source: RecordSource, *, seed: int, batch_size: int, step: int, shuffle: bool = True
+) -> tuple[str, ...]:
+    """Ids of the records of batch number ``step`` of ``batches`` with the same arguments."""
+    rows = _batches_of_rows(len(source), seed, batch_size, shuffle)[step]
+    return tuple(source[operator.index(row)].id for row in rows)
+
+
+def _batches_of_rows(
+    records: int, seed: int, batch_size: int, shuffle: bool
+) -> grain.MapDataset[np.ndarray]:
+    """Row numbers of the batches, by the number of the batch."""
+    # Grain shuffles and batches row numbers only. Batches do not cross epochs: what does not fill a
+    # batch is dropped before ``repeat`` starts the next epoch.
+    dataset = grain.MapDataset.range(records).seed(seed)
+    if shuffle:
+        dataset = dataset.shuffle()
+    return dataset.batch(batch_size, drop_remainder=True, batch_fn=np.asarray).repeat()
 
 
 class PairWithNext(grain.DatasetIterator, Generic[T]):

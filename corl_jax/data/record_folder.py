@@ -7,6 +7,7 @@ The folder has a ``train.jsonl`` and optionally a ``test.jsonl`` with the column
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import operator
 import os
 import pathlib
@@ -47,6 +48,7 @@ class FolderSource:
                 "(docs/recipes.md shows how), or name another folder"
             )
 
+        self._path = path
         self._records: list[Record] = []
         self._image_paths: list[pathlib.Path] = []
         self._locations: list[str] = []
@@ -85,6 +87,13 @@ class FolderSource:
     def text_record(self, index: int) -> Record:
         """The record at ``index`` with a placeholder for its image, which is not read."""
         return self._records[index]
+
+    def fingerprint(self) -> str:
+        """Hash of the bytes of the file, and of the size of each image that it names."""
+        digest = hashlib.sha256(self._path.read_bytes())
+        for image_path in self._image_paths:
+            digest.update(f"{image_path.stat().st_size} ".encode())
+        return digest.hexdigest()
 
     def qa_type_and_kind(self, index: int) -> tuple[str, str]:
         """``qa_type`` and ``kind`` of the record at ``index``."""

@@ -24,6 +24,15 @@ class RecordSource(Protocol):
         ...
 
 
+@runtime_checkable
+class FingerprintedSource(RecordSource, Protocol):
+    """Records that can tell whether they are still the same."""
+
+    def fingerprint(self) -> str:
+        """A short text that changes when the records do."""
+        ...
+
+
 class MemorySource:
     """Checked records held in memory."""
 

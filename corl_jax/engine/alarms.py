@@ -1,8 +1,8 @@
 """Alarms: metrics of a run that suggest a fault.
 
-A metric does not change at all; a single reward decides alone; or the reward on held-out prompts
-falls while the trained one rises. In: the row of metrics of every step. Out: sentences for the
-progress bar and the report.
+An update was skipped; a metric is not finite, or does not change at all; a single reward decides
+alone; or the reward on held-out prompts falls while the trained one rises. In: the row of metrics
+of every step. Out: sentences for the progress bar and the report.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ STD_SHARE = "/reward_std_share/"
 
 # At the end of a column's name: the reward on held-out prompts.
 HELD_OUT_REWARD = "/held_out_reward"
+
+# Column: updates of the step that were skipped, since their loss or gradient was not finite.
+SKIPPED_UPDATES = "skipped_updates"
 
 
 @config_block
@@ -71,6 +74,10 @@ class Alarm:
         # Task to the sum and the number of training rewards since its last probe.
         self._since_probe: dict[str, tuple[float, int]] = {}
         self._last_probe: dict[str, _Probe] = {}
+        # Watched columns that are NaN or infinite.
+        self._not_finite: set[str] = set()
+        # The newest steps in a row with skipped updates.
+        self._skipped_steps = 0
 
     def update(self, row: Mapping[str, float]) -> list[str]:
         """Takes in the row of one step.
@@ -79,6 +86,7 @@ class Alarm:
           one sentence for each alarm that begins at this step.
         """
         return [
+            *self._check_skipped(row),
             *self._check_unchanged(row),
             *self._check_dominating(row),
             *self._check_held_out(row),
@@ -92,7 +100,24 @@ class Alarm:
         diverging = sum(
             probe.diverging >= self._cfg.diverging_probes for probe in self._last_probe.values()
         )
-        return unchanged + dominating + diverging
+        is_skipping = self._skipped_steps > 0
+        return unchanged + dominating + diverging + len(self._not_finite) + is_skipping
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps in a row, up to the newest, had updates that were skipped."""
+        return self._skipped_steps
+
+    def _check_skipped(self, row: Mapping[str, float]) -> Iterator[str]:
+        """A sentence for a step with skipped updates."""
+        # Step 0 of a run, which only reports, has no updates.
+        if SKIPPED_UPDATES not in row:
+            return
+        skipped = row[SKIPPED_UPDATES]
+        self._skipped_steps = self._skipped_steps + 1 if skipped else 0
+        if skipped:
+            noun = "update was" if skipped == 1 else "updates were"
+            yield f"{skipped:g} {noun} skipped, since loss or gradient is not finite"
 
     def _check_unchanged(self, row: Mapping[str, float]) -> Iterator[str]:
         """Sentences for watched columns that are not finite, or have not changed for too long."""
@@ -101,8 +126,11 @@ class Alarm:
                 continue
             value = row[name]
             if not math.isfinite(value):
-                yield f"{name} is {value}"
+                if name not in self._not_finite:
+                    yield f"{name} is {value}"
+                self._not_finite.add(name)
                 continue
+            self._not_finite.discard(name)
 
             # Equal floats: a metric that is alive differs at least in its last digit.
             last_value, count = self._unchanged.get(name, (value, 0))

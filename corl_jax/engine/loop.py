@@ -17,16 +17,23 @@ from corl_jax.core.json_object import JsonObject
 from corl_jax.core.numerics import Metrics
 from corl_jax.core.sharding import Sharder, sharding_context
 from corl_jax.core.trees import count
-from corl_jax.engine.alarms import AlarmConfig
-from corl_jax.engine.checkpoint import Checkpointer, saved_steps
+from corl_jax.engine.alarms import SKIPPED_UPDATES, AlarmConfig
+from corl_jax.engine.checkpoints.checkpoint import Checkpointer
+from corl_jax.engine.checkpoints.manifest import RunIdentity
+from corl_jax.engine.checkpoints.step_folders import saved_steps
 from corl_jax.engine.hooks import Hook, Preempted, Preemption
-from corl_jax.engine.manifest import RunIdentity
 from corl_jax.engine.optim import Optimizer
 from corl_jax.engine.recorder import Recorder
 from corl_jax.engine.stage import HostMetrics, Stage
 from corl_jax.engine.state import TrainState, abstract
 from corl_jax.engine.update import make_update
 from corl_jax.engine.workdir import Workdir
+
+# So many steps in a row without a finite loss and gradient are no accident.
+MAX_SKIPPED_STEPS = 3
+
+# So many records of a step are named in an error.
+NAMED_RECORDS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +49,7 @@ class LoopConfig:
         every step.
       progress_metrics: columns on the progress bar.
       alarms: columns to watch.
+      fallback: whether to resume from an earlier checkpoint where the newest one is damaged.
       quiet: no progress bar.
     """
 
@@ -52,6 +60,7 @@ class LoopConfig:
     tensorboard_every: int = 1
     progress_metrics: tuple[str, ...] = ("loss",)
     alarms: AlarmConfig = AlarmConfig()
+    fallback: bool = False
     quiet: bool = False
 
 
@@ -65,6 +74,8 @@ class TrainingRun:
       cfg: how long and how often.
       workdir: from ``open_workdir``.
       model: config of the model as JSON, for the manifest.
+      inputs: what the run reads beside its config, as JSON, for the manifest.
+      notes: sentences for the user, printed before the first step.
       hooks: run between steps, in this order.
       sharder: mesh and sharding rules; None for one device.
     """
@@ -76,6 +87,8 @@ class TrainingRun:
     model: Mapping[str, Any]
     hooks: tuple[Hook, ...] = ()
     sharder: Sharder | None = None
+    inputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,14 +110,17 @@ def train(run: TrainingRun) -> Iterator[StepResult]:
       report at 0 also yields step 0; a run that is complete yields nothing.
 
     Raises:
-      UserError: the checkpoint is damaged or of another model, or there are no steps to do.
+      UserError: the checkpoint is damaged or of another model, there are no steps to do, updates of
+        ``MAX_SKIPPED_STEPS`` steps in a row were skipped, or something cannot be written. What was
+        saved is kept.
       Preempted: after SIGTERM or SIGINT, once the current step is saved.
     """
     cfg, stage = run.cfg, run.stage
     if cfg.steps < 1:
         raise UserError(f"config.steps must be at least 1; got {cfg.steps}")
     saved_step = max(saved_steps(run.workdir.checkpoints), default=None)
-    if saved_step is not None and saved_step >= cfg.steps:
+    # A run that is complete is read again only to find out whether it is damaged.
+    if saved_step is not None and saved_step >= cfg.steps and not cfg.fallback:
         return
 
     with _mesh_context(run.sharder), _Session(run, saved_step) as session:
@@ -136,12 +152,13 @@ def train(run: TrainingRun) -> Iterator[StepResult]:
             pending = _PendingStep(step + 1, updates, host_metrics)
 
             is_last, must_stop = step + 1 == cfg.steps, session.preemption.requested()
+            must_save = is_last or must_stop
             is_save_due = cfg.save_every > 0 and (step + 1) % cfg.save_every == 0
-            must_save = is_last or must_stop or is_save_due
-            if must_save or session.is_hook_due(step + 1, is_last):
+            if must_save or is_save_due or session.is_hook_due(step + 1, is_last):
                 result = session.finish(pending, state, is_last)
                 pending = None
-                if must_save:
+                # While updates are skipped, copies of one state must not crowd out older ones.
+                if must_save or (is_save_due and not session.recorder.skipped_steps):
                     session.save(step + 1, state)
                 yield result
             if must_stop and not is_last:
@@ -171,6 +188,9 @@ class _PendingStep:
             raise ValueError(f"metrics {shared} come from the host and from the update")
 
         means = {name: total / weight if weight else 0.0 for name, (total, weight) in sums.items()}
+        # Of updates that were skipped the step has their number.
+        if SKIPPED_UPDATES in sums:
+            means[SKIPPED_UPDATES] = sums[SKIPPED_UPDATES][0]
         return means | {name: float(value) for name, value in self.host_metrics.items()}
 
 
@@ -181,16 +201,19 @@ class _Session:
         """Starts anew, or restores the newest checkpoint where ``saved_step`` is one."""
         self.run, cfg, workdir = run, run.cfg, run.workdir
         config = dict(JsonObject.read(workdir.config).entries)
-        identity = RunIdentity(run.stage.name, dict(run.model), config)
+        identity = RunIdentity(run.stage.name, dict(run.model), config, dict(run.inputs))
         self.checkpointer = Checkpointer(workdir.checkpoints, identity, cfg.keep_checkpoints)
 
         self.data: grain.DatasetIterator = run.stage.data_iterator()
         self.first_step, self.first_state = 0, run.stage.init_state()
+        notes = run.notes
         if saved_step is not None:
             # Only the shapes of the new state are needed; its arrays make room for the saved ones.
             shapes = abstract(self.first_state)
             del self.first_state
-            self.first_step, self.first_state = self.checkpointer.restore(shapes, self.data)
+            restored = self.checkpointer.restore(shapes, self.data, cfg.fallback)
+            self.first_step, self.first_state = restored.step, restored.state
+            notes += restored.notes
 
         self.recorder = Recorder(
             workdir,
@@ -201,6 +224,8 @@ class _Session:
             cfg.tensorboard_every,
             cfg.quiet,
         )
+        for note in notes:
+            self.recorder.log(note)
         if saved_step is not None:
             self.recorder.log(f"resuming {workdir} from step {self.first_step}")
         trainable, total = count(self.first_state.trainable), count(self.first_state.params)
@@ -238,13 +263,30 @@ class _Session:
                 report = hook.run(pending.step, state)
                 row.update(report.metrics)
                 images.update(report.images)
-        return StepResult(pending.step, self.recorder.record(pending.step, row, images))
+        result = StepResult(pending.step, self.recorder.record(pending.step, row, images))
+        if self.recorder.skipped_steps >= MAX_SKIPPED_STEPS:
+            raise self._not_finite_error(pending.step)
+        return result
 
     def save(self, step: int, state: TrainState) -> None:
         """Writes a checkpoint, after the rows that it must not be ahead of."""
         self.recorder.flush()
         self.checkpointer.save(step, state, self.data)
         self.last_finish = time.perf_counter()
+
+    def _not_finite_error(self, step: int) -> UserError:
+        """The error after too many steps without a finite update."""
+        ids = self.run.stage.record_ids(step - 1)
+        names = ", ".join(map(repr, ids[:NAMED_RECORDS]))
+        more = f" and {len(ids) - NAMED_RECORDS} more" if len(ids) > NAMED_RECORDS else ""
+        saved = max(saved_steps(self.run.workdir.checkpoints), default=None)
+        kept = "no checkpoint was saved before" if saved is None else f"checkpoint {saved} is kept"
+        return UserError(
+            f"step {step} is number {self.recorder.skipped_steps} in a row without a finite loss "
+            f"and gradient, and its updates were skipped; its records are {names}{more}, and {kept}. "
+            "Look at these records and their rewards; if they are right, start again with a lower "
+            "config.optim.learning_rate in another --workdir"
+        )
 
     def stop(self, step: int) -> None:
         """Ends a run that was asked to stop.

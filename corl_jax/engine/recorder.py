@@ -6,6 +6,7 @@ files, the progress bar.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping
 
@@ -13,9 +14,11 @@ import jax
 import numpy as np
 from PIL import Image
 
+from corl_jax.core.files import write_atomically
 from corl_jax.engine.alarms import Alarm, AlarmConfig
+from corl_jax.engine.tensorboard import TensorBoard
 from corl_jax.engine.workdir import Workdir
-from corl_jax.engine.writers import JsonLines, Progress, TensorBoard, read_rows, rewind_metrics
+from corl_jax.engine.writers import JsonLines, Progress, read_rows, rewind_metrics
 
 
 class Recorder:
@@ -27,6 +30,7 @@ class Recorder:
       steps_done: steps that the run resumes from; -1 for a new run.
       progress_metrics: columns on the progress bar.
       alarms: the columns to watch. On resume the old rows are read again, for the alarms' state.
+        Missing rows are named.
       tensorboard_every: steps between rows of TensorBoard; 0 for none.
       quiet: no progress bar.
     """
@@ -48,9 +52,9 @@ class Recorder:
 
         # For a new run -1 removes all rows, also that of step 0; bar and events start at 0.
         first_step = max(steps_done, 0)
+        missing: list[int] = []
         if self._is_writer:
-            rewind_metrics(workdir.metrics, steps_done)
-            self._replay_alarms()
+            missing = rewind_metrics(workdir.metrics, steps_done)
             self._lines = JsonLines(workdir.metrics)
             self._events = TensorBoard(workdir.tensorboard, first_step)
 
@@ -59,10 +63,20 @@ class Recorder:
             total_steps, first_step, progress_metrics, quiet or not self._is_writer
         )
 
-    def _replay_alarms(self) -> None:
-        """Brings the alarms to the state that they had after the rows on disk."""
-        for _, row in read_rows(self._workdir.metrics):
-            self._alarm.update(row)
+        # The alarms' state after the rows on disk; every process needs it to stop where all do.
+        for _, row in read_rows(workdir.metrics):
+            if row["step"] <= steps_done:
+                self._alarm.update(row)
+        if missing:
+            self.log(
+                f"{workdir}/metrics.jsonl has no row for {len(missing)} of the {steps_done} steps "
+                f"that are done, the first of them step {missing[0]}; the run goes on without them"
+            )
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps in a row, up to the newest, had updates that were skipped."""
+        return self._alarm.skipped_steps
 
     def record(
         self, step: int, row: Mapping[str, float], images: Mapping[str, Image.Image]
@@ -97,7 +111,9 @@ class Recorder:
 
         for name, image in images.items():
             file_name = f"step_{step:06d}_{name.replace('/', '_')}.png"
-            image.save(self._workdir.samples / file_name)
+            png = io.BytesIO()
+            image.save(png, "PNG")
+            write_atomically(self._workdir.samples / file_name, png.getvalue())
             if writes_events:
                 self._events.write_image(step, name, np.asarray(image))
 
@@ -109,6 +125,7 @@ class Recorder:
     def flush(self) -> None:
         """Brings all rows and images to disk or bucket; no checkpoint may be ahead of them."""
         if self._is_writer:
+            self._lines.flush()
             self._events.flush()
             self._workdir.push()
 

@@ -36,6 +36,10 @@ class Stage(Protocol):
         """Endless raw batches from the first one on; checkpoints save its position."""
         ...
 
+    def record_ids(self, step: int) -> tuple[str, ...]:
+        """Ids of the records of raw batch number ``step``, for errors."""
+        ...
+
     def batches(self, state: TrainState, raw: Any, step: int) -> Iterator[tuple[Any, HostMetrics]]:
         """Turns a raw batch into the batches of one or more updates.
 

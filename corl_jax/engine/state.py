@@ -107,6 +107,15 @@ def abstract(state: TrainState) -> TrainState:
     )
 
 
+def named_arrays(state: TrainState) -> dict[str, Any]:
+    """All arrays of ``state`` by name, such as ``trainable head/kernel``: the names of Orbax."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {
+        " ".join(jax.tree_util.keystr((key,), simple=True) for key in path): leaf
+        for path, leaf in leaves
+    }
+
+
 def _commit(leaf: jax.Array, replicated: NamedSharding | None) -> jax.Array:
     """``leaf`` committed to its devices; a leaf that is on no mesh is replicated over the mesh."""
     stays = replicated is None or isinstance(leaf.sharding, NamedSharding)

@@ -1,4 +1,7 @@
-"""The jitted update: gradients added up over micro-batches, AdamW, and the state of the algorithm."""
+"""The jitted update: gradients added up over micro-batches, AdamW, and the state of the algorithm.
+
+An update whose loss or gradient is not finite is skipped: nothing of the state changes.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import optax
 from corl_jax.core.errors import UserError
 from corl_jax.core.numerics import Metrics, Weighted
 from corl_jax.core.types import Params
+from corl_jax.engine.alarms import SKIPPED_UPDATES
 from corl_jax.engine.optim import Optimizer, widen
 from corl_jax.engine.state import TrainState, merge
 
@@ -21,7 +25,14 @@ Loss = Callable[[Params, Any, Any], tuple[jax.Array, Metrics]]
 UpdateAlgoState = Callable[[Any, Metrics], Any]
 """``(algo, metrics) -> algo``."""
 
-UPDATE_METRICS = ("loss", "grad_norm", "update_norm", "param_norm", "learning_rate")
+UPDATE_METRICS = (
+    "loss",
+    "grad_norm",
+    "update_norm",
+    "param_norm",
+    "learning_rate",
+    SKIPPED_UPDATES,
+)
 """Metrics that every update writes by itself."""
 
 
@@ -38,7 +49,11 @@ def make_update(
     donated; the frozen parameters, which are not; and a pytree whose arrays have a leading row axis
     (leaves may be None). It returns the next state, with the shardings of the old one, and the
     stage's metrics with ``loss``, ``grad_norm`` (before clipping), ``update_norm``, ``param_norm``
-    (after the update) and ``learning_rate``.
+    (after the update), ``learning_rate`` and ``skipped_updates``.
+
+    Where loss, gradient or the algorithm's next state is not finite, the next state is the old one,
+    bit for bit: parameters, moments, and every count of updates, so that schedules of the learning
+    rate and of KL coefficients wait as well.
 
     Args:
       loss: of a stage; see ``stage.Stage``.
@@ -59,33 +74,49 @@ def make_update(
         if reserved := sorted(set(metrics) & set(UPDATE_METRICS)):
             raise ValueError(f"the stage's metrics {reserved} have names that the update writes")
 
-        # One step of AdamW. The rate follows the state's step, so that a resumed run has the same.
-        learning_rate = optimizer.learning_rate(state.step)
-        direction, opt_state = optimizer.direction(grads, state.opt_state, state.trainable)
-        change = jax.tree.map(lambda leaf: -learning_rate * leaf, direction)
-        trainable = optax.apply_updates(state.trainable, change)
+        grad_norm = optax.tree.norm(grads)
+        metrics = metrics | {"loss": _weighted(total_loss), "grad_norm": _weighted(grad_norm)}
+        algo = update_algo_state(state.algo, metrics)
+        updated, change = _descend(optimizer, state, grads, algo)
 
-        metrics = metrics | {
-            "loss": _weighted(total_loss),
-            "grad_norm": _weighted(optax.tree.norm(grads)),
-            "update_norm": _weighted(optax.tree.norm(change)),
-            "param_norm": _weighted(optax.tree.norm(widen(trainable))),
-            "learning_rate": _weighted(learning_rate),
-        }
-        step, reference = state.step + 1, state.reference
-        next_state = TrainState(
-            step=step,
-            trainable=trainable,
-            frozen={},
-            opt_state=opt_state,
-            algo=update_algo_state(state.algo, metrics),
-            previous=state.trainable if state.previous else {},
-            reference=None if reference is None else reference.follow(trainable, step),
+        # A finite norm bounds the moments too; a NaN would stay in them for ever.
+        is_finite = jnp.isfinite(total_loss) & jnp.isfinite(grad_norm) & _all_finite(algo)
+        next_state = jax.tree.map(
+            lambda new, old: jnp.where(is_finite, new, old), updated, state.with_frozen({})
         )
+        metrics |= {
+            "update_norm": _weighted(jnp.where(is_finite, optax.tree.norm(change), 0)),
+            "learning_rate": _weighted(optimizer.learning_rate(state.step)),
+            "param_norm": _weighted(optax.tree.norm(widen(next_state.trainable))),
+            SKIPPED_UPDATES: _weighted(1 - is_finite.astype(jnp.float32)),
+        }
         return next_state, metrics
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state.with_frozen({}))
     return jax.jit(update, donate_argnums=0, out_shardings=(shardings, None))
+
+
+def _descend(
+    optimizer: Optimizer, state: TrainState, grads: Params, algo: Any
+) -> tuple[TrainState, Params]:
+    """The state after one step of AdamW, without frozen parameters, and the step itself."""
+    # The rate follows the state's step, so that a resumed run has the same.
+    learning_rate = optimizer.learning_rate(state.step)
+    direction, opt_state = optimizer.direction(grads, state.opt_state, state.trainable)
+    change = jax.tree.map(lambda leaf: -learning_rate * leaf, direction)
+    trainable = optax.apply_updates(state.trainable, change)
+
+    step, reference = state.step + 1, state.reference
+    updated = TrainState(
+        step=step,
+        trainable=trainable,
+        frozen={},
+        opt_state=opt_state,
+        algo=algo,
+        previous=state.trainable if state.previous else {},
+        reference=None if reference is None else reference.follow(trainable, step),
+    )
+    return updated, change
 
 
 def gradients(
@@ -136,6 +167,11 @@ def split_rows(batch: Any, microbatches: int) -> Any:
         return jnp.swapaxes(leaf.reshape(rows, microbatches, *leaf.shape[1:]), 0, 1)
 
     return jax.tree.map(split, batch)
+
+
+def _all_finite(tree: Any) -> jax.Array:
+    """Whether no number in ``tree`` is NaN or infinite."""
+    return jnp.all(jnp.asarray([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
 def _weighted(value: jax.Array) -> Weighted:

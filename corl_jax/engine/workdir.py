@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,10 @@ class Workdir:
 
 
 def open_workdir(
-    path: str | Path, config_json: Mapping[str, Any], may_differ: Sequence[str] = ("steps",)
+    path: str | Path,
+    config_json: Mapping[str, Any],
+    may_differ: Sequence[str] = ("steps",),
+    check: Callable[[Workdir], None] = lambda workdir: None,
 ) -> Workdir:
     """Creates a work directory, or opens one of the same config to resume its run.
 
@@ -89,6 +92,7 @@ def open_workdir(
       config_json: the entire config, JSON values only.
       may_differ: config keys (with dots for nested ones) that a resumed run may change, such as its
         length; the saved config is then replaced.
+      check: called with a work directory that is there, before anything is written; it may raise.
 
     Raises:
       UserError: the path is a file or a folder of something else, its config differs, or it cannot
@@ -103,6 +107,7 @@ def open_workdir(
         raise UserError(f"workdir {workdir} is a file; expected a folder or a new path")
     if workdir.config.exists():
         _check_same_config(workdir, config, may_differ)
+        check(workdir)
     elif not _is_empty(workdir):
         raise UserError(
             f"workdir {workdir} is not empty and has no config.json, so it is not a run of "

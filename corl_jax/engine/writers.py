@@ -1,6 +1,7 @@
-"""Where metrics and images of a run go: JSON lines, TensorBoard, a progress bar on the terminal.
+"""Where metrics of a run go: JSON lines, and a progress bar on the terminal.
 
-In: one row of floats per step, uint8 images. Out: files in the work directory, lines on stderr.
+In: one row of floats per step. Out: ``metrics.jsonl``, which a resumed run cuts back, and lines on
+stderr.
 """
 
 from __future__ import annotations
@@ -12,11 +13,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TextIO
 
-import numpy as np
 from tqdm import tqdm
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.files import write_atomically
+from corl_jax.core.files import name_write_errors, sync, write_atomically
 from corl_jax.core.json_object import JsonObject
 from corl_jax.core.json_reader import parse_json, read_lines
 
@@ -28,10 +28,16 @@ TIME = "time/"
 
 
 class JsonLines:
-    """Appends one JSON object per step to ``path``; NaN and infinity become null."""
+    """Appends one JSON object per step to ``path``; NaN and infinity become null.
+
+    Raises:
+      UserError: the file cannot be written; also from every method.
+    """
 
     def __init__(self, path: Path):
-        self._file: TextIO = path.open("a", encoding="utf-8")
+        self._path = path
+        with name_write_errors(path):
+            self._file: TextIO = path.open("a", encoding="utf-8")
 
     def write(self, step: int, row: Row) -> None:
         """Writes ``{"step": step, **row}``."""
@@ -39,24 +45,36 @@ class JsonLines:
             name: float(value) if math.isfinite(value) else None for name, value in row.items()
         }
         line = json.dumps({"step": step, **values}, sort_keys=True, allow_nan=False)
-        self._file.write(line + "\n")
-        # A killed run then has every finished row on disk.
-        self._file.flush()
+        with name_write_errors(self._path):
+            self._file.write(line + "\n")
+            # A killed run then has every finished row.
+            self._file.flush()
+
+    def flush(self) -> None:
+        """Returns once every row is on the disk."""
+        with name_write_errors(self._path):
+            sync(self._path)
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        with name_write_errors(self._path):
+            self._file.close()
 
 
-def rewind_metrics(path: Path, step: int) -> None:
+def rewind_metrics(path: Path, step: int) -> list[int]:
     """Removes the rows of ``metrics.jsonl`` after ``step``, and a half-written last line.
 
+    Returns:
+      the steps from 1 to ``step`` that have no row.
+
     Raises:
-      UserError: as ``read_rows``.
+      UserError: as ``read_rows``, or the file cannot be written.
     """
-    rows = [line.rstrip(b"\n") for line, row in read_rows(path) if row["step"] <= step]
+    rows = [(line, row["step"]) for line, row in read_rows(path) if row["step"] <= step]
     # Atomic, so that a run killed here loses no row.
-    write_atomically(path, b"".join(line + b"\n" for line in rows))
+    write_atomically(path, b"".join(line.rstrip(b"\n") + b"\n" for line, _ in rows))
+    steps = {row_step for _, row_step in rows}
+    return [number for number in range(1, step + 1) if number not in steps]
 
 
 def read_rows(path: Path) -> Iterator[tuple[bytes, dict[str, float]]]:
@@ -84,48 +102,6 @@ def _parse_row(line: bytes, label: str) -> dict[str, float]:
     row.integer("step")
     values = {name: row.optional_number(name) for name in row.entries}
     return {name: math.nan if value is None else value for name, value in values.items()}
-
-
-class TensorBoard:
-    """Scalars and images as TensorBoard events under ``folder``; the file is opened on first use.
-
-    Args:
-      folder: for event files.
-      first_step: the step that a run resumes from; TensorBoard hides older events after it.
-    """
-
-    def __init__(self, folder: Path, first_step: int = 0):
-        self._folder = folder
-        self._first_step = first_step
-        self._writer = None
-
-    def _open(self):
-        if self._writer is None:
-            # Slow to import, and only needed by runs that write events.
-            from tensorboardX import SummaryWriter
-
-            purge_step = self._first_step + 1 if self._first_step else None
-            self._writer = SummaryWriter(str(self._folder), purge_step=purge_step)
-        return self._writer
-
-    def write(self, step: int, row: Row) -> None:
-        """Adds every value of ``row`` as a scalar."""
-        for name, value in row.items():
-            self._open().add_scalar(name, value, step)
-
-    def write_image(self, step: int, name: str, pixels: np.ndarray) -> None:
-        """Adds a uint8 ``[H, W, 3]`` image."""
-        self._open().add_image(name, pixels, step, dataformats="HWC")
-
-    def flush(self) -> None:
-        """Writes everything to disk."""
-        if self._writer is not None:
-            self._writer.flush()
-
-    def close(self) -> None:
-        """Flushes and closes."""
-        if self._writer is not None:
-            self._writer.close()
 
 
 class Progress:

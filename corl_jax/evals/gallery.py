@@ -117,7 +117,9 @@ def write_gallery(folder: pathlib.Path, name: str, gallery: Gallery) -> None:
     captions = [completion.record.prompt for completion in gallery.images]
     scale = max(1, CELL_WIDTH // pixels.shape[2])
     sheet = image_grid(pixels, captions, gallery.samples * 2, scale=scale)
-    sheet.save(folder / f"gallery_{name}.png")
+    png = io.BytesIO()
+    sheet.save(png, "PNG")
+    write_atomically(folder / f"gallery_{name}.png", png.getvalue())
 
     # The same as data, for the report.
     prompts = {"guidance": gallery.guidance_scale, "prompts": image_entries(gallery)}

@@ -96,6 +96,12 @@ def read_pipeline(config: Mapping[str, Any], workdir: str) -> PipelineConfig:
             "Choose a folder, since stages exchange policies as files of this host"
         )
 
+    if "order" not in config:
+        raise UserError(
+            "config.stage must be the stage that the config file is for; got 'pipeline', which "
+            "configs/corl.py is for"
+        )
+
     # The blocks of the config, and whether they name the same stages.
     check_key(config, "seed", Seed)
     check_key(config, "order", StageNames)

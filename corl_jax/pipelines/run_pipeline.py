@@ -21,12 +21,14 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_json
 from corl_jax.core.json_object import JsonObject
 from corl_jax.core.paths import user_path
-from corl_jax.engine.checkpoint import latest_step
-from corl_jax.engine.handoff import saved_manifest
-from corl_jax.engine.manifest import json_digest
+from corl_jax.engine.checkpoints.handoff import saved_manifest
+from corl_jax.engine.checkpoints.inventory import DamagedCheckpoint
+from corl_jax.engine.checkpoints.manifest import json_digest
+from corl_jax.engine.checkpoints.step_folders import latest_step
 from corl_jax.pipelines.config import STAGE_PREFIX, PipelineConfig, read_pipeline
 from corl_jax.pipelines.results import evaluate_policies, write_table
 from corl_jax.porting.policy_merge import merge_policies
+from corl_jax.stages.config import without_resume
 from corl_jax.stages.run import run
 
 INPUTS_FILE = "pipeline.json"
@@ -146,9 +148,17 @@ class Pipeline:
         if latest_step(folder) is None:
             return False
 
+        # A damaged checkpoint is refused, or passed over, when the stage goes on.
+        try:
+            manifest = saved_manifest(folder)
+        except DamagedCheckpoint:
+            return False
         # A longer run or another config makes a finished stage unfinished.
-        manifest, config = saved_manifest(folder), self.stage_config(name)
-        return (manifest.step, manifest.config_digest) == (config["steps"], json_digest(config))
+        config = self.stage_config(name)
+        return (manifest.step, manifest.config_digest) == (
+            config["steps"],
+            json_digest(without_resume(config)),
+        )
 
     def stage_config(self, name: str) -> dict[str, Any]:
         """The config of a stage that trains, with folders of stages in place of ``@NAME``."""

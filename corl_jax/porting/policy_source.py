@@ -6,11 +6,13 @@ read onto the devices.
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
+import hashlib
 import importlib.resources
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -21,7 +23,8 @@ from corl_jax.core.json_object import JsonObject
 from corl_jax.core.paths import check_inside, user_path
 from corl_jax.core.types import Params
 from corl_jax.data.text_tokenizer import TextTokenizer
-from corl_jax.engine.handoff import saved_manifest, saved_shapes, step_folder
+from corl_jax.engine.checkpoints.handoff import saved_manifest, saved_shapes, step_folder
+from corl_jax.engine.checkpoints.manifest import json_digest
 from corl_jax.engine.remote_workdir import require_local_path
 from corl_jax.models.janus.config import ImageTokenizerConfig, JanusConfig, VisionConfig
 from corl_jax.models.language_model import DecoderConfig
@@ -86,6 +89,7 @@ class PolicySource:
       tokenizer_folder: folder with the tokenizer and the other small files of the policy.
       janus_folder: the opened Hugging Face folder; None for a work directory.
       workdir: the work directory; None for a Hugging Face folder.
+      revision: commit of a model of the Hugging Face hub; None for a folder.
     """
 
     name: str
@@ -93,6 +97,25 @@ class PolicySource:
     tokenizer_folder: pathlib.Path
     janus_folder: JanusFolder | None = None
     workdir: pathlib.Path | None = None
+    revision: str | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this policy from another one that may come to have its name, as JSON.
+
+        A work directory has the step and the digest in its newest manifest, a model of the hub its
+        revision, and a folder the hash of its weight files, which are read for that.
+        """
+        if self.workdir is not None:
+            manifest = saved_manifest(self.workdir)
+            arrays = manifest.arrays or {}
+            return {
+                "step": manifest.step,
+                "digest": manifest.params_digest or json_digest(arrays),
+            }
+        if self.revision is not None:
+            return {"revision": self.revision}
+        assert self.janus_folder is not None
+        return {"digest": files_digest(set(self.janus_folder.reader.weights.file_of.values()))}
 
     def saved_paths(self) -> set[str] | None:
         """The parameter paths that a work directory holds; None if the model is complete.
@@ -162,8 +185,10 @@ def open_policy_source(name: str) -> PolicySource:
     folder = tiny_folder() if name == TINY else user_path(name, "the policy")
 
     # A local folder of the same name comes before a model on the hub.
+    revision = None
     if not folder.is_dir() and hub.is_id(name):
         folder = hub.download(name)
+        revision = folder.name  # the cache has a folder per commit
     if not folder.is_dir():
         raise UserError(
             f"policy {name!r} is not a folder; choose {TINY!r}, a Hugging Face folder or hub id, "
@@ -176,4 +201,20 @@ def open_policy_source(name: str) -> PolicySource:
         cfg = config_from_json(model)
         return PolicySource(name, cfg, folder / "tokenizer", workdir=folder)
     janus_folder = JanusFolder(folder)
-    return PolicySource(name, janus_folder.cfg, folder, janus_folder=janus_folder)
+    return PolicySource(
+        name, janus_folder.cfg, folder, janus_folder=janus_folder, revision=revision
+    )
+
+
+def files_digest(files: Collection[pathlib.Path]) -> str:
+    """Hash of the names and the bytes of some files."""
+
+    def digest(file: pathlib.Path) -> str:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+
+    # Hashing lets other threads run.
+    ordered = sorted(files)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        digests = list(pool.map(digest, ordered))
+    return json_digest(dict(zip((file.name for file in ordered), digests, strict=True)))

@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from corl_jax.core.errors import UserError
 from corl_jax.core.json_object import JsonObject
 from corl_jax.core.types import Params
-from corl_jax.engine.handoff import load_params, saved_manifest, saved_shapes
+from corl_jax.engine.checkpoints.handoff import load_params, saved_manifest, saved_shapes
 from corl_jax.models.lora import is_adapter, kernel_of, merge_adapters
 
 
@@ -23,7 +23,7 @@ def load_merged_params(folder: pathlib.Path, structs: Mapping[str, jax.ShapeDtyp
       structs: shape, dtype and sharding by path, of the model without adapters.
 
     Raises:
-      UserError: as ``engine.handoff.load_params``.
+      UserError: as ``engine.checkpoints.handoff.load_params``.
     """
     saved = saved_shapes(folder)
 

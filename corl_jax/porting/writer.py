@@ -30,7 +30,7 @@ from corl_jax.porting.janus.folder import JanusFolder, janus_tensors
 from corl_jax.porting.janus.layouts import LAYOUTS, CheckpointLayout
 from corl_jax.porting.janus.sidecar_files import write_sidecar_files
 from corl_jax.porting.rules import CheckpointTensor, ParamSlice
-from corl_jax.porting.tensors import SAFETENSORS_DTYPES, TensorHeader
+from corl_jax.porting.tensors import SAFETENSORS_DTYPES, TensorHeader, all_finite
 
 SAFETENSORS_NAMES = {dtype: name for name, dtype in SAFETENSORS_DTYPES.items()}
 
@@ -244,5 +244,11 @@ def _write_safetensors(entries: Mapping[str, TensorEntry], stream: BinaryIO) -> 
 
     # The numbers follow in the order of the header.
     for name in names:
-        stream.write(np.ascontiguousarray(entries[name].get_array()).tobytes())
+        array = entries[name].get_array()
+        if not all_finite(array):
+            raise UserError(
+                f"tensor {name!r} must be finite to be written; got NaN or infinity. Export the "
+                "policy of an earlier checkpoint"
+            )
+        stream.write(np.ascontiguousarray(array).tobytes())
         yield entries[name].nbytes

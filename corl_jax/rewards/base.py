@@ -88,16 +88,18 @@ def compute_rewards(
         raise UserError("no reward is configured; name at least one in the config's rewards block")
 
     columns = [_reward_column(name, completions, context) for name in weights]
-    # Checked in float64, but logged and trained on in float32.
-    matrix = np.stack(columns, 1).astype(np.float32)
-    total = matrix @ np.asarray(list(weights.values()), np.float32)
+    # Values that fit may have a weighted sum that does not.
+    matrix = np.stack(columns, 1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = matrix @ np.asarray(list(weights.values()), np.float32)
+    _check_finite("the weighted sum of rewards must be", total, total, completions)
     return Rewards(tuple(weights), matrix, total)
 
 
 def _reward_column(
     name: str, completions: Sequence[Completion], context: RewardContext
 ) -> Float[np.ndarray, "N"]:
-    """The values of one reward, checked to be one finite number per completion."""
+    """The values of one reward in float32, checked to be one finite number per completion."""
     reward = rewards[name]
     try:
         values = np.asarray(reward(completions, context), np.float64)
@@ -115,14 +117,24 @@ def _reward_column(
             f"got shape {values.shape}. Return an array [N] in the order of the completions."
         )
 
-    invalid_rows = np.flatnonzero(~np.isfinite(values))
+    # Rewards are logged and trained on in float32, which is infinite beyond 3.4e38.
+    with np.errstate(over="ignore"):
+        column = values.astype(np.float32)
+    _check_finite(f"reward {name!r} must be", column, values, completions)
+    return column
+
+
+def _check_finite(
+    requirement: str, column: np.ndarray, values: np.ndarray, completions: Sequence[Completion]
+) -> None:
+    """Raises UserError for the first row of ``column`` that is not finite; ``values`` are named."""
+    invalid_rows = np.flatnonzero(~np.isfinite(column))
     if invalid_rows.size:
         row = invalid_rows[0]
         raise UserError(
-            f"reward {name!r} must return finite numbers; got {values[row]} on row {row} "
+            f"{requirement} finite in float32; got {values[row]} on row {row} "
             f"(record {completions[row].record.id!r}). Check the reward on that record."
         )
-    return values
 
 
 def _first_failing_row(

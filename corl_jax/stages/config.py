@@ -230,6 +230,26 @@ def as_tuple(value: object) -> object:
     return tuple(as_tuple(element) for element in value) if isinstance(value, list) else value
 
 
+@config_block
+class ResumeConfig:
+    """``config.resume``: how one start goes on with a run. It is no part of the run's config.
+
+    Attributes:
+      fallback: from an earlier checkpoint, where the newest one is damaged.
+      accept_init_from: although a policy of ``init_from`` has changed since the run began.
+      accept_data: although the training records have changed.
+    """
+
+    fallback: bool = False
+    accept_init_from: bool = False
+    accept_data: bool = False
+
+
+def without_resume(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a run, without what counts for one start alone."""
+    return {key: value for key, value in config.items() if key != "resume"}
+
+
 def read_block(cls: type[T], block: Mapping[str, Any], key: str, **derived: Any) -> T:
     """``block`` as a ``cls``.
 

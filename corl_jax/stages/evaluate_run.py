@@ -21,8 +21,8 @@ from corl_jax.core.provenance import machine, versions
 from corl_jax.core.sharding import sharding_context
 from corl_jax.core.types import Params, Record
 from corl_jax.data.pipeline import held_out_records
-from corl_jax.engine.checkpoint import saved_steps
-from corl_jax.engine.handoff import load_params
+from corl_jax.engine.checkpoints.handoff import load_params
+from corl_jax.engine.checkpoints.step_folders import saved_steps
 from corl_jax.engine.workdir import Workdir
 from corl_jax.evals.config import EvalPolicy, EvalSampling
 from corl_jax.evals.gallery import make_gallery, write_gallery
@@ -93,9 +93,10 @@ class RunEvaluation:
             checkpoint = self.workdir.checkpoints / str(last_step)
             params = self.setup.merge_adapters(load_params(checkpoint, self.setup.param_specs))
             metrics = self._evaluate(params, "after")
-            self._write(
-                {"after": metrics, "after_step": self.steps, "guidance": self.guidance_scale}
-            )
+            entries = {"after": metrics, "after_step": self.steps, "guidance": self.guidance_scale}
+            self._write(entries | {"run": self._run_facts()})
+        # An older version was killed between two writes.
+        elif "run" not in self._read():
             self._write({"run": self._run_facts()})
 
         if jax.process_index() == 0:

@@ -8,7 +8,6 @@ import fcntl
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,6 +15,7 @@ from typing import Any, TextIO
 import jax
 
 from corl_jax.core.errors import UserError, describe_error
+from corl_jax.core.files import name_write_errors
 from corl_jax.core.paths import user_path
 from corl_jax.core.processes import assert_same_on_all, on_all_processes
 from corl_jax.core.provenance import versions
@@ -28,6 +28,10 @@ file stays, unlocked."""
 
 KERNEL_LOCKS = Path("/proc/locks")
 """The kernel's table of file locks."""
+
+LOCK_FOLDER = Path("/tmp")
+"""Where locks of work directories are. It does not depend on TMPDIR, which two runs on a host may
+have set differently."""
 
 
 def check_same_config(config: Mapping[str, Any]) -> None:
@@ -49,8 +53,8 @@ def check_same_config(config: Mapping[str, Any]) -> None:
 def exclusive_workdir(workdir: str | Path) -> Iterator[None]:
     """Keeps other runs on this host out of a work directory while the block runs.
 
-    Process 0 of the run holds the lock, on a file in the folder for temporary files. The kernel
-    releases it when that process ends, however it ends. A run on another host is not noticed.
+    Process 0 of the run holds the lock, on a file in ``LOCK_FOLDER``. The kernel releases it when
+    that process ends, however it ends. A run on another host is not noticed.
 
     Args:
       workdir: folder or address; it need not exist.
@@ -63,9 +67,11 @@ def exclusive_workdir(workdir: str | Path) -> Iterator[None]:
 
     path = str(workdir) if is_address(workdir) else str(user_path(workdir, "--workdir").resolve())
     name = hashlib.sha256(path.encode()).hexdigest()[:16]
-    lock = Path(tempfile.gettempdir()) / f"corl_jax_{os.getuid()}" / name
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a") as file:
+    lock = LOCK_FOLDER / f"corl_jax_{os.getuid()}" / name
+    with name_write_errors(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("a")
+    with file:
         on_all_processes(lambda: _acquire(file, lock, workdir))
         yield
 

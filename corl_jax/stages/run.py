@@ -13,15 +13,17 @@ from typing import Any
 import jax
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.files import name_write_errors
 from corl_jax.core.processes import on_first_process
 from corl_jax.engine.alarms import AlarmConfig
 from corl_jax.engine.loop import LoopConfig, TrainingRun, train
 from corl_jax.engine.optim import Optimizer, make_optimizer
 from corl_jax.engine.workdir import Workdir, join_workdir, open_workdir
 from corl_jax.stages import preflight
-from corl_jax.stages.config import HooksConfig, read_block
+from corl_jax.stages.config import HooksConfig, ResumeConfig, read_block, without_resume
 from corl_jax.stages.evaluate_run import RunEvaluation
 from corl_jax.stages.rl.stage import RlStage
+from corl_jax.stages.run_inputs import check_resumable, describe_inputs
 from corl_jax.stages.setup import Setup, build_setup, write_tokenizer_files
 from corl_jax.stages.sft import SftStage
 from corl_jax.stages.tokenizer import TokenizerStage
@@ -67,7 +69,9 @@ def prepare(config: Mapping[str, Any], workdir: str | Path) -> PreparedRun:
     """
     preflight.check_accelerator_free(jax.config.jax_platforms)  # type: ignore[attr-defined]
     preflight.check_same_config(config)
+    _check_stage(config)
     run_config = check_config(config)
+    resume = read_block(ResumeConfig, config["resume"], "resume")
     hooks = read_block(HooksConfig, config["hooks"], "hooks")
     loop_config = LoopConfig(
         steps=run_config.steps,
@@ -77,6 +81,7 @@ def prepare(config: Mapping[str, Any], workdir: str | Path) -> PreparedRun:
         tensorboard_every=hooks.tensorboard_every,
         progress_metrics=run_config.progress_metrics,
         alarms=read_block(AlarmConfig, config["alarms"], "alarms"),
+        fallback=resume.fallback,
     )
 
     # From here on model folders and records are read, but nothing is written.
@@ -87,7 +92,9 @@ def prepare(config: Mapping[str, Any], workdir: str | Path) -> PreparedRun:
     _check_rows(stage.rows_per_step, len(stage.train_records), run_config.microbatches)
 
     # All that can be wrong is known now: the work directory may be touched.
-    opened = _open_workdir(config, workdir, setup)
+    policies = [policy for _, policy in setup.sources]
+    inputs = on_first_process(lambda: describe_inputs(policies, stage.train_records)) or {}
+    opened, notes = _open_workdir(config, workdir, setup, inputs, resume)
     return PreparedRun(
         stage=stage,
         optimizer=optimizer,
@@ -97,7 +104,20 @@ def prepare(config: Mapping[str, Any], workdir: str | Path) -> PreparedRun:
         hooks=tuple(stage.hooks(hooks)),
         sharder=setup.sharder,
         setup=setup,
+        inputs=inputs,
+        notes=notes,
     )
+
+
+def _check_stage(config: Mapping[str, Any]) -> None:
+    """Raises UserError for a stage that the config file is not for."""
+    # A stage has a block of its name, which a config file for another stage lacks.
+    if config["stage"] in STAGES and config["stage"] not in config:
+        expected = ", ".join(name for name in STAGES if name in config) or "pipeline"
+        raise UserError(
+            f"config.stage must be the stage that the config file is for, {expected}; got "
+            f"{config['stage']!r}. Choose another --config"
+        )
 
 
 def _check_rows(rows_per_step: Mapping[str, int], records: int, microbatches: int) -> None:
@@ -115,15 +135,31 @@ def _check_rows(rows_per_step: Mapping[str, int], records: int, microbatches: in
             )
 
 
-def _open_workdir(config: Mapping[str, Any], workdir: str | Path, setup: Setup) -> Workdir:
-    """The work directory with its config and tokenizer; every process can see it and write to it."""
+def _open_workdir(
+    config: Mapping[str, Any],
+    workdir: str | Path,
+    setup: Setup,
+    inputs: Mapping[str, Any],
+    resume: ResumeConfig,
+) -> tuple[Workdir, tuple[str, ...]]:
+    """The work directory with its config and tokenizer; every process can see it and write to it.
+
+    Also what the user should know of how the run goes on there.
+    """
+    policies = [policy for _, policy in setup.sources]
+    notes: list[str] = []
+
+    def check(there: Workdir) -> None:
+        notes.extend(check_resumable(there, config["steps"], inputs, policies, resume))
 
     def create() -> None:
-        created = open_workdir(workdir, config)
-        write_tokenizer_files(setup.sources, created.path / "tokenizer")
+        created = open_workdir(workdir, without_resume(config), check=check)
+        tokenizer_folder = created.path / "tokenizer"
+        with name_write_errors(tokenizer_folder):
+            write_tokenizer_files(setup.sources, tokenizer_folder)
         created.push()
 
     on_first_process(create)
     joined = join_workdir(workdir)
     preflight.check_writable(joined)
-    return joined
+    return joined, tuple(notes)

@@ -15,7 +15,7 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.numerics import Metrics, Weighted
 from corl_jax.core.trees import bind, partition
 from corl_jax.core.types import Params
-from corl_jax.data.pipeline import batches
+from corl_jax.data.pipeline import batches, record_ids
 from corl_jax.data.sources import RecordSource
 from corl_jax.engine.hooks import Hook
 from corl_jax.engine.optim import Optimizer
@@ -125,6 +125,10 @@ class SftStage:
             batch_size=self.batch_size,
             transform=self.make_sft_batch,
         )
+
+    def record_ids(self, step: int) -> tuple[str, ...]:
+        """Ids of the records of a step."""
+        return record_ids(self.train_records, seed=self.seed, batch_size=self.batch_size, step=step)
 
     def batches(
         self, state: TrainState, raw: SftBatch, step: int

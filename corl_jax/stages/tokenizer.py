@@ -17,7 +17,7 @@ from corl_jax.core.sharding import to_host
 from corl_jax.core.trees import bind
 from corl_jax.core.types import Params
 from corl_jax.data.images import to_uint8
-from corl_jax.data.pipeline import batches, held_out_records
+from corl_jax.data.pipeline import batches, held_out_records, record_ids
 from corl_jax.data.transforms import StackImages
 from corl_jax.engine.hooks import Hook, PeriodicHook, Report
 from corl_jax.engine.image_grid import image_grid
@@ -87,6 +87,10 @@ class TokenizerStage:
         return batches(
             self.train_records, seed=self.seed, batch_size=self.batch_size, transform=transform
         )
+
+    def record_ids(self, step: int) -> tuple[str, ...]:
+        """Ids of the records of a step."""
+        return record_ids(self.train_records, seed=self.seed, batch_size=self.batch_size, step=step)
 
     def batches(self, state: TrainState, raw: Any, step: int) -> Iterator[tuple[Any, HostMetrics]]:
         """The images, with equal weights that add up to 1."""

@@ -17,6 +17,7 @@ from corl_jax.stages.config import (
     LoraConfig,
     MeshConfig,
     ModelConfig,
+    ResumeConfig,
     RunConfig,
     Trainable,
     check_key,
@@ -36,6 +37,7 @@ BLOCKS = {
     "data": DataConfig,
     "hooks": HooksConfig,
     "alarms": AlarmConfig,
+    "resume": ResumeConfig,
 }
 """Blocks that every stage has, beside ``optim``."""
 STAGE_KEYS = {

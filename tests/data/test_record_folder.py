@@ -42,6 +42,19 @@ def write_folder(tmp_path):
     return write
 
 
+def test_a_fingerprint_changes_with_texts_and_with_sizes_of_images(write_folder):
+    folder = write_folder(ROW, OPEN_ENDED_ROW)
+    fingerprints = [FolderSource(folder, "train").fingerprint()]
+    assert FolderSource(folder, "train").fingerprint() == fingerprints[0]
+    write_folder(ROW, OPEN_ENDED_ROW | {"qa_solution": "three"})
+    fingerprints.append(FolderSource(folder, "train").fingerprint())
+    write_folder(ROW)
+    fingerprints.append(FolderSource(folder, "train").fingerprint())
+    Image.fromarray(np.arange(90, dtype=np.uint8).reshape(5, 6, 3)).save(folder / "images/0.png")
+    fingerprints.append(FolderSource(folder, "train").fingerprint())
+    assert len(set(fingerprints)) == 4
+
+
 def test_rows_become_records_in_order(write_folder):
     # U+2028 separates lines for Python, but not in JSON Lines.
     prompt = "two lines\u2028of a caption"

@@ -15,7 +15,7 @@ import toy_stage
 from bucket import Bucket
 from helpers import metric_rows
 
-from corl_jax.engine.manifest import read_manifest
+from corl_jax.engine.checkpoints.manifest import read_manifest
 
 STEPS = 11
 COMMITTED = "run/checkpoints/{}/commit_success.txt"

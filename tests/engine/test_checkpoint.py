@@ -8,9 +8,10 @@ import toy_stage
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.sharding import Sharder, make_mesh
-from corl_jax.engine.checkpoint import Checkpointer, saved_steps
-from corl_jax.engine.handoff import load_params
-from corl_jax.engine.manifest import RunIdentity
+from corl_jax.engine.checkpoints.checkpoint import Checkpointer
+from corl_jax.engine.checkpoints.handoff import load_params
+from corl_jax.engine.checkpoints.manifest import RunIdentity
+from corl_jax.engine.checkpoints.step_folders import saved_steps
 from corl_jax.engine.optim import OptimConfig, make_optimizer
 from corl_jax.engine.state import abstract, create_state
 
@@ -38,7 +39,8 @@ def test_a_sharded_state_comes_back_bit_for_bit_with_its_shardings(tmp_path, mom
         checkpointer.save(step, state, data)
     checkpointer.save(3, state, data)
     expected = next(data)
-    step, restored = checkpointer.restore(abstract(state), data)
+    read = checkpointer.restore(abstract(state), data)
+    step, restored = read.step, read.state
     checkpointer.close()
     assert step == 3 and saved_steps(tmp_path) == [2, 3]
     np.testing.assert_array_equal(next(data)["x"], expected["x"])

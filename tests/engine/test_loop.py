@@ -15,10 +15,11 @@ from PIL import Image
 from corl_jax.core import trees
 from corl_jax.core.errors import UserError
 from corl_jax.engine.alarms import Alarm, AlarmConfig
-from corl_jax.engine.checkpoint import Checkpointer, latest_step, saved_steps
-from corl_jax.engine.handoff import load_params, saved_manifest, saved_shapes
+from corl_jax.engine.checkpoints.checkpoint import Checkpointer
+from corl_jax.engine.checkpoints.handoff import load_params, saved_manifest, saved_shapes
+from corl_jax.engine.checkpoints.manifest import RunIdentity
+from corl_jax.engine.checkpoints.step_folders import latest_step, saved_steps
 from corl_jax.engine.hooks import PeriodicHook, Preemption, Profile, Report
-from corl_jax.engine.manifest import RunIdentity
 from corl_jax.engine.state import abstract
 
 
@@ -27,10 +28,10 @@ def newest_checkpoint(path):
     stage = toy_stage.ToyStage()
     checkpointer = Checkpointer(path / "checkpoints", RunIdentity("toy", {}, {}))
     data = stage.data_iterator()
-    step, state = checkpointer.restore(abstract(stage.init_state()), data)
+    read = checkpointer.restore(abstract(stage.init_state()), data)
     checkpointer.close()
-    leaves = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
-    return step, leaves, next(data)["y"].tobytes()
+    leaves = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(read.state)]
+    return read.step, leaves, next(data)["y"].tobytes()
 
 
 def test_one_row_per_step_and_the_loss_falls(tmp_path):

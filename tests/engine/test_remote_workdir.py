@@ -16,7 +16,8 @@ from test_loop import newest_checkpoint
 
 from corl_jax.core.errors import UserError
 from corl_jax.engine import workdir
-from corl_jax.engine.checkpoint import Checkpointer, saved_steps
+from corl_jax.engine.checkpoints.checkpoint import Checkpointer
+from corl_jax.engine.checkpoints.step_folders import saved_steps
 from corl_jax.engine.hooks import PeriodicHook, Report
 from corl_jax.engine.remote_workdir import RemoteWorkdir, remote_folder
 from corl_jax.report.page import write_report

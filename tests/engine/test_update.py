@@ -102,6 +102,7 @@ def test_frozen_stays_and_algo_and_step_move():
         "update_norm",
         "param_norm",
         "learning_rate",
+        "skipped_updates",
         "error",
     }
 

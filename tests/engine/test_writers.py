@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from corl_jax.engine.image_grid import image_grid
-from corl_jax.engine.writers import JsonLines, Progress, TensorBoard
+from corl_jax.engine.tensorboard import TensorBoard
+from corl_jax.engine.writers import JsonLines, Progress
 
 
 def test_lines_are_sorted_flushed_and_strict_json(tmp_path):

@@ -60,6 +60,9 @@ class ToyStage:
         examples = grain.MapDataset.range(64).seed(7).shuffle().repeat().random_map(MakeExample())
         return iter(examples.batch(self.rows).to_iter_dataset())
 
+    def record_ids(self, step):
+        return tuple(f"row {step}.{i}" for i in range(self.rows))
+
     def batches(self, state, raw, step):
         time.sleep(self.seconds_per_step)
         self.seen.append((step, float(raw["y"].sum())))

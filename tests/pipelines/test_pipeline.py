@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from corl_jax.core.errors import UserError
-from corl_jax.engine.handoff import saved_manifest
-from corl_jax.engine.manifest import read_manifest
+from corl_jax.engine.checkpoints.handoff import saved_manifest
+from corl_jax.engine.checkpoints.manifest import read_manifest
 from corl_jax.pipelines import results
 from corl_jax.pipelines.run_pipeline import run_pipeline
 from corl_jax.rewards.base import rewards

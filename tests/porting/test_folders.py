@@ -244,6 +244,16 @@ def test_too_little_space_on_the_disk(params, tokenizer_folder, tmp_path, monkey
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_a_policy_that_is_not_finite_is_not_written(params, tokenizer_folder, tmp_path, number):
+    path = "language_model/embed/embedding"
+    broken = params | {path: np.array(params[path])}
+    broken[path][1, 2] = number
+    with pytest.raises(UserError, match="embed_tokens.weight' must be finite .* earlier check"):
+        save_folder(broken, TINY, tokenizer_folder, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
 def test_disk_that_fills_while_writing(params, tokenizer_folder, tmp_path, monkeypatch):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -26,6 +26,9 @@ def extra_rewards(monkeypatch):
     )
     base.rewards.register("short")(lambda completions, context: np.zeros(len(completions) - 1))
     base.rewards.register("none")(lambda completions, context: [1.0, None, 2.0])
+    # Finite in float64 alone; and finite itself, but not as a part of a sum.
+    base.rewards.register("huge")(lambda completions, context: [0.0, 3e38, 1e39])
+    base.rewards.register("large")(lambda completions, context: [0.0, 3e38, 0.0])
     # Works on a single row, fails on a batch.
     base.rewards.register("crowd")(
         lambda completions, context: [1.0 / (len(completions) == 1)] * len(completions)
@@ -76,8 +79,13 @@ def test_no_reward_at_all():
         ),
         (
             "none",
-            r"reward 'none' must return finite numbers; "
+            r"reward 'none' must be finite in float32; "
             r"got nan on row 1 \(record 'shapes-train-000001'\)",
+        ),
+        (
+            "huge",
+            r"reward 'huge' must be finite in float32; "
+            r"got 1e\+39 on row 2 \(record 'shapes-train-000002'\)",
         ),
         (
             "short",
@@ -92,6 +100,14 @@ def test_a_failure_names_reward_row_record_and_cause(extra_rewards, name, messag
     with pytest.raises(UserError, match=message) as error:
         compute_rewards(text_completions("1", "x", "3"), {"length": 1.0, name: 1.0}, EMPTY_CONTEXT)
     assert "\n" not in str(error.value)
+
+
+def test_a_weighted_sum_beyond_float32_names_the_record(extra_rewards):
+    completions = text_completions("1", "x", "3")
+    assert compute_rewards(completions, {"large": 1.0}, EMPTY_CONTEXT).total[1] == np.float32(3e38)
+    message = r"the weighted sum of rewards must be finite in float32; got inf on row 1"
+    with pytest.raises(UserError, match=message):
+        compute_rewards(completions, {"large": 2.0}, EMPTY_CONTEXT)
 
 
 def test_text_rewards_refuse_images():

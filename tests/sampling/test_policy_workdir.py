@@ -10,8 +10,8 @@ import pytest
 from corl_jax import Policy
 from corl_jax.core.errors import UserError
 from corl_jax.data.shapes.vocabulary import write_tokenizer
-from corl_jax.engine.checkpoint import Checkpointer
-from corl_jax.engine.manifest import RunIdentity
+from corl_jax.engine.checkpoints.checkpoint import Checkpointer
+from corl_jax.engine.checkpoints.manifest import RunIdentity
 from corl_jax.engine.optim import OptimConfig, make_optimizer
 from corl_jax.engine.state import create_state
 from corl_jax.porting.policy_source import config_to_json

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from corl_jax.core.errors import UserError
-from corl_jax.engine.handoff import load_params
-from corl_jax.engine.manifest import read_manifest
+from corl_jax.engine.checkpoints.handoff import load_params
+from corl_jax.engine.checkpoints.manifest import read_manifest
 from corl_jax.porting.janus.folder import load_params as load_folder
 from corl_jax.porting.janus.sidecar_files import TOKENIZER_FILES
 from corl_jax.porting.policy_source import open_policy_source

@@ -16,8 +16,8 @@ from corl_jax.commands.cli import main
 from corl_jax.core.errors import UserError
 from corl_jax.core.sharding import sharding_context
 from corl_jax.core.trees import digest
-from corl_jax.engine.handoff import load_params
-from corl_jax.engine.manifest import read_manifest
+from corl_jax.engine.checkpoints.handoff import load_params
+from corl_jax.engine.checkpoints.manifest import read_manifest
 from corl_jax.engine.optim import make_optimizer
 from corl_jax.engine.update import make_update
 from corl_jax.models.lora import is_adapter, without_adapters

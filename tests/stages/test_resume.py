@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from helpers import metric_rows, train_and_stop
 
-from corl_jax.engine.manifest import read_manifest
+from corl_jax.engine.checkpoints.manifest import read_manifest
 from corl_jax.stages.run import run
 
 CHANGES = {

@@ -124,6 +124,10 @@ class ShapesSource:
         """The record at ``index``."""
         return self[index]
 
+    def fingerprint(self) -> str:
+        """The version: records are a function of it and of their position."""
+        return f"corl_shapes {CorlShapes.VERSION}"
+
     def qa_type_and_kind(self, index: int) -> tuple[str, str]:
         """``qa_type`` and ``kind`` of the record at ``index``, without decoding its image."""
         row = self._rows[index]

@@ -30,7 +30,7 @@ from jaxtyping import Array, Float
 from corl_jax.core.numerics import Metrics
 from corl_jax.core.trees import partition
 from corl_jax.core.types import Params, PolicyBatch, Rewards, Rollout
-from corl_jax.data.pipeline import PairWithNext, batches
+from corl_jax.data.pipeline import PairWithNext, batches, record_ids
 from corl_jax.data.sources import RecordSource
 from corl_jax.data.text_tokenizer import truncated_rows
 from corl_jax.engine.hooks import Hook, PeriodicHook, Report
@@ -222,6 +222,11 @@ class RlStage:
             transform=self.joint_prompts,
         )
         return PairWithNext(iterator) if self.cfg.rollout.one_step_off_policy else iterator
+
+    def record_ids(self, step: int) -> tuple[str, ...]:
+        """Ids of the records of a step, before dynamic sampling replaces any."""
+        batch_size = self.joint_prompts.batch_size
+        return record_ids(self.train_records, seed=self.seed, batch_size=batch_size, step=step)
 
     def batches(self, state: TrainState, raw: Any, step: int) -> Iterator[tuple[Any, HostMetrics]]:
         """One training step up to the update.

@@ -7,7 +7,7 @@ from helpers import apply_update, metric_rows, train_and_stop
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.sharding import sharding_context
-from corl_jax.engine.manifest import read_manifest
+from corl_jax.engine.checkpoints.manifest import read_manifest
 from corl_jax.engine.optim import make_optimizer
 from corl_jax.engine.update import make_update
 from corl_jax.stages.rl.stage import RlStage

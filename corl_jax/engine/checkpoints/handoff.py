@@ -17,8 +17,10 @@ from etils import epath
 from corl_jax.core import trees
 from corl_jax.core.errors import UserError, describe_error
 from corl_jax.core.types import Params
-from corl_jax.engine.checkpoint import latest_step
-from corl_jax.engine.manifest import Manifest, find_damage, read_manifest
+from corl_jax.engine.checkpoints.abandoned_tasks import hidden_abandoned_tasks
+from corl_jax.engine.checkpoints.inventory import DamagedCheckpoint, check_inventory
+from corl_jax.engine.checkpoints.manifest import Manifest, read_manifest
+from corl_jax.engine.checkpoints.step_folders import latest_step
 from corl_jax.engine.remote_workdir import CHECKPOINTS, is_address
 
 # The fields of ``TrainState`` that hold parameters.
@@ -78,8 +80,8 @@ def load_params(
         than are saved.
 
     Returns:
-      these parameters, bit for bit, or rounded where their dtype is not the saved one. If they are
-      all that is saved, they are checked against the manifest's digest.
+      these parameters, bit for bit, or rounded where their dtype is not the saved one. They are
+      finite, and checked against the digests in the manifest.
 
     Raises:
       UserError: a parameter is absent or of another shape, or the checkpoint is damaged.
@@ -105,19 +107,23 @@ def load_params(
     restored = _restore(folder, targets)
     params = {name: restored[part_of[name]][name] for name in abstract_params}
 
-    # The digest is of all parameters, and can only be computed where this host has all of them.
-    digest = read_manifest(folder).params_digest
-    is_complete = params.keys() == part_of.keys()
-    is_addressable = all(leaf.is_fully_addressable for leaf in params.values())
-    can_check = digest is not None and is_complete and is_addressable
-    if can_check and trees.digest(params) != digest:
-        raise UserError(
-            f"checkpoint {folder} is damaged (its parameters do not match the digest in its "
-            "manifest); choose another step"
-        )
+    _check_digests(folder, params, part_of)
 
     # Only now the dtype, since the digest is of the saved bits.
     return {name: leaf.astype(abstract_params[name].dtype) for name, leaf in params.items()}
+
+
+def _check_digests(folder: Path | epath.Path, params: Params, part_of: dict[str, str]) -> None:
+    """Raises DamagedCheckpoint unless the parameters are as they were saved, and finite."""
+    manifest = read_manifest(folder)
+    manifest.check_arrays(folder, {f"{part_of[name]} {name}": params[name] for name in params})
+
+    # An older version has one digest of all parameters, for a host that has all of them.
+    is_complete = params.keys() == part_of.keys()
+    is_addressable = all(leaf.is_fully_addressable for leaf in params.values())
+    can_check = manifest.params_digest is not None and is_complete and is_addressable
+    if manifest.arrays is None and can_check and trees.digest(params) != manifest.params_digest:
+        raise DamagedCheckpoint(folder, "its parameters are not as they were written")
 
 
 def _check_shapes(
@@ -157,19 +163,16 @@ def _restore(folder: Path | epath.Path, targets: dict[str, dict[str, Any]]) -> d
         partial_restore=True,
     )
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader, hidden_abandoned_tasks():
             return reader.restore(folder / "state", args=args)
     except Exception as error:
         # Shapes were checked before, so whatever Orbax raises now is about the files.
-        raise UserError(
-            f"checkpoint {folder} is damaged ({describe_error(error)}); choose another step"
-        ) from error
+        raise DamagedCheckpoint(folder, describe_error(error)) from error
 
 
 def _shapes_by_part(folder: Path | epath.Path) -> dict[str, Shapes]:
     """Shapes and dtypes of the saved parameters, by part and path."""
-    if damage := find_damage(folder):
-        raise UserError(f"checkpoint {folder} is damaged ({damage}); choose another step")
+    check_inventory(folder)
 
     # Only Orbax's metadata are read, which are small.
     shapes: dict[str, Shapes] = {}
@@ -182,7 +185,5 @@ def _shapes_by_part(folder: Path | epath.Path) -> dict[str, Shapes]:
                 for name, leaf in tree[part].items()
             }
     except Exception as error:
-        raise UserError(
-            f"checkpoint {folder} cannot be read ({describe_error(error)}); choose another step"
-        ) from error
+        raise DamagedCheckpoint(folder, describe_error(error)) from error
     return shapes

@@ -1,0 +1,29 @@
+"""Keeps errors of Orbax's abandoned reads and writes off the terminal.
+
+Orbax reads or writes all arrays of a checkpoint at once. Where one of them fails it raises, and the
+others go on in threads: each then prints a traceback about an event loop that is closed or a
+coroutine that nobody awaits, beside the one line that says what is wrong.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import sys
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def hidden_abandoned_tasks() -> Iterator[None]:
+    """A context for a call of Orbax; what its other tasks print after an error stays hidden."""
+    show = sys.unraisablehook
+
+    def show_unless_abandoned(unraisable: sys.UnraisableHookArgs) -> None:
+        loop_is_closed = str(unraisable.exc_value) == "Event loop is closed"
+        if not loop_is_closed and not inspect.iscoroutine(unraisable.object):
+            show(unraisable)
+
+    sys.unraisablehook = show_unless_abandoned
+    yield
+    # Only here, since after an error the tasks are still at work.
+    sys.unraisablehook = show

@@ -1,0 +1,230 @@
+"""Damaged checkpoints: every flipped bit is refused or changes nothing, and the way on after it."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import toy_stage
+from helpers import metric_rows
+from test_checkpoint import IDENTITY, sharded_state
+from test_loop import newest_checkpoint
+
+from corl_jax.core.errors import UserError
+from corl_jax.engine.checkpoints.checkpoint import Checkpointer
+from corl_jax.engine.checkpoints.handoff import load_params, saved_manifest
+from corl_jax.engine.checkpoints.manifest import read_manifest
+from corl_jax.engine.checkpoints.step_folders import saved_steps
+from corl_jax.engine.state import abstract
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The work directory of a toy run of 8 steps, with checkpoints 4 and 8. Not to be changed."""
+    folder = tmp_path_factory.mktemp("run") / "w"
+    toy_stage.run(folder, 8)
+    return folder
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    """A copy of it, to be hurt."""
+    shutil.copytree(run, tmp_path / "w")
+    return tmp_path / "w"
+
+
+def flip_bit(path, position, bit):
+    """Flips one bit of a file; returns a function that mends it."""
+    content = path.read_bytes()
+    damaged = bytearray(content)
+    damaged[position] ^= 1 << bit
+    path.write_bytes(bytes(damaged))
+    return lambda: path.write_bytes(content)
+
+
+def flip_everywhere(folder, flips_per_file, read):
+    """Flips bits in every file under ``folder``, one at a time, and calls ``read`` each time.
+
+    Returns:
+      how often ``read`` raised a UserError of one line, and what it returned otherwise.
+    """
+    rng, refused, results = random.Random(0), 0, []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        for _ in range(flips_per_file):
+            mend = flip_bit(path, rng.randrange(path.stat().st_size), rng.randrange(8))
+            try:
+                results.append(read())
+            except UserError as error:
+                assert "\n" not in str(error) and "damaged" in str(error)
+                refused += 1
+            mend()
+    return refused, results
+
+
+def test_a_flipped_bit_anywhere_is_refused(copy):
+    """All files are in the inventory, and the inventory itself is a table of nothing else."""
+    refused, results = flip_everywhere(
+        copy / "checkpoints" / "8", 6, lambda: newest_checkpoint(copy)
+    )
+    assert results == [] and refused > 100
+
+
+@pytest.mark.parametrize("part", ["manifest", "data", "state"])
+def test_what_is_restored_has_digests_beside_the_inventory(tmp_path, part):
+    """Without an inventory, as in a bucket: refused, or the same bits."""
+    state, data = sharded_state(), toy_stage.ToyStage().data_iterator()
+    next(data)
+    checkpointer = Checkpointer(tmp_path / "checkpoints", IDENTITY)
+    checkpointer.save(1, state, data)
+    (tmp_path / "checkpoints" / "1" / "files.json").unlink()
+
+    def resume():
+        restored = checkpointer.restore(abstract(state), data)
+        return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(restored.state)]
+
+    expected = resume()
+    following = next(data)["y"].tobytes()
+    refused, results = flip_everywhere(tmp_path / "checkpoints" / "1" / part, 4, resume)
+    assert refused and all(result == expected for result in results)
+    checkpointer.restore(abstract(state), data)
+    assert next(data)["y"].tobytes() == following
+    checkpointer.close()
+
+
+@pytest.mark.parametrize(
+    "name", ["opt_state 1 nu head/kernel", "algo follow", "trainable head/bias"]
+)
+def test_the_array_that_changed_is_named(copy, name):
+    """Such as by an error of the storage that no file shows: the digest in the manifest differs."""
+    path = copy / "checkpoints" / "8" / "manifest" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["arrays"][name] = manifest["arrays"][name][:-1] + "x"
+    del manifest["digest"]
+    path.write_text(json.dumps(manifest))
+    (copy / "checkpoints" / "8" / "files.json").unlink()
+    with pytest.raises(UserError, match=f"8 is damaged .{name} is not as it was written"):
+        newest_checkpoint(copy)
+
+
+def test_a_step_folder_of_another_name_is_refused(copy):
+    shutil.rmtree(copy / "checkpoints" / "8")
+    (copy / "checkpoints" / "4").rename(copy / "checkpoints" / "6")
+    with pytest.raises(UserError, match="checkpoints/6 is damaged .its manifest is of step 4"):
+        newest_checkpoint(copy)
+    with pytest.raises(UserError, match="its manifest is of step 4"):
+        saved_manifest(copy)
+
+
+def test_parameters_that_are_handed_off_are_compared_one_by_one(copy):
+    """Also where a stage takes only some of them."""
+    head = jax.ShapeDtypeStruct(
+        (6, 1), np.float32, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    )
+    assert set(load_params(copy, {"head/kernel": head})) == {"head/kernel"}
+    path = copy / "checkpoints" / "8" / "manifest" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    name = "trainable head/kernel"
+    manifest["arrays"][name] = manifest["arrays"][name][:-1] + "x"
+    del manifest["digest"]
+    path.write_text(json.dumps(manifest))
+    (copy / "checkpoints" / "8" / "files.json").unlink()
+    with pytest.raises(UserError, match=f"{name} is not as it was written"):
+        load_params(copy, {"head/kernel": head})
+
+
+def test_fallback_goes_on_from_the_checkpoint_before(copy, run, capsys):
+    data_file = copy / "checkpoints" / "8" / "data" / "position.json"
+    flip_bit(data_file, 3, 0)
+    advice = "add --config.resume.fallback=True or delete that folder to resume from step 4"
+    with pytest.raises(UserError, match=f"data/position.json is not as it was written.; {advice}"):
+        toy_stage.run(copy, 10)
+    results = toy_stage.run(copy, 10, fallback=True)
+    assert [result.step for result in results] == list(range(5, 11))
+
+    # The damaged step is kept under another name, and written anew under its own.
+    assert saved_steps(copy / "checkpoints") == [8, 10]
+    assert (copy / "checkpoints" / "8.damaged").is_dir()
+    assert metric_rows(copy)[:8] == metric_rows(run)
+    digests = [read_manifest(folder / "checkpoints" / "8").arrays for folder in (copy, run)]
+    assert digests[0] == digests[1]
+
+
+def test_fallback_says_what_is_lost_and_repairs_a_complete_run(copy, monkeypatch):
+    from corl_jax.engine.recorder import Recorder
+
+    lines = []
+    monkeypatch.setattr(Recorder, "log", lambda recorder, text: lines.append(text))
+    (copy / "checkpoints" / "8" / "state" / "_METADATA").unlink()
+    assert toy_stage.run(copy, 8) == []  # the run is complete, and nobody asks for more
+    assert [result.step for result in toy_stage.run(copy, 8, fallback=True)] == [5, 6, 7, 8]
+    assert lines[:3] == [
+        "checkpoint 8 is damaged (state/_METADATA is missing) and is now called 8.damaged",
+        "steps 5 to 8 are lost and trained again",
+        f"resuming {copy} from step 4",
+    ]
+    assert toy_stage.run(copy, 8, fallback=True) == []
+
+
+def test_without_any_whole_checkpoint_nothing_changes(copy):
+    for step in ("4", "8"):
+        (copy / "checkpoints" / step / "data" / "position.json").unlink()
+    with pytest.raises(UserError, match="all checkpoints in .* are damaged"):
+        toy_stage.run(copy, 10, fallback=True)
+    assert saved_steps(copy / "checkpoints") == [4, 8]
+
+
+def test_a_checkpoint_of_an_older_version_resumes_and_says_what_is_not_checked(
+    copy, run, monkeypatch
+):
+    from corl_jax.engine.recorder import Recorder
+
+    lines = []
+    monkeypatch.setattr(Recorder, "log", lambda recorder, text: lines.append(text))
+    shutil.rmtree(copy / "checkpoints" / "8")
+    folder = copy / "checkpoints" / "4"
+    path = folder / "manifest" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for key in ("arrays", "data_digest", "inputs", "digest"):
+        del manifest[key]
+    path.write_text(json.dumps(manifest))
+    sizes = {
+        name: size for name, (size, _) in json.loads((folder / "files.json").read_text()).items()
+    }
+    sizes["manifest/manifest.json"] = path.stat().st_size
+    (folder / "files.json").write_text(json.dumps(sizes))
+
+    # What older versions did check is checked, too.
+    manifest["params_digest"] = "0" * 64
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="its parameters are not as they were written"):
+        newest_checkpoint(copy)
+    manifest["params_digest"] = read_manifest(run / "checkpoints" / "4").params_digest
+    path.write_text(json.dumps(manifest))
+    toy_stage.run(copy, 8)
+    assert metric_rows(copy) == metric_rows(run)
+    assert "older version" in lines[0] and "is not checked" in lines[0]
+
+
+def test_missing_rows_are_named(copy, run, monkeypatch):
+    from corl_jax.engine.recorder import Recorder
+
+    lines = []
+    monkeypatch.setattr(Recorder, "log", lambda recorder, text: lines.append(text))
+    rows = (copy / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (copy / "metrics.jsonl").write_text("".join(rows[:2] + rows[4:]))
+    toy_stage.run(copy, 9)
+    assert [row["step"] for row in metric_rows(copy)] == [1, 2, 5, 6, 7, 8, 9]
+    assert (
+        f"{copy}/metrics.jsonl has no row for 2 of the 8 steps that are done, the first of them "
+        "step 3; the run goes on without them" in lines
+    )
+
+
+def test_no_path_of_this_machine_is_in_a_checkpoint(copy, run):
+    """Orbax's marker files would name the folder in which they were written."""
+    for path in (copy / "checkpoints").rglob("*"):
+        assert path.is_dir() or str(run).encode() not in path.read_bytes(), path

@@ -1,0 +1,114 @@
+"""Disks that are full, and folders that nobody may write: one line, nothing lost, and a way on."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import toy_stage
+from helpers import metric_rows
+from PIL import Image
+
+from corl_jax.core.errors import UserError
+from corl_jax.engine.checkpoints import step_folders
+from corl_jax.engine.checkpoints.step_folders import saved_steps
+from corl_jax.engine.hooks import PeriodicHook, Report
+from corl_jax.engine.tensorboard import TensorBoard
+from corl_jax.engine.writers import JsonLines
+
+DEV_FULL = Path("/dev/full")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 400 KiB, or a skip."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)]
+    if os.name != "posix" or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a small file system")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def draw(steps_done, state):
+    """A report with an image that takes a few kilobytes."""
+    noise = Image.frombytes("RGB", (40, 40), os.urandom(40 * 40 * 3))
+    return Report({}, {"noise": noise})
+
+
+@pytest.mark.parametrize("left", [0, 16, 48])
+def test_a_run_on_a_disk_that_fills_up_goes_on_once_there_is_room(small_disk, tmp_path, left):
+    """With 0 KiB left a row is cut, with more an image or a checkpoint."""
+    hooks, filler = [PeriodicHook(1, draw)], small_disk / "filler"
+    steps = toy_stage.start(small_disk / "w", 12, hooks=hooks)
+    with pytest.raises(UserError, match="cannot be written .*[Ff]ree some space") as error:
+        for result in steps:
+            if result.step == 5:
+                status = os.statvfs(small_disk)
+                free = status.f_bavail * status.f_frsize
+                filler.write_bytes(bytes(free - left * 1024))
+    assert "\n" not in str(error.value)
+    assert saved_steps(small_disk / "w" / "checkpoints") == [4]
+
+    # Started again while the disk is still full, and once more when it is not.
+    with pytest.raises(UserError, match="cannot be written"):
+        toy_stage.run(small_disk / "w", 12, hooks=hooks)
+    filler.unlink()
+    for path in (small_disk / "w" / "samples").iterdir():
+        path.unlink()
+    assert [result.step for result in toy_stage.run(small_disk / "w", 12)] == list(range(5, 13))
+    toy_stage.run(tmp_path / "unbroken", 12)
+    assert metric_rows(small_disk / "w") == metric_rows(tmp_path / "unbroken")
+
+
+def test_a_checkpoint_that_cannot_be_completed_is_none(tmp_path, monkeypatch):
+    toy_stage.run(tmp_path / "w", 4)
+
+    def refuse(folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(step_folders, "complete_folder", refuse)
+        with pytest.raises(UserError, match="checkpoints/6 cannot be written .OSError: .Errno 28"):
+            toy_stage.run(tmp_path / "w", 6)
+    names = sorted(path.name for path in (tmp_path / "w" / "checkpoints").iterdir())
+    assert names == ["4", "6.part"]
+    assert [result.step for result in toy_stage.run(tmp_path / "w", 6)] == [5, 6]
+    assert sorted(path.name for path in (tmp_path / "w" / "checkpoints").iterdir()) == ["4", "6"]
+
+
+@pytest.mark.skipif(not DEV_FULL.exists(), reason="needs /dev/full")
+def test_rows_on_a_full_disk():
+    lines = JsonLines(DEV_FULL)
+    with pytest.raises(UserError, match="/dev/full cannot be written"):
+        lines.write(1, {"loss": 1.0})
+
+
+def test_events_on_a_full_disk_end_at_once(tmp_path, monkeypatch):
+    """``SummaryWriter`` would wait for its thread, which is gone."""
+    from tensorboardX.record_writer import RecordWriter
+
+    def refuse(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    events = TensorBoard(tmp_path / "tb")
+    events.write(1, {"loss": 1.0})
+    monkeypatch.setattr(RecordWriter, "write", refuse)
+    with pytest.raises(UserError, match="tb cannot be written .*No space left"):
+        for step in range(100):
+            events.write(step, {"loss": 1.0})
+
+
+def test_event_files_name_no_host(tmp_path):
+    import socket
+
+    events = TensorBoard(tmp_path / "tb", first_step=3)
+    events.write(4, {"loss": 1.0})
+    events.close()
+    (path,) = (tmp_path / "tb").iterdir()
+    assert "tfevents" in path.name and socket.gethostname() not in path.name
+    assert socket.gethostname().encode() not in path.read_bytes()
