@@ -80,9 +80,8 @@ def test_an_update_in_place_counts_as_the_update_and_a_slice_as_the_slice():
 
 def test_a_copy_inside_a_loop_is_counted():
     def run(x):
-        return jax.lax.fori_loop(
-            0, 7, lambda i, x: jax.lax.optimization_barrier(x.T.copy()).at[i, 0].add(1.0), x
-        )
+        # Compilers fuse a copy with what reads it; here nothing does.
+        return jax.lax.fori_loop(0, 7, lambda i, x: x.T, x)
 
     module = compile_and_parse(run, array(N, N))
     _, body, _ = next(hlo_bytes.loops(module))
