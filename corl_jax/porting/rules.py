@@ -18,7 +18,7 @@ import numpy as np
 
 from corl_jax.core.errors import UserError
 
-MAX_LISTED = 40
+MAX_LISTED = 8
 """Names that an error lists; a file of another kind of model may have thousands of others."""
 
 Transform = Callable[[np.ndarray], np.ndarray]

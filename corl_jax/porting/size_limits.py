@@ -14,10 +14,10 @@ MAX_VOCABULARY = 2**22
 MAX_POSITIONS = 2**26
 MAX_IMAGE_SIDE = 2**13
 """Pixels."""
-MAX_LEVELS = 10
+MAX_LEVELS = 8
 """Resolutions of an image tokenizer, each half of the one before."""
-MAX_BLOCKS = 100
-"""Residual blocks of a level."""
+MAX_BLOCKS = 8
+"""Residual blocks of a level. Each is a module of its own, which takes time to build."""
 FIELD_LIMITS = {
     "vocab_size": MAX_VOCABULARY,
     "codebook_size": MAX_VOCABULARY,

@@ -18,6 +18,9 @@ from corl_jax.reward_models.blip.text_decoder import BlipTextConfig
 HUB_ID = "Salesforce/blip-image-captioning-base"
 ADVICE = f"take a captioner such as {HUB_ID}"
 
+MAX_TEXT_LAYERS = 100
+"""Layers of the text decoder are modules of their own, which takes time to build."""
+
 VISION_FIELDS = {
     "image_size": ("image_size", 384),
     "patch_size": ("patch_size", 16),
@@ -63,6 +66,9 @@ def read_config(raw: object, folder: str) -> BlipConfig:
         vision=VisionConfig(**_read_sizes(vision, VISION_FIELDS)),
         text=BlipTextConfig(**_read_sizes(text, TEXT_FIELDS)),
     )
+
+    if cfg.text.depth > MAX_TEXT_LAYERS:
+        text.refuse("num_hidden_layers", f"at most {MAX_TEXT_LAYERS}")
 
     # The variants of BLIP that are implemented.
     text.require("hidden_act", "gelu", default="gelu")
