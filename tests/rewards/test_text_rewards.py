@@ -362,9 +362,11 @@ def test_long_texts_take_bounded_time(text):
     reward("symbolic", "1", "$2\\sqrt{3}$")  # starts the worker before the clock runs
     seconds = {}
     for name in TABLES:
-        start = time.perf_counter()
+        # Only formulas are compared in another process.
+        clock = time.perf_counter if name == "symbolic" else time.process_time
+        start = clock()
         reward(name, LONG_TEXTS[text], LONG_TEXT_REFERENCE_ANSWERS.get(name, "cat"))
-        seconds[name] = time.perf_counter() - start
+        seconds[name] = clock() - start
     assert max(seconds.values()) < 4, seconds
 
 

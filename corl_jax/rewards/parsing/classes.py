@@ -31,8 +31,6 @@ STEMS = (
 SIBILANT_PLURALS = ("ses", "xes", "zes", "ches", "shes")
 COUNT = re.compile(r"[0-9.]+")
 SEPARATORS = re.compile(r"[,;\n|&\[\]{}]|\band\b", re.I)
-# "- cat", "2. cat", "(3) cat" at the start of a line or of the whole list.
-BULLET = re.compile(r"^[^\S\n]*(?:[-+*•‣◦▪·]|\(?[0-9]+[.)])[^\S\n]+", re.M)
 
 
 def normalize_class(name: str) -> str:
@@ -41,7 +39,7 @@ def normalize_class(name: str) -> str:
     The singular is a stem for comparisons and need not be a word (``horses`` and ``horse`` both
     become ``hors``).
     """
-    # Signs such as "#" are no words, and counts come before the name.
+    # Signs such as bullets are no words, and counts and numbers of a list come before the name.
     words = [word for word in answer_words(name) if any(map(str.isalnum, word))]
     counts = sum(1 for _ in itertools.takewhile(COUNT.fullmatch, words[:-1]))
     words = words[counts:]
@@ -74,7 +72,7 @@ def class_set(text: str) -> frozenset[str]:
     Names are separated by commas, semicolons, bars, line breaks or ``and``. Brackets, quotes,
     counts and bullets are allowed.
     """
-    parts = {part.strip() for part in SEPARATORS.split(BULLET.sub("", text))}
+    parts = {part.strip() for part in SEPARATORS.split(text)}
     return frozenset(name for name in map(normalize_class, parts) if name)
 
 

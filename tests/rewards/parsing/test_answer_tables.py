@@ -169,6 +169,8 @@ OPEN_QUESTIONS = {
         (r"\(5\)", "5", True),
         ("**red** or **blue**", "red or blue", True),
         ("2**3", "23", False),
+        ("$5$ or $6$", "5$ or $6", False),
+        ("(5) or (6)", "5) or (6", False),
         ("- red", "red", True),
         ("- 3", "3", False),
         ("**- 3**", "-3", True),
