@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from corl_jax.core.errors import UserError
 
-SETTINGS = settings(deadline=None, derandomize=True, database=None, max_examples=150)
+SETTINGS = settings(deadline=None, derandomize=True, database=None, max_examples=100)
 
 NUMBERS = st.integers() | st.sampled_from([0, -1, 2**31, 2**63, 10**200, 1e-320, 1e308])
 NUMBERS |= st.floats(allow_nan=False, allow_infinity=False)

@@ -156,7 +156,7 @@ def test_older_files(tmp_path):
     shape = b"K\x02K\x03\x86"
     path = legacy_file(tmp_path, 2**40, pickled_tensor(shape, shape, huge))
     text, peak = peak_bytes(read_legacy, path)
-    assert "it has 6 of 1099511627776 numbers of a storage" in text and peak < 10**6
+    assert "it has 6 of 1099511627776 numbers of a storage" in text and peak < 2 * MAX_PICKLE_BYTES
     assert "numbers of a storage" in refusal(read_legacy, legacy_file(tmp_path, -1))
     assert "is refused" in refusal(read_legacy, legacy_file(tmp_path, 6, b"\x80\x02]."))
 
@@ -188,7 +188,7 @@ TENSOR = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
         (safetensors_bytes({"x": {"dtype": "F8_E4M3", "shape": [24], "data_offsets": [0, 24]}}),
          "tensor 'x' in .* has dtype F8_E4M3; it must be one of F64, F32"),
         (safetensors_bytes({"x": TENSOR | {"shape": [2, 3, *[1] * 7]}}), "'x' in .* at most 8 axes; got 9"),
-        (safetensors_bytes({"a\nb": TENSOR}), r"at most 300 printable characters; got 'a\\\\nb'"),
+        (safetensors_bytes({"a\nb": TENSOR}), r"at most 300 printable characters; got 'a\\nb'"),
         (safetensors_bytes({"a" * 301: TENSOR}), "at most 300 printable characters; got 'aaaa"),
         (safetensors_bytes({
             f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
