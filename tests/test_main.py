@@ -221,13 +221,13 @@ def refused(capsys, monkeypatch, small_world):
         (f"{UNIFIED} --config.rl.rollout.group_size=many", "many"),
         (
             f"{UNIFIED} --config.rl.rollout.group_size=1",
-            "config.rl.rollout.group_size must be at least 2; got 1",
+            "config.rl.rollout.group_size must be a whole number of at least 2; got 1",
         ),
         (f"{UNIFIED} --config.steps=0", "config.steps must be .* at least 1; got 0"),
         (f"{UNIFIED} --config.init_from=nowhere", "policy 'nowhere' is not a folder"),
         (
             f"{UNIFIED}:janus_pro_1b --config.init_from=tiny",
-            "'janus_pro_1b' must be the size of the policy in init_from='tiny'",
+            "config.model.size=janus_pro_1b must be the size of the policy in init_from='tiny'",
         ),
         ("--config=configs/sft.py:tokenizer=nowhere", "policy 'nowhere' is not a folder"),
     ],

@@ -112,7 +112,7 @@ def test_types_and_answers_are_read_as_people_write_them(write_rows, changes, an
         ),
         (
             {"qa_type": "OE", "qa_solution": "<answer> </answer>"},
-            "answer must be a text that is not",
+            "answer must be a text of characters, not empty",
         ),
         (
             {"qa_type": "OE", "qa_solution": "a <answer> b"},

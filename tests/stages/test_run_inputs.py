@@ -13,7 +13,7 @@ from corl_jax.engine.checkpoints.checkpoint import Checkpointer
 from corl_jax.engine.checkpoints.manifest import RunIdentity, read_manifest
 from corl_jax.engine.workdir import open_workdir
 from corl_jax.porting.policy_source import open_policy_source
-from corl_jax.stages.config import ResumeConfig, without_resume
+from corl_jax.stages.config import ResumeConfig, read_block, without_resume
 from corl_jax.stages.run_inputs import check_resumable, describe_inputs
 
 
@@ -28,6 +28,9 @@ class Records:
         return self.count
 
     def __getitem__(self, index):
+        raise AssertionError("no record may be read")
+
+    def text_record(self, index):
         raise AssertionError("no record may be read")
 
     def fingerprint(self):
@@ -130,4 +133,4 @@ def test_identities_of_policies(started, base, tmp_path):
 def test_flags_of_a_start_are_no_part_of_the_config():
     assert without_resume({"steps": 4, "resume": {"fallback": True}}) == {"steps": 4}
     with pytest.raises(UserError, match="config.resume.fallback must be True or False; got 'yes'"):
-        ResumeConfig(fallback="yes")
+        read_block(ResumeConfig, vars(ResumeConfig()) | {"fallback": "yes"}, "resume")
