@@ -17,8 +17,8 @@ from typing import Any
 
 from corl_jax.bench.timing import CORL_JAX, LABELS, PHASES, LogLine
 from corl_jax.bench.workloads import get_model_config, with_image_tokens
+from corl_jax.core.checks.json_object import JsonObject
 from corl_jax.core.errors import UserError
-from corl_jax.core.json_object import JsonObject
 
 # Of the step that the others are compared with.
 PROMPTS, GROUP_SIZE = 2, 8

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
 from corl_jax.commands.common import Devices, check_file, number, path_flag
-from corl_jax.core.config_block import Interval
+from corl_jax.core.checks.config_block import Interval
+from corl_jax.core.checks.paths import check_writable
 from corl_jax.core.files import write_json
-from corl_jax.core.paths import check_writable
 
 # Prints a line of progress. ``bench.timing`` has the same type, but imports JAX.
 LogLine = Callable[[str], None]

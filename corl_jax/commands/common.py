@@ -9,9 +9,9 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
-from corl_jax.core.config_block import FieldError, Interval, PositiveInt, check_value
+from corl_jax.core.checks.config_block import FieldError, Interval, PositiveInt, check_value
+from corl_jax.core.checks.paths import check_writable, user_path
 from corl_jax.core.errors import UserError
-from corl_jax.core.paths import check_writable, user_path
 
 Devices = Annotated[int, Interval(ge=1, le=1024)]
 # Repeated from ``sampling.policy``, which help must not wait for.
@@ -20,7 +20,7 @@ ANSWER_LENGTH = 64
 
 
 def number(annotation: Any) -> Callable[[str], Any]:
-    """The ``type`` of a flag whose value is a number in bounds, see ``core.config_block``."""
+    """The ``type`` of a flag whose value is a number in bounds, see ``core.checks.config_block``."""
     kind = typing.get_args(annotation)[0] if typing.get_args(annotation) else annotation
 
     def parse(text: str) -> Any:

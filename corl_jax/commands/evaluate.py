@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from corl_jax.commands.common import add_devices, add_policy, check_file, number, path_flag
-from corl_jax.core.config_block import PositiveInt, Seed, Weight
+from corl_jax.core.checks.config_block import PositiveInt, Seed, Weight
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_json
 

@@ -6,7 +6,7 @@ import argparse
 from typing import Annotated
 
 from corl_jax.commands.common import number, path_flag
-from corl_jax.core.config_block import FieldError, Interval
+from corl_jax.core.checks.config_block import FieldError, Interval
 
 # Repeated from ``objectives`` and ``porting``, which help must not wait for.
 METHODS = ("gaussian", "linear")

@@ -13,7 +13,7 @@ from corl_jax.commands.common import (
     number,
     path_flag,
 )
-from corl_jax.core.config_block import Seed, Weight
+from corl_jax.core.checks.config_block import Seed, Weight
 from corl_jax.core.errors import UserError
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from corl_jax.commands.common import add_completion_length, check_file, path_flag
-from corl_jax.core.config_block import FieldError
+from corl_jax.core.checks.config_block import FieldError
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_json
 

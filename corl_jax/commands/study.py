@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from corl_jax.commands.common import number, path_flag
-from corl_jax.core.config_block import Interval
+from corl_jax.core.checks.config_block import Interval
+from corl_jax.core.checks.paths import check_writable
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_atomically, write_json
-from corl_jax.core.paths import check_writable
 
 if TYPE_CHECKING:
     from corl_jax.studies.comparison import CommandRun, Study

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from corl_jax.core.checks.json_object import JsonObject
+from corl_jax.core.checks.json_reader import parse_json, read_lines, show_value
+from corl_jax.core.checks.paths import user_path
 from corl_jax.core.errors import UserError
-from corl_jax.core.json_object import JsonObject
-from corl_jax.core.json_reader import parse_json, read_lines, show_value
-from corl_jax.core.paths import user_path
 from corl_jax.core.types import QaType, Record
 from corl_jax.data.answers.characters import canonical_text
 from corl_jax.data.answers.options import extract_option, list_options

@@ -15,8 +15,8 @@ from typing import SupportsIndex
 
 import numpy as np
 
+from corl_jax.core.checks.paths import user_path
 from corl_jax.core.errors import UserError
-from corl_jax.core.paths import user_path
 from corl_jax.core.types import Record
 from corl_jax.data.image_files import load_image
 from corl_jax.data.record_files import REQUIRED_COLUMNS, parse_record, picture_file, read_columns

@@ -6,8 +6,8 @@ import string
 
 import numpy as np
 
+from corl_jax.core.checks.json_reader import is_text
 from corl_jax.core.errors import UserError
-from corl_jax.core.json_reader import is_text
 from corl_jax.core.types import Record
 from corl_jax.data.answers.reading import is_correct, read_answer
 

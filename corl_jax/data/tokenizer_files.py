@@ -12,9 +12,9 @@ from typing import TypeVar
 
 import tokenizers
 
+from corl_jax.core.checks.json_object import JsonObject
+from corl_jax.core.checks.json_reader import is_text
 from corl_jax.core.errors import UserError, describe_error
-from corl_jax.core.json_object import JsonObject
-from corl_jax.core.json_reader import is_text
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ import fnmatch
 import math
 from collections.abc import Iterator, Mapping
 
-from corl_jax.core.config_block import PositiveInt, Share, config_block
+from corl_jax.core.checks.config_block import PositiveInt, Share, config_block
 
 # In a column's name: the share of the within-group reward std that one reward makes.
 STD_SHARE = "/reward_std_share/"

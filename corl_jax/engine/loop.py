@@ -12,8 +12,8 @@ import grain
 import jax
 from PIL import Image
 
+from corl_jax.core.checks.json_object import JsonObject
 from corl_jax.core.errors import UserError
-from corl_jax.core.json_object import JsonObject
 from corl_jax.core.numerics import Metrics
 from corl_jax.core.sharding import Sharder, sharding_context
 from corl_jax.core.trees import count

@@ -15,7 +15,7 @@ import optax
 from jaxtyping import PyTree
 
 from corl_jax.core import trees
-from corl_jax.core.config_block import (
+from corl_jax.core.checks.config_block import (
     Count,
     FieldError,
     Interval,

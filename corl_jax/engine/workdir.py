@@ -14,10 +14,10 @@ from typing import Any
 
 from etils import epath
 
+from corl_jax.core.checks.json_object import JsonObject
+from corl_jax.core.checks.paths import user_path
 from corl_jax.core.errors import UserError, describe_error
 from corl_jax.core.files import write_atomically
-from corl_jax.core.json_object import JsonObject
-from corl_jax.core.paths import user_path
 from corl_jax.core.renamed_keys import rename_keys
 from corl_jax.engine.remote_workdir import CHECKPOINTS, RemoteWorkdir, is_address, remote_folder
 

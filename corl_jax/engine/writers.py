@@ -15,10 +15,10 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+from corl_jax.core.checks.json_object import JsonObject
+from corl_jax.core.checks.json_reader import parse_json, read_lines
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import name_write_errors, sync, write_atomically
-from corl_jax.core.json_object import JsonObject
-from corl_jax.core.json_reader import parse_json, read_lines
 
 # Metric name to value, for one step.
 Row = Mapping[str, float]

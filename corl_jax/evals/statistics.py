@@ -8,7 +8,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from corl_jax.core.json_object import JsonObject
+from corl_jax.core.checks.json_object import JsonObject
 
 
 class Estimate(TypedDict):

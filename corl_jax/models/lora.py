@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from corl_jax.core.config_block import Count, Interval, NotEmpty, config_block
+from corl_jax.core.checks.config_block import Count, Interval, NotEmpty, config_block
 from corl_jax.core.errors import UserError
 from corl_jax.core.rng import stream
 from corl_jax.core.trees import matches

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from corl_jax.core.config_block import FieldError, Interval, OneOf, config_block
+from corl_jax.core.checks.config_block import FieldError, Interval, OneOf, config_block
 from corl_jax.core.registry import Registry
 from corl_jax.core.types import pytree
 from corl_jax.objectives.log_ratios import bounded_log_ratio

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from corl_jax.core.config_block import Interval, Weight, check_value
+from corl_jax.core.checks.config_block import Interval, Weight, check_value
 from corl_jax.core.types import pytree
 
 # Log-prob of a banned id. It is finite, so that the difference of two policies is finite too.

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from corl_jax.core.config_block import NotEmpty, Seed, check_value
+from corl_jax.core.checks.config_block import NotEmpty, Seed, check_value
 from corl_jax.core.errors import UserError
 from corl_jax.engine.remote_workdir import is_address
 from corl_jax.porting.policy_merge import MergeSettings

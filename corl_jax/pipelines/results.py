@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from corl_jax.core.checks.json_object import JsonObject
 from corl_jax.core.files import write_atomically, write_json
-from corl_jax.core.json_object import JsonObject
 from corl_jax.core.provenance import machine, versions
 from corl_jax.data.pipeline import held_out_records
 from corl_jax.data.shapes import builder

@@ -17,10 +17,10 @@ from typing import Any
 
 import jax
 
+from corl_jax.core.checks.json_object import JsonObject
+from corl_jax.core.checks.paths import user_path
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_json
-from corl_jax.core.json_object import JsonObject
-from corl_jax.core.paths import user_path
 from corl_jax.engine.checkpoints.handoff import saved_manifest
 from corl_jax.engine.checkpoints.inventory import DamagedCheckpoint
 from corl_jax.engine.checkpoints.manifest import json_digest

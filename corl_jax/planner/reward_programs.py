@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from corl_jax.core.paths import user_path
+from corl_jax.core.checks.paths import user_path
 from corl_jax.core.rng import sample_keys, stream
 from corl_jax.core.types import Params, Prompts, Rollout
 from corl_jax.planner.calls import ProgramCall

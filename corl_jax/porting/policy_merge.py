@@ -17,9 +17,9 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from corl_jax.core.config_block import FieldError, Interval, OneOf, config_block
+from corl_jax.core.checks.config_block import FieldError, Interval, OneOf, config_block
+from corl_jax.core.checks.paths import user_path
 from corl_jax.core.errors import UserError
-from corl_jax.core.paths import user_path
 from corl_jax.core.trees import flatten_abstract
 from corl_jax.models.janus.config import JanusConfig
 from corl_jax.models.janus.model import JANUS_TEXT_HEAD, abstract

@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from corl_jax.core.checks.json_object import JsonObject
+from corl_jax.core.checks.paths import check_inside, user_path
 from corl_jax.core.errors import UserError
-from corl_jax.core.json_object import JsonObject
-from corl_jax.core.paths import check_inside, user_path
 from corl_jax.core.types import Params
 from corl_jax.data.text_tokenizer import TextTokenizer
 from corl_jax.engine.checkpoints.handoff import saved_manifest, saved_shapes, step_folder

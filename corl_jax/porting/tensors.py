@@ -14,8 +14,8 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from corl_jax.core.checks.json_reader import show_value
 from corl_jax.core.errors import UserError
-from corl_jax.core.json_reader import show_value
 from corl_jax.porting.npy_files import read_npz
 from corl_jax.porting.size_limits import MAX_AXES, MAX_NAME_LENGTH, MAX_TENSORS
 from corl_jax.porting.torch_legacy_pickle import is_legacy, read_legacy

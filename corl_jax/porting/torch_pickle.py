@@ -14,8 +14,8 @@ import zipfile
 
 import numpy as np
 
+from corl_jax.core.checks.json_reader import show_value
 from corl_jax.core.errors import UserError, describe_error
-from corl_jax.core.json_reader import show_value
 from corl_jax.porting.size_limits import MAX_PICKLE_BYTES
 from corl_jax.porting.tensor_unpickler import EXPECTED_CONTENT, LazyTensor, TensorUnpickler
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from corl_jax.core.checks.json_object import JsonObject
 from corl_jax.core.errors import UserError
-from corl_jax.core.json_object import JsonObject
 from corl_jax.core.types import Params
 from corl_jax.engine.checkpoints.handoff import load_params, saved_manifest, saved_shapes
 from corl_jax.models.lora import is_adapter, kernel_of, merge_adapters

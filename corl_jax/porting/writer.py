@@ -21,8 +21,8 @@ import numpy as np
 from huggingface_hub import split_state_dict_into_shards_factory
 from tqdm import tqdm
 
+from corl_jax.core.checks.paths import check_writable, user_path
 from corl_jax.core.errors import UserError
-from corl_jax.core.paths import check_writable, user_path
 from corl_jax.core.types import Params
 from corl_jax.data.text_tokenizer import TextTokenizer
 from corl_jax.models.janus.config import JanusConfig

@@ -16,9 +16,9 @@ from html import escape
 from typing import Any
 
 from corl_jax import __version__
+from corl_jax.core.checks.paths import check_writable, user_path
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_atomically
-from corl_jax.core.paths import check_writable, user_path
 from corl_jax.engine.alarms import Alarm, AlarmConfig
 from corl_jax.engine.remote_workdir import require_local_path
 from corl_jax.report import charts, run_files, samples, tables

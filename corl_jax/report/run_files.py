@@ -8,9 +8,9 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
-from corl_jax.core.json_object import JsonObject
-from corl_jax.core.json_reader import read_json
-from corl_jax.core.paths import check_inside
+from corl_jax.core.checks.json_object import JsonObject
+from corl_jax.core.checks.json_reader import read_json
+from corl_jax.core.checks.paths import check_inside
 from corl_jax.core.renamed_keys import rename_keys
 from corl_jax.engine.alarms import AlarmConfig
 from corl_jax.engine.writers import read_rows

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from corl_jax.core.paths import check_inside
+from corl_jax.core.checks.paths import check_inside
 
 SHEETS = 12
 """Most sample sheets that are shown; they are evenly spread over the run."""

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from corl_jax.core.checks.paths import user_path
 from corl_jax.core.errors import UserError
-from corl_jax.core.paths import user_path
 from corl_jax.core.sharding import Sharder
 from corl_jax.core.trees import flatten_abstract
 from corl_jax.core.types import Params

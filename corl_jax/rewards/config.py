@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Annotated
 
-from corl_jax.core.config_block import Keys, OneOf, config_block
+from corl_jax.core.checks.config_block import Keys, OneOf, config_block
 
 NORMALIZATIONS = ("unit", "none", "running")
 OPEN_ENDED = ("exact", "soft_jaccard")

@@ -12,7 +12,7 @@ from typing import Annotated
 import numpy as np
 from jaxtyping import Float
 
-from corl_jax.core.config_block import OneOf, check_value
+from corl_jax.core.checks.config_block import OneOf, check_value
 from corl_jax.core.registry import Registry
 from corl_jax.core.types import Completion
 from corl_jax.data.shapes.captions import canonical_caption, parse_caption, satisfies, write_caption

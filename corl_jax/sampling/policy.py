@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import SingleDeviceSharding
 
-from corl_jax.core.config_block import Interval, PositiveInt, Seed, check_value
+from corl_jax.core.checks.config_block import Interval, PositiveInt, Seed, check_value
 from corl_jax.core.errors import UserError
 from corl_jax.core.runtime import compute_dtype, set_up_jax
 from corl_jax.core.sharding import Sharder, make_mesh, sharding_context

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, TypeVar
 
-from corl_jax.core.config_block import (
+from corl_jax.core.checks.config_block import (
     INT32_MAX,
     Count,
     FieldError,
@@ -214,7 +214,7 @@ def read_run_config(config: Mapping[str, Any]) -> RunConfig:
 
 
 def check_key(config: Mapping[str, Any], name: str, annotation: Any) -> None:
-    """Checks ``config.<name>`` by an annotation, see ``core.config_block``.
+    """Checks ``config.<name>`` by an annotation, see ``core.checks.config_block``.
 
     Raises:
       UserError: it is missing, or has a value that it cannot have.

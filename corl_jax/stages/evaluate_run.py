@@ -15,8 +15,8 @@ from typing import Any
 
 import jax
 
+from corl_jax.core.checks.json_object import JsonObject
 from corl_jax.core.files import write_json
-from corl_jax.core.json_object import JsonObject
 from corl_jax.core.provenance import machine, versions
 from corl_jax.core.sharding import sharding_context
 from corl_jax.core.types import Params, Record

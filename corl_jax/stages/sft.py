@@ -10,7 +10,7 @@ import grain
 import jax
 import numpy as np
 
-from corl_jax.core.config_block import PositiveInt, Share, Weight, config_block
+from corl_jax.core.checks.config_block import PositiveInt, Share, Weight, config_block
 from corl_jax.core.errors import UserError
 from corl_jax.core.numerics import Metrics, Weighted
 from corl_jax.core.trees import bind, partition

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from corl_jax.core.config_block import Interval, Weight, config_block
+from corl_jax.core.checks.config_block import Interval, Weight, config_block
 from corl_jax.core.numerics import Metrics, Weighted
 from corl_jax.core.sharding import to_host
 from corl_jax.core.trees import bind

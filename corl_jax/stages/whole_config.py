@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from corl_jax.core.config_block import Interval, PositiveInt, check_value
+from corl_jax.core.checks.config_block import Interval, PositiveInt, check_value
 from corl_jax.core.errors import UserError
 from corl_jax.engine.alarms import AlarmConfig
 from corl_jax.engine.optim import OptimConfig

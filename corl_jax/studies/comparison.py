@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from corl_jax.core.checks.json_object import JsonObject
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_json
-from corl_jax.core.json_object import JsonObject
 from corl_jax.evals.statistics import format_percent
 
 NOT_METRICS = ("about",)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from corl_jax.core import json_reader
+from corl_jax.core.checks import json_reader
+from corl_jax.core.checks.json_object import JsonObject
+from corl_jax.core.checks.json_reader import MAX_DEPTH, parse_json, read_json, read_lines
 from corl_jax.core.errors import UserError
-from corl_jax.core.json_object import JsonObject
-from corl_jax.core.json_reader import MAX_DEPTH, parse_json, read_json, read_lines
 
 SETTINGS = settings(deadline=None, derandomize=True, database=None)
 NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False)

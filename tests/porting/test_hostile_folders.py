@@ -16,7 +16,7 @@ import pytest
 from hostile_json import SETTINGS, VALUES, raises_at_most_a_user_error, refusal, variants
 from hypothesis import given
 
-from corl_jax.core.json_object import JsonObject
+from corl_jax.core.checks.json_object import JsonObject
 from corl_jax.models.janus.config import JANUS_PRO_1B, TINY, JanusConfig
 from corl_jax.porting.janus.folder import JanusFolder, load_config
 from corl_jax.porting.janus.hf_config import image_token_id, write_config

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corl_jax.core.config_block import INT32_MAX, config_block
+from corl_jax.core.checks.config_block import INT32_MAX, config_block
 from corl_jax.core.errors import UserError
 from corl_jax.engine.alarms import AlarmConfig
 from corl_jax.engine.optim import OptimConfig

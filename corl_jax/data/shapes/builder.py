@@ -20,8 +20,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from corl_jax.core.checks.paths import user_path
 from corl_jax.core.errors import UserError
-from corl_jax.core.paths import user_path
 from corl_jax.core.runtime import cache_folder
 from corl_jax.core.types import Record
 from corl_jax.data.image_files import load_image

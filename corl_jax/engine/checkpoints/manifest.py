@@ -19,10 +19,10 @@ from etils import epath
 
 from corl_jax import __version__
 from corl_jax.core import trees
+from corl_jax.core.checks.json_object import JsonObject
+from corl_jax.core.checks.json_reader import parse_json
 from corl_jax.core.checksums import checksums
 from corl_jax.core.errors import UserError
-from corl_jax.core.json_object import JsonObject
-from corl_jax.core.json_reader import parse_json
 from corl_jax.engine.checkpoints.inventory import DamagedCheckpoint
 from corl_jax.engine.state import TrainState, named_arrays
 

@@ -7,8 +7,8 @@ import pathlib
 
 import jax
 
+from corl_jax.core.checks.json_object import JsonObject
 from corl_jax.core.errors import UserError
-from corl_jax.core.json_object import JsonObject
 from corl_jax.core.trees import flatten_abstract
 from corl_jax.core.types import Params
 from corl_jax.data.text_tokenizer import TextTokenizer

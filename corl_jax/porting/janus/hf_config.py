@@ -11,8 +11,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from corl_jax.core.checks.json_object import JsonObject
 from corl_jax.core.errors import UserError
-from corl_jax.core.json_object import JsonObject
 from corl_jax.models.janus.config import ImageTokenizerConfig, JanusConfig, VisionConfig
 from corl_jax.porting.janus.llama_config import read_decoder
 from corl_jax.porting.size_limits import (

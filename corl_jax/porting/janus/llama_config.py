@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from corl_jax.core.json_object import JsonObject
+from corl_jax.core.checks.json_object import JsonObject
 from corl_jax.models.language_model import DecoderConfig
 from corl_jax.porting.size_limits import (
     MAX_HEADS,

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from corl_jax.core.json_object import JsonObject
+from corl_jax.core.checks.json_object import JsonObject
 from corl_jax.models.janus.config import ImageTokenizerConfig, JanusConfig, VisionConfig
 from corl_jax.models.language_model import DecoderConfig
 from corl_jax.porting.janus.llama_config import DEFAULTS as LLAMA_DEFAULTS

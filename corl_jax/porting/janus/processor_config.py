@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pathlib
 
-from corl_jax.core.json_object import JsonObject
+from corl_jax.core.checks.json_object import JsonObject
 from corl_jax.data.images import GREY, MIN_SIDE
 
 ADVICE = (

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from corl_jax.core.json_object import JsonObject
+from corl_jax.core.checks.json_object import JsonObject
 from corl_jax.data.prompts import JANUS_TEMPLATE
 from corl_jax.data.text_tokenizer import TextTokenizer
 from corl_jax.data.tokenizer_export import export_tokenizer

@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
 
+from corl_jax.core.checks.json_object import JsonObject
 from corl_jax.core.errors import UserError
-from corl_jax.core.json_object import JsonObject
 from corl_jax.data.tokenizer_files import MAX_TOKENS, call_library, check_encodable, open_tokenizer
 from corl_jax.porting.janus.folder import read_json
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from corl_jax.core.json_object import JsonObject
+from corl_jax.core.checks.json_object import JsonObject
 from corl_jax.porting.rules import IDENTITY, LINEAR, TensorRule
 from corl_jax.porting.size_limits import (
     MAX_HEADS,

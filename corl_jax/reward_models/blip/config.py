@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from corl_jax.core.json_object import JsonObject
+from corl_jax.core.checks.json_object import JsonObject
 from corl_jax.models.janus.config import VisionConfig
 from corl_jax.porting.size_limits import FIELD_LIMITS
 from corl_jax.reward_models.blip.model import BlipConfig

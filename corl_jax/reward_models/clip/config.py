@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from corl_jax.core.json_object import JsonObject
+from corl_jax.core.checks.json_object import JsonObject
 from corl_jax.porting.size_limits import (
     MAX_HEADS,
     MAX_IMAGE_SIDE,

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from corl_jax.core.config_block import check_value
+from corl_jax.core.checks.config_block import check_value
 from corl_jax.core.errors import UserError
 from corl_jax.objectives.kl import KlConfig
 from corl_jax.objectives.sampling_distribution import SamplingParams

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Annotated
 
-from corl_jax.core.config_block import (
+from corl_jax.core.checks.config_block import (
     Count,
     FieldError,
     Interval,

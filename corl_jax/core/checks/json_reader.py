@@ -1,7 +1,7 @@
 """Reads JSON that others wrote, or that may be damaged: the one place where its form is checked.
 
 In: a file, or the bytes of one. Out: plain values without NaN, infinity, repeated keys, broken text
-or deep nesting. Whoever uses them has to check keys and types alone: ``core.json_object`` does.
+or deep nesting. Whoever uses them has to check keys and types alone: ``core.checks.json_object`` does.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn, TypeVar
 
+from corl_jax.core.checks.json_reader import ADVICE, Key, read_json, show_path, show_value
 from corl_jax.core.errors import UserError
-from corl_jax.core.json_reader import ADVICE, Key, read_json, show_path, show_value
 
 T = TypeVar("T")
 

@@ -1,0 +1,1 @@
+"""Values from outside, checked where they come in: JSON, paths, fields of configs."""
