@@ -269,7 +269,7 @@ def test_records_in_files_train(
         # No answer to these records could earn that reward.
         rl_config["data"]["dir"] = str(records_folder)
         rl_config["rewards"]["text"] = {"accuracy": 1.0, "numeric": 1.0}
-        message = "record 'train-1', line 1 of .*train.jsonl': .*one number; got 'red'.* 3 other"
+        message = "record 'train-1' .line 1 of .*train.jsonl'.: .*one number; got 'red'"
         with pytest.raises(UserError, match=message):
             prepare(rl_config, tmp_path / "new")
     assert not (tmp_path / "new").exists()

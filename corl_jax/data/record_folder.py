@@ -84,8 +84,8 @@ class FolderSource:
         image = load_image(self._image_paths[position], self._locations[position])
         return dataclasses.replace(self._records[position], image=image)
 
-    def text_record(self, index: int) -> Record:
-        """The record at ``index`` with a placeholder for its image, which is not read."""
+    def texts(self, index: int) -> Record:
+        """The record at ``index`` without its image."""
         return self._records[index]
 
     def fingerprint(self) -> str:

@@ -17,7 +17,7 @@ QA_TYPES = ("MC", "OE")
 
 def record_label(record: Record) -> str:
     """A record in an error text: its id, and its line and file if it comes from one."""
-    return f"record {record.id!r}" + (f", {record.location}" if record.location else "")
+    return f"record {record.id!r}" + (f" ({record.location})" if record.location else "")
 
 
 def check_record(record: Record) -> Record:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.types import Record
 from corl_jax.data.records import QA_TYPES
 from corl_jax.data.sources import RecordSource, SelectedRecords
 
@@ -15,6 +16,10 @@ class DescribedSource(RecordSource, Protocol):
 
     def qa_type_and_kind(self, index: int) -> tuple[str, str]:
         """``qa_type`` and ``kind`` of the record at ``index``."""
+        ...
+
+    def texts(self, index: int) -> Record:
+        """The record at ``index``, perhaps without its image."""
         ...
 
 

@@ -19,10 +19,6 @@ class RecordSource(Protocol):
 
     def __getitem__(self, index: SupportsIndex) -> Record: ...
 
-    def text_record(self, index: int) -> Record:
-        """The record at ``index``; its image may be a placeholder, where that saves time."""
-        ...
-
 
 @runtime_checkable
 class FingerprintedSource(RecordSource, Protocol):
@@ -60,10 +56,6 @@ class MemorySource:
     def __getitem__(self, index: SupportsIndex) -> Record:
         return self._records[index]
 
-    def text_record(self, index: int) -> Record:
-        """The record at ``index``."""
-        return self._records[index]
-
 
 @dataclasses.dataclass(frozen=True)
 class SelectedRecords(Sequence[Record]):
@@ -88,7 +80,3 @@ class SelectedRecords(Sequence[Record]):
         if isinstance(index, slice):
             return SelectedRecords(self.source, self.rows[index])
         return self.source[self.rows[index]]
-
-    def text_record(self, index: int) -> Record:
-        """The record at ``index``, see ``RecordSource``."""
-        return self.source.text_record(self.rows[index])

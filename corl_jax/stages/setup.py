@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,13 +21,13 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.runtime import DTYPES, compute_dtype
 from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.core.trees import flatten, flatten_abstract, matches, partition
-from corl_jax.core.types import Params, Record
+from corl_jax.core.types import Params
 from corl_jax.data.record_folder import FolderSource
 from corl_jax.data.selection import DescribedSource, select
 from corl_jax.data.shapes import builder
 from corl_jax.data.shapes.examples import Split
 from corl_jax.data.shapes.vocabulary import build_tokenizer, write_tokenizer
-from corl_jax.data.sources import RecordSource
+from corl_jax.data.sources import RecordSource, SelectedRecords
 from corl_jax.data.text_tokenizer import TextTokenizer
 from corl_jax.models.attention_kernels import check_kernel
 from corl_jax.models.janus.config import JanusConfig, named_size
@@ -41,6 +41,7 @@ from corl_jax.models.lora import (
 )
 from corl_jax.porting.janus.sidecar_files import copy_sidecar_files
 from corl_jax.porting.policy_source import PolicySource, config_to_json, open_policy_source
+from corl_jax.rewards.solutions import Check
 from corl_jax.sampling.generate import PolicyFns
 from corl_jax.sampling.prompt_layout import SpecialTokenIds
 from corl_jax.stages.config import DataConfig, LoraConfig, MeshConfig, ModelConfig, read_block
@@ -327,11 +328,19 @@ def init_params(cfg: JanusConfig, seed: int, specs: Mapping[str, jax.ShapeDtypeS
     return init(jax.random.key(seed))
 
 
-def open_records(config: Mapping[str, Any], split: Split) -> RecordSource:
+def open_records(
+    config: Mapping[str, Any], split: Split, checks: Sequence[Check] = ()
+) -> RecordSource:
     """The records that ``config.data`` names; its ``limit`` counts for training alone.
 
+    Args:
+      config: of any stage.
+      split: ``train`` or ``test``.
+      checks: what must be true of the texts of every record.
+
     Raises:
-      UserError: an unknown data set, missing files, or a selection that leaves no record.
+      UserError: an unknown data set, missing files, a selection that leaves no record, or a record
+        that a check refuses.
     """
     data = read_block(DataConfig, config["data"], "data")
     source: DescribedSource = (
@@ -340,12 +349,11 @@ def open_records(config: Mapping[str, Any], split: Split) -> RecordSource:
         else builder.source(data.dir or None, split)
     )
     limit = data.limit if split == "train" else 0
-    return select(source, data.question_kinds, data.qa_type, limit)
+    records = select(source, data.question_kinds, data.qa_type, limit)
 
-
-def records_to_check(config: Mapping[str, Any], source: RecordSource) -> Iterator[Record]:
-    """Records, perhaps without images, that have all answers of a source of ``open_records``."""
     # Records of the embedded world take time to decode, and their answers repeat.
-    is_file = config["data"]["name"] == "records"
-    rows = len(source) if is_file else min(len(source), builder.ROWS_WITH_ALL_ANSWERS)
-    return (source.text_record(row) for row in range(rows))
+    rows = records.rows if isinstance(records, SelectedRecords) else range(len(records))
+    for row in rows if data.name == "records" else rows[: builder.ROWS_WITH_ALL_ANSWERS]:
+        for check in checks:
+            check(source.texts(row))
+    return records

@@ -66,7 +66,7 @@ def test_rows_become_records(write_rows):
         (ROW | {"real_image": "dog.png"}, "dog.png' does not exist"),
         (
             ROW | {"qa_solution": "C"},
-            "record 'records-1', line 1 of .*: answer must be .*; got 'C'",
+            "record 'records-1' .line 1 of .*: answer must be .*; got 'C'",
         ),
         ("", "has no records"),
     ],
@@ -121,7 +121,7 @@ def test_types_and_answers_are_read_as_people_write_them(write_rows, changes, an
     ],
 )
 def test_a_row_without_a_right_answer_is_named(write_rows, changes, message):
-    location = "record 'records-2', line 2 of '.*records.jsonl': "
+    location = r"record 'records-2' \(line 2 of '.*records.jsonl'\): "
     with pytest.raises(UserError, match=location + message):
         read_records(write_rows(ROW, ROW | changes))
 

@@ -84,7 +84,7 @@ def test_rows_become_records_in_order(write_folder):
         ([ROW | {"id": "x"}, ROW | {"id": "x"}], "line 2 of .* has the id 'x' of an earlier row"),
         (
             [ROW | {"qa_solution": "C"}],
-            "record 'train-1', line 1 of .*: answer must be .*; got 'C'",
+            "record 'train-1' .line 1 of .*: answer must be .*; got 'C'",
         ),
         ([ROW | {"od_solution": [1]}], "line 1 of .*: od_solution must be a text; got \\[1\\]"),
     ],

@@ -156,6 +156,7 @@ TABLES = {
         ("<answer>3.14</answer>", "3.1416", "OE", 0),
         ("<answer></answer>", "0", "OE", 0),
         ("four", "4", "OE", 1),
+        ("<think>a dog, a cat</think> 2", "2", "OE", 1),
         ("<think>1, 2, 3, 4</think> 4", "4", "OE", 0),  # no tags: the whole text is the answer
     ],
     "symbolic": [
@@ -177,6 +178,7 @@ TABLES = {
         ("<answer>unknown</answer>", "5", "OE", 0),
         ("<answer></answer>", "5", "OE", 0),
         ("5", "5", "OE", 1),
+        ("<think>the sum</think> 5", "5", "OE", 1),
     ],
 }
 CASES = [(name, *case) for name, cases in TABLES.items() for case in cases]

@@ -36,8 +36,15 @@ ANNOUNCEMENT = re.compile(
 HEADING = re.compile(r"\b(?:options|choices)\b ?:?", re.I)
 MAX_HEADINGS = 10
 """Headings in one question behind which options are searched, from the last one back."""
+MAX_LISTS = 10
+"""Lines in one question that may be the first option, from the last one back."""
 # An option on a line of its own: "A. red", "A) red", "(A) red", "A: red", "**A.** red", "- A. red".
-OPTION_LINE = re.compile(r"^(?:[-*•] )?(?:\*\*)?[(\[]?([A-Za-z])[)\].:]+(?:\*\*)?:? ?(\S.*)$", re.M)
+# Without a space behind the letter it is a capital, and not that of "A.M. or P.M.".
+OPTION_LINE = re.compile(
+    r"^(?:[-*•] )?(?:\*\*)?[(\[]?([A-Za-z](?=[)\].:*]+ )|[A-Z](?![)\].:*]+[A-Za-z]\.))"
+    r"[)\].:]+(?:\*\*)?:? ?(\S.*)$",
+    re.M,
+)
 # Options in one line: "(A) red (B) green", "A. red B. green".
 OPTION_IN_LINE = re.compile(
     r"(?<!\S)[(\[]?([A-Za-z])[)\].:]+ (\S.*?)(?=[,;]? [(\[]?[A-Za-z][)\].:]+ |$)", re.M
@@ -65,12 +72,16 @@ def list_options(question: str) -> tuple[str, ...]:
 
 
 def _in_order(matches: Sequence[tuple[str, str]]) -> tuple[str, ...]:
-    """The texts of A, B, ..., each searched behind the one before."""
-    options: list[str] = []
+    """The texts of A, B, ..., each behind the one before: the longest such list, or the last."""
+    lists: list[list[str]] = []
     for letter, text in matches:
-        if len(options) < len(LETTERS) and letter.upper() == LETTERS[len(options)]:
-            options.append(text)
-    return tuple(options)
+        # A line that looks like an option A may only be a sentence before them.
+        if letter.upper() == "A":
+            lists = [*lists[-MAX_LISTS + 1 :], []]
+        for options in lists:
+            if len(options) < len(LETTERS) and letter.upper() == LETTERS[len(options)]:
+                options.append(text)
+    return tuple(max(reversed(lists), key=len)) if lists else ()
 
 
 def extract_option(answer: str, choices: Sequence[str]) -> str | None:
@@ -106,7 +117,7 @@ def _read_option(text: str, choices: Sequence[str], letters: str) -> str | None:
         return match[1].upper()
 
     # A letter and the text of the same option, in either order.
-    options = [_option_forms(choice) for choice in choices]
+    options = [_option_forms(choice) for choice in choices[: len(LETTERS)]]
     for pattern, letter_group, text_group in ((LETTER_AND_TEXT, 1, 2), (TEXT_AND_LETTER, 2, 1)):
         match = pattern.fullmatch(text)
         letter = match[letter_group].upper() if match else ""

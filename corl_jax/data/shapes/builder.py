@@ -120,8 +120,8 @@ class ShapesSource:
             self._cache[position] = self._read(position)
         return self._cache[position]
 
-    def text_record(self, index: int) -> Record:
-        """The record at ``index``."""
+    def texts(self, index: int) -> Record:
+        """The record at ``index``, whose image is of no use to the caller."""
         return self[index]
 
     def fingerprint(self) -> str:

@@ -8,6 +8,7 @@ import re
 from corl_jax.data.answers.words import normalize_answer
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+TAG = re.compile("|".join(TAGS))
 # Each tag may occur only once, so the text between two tags must not have any.
 NO_TAGS = r"((?:(?!</?think>|</?answer>).)*)"
 WELL_FORMED = re.compile(rf"<think>{NO_TAGS}</think>\s*<answer>{NO_TAGS}</answer>", re.S)

@@ -6,6 +6,7 @@ import dataclasses
 import re
 
 from corl_jax.data.answers.wrappers import closing_bracket
+from corl_jax.rewards.parsing.answers import TAG
 from corl_jax.rewards.parsing.numbers import only_number
 from corl_jax.rewards.parsing.units import Unit, split_unit
 
@@ -66,7 +67,7 @@ def read_formula(text: str) -> Formula | None:
     Args:
       text: an answer as ``read_answer`` gives it.
     """
-    text = " ".join(text.split()).rstrip(". ")
+    text = " ".join(TAG.sub(" ", text).split()).rstrip(". ")
     marked = _unmark(text)
     if marked is None:
         # Several formulas: math-verify makes a set of them.
@@ -119,9 +120,6 @@ def _unit_behind(text: str) -> str:
 
 def _read_side(text: str, is_marked: bool, has_relation: bool) -> str | None:
     """One side of a relation, or a whole formula, in dollar signs; None if it is not readable."""
-    if not text:
-        return ""
-
     # "AB = 2√3" means the right-hand side; a list such as "x = 4, 5" stays whole.
     if not is_marked and not LIST.search(text):
         text = re.split(r"=|\bis\b|\bequals\b", text)[-1].strip()
@@ -132,4 +130,4 @@ def _read_side(text: str, is_marked: bool, has_relation: bool) -> str | None:
     if not is_marked and PROSE.search(text):
         number = only_number(text)
         return None if number is None or "\\" in text or has_relation else f"${number}$"
-    return f"${text}$" if text else None
+    return text and f"${text}$"

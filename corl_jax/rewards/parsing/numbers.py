@@ -7,6 +7,7 @@ import re
 
 from corl_jax.core.errors import UserError
 from corl_jax.data.answers.number_words import as_digits
+from corl_jax.rewards.parsing.answers import TAG
 
 # A number in digits that is not part of a word, a version number or a power.
 NUMBER = re.compile(
@@ -41,7 +42,7 @@ def only_number(text: str) -> decimal.Decimal | None:
     Fractions, roots, powers and relations (``> 5``, ``±5``) are not numbers here.
     """
     # One notation, and of an equation only its result.
-    text = text.lower()
+    text = TAG.sub(" ", text).lower()
     for symbol, replacement in PLAIN_SYMBOLS:
         text = text.replace(symbol, replacement)
     if text.count("=") == 1:

@@ -56,7 +56,7 @@ SIZES = {
     "radian": {"rad rads radian radians": "1"},
     "celsius": {"°C": "1"},
     "fahrenheit": {"°F": "1"},
-    "speed in mph": {"mph": "1"},
+    "length/time": {"mph": "1609344/3600", "kmh kph": "1000000/3600"},
     # A number of units has no unit.
     "": {"unit units": "1"},
 }

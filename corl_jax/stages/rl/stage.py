@@ -41,7 +41,7 @@ from corl_jax.engine.state import TrainState, create_state, merge
 from corl_jax.objectives import kl
 from corl_jax.objectives.running_moments import empty_moments
 from corl_jax.objectives.token_weights import token_weights
-from corl_jax.rewards.solutions import check_solutions
+from corl_jax.rewards.solutions import solution_checks
 from corl_jax.stages.config import HooksConfig
 from corl_jax.stages.rl.advantage_step import compute_advantages
 from corl_jax.stages.rl.config import RlConfig, read_rl_config
@@ -53,7 +53,7 @@ from corl_jax.stages.rl.resample import DynamicSampling
 from corl_jax.stages.rl.reward_step import RewardScorer
 from corl_jax.stages.rl.rollouts import RolloutBatch, RolloutSampler
 from corl_jax.stages.rl.sample_sheet import SampleSheet
-from corl_jax.stages.setup import Setup, open_records, records_to_check
+from corl_jax.stages.setup import Setup, open_records
 from corl_jax.tasks.base import Task
 from corl_jax.tasks.joint import JointPrompts
 from corl_jax.tasks.text_to_image import TextToImage
@@ -84,7 +84,6 @@ class RlStage:
         self.cfg: RlConfig = read_rl_config(config, self.updates_per_step)
         self.loss = functools.partial(policy_loss, setup.trained_policy, self.cfg)
         self._open_records = functools.partial(open_records, config)
-        self._records_to_check = functools.partial(records_to_check, config)
 
         # The four collaborators of a step.
         self.text_to_image = TextToImage(setup.tokenizer, self.cfg.rollout.image_prompt_length)
@@ -139,8 +138,10 @@ class RlStage:
 
     @functools.cached_property
     def train_records(self) -> RecordSource:
-        """The training records, built or opened on first use."""
-        return self._open_records("train")
+        """The training records, built or opened and checked on first use."""
+        names = {name for task in self.cfg.tasks for name in self.cfg.rewards[task]}
+        checks = solution_checks(sorted(names), self.cfg.reward_options)
+        return self._open_records("train", checks)
 
     @property
     def rows_per_step(self) -> dict[str, int]:
@@ -152,17 +153,11 @@ class RlStage:
         }
 
     def open_inputs(self) -> None:
-        """Reads reward models and records, before anything is written.
-
-        Raises:
-          UserError: a reward model that cannot be read, or a record whose solution earns nothing.
-        """
+        """Reads reward models and records, before anything is written."""
         self.reward_scorer.load_reward_models()
         if self.probe_every:
             self.probe.load_reward_models()
-        for task in self.cfg.tasks:
-            records = self._records_to_check(self.train_records)
-            check_solutions(records, self.cfg.rewards[task], self.cfg.reward_options)
+        len(self.train_records)
 
     def init_state(self) -> TrainState:
         """The initial policy, with a copy of its trainable part as reference where one is needed.

@@ -166,7 +166,7 @@ def test_a_record_that_is_read_has_a_correct_solution(row, qa_type, has_options)
     try:
         check_record(record)
     except UserError as error:
-        assert "record 'x', line 1 of 'x.jsonl': " in str(error) and "\n" not in str(error)
+        assert "record 'x' (line 1 of 'x.jsonl'): " in str(error) and "\n" not in str(error)
         return
 
     assert is_correct(record.solution, record.answer, record.qa_type, record.choices)

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from corl_jax.core.errors import UserError
-from corl_jax.data.answers.options import list_options
+from corl_jax.data.answers.options import LETTERS, list_options
 from corl_jax.data.answers.reading import is_correct, read_answer
 from corl_jax.rewards.parsing.classes import class_f1
 from corl_jax.rewards.parsing.math_equal import same_formula
@@ -270,6 +270,8 @@ CHOICES = [
     ("polish", ("Polish", "polish"), "B"),
     ("A and B", ("only A", "A and B"), "B"),
     ("red", ("red", "red"), ""),
+    ("c27", tuple(f"c{i}" for i in range(30)), ""),
+    ("c3", tuple(f"c{i}" for i in range(30)), "D"),
     ("B. red", ("red", "red"), "B"),
     ("[0, 1)", ("[0, 1]", "[0, 1)"), "B"),
     ("a plan", ("plan", "no plan"), "A"),
@@ -295,7 +297,7 @@ def test_open_questions(kind, text, other, right):
 
 @pytest.mark.parametrize(("answer", "options", "letter"), CHOICES)
 def test_multiple_choice(answer, options, letter):
-    for right_letter in "ABC"[: len(options)] or "E":
+    for right_letter in LETTERS[: len(options)] or "E":
         for completion in (answer, f"<answer>{answer}</answer>"):
             assert is_correct(completion, right_letter, "MC", options) is (letter == right_letter)
 
@@ -330,6 +332,10 @@ def test_the_last_answer_counts_on_both_sides():
         # Lines that are no options, or not the next one.
         ("Options:\nA. a cat\nor\nB. a dog\nC. a fox", ("a cat", "a dog", "a fox")),
         ("Options:\nA. a cat\nI. Newton said\nB. a dog", ("a cat", "a dog")),
+        ("Options:\nA. a cat\nB. a dog\nA. is not known\nC. a fox", ("a cat", "a dog", "a fox")),
+        ("A. Newton saw\nwhat?\nA. a cat\nB. a dog", ("a cat", "a dog")),
+        ("a.m. or p.m.?\nA. a.m.\nB. p.m.", ("a.m.", "p.m.")),
+        ("A.M. or P.M.?\nA.A.M.\nB.P.M.\nA.early\nB.late", ("early", "late")),
         ("Options:\nA. a cat\nD. a dog", ()),
         ("What is it?", ()),
         ("Options:\nA. only one", ()),
@@ -347,6 +353,7 @@ FORMULAS = [
     ("x > 5", "5 < x", True),
     ("x > 5", "> 5", True),
     ("x > 5", "x < 5", False),
+    ("x is > 5", "> 5", True),
     ("5", "> 5", False),
     ("> 5", "5", False),
     ("3 > x > 1", "1 < x < 3", True),
@@ -371,6 +378,7 @@ FORMULAS = [
     ("4 kg", "4000 g", True),
     ("18 km/h", "5 m/s", True),
     ("5 km/h", "5 m/s", False),
+    ("60 mph", "60 miles per hour", True),
     ("30°C", "30°F", False),
     ("30 cm", "30°", False),
     ("30 degrees", "30°", True),
