@@ -81,7 +81,8 @@ def _in_order(matches: Sequence[tuple[str, str]]) -> tuple[str, ...]:
         for options in lists:
             if len(options) < len(LETTERS) and letter.upper() == LETTERS[len(options)]:
                 options.append(text)
-    return tuple(max(reversed(lists), key=len)) if lists else ()
+    longest: list[str] = max(reversed(lists), key=len, default=[])
+    return tuple(longest)
 
 
 def extract_option(answer: str, choices: Sequence[str]) -> str | None:
