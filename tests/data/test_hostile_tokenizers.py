@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from tokenizers import processors
 
 from corl_jax.core.errors import UserError
+from corl_jax.data.prompts import pairs_of_tags
 from corl_jax.data.shapes.vocabulary import build_tokenizer, vocabulary
-from corl_jax.data.text_tokenizer import TextTokenizer, pairs_of_tags
+from corl_jax.data.text_tokenizer import TextTokenizer
 from corl_jax.data.tokenizer_files import MAX_TEXT_GROWTH, MAX_TEXT_LENGTH, open_tokenizer
 
 CONTENT = json.loads(build_tokenizer().to_str())
