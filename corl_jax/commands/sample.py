@@ -15,6 +15,7 @@ from corl_jax.commands.common import (
 )
 from corl_jax.core.checks.config_block import Seed, Weight
 from corl_jax.core.errors import UserError
+from corl_jax.core.paths import make_folder
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     )[0]
 
     # The folder is made only now: errors above leave nothing behind.
-    args.out.mkdir(parents=True, exist_ok=True)
+    make_folder(args.out, "--out")
     for path, image in zip(paths, images, strict=True):
         Image.fromarray(image).save(path)
         print(path)

@@ -157,7 +157,7 @@ def _run_command(command_run: CommandRun) -> None:
 
     # Errors of our commands are one line, which is the last one.
     if process.returncode:
-        lines = command_run.log.read_text("utf-8").strip().splitlines()
+        lines = command_run.log.read_text("utf-8", "replace").strip().splitlines()
         last_line = lines[-1] if lines else ""
         raise UserError(
             f"{_describe(command_run)} ended with {process.returncode}: {last_line}; "

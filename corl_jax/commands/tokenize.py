@@ -7,6 +7,7 @@ import pathlib
 from typing import TYPE_CHECKING
 
 from corl_jax.commands.common import add_policy, check_folder, path_flag
+from corl_jax.core.paths import make_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     decoded = codec.decode(codes)[0]
 
     # The folder is made only now: errors above leave nothing behind.
-    args.out.mkdir(parents=True, exist_ok=True)
+    make_folder(args.out, "--out")
     Image.fromarray(decoded).save(png_file)
     if args.image:
         np.save(npy_file, codes[0])

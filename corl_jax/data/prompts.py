@@ -7,7 +7,8 @@ model family with other prompts brings its own ``PromptTemplate``.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container, Sequence
+import re
+from collections.abc import Collection, Container, Sequence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +88,24 @@ class PromptTemplate:
         user, assistant = role_names
         _, _, suffix = self.question_format.partition("{question}")
         return suffix.format(user=user, assistant=assistant, image=self.image)
+
+
+TAG = re.compile(r"<([A-Za-z][\w-]+)>")
+"""A tag that begins a text; names have two letters or more."""
+
+
+def pairs_of_tags(tokens: Collection[str]) -> set[str]:
+    """Those of ``tokens`` that are two tags round a text, ``<think>`` and ``</think>``.
+
+    They are part of an answer, whatever a tokenizer's file calls them: a script that adds them to a
+    tokenizer often adds them as special tokens. ``<s>`` and ``</s>`` are tags of no text.
+    """
+    pairs: set[str] = set()
+    for token in tokens:
+        match = TAG.fullmatch(token)
+        if match and f"</{match[1]}>" in tokens:
+            pairs |= {token, f"</{match[1]}>"}
+    return pairs
 
 
 def insert_image_tokens(

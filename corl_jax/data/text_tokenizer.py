@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import os
 import pathlib
-import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import tokenizers
 
 from corl_jax.core.errors import UserError
-from corl_jax.data.prompts import JANUS_TEMPLATE, PromptTemplate, insert_image_tokens
+from corl_jax.data.prompts import (
+    JANUS_TEMPLATE,
+    PromptTemplate,
+    insert_image_tokens,
+    pairs_of_tags,
+)
 from corl_jax.data.tokenizer_files import as_plain, call_library, check_encodable, open_tokenizer
-
-TAG = re.compile(r"<([A-Za-z][\w-]+)>")
-"""A tag that begins a text; names have two letters or more."""
 
 
 class TextTokenizer:
@@ -228,20 +229,6 @@ def truncated_rows(tokens: np.ndarray, eos_id: int) -> np.ndarray:
     """Which completions ``[..., T]`` lack the end token, as they reached the limit: ``[...]``."""
     # Behind the end token there may be anything; without one every token was sampled.
     return ~np.any(tokens == eos_id, -1)
-
-
-def pairs_of_tags(tokens: Collection[str]) -> set[str]:
-    """Those of ``tokens`` that are two tags round a text, ``<think>`` and ``</think>``.
-
-    They are part of an answer, whatever a tokenizer's file calls them: a script that adds them to a
-    tokenizer often adds them as special tokens. ``<s>`` and ``</s>`` are tags of no text.
-    """
-    pairs: set[str] = set()
-    for token in tokens:
-        match = TAG.fullmatch(token)
-        if match and f"</{match[1]}>" in tokens:
-            pairs |= {token, f"</{match[1]}>"}
-    return pairs
 
 
 def left_pad(

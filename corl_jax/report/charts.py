@@ -42,6 +42,8 @@ MORE_PANELS = (
 )
 """Title, unit and pattern of columns for every panel: those to look at first, and the others."""
 HIDDEN_COLUMNS = ("step", "alarms")
+LARGEST = 1e15
+"""Larger numbers are drawn as this one; Matplotlib finds no ticks for them."""
 FEW_VALUES = 30
 """Up to so many values a curve shows markers and is not smoothed."""
 
@@ -153,7 +155,7 @@ def _plot_curve(
     pairs = [
         (row["step"], row[column]) for row in rows if column in row and math.isfinite(row[column])
     ]
-    steps, values = np.array(pairs, np.float64).reshape(-1, 2).T
+    steps, values = np.clip(np.array(pairs, np.float64).reshape(-1, 2).T, -LARGEST, LARGEST)
 
     # Short curves are drawn as they are; long ones also as the mean over a twentieth of the run.
     few = len(values) <= FEW_VALUES

@@ -13,6 +13,7 @@ from PIL import Image
 from corl_jax.commands import common
 from corl_jax.commands.cli import main, make_parser
 from corl_jax.commands.sample import slug
+from corl_jax.core.errors import UserError
 from corl_jax.evals.sampler_scorer_gap import LogProbGaps
 from corl_jax.sampling.policy import MAX_ANSWER_TOKENS, Samples
 
@@ -264,3 +265,15 @@ def test_inspect_counts(capsys, tiny_policy_folder):
             name, size = line.rsplit(None, 1)
             sizes[name] = int(size.replace(",", ""))
     assert sizes["parameters"] > sizes["language_model"] > 10**5
+
+
+@pytest.mark.parametrize(
+    "line", [["export", "--policy", "tiny"], ["merge", "--base", "tiny", "--experts", "tiny"]]
+)
+def test_copies_of_a_policy_check_its_links(capsys, monkeypatch, tmp_path, line):
+    def refuse(source):
+        raise UserError("a link leads out")
+
+    monkeypatch.setattr("corl_jax.porting.policy_source.PolicySource.check_links", refuse)
+    code, _, err = run(capsys, *line, "--out", tmp_path / "new")
+    assert code == 2 and err == "error: a link leads out\n" and not (tmp_path / "new").exists()

@@ -53,6 +53,14 @@ def as_older(config):
     return unflatten(flat)
 
 
+def test_a_key_stays_where_its_block_today_is_something_else():
+    """A damaged config is compared as it is, instead of ending in a traceback."""
+    config = {"rl": {"group": 4, "rollout": 3}, "rewards": None, "reward": {"own": ["a:b"]}}
+    assert rename_keys(config) == config
+    assert rename_keys({"stage": "pipeline"}) == {"stage": "pipeline"}
+    assert rename_keys({"stage": "pipeline", "train": {"a": 3}})["train"] == {"a": 3}
+
+
 @pytest.mark.parametrize("name", ["unified", "refined_mc", "sft", "tokenizer", "counting"])
 def test_an_older_config_is_read_as_todays(name):
     config = config_of(name)

@@ -6,6 +6,8 @@ import json
 
 import numpy as np
 import pytest
+from hostile_json import SETTINGS, VALUES, raises_at_most_a_user_error, variants
+from hypothesis import given
 from PIL import Image
 
 from corl_jax.core.errors import UserError
@@ -138,3 +140,51 @@ def test_photographs(test_data):
     rows = read_records(test_data("data/photos") / "records.jsonl")
     assert len(rows) == 12 and {row.record.qa_type for row in rows} == {"MC", "OE"}
     assert all(len(row.record.choices) == 4 for row in rows if row.record.qa_type == "MC")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (ROW | {"real_image": {"bytes": None, "path": None}}, "real_image must be a path, or an "),
+        (ROW | {"picture": {"bytes": "iVBORw0KGgo="}}, "picture must be a path, or an object with"),
+        (ROW | {"picture": 3}, "line 1 of .*: picture must be a text; got 3"),
+        (ROW | {"completion": ["B"]}, r"completion must be a text; got \['B'\]"),
+        (ROW | {"id": {"a": 1}}, "id must be a text or a number; got an object with 1 keys"),
+        (ROW | {"real_image": "a" * 300}, "real_image must have names of at most 255 bytes"),
+        (ROW | {"picture": "a\0b"}, "picture must be a path that can be opened"),
+        (ROW | {"prompt": "\ud800"}, "prompt in line 1 of .* half of a surrogate pair"),
+        (json.dumps(ROW)[:-1] + ', "kind": NaN}', "kind in line 1 of .* must be a finite number"),
+        (json.dumps(ROW)[:-1] + ', "qa_type": "OE"}', "line 1 of .* the key 'qa_type' twice"),
+        ("[" * 5000, "line 1 of .* at most 64 objects and lists inside each other"),
+    ],
+)
+def test_columns_of_another_kind(write_rows, row, message):
+    with pytest.raises(UserError, match=message) as error:
+        read_records(write_rows(row))
+    assert "\n" not in str(error.value)
+
+
+def test_a_picture_may_be_a_struct(write_rows):
+    black = {"bytes": None, "path": "black.png"}
+    first, second = read_records(write_rows(ROW | {"picture": black}, ROW | {"real_image": black}))
+    assert not first.image.any() and first.record.image.any()
+    assert not second.image.any() and second.image is second.record.image
+
+
+def test_the_cases_that_were_answered_wrongly(test_data):
+    cases = test_data("data/cases") / "records"
+    with pytest.raises(
+        UserError, match="line 1 of .*latin1.jsonl' must be text in UTF-8; got byte"
+    ):
+        read_records(cases / "latin1.jsonl")
+    (row,) = read_records(cases / "picture_struct.jsonl")
+    np.testing.assert_array_equal(row.image, row.record.image)
+
+
+@SETTINGS
+@given(VALUES | variants(ROW | {"picture": {"bytes": None, "path": "cat.png"}, "id": 3}))
+def test_no_row_ends_in_a_traceback(tmp_path_factory, row):
+    folder = tmp_path_factory.getbasetemp()
+    Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(folder / "cat.png")
+    (folder / "records.jsonl").write_text(json.dumps(row))
+    raises_at_most_a_user_error(read_records, folder / "records.jsonl")

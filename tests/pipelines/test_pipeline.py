@@ -17,6 +17,7 @@ from corl_jax.engine.checkpoints.manifest import read_manifest
 from corl_jax.pipelines import results
 from corl_jax.pipelines.run_pipeline import run_pipeline
 from corl_jax.rewards.base import rewards
+from corl_jax.stages.config import EvalsConfig
 
 STAGES = ("unified", "refined_mc", "refined_oe")
 SMALL = {
@@ -275,3 +276,17 @@ def test_unusable_work_directories_are_refused(config, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             run_pipeline(config, path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], "results.json' must be a JSON object; got a list; remove the file"),
+        ({}, "policies in .*results.json' must be a JSON object; got nothing"),
+        ({"policies": {"a": {"numbers": {"x": 1}}}}, "policies.a.numbers.x in .* got a number"),
+    ],
+)
+def test_results_that_are_damaged(tmp_path, content, message):
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message):
+        results.evaluate_policies(tmp_path, {}, {}, EvalsConfig())

@@ -149,3 +149,26 @@ def test_commands_of_the_shipped_studies_are_valid(name, tmp_path, monkeypatch):
             assert config["seed"] == run.seed and workdir == str(run.folder)
         else:
             assert module == "corl_jax.commands.cli" and make_parser().parse_args(rest).run
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "eval.json' must be a JSON object; got a list"),
+        ('{"p": 3}', "p in .*eval.json' must be a JSON object; got a number"),
+        ('{"p": {"value": "high"}}', "p.value in .*eval.json' must be a number; got 'high'"),
+        ('{"before": {}, "after": [1]}', "after in .*eval.json' must be a JSON object; got a list"),
+        ('{"p": {"value": NaN}}', "p.value in .*eval.json' must be a finite number"),
+    ],
+)
+def test_evaluations_that_are_damaged(tmp_path, content, message):
+    study = Study("", "", {"a": (Command("x", ("m",)),)}, ("p",))
+    (run,) = plan_runs(study, [0], tmp_path)
+    run.folder.mkdir(parents=True)
+    (run.folder / "eval.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        make_table(study, [run])
+
+    run.folder.with_name("x.json").write_text('{"arguments": "m"}')
+    with pytest.raises(UserError, match="arguments in .*x.json' must be a list of texts; got 'm'"):
+        assert run.done

@@ -65,6 +65,20 @@ def check_writable(path: pathlib.Path, label: str) -> None:
         )
 
 
+def make_folder(folder: pathlib.Path, label: str) -> None:
+    """Makes a folder and those above it, as far as they are missing.
+
+    Raises:
+      UserError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{label} {_shorten(folder)} cannot be made ({error.strerror}); choose another path"
+        ) from None
+
+
 def check_inside(path: pathlib.Path, folder: pathlib.Path) -> None:
     """Checks that links do not make ``path``, which is below ``folder``, lead out of ``folder``.
 
