@@ -46,10 +46,10 @@ def load_image(source: ImageInput, location: str = "") -> UInt8[np.ndarray, "H W
     """
     name = f"image {os.fspath(source)!r}" if isinstance(source, str | os.PathLike) else "an image"
     name = f"{location}: {name}" if location else name
-    if not isinstance(source, str | os.PathLike | bytes | Image.Image):
-        return _check_pixels(np.asarray(source), name)
 
     try:
+        if not isinstance(source, str | os.PathLike | bytes | Image.Image):
+            return _check_pixels(np.asarray(source), name)
         with _open(source, name) as image:
             return _check_pixels(_to_rgb(image, name), name)
     except UserError:

@@ -308,6 +308,8 @@ def test_arrays():
     for array in (SCENE.astype(float), SCENE[..., 0], SCENE[:0], [[1, 2, 3]], None):
         with pytest.raises(UserError, match="an image must be uint8 .height, width, 3.*; got"):
             load_image(array)
+    with pytest.raises(UserError, match="an image cannot be read .ValueError"):
+        load_image([[1, 2], [3]])
 
 
 @pytest.mark.parametrize("name", ["pipe", "folder", "none.png", "a" * 300, "nul\0.png"])

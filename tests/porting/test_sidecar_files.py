@@ -220,8 +220,9 @@ def test_tags_that_a_script_added_as_special_tokens(test_data, tmp_path):
     source = test_data("data/cases") / "models" / "tok_tags_added_special"
     tokenizer = export(source, tmp_path / "out")
     processor = transformers.AutoProcessor.from_pretrained(tmp_path / "out")
-    ids = tokenizer.encode("<think> a circle </think> <answer> one </answer>")
-    assert processor.decode(ids, skip_special_tokens=True) == tokenizer.decode(ids)
+    text = "<think> a circle </think> <answer> one </answer>"
+    ids = tokenizer.encode(text)
+    assert processor.decode(ids, skip_special_tokens=True) == tokenizer.decode(ids) == text
 
 
 def test_roles_that_are_plain_words(images, tmp_path):
