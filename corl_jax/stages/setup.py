@@ -280,7 +280,7 @@ def _model_sizes(
     cfg = source_sizes.pop()
     if cfg != named and size != DEFAULT_SIZE:
         raise UserError(
-            f"config.model.size={size} must be the size of the policy in init_from={init_from!r}; "
+            f"config.model.size={size!r} must be the size of the policy in init_from={init_from!r}; "
             f"leave the size out, or start from a policy of that size"
         )
     return cfg

@@ -180,7 +180,7 @@ BAD_SHARED_VALUES = [
     ),
     (
         {"model.size": "janus_pro_1b"},
-        "config.model.size=janus_pro_1b must be the size of the policy in init_from",
+        "config.model.size='janus_pro_1b' must be the size of the policy in init_from",
     ),
     (
         {"init_from": "nowhere"},
