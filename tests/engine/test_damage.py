@@ -84,14 +84,13 @@ def test_what_is_restored_has_digests_beside_the_inventory(tmp_path, part):
 
     def resume():
         restored = checkpointer.restore(abstract(state), data)
-        return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(restored.state)]
+        leaves = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(restored.state)]
+        return leaves, next(data)["y"].tobytes()
 
     expected = resume()
-    following = next(data)["y"].tobytes()
-    refused, results = flip_everywhere(tmp_path / "checkpoints" / "1" / part, 4, resume)
+    flips = 20 if part == "data" else 4
+    refused, results = flip_everywhere(tmp_path / "checkpoints" / "1" / part, flips, resume)
     assert refused and all(result == expected for result in results)
-    checkpointer.restore(abstract(state), data)
-    assert next(data)["y"].tobytes() == following
     checkpointer.close()
 
 
