@@ -91,6 +91,13 @@ class TrainingRun:
     notes: tuple[str, ...] = ()
 
 
+class NotFinite(UserError):
+    """Too many steps in a row had no finite loss and gradient.
+
+    The state is that of the last update before them and is not saved again.
+    """
+
+
 @dataclasses.dataclass(frozen=True)
 class StepResult:
     """``step`` steps are done; ``metrics`` is the row that was written for the last of them."""
@@ -110,9 +117,9 @@ def train(run: TrainingRun) -> Iterator[StepResult]:
       report at 0 also yields step 0; a run that is complete yields nothing.
 
     Raises:
-      UserError: the checkpoint is damaged or of another model, there are no steps to do, updates of
-        ``MAX_SKIPPED_STEPS`` steps in a row were skipped, or something cannot be written. What was
-        saved is kept.
+      UserError: the checkpoint is damaged or of another model, there are no steps to do, or
+        something cannot be written. What was saved is kept.
+      NotFinite: updates of ``MAX_SKIPPED_STEPS`` steps in a row were skipped.
       Preempted: after SIGTERM or SIGINT, once the current step is saved.
     """
     cfg, stage = run.cfg, run.stage
@@ -274,14 +281,14 @@ class _Session:
         self.checkpointer.save(step, state, self.data)
         self.last_finish = time.perf_counter()
 
-    def _not_finite_error(self, step: int) -> UserError:
+    def _not_finite_error(self, step: int) -> NotFinite:
         """The error after too many steps without a finite update."""
         ids = self.run.stage.record_ids(step - 1)
         names = ", ".join(map(repr, ids[:NAMED_RECORDS]))
         more = f" and {len(ids) - NAMED_RECORDS} more" if len(ids) > NAMED_RECORDS else ""
         saved = max(saved_steps(self.run.workdir.checkpoints), default=None)
         kept = "no checkpoint was saved before" if saved is None else f"checkpoint {saved} is kept"
-        return UserError(
+        return NotFinite(
             f"step {step} is number {self.recorder.skipped_steps} in a row without a finite loss "
             f"and gradient, and its updates were skipped; its records are {names}{more}, and {kept}. "
             "Look at these records and their rewards; if they are right, start again with a lower "
