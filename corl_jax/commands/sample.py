@@ -14,8 +14,8 @@ from corl_jax.commands.common import (
     path_flag,
 )
 from corl_jax.core.checks.config_block import Seed, Weight
+from corl_jax.core.checks.paths import make_folder
 from corl_jax.core.errors import UserError
-from corl_jax.core.paths import make_folder
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

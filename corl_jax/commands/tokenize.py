@@ -7,7 +7,7 @@ import pathlib
 from typing import TYPE_CHECKING
 
 from corl_jax.commands.common import add_policy, check_folder, path_flag
-from corl_jax.core.paths import make_folder
+from corl_jax.core.checks.paths import make_folder
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from corl_jax.commands.cli import main
 from corl_jax.core import paths
+from corl_jax.core.checks.paths import check_inside, check_writable, make_folder, user_path
 from corl_jax.core.files import write_atomically
-from corl_jax.core.paths import check_inside, check_writable, make_folder, user_path
 
 
 def test_paths_that_are_fine(tmp_path, monkeypatch):

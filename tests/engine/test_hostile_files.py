@@ -7,12 +7,12 @@ import math
 import re
 
 import pytest
+from corl_jax.engine.manifest import INVENTORY_FILE, MANIFEST_FILE, find_damage, read_manifest
 from hostile_json import SETTINGS, VALUES, raises_at_most_a_user_error, refusal, variants
 from hypothesis import given
 from hypothesis import strategies as st
 
 from corl_jax.core.renamed_keys import RENAMED_KEYS, rename_keys
-from corl_jax.engine.manifest import INVENTORY_FILE, MANIFEST_FILE, find_damage, read_manifest
 from corl_jax.engine.workdir import open_workdir
 from corl_jax.engine.writers import read_rows, rewind_metrics
 

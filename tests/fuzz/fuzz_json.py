@@ -11,9 +11,11 @@ import sys
 
 import atheris
 
-with atheris.instrument_imports(include=["corl_jax.core.json_reader", "corl_jax.core.json_object"]):
+with atheris.instrument_imports(
+    include=["corl_jax.core.checks.json_reader", "corl_jax.core.checks.json_object"]
+):
+    from corl_jax.core.checks.json_reader import parse_json
     from corl_jax.core.errors import UserError
-    from corl_jax.core.json_reader import parse_json
 
 from corl_jax.data.record_files import _parse_line
 from corl_jax.models.janus.config import TINY

@@ -13,7 +13,7 @@ import tempfile
 
 import atheris
 
-with atheris.instrument_imports(include=["corl_jax.data", "corl_jax.core.json_reader"]):
+with atheris.instrument_imports(include=["corl_jax.data", "corl_jax.core.checks.json_reader"]):
     from corl_jax.core.errors import UserError
     from corl_jax.data.text_tokenizer import TextTokenizer
 

@@ -10,7 +10,7 @@ import pytest
 from hostile_json import SETTINGS, VALUES, raises_at_most_a_user_error, refusal, variants
 from hypothesis import given
 
-from corl_jax.core.json_object import JsonObject
+from corl_jax.core.checks.json_object import JsonObject
 from corl_jax.evals.gallery import png_base64
 from corl_jax.evals.statistics import read_estimates
 from corl_jax.report import charts, page
