@@ -7,7 +7,7 @@ field that holds its reference answer.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Completion, Record
@@ -28,26 +28,23 @@ TEXT_REWARDS = {"self_answer": "accuracy", "self_classes": "classes", "self_boxe
 """Self-VQA reward -> the text reward that scores its answers."""
 
 
-def check_solutions(
-    records: Iterable[Record], names: Iterable[str], options: RewardOptions
-) -> None:
-    """Refuses records whose solution does not earn the full reward.
+def solution_check(names: Iterable[str], options: RewardOptions) -> Callable[[Record], None] | None:
+    """A check that refuses records whose solution does not earn the full reward.
 
     Args:
-      records: images are not looked at.
-      names: of the rewards of a task; those that compare no answers are left out.
+      names: of rewards; those that compare no answers are left out.
       options: of the run.
 
-    Raises:
-      UserError: the first such record, its reward and its value, and how many others there are.
+    Returns:
+      a function of a record, whose image is not looked at; None where no reward compares answers.
+      It raises UserError with the reward and its value. Threads may call it.
     """
     context = RewardContext(options=options)
     compared = [name for name in names if name in REFERENCE_FIELDS]
     # Answers repeat in a data set, and some rewards take milliseconds.
     problems: dict[tuple[object, ...], str] = {}
-    found: list[str] = []
 
-    for record in records:
+    def check(record: Record) -> None:
         for name in compared:
             reference = vars(record)[REFERENCE_FIELDS[name]]
             solution = record.solution if REFERENCE_FIELDS[name] == "answer" else ""
@@ -55,12 +52,9 @@ def check_solutions(
             if key not in problems:
                 problems[key] = _problem(record, name, solution, reference, context)
             if problems[key]:
-                found.append(f"{record_label(record)}: {problems[key]}")
-                break
+                raise UserError(f"{record_label(record)}: {problems[key]}")
 
-    if found:
-        others = f" So it is with {len(found) - 1} other records." if len(found) > 1 else ""
-        raise UserError(f"{found[0]}{others}")
+    return check if compared else None
 
 
 def _problem(

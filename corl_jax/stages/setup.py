@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,14 +21,15 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.runtime import DTYPES, compute_dtype
 from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.core.trees import flatten, flatten_abstract, matches, partition
-from corl_jax.core.types import Params, Record
+from corl_jax.core.types import Params
 from corl_jax.data.record_folder import FolderSource
-from corl_jax.data.selection import DescribedSource, select
+from corl_jax.data.selection import DescribedSource, records_at, select_rows
 from corl_jax.data.shapes import builder
 from corl_jax.data.shapes.examples import Split
 from corl_jax.data.shapes.vocabulary import build_tokenizer, write_tokenizer
 from corl_jax.data.sources import RecordSource
 from corl_jax.data.text_tokenizer import TextTokenizer
+from corl_jax.data.unusable_records import Check, usable_rows
 from corl_jax.models.attention_kernels import check_kernel
 from corl_jax.models.janus.config import JanusConfig, named_size
 from corl_jax.models.janus.model import Janus, abstract, logical_axes
@@ -327,11 +328,20 @@ def init_params(cfg: JanusConfig, seed: int, specs: Mapping[str, jax.ShapeDtypeS
     return init(jax.random.key(seed))
 
 
-def open_records(config: Mapping[str, Any], split: Split) -> RecordSource:
+def open_records(
+    config: Mapping[str, Any], split: Split, checks: Sequence[Check] = ()
+) -> RecordSource:
     """The records that ``config.data`` names; its ``limit`` counts for training alone.
 
+    Args:
+      config: of any stage.
+      split: ``train`` or ``test``.
+      checks: what must be true of the texts of every training record. Held-out records are checked
+        where some of them are chosen.
+
     Raises:
-      UserError: an unknown data set, missing files, or a selection that leaves no record.
+      UserError: an unknown data set, missing files, records that cannot be used, or a selection that
+        leaves none.
     """
     data = read_block(DataConfig, config["data"], "data")
     source: DescribedSource = (
@@ -339,13 +349,14 @@ def open_records(config: Mapping[str, Any], split: Split) -> RecordSource:
         if data.name == "records"
         else builder.source(data.dir or None, split)
     )
-    limit = data.limit if split == "train" else 0
-    return select(source, data.question_kinds, data.qa_type, limit)
-
-
-def records_to_check(config: Mapping[str, Any], source: RecordSource) -> Iterator[Record]:
-    """Records, perhaps without images, that have all answers of a source of ``open_records``."""
-    # Records of the embedded world take time to decode, and their answers repeat.
-    is_file = config["data"]["name"] == "records"
-    rows = len(source) if is_file else min(len(source), builder.ROWS_WITH_ALL_ANSWERS)
-    return (source.text_record(row) for row in range(rows))
+    is_training = split == "train"
+    rows = select_rows(source, data.question_kinds, data.qa_type, data.limit if is_training else 0)
+    rows = usable_rows(
+        source,
+        rows,
+        checks,
+        level=data.check if is_training else "none",
+        on_unusable=data.unusable,
+        label="training" if is_training else "held-out",
+    )
+    return records_at(source, rows)

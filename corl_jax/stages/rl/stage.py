@@ -33,6 +33,7 @@ from corl_jax.core.types import Params, PolicyBatch, Rewards, Rollout
 from corl_jax.data.pipeline import PairWithNext, batches, record_ids
 from corl_jax.data.sources import RecordSource
 from corl_jax.data.text_tokenizer import truncated_rows
+from corl_jax.data.unusable_records import Check
 from corl_jax.engine.hooks import Hook, PeriodicHook, Report
 from corl_jax.engine.optim import Optimizer
 from corl_jax.engine.reference_policy import ReferencePolicy
@@ -41,7 +42,7 @@ from corl_jax.engine.state import TrainState, create_state, merge
 from corl_jax.objectives import kl
 from corl_jax.objectives.running_moments import empty_moments
 from corl_jax.objectives.token_weights import token_weights
-from corl_jax.rewards.solutions import check_solutions
+from corl_jax.rewards.record_checks import record_checks
 from corl_jax.stages.config import HooksConfig
 from corl_jax.stages.rl.advantage_step import compute_advantages
 from corl_jax.stages.rl.config import RlConfig, read_rl_config
@@ -53,7 +54,7 @@ from corl_jax.stages.rl.resample import DynamicSampling
 from corl_jax.stages.rl.reward_step import RewardScorer
 from corl_jax.stages.rl.rollouts import RolloutBatch, RolloutSampler
 from corl_jax.stages.rl.sample_sheet import SampleSheet
-from corl_jax.stages.setup import Setup, open_records, records_to_check
+from corl_jax.stages.setup import Setup, open_records
 from corl_jax.tasks.base import Task
 from corl_jax.tasks.joint import JointPrompts
 from corl_jax.tasks.text_to_image import TextToImage
@@ -84,15 +85,19 @@ class RlStage:
         self.cfg: RlConfig = read_rl_config(config, self.updates_per_step)
         self.loss = functools.partial(policy_loss, setup.trained_policy, self.cfg)
         self._open_records = functools.partial(open_records, config)
-        self._records_to_check = functools.partial(records_to_check, config)
 
         # The four collaborators of a step.
-        self.text_to_image = TextToImage(setup.tokenizer, self.cfg.rollout.image_prompt_length)
+        self.text_to_image = TextToImage(
+            setup.tokenizer,
+            self.cfg.rollout.image_prompt_length,
+            "rl.rollout.image_prompt_length",
+        )
         self.visual_qa = VisualQA(
             setup.tokenizer,
             setup.cfg.image_tokens,
             setup.cfg.image_size,
             self.cfg.rollout.text_prompt_length,
+            "rl.rollout.text_prompt_length",
         )
         tasks: dict[str, Task] = {"image": self.text_to_image, "text": self.visual_qa}
         self.rollout_sampler = RolloutSampler(
@@ -120,6 +125,7 @@ class RlStage:
             self.reward_scorer,
             self.make_joint_prompts,
             lambda split: self._open_records(split),
+            self.record_checks,
             self.seed,
         )
         self.grad_interference = GradInterference(self.task_loss, config["microbatches"])
@@ -139,8 +145,17 @@ class RlStage:
 
     @functools.cached_property
     def train_records(self) -> RecordSource:
-        """The training records, built or opened on first use."""
-        return self._open_records("train")
+        """The training records, built or opened and checked on first use."""
+        return self._open_records("train", self.record_checks(self.cfg))
+
+    def record_checks(self, cfg: RlConfig) -> list[Check]:
+        """What the tasks of ``cfg`` and their rewards need of the texts of a record."""
+        prompt_ids = {"image": self.text_to_image.prompt_ids, "text": self.visual_qa.prompt_ids}
+        names = {name for task in cfg.tasks for name in cfg.rewards[task]}
+        return [
+            *(prompt_ids[task] for task in cfg.tasks),
+            *record_checks(sorted(names), cfg.reward_options, self.visual_qa.prompt_ids),
+        ]
 
     @property
     def rows_per_step(self) -> dict[str, int]:
@@ -155,14 +170,13 @@ class RlStage:
         """Reads reward models and records, before anything is written.
 
         Raises:
-          UserError: a reward model that cannot be read, or a record whose solution earns nothing.
+          UserError: a reward model that cannot be read, or records that cannot be used.
         """
         self.reward_scorer.load_reward_models()
+        len(self.train_records)
         if self.probe_every:
             self.probe.load_reward_models()
-        for task in self.cfg.tasks:
-            records = self._records_to_check(self.train_records)
-            check_solutions(records, self.cfg.rewards[task], self.cfg.reward_options)
+            self.probe.check_records()
 
     def init_state(self) -> TrainState:
         """The initial policy, with a copy of its trainable part as reference where one is needed.
