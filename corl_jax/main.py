@@ -6,7 +6,7 @@
 On every host of a TPU slice add --distributed; for several processes without such a slice
 --coordinator=HOST:PORT --processes=N --process=I.
 
-Bad input ends with one line on stderr and exit code 2.
+Bad input ends with one line on stderr and exit code 2, on all processes of a run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.processes import DistributedConfig, connect_processes
+from corl_jax.core.processes.connection import DistributedConfig, connect_processes
+from corl_jax.core.processes.ending import run_program
 from corl_jax.core.renamed_keys import renamed_key_hint
 from corl_jax.core.runtime import set_up_jax
 
@@ -138,31 +139,36 @@ def main(argv: list[str] | None = None) -> int:
         print(__doc__.strip())
         return 0
 
-    try:
-        config, workdir, hosts = parse_command_line(argv)
-        # Grain reads absl's own flags, which keep their defaults.
-        flags.FLAGS.mark_as_parsed()
+    return run_program(lambda: train_from_command_line(argv))
 
-        # Settings of JAX and the other processes come before anything touches a device.
-        set_up_jax()
-        if hosts is not None:
-            connect_processes(hosts)
-        logging.set_verbosity(logging.WARNING)
 
-        # Imported late, so that an error in the flags does not wait for the libraries.
-        from corl_jax.pipelines.run_pipeline import run_pipeline
-        from corl_jax.stages.preflight import exclusive_workdir
-        from corl_jax.stages.run import run
+def train_from_command_line(argv: list[str]) -> int:
+    """Runs one config to its end; returns 0.
 
-        # A pipeline runs several stages, each with a work directory of its own.
-        with exclusive_workdir(workdir):
-            if config["stage"] == "pipeline":
-                run_pipeline(config, workdir)
-            else:
-                run(config, workdir)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    Raises:
+      UserError: bad input, or an error in the middle of a run that a user can mend.
+    """
+    config, workdir, hosts = parse_command_line(argv)
+    # Grain reads absl's own flags, which keep their defaults.
+    flags.FLAGS.mark_as_parsed()
+
+    # Settings of JAX and the other processes come before anything touches a device.
+    set_up_jax()
+    if hosts is not None:
+        connect_processes(hosts)
+    logging.set_verbosity(logging.WARNING)
+
+    # Imported late, so that an error in the flags does not wait for the libraries.
+    from corl_jax.pipelines.run_pipeline import run_pipeline
+    from corl_jax.stages.preflight import exclusive_workdir
+    from corl_jax.stages.run import run
+
+    # A pipeline runs several stages, each with a work directory of its own.
+    with exclusive_workdir(workdir):
+        if config["stage"] == "pipeline":
+            run_pipeline(config, workdir)
+        else:
+            run(config, workdir)
     return 0
 
 

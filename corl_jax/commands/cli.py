@@ -28,6 +28,7 @@ from corl_jax.commands import (
     tokenize,
 )
 from corl_jax.core.errors import UserError
+from corl_jax.core.processes.ending import run_program
 
 # In the order of the help.
 COMMANDS = (
@@ -77,13 +78,13 @@ def make_parser() -> Parser:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns the exit code."""
+
     # UserError is the only error a user is meant to read; others are bugs, with a traceback.
-    try:
+    def run_command() -> int:
         args = make_parser().parse_args(argv)
         return args.run(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+
+    return run_program(run_command)
 
 
 if __name__ == "__main__":

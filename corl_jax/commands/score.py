@@ -131,7 +131,8 @@ def _reward_options(settings: Sequence[str], models: Sequence[str]) -> RewardOpt
             raise UserError(f"--set must name one of {', '.join(OPTIONS)}; got '{name}={value}'")
     sources = dict(_parse_pair(text, "--model") for text in models)
     try:
-        options = RewardOptions(**values, models=sources)
+        # Without a limit of time: whoever waits for this command can end it.
+        options = RewardOptions(**values, models=sources, timeout=0.0)
         check_reward_options(options)
     except FieldError as error:
         raise error.of("--model " if error.name.startswith("models") else "--set ") from None

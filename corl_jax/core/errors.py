@@ -1,4 +1,4 @@
-"""The error that a user is meant to read, and a one-line text for the errors of libraries."""
+"""The errors that a user is meant to read, and a one-line text for the errors of libraries."""
 
 
 class UserError(Exception):
@@ -7,6 +7,20 @@ class UserError(Exception):
     The message is one line that names the value, what was expected and the next step. Commands
     print it without a traceback and exit with code 2. Nothing has been overwritten when it is
     raised.
+    """
+
+
+class SharedError(UserError):
+    """An error of one process that all processes of the run raise at the same point of a step.
+
+    So they can still do something together before they end, such as saving.
+    """
+
+
+class StopRequested(Exception):
+    """A signal to stop came while something ran that would not end by itself.
+
+    On several processes all raise it at the same point of a step.
     """
 
 

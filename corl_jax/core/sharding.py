@@ -15,11 +15,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import mesh_utils, multihost_utils
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.processes.agreement import all_gather
 
 # Logical axis name to the mesh axes over which such an axis is sharded; None for replicated.
 Rules = Mapping[str, str | tuple[str, ...] | None]
@@ -268,16 +269,19 @@ class Sharder:
 
 def to_host(tree: PyTree) -> PyTree[np.ndarray]:
     """Arrays on the mesh as complete NumPy arrays on every process; all processes must call it."""
+    leaves, structure = jax.tree.flatten(tree)
 
     # Only arrays of which this process lacks a part need communication.
-    def leaf_to_host(leaf: jax.Array | np.ndarray) -> np.ndarray:
-        if isinstance(leaf, jax.Array) and not (
-            leaf.is_fully_addressable or leaf.is_fully_replicated
-        ):
-            return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
-        return np.asarray(leaf)
-
-    return jax.tree.map(leaf_to_host, tree)
+    partial = [
+        i
+        for i, leaf in enumerate(leaves)
+        if isinstance(leaf, jax.Array)
+        and not (leaf.is_fully_addressable or leaf.is_fully_replicated)
+    ]
+    if partial:
+        for i, complete in zip(partial, all_gather([leaves[i] for i in partial]), strict=True):
+            leaves[i] = complete
+    return jax.tree.unflatten(structure, map(np.asarray, leaves))
 
 
 def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import grain
 import numpy as np
 
-from corl_jax.core.errors import UserError
+from corl_jax.core.errors import UserError, describe_error
 from corl_jax.core.types import Record
 from corl_jax.data.sources import RecordSource, SelectedRecords
 
@@ -67,7 +67,18 @@ def batches(
 
     def make_batch(step: int, rows: np.ndarray) -> T:
         # Nothing is read here; the transform indexes the records that it needs.
-        return transform(SelectedRecords(source, tuple(map(int, rows))), step)
+        records = SelectedRecords(source, tuple(map(int, rows)))
+        try:
+            return transform(records, step)
+        except UserError:
+            raise
+        # This runs in a thread, whose error reaches the main thread without a place in the data.
+        except Exception as error:
+            raise UserError(
+                f"the batch of step {step}, of the records at positions "
+                f"{', '.join(map(str, records.rows[:8]))}{', ...' * (len(rows) > 8)}, cannot be made "
+                f"({describe_error(error)}); with less memory, lower the prompts of a step"
+            ) from error
 
     rows = _batches_of_rows(len(source), seed, batch_size, shuffle)
     read_options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)

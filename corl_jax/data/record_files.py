@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -98,16 +98,31 @@ def read_columns(path: pathlib.Path) -> list[RawRow]:
     Raises:
       UserError: a row is not an object with the required columns, or the file has no row.
     """
-    rows = []
-    for number, line in read_lines(path):
-        location = f"line {number} of {str(path)!r}"
-        columns = _parse_line(line, location)
-        record_id = str(columns.get("id", f"{path.stem}-{number}"))
-        rows.append(RawRow(location, record_id, columns))
+    return [parse_row(path, number, line) for number, line in numbered_lines(path)]
 
-    if not rows:
+
+def numbered_lines(path: pathlib.Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file that are not empty, with their numbers from 1.
+
+    Raises:
+      UserError: there are none.
+    """
+    number = 0
+    for number, line in read_lines(path):
+        yield number, line
+    if not number:
         raise UserError(f"{str(path)!r} has no records; write one JSON object per line")
-    return rows
+
+
+def parse_row(path: pathlib.Path, number: int, line: bytes) -> RawRow:
+    """The columns of one line of ``path``.
+
+    Raises:
+      UserError: it is not an object with the required columns.
+    """
+    location = f"line {number} of {str(path)!r}"
+    columns = _parse_line(line, location)
+    return RawRow(location, str(columns.get("id", f"{path.stem}-{number}")), columns)
 
 
 def _parse_line(line: bytes, location: str) -> dict[str, Any]:

@@ -19,15 +19,26 @@ from corl_jax.core.checks.paths import user_path
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Record
 from corl_jax.data.image_files import load_image
-from corl_jax.data.record_files import REQUIRED_COLUMNS, parse_record, picture_file, read_columns
-from corl_jax.data.records import check_record
+from corl_jax.data.record_files import (
+    REQUIRED_COLUMNS,
+    RawRow,
+    numbered_lines,
+    parse_record,
+    parse_row,
+    picture_file,
+)
+from corl_jax.data.records import check_record, record_label
 
 PLACEHOLDER_IMAGE = np.zeros((1, 1, 3), np.uint8)
 """Stands in for the image of a record until the image is read."""
 
 
 class FolderSource:
-    """Records of one split. Texts are in memory; an image is read when its record is indexed."""
+    """Records of one split. Texts are in memory; an image is read when its record is indexed.
+
+    Attributes:
+      unreadable: position of a row that is no record to the reason; indexing it is an error.
+    """
 
     def __init__(self, folder: str | os.PathLike[str], split: str):
         """Reads and checks all texts, and checks that all image files exist.
@@ -37,7 +48,7 @@ class FolderSource:
           split: ``train`` or ``test``.
 
         Raises:
-          UserError: the file does not exist, or a row is unusable; it names the line.
+          UserError: the file does not exist, or it has no rows.
         """
         # An empty name is refused here, since it would mean the current folder.
         path = user_path(folder, "config.data.dir") / f"{split}.jsonl"
@@ -49,30 +60,20 @@ class FolderSource:
             )
 
         self._path = path
-        self._records: list[Record] = []
+        # A row that is no record keeps its place, so that all of them can be named at once.
+        self.unreadable: dict[int, str] = {}
+        self._records: list[Record | None] = []
         self._image_paths: list[pathlib.Path] = []
-        self._locations: list[str] = []
         ids: set[str] = set()
-        for row in read_columns(path):
-            location, record_id, columns = row
-            # A missing image is an error now, not in the middle of the training.
-            image_path = picture_file(row, "real_image", path.parent)
-            if not image_path.is_file():
-                raise UserError(
-                    f"{location} names the image {str(image_path)!r}, which does not exist; "
-                    "check the path"
-                )
-            if record_id in ids:
-                raise UserError(
-                    f"{location} has the id {record_id!r} of an earlier row; ids must be unique"
-                )
-            ids.add(record_id)
-
-            # The check needs some image; the real one is read when the record is indexed.
-            record = parse_record(columns, record_id, PLACEHOLDER_IMAGE, location)
-            self._records.append(check_record(record))
+        for number, line in numbered_lines(path):
+            record, image_path = None, path
+            try:
+                record, image_path = _read_texts(parse_row(path, number, line), path.parent, ids)
+                ids.add(record.id)
+            except UserError as error:
+                self.unreadable[len(self._records)] = str(error)
+            self._records.append(record)
             self._image_paths.append(image_path)
-            self._locations.append(location)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -81,12 +82,35 @@ class FolderSource:
         position = operator.index(index)
         if not 0 <= position < len(self):
             raise IndexError(f"record {position} of {len(self)}")
-        image = load_image(self._image_paths[position], self._locations[position])
-        return dataclasses.replace(self._records[position], image=image)
+        try:
+            record = self.text_record(position)
+            image = load_image(self._image_paths[position], record_label(record))
+        except UserError as error:
+            raise UserError(
+                f"{error}; or set --config.data.check=all --config.data.unusable=replace to take "
+                "another record in its place"
+            ) from None
+        return dataclasses.replace(record, image=image)
 
-    def texts(self, index: int) -> Record:
-        """The record at ``index`` without its image."""
-        return self._records[index]
+    def text_record(self, index: int) -> Record:
+        """The record at ``index`` with a placeholder for its image, which is not read.
+
+        Raises:
+          UserError: it is unreadable.
+        """
+        record = self._records[index]
+        if record is None:
+            raise UserError(self.unreadable[index])
+        return record
+
+    @property
+    def has_image_files(self) -> bool:
+        """Images are read when they are needed."""
+        return True
+
+    def check_image(self, index: int) -> None:
+        """Raises UserError if the image of the record at ``index`` cannot be read."""
+        load_image(self._image_paths[index], record_label(self.text_record(index)))
 
     def fingerprint(self) -> str:
         """Hash of the bytes of the file, and of the size of each image that it names."""
@@ -96,5 +120,31 @@ class FolderSource:
         return digest.hexdigest()
 
     def qa_type_and_kind(self, index: int) -> tuple[str, str]:
-        """``qa_type`` and ``kind`` of the record at ``index``."""
-        return self._records[index].qa_type, self._records[index].kind
+        """``qa_type`` and ``kind`` of the record at ``index``; "" if it is unreadable."""
+        record = self._records[index]
+        return ("", "") if record is None else (record.qa_type, record.kind)
+
+
+def _read_texts(row: RawRow, folder: pathlib.Path, ids: set[str]) -> tuple[Record, pathlib.Path]:
+    """The record of a row without its image, and where the image is.
+
+    Args:
+      row: of the file.
+      folder: that image paths are relative to.
+      ids: of the rows before.
+    """
+    # A missing image is an error now, not in the middle of the training.
+    image_path = picture_file(row, "real_image", folder)
+    if not image_path.is_file():
+        raise UserError(
+            f"{row.location} names the image {str(image_path)!r}, which does not exist; "
+            "check the path"
+        )
+    if row.record_id in ids:
+        raise UserError(
+            f"{row.location} has the id {row.record_id!r} of an earlier row; ids must be unique"
+        )
+
+    # The check needs some image; the real one is read when the record is indexed.
+    record = parse_record(row.columns, row.record_id, PLACEHOLDER_IMAGE, row.location)
+    return check_record(record), image_path

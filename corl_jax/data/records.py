@@ -15,6 +15,21 @@ QA_TYPES = ("MC", "OE")
 """Multiple choice and open ended."""
 
 
+class TextTooLong(UserError):
+    """A text of a record that has more tokens than its width.
+
+    Attributes:
+      problem: the message without the remedy.
+      key: of the width in a config; "" where it comes from elsewhere.
+      tokens: the width that would do.
+    """
+
+    def __init__(self, problem: str, key: str, tokens: int):
+        remedy = f"set --config.{key}={tokens}" if key else "raise the prompt length"
+        super().__init__(f"{problem}; shorten it, or {remedy}")
+        self.problem, self.key, self.tokens = problem, key, tokens
+
+
 def record_label(record: Record) -> str:
     """A record in an error text: its id, and its line and file if it comes from one."""
     return f"record {record.id!r}" + (f" ({record.location})" if record.location else "")

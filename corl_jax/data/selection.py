@@ -6,27 +6,36 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.types import Record
 from corl_jax.data.records import QA_TYPES
 from corl_jax.data.sources import RecordSource, SelectedRecords
+from corl_jax.data.unusable_records import CheckedSource
 
 
-class DescribedSource(RecordSource, Protocol):
+class DescribedSource(RecordSource, CheckedSource, Protocol):
     """A source that knows the type and the kind of its questions without reading any image."""
 
     def qa_type_and_kind(self, index: int) -> tuple[str, str]:
-        """``qa_type`` and ``kind`` of the record at ``index``."""
-        ...
-
-    def texts(self, index: int) -> Record:
-        """The record at ``index``, perhaps without its image."""
+        """``qa_type`` and ``kind`` of the record at ``index``; "" if it is unreadable."""
         ...
 
 
 def select(
     source: DescribedSource, questions: Sequence[str] = (), qa_type: str = "", limit: int = 0
 ) -> RecordSource:
-    """The records that have the requested questions. Depends on the arguments only; has no seed.
+    """The records at ``select_rows``."""
+    return records_at(source, select_rows(source, questions, qa_type, limit))
+
+
+def records_at(source: RecordSource, rows: Sequence[int]) -> RecordSource:
+    """The records of ``source`` at ``rows``; ``source`` itself if these are all of them."""
+    is_all = len(rows) == len(source) and all(row == i for i, row in enumerate(rows))
+    return source if is_all else SelectedRecords(source, tuple(rows))
+
+
+def select_rows(
+    source: DescribedSource, questions: Sequence[str] = (), qa_type: str = "", limit: int = 0
+) -> Sequence[int]:
+    """Positions of the records that have the requested questions. Depends on the arguments only; has no seed.
 
     Args:
       source: the source to select from.
@@ -58,9 +67,7 @@ def select(
             f"config.data.limit must be at most the {len(rows)} selected records; got {limit}. "
             "Lower it, or set 0 for all"
         )
-    if limit:
-        rows = rows[:limit]
-    return source if len(rows) == len(source) else SelectedRecords(source, tuple(rows))
+    return rows[:limit] if limit else rows
 
 
 def _matching_rows(source: DescribedSource, questions: Sequence[str], qa_type: str) -> list[int]:
@@ -81,11 +88,12 @@ def _matching_rows(source: DescribedSource, questions: Sequence[str], qa_type: s
             "set () for all"
         )
 
-    # An empty list of kinds and an empty type match everything.
+    # An empty list of kinds and an empty type match everything. A row that is unreadable may be of
+    # any kind; it is kept, so that whoever checks the records names it.
     rows = []
     for row, (record_type, record_kind) in enumerate(descriptions):
-        kind_matches = not questions or record_kind in questions
-        type_matches = not qa_type or record_type == qa_type
+        kind_matches = not questions or record_kind in questions or row in source.unreadable
+        type_matches = not qa_type or record_type == qa_type or row in source.unreadable
         if kind_matches and type_matches:
             rows.append(row)
     if not rows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, SupportsIndex, overload, runtime_checkable
 
 from corl_jax.core.errors import UserError
@@ -55,6 +55,23 @@ class MemorySource:
 
     def __getitem__(self, index: SupportsIndex) -> Record:
         return self._records[index]
+
+    @property
+    def unreadable(self) -> Mapping[int, str]:
+        """Nothing: all records were checked."""
+        return {}
+
+    def text_record(self, index: int) -> Record:
+        """The record at ``index``."""
+        return self._records[index]
+
+    @property
+    def has_image_files(self) -> bool:
+        """All images have been read."""
+        return False
+
+    def check_image(self, index: int) -> None:
+        """Does nothing: the image has been read."""
 
 
 @dataclasses.dataclass(frozen=True)

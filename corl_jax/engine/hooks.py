@@ -15,10 +15,10 @@ from types import FrameType, TracebackType
 from typing import Any, Protocol
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 from PIL import Image
 
+from corl_jax.core.processes.agreement import any_process
+from corl_jax.core.time_limits import stop_running_call
 from corl_jax.engine.state import TrainState
 
 
@@ -168,17 +168,16 @@ class Preemption:
 
     def _catch(self, number: int, frame: FrameType | None) -> None:
         self._is_requested = True
+        # A reward that hangs would keep the step from ending.
+        stop_running_call()
         # Whoever presses Ctrl-C twice does not want to wait for the step.
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def requested(self) -> bool:
         """Whether any process of the run got a signal; the answer is the same on all of them."""
-        if jax.process_count() == 1:
-            return self._is_requested
         # Signals reach the hosts at different times, and all must stop after the same step.
-        flags = multihost_utils.process_allgather(np.asarray(self._is_requested))
-        return bool(flags.any())
+        return any_process(self._is_requested)
 
     def __exit__(
         self,

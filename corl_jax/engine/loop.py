@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping
+from types import TracebackType
 from typing import Any
 
 import grain
@@ -13,8 +14,9 @@ import jax
 from PIL import Image
 
 from corl_jax.core.checks.json_object import JsonObject
-from corl_jax.core.errors import UserError
+from corl_jax.core.errors import SharedError, StopRequested, UserError
 from corl_jax.core.numerics import Metrics
+from corl_jax.core.processes.agreement import on_all_processes
 from corl_jax.core.sharding import Sharder, sharding_context
 from corl_jax.core.trees import count
 from corl_jax.engine.alarms import SKIPPED_UPDATES, AlarmConfig
@@ -118,7 +120,8 @@ def train(run: TrainingRun) -> Iterator[StepResult]:
 
     Raises:
       UserError: the checkpoint is damaged or of another model, there are no steps to do, or
-        something cannot be written. What was saved is kept.
+        something cannot be written. What was saved is kept. After any other error in the middle of
+        a run the last whole step is saved.
       NotFinite: updates of ``MAX_SKIPPED_STEPS`` steps in a row were skipped.
       Preempted: after SIGTERM or SIGINT, once the current step is saved.
     """
@@ -141,13 +144,15 @@ def train(run: TrainingRun) -> Iterator[StepResult]:
 
         pending: _PendingStep | None = None
         for step in range(first_step, cfg.steps):
+            session.whole_step = _WholeStep(step, state, data.get_state(), pending)
             for hook in run.hooks:
                 hook.before_step(step)
 
             # One step: the stage samples or reads, the update trains.
+            raw = on_all_processes(lambda: next(data))
             updates: list[Metrics] = []
             host_metrics: HostMetrics = {}
-            for batch, scalars in stage.batches(state, next(data), step):
+            for batch, scalars in stage.batches(state, raw, step):
                 state, metrics = update(state.with_frozen({}), frozen, batch)
                 state = state.with_frozen(frozen)
                 updates.append(metrics)
@@ -157,6 +162,7 @@ def train(run: TrainingRun) -> Iterator[StepResult]:
             if pending is not None:
                 yield session.finish(pending)
             pending = _PendingStep(step + 1, updates, host_metrics)
+            session.whole_step = _WholeStep(step + 1, state, data.get_state(), pending)
 
             is_last, must_stop = step + 1 == cfg.steps, session.preemption.requested()
             must_save = is_last or must_stop
@@ -201,6 +207,27 @@ class _PendingStep:
         return means | {name: float(value) for name, value in self.host_metrics.items()}
 
 
+@dataclasses.dataclass(frozen=True)
+class _WholeStep:
+    """What a run can be saved as when something goes wrong in the step after.
+
+    Attributes:
+      step: steps that are done.
+      state: after them; its arrays are gone once the next update has begun.
+      position: of the data.
+      pending: a step whose row is not written yet.
+    """
+
+    step: int
+    state: TrainState
+    position: Any
+    pending: _PendingStep | None
+
+    def is_there(self) -> bool:
+        """Whether ``state`` has not been given to the next update."""
+        return not any(leaf.is_deleted() for leaf in jax.tree.leaves(self.state))
+
+
 class _Session:
     """Everything a run has open: writers, checkpoints, hooks, data, signal handlers."""
 
@@ -238,6 +265,7 @@ class _Session:
         trainable, total = count(self.first_state.trainable), count(self.first_state.params)
         self.recorder.log(f"training {trainable:,} of {total:,} parameters")
         self.preemption = Preemption()
+        self.whole_step: _WholeStep | None = None
         self.last_finish = time.perf_counter()
 
     def __enter__(self) -> _Session:
@@ -245,12 +273,52 @@ class _Session:
         self.last_finish = time.perf_counter()
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        self.preemption.__exit__(*error)
-        for hook in self.run.hooks:
-            hook.close()
-        self.recorder.close()
-        self.checkpointer.close()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if isinstance(error, UserError | StopRequested):
+                self._save_whole_step(error)
+        finally:
+            self.preemption.__exit__(kind, error, trace)
+            for hook in self.run.hooks:
+                hook.close()
+            self.recorder.close()
+            self.checkpointer.close()
+
+    def _save_whole_step(self, error: UserError | StopRequested) -> None:
+        """Saves what ``error`` has not touched, and ends the run with that news.
+
+        Raises:
+          UserError: the error, and that a step is saved. On several processes only an error that all
+            of them have leads to a checkpoint, since they write it together.
+          Preempted: for a signal to stop.
+        """
+        whole = self.whole_step
+        is_shared = jax.process_count() == 1 or isinstance(error, SharedError | StopRequested)
+        if whole is None or not is_shared or not whole.is_there():
+            return
+        message = str(error).rstrip(".")
+        if whole.step > 0:
+            try:
+                if whole.pending is not None:
+                    self.finish(whole.pending)
+                self.data.set_state(whole.position)
+                self.save(whole.step, whole.state)
+            except UserError as second_error:
+                message = f"{message or 'asked to stop'}; and the run cannot be saved"
+                raise UserError(f"{message}: {second_error}") from error
+
+        if isinstance(error, StopRequested):
+            self.stop(whole.step)
+        if whole.step > 0:
+            raise UserError(
+                f"{message}. Step {whole.step} of {self.run.cfg.steps} is saved in "
+                f"{self.checkpointer.folder}; run the same command again, corrected, to go on"
+            ) from error
 
     def is_hook_due(self, done: int, is_last: bool) -> bool:
         """Whether any hook runs after ``done`` steps."""
@@ -270,15 +338,26 @@ class _Session:
                 report = hook.run(pending.step, state)
                 row.update(report.metrics)
                 images.update(report.images)
-        result = StepResult(pending.step, self.recorder.record(pending.step, row, images))
-        if self.recorder.skipped_steps >= MAX_SKIPPED_STEPS:
-            raise self._not_finite_error(pending.step)
-        return result
+        with self._writing():
+            complete_row = on_all_processes(lambda: self.recorder.record(pending.step, row, images))
+            if self.recorder.skipped_steps >= MAX_SKIPPED_STEPS:
+                raise self._not_finite_error(pending.step)
+        if self.whole_step is not None and self.whole_step.pending is pending:
+            self.whole_step = dataclasses.replace(self.whole_step, pending=None)
+        return StepResult(pending.step, complete_row)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A block after whose errors nothing more is to be saved."""
+        whole, self.whole_step = self.whole_step, None
+        yield
+        self.whole_step = whole
 
     def save(self, step: int, state: TrainState) -> None:
         """Writes a checkpoint, after the rows that it must not be ahead of."""
-        self.recorder.flush()
-        self.checkpointer.save(step, state, self.data)
+        with self._writing():
+            on_all_processes(self.recorder.flush)
+            self.checkpointer.save(step, state, self.data)
         self.last_finish = time.perf_counter()
 
     def _not_finite_error(self, step: int) -> NotFinite:

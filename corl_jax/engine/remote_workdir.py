@@ -11,7 +11,9 @@ is therefore enough to resume bit for bit.
 
 from __future__ import annotations
 
+import queue
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +23,9 @@ from etils import epath
 from corl_jax.core.errors import UserError
 
 CHECKPOINTS = "checkpoints"
+
+CONTACT_SECONDS = 15.0
+"""How long the first answer from a bucket may take."""
 
 
 def is_address(path: str | Path | epath.Path) -> bool:
@@ -57,6 +62,32 @@ def remote_folder(address: str) -> epath.Path:
     # Orbax and other hosts write there too, so gcsfs must not remember what it once listed.
     fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
     return epath.Path(address.rstrip("/"))
+
+
+def has_run(folder: epath.Path) -> bool:
+    """Whether there is a run at an address.
+
+    Raises:
+      TimeoutError: no answer. Without a network a client would try again for a minute.
+      Exception: whatever the client raises; a package, the bucket or a right is missing.
+    """
+    answers: queue.Queue[bool | Exception] = queue.Queue()
+
+    def ask() -> None:
+        try:
+            answers.put((folder / "config.json").exists())
+        except Exception as error:
+            answers.put(error)
+
+    # A daemon, so that a question that was given up does not keep the process from ending.
+    threading.Thread(target=ask, name="first contact", daemon=True).start()
+    try:
+        answer = answers.get(timeout=CONTACT_SECONDS)
+    except queue.Empty:
+        raise TimeoutError(f"no answer within {CONTACT_SECONDS:g} seconds") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 class RemoteWorkdir:

@@ -6,9 +6,10 @@ belongs to a run of the same config.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,13 @@ from corl_jax.core.checks.paths import user_path
 from corl_jax.core.errors import UserError, describe_error
 from corl_jax.core.files import write_atomically
 from corl_jax.core.renamed_keys import rename_keys
-from corl_jax.engine.remote_workdir import CHECKPOINTS, RemoteWorkdir, is_address, remote_folder
+from corl_jax.engine.remote_workdir import (
+    CHECKPOINTS,
+    RemoteWorkdir,
+    has_run,
+    is_address,
+    remote_folder,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,19 +158,37 @@ def _locate(path: str | Path) -> Workdir:
     if not is_address(path):
         return Workdir(user_path(path, "the work directory").absolute())
 
-    # Whatever the storage client raises (no package, no bucket, no rights), the user needs to know
-    # what access takes.
     remote = RemoteWorkdir(remote_folder(str(path)))
-    try:
-        if (remote.folder / "config.json").exists():
+    with _errors_of_access(path):
+        if has_run(remote.folder):
             remote.pull()
+    return Workdir(remote.local, remote)
+
+
+def check_reachable(path: str | Path) -> None:
+    """Refuses an address that gives no answer, before time is spent on anything else.
+
+    Raises:
+      UserError: see above.
+    """
+    if is_address(path):
+        with _errors_of_access(path):
+            has_run(remote_folder(str(path)))
+
+
+@contextlib.contextmanager
+def _errors_of_access(path: str | Path) -> Iterator[None]:
+    """Whatever the storage client raises, the user needs to know what access to ``path`` takes."""
+    try:
+        yield
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(
-            f"workdir {path} cannot be reached ({describe_error(error)}); it needs "
+            f"workdir {path} cannot be reached ({describe_error(error)}); it needs a network, "
             "pip install 'corl_jax[gcs]', a bucket that exists, and "
             "gcloud auth application-default login where the host has no service account"
         ) from error
-    return Workdir(remote.local, remote)
 
 
 def _is_empty(workdir: Workdir) -> bool:

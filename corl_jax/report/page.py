@@ -91,7 +91,7 @@ def render_page(folder: pathlib.Path) -> str:
             samples.render_sheets(folder) or placeholder("There is no sheet of samples yet."),
             "<h2>Configuration</h2>",
             "<details><summary>The whole config</summary>"
-            f"<pre>{escape(json.dumps(config, indent=2))}</pre></details>",
+            f"<pre>{escape(_within_pipeline(json.dumps(config, indent=2), folder))}</pre></details>",
         ]
     except ValueError as error:
         raise UserError(
@@ -107,6 +107,15 @@ def render_page(folder: pathlib.Path) -> str:
         f"<title>{title}</title><style>{CSS}</style></head>"
         f"<body><main>{''.join(sections)}</main></body></html>\n"
     )
+
+
+def _within_pipeline(text: str, folder: pathlib.Path) -> str:
+    """``text`` with the folders of other stages of a pipeline by their names.
+
+    A pipeline puts their full paths into configs, and a report goes to people who should not see
+    where its author's files are.
+    """
+    return text.replace(f"{folder.resolve().parent}/", "")
 
 
 def _stage_title(config: Mapping[str, Any]) -> str:
@@ -126,7 +135,7 @@ def _head(
 
     # The digest tells runs of different configs apart at a glance.
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
-    init_from = config["init_from"] or "scratch"
+    init_from = _within_pipeline(config["init_from"], folder) or "scratch"
     facts = {
         "command": run["command"],
         "config": f"sha256 {digest[:16]}, seed {config['seed']}, starts from {init_from}",

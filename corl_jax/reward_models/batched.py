@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
+from corl_jax.core.processes.agreement import check_failures
 from corl_jax.core.sharding import Sharder, sharding_context
 
 MIN_ROWS_PER_CALL = 16
@@ -45,6 +46,8 @@ def map_in_batches(
     Returns:
       ``N`` results, in the order of the rows.
     """
+    # All processes compute together, so none may be missing.
+    check_failures()
     row_count = len(columns[0])
     rows_per_call = local_rows_per_call(sharder)
     results: list[np.ndarray] = []

@@ -9,14 +9,23 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
+import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from corl_jax.core.errors import UserError, describe_error
+from corl_jax.core.errors import SharedError, StopRequested, UserError, describe_error
 from corl_jax.core.registry import Registry
+from corl_jax.core.time_limits import TimeIsUp
 from corl_jax.core.types import Completion, PolicyHandle, Rewards
+from corl_jax.data.records import record_label
 from corl_jax.reward_models.collection import RewardModels
 from corl_jax.rewards.config import RewardOptions
+from corl_jax.rewards.failing_rows import (
+    NotAlone,
+    find_failing_row,
+    find_slow_row,
+    reward_time_limit,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,11 +36,14 @@ class RewardContext:
       policy: a narrow handle on the policy in training, or None.
       models: the reward models, or None.
       options: options that several rewards share.
+      is_alone: whether one of several processes computes by itself. Then there is neither a policy
+        nor a model, since all processes compute with them together.
     """
 
     policy: PolicyHandle | None = None
     models: RewardModels | None = None
     options: RewardOptions = RewardOptions()
+    is_alone: bool = False
 
     @property
     def policy_handle(self) -> PolicyHandle:
@@ -40,6 +52,8 @@ class RewardContext:
         Raises:
           ValueError: the context has no policy.
         """
+        if self.is_alone:
+            raise NotAlone
         if self.policy is None:
             raise ValueError(
                 "this reward needs a policy, but none was passed; with corl score, add --policy"
@@ -53,6 +67,8 @@ class RewardContext:
         Raises:
           ValueError: the context has no reward models.
         """
+        if self.is_alone:
+            raise NotAlone
         if self.models is None:
             raise ValueError(
                 "this reward needs a reward model, but none was passed; set RewardContext.models"
@@ -100,15 +116,22 @@ def _reward_column(
     name: str, completions: Sequence[Completion], context: RewardContext
 ) -> Float[np.ndarray, "N"]:
     """The values of one reward in float32, checked to be one finite number per completion."""
-    reward = rewards[name]
+    reward, options = rewards[name], context.options
     try:
-        values = np.asarray(reward(completions, context), np.float64)
+        with reward_time_limit(name, options.timeout):
+            values = np.asarray(reward(completions, context), np.float64)
+    except (SharedError, StopRequested):
+        raise
+    except TimeIsUp:
+        row = find_slow_row(name, _without_others(reward, context), completions, options.timeout)
+        raise UserError(
+            f"reward {name!r} took longer than {options.timeout:g} seconds on {row}. Correct the "
+            "reward, or set --config.rewards.options.timeout to more seconds, or to 0 for any time"
+        ) from None
     except Exception as error:
-        # The batch failed: find the row that is the cause, if a single row is.
-        location = _first_failing_row(reward, completions, context)
-        if not location:
-            location = f"the batch as a whole: {describe_error(error)}"
-        raise UserError(f"reward {name!r} failed on {location}") from error
+        row = find_failing_row(name, _without_others(reward, context), completions)
+        cause = row or f"the batch as a whole: {describe_error(error)}"
+        raise UserError(f"reward {name!r} failed on {cause}") from error
 
     # Rewards may come from a user's code, so nothing about their values is taken for granted.
     if values.shape != (len(completions),):
@@ -133,20 +156,21 @@ def _check_finite(
         row = invalid_rows[0]
         raise UserError(
             f"{requirement} finite in float32; got {values[row]} on row {row} "
-            f"(record {completions[row].record.id!r}). Check the reward on that record."
+            f"({record_label(completions[row].record)}). Check the reward on that record."
         )
 
 
-def _first_failing_row(
-    reward: RewardFn, completions: Sequence[Completion], context: RewardContext
-) -> str:
-    """Row, record and cause of the first row that fails alone; empty if every row alone works."""
-    for row, completion in enumerate(completions):
-        try:
-            reward([completion], context)
-        except Exception as error:
-            return f"row {row} (record {completion.record.id!r}): {describe_error(error)}"
-    return ""
+def _without_others(
+    reward: RewardFn, context: RewardContext
+) -> Callable[[Sequence[Completion]], np.ndarray]:
+    """``reward`` for a process that computes a row by itself.
+
+    With several processes it has neither policy nor models: all compute with those together, and
+    would wait for each other.
+    """
+    if jax.process_count() > 1:
+        context = dataclasses.replace(context, policy=None, models=None, is_alone=True)
+    return lambda completions: reward(completions, context)
 
 
 def pixels_of(completion: Completion) -> UInt8[np.ndarray, "H W 3"]:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Annotated
 
-from corl_jax.core.checks.config_block import Keys, OneOf, config_block
+from corl_jax.core.checks.config_block import Interval, Keys, OneOf, config_block
 
 NORMALIZATIONS = ("unit", "none", "running")
 OPEN_ENDED = ("exact", "soft_jaccard")
@@ -36,6 +36,8 @@ class RewardOptions:
       open_ended: what ``accuracy`` gives for a wrong answer to an open question: 0 with ``exact``;
         with ``soft_jaccard`` the overlap of its words with the reference answer, as in ULM-R1's
         code.
+      timeout: seconds that a reward may take for all completions of a process; 0 for any time. One
+        that hangs ends the run with its name, after a checkpoint of the last whole step.
       custom: the user's rewards as ``module:function``; each is registered under the function's name.
       models: reward model name to its source: a folder, a hub id, ``tiny`` (random weights) or ""
         for none.
@@ -47,6 +49,7 @@ class RewardOptions:
     image_distance: str = "rmse"
     strict_whitespace: bool = False
     open_ended: Annotated[str, OneOf(OPEN_ENDED)] = "exact"
+    timeout: Annotated[float, Interval(ge=0, le=1e7)] = 600.0
     custom: tuple[str, ...] = ()
     models: Annotated[Mapping[str, str], Keys(REWARD_MODELS)] = dataclasses.field(
         default_factory=lambda: dict.fromkeys(REWARD_MODELS, "")

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from corl_jax.core.processes.agreement import check_failures
 from corl_jax.core.rng import sample_keys, stream
 from corl_jax.core.sharding import Sharder
 from corl_jax.core.trees import bind
@@ -83,7 +84,11 @@ class RewardPolicyHandle:
         return Prompts(tokens, mask, pixels)
 
     def _to_device(self, prompts: Prompts) -> Prompts:
-        return prompts if self.sharder is None else self.sharder.put_batch(prompts)
+        if self.sharder is None:
+            return prompts
+        # All processes compute together, so none may be missing.
+        check_failures()
+        return self.sharder.put_batch(prompts)
 
     def _to_local_rows(self, tree: Any) -> Any:
         if self.sharder is None:

@@ -28,6 +28,7 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.renamed_keys import renamed_key_hint
 from corl_jax.core.runtime import DTYPES
 from corl_jax.data.records import QA_TYPES
+from corl_jax.data.unusable_records import CHECK_LEVELS, ON_UNUSABLE
 from corl_jax.models.attention_kernels import kernels
 from corl_jax.models.janus.config import SIZES
 from corl_jax.models.layers import REMAT_POLICIES
@@ -129,6 +130,9 @@ class DataConfig:
       question_kinds: kinds of questions to keep, such as ``count``; () keeps all.
       qa_type: ``MC`` or ``OE``; "" keeps both.
       limit: number of training records to keep, the first ones; 0 keeps all.
+      check: what of the training records is checked before the first step, of
+        ``data.unusable_records.CHECK_LEVELS``.
+      unusable: what happens if some cannot be used, of ``data.unusable_records.ON_UNUSABLE``.
     """
 
     name: Annotated[
@@ -140,6 +144,8 @@ class DataConfig:
     question_kinds: tuple[str, ...] = ()
     qa_type: Annotated[str, OneOf(("", *QA_TYPES))] = ""
     limit: Count = 0
+    check: Annotated[str, OneOf(CHECK_LEVELS)] = "all"
+    unusable: Annotated[str, OneOf(ON_UNUSABLE)] = "error"
 
 
 @config_block

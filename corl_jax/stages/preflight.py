@@ -17,7 +17,7 @@ import jax
 from corl_jax.core.checks.paths import user_path
 from corl_jax.core.errors import UserError, describe_error
 from corl_jax.core.files import name_write_errors
-from corl_jax.core.processes import assert_same_on_all, on_all_processes
+from corl_jax.core.processes.agreement import assert_same_on_all, on_all_processes
 from corl_jax.core.provenance import versions
 from corl_jax.engine.remote_workdir import is_address
 from corl_jax.engine.workdir import Workdir

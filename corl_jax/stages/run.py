@@ -14,11 +14,11 @@ import jax
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import name_write_errors
-from corl_jax.core.processes import on_first_process
+from corl_jax.core.processes.agreement import on_first_process
 from corl_jax.engine.alarms import AlarmConfig
 from corl_jax.engine.loop import LoopConfig, TrainingRun, train
 from corl_jax.engine.optim import Optimizer, make_optimizer
-from corl_jax.engine.workdir import Workdir, join_workdir, open_workdir
+from corl_jax.engine.workdir import Workdir, check_reachable, join_workdir, open_workdir
 from corl_jax.stages import preflight
 from corl_jax.stages.config import HooksConfig, ResumeConfig, read_block, without_resume
 from corl_jax.stages.evaluate_run import RunEvaluation
@@ -37,6 +37,21 @@ STAGES: dict[str, Callable[[Mapping[str, Any], Setup, Optimizer], Any]] = {
 """Stage name in a config to its class. Beside the protocol of ``engine.stage`` a stage has ``setup``,
 ``train_records``, ``rows_per_step`` (how many of them a step reads, by name), ``open_inputs`` (reads
 what it needs before anything is written) and ``hooks``."""
+
+
+MAY_DIFFER = (
+    "steps",
+    "data.check",
+    "data.unusable",
+    "rewards.options.timeout",
+    "rl.rollout.image_prompt_length",
+    "rl.rollout.text_prompt_length",
+    "sft.generation_prompt_length",
+    "sft.understanding_prompt_length",
+    "sft.target_length",
+)
+"""Keys that a resumed run may change: how long it is, and what mends an error in its middle. Widths
+change nothing but the padding."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,6 +86,7 @@ def prepare(config: Mapping[str, Any], workdir: str | Path) -> PreparedRun:
     preflight.check_same_config(config)
     _check_stage(config)
     run_config = check_config(config)
+    on_first_process(lambda: check_reachable(workdir))
     resume = read_block(ResumeConfig, config["resume"], "resume")
     hooks = read_block(HooksConfig, config["hooks"], "hooks")
     loop_config = LoopConfig(
@@ -88,8 +104,8 @@ def prepare(config: Mapping[str, Any], workdir: str | Path) -> PreparedRun:
     optimizer = make_optimizer(optim_config(config))
     setup = build_setup(config)
     stage = STAGES[run_config.stage](config, setup, optimizer)
-    stage.open_inputs()
     _check_rows(stage.rows_per_step, len(stage.train_records), run_config.microbatches)
+    stage.open_inputs()
 
     # All that can be wrong is known now: the work directory may be touched.
     policies = [policy for _, policy in setup.sources]
@@ -153,7 +169,7 @@ def _open_workdir(
         notes.extend(check_resumable(there, config["steps"], inputs, policies, resume))
 
     def create() -> None:
-        created = open_workdir(workdir, without_resume(config), check=check)
+        created = open_workdir(workdir, without_resume(config), MAY_DIFFER, check)
         tokenizer_folder = created.path / "tokenizer"
         with name_write_errors(tokenizer_folder):
             write_tokenizer_files(setup.sources, tokenizer_folder)

@@ -23,12 +23,13 @@ from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.core.trees import flatten, flatten_abstract, matches, partition
 from corl_jax.core.types import Params
 from corl_jax.data.record_folder import FolderSource
-from corl_jax.data.selection import DescribedSource, select
+from corl_jax.data.selection import DescribedSource, records_at, select_rows
 from corl_jax.data.shapes import builder
 from corl_jax.data.shapes.examples import Split
 from corl_jax.data.shapes.vocabulary import build_tokenizer, write_tokenizer
-from corl_jax.data.sources import RecordSource, SelectedRecords
+from corl_jax.data.sources import RecordSource
 from corl_jax.data.text_tokenizer import TextTokenizer
+from corl_jax.data.unusable_records import Check, usable_rows
 from corl_jax.models.attention_kernels import check_kernel
 from corl_jax.models.janus.config import JanusConfig, named_size
 from corl_jax.models.janus.model import Janus, abstract, logical_axes
@@ -41,7 +42,6 @@ from corl_jax.models.lora import (
 )
 from corl_jax.porting.janus.sidecar_files import copy_sidecar_files
 from corl_jax.porting.policy_source import PolicySource, config_to_json, open_policy_source
-from corl_jax.rewards.solutions import Check
 from corl_jax.sampling.generate import PolicyFns
 from corl_jax.sampling.prompt_layout import SpecialTokenIds
 from corl_jax.stages.config import DataConfig, LoraConfig, MeshConfig, ModelConfig, read_block
@@ -336,11 +336,12 @@ def open_records(
     Args:
       config: of any stage.
       split: ``train`` or ``test``.
-      checks: what must be true of the texts of every record.
+      checks: what must be true of the texts of every training record. Held-out records are checked
+        where some of them are chosen.
 
     Raises:
-      UserError: an unknown data set, missing files, a selection that leaves no record, or a record
-        that a check refuses.
+      UserError: an unknown data set, missing files, records that cannot be used, or a selection that
+        leaves none.
     """
     data = read_block(DataConfig, config["data"], "data")
     source: DescribedSource = (
@@ -348,12 +349,14 @@ def open_records(
         if data.name == "records"
         else builder.source(data.dir or None, split)
     )
-    limit = data.limit if split == "train" else 0
-    records = select(source, data.question_kinds, data.qa_type, limit)
-
-    # Records of the embedded world take time to decode, and their answers repeat.
-    rows = records.rows if isinstance(records, SelectedRecords) else range(len(records))
-    for row in rows if data.name == "records" else rows[: builder.ROWS_WITH_ALL_ANSWERS]:
-        for check in checks:
-            check(source.texts(row))
-    return records
+    is_training = split == "train"
+    rows = select_rows(source, data.question_kinds, data.qa_type, data.limit if is_training else 0)
+    rows = usable_rows(
+        source,
+        rows,
+        checks,
+        level=data.check if is_training else "none",
+        on_unusable=data.unusable,
+        label="training" if is_training else "held-out",
+    )
+    return records_at(source, rows)

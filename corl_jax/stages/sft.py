@@ -106,8 +106,8 @@ class SftStage:
 
     @functools.cached_property
     def train_records(self) -> RecordSource:
-        """The training records, built or opened on first use."""
-        return self._open_train_records()
+        """The training records, built or opened and checked on first use."""
+        return self._open_train_records([self.make_sft_batch.check_record])
 
     def open_inputs(self) -> None:
         """Reads records, before anything is written."""

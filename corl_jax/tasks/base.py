@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 
+from corl_jax.core.errors import UserError
 from corl_jax.core.types import Completion, PromptBatch, Prompts, Record, Rollout
 from corl_jax.data.images import preprocess, preprocess_target
+from corl_jax.data.records import TextTooLong, record_label
 from corl_jax.data.text_tokenizer import TextTokenizer, left_pad
 
 
 class Task(Protocol):
     """A task: text to image, or visual question answering."""
+
+    def prompt_ids(self, record: Record) -> list[int]:
+        """Token ids of the prompt of ``record``.
+
+        Raises:
+          UserError: its text cannot be a prompt; the error names the record.
+        """
+        ...
 
     def make_prompts(self, records: Sequence[Record]) -> PromptBatch:
         """One prompt for each of ``B`` records."""
@@ -22,6 +33,38 @@ class Task(Protocol):
     def to_completions(self, prompt_batch: PromptBatch, rollout: Rollout) -> list[Completion]:
         """``N = B * G`` completions with their records; samples of a record are adjacent."""
         ...
+
+
+@contextlib.contextmanager
+def errors_name(record: Record) -> Iterator[None]:
+    """Errors about a text within the block name the record that has it."""
+    try:
+        yield
+    except TextTooLong:
+        raise
+    except UserError as error:
+        raise UserError(f"{record_label(record)}: {error}") from None
+
+
+def check_length(
+    ids: Sequence[int], length: int | None, record: Record, what: str, key: str
+) -> None:
+    """Checks that a text of ``record`` fits its width.
+
+    Args:
+      ids: its tokens.
+      length: the width; None for any.
+      what: the text is, for the error.
+      key: of the width in a config, or "".
+
+    Raises:
+      TextTooLong: it does not.
+    """
+    if length is None or len(ids) <= length:
+        return
+    # Widths that are multiples of 8 suit accelerators.
+    problem = f"its {what} has {len(ids)} tokens, at most {length} are allowed"
+    raise TextTooLong(f"{record_label(record)}: {problem}", key, -(-len(ids) // 8) * 8)
 
 
 def pad_prompts(

@@ -7,17 +7,24 @@ records of other data sets bring the text to imitate as their ``solution``.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Prompts, Record, pytree
+from corl_jax.data.records import record_label
 from corl_jax.data.shapes.captions import canonical_caption, list_objects
 from corl_jax.data.shapes.parser import parse_batch
 from corl_jax.data.shapes.vocabulary import DESCRIBE
 from corl_jax.data.text_tokenizer import TextTokenizer
-from corl_jax.tasks.base import pad_prompts, stack_images, stack_target_images
+from corl_jax.tasks.base import (
+    check_length,
+    errors_name,
+    pad_prompts,
+    stack_images,
+    stack_target_images,
+)
 
 # Formats of a target, filled in with the caption, or with thought and answer.
 CAPTION = "{caption}"
@@ -122,7 +129,7 @@ class MakeSftBatch:
             target_texts = self._texts_from_images(understanding, formats)
         else:
             target_texts = self._texts_from_records(understanding, formats)
-        target_tokens, target_mask = self._pad_targets(target_texts)
+        target_tokens, target_mask = self._pad_targets(understanding.values(), target_texts)
 
         # Fixed widths, so that the step compiles once.
         return SftBatch(
@@ -132,6 +139,21 @@ class MakeSftBatch:
             pad_prompts(prompt_ids, self.tokenizer, self.generation_prompt_length),
             stack_target_images(tuple(generation.values()), self.image_size),
         )
+
+    def check_record(self, record: Record) -> None:
+        """Checks every text that a batch may make of a record, whatever its format and its epoch.
+
+        Not the targets of the embedded world, which are read off images.
+
+        Raises:
+          UserError: one of them cannot be used.
+        """
+        self._prompt_ids(record)
+        self._question_ids_of(record, CAPTION)
+        self._question_ids_of(record, WELL_FORMED)
+        if not self.parse_images:
+            for format_ in (CAPTION, WELL_FORMED):
+                self._target_ids(record, self._text_from_record(record, format_))
 
     def _sample_format(self, rng: np.random.Generator) -> str:
         """The format of the target of an understanding row; ``CAPTION`` if it is a caption."""
@@ -149,19 +171,30 @@ class MakeSftBatch:
         rows = []
         for i, record in records.items():
             # A prompt without words trains the unconditional distribution.
-            ids = self.tokenizer.image_generation_prompt(record.prompt)
+            ids = self._prompt_ids(record)
             rows.append(self.tokenizer.unconditional_prompt(ids) if dropped[i] else ids)
         return rows
+
+    def _prompt_ids(self, record: Record) -> list[int]:
+        with errors_name(record):
+            ids = self.tokenizer.image_generation_prompt(record.prompt)
+        key = "sft.generation_prompt_length"
+        check_length(ids, self.generation_prompt_length, record, "prompt", key)
+        return ids
 
     def _question_ids(
         self, records: Mapping[int, Record], formats: Sequence[str]
     ) -> list[list[int]]:
         """Token ids of the questions; of the request for a caption where that is the target."""
-        rows = []
-        for i, record in records.items():
-            question = DESCRIBE if formats[i] == CAPTION else record.question
-            rows.append(self.tokenizer.question_prompt(question, self.image_tokens))
-        return rows
+        return [self._question_ids_of(record, formats[i]) for i, record in records.items()]
+
+    def _question_ids_of(self, record: Record, format_: str) -> list[int]:
+        question = DESCRIBE if format_ == CAPTION else record.question
+        with errors_name(record):
+            ids = self.tokenizer.question_prompt(question, self.image_tokens)
+        key = "sft.understanding_prompt_length"
+        check_length(ids, self.understanding_prompt_length, record, "question", key)
+        return ids
 
     def _texts_from_images(
         self, records: Mapping[int, Record], formats: Sequence[str]
@@ -186,29 +219,31 @@ class MakeSftBatch:
         self, records: Mapping[int, Record], formats: Sequence[str]
     ) -> list[str]:
         """Targets of other data sets: the record's caption, or its solution."""
-        texts = []
-        for i, record in records.items():
-            # A row that gets a caption must have a solution too: the next epoch may need it.
-            if not record.solution:
-                raise UserError(
-                    f"record {record.id!r} has no solution to imitate; give its row a qa_solution"
-                )
-            texts.append(record.prompt if formats[i] == CAPTION else record.solution)
-        return texts
+        return [self._text_from_record(record, formats[i]) for i, record in records.items()]
 
-    def _pad_targets(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    def _text_from_record(self, record: Record, format_: str) -> str:
+        # A row that gets a caption must have a solution too: the next epoch may need it.
+        if not record.solution:
+            raise UserError(
+                f"{record_label(record)} has no solution to imitate; give its row a qa_solution"
+            )
+        return record.prompt if format_ == CAPTION else record.solution
+
+    def _pad_targets(
+        self, records: Iterable[Record], texts: Sequence[str]
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Tokens and mask ``[U, T]`` of the texts, each with an end token, padded on the right."""
         tokens = np.full((len(texts), self.target_length), self.tokenizer.pad_id, np.int32)
         mask = np.zeros((len(texts), self.target_length), bool)
-
-        # The end token is part of the target: the model must learn to stop.
-        for i, text in enumerate(texts):
-            ids = [*self.tokenizer.encode(text), self.tokenizer.eos_id]
-            if len(ids) > self.target_length:
-                raise UserError(
-                    f"a target has {len(ids)} tokens, at most {self.target_length} are allowed; "
-                    "raise target_length"
-                )
+        for i, (record, text) in enumerate(zip(records, texts, strict=True)):
+            ids = self._target_ids(record, text)
             tokens[i, : len(ids)] = ids
             mask[i, : len(ids)] = True
         return tokens, mask
+
+    def _target_ids(self, record: Record, text: str) -> list[int]:
+        """Tokens of a target. The end token is part of it: the model must learn to stop."""
+        with errors_name(record):
+            ids = [*self.tokenizer.encode(text), self.tokenizer.eos_id]
+        check_length(ids, self.target_length, record, "target", "sft.target_length")
+        return ids

@@ -9,7 +9,7 @@ import numpy as np
 
 from corl_jax.core.types import Completion, PromptBatch, Record, Rollout
 from corl_jax.data.text_tokenizer import TextTokenizer
-from corl_jax.tasks.base import pad_prompts
+from corl_jax.tasks.base import check_length, errors_name, pad_prompts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,14 +19,27 @@ class TextToImage:
     Attributes:
       tokenizer: text tokenizer.
       prompt_length: fixed width in tokens, or None for the next multiple of 8.
+      length_key: what a config calls that width, for errors.
     """
 
     tokenizer: TextTokenizer
     prompt_length: int | None = None
+    length_key: str = ""
+
+    def prompt_ids(self, record: Record) -> list[int]:
+        """Token ids that end in begin of image.
+
+        Raises:
+          UserError: the caption is empty, too long, or has special tokens or unknown words.
+        """
+        with errors_name(record):
+            ids = self.tokenizer.image_generation_prompt(record.prompt)
+        check_length(ids, self.prompt_length, record, "prompt", self.length_key)
+        return ids
 
     def make_prompts(self, records: Sequence[Record]) -> PromptBatch:
         """Prompts that end in the begin-of-image token."""
-        rows = [self.tokenizer.image_generation_prompt(record.prompt) for record in records]
+        rows = [self.prompt_ids(record) for record in records]
         prompts = pad_prompts(rows, self.tokenizer, self.prompt_length)
         return PromptBatch(prompts, tuple(records))
 

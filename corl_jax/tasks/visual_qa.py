@@ -9,7 +9,7 @@ import numpy as np
 
 from corl_jax.core.types import Completion, PromptBatch, Record, Rollout
 from corl_jax.data.text_tokenizer import TextTokenizer, truncated_rows
-from corl_jax.tasks.base import pad_prompts, stack_images
+from corl_jax.tasks.base import check_length, errors_name, pad_prompts, stack_images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,19 +21,30 @@ class VisualQA:
       image_tokens: placeholders per image (``S``).
       image_size: side of the preprocessed image in pixels.
       prompt_length: fixed width in tokens, or None for the next multiple of 8.
+      length_key: what a config calls that width, for errors.
     """
 
     tokenizer: TextTokenizer
     image_tokens: int
     image_size: int
     prompt_length: int | None = None
+    length_key: str = ""
+
+    def prompt_ids(self, record: Record) -> list[int]:
+        """Token ids of the question, with one placeholder per image token.
+
+        Raises:
+          UserError: the question is empty, too long, or has special tokens or unknown words.
+        """
+        # The vision tower fills the placeholders in.
+        with errors_name(record):
+            ids = self.tokenizer.question_prompt(record.question, self.image_tokens)
+        check_length(ids, self.prompt_length, record, "question", self.length_key)
+        return ids
 
     def make_prompts(self, records: Sequence[Record]) -> PromptBatch:
         """Prompts with one image each."""
-        # One placeholder per image token; the vision tower fills them in.
-        rows = [
-            self.tokenizer.question_prompt(record.question, self.image_tokens) for record in records
-        ]
+        rows = [self.prompt_ids(record) for record in records]
         images = stack_images(records, self.image_size)
         prompts = pad_prompts(rows, self.tokenizer, self.prompt_length, images)
         return PromptBatch(prompts, tuple(records))

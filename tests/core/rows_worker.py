@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from corl_jax.core.processes import DistributedConfig, connect_processes
+from corl_jax.core.processes.connection import DistributedConfig, connect_processes
 from corl_jax.core.sharding import AXES, Sharder, to_host
 
 

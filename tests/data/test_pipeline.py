@@ -49,6 +49,21 @@ def first_batches(source, n=12, **changes):
     return [next(iterator) for _ in range(n)]
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("two\nlines")])
+def test_an_error_in_a_thread_names_the_batch(source, error):
+    def fail_at_two(records, step):
+        if step == 2:
+            raise error
+        return step
+
+    iterator = batches(source, seed=3, batch_size=8, transform=fail_at_two)
+    assert [next(iterator), next(iterator)] == [0, 1]
+    message = rf"the batch of step 2, of the records at positions .*{type(error).__name__}"
+    with pytest.raises(UserError, match=message) as raised:
+        next(iterator)
+    assert "\n" not in str(raised.value)
+
+
 def test_order_is_a_function_of_the_seed(source):
     expected = first_batches(source)
     assert first_batches(source, threads=6, prefetch=8) == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -90,8 +91,11 @@ def test_rows_become_records_in_order(write_folder):
     ],
 )
 def test_unusable_rows(write_folder, rows, message):
+    source = FolderSource(write_folder(*rows), "train")
+    (position, reason), *others = source.unreadable.items()
+    assert position == len(rows) - 1 and not others and re.match(message, reason)
     with pytest.raises(UserError, match=message):
-        FolderSource(write_folder(*rows), "train")
+        source[position]
 
 
 def test_a_folder_without_records_explains_what_to_put_there(write_folder, tmp_path):

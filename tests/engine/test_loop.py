@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 
+import grain
 import jax
 import numpy as np
 import pytest
@@ -13,13 +15,13 @@ from helpers import metric_rows
 from PIL import Image
 
 from corl_jax.core import trees
-from corl_jax.core.errors import UserError
+from corl_jax.core.errors import StopRequested, UserError
 from corl_jax.engine.alarms import Alarm, AlarmConfig
 from corl_jax.engine.checkpoints.checkpoint import Checkpointer
 from corl_jax.engine.checkpoints.handoff import load_params, saved_manifest, saved_shapes
 from corl_jax.engine.checkpoints.manifest import RunIdentity
 from corl_jax.engine.checkpoints.step_folders import latest_step, saved_steps
-from corl_jax.engine.hooks import PeriodicHook, Preemption, Profile, Report
+from corl_jax.engine.hooks import PeriodicHook, Preempted, Preemption, Profile, Report
 from corl_jax.engine.state import abstract
 
 
@@ -175,3 +177,110 @@ def test_preemption_restores_the_handlers():
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) is handler
     assert latest_step("nowhere") is None
+
+
+class FailingStage(toy_stage.ToyStage):
+    """A stage that raises ``error`` in the middle of step 6, before its update."""
+
+    error: BaseException = UserError("the reward failed on row 3")
+
+    def batches(self, state, raw, step):
+        if step == 6:
+            raise self.error
+        yield from super().batches(state, raw, step)
+
+
+@pytest.fixture(scope="module")
+def nine_steps(tmp_path_factory):
+    """The work directory of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("runs") / "unbroken"
+    toy_stage.run(folder, 9)
+    return folder
+
+
+@pytest.mark.parametrize("where", ["step", "data", "hook"])
+def test_an_error_in_the_middle_saves_first_and_the_run_goes_on(tmp_path, nine_steps, where):
+    def fail(steps_done, state):
+        raise UserError("the reward failed on row 3.")
+
+    broken, options = toy_stage.ToyStage(), {}
+    if where == "step":
+        broken = FailingStage()
+    elif where == "data":
+        broken.data_iterator = lambda: BrokenData(toy_stage.ToyStage().data_iterator(), 6)
+    else:
+        options["hooks"] = [PeriodicHook(6, fail)]
+    message = (
+        r"the reward failed on row 3\. Step 6 of 9 is saved in .*/checkpoints; "
+        "run the same command again, corrected, to go on"
+    )
+    with pytest.raises(UserError, match=message):
+        toy_stage.run(tmp_path / "broken", 9, broken, **options)
+
+    # The rows are those of the steps that are done, and nothing is lost.
+    assert latest_step(tmp_path / "broken") == 6
+    assert [row["step"] for row in metric_rows(tmp_path / "broken")] == list(range(1, 7))
+    toy_stage.run(tmp_path / "broken", 9)
+    assert metric_rows(tmp_path / "broken") == metric_rows(nine_steps)
+    assert newest_checkpoint(tmp_path / "broken") == newest_checkpoint(nine_steps)
+
+
+class BrokenData(grain.DatasetIterator):
+    """Raises at a batch, as a record that cannot be read does."""
+
+    def __init__(self, inner, batch):
+        super().__init__()
+        self._inner, self._left = inner, batch
+
+    def __next__(self):
+        value = next(self._inner)
+        self._left -= 1
+        if self._left < 0:
+            raise UserError("the reward failed on row 3")
+        return value
+
+    def get_state(self):
+        return self._inner.get_state()
+
+    def set_state(self, state):
+        self._inner.set_state(state)
+
+
+def test_a_signal_to_stop_within_a_step_saves_the_step_before(tmp_path, capsys):
+    stage = FailingStage()
+    stage.error = StopRequested()
+    with pytest.raises(Preempted):
+        toy_stage.run(tmp_path / "w", 9, stage)
+    assert latest_step(tmp_path / "w") == 6
+    assert "asked to stop: step 6 of 9 is saved" in capsys.readouterr().err
+
+
+def test_an_error_in_the_first_step_leaves_a_new_run(tmp_path):
+    stage = FailingStage()
+    with pytest.raises(UserError, match="row 3$"):
+        toy_stage.run(tmp_path / "w", 9, dataclasses.replace(stage), hooks=[FailAtOnce()])
+    assert latest_step(tmp_path / "w") is None
+    assert len(toy_stage.run(tmp_path / "w", 9)) == 9
+
+
+class FailAtOnce:
+    """A hook that raises before the first step."""
+
+    def before_step(self, steps_done):
+        raise UserError("the reward failed on row 3")
+
+    def is_due(self, steps_done, is_last):
+        return False
+
+    def close(self):
+        pass
+
+
+def test_an_error_that_cannot_be_saved_after_says_both(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr(Checkpointer, "save", refuse)
+    message = "the reward failed on row 3; and the run cannot be saved: the disk is full"
+    with pytest.raises(UserError, match=message):
+        toy_stage.run(tmp_path / "w", 9, FailingStage(), save_every=0)

@@ -5,6 +5,7 @@ errors.
 from __future__ import annotations
 
 import shutil
+import threading
 
 import fsspec
 import pytest
@@ -15,7 +16,7 @@ from PIL import Image
 from test_loop import newest_checkpoint
 
 from corl_jax.core.errors import UserError
-from corl_jax.engine import workdir
+from corl_jax.engine import remote_workdir, workdir
 from corl_jax.engine.checkpoints.checkpoint import Checkpointer
 from corl_jax.engine.checkpoints.step_folders import saved_steps
 from corl_jax.engine.hooks import PeriodicHook, Report
@@ -156,3 +157,20 @@ def test_the_error_for_an_unreachable_address_says_what_access_needs(monkeypatch
         match=r"gs://bucket/run cannot be reached \(ImportError.*corl_jax\[gcs\].*gcloud auth",
     ):
         workdir.open_workdir(ADDRESS, {})
+
+
+def test_a_bucket_that_gives_no_answer_is_one_line(monkeypatch):
+    class SlowFolder:
+        def __truediv__(self, name):
+            return self
+
+        def exists(self):
+            threading.Event().wait(5)
+
+    monkeypatch.setattr(remote_workdir, "CONTACT_SECONDS", 0.1)
+    monkeypatch.setattr(workdir, "remote_folder", lambda address: SlowFolder())
+    message = "workdir gs://bucket/run cannot be reached .*no answer within 0.1 seconds.* a network"
+    with pytest.raises(UserError, match=message) as error:
+        workdir.check_reachable(ADDRESS)
+    assert "\n" not in str(error.value)
+    workdir.check_reachable("a/local/folder")

@@ -133,6 +133,14 @@ def test_complete_report_is_safe_and_self_contained(workdir):
     assert page.count("<svg") == 3
 
 
+def test_stages_of_a_pipeline_are_named_without_their_folder(workdir):
+    config = json.loads((workdir / "config.json").read_text())
+    config["init_from"] = f"{workdir.parent}/base"
+    (workdir / "config.json").write_text(json.dumps(config))
+    page = write_report(workdir).read_text()
+    assert str(workdir.parent) not in page and "starts from base" in page
+
+
 def test_changes_beyond_two_standard_errors_are_marked(workdir):
     page = write_report(workdir).read_text()
     assert '<span class="pill up">+20.0</span>' in page

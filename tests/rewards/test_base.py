@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
+
 import numpy as np
 import pytest
 
-from corl_jax.core.errors import UserError
+from corl_jax.core import time_limits
+from corl_jax.core.errors import StopRequested, UserError
 from corl_jax.core.types import Completion
 from corl_jax.data.shapes.examples import example
+from corl_jax.engine.hooks import Preemption
 from corl_jax.rewards import base, matching, shapes, text
 from corl_jax.rewards.base import RewardContext, compute_rewards
+from corl_jax.rewards.config import RewardOptions
 
 EMPTY_CONTEXT = RewardContext()
 
@@ -108,6 +116,69 @@ def test_a_weighted_sum_beyond_float32_names_the_record(extra_rewards):
     message = r"the weighted sum of rewards must be finite in float32; got inf on row 1"
     with pytest.raises(UserError, match=message):
         compute_rewards(completions, {"large": 2.0}, EMPTY_CONTEXT)
+
+
+def hang_on_two(completions, context):
+    """Waits for ever at a completion "2", as a reward does that asks a server without an answer."""
+    while any(c.text == "2" for c in completions):
+        time.sleep(0.01)
+    return np.zeros(len(completions))
+
+
+def wait_in_a_crowd(completions, context):
+    """Takes a fifth of a second per completion."""
+    time.sleep(0.2 * len(completions))
+    return np.zeros(len(completions))
+
+
+@pytest.mark.parametrize(
+    ("reward", "place"),
+    [
+        (hang_on_two, r"row 1 \(record 'shapes-train-000001'\)"),
+        (wait_in_a_crowd, "a batch of 4 completions"),
+    ],
+)
+def test_a_reward_that_hangs_is_ended_and_its_row_is_named(extra_rewards, reward, place):
+    base.rewards.register("slow")(reward)
+    context = RewardContext(options=RewardOptions(timeout=0.5))
+    message = (
+        f"reward 'slow' took longer than 0.5 seconds on {place}. Correct the reward, or set "
+        "--config.rewards.options.timeout to more seconds, or to 0 for any time"
+    )
+    with pytest.raises(UserError, match=message):
+        compute_rewards(text_completions("1", "2", "3", "4"), {"slow": 1.0}, context)
+
+
+def test_a_signal_to_stop_ends_a_reward_that_hangs(extra_rewards, monkeypatch):
+    monkeypatch.setattr(time_limits, "STOP_SECONDS", 0.1)
+    base.rewards.register("slow")(hang_on_two)
+    with Preemption() as preemption:
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        with pytest.raises(StopRequested):
+            compute_rewards(text_completions("2"), {"slow": 1.0}, EMPTY_CONTEXT)
+        assert preemption.requested()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_one_of_several_processes_searches_for_a_row_alone(extra_rewards, monkeypatch, processes):
+    """What all processes compute together would never end on one of them."""
+    calls = []
+
+    class Policy:
+        def answers(self, images, questions):
+            calls.append(len(questions))
+            return questions
+
+    def answer_then_fail(completions, context):
+        context.policy_handle.answers(None, [c.text for c in completions])
+        raise RuntimeError("the reward is wrong")
+
+    monkeypatch.setattr(base.jax, "process_count", lambda: processes)
+    base.rewards.register("asks")(answer_then_fail)
+    place = r"row 0 \(record 'shapes-train-000000'\)" if processes == 1 else "the batch as a whole"
+    with pytest.raises(UserError, match=f"failed on {place}: RuntimeError: the reward is wrong"):
+        compute_rewards(text_completions("1", "2"), {"asks": 1.0}, RewardContext(Policy()))
+    assert calls == ([2, 1] if processes == 1 else [2])
 
 
 def test_text_rewards_refuse_images():

@@ -13,8 +13,8 @@ import sys
 import numpy as np
 from absl import flags
 
-from corl_jax.core.errors import UserError
-from corl_jax.core.processes import DistributedConfig, connect_processes
+from corl_jax.core.processes.connection import DistributedConfig, connect_processes
+from corl_jax.core.processes.ending import run_program
 from corl_jax.core.runtime import set_up_jax
 
 
@@ -31,26 +31,20 @@ def register_rewards() -> None:
 def main(config: str, workdir: str, data_dir: str, *process_args: str) -> int:
     flags.FLAGS(["worker"])
     set_up_jax()
-    try:
-        if process_args:
-            coordinator, processes, process = process_args
-            connect_processes(DistributedConfig(coordinator, int(processes), int(process)))
+    if process_args:
+        coordinator, processes, process = process_args
+        connect_processes(DistributedConfig(coordinator, int(processes), int(process)))
 
-        # Only now, since these imports may touch the devices.
-        from corl_jax.data.shapes import builder
-        from corl_jax.stages.run import run
+    # Only now, since these imports may touch the devices.
+    from corl_jax.data.shapes import builder
+    from corl_jax.stages.run import run
 
-        open_source = builder.source
-        builder.source = lambda folder, split: open_source(
-            data_dir, split, {"train": 96, "test": 96}
-        )
-        register_rewards()
-        run(json.loads(pathlib.Path(config).read_text("utf-8")), workdir)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    open_source = builder.source
+    builder.source = lambda folder, split: open_source(data_dir, split, {"train": 96, "test": 96})
+    register_rewards()
+    run(json.loads(pathlib.Path(config).read_text("utf-8")), workdir)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(run_program(lambda: main(*sys.argv[1:])))

@@ -5,28 +5,36 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 import shutil
 import socket
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
+import grain
 import numpy as np
 import pytest
 from helpers import metric_rows
+from PIL import Image
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.processes import DistributedConfig, connect_processes
+from corl_jax.core.processes.connection import DistributedConfig, connect_processes
+from corl_jax.engine.checkpoints.step_folders import latest_step
 
 ROOT = pathlib.Path(__file__).parents[2]
 DEVICES = 4
 
 
-def launch(config, workdir, data_dir, processes, devices=None):
+def launch(config, workdir, data_dir, processes, devices=None, folders=None, ends=None):
     """Runs ``config`` on several processes; their exit codes and what they wrote to stderr.
 
     Args:
       config: of all processes, or a list of one for each.
       devices: of each process; None spreads ``DEVICES`` over them.
+      folders: where each process runs; None for the checkout.
+      ends: a list to which the times are added at which processes end.
     """
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
@@ -47,10 +55,23 @@ def launch(config, workdir, data_dir, processes, devices=None):
             "PYTHONPATH": str(ROOT),
         }
         running.append(
-            subprocess.Popen(command, env=env, cwd=ROOT, text=True, stderr=subprocess.PIPE)
+            subprocess.Popen(
+                command,
+                env=env,
+                cwd=folders[i] if folders else ROOT,
+                text=True,
+                stderr=subprocess.PIPE,
+            )
         )
 
-    errors = [process.communicate(timeout=280)[1] for process in running]
+    def finish(process):
+        stderr = process.communicate(timeout=280)[1]
+        if ends is not None:
+            ends.append(time.monotonic())
+        return stderr
+
+    with ThreadPoolExecutor(processes) as pool:
+        errors = list(pool.map(finish, running))
     return [process.returncode for process in running], errors
 
 
@@ -139,6 +160,43 @@ def test_processes_of_different_configs_or_sizes(config, folder):
     message = "all 2 processes must have the same number of devices; process {} has {} of 4"
     assert codes == [2, 2], errors
     assert message.format(0, 3) in errors[0] and message.format(1, 1) in errors[1], errors
+
+
+def write_records(folder, damaged=()):
+    """Writes 64 records for training and 64 held-out ones; of training, pictures may be damaged."""
+    (folder / "records").mkdir(parents=True)
+    for split in ("train", "test"):
+        rows = []
+        for i in range(64):
+            path = folder / "records" / f"{split}_{i}.png"
+            Image.fromarray(np.full((16, 16, 3), i, np.uint8)).save(path)
+            if split == "train" and i in damaged:
+                path.write_bytes(path.read_bytes()[:50])
+            row = {"prompt": "a circle", "real_image": path.name, "qa_problem": "how many?"}
+            rows.append(json.dumps(row | {"qa_solution": "one", "qa_type": "OE"}))
+        (folder / "records" / f"{split}.jsonl").write_text("\n".join(rows))
+
+
+def test_a_bad_record_on_one_process_ends_both_within_seconds(small_config, tmp_path):
+    """The disk of the second host has damaged pictures, which the first step does not use."""
+    values = {"data.name": "records", "data.dir": "records", "data.check": "texts", "mesh.data": 2}
+    config = small_config("tokenizer", **values, steps=4)
+    order = grain.MapDataset.range(64).seed(config["seed"]).shuffle()
+    first_batch = {int(order[i]) for i in range(config["batch_size"])}
+    hosts = [tmp_path / "host0", tmp_path / "host1"]
+    write_records(hosts[0])
+    write_records(hosts[1], damaged=set(range(64)) - first_batch)
+
+    ends = []
+    codes, errors = launch(config, tmp_path / "run", tmp_path, 2, [1, 1], hosts, ends)
+    assert codes == [2, 2] and max(ends) - min(ends) < 20, errors
+    record = r"record 'train-\d+', line \d+ of 'records/train.jsonl': image .* cannot be read .*"
+    saved = "Step 1 of 4 is saved in .*; run the same command again, corrected, to go on"
+    for start, text in zip(("error: process 1 of 2 stopped: ", "error: "), errors, strict=True):
+        lines = [line for line in text.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1 and re.match(f"{start}{record}{saved}$", lines[0]), text
+        assert "Traceback" not in text and "stack trace" not in text, text
+    assert latest_step(tmp_path / "run") == 1
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.processes import on_all_processes
+from corl_jax.core.processes.agreement import on_all_processes
 from corl_jax.engine.workdir import open_workdir
 from corl_jax.stages.preflight import check_accelerator_free, lock_holder, write_probe_file
 

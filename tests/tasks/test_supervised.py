@@ -187,7 +187,10 @@ def test_fewer_understanding_rows_than_generation_rows(make_batch, records):
         ({"understanding_rows": 0}, "understanding_rows must be at least 1; got 0"),
         ({"malformed_share": 1.5}, "malformed_share must be a share from 0 to 1; got 1.5"),
         ({"cfg_dropout": -0.1}, "cfg_dropout must be a share from 0 to 1; got -0.1"),
-        ({"target_length": 4}, "at most 4 are allowed; raise target_length"),
+        (
+            {"target_length": 4},
+            "its target has 12 tokens, at most 4 are allowed; .*sft.target_length=16",
+        ),
         ({"understanding_prompt_length": 40}, "at most 40 are allowed"),
     ],
 )

@@ -31,8 +31,8 @@ from corl_jax.data.shapes.scene import SIZE
 
 SPLITS: dict[Split, int] = {"train": 16384, "test": 2048}
 """Records of each split."""
-ROWS_WITH_ALL_ANSWERS = 512
-"""So many records from the first on have every answer to every kind of question."""
+NO_IMAGE = np.zeros((1, 1, 3), np.uint8)
+"""Stands in for the image of a record whose texts alone are read."""
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -120,9 +120,9 @@ class ShapesSource:
             self._cache[position] = self._read(position)
         return self._cache[position]
 
-    def texts(self, index: int) -> Record:
-        """The record at ``index``, whose image is of no use to the caller."""
-        return self[index]
+    def text_record(self, index: int) -> Record:
+        """The record at ``index`` with a black image in the place of its own."""
+        return _decode(self._rows[index], NO_IMAGE)
 
     def fingerprint(self) -> str:
         """The version: records are a function of it and of their position."""
@@ -133,14 +133,31 @@ class ShapesSource:
         row = self._rows[index]
         return row["qa_type"].decode(), row["kind"].decode()
 
+    @property
+    def unreadable(self) -> Mapping[int, str]:
+        """Nothing, since this package wrote all rows."""
+        return {}
+
+    @property
+    def has_image_files(self) -> bool:
+        """Images of this package are readable."""
+        return False
+
+    def check_image(self, index: int) -> None:
+        """Does nothing: images of this package are readable."""
+
     def _read(self, index: int) -> Record:
-        # TFDS returns texts as bytes.
         row = self._rows[index]
-        text_columns = ("id", "prompt", "question", "answer", "qa_type", "kind")
-        texts = {name: row[name].decode() for name in text_columns}
-        image = load_image(row["image"], f"record {texts['id']!r} of the shapes data set")
-        choices = tuple(choice.decode() for choice in row["choices"])
-        return check_record(Record(**texts, image=image, choices=choices))
+        label = f"record {row['id'].decode()!r} of the shapes data set"
+        return check_record(_decode(row, load_image(row["image"], label)))
+
+
+def _decode(row: Mapping[str, Any], image: np.ndarray) -> Record:
+    """The record of a row; TFDS returns texts as bytes."""
+    text_columns = ("id", "prompt", "question", "answer", "qa_type", "kind")
+    texts = {name: row[name].decode() for name in text_columns}
+    choices = tuple(choice.decode() for choice in row["choices"])
+    return Record(**texts, image=image, choices=choices)
 
 
 def default_data_dir() -> pathlib.Path:

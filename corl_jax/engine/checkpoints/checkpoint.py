@@ -16,7 +16,7 @@ from etils import epath
 
 from corl_jax.core.checksums import dtype_and_shape
 from corl_jax.core.errors import UserError, describe_error
-from corl_jax.core.processes import on_first_process
+from corl_jax.core.processes.agreement import on_first_process
 from corl_jax.engine.checkpoints.abandoned_tasks import hidden_abandoned_tasks
 from corl_jax.engine.checkpoints.inventory import DamagedCheckpoint, check_inventory
 from corl_jax.engine.checkpoints.manifest import (

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from corl_jax.core.types import Params, Record
 from corl_jax.data.pipeline import held_out_records
-from corl_jax.data.sources import RecordSource
+from corl_jax.data.sources import MemorySource, RecordSource
+from corl_jax.data.unusable_records import Check, usable_rows
 from corl_jax.engine.alarms import HELD_OUT_REWARD
 from corl_jax.stages.rl.config import RlConfig
 from corl_jax.stages.rl.reward_step import RewardScorer
@@ -31,6 +32,7 @@ class HeldOutProbe:
         reward_scorer: RewardScorer,
         make_joint_prompts: Callable[[RlConfig, RolloutSampler], JointPrompts],
         open_records: Callable[[Literal["test"]], RecordSource],
+        record_checks: Callable[[RlConfig], Sequence[Check]],
         seed: int,
     ):
         """Arguments are those of training.
@@ -60,6 +62,7 @@ class HeldOutProbe:
         self._rollout_sampler = RolloutSampler(setup, probe_cfg, seed, total_steps=1)
         self._joint_prompts = make_joint_prompts(probe_cfg, self._rollout_sampler)
         self._reward_scorer = reward_scorer.with_config(probe_cfg)
+        self._record_checks = record_checks(probe_cfg)
 
     def load_reward_models(self) -> None:
         """Reads the reward models that the probed tasks need."""
@@ -70,6 +73,15 @@ class HeldOutProbe:
         """The held-out records."""
         source = self._open_records("test")
         return held_out_records(source, self._joint_prompts.batch_size, self._seed)
+
+    def check_records(self) -> None:
+        """Reads the held-out records, so that one that cannot be used is found before training.
+
+        Raises:
+          UserError: there are too few of them, or some cannot be used.
+        """
+        source = MemorySource(self.records)
+        usable_rows(source, range(len(source)), self._record_checks, label="held-out")
 
     def __call__(self, params: Params) -> dict[str, float]:
         """Mean total reward by task, ``image/held_out_reward`` and ``text/held_out_reward``.

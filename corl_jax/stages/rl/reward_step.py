@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from corl_jax.core.processes.agreement import on_all_processes
 from corl_jax.core.types import Params, PromptBatch, Rewards, Rollout
 from corl_jax.engine.stage import HostMetrics
 from corl_jax.objectives.running_moments import RunningMoments
@@ -96,7 +97,10 @@ class RewardScorer:
         )
         context = RewardContext(policy, self.reward_models, self.cfg.reward_options)
         completions = self.tasks[task].to_completions(prompts, local_rollout)
-        local = compute_rewards(completions, self.cfg.rewards[task], context)
+        # Rewards may be the user's code, so that one process may fail and the others not.
+        local = on_all_processes(
+            lambda: compute_rewards(completions, self.cfg.rewards[task], context)
+        )
 
         matrix, total = self.setup.sharder.all_gather_rows((local.matrix, local.total))
         return Rewards(local.names, matrix, total)

@@ -33,6 +33,7 @@ from corl_jax.core.types import Params, PolicyBatch, Rewards, Rollout
 from corl_jax.data.pipeline import PairWithNext, batches, record_ids
 from corl_jax.data.sources import RecordSource
 from corl_jax.data.text_tokenizer import truncated_rows
+from corl_jax.data.unusable_records import Check
 from corl_jax.engine.hooks import Hook, PeriodicHook, Report
 from corl_jax.engine.optim import Optimizer
 from corl_jax.engine.reference_policy import ReferencePolicy
@@ -41,7 +42,7 @@ from corl_jax.engine.state import TrainState, create_state, merge
 from corl_jax.objectives import kl
 from corl_jax.objectives.running_moments import empty_moments
 from corl_jax.objectives.token_weights import token_weights
-from corl_jax.rewards.solutions import solution_checks
+from corl_jax.rewards.record_checks import record_checks
 from corl_jax.stages.config import HooksConfig
 from corl_jax.stages.rl.advantage_step import compute_advantages
 from corl_jax.stages.rl.config import RlConfig, read_rl_config
@@ -86,12 +87,17 @@ class RlStage:
         self._open_records = functools.partial(open_records, config)
 
         # The four collaborators of a step.
-        self.text_to_image = TextToImage(setup.tokenizer, self.cfg.rollout.image_prompt_length)
+        self.text_to_image = TextToImage(
+            setup.tokenizer,
+            self.cfg.rollout.image_prompt_length,
+            "rl.rollout.image_prompt_length",
+        )
         self.visual_qa = VisualQA(
             setup.tokenizer,
             setup.cfg.image_tokens,
             setup.cfg.image_size,
             self.cfg.rollout.text_prompt_length,
+            "rl.rollout.text_prompt_length",
         )
         tasks: dict[str, Task] = {"image": self.text_to_image, "text": self.visual_qa}
         self.rollout_sampler = RolloutSampler(
@@ -119,6 +125,7 @@ class RlStage:
             self.reward_scorer,
             self.make_joint_prompts,
             lambda split: self._open_records(split),
+            self.record_checks,
             self.seed,
         )
         self.grad_interference = GradInterference(self.task_loss, config["microbatches"])
@@ -139,9 +146,16 @@ class RlStage:
     @functools.cached_property
     def train_records(self) -> RecordSource:
         """The training records, built or opened and checked on first use."""
-        names = {name for task in self.cfg.tasks for name in self.cfg.rewards[task]}
-        checks = solution_checks(sorted(names), self.cfg.reward_options)
-        return self._open_records("train", checks)
+        return self._open_records("train", self.record_checks(self.cfg))
+
+    def record_checks(self, cfg: RlConfig) -> list[Check]:
+        """What the tasks of ``cfg`` and their rewards need of the texts of a record."""
+        prompt_ids = {"image": self.text_to_image.prompt_ids, "text": self.visual_qa.prompt_ids}
+        names = {name for task in cfg.tasks for name in cfg.rewards[task]}
+        return [
+            *(prompt_ids[task] for task in cfg.tasks),
+            *record_checks(sorted(names), cfg.reward_options, self.visual_qa.prompt_ids),
+        ]
 
     @property
     def rows_per_step(self) -> dict[str, int]:
@@ -153,11 +167,16 @@ class RlStage:
         }
 
     def open_inputs(self) -> None:
-        """Reads reward models and records, before anything is written."""
+        """Reads reward models and records, before anything is written.
+
+        Raises:
+          UserError: a reward model that cannot be read, or records that cannot be used.
+        """
         self.reward_scorer.load_reward_models()
+        len(self.train_records)
         if self.probe_every:
             self.probe.load_reward_models()
-        len(self.train_records)
+            self.probe.check_records()
 
     def init_state(self) -> TrainState:
         """The initial policy, with a copy of its trainable part as reference where one is needed.

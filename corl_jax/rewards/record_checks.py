@@ -1,0 +1,70 @@
+"""What rewards need of records, so that a record that lacks it is found before training begins."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from corl_jax.core.errors import UserError
+from corl_jax.core.types import Record
+from corl_jax.data.records import record_label
+from corl_jax.data.shapes.captions import parse_caption
+from corl_jax.rewards.config import RewardOptions
+from corl_jax.rewards.solutions import Check, solution_checks
+
+QUESTION_FIELDS = {
+    "self_answer": "question",
+    "self_classes": "class_question",
+    "self_boxes": "box_question",
+    "matching": "prompt",
+}
+"""Reward to the field that the policy reads behind an image that it has drawn."""
+
+
+def record_checks(
+    names: Sequence[str], options: RewardOptions, check_question: Check
+) -> list[Check]:
+    """What rewards need of the texts of a record. Rewards of the user need nothing known here.
+
+    Args:
+      names: of the rewards.
+      options: of the rewards.
+      check_question: whether the policy can be asked the question of a record.
+    """
+    checks: list[Check] = solution_checks(names, options)
+    for name in names:
+        if name in ("shapes_strict", "shapes_soft") or (
+            name in ("cycle", "cycle_both") and options.captioner == "shapes_parser"
+        ):
+            checks.append(_caption_check(name))
+        if name in QUESTION_FIELDS:
+            checks.append(_question_check(name, check_question))
+    return checks
+
+
+def _caption_check(name: str) -> Check:
+    """Parses the prompt as a caption of the embedded world."""
+
+    def check(record: Record) -> None:
+        try:
+            parse_caption(record.prompt)
+        except UserError as error:
+            raise UserError(f"{record_label(record)}, reward {name!r}: {error}") from None
+
+    return check
+
+
+def _question_check(name: str, check_question: Check) -> Check:
+    """Makes a prompt of a field, as it is made of a question."""
+    field = QUESTION_FIELDS[name]
+
+    def check(record: Record) -> None:
+        question = vars(record)[field]
+        if not question:
+            raise UserError(
+                f"{record_label(record)}: reward {name!r} needs {field}, which is absent. "
+                "Add its column"
+            )
+        check_question(dataclasses.replace(record, question=question))
+
+    return check
