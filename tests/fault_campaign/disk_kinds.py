@@ -72,7 +72,7 @@ def read_only(trial: Trial) -> None:
             trial.note("read-only after the last write")
         else:
             ending.check_refusal()
-            trial.refuse("workdir", prefix=without_override())
+            trial.refuse("cannot be written", prefix=without_override())
     finally:
         set_writable(trial.workdir, True)
     trial.finish()
