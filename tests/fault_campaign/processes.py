@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-LIMIT = 300.0
-"""Seconds that a process may take before it counts as hanging."""
+LIMIT = 900.0
+"""Seconds after which a process counts as hanging, also on a busy machine."""
 
 POLL = 0.002
 """Seconds between two looks at a run."""
