@@ -51,13 +51,16 @@ class Inputs:
 
 
 def write_inputs(folder: Path) -> Inputs:
-    """Writes the inputs under ``folder``, which must not exist."""
+    """Writes the inputs under ``folder``, which must not exist.
+
+    Programs are cached there too, unless ``JAX_COMPILATION_CACHE_DIR`` names a folder that stays.
+    """
     folder.mkdir(parents=True)
     policies = [
         write_untrained_policy(dot_config(), folder / f"policy_{seed}", seed) for seed in (0, 1)
     ]
-    cache = folder / "compiled"
-    cache.mkdir()
+    cache = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR", folder / "compiled"))
+    cache.mkdir(parents=True, exist_ok=True)
     return Inputs(*policies, write_records(folder / "records"), cache)
 
 
