@@ -45,6 +45,7 @@ class Inputs:
             # A run is mostly compilation: less effort on it, and every program kept.
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
             "JAX_COMPILATION_CACHE_DIR": str(self.cache),
+            "JAX_COMPILATION_CACHE_MAX_SIZE": str(8 * 2**30),  # with a size JAX locks its files
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
