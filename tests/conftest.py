@@ -100,17 +100,12 @@ def random_params():
 
 
 @pytest.fixture(scope="session")
-def write_policy(tmp_path_factory, random_params):
+def write_policy(tmp_path_factory):
     """A function from sizes and a name to a Hugging Face folder with an untrained policy."""
-    from corl_jax.data.shapes.vocabulary import write_tokenizer
-    from corl_jax.models.janus.model import abstract
-    from corl_jax.porting.writer import save_folder
+    from helpers import write_untrained_policy
 
     def write(cfg, name):
-        parent = tmp_path_factory.mktemp("policy")
-        tokenizer = write_tokenizer(parent / "tokenizer")
-        save_folder(random_params(abstract(cfg)), cfg, tokenizer, parent / name)
-        return parent / name
+        return write_untrained_policy(cfg, tmp_path_factory.mktemp("policy") / name)
 
     return write
 
@@ -129,30 +124,9 @@ def dot_policy_folder(write_policy):
 
     It is the smallest one, for tests that do not depend on size.
     """
-    from corl_jax.models.janus.config import ImageTokenizerConfig, JanusConfig, VisionConfig
-    from corl_jax.models.language_model import DecoderConfig
+    from helpers import dot_config
 
-    vision = VisionConfig(image_size=16, patch_size=8, width=32, depth=1, heads=2, mlp_dim=32)
-    decoder = DecoderConfig(
-        vocab_size=72,
-        width=32,
-        depth=2,
-        heads=2,
-        kv_heads=2,
-        head_size=16,
-        mlp_dim=64,
-        max_length=128,
-    )
-    image_tokenizer = ImageTokenizerConfig(
-        codebook_size=32,
-        code_dim=8,
-        latent_channels=32,
-        base_channels=32,
-        channel_multipliers=(1, 1, 1, 1),
-        res_blocks=0,
-    )
-    cfg = JanusConfig(vision, decoder, image_tokenizer, gen_head_dim=32)
-    return write_policy(cfg, "dot")
+    return write_policy(dot_config(), "dot")
 
 
 @pytest.fixture(scope="session")

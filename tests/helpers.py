@@ -31,3 +31,42 @@ def metric_rows(workdir):
     return [
         {name: value for name, value in row.items() if not name.startswith("time/")} for row in rows
     ]
+
+
+def dot_config():
+    """The sizes of the smallest policy, whose images are 16 pixels a side in 4 tokens."""
+    from corl_jax.models.janus.config import ImageTokenizerConfig, JanusConfig, VisionConfig
+    from corl_jax.models.language_model import DecoderConfig
+
+    vision = VisionConfig(image_size=16, patch_size=8, width=32, depth=1, heads=2, mlp_dim=32)
+    decoder = DecoderConfig(
+        vocab_size=72,
+        width=32,
+        depth=2,
+        heads=2,
+        kv_heads=2,
+        head_size=16,
+        mlp_dim=64,
+        max_length=128,
+    )
+    image_tokenizer = ImageTokenizerConfig(
+        codebook_size=32,
+        code_dim=8,
+        latent_channels=32,
+        base_channels=32,
+        channel_multipliers=(1, 1, 1, 1),
+        res_blocks=0,
+    )
+    return JanusConfig(vision, decoder, image_tokenizer, gen_head_dim=32)
+
+
+def write_untrained_policy(cfg, folder, seed=0):
+    """A Hugging Face folder with random parameters and the tokenizer of the embedded world."""
+    from corl_jax.data.shapes.vocabulary import write_tokenizer
+    from corl_jax.models.janus.model import abstract
+    from corl_jax.models.random_params import random_params
+    from corl_jax.porting.writer import save_folder
+
+    tokenizer = write_tokenizer(folder.with_name(f"{folder.name}_tokenizer"))
+    save_folder(random_params(abstract(cfg), seed), cfg, tokenizer, folder)
+    return folder

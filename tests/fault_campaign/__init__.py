@@ -1,0 +1,1 @@
+"""Small real runs that are hurt in many ways. ``tests/faults.py`` is the door."""
