@@ -227,7 +227,7 @@ def refused(capsys, monkeypatch, small_world):
         (f"{UNIFIED} --config.init_from=nowhere", "policy 'nowhere' is not a folder"),
         (
             f"{UNIFIED}:janus_pro_1b --config.init_from=tiny",
-            "config.model.size=janus_pro_1b must be the size of the policy in init_from='tiny'",
+            "config.model.size='janus_pro_1b' must be the size of the policy in init_from='tiny'",
         ),
         ("--config=configs/sft.py:tokenizer=nowhere", "policy 'nowhere' is not a folder"),
     ],

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from corl_jax.commands.cli import main
-from corl_jax.core import paths
+from corl_jax.core.checks import paths
 from corl_jax.core.checks.paths import check_inside, check_writable, make_folder, user_path
 from corl_jax.core.files import write_atomically
 

@@ -388,5 +388,7 @@ def test_readers_of_records_name_the_row(tmp_path):
     (tmp_path / "train.jsonl").write_text(f"{row}\n{row}\n", "utf-8")
     with pytest.raises(UserError, match=r"line 1 of '.*train.jsonl': image '.*cut.png' cannot be"):
         read_records(tmp_path / "train.jsonl")
-    with pytest.raises(UserError, match=r"line 2 of '.*train.jsonl': image '.*cut.png' cannot be"):
+    with pytest.raises(
+        UserError, match=r"line 2 of '.*train.jsonl'\): image '.*cut.png' cannot be"
+    ):
         FolderSource(tmp_path, "train")[1]

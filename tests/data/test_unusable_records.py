@@ -65,10 +65,10 @@ def test_everything_that_is_wrong_is_named_at_once(open_folder):
     assert message.startswith(
         "5 of 6 training records cannot be used: record 'train-2': its prompt"
     )
-    assert "record 'train-2', line 2 of " in message and "damaged.png" in message
+    assert "record 'train-2' (line 2 of " in message and "damaged.png" in message
     for part in (
         "line 3 of",
-        "record 'train-4', line 4 of",
+        "record 'train-4' (line 4 of",
         "nowhere.png",
         "record 'train-6': its",
     ):
@@ -115,7 +115,7 @@ def test_a_selection_keeps_rows_that_may_belong_to_it(open_folder):
 def test_a_picture_that_is_damaged_later_names_its_record(open_folder, tmp_path):
     source = open_folder({}, {"id": "mine"})
     (tmp_path / "0.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"record 'mine', line 2 of .*train.jsonl': .*0.png"):
+    with pytest.raises(UserError, match=r"record 'mine' \(line 2 of .*train.jsonl'\): .*0.png"):
         source[1]
 
 

@@ -134,6 +134,8 @@ TABLE = {
         "question_kinds": TEXTS,
         "qa_type": choice("", "MC", "OE"),
         "limit": COUNT,
+        "check": choice("all", "texts", "none"),
+        "unusable": choice("error", "replace"),
     },
     (HooksConfig, "hooks"): {
         "save_every": COUNT,
@@ -231,6 +233,7 @@ TABLE = {
         "image_distance": TEXT,
         "strict_whitespace": FLAG,
         "open_ended": choice("exact", "soft_jaccard"),
+        "timeout": real(" from 0 to 10000000.0", (0, 600.0, 1e7), (-1, 2e7)),
         "custom": TEXTS,
         "models": Kind(
             "a block with some of captioner, bert, sentence, clip, lpips",

@@ -190,7 +190,7 @@ def test_a_bad_record_on_one_process_ends_both_within_seconds(small_config, tmp_
     ends = []
     codes, errors = launch(config, tmp_path / "run", tmp_path, 2, [1, 1], hosts, ends)
     assert codes == [2, 2] and max(ends) - min(ends) < 20, errors
-    record = r"record 'train-\d+', line \d+ of 'records/train.jsonl': image .* cannot be read .*"
+    record = r"record 'train-\d+' \(line \d+ of 'records/train.jsonl'\): image .* cannot be read .*"
     saved = "Step 1 of 4 is saved in .*; run the same command again, corrected, to go on"
     for start, text in zip(("error: process 1 of 2 stopped: ", "error: "), errors, strict=True):
         lines = [line for line in text.splitlines() if line.startswith("error: ")]

@@ -73,7 +73,7 @@ def error_of(prepare_with, tmp_path, *args, **options):
 def test_the_cases_of_the_data(test_data, prepare_with, tmp_path, name, problem, flag):
     rows = test_data("data") / "cases" / "records" / f"{name}.jsonl"
     message = error_of(prepare_with, tmp_path, rows)
-    assert message.startswith("1 of 8 training records cannot be used: record 'r5', line 6 of '")
+    assert message.startswith("1 of 8 training records cannot be used: record 'r5' (line 6 of '")
     assert problem in message and flag in message
 
     # The flag mends it, and so does taking another record.
@@ -90,7 +90,7 @@ def test_what_rewards_need_of_records(prepare_with, tmp_path):
 
     rows = [{}, {"qa_solution": "a red circle"}]
     message = error_of(prepare_with, tmp_path, rows, text_reward="numeric")
-    assert message.startswith("1 of 2") and "record 'r1', line 2 of" in message
+    assert message.startswith("1 of 2") and "record 'r1' (line 2 of" in message
     assert "must name exactly one number" in message
 
     rows = [{"prompt": "many circle"}, {}]

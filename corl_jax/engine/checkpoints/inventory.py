@@ -12,7 +12,9 @@ from pathlib import Path
 
 from etils import epath
 
-from corl_jax.core.errors import UserError, describe_error
+from corl_jax.core.checks.json_object import JsonObject
+from corl_jax.core.checks.json_reader import parse_json
+from corl_jax.core.errors import UserError
 from corl_jax.core.files import name_write_errors, sync, write_atomically
 
 # Path of the inventory inside a step folder: name of every file to its size and CRC-32.
@@ -86,17 +88,15 @@ def _measure(path: Path) -> tuple[int, int | None]:
 
 def _read_inventory(folder: Path | epath.Path) -> dict[str, tuple[int, int | None]]:
     """Size and checksum of every file, by name."""
-    # ValueError: not JSON, or not UTF-8.
     try:
-        table = json.loads((folder / INVENTORY_FILE).read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise DamagedCheckpoint(
-            folder, f"{INVENTORY_FILE} cannot be read: {describe_error(error)}"
-        ) from error
+        content = (folder / INVENTORY_FILE).read_bytes()
+        table = JsonObject.check(parse_json(content, INVENTORY_FILE), INVENTORY_FILE)
+    except UserError as error:
+        raise DamagedCheckpoint(folder, str(error)) from error
 
     # Older versions wrote sizes alone.
     entries = {}
-    for name, entry in table.items() if isinstance(table, dict) else ():
+    for name, entry in table.entries.items():
         size, checksum = entry if isinstance(entry, list) and len(entry) == 2 else (entry, None)
         # A name with NUL or of thousands of characters is none that the system can look for.
         is_name = name.isprintable() and len(name) < 256
