@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from corl_jax.data.answers.characters import canonical_text
 from corl_jax.data.answers.words import TextForms, text_forms
-from corl_jax.data.answers.wrappers import unwrap
+from corl_jax.data.answers.wrappers import strip_announcement, unwrap
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -24,15 +24,6 @@ CONFIRMED_LETTER = re.compile(
     r"(?: (?:answer|option|choice|one))?[.!]*",
     re.I,
 )
-# "the correct answer is", "Option", "so the final answer: option", "I choose", "it is".
-ANNOUNCEMENT = re.compile(
-    r"(?:(?:so|thus|hence|therefore),? )?"
-    r"(?:(?:the |my )?(?:(?:correct|right|best|final) )*(?:answer|option|choice)"
-    r"(?: is| should be| would be| must be)?|i (?:think|believe|choose|pick|select)|it is|it's)"
-    r"(?: ?[:=]+ ?| )(?:(?:it is|it's|option|choice|letter) )?",
-    re.I,
-)
-
 HEADING = re.compile(r"\b(?:options|choices)\b ?:?", re.I)
 MAX_HEADINGS = 10
 """Headings in one question behind which options are searched, from the last one back."""
@@ -106,8 +97,8 @@ def extract_option(answer: str, choices: Sequence[str]) -> str | None:
     letter = _read_option(text, choices, letters)
     if letter is None and (match := CONFIRMED_LETTER.fullmatch(text)):
         letter = match[1].upper()
-    if letter is None and (match := ANNOUNCEMENT.match(text)):
-        letter = _read_option(unwrap(text[match.end() :]), choices, letters)
+    if letter is None:
+        letter = _read_option(strip_announcement(text), choices, letters)
     return letter if letter and letter in letters else None
 
 

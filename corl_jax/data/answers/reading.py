@@ -9,6 +9,7 @@ from corl_jax.core.errors import UserError
 from corl_jax.data.answers.characters import canonical_text
 from corl_jax.data.answers.options import extract_option
 from corl_jax.data.answers.words import same_text
+from corl_jax.data.answers.wrappers import strip_announcement, unwrap
 
 ANSWER = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.S)
 
@@ -54,4 +55,9 @@ def is_correct(
         return extract_option(answer, choices) == letter
 
     # Nothing is no answer, whatever it is compared with.
-    return bool(answer) and same_text(answer, expected)
+    if not answer:
+        return False
+    if same_text(answer, expected):
+        return True
+    answer, expected = (strip_announcement(unwrap(text)) for text in (answer, expected))
+    return same_text(answer, expected)

@@ -80,12 +80,15 @@ def same_text(text: str, other: str) -> bool:
 
 
 def plain_number(text: str) -> str | None:
-    """The digits of a text that is one number, without separators of thousands; otherwise None."""
+    """The digits of a text that is one number; otherwise None.
+
+    They have no separators of thousands and no zeros at the end of decimals.
+    """
     match = WHOLE_NUMBER.fullmatch(unwrap(text))
     if match is None:
         return None
     sign, digits, _, decimals = match.groups()
-    return sign + re.sub(r"[^0-9]", "", digits) + (decimals or "")
+    return sign + re.sub(r"[^0-9]", "", digits) + (decimals or "").rstrip("0").rstrip(".")
 
 
 def normalize_answer(text: str) -> str:

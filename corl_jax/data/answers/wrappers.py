@@ -1,4 +1,4 @@
-"""What is put around an answer and is not part of it: emphasis, quotes, boxes, brackets."""
+"""What is put around an answer and is not part of it: marks, boxes, brackets, announcements."""
 
 from __future__ import annotations
 
@@ -21,6 +21,15 @@ EMPHASIS = re.compile(r"(?<![\w*])\*\*(?=[^\s*])([^*]+)(?<=\S)\*\*(?!\*)")
 # What a list of words has: a comma and words of two letters or more.
 WORD = re.compile(r"[^\W\d_]{2}")
 
+# "the correct answer is", "Option", "so the final answer: option", "I choose", "it is".
+ANNOUNCEMENT = re.compile(
+    r"(?:(?:so|thus|hence|therefore),? )?"
+    r"(?:(?:the |my )?(?:(?:correct|right|best|final) )*(?:answer|option|choice)"
+    r"(?: is| should be| would be| must be)?|i (?:think|believe|choose|pick|select)|it is|it's)"
+    r"(?: ?[:=]+ ?| )(?:(?:it is|it's|option|choice|letter) )?",
+    re.I,
+)
+
 
 def unwrap(text: str) -> str:
     r"""A canonical text without bullets, emphasis, quotes, boxes and brackets around all of it.
@@ -39,6 +48,15 @@ def unwrap(text: str) -> str:
         text = BULLET.sub("", TRAILING_MARKS.sub("", text))
         text = _without_pair(EMPHASIS.sub(r"\1", text)).strip()
     return text
+
+
+def strip_announcement(text: str) -> str:
+    """A canonical text without ``the answer is``, ``I choose`` and the like before it, unwrapped.
+
+    A text that is nothing else stays.
+    """
+    match = ANNOUNCEMENT.match(text)
+    return unwrap(text[match.end() :]) or text if match else text
 
 
 def _without_pair(text: str) -> str:
