@@ -40,8 +40,10 @@ def draw(steps_done, state):
     return Report({}, {"noise": noise})
 
 
-@pytest.mark.parametrize("left", [0, 16, 48])
-def test_a_run_on_a_disk_that_fills_up_goes_on_once_there_is_room(small_disk, tmp_path, left):
+@pytest.mark.parametrize("left", [0, 16, 32, 48])
+def test_a_run_on_a_disk_that_fills_up_goes_on_once_there_is_room(
+    small_disk, tmp_path, caplog, left
+):
     """With 0 KiB left a row is cut, with more an image or a checkpoint."""
     hooks, filler = [PeriodicHook(1, draw)], small_disk / "filler"
     steps = toy_stage.start(small_disk / "w", 12, hooks=hooks)
@@ -52,6 +54,7 @@ def test_a_run_on_a_disk_that_fills_up_goes_on_once_there_is_room(small_disk, tm
                 free = status.f_bavail * status.f_frsize
                 filler.write_bytes(bytes(free - left * 1024))
     assert "\n" not in str(error.value)
+    assert not [record.message for record in caplog.records if record.exc_info]
     assert saved_steps(small_disk / "w" / "checkpoints") == [4]
 
     # Started again while the disk is still full, and once more when it is not.

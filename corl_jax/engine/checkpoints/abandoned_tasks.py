@@ -2,15 +2,20 @@
 
 Orbax reads or writes all arrays of a checkpoint at once. Where one of them fails it raises, and the
 others go on in threads: each then prints a traceback about an event loop that is closed or a
-coroutine that nobody awaits, beside the one line that says what is wrong.
+coroutine that nobody awaits, and its threads log the traceback of the error that was raised, beside
+the one line that says what is wrong.
 """
 
 from __future__ import annotations
 
 import contextlib
 import inspect
+import logging
 import sys
 from collections.abc import Iterator
+
+ABSL_LOGGER = logging.getLogger("absl")
+"""Where Orbax logs."""
 
 
 @contextlib.contextmanager
@@ -24,6 +29,13 @@ def hidden_abandoned_tasks() -> Iterator[None]:
             show(unraisable)
 
     sys.unraisablehook = show_unless_abandoned
+    ABSL_LOGGER.addFilter(_is_no_traceback_of_orbax)
     yield
     # Only here, since after an error the tasks are still at work.
     sys.unraisablehook = show
+    ABSL_LOGGER.removeFilter(_is_no_traceback_of_orbax)
+
+
+def _is_no_traceback_of_orbax(record: logging.LogRecord) -> bool:
+    """Whether a line of the log is anything but the traceback of an error in Orbax."""
+    return not (record.exc_info and "orbax" in record.pathname)

@@ -112,7 +112,8 @@ class Checkpointer:
         except Exception as error:
             raise UserError(
                 f"checkpoint {folder} cannot be written ({describe_error(error)}); "
-                "earlier ones are kept. Free some space there, then start the same command again"
+                "earlier ones are kept. Free some space or permit writing there, then start the same "
+                "command again"
             ) from error
         on_first_process(lambda: finish_step(self.folder, step, self._keep))
 
