@@ -48,5 +48,5 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
             "target_length": 512,
         }
     )
-    c.data.update({"name": "records", "dir": "data/cold_sft"})
+    c.data.source = "data/cold_sft"
     return c

@@ -56,7 +56,7 @@ def refine(
     c.optim.learning_rate = 1e-6
     c.steps = records // prompts
     c.microbatches = 4 if c.model.size == "janus_pro_1b" else 2
-    c.data.dir = folder
+    c.data.source = folder
 
 
 def pilot(c: ml_collections.ConfigDict) -> None:
@@ -67,7 +67,7 @@ def pilot(c: ml_collections.ConfigDict) -> None:
     c.rewards.image = ml_collections.ConfigDict({"clip": 1.0})
     c.rewards.options.models.clip = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
     c.steps = PILOT_RECORDS // c.rl.rollout.image_prompts
-    c.data.dir = "data/x2x_rft_16k"
+    c.data.source = "data/x2x_rft_16k"
 
 
 def othink(c: ml_collections.ConfigDict, kind: str, beta: tuple[float, float]) -> None:

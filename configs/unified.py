@@ -11,7 +11,7 @@ Expected of the embedded world, held out: images that show what was asked 31 % -
 The embedded world takes more questions than captions, and each task its own advantage, which
 measured better (docs/tuning.md). At full size the values are the paper's: 16 prompts of 8 samples,
 a pair of image and answer with one reward ``r_image + 0.8 r_text`` and one advantage, guidance 5,
-no KL, learning rate 4e-6 falling to 0 over one epoch of 22,479 records in ``config.data.dir``
+no KL, learning rate 4e-6 falling to 0 over one epoch of 22,479 records in ``config.data.source``
 (docs/recipes.md). ``config.init_from`` may be any folder of Janus-Pro in either layout.
 
     configs/unified.py:tiny,rewards=paper    CoRL's rewards, with random tiny reward models
@@ -146,7 +146,7 @@ def corl_stage_one(c: ml_collections.ConfigDict, size: str) -> None:
     for task in ("image", "text"):
         c.kl[task].update({"schedule": "none", "start": 0.0, "end": 0.0})
 
-    c.data.update({"name": "records", "dir": "data/x2x_rft_22k"})
+    c.data.source = "data/x2x_rft_22k"
     c.evals.num_records = 0  # the parser of the embedded world reads its own images alone
     c.hooks.probe_every = 0  # probes need a test.jsonl
     c.hooks.save_every = 100

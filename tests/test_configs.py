@@ -184,7 +184,7 @@ def test_stage_two_has_the_papers_values(name, task, prompts):
     assert (c.rollout.image_prompt_length, c.rollout.text_prompt_length) == (256, 1024)
     assert c.rollout.completion_length == 512
 
-    assert config["init_from"] == "runs/unified" and config["data"]["name"] == "records"
+    assert config["init_from"] == "runs/unified"
     assert config["data"]["qa_type"] == {"refined_mc": "MC", "refined_oe": "OE"}.get(name, "")
     assert set(c.rewards["image"]) == {"cycle_both", "matching"}
     assert set(c.rewards["text"]) == {"accuracy", "format"}
@@ -247,8 +247,7 @@ def test_records_in_files_train(
 ):
     """The data of full-size configs, at a tiny size: rows of a file, of one type of question."""
     changes = {
-        "data.name": "records",
-        "data.dir": str(records_folder),
+        "data.source": str(records_folder),
         "hooks.probe_every": 0,
     }
     rl_config = small_config("refined_oe", **changes, **{"rl.rollout.text_prompts": 4})
@@ -261,13 +260,13 @@ def test_records_in_files_train(
         for run in (rl_run, prepare(sft_config, tmp_path / "sft")):
             assert [math.isfinite(result.metrics["loss"]) for result in train(run)] == [True, True]
 
-        rl_config["data"]["dir"] = "nowhere"
-        message = "config.data.dir='nowhere' has no train.jsonl; put the records there"
+        rl_config["data"]["source"] = "nowhere"
+        message = "config.data.source='nowhere' has no train.jsonl; put the records there"
         with pytest.raises(UserError, match=message):
             prepare(rl_config, tmp_path / "new")
 
         # No answer to these records could earn that reward.
-        rl_config["data"]["dir"] = str(records_folder)
+        rl_config["data"]["source"] = str(records_folder)
         rl_config["rewards"]["text"] = {"accuracy": 1.0, "numeric": 1.0}
         message = "record 'train-1' .line 1 of .*train.jsonl'.: .*one number; got 'red'"
         with pytest.raises(UserError, match=message):

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from corl_jax.core.types import COLUMN_FIELDS
+
 RENAMED_KEYS = {
     "rl.pictures": "rl.rollout.image_prompts",
     "rl.questions": "rl.rollout.text_prompts",
@@ -71,6 +73,8 @@ RENAMED_KEYS = {
     "tokenizer.usage": "tokenizer.usage_weight",
     "rules.update": "sharding_rules.update",
     "rules.rollout": "sharding_rules.rollout",
+    "data.name": "data.source",
+    "data.dir": "data.source",
     "data.questions": "data.question_kinds",
     "evals.n": "evals.num_records",
     "evals.guidances": "evals.guidance_scales",
@@ -123,6 +127,7 @@ def rename_keys(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _rename(config: Mapping[str, Any]) -> dict[str, Any]:
     renamed: dict[str, Any] = json.loads(json.dumps(config))
+    _update_data(renamed.get("data"))
     for old, new in RENAMED_KEYS.items():
         # A damaged file may have another value where a block belongs; its keys stay as they are.
         if not _is_free(renamed, new.split(".")):
@@ -136,6 +141,16 @@ def _rename(config: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(block, dict):
             _update_kl(block)
     return renamed
+
+
+def _update_data(block: object) -> None:
+    """Puts name and folder of the data into one address; there was no choice of columns."""
+    if not isinstance(block, dict) or "name" not in block:
+        return
+    name, folder = block.pop("name"), block.pop("dir", "")
+    block["source"] = folder if name == "records" else name
+    block["cache_dir"] = "" if name == "records" else folder
+    block["columns"] = dict.fromkeys(COLUMN_FIELDS, "")
 
 
 def _update_kl(block: dict[str, Any]) -> None:

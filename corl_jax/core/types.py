@@ -91,6 +91,10 @@ class Record:
     location: str = ""
 
 
+COLUMN_FIELDS = tuple(f.name for f in dataclasses.fields(Record) if f.name != "location")
+"""Fields of a ``Record`` that columns of a data set fill: the keys of ``config.data.columns``."""
+
+
 @pytree()
 class Prompts:
     """Prompts as arrays, padded on the left.

@@ -17,7 +17,7 @@ import numpy as np
 
 from corl_jax.core.errors import UserError, describe_error
 from corl_jax.core.types import Record
-from corl_jax.data.sources import RecordSource, SelectedRecords
+from corl_jax.data.sources.base import RecordSource, SelectedRecords
 
 T = TypeVar("T", covariant=True)
 

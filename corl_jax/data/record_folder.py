@@ -16,7 +16,7 @@ from typing import SupportsIndex
 import numpy as np
 
 from corl_jax.core.checks.paths import user_path
-from corl_jax.core.errors import UserError
+from corl_jax.core.errors import UserError, describe_error
 from corl_jax.core.types import Record
 from corl_jax.data.image_files import load_image
 from corl_jax.data.record_files import (
@@ -51,10 +51,10 @@ class FolderSource:
           UserError: the file does not exist, or it has no rows.
         """
         # An empty name is refused here, since it would mean the current folder.
-        path = user_path(folder, "config.data.dir") / f"{split}.jsonl"
+        path = user_path(folder, "config.data.source") / f"{split}.jsonl"
         if not str(folder) or not path.is_file():
             raise UserError(
-                f"config.data.dir={str(folder)!r} has no {split}.jsonl; put the records there, "
+                f"config.data.source={str(folder)!r} has no {split}.jsonl; put the records there, "
                 f"one JSON object per line with {', '.join(REQUIRED_COLUMNS)} "
                 "(docs/recipes.md shows how), or name another folder"
             )
@@ -111,6 +111,22 @@ class FolderSource:
     def check_image(self, index: int) -> None:
         """Raises UserError if the image of the record at ``index`` cannot be read."""
         load_image(self._image_paths[index], record_label(self.text_record(index)))
+
+    def image_bytes(self, index: int) -> bytes:
+        """The content of the image file of the record at ``index``.
+
+        Raises:
+          UserError: it cannot be read, or the record is unreadable.
+        """
+        label = record_label(self.text_record(index))
+        path = self._image_paths[index]
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise UserError(
+                f"{label}: image {str(path)!r} cannot be read ({describe_error(error)}); check the "
+                "file"
+            ) from None
 
     def fingerprint(self) -> str:
         """Hash of the bytes of the file, and of the size of each image that it names."""

@@ -3,20 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from corl_jax.core.errors import UserError
 from corl_jax.data.records import QA_TYPES
-from corl_jax.data.sources import RecordSource, SelectedRecords
-from corl_jax.data.unusable_records import CheckedSource
-
-
-class DescribedSource(RecordSource, CheckedSource, Protocol):
-    """A source that knows the type and the kind of its questions without reading any image."""
-
-    def qa_type_and_kind(self, index: int) -> tuple[str, str]:
-        """``qa_type`` and ``kind`` of the record at ``index``; "" if it is unreadable."""
-        ...
+from corl_jax.data.sources.base import DescribedSource, RecordSource, SelectedRecords
 
 
 def select(

@@ -15,6 +15,7 @@ from corl_jax.core.checks.config_block import (
     INT32_MAX,
     Count,
     FieldError,
+    Keys,
     NotEmpty,
     OneOf,
     PositiveInt,
@@ -27,6 +28,7 @@ from corl_jax.core.checks.config_block import (
 from corl_jax.core.errors import UserError
 from corl_jax.core.renamed_keys import renamed_key_hint
 from corl_jax.core.runtime import DTYPES
+from corl_jax.core.types import COLUMN_FIELDS
 from corl_jax.data.records import QA_TYPES
 from corl_jax.data.unusable_records import CHECK_LEVELS, ON_UNUSABLE
 from corl_jax.models.attention_kernels import kernels
@@ -124,9 +126,10 @@ class DataConfig:
     """``config.data``: where records come from, and which of them are used.
 
     Attributes:
-      name: ``shapes``, the embedded world, or ``records``, files of the user.
-      dir: folder of the data; of ``shapes`` "" is the user's cache, of ``records`` it holds
-        ``train.jsonl``.
+      source: address of the data, see ``data.sources.addresses.open_source``; ``shapes`` is the
+        embedded world.
+      cache_dir: folder for data sets that are built or downloaded; "" is the user's cache.
+      columns: field of a record to the column of the source that has it; "" is the usual one.
       question_kinds: kinds of questions to keep, such as ``count``; () keeps all.
       qa_type: ``MC`` or ``OE``; "" keeps both.
       limit: number of training records to keep, the first ones; 0 keeps all.
@@ -135,12 +138,13 @@ class DataConfig:
       unusable: what happens if some cannot be used, of ``data.unusable_records.ON_UNUSABLE``.
     """
 
-    name: Annotated[
-        str,
-        OneOf(("shapes", "records")),
-        "shapes is the embedded world, records are files in config.data.dir",
+    source: Annotated[
+        str, NotEmpty(), "Give a folder, a file, or shapes for the embedded world"
     ] = "shapes"
-    dir: str = ""
+    cache_dir: str = ""
+    columns: Annotated[Mapping[str, str], Keys(COLUMN_FIELDS)] = dataclasses.field(
+        default_factory=lambda: dict.fromkeys(COLUMN_FIELDS, "")
+    )
     question_kinds: tuple[str, ...] = ()
     qa_type: Annotated[str, OneOf(("", *QA_TYPES))] = ""
     limit: Count = 0

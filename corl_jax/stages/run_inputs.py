@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from corl_jax.core.errors import UserError
-from corl_jax.data.sources import FingerprintedSource, RecordSource, SelectedRecords
+from corl_jax.data.sources.base import FingerprintedSource, RecordSource, SelectedRecords
 from corl_jax.engine.checkpoints.inventory import DamagedCheckpoint
 from corl_jax.engine.checkpoints.manifest import Manifest, read_manifest
 from corl_jax.engine.checkpoints.step_folders import saved_steps

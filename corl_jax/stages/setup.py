@@ -22,12 +22,11 @@ from corl_jax.core.runtime import DTYPES, compute_dtype
 from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.core.trees import flatten, flatten_abstract, matches, partition
 from corl_jax.core.types import Params
-from corl_jax.data.record_folder import FolderSource
-from corl_jax.data.selection import DescribedSource, records_at, select_rows
-from corl_jax.data.shapes import builder
+from corl_jax.data.selection import records_at, select_rows
 from corl_jax.data.shapes.examples import Split
 from corl_jax.data.shapes.vocabulary import build_tokenizer, write_tokenizer
-from corl_jax.data.sources import RecordSource
+from corl_jax.data.sources.addresses import open_source
+from corl_jax.data.sources.base import RecordSource
 from corl_jax.data.text_tokenizer import TextTokenizer
 from corl_jax.data.unusable_records import Check, usable_rows
 from corl_jax.models.attention_kernels import check_kernel
@@ -344,11 +343,7 @@ def open_records(
         leaves none.
     """
     data = read_block(DataConfig, config["data"], "data")
-    source: DescribedSource = (
-        FolderSource(data.dir, split)
-        if data.name == "records"
-        else builder.source(data.dir or None, split)
-    )
+    source = open_source(data.source, split, data.columns, cache_dir=data.cache_dir)
     is_training = split == "train"
     rows = select_rows(source, data.question_kinds, data.qa_type, data.limit if is_training else 0)
     rows = usable_rows(

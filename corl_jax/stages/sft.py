@@ -16,7 +16,8 @@ from corl_jax.core.numerics import Metrics, Weighted
 from corl_jax.core.trees import bind, partition
 from corl_jax.core.types import Params
 from corl_jax.data.pipeline import batches, record_ids
-from corl_jax.data.sources import RecordSource
+from corl_jax.data.sources.addresses import SHAPES
+from corl_jax.data.sources.base import RecordSource
 from corl_jax.engine.hooks import Hook
 from corl_jax.engine.optim import Optimizer
 from corl_jax.engine.stage import HostMetrics
@@ -100,7 +101,7 @@ class SftStage:
             generation_prompt_length=c.generation_prompt_length,
             understanding_prompt_length=c.understanding_prompt_length,
             target_length=c.target_length,
-            parse_images=config["data"]["name"] == "shapes",
+            parse_images=config["data"]["source"] == SHAPES,
             local_row_ids=setup.sharder.local_row_ids,
         )
 

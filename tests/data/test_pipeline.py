@@ -15,7 +15,7 @@ from corl_jax.core.errors import UserError
 from corl_jax.data.pipeline import PairWithNext, batches, held_out_records
 from corl_jax.data.records import check_record
 from corl_jax.data.shapes.examples import example
-from corl_jax.data.sources import MemorySource, RecordSource, SelectedRecords
+from corl_jax.data.sources.base import MemorySource, RecordSource, SelectedRecords
 from corl_jax.data.transforms import PassThrough, StackImages
 
 

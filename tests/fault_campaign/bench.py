@@ -48,7 +48,7 @@ class Paths:
 
     Attributes:
       policy: ``init_from``.
-      records: ``data.dir``.
+      records: ``data.source``.
       workdir: of the run.
     """
 
@@ -113,7 +113,7 @@ class Bench:
             *program,
             f"--config={CONFIG}",
             f"--config.init_from={paths.policy}",
-            f"--config.data.dir={paths.records}",
+            f"--config.data.source={paths.records}",
             f"--workdir={paths.workdir}",
             *shape.flags,
             *flags,

@@ -21,7 +21,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config; paths of the policy and of the records come by flag."""
     c = unified.get_config(arg)
     c.steps = STEPS
-    c.data.name = "records"
     # A large epsilon keeps Adam from magnifying rounding.
     c.optim.update({"learning_rate": 1e-2, "eps": 1e-3, "warmup_ratio": 0.0})
     c.rl.rollout.update(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from corl_jax.core.checks.config_block import INT32_MAX, config_block
 from corl_jax.core.errors import UserError
+from corl_jax.core.types import COLUMN_FIELDS
 from corl_jax.engine.alarms import AlarmConfig
 from corl_jax.engine.optim import OptimConfig
 from corl_jax.objectives.kl import KlConfig
@@ -101,6 +102,11 @@ PER_TASK = Kind(
     ({"image": 0, "text": 2.5},),
     ({}, {"image": 1.0}, {"image": 1.0, "text": 1.0, "sound": 1.0}, 1.0, None, [1.0], {1: 2}),
 )
+COLUMNS = Kind(
+    f"a block with some of {', '.join(COLUMN_FIELDS)}",
+    ({}, {"question": "problem"}),
+    ({"problem": "question"}, 1.0, None, ["question"], {1: "a"}),
+)
 FRACTION = real(" above 0 and below 1", (0.3,), (0, 1, -1))
 
 TABLE = {
@@ -129,8 +135,9 @@ TABLE = {
     },
     (MeshConfig, "mesh"): dict.fromkeys(("data", "fsdp", "tensor"), whole("", (1, -1, -32), ())),
     (DataConfig, "data"): {
-        "name": choice("shapes", "records"),
-        "dir": TEXT,
+        "source": Kind("a text", ("shapes", "a"), (1, None, NAN, [], True)),
+        "cache_dir": TEXT,
+        "columns": COLUMNS,
         "question_kinds": TEXTS,
         "qa_type": choice("", "MC", "OE"),
         "limit": COUNT,
@@ -347,6 +354,8 @@ NESTED = [
     (LogProbsConfig, "rl.log_probs", {"shared_prefix": ("text", "sound")},
      "shared_prefix[1] must be one of image, text; got 'sound'"),
     (LoraConfig, "lora", {"target": ()}, "target must be non-empty; got (). It names kernels"),
+    (DataConfig, "data", {"columns": {"question": 1}}, "columns.question must be a text; got 1"),
+    (DataConfig, "data", {"columns": {"problem": "q"}}, "columns must be a block with some of id, "),
     (DataConfig, "data", {"question_kinds": (1,)}, "question_kinds[0] must be a text; got 1"),
     (RewardOptions, "rewards.options", {"models": {"bert": 3}}, "models.bert must be a text; got 3"),
 ]  # fmt: skip

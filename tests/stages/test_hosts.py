@@ -179,7 +179,7 @@ def write_records(folder, damaged=()):
 
 def test_a_bad_record_on_one_process_ends_both_within_seconds(small_config, tmp_path):
     """The disk of the second host has damaged pictures, which the first step does not use."""
-    values = {"data.name": "records", "data.dir": "records", "data.check": "texts", "mesh.data": 2}
+    values = {"data.source": "./records", "data.check": "texts", "mesh.data": 2}
     config = small_config("tokenizer", **values, steps=4)
     order = grain.MapDataset.range(64).seed(config["seed"]).shuffle()
     first_batch = {int(order[i]) for i in range(config["batch_size"])}

@@ -216,7 +216,7 @@ BAD_SHARED_VALUES = [
     ),
     # The run.
     ({"mesh.data": 3}, "needs 3 devices, but there are 1"),
-    ({"data.name": "birds"}, "config.data.name must be one of shapes, records; got 'birds'"),
+    ({"data.source": ""}, "config.data.source must be non-empty; got ''"),
     ({"stage": "dream"}, "config.stage must be one of tokenizer, sft, rl; got 'dream'"),
     ({"steps": 0}, "config.steps must be a whole number of at least 1; got 0"),
     (

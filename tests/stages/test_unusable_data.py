@@ -36,7 +36,7 @@ def prepare_with(small_config, small_world, tmp_path):
         else:
             shutil.copy(rows, folder / "train.jsonl")
 
-        values = {"data.name": "records", "data.dir": str(folder), "hooks.probe_every": 0}
+        values = {"data.source": str(folder), "hooks.probe_every": 0}
         if stage == "unified":
             values |= {"rl.rollout.image_prompts": 2, "rl.rollout.text_prompts": 2}
         config = small_config(stage, **values | overrides)

@@ -146,6 +146,10 @@ class ShapesSource:
     def check_image(self, index: int) -> None:
         """Does nothing: images of this package are readable."""
 
+    def image_bytes(self, index: int) -> bytes:
+        """The image of the record at ``index`` as a PNG."""
+        return self._rows[index]["image"]
+
     def _read(self, index: int) -> Record:
         row = self._rows[index]
         label = f"record {row['id'].decode()!r} of the shapes data set"

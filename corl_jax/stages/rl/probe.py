@@ -12,7 +12,7 @@ from typing import Literal
 
 from corl_jax.core.types import Params, Record
 from corl_jax.data.pipeline import held_out_records
-from corl_jax.data.sources import MemorySource, RecordSource
+from corl_jax.data.sources.base import MemorySource, RecordSource
 from corl_jax.data.unusable_records import Check, usable_rows
 from corl_jax.engine.alarms import HELD_OUT_REWARD
 from corl_jax.stages.rl.config import RlConfig

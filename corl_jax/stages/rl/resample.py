@@ -21,7 +21,7 @@ from jaxtyping import Array, Int
 
 from corl_jax.core.rng import stream
 from corl_jax.core.types import Params, PromptBatch, Record, Rewards
-from corl_jax.data.sources import RecordSource, SelectedRecords
+from corl_jax.data.sources.base import RecordSource, SelectedRecords
 from corl_jax.objectives.advantages import zero_std_groups
 from corl_jax.stages.rl.reward_step import RewardScorer, ScoredRollouts
 from corl_jax.stages.rl.rollouts import RolloutBatch, RolloutSampler

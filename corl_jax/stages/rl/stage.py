@@ -31,7 +31,7 @@ from corl_jax.core.numerics import Metrics
 from corl_jax.core.trees import partition
 from corl_jax.core.types import Params, PolicyBatch, Rewards, Rollout
 from corl_jax.data.pipeline import PairWithNext, batches, record_ids
-from corl_jax.data.sources import RecordSource
+from corl_jax.data.sources.base import RecordSource
 from corl_jax.data.text_tokenizer import truncated_rows
 from corl_jax.data.unusable_records import Check
 from corl_jax.engine.hooks import Hook, PeriodicHook, Report

@@ -9,6 +9,7 @@ from typing import Protocol, SupportsIndex, overload, runtime_checkable
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Record
 from corl_jax.data.records import check_record
+from corl_jax.data.unusable_records import CheckedSource
 
 
 @runtime_checkable
@@ -26,6 +27,22 @@ class FingerprintedSource(RecordSource, Protocol):
 
     def fingerprint(self) -> str:
         """A short text that changes when the records do."""
+        ...
+
+
+class DescribedSource(FingerprintedSource, CheckedSource, Protocol):
+    """What ``open_source`` gives: records whose texts are known without reading any image."""
+
+    def qa_type_and_kind(self, index: int) -> tuple[str, str]:
+        """``qa_type`` and ``kind`` of the record at ``index``; "" if it is unreadable."""
+        ...
+
+    def image_bytes(self, index: int) -> bytes | None:
+        """The picture of the record at ``index`` as it is stored; None if the record has none.
+
+        Raises:
+          UserError: it cannot be read, or the record is unreadable.
+        """
         ...
 
 
