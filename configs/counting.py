@@ -30,5 +30,5 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     else:
         c.steps = 2 * SAMPLES // c.rl.rollout.text_prompts
         c.rewards.text = ml_collections.ConfigDict({"numeric": 1.0, "format": 1.0})
-        c.data.source = "data/clevr_cogen_a_train"
+        c.data.source = "clevr_counting"
     return c

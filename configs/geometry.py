@@ -28,5 +28,5 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     if c.model.size != "tiny":
         c.steps = 2 * SAMPLES // c.rl.rollout.text_prompts
         c.rewards.text = ml_collections.ConfigDict({"symbolic": 1.0, "format": 1.0})
-        c.data.source = "data/geoqa_r1v_train_8k"
+        c.data.source = "geoqa"
     return c

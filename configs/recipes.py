@@ -27,7 +27,7 @@ def constant_kl(c: ml_collections.ConfigDict, coefficient: float) -> None:
 
 
 def refine(
-    c: ml_collections.ConfigDict, task: Literal["image", "text"], records: int, folder: str
+    c: ml_collections.ConfigDict, task: Literal["image", "text"], records: int, source: str
 ) -> None:
     """CoRL's Stage II: one task, from the unified policy, held to it by KL (its hyperparameters).
 
@@ -35,7 +35,7 @@ def refine(
       c: a unified config of any size.
       task: the task to refine.
       records: number of records of the paper's data set, read once.
-      folder: where they are, at full size.
+      source: address of them, at full size.
     """
     train_only(c, task)
     constant_kl(c, 0.02)
@@ -56,7 +56,7 @@ def refine(
     c.optim.learning_rate = 1e-6
     c.steps = records // prompts
     c.microbatches = 4 if c.model.size == "janus_pro_1b" else 2
-    c.data.source = folder
+    c.data.source = source
 
 
 def pilot(c: ml_collections.ConfigDict) -> None:
@@ -67,7 +67,7 @@ def pilot(c: ml_collections.ConfigDict) -> None:
     c.rewards.image = ml_collections.ConfigDict({"clip": 1.0})
     c.rewards.options.models.clip = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
     c.steps = PILOT_RECORDS // c.rl.rollout.image_prompts
-    c.data.source = "data/x2x_rft_16k"
+    c.data.source = "x2x_rft_16k"
 
 
 def othink(c: ml_collections.ConfigDict, kind: str, beta: tuple[float, float]) -> None:

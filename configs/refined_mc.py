@@ -22,6 +22,6 @@ from configs import recipes, unified
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """``arg``: as for ``configs/unified.py``."""
     c = unified.get_config(arg)
-    recipes.refine(c, "text", records=66_000, folder="data/mcot_r1_mcq_66k")
+    recipes.refine(c, "text", records=66_000, source="mcot_r1_mcq_66k")
     c.data.qa_type = "MC"
     return c

@@ -22,5 +22,5 @@ from configs import recipes, unified
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """``arg``: as for ``configs/unified.py``."""
     c = unified.get_config(arg)
-    recipes.refine(c, "image", records=16_000, folder="data/x2x_rft_16k")
+    recipes.refine(c, "image", records=16_000, source="x2x_rft_16k")
     return c

@@ -146,7 +146,7 @@ def corl_stage_one(c: ml_collections.ConfigDict, size: str) -> None:
     for task in ("image", "text"):
         c.kl[task].update({"schedule": "none", "start": 0.0, "end": 0.0})
 
-    c.data.source = "data/x2x_rft_22k"
+    c.data.source = "x2x_rft_22k"
     c.evals.num_records = 0  # the parser of the embedded world reads its own images alone
     c.hooks.probe_every = 0  # probes need a test.jsonl
     c.hooks.save_every = 100

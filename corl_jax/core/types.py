@@ -61,9 +61,10 @@ class Record:
 
     Attributes:
       id: unique within a source.
-      prompt: caption from which text-to-image generates an image.
-      image: uint8 ``[H, W, 3]``, the real image.
-      question: the question about the image; for multiple choice it includes the options.
+      prompt: caption from which text-to-image generates an image; "" if there is none.
+      image: uint8 ``[H, W, 3]``, the real image; None if there is none.
+      question: the question about the image, "" if there is none; for multiple choice it includes
+        the options.
       answer: reference answer without its options or tags (a letter for multiple choice).
       qa_type: ``"MC"`` (multiple choice) or ``"OE"`` (open ended).
       choices: texts of the options A, B, ... for multiple choice, else empty.
@@ -77,7 +78,7 @@ class Record:
 
     id: str
     prompt: str
-    image: np.ndarray
+    image: np.ndarray | None
     question: str
     answer: str
     qa_type: QaType

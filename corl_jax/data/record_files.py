@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -21,11 +20,9 @@ from corl_jax.core.checks.json_object import JsonObject
 from corl_jax.core.checks.json_reader import parse_json, read_lines, show_value
 from corl_jax.core.checks.paths import user_path
 from corl_jax.core.errors import UserError
-from corl_jax.core.types import QaType, Record
-from corl_jax.data.answers.characters import canonical_text
-from corl_jax.data.answers.options import extract_option, list_options
-from corl_jax.data.answers.reading import ANSWER, read_answer
+from corl_jax.core.types import Record
 from corl_jax.data.image_files import load_image
+from corl_jax.data.record_fields import make_record
 from corl_jax.data.records import check_record
 
 REQUIRED_COLUMNS = ("prompt", "real_image", "qa_problem", "qa_solution", "qa_type")
@@ -37,23 +34,15 @@ OPTIONAL_COLUMNS = {
     "box_answer": "od_solution",
 }
 """Optional field of a ``Record`` -> its column in the file."""
-PICTURE_COLUMNS = ("real_image", "picture")
-
-
-QA_TYPE_SPELLINGS: Mapping[str, QaType] = {
-    "mc": "MC",
-    "mcq": "MC",
-    "multiple choice": "MC",
-    "multiple choice question": "MC",
-    "multi choice": "MC",
-    "oe": "OE",
-    "oeq": "OE",
-    "open": "OE",
-    "open ended": "OE",
-    "open ended question": "OE",
-    "free form": "OE",
+TEXT_COLUMNS = {
+    "prompt": "prompt",
+    "question": "qa_problem",
+    "solution": "qa_solution",
+    "qa_type": "qa_type",
+    **OPTIONAL_COLUMNS,
 }
-"""How files write the type of a question, in lower case and with single spaces."""
+"""Field of a ``Record`` that is a text -> its column in the file."""
+PICTURE_COLUMNS = ("real_image", "picture")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,38 +193,5 @@ def parse_record(
       image: the real image, uint8 ``[H, W, 3]``.
       location: as in ``RawRow``.
     """
-    question, solution = columns["qa_problem"], columns["qa_solution"].strip()
-
-    # The check of records refuses a type that is none of these.
-    qa_type = columns["qa_type"]
-    spelling = re.sub(r"[\s_-]+", " ", canonical_text(qa_type)).strip().lower()
-    qa_type = QA_TYPE_SPELLINGS.get(spelling, qa_type)
-
-    # The answer is read as that of a completion is; for multiple choice it is a letter.
-    answer = read_answer(solution)
-    choices = list_options(question) if qa_type == "MC" else ()
-    if choices:
-        answer = extract_option(answer, choices) or answer
-
-    # Solutions without tags are bare answers; supervised training imitates tagged ones.
-    if not ANSWER.search(solution):
-        solution = f"<answer>{solution}</answer>"
-
-    optional_fields = {}
-    for field, column in OPTIONAL_COLUMNS.items():
-        if column in columns:
-            text = columns[column]
-            optional_fields[field] = read_answer(text) if field.endswith("answer") else text
-
-    return Record(
-        record_id,
-        columns["prompt"],
-        image,
-        question,
-        answer,
-        qa_type,
-        choices,
-        solution=solution,
-        location=location,
-        **optional_fields,
-    )
+    fields = {field: columns[name] for field, name in TEXT_COLUMNS.items() if name in columns}
+    return make_record(fields, record_id, image, location)

@@ -2,17 +2,47 @@
 
 from __future__ import annotations
 
+import re
 import string
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from corl_jax.core.checks.json_reader import is_text
 from corl_jax.core.errors import UserError
-from corl_jax.core.types import Record
+from corl_jax.core.types import QaType, Record
+from corl_jax.data.answers.characters import canonical_text
 from corl_jax.data.answers.reading import is_correct, read_answer
+
+COLUMNS_ADVICE = "Correct or drop the row, or name its column with --config.data.columns"
+LACKS_ADVICE = "add it, name its column with --config.data.columns, or give the task other records"
 
 QA_TYPES = ("MC", "OE")
 """Multiple choice and open ended."""
+
+YES_NO_SPELLINGS = ("yn", "yes no", "yes/no", "yesno", "yes or no", "binary", "bool", "boolean")
+"""How files write that the answer is yes or no: an open question."""
+QA_TYPE_SPELLINGS: Mapping[str, QaType] = {
+    "mc": "MC",
+    "mcq": "MC",
+    "multiple choice": "MC",
+    "multiple choice question": "MC",
+    "multi choice": "MC",
+    "oe": "OE",
+    "oeq": "OE",
+    "open": "OE",
+    "open ended": "OE",
+    "open ended question": "OE",
+    "open question": "OE",
+    "free form": "OE",
+    **dict.fromkeys(YES_NO_SPELLINGS, "OE"),
+}
+"""How files write the type of a question, in lower case and with single spaces."""
+
+
+def normalize_spelling(qa_type: str) -> str:
+    """A type of question as ``QA_TYPE_SPELLINGS`` has it."""
+    return re.sub(r"[\s_-]+", " ", canonical_text(qa_type)).strip().lower()
 
 
 class TextTooLong(UserError):
@@ -36,32 +66,85 @@ def record_label(record: Record) -> str:
 
 
 def check_record(record: Record) -> Record:
-    """Returns ``record`` unchanged if its texts, image, choices and solution are usable.
+    """Returns ``record`` unchanged if what it has of texts, image, choices and solution fits.
+
+    A record may lack its image, its prompt or its question with the answer. What of them a task
+    needs is checked by the task.
 
     Raises:
       UserError: with the id of the record, the field, its value and what it must be.
     """
     label = record_label(record)
 
-    # Texts that every record must have.
-    for field in ("id", "prompt", "question", "answer"):
-        text = getattr(record, field)
-        if not isinstance(text, str) or not text.strip() or not is_text(text):
-            raise UserError(
-                f"{label}: {field} must be a text of characters, not empty; got {text!r}. "
-                "Correct or drop the row"
-            )
-
-    _check_image(record.image, label)
+    _check_texts(record, label)
+    if record.image is not None:
+        _check_image(record.image, label)
 
     if record.qa_type not in QA_TYPES:
         raise UserError(
             f"{label}: qa_type must be one of {', '.join(QA_TYPES)}; got {record.qa_type!r}. "
-            "Write MC for multiple choice and OE for open-ended questions"
+            f"Write one of {', '.join(QA_TYPE_SPELLINGS)}"
         )
-    _check_choices(record, label)
-    _check_solution(record, label)
+    if record.question:
+        _check_choices(record, label)
+        _check_solution(record, label)
     return record
+
+
+def image_of(record: Record) -> np.ndarray:
+    """The image of a record, uint8 ``[H, W, 3]``.
+
+    Raises:
+      UserError: it has none.
+    """
+    if record.image is None:
+        raise UserError(f"{record_label(record)} has no picture; {LACKS_ADVICE}")
+    return record.image
+
+
+def require(record: Record, task: str, fields: Sequence[str]) -> None:
+    """Checks that a record has what a task needs.
+
+    Args:
+      record: the record; of its image only whether there is one is looked at.
+      task: what needs it, for the error.
+      fields: ``image``, or texts.
+
+    Raises:
+      UserError: one of them is absent.
+    """
+    for field in fields:
+        value = vars(record)[field]
+        if value is None or isinstance(value, str) and not value:
+            noun = "picture" if field == "image" else field
+            raise UserError(
+                f"{record_label(record)}: {task} needs a {noun}, which the record lacks; "
+                f"{LACKS_ADVICE}"
+            )
+
+
+def _check_texts(record: Record, label: str) -> None:
+    """Raises UserError for a text that is none, or that needs another one beside it."""
+    for field in ("id", "prompt", "question", "answer"):
+        text = getattr(record, field)
+        if not isinstance(text, str) or text and not text.strip() or not is_text(text):
+            raise UserError(
+                f"{label}: {field} must be a text of characters; got {text!r}. Correct or drop the "
+                "row"
+            )
+    if not record.id:
+        raise UserError(f"{label}: id must be a text of characters, not empty; got ''. Name it")
+    if not record.prompt and not record.question:
+        raise UserError(
+            f"{label}: prompt must be a text of characters, not empty, where there is no question; "
+            f"got ''. {COLUMNS_ADVICE}"
+        )
+    if bool(record.question) != bool(record.answer):
+        has, lacks = ("question", "answer") if record.question else ("answer", "question")
+        raise UserError(
+            f"{label}: {lacks} must be a text of characters, not empty, where there is the {has} "
+            f"{vars(record)[has][:80]!r}. {COLUMNS_ADVICE}"
+        )
 
 
 def _check_image(image: np.ndarray, label: str) -> None:

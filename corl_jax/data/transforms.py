@@ -9,6 +9,7 @@ import numpy as np
 
 from corl_jax.core.types import Record
 from corl_jax.data.images import preprocess_target
+from corl_jax.data.records import image_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,4 +35,4 @@ class StackImages:
     def __call__(self, records: Sequence[Record], step: int) -> np.ndarray:
         # Indexing a record reads it, so only the rows of this process are indexed.
         row_ids = self.local_row_ids(len(records))
-        return np.stack([preprocess_target(records[i].image, self.image_size) for i in row_ids])
+        return np.stack([preprocess_target(image_of(records[i]), self.image_size) for i in row_ids])

@@ -22,6 +22,7 @@ from PIL import Image
 
 from corl_jax.core.files import write_atomically
 from corl_jax.core.types import Completion, Record
+from corl_jax.data.records import image_of
 from corl_jax.engine.image_grid import image_grid
 from corl_jax.evals.config import ANSWER_TOKENS, EvalPolicy, EvalSampling
 from corl_jax.evals.generation import STRICT_REWARD, generate_all
@@ -158,7 +159,7 @@ def answer_entries(gallery: Gallery) -> list[dict[str, Any]]:
             "qa_type": completion.record.qa_type,
             "choices": list(completion.record.choices),
             "kind": completion.record.kind,
-            "png": png_base64(completion.record.image),
+            "png": png_base64(image_of(completion.record)),
             "greedy": greedy,
             "sampled": sampled,
         }

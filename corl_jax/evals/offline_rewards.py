@@ -12,6 +12,7 @@ from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.core.types import Completion
 from corl_jax.data.images import resize_image
 from corl_jax.data.record_files import RecordRow
+from corl_jax.data.records import image_of
 from corl_jax.reward_models.collection import RewardModels
 from corl_jax.rewards.base import RewardContext, compute_rewards
 from corl_jax.rewards.config import RewardOptions
@@ -102,7 +103,7 @@ def _missing_answers(
         return {}
     # One call for all of them: the policy forms its own batches.
     answers = policy.sample_answers(
-        [rows[i].record.image for i in missing],
+        [image_of(rows[i].record) for i in missing],
         [rows[i].record.question for i in missing],
         max_tokens=answer_length,
     )

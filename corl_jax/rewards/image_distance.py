@@ -17,6 +17,7 @@ from scipy.ndimage import gaussian_filter
 from corl_jax.core.registry import Registry
 from corl_jax.core.types import Completion
 from corl_jax.data.images import resize_image
+from corl_jax.data.records import image_of
 from corl_jax.rewards.base import RewardContext, pixels_of, rewards
 
 Images = UInt8[np.ndarray, "N H W 3"]
@@ -107,7 +108,7 @@ def similarity_to_real_image(
 
     # Real images may have any size: bring them to the size of the generated ones.
     size = (images.shape[2], images.shape[1])
-    real_images = [resize_image(completion.record.image, size) for completion in completions]
+    real_images = [resize_image(image_of(completion.record), size) for completion in completions]
     return image_distances[name](images, np.stack(real_images), context)
 
 

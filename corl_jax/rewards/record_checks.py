@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Record
-from corl_jax.data.records import record_label
+from corl_jax.data.records import record_label, require
 from corl_jax.data.shapes.captions import parse_caption
 from corl_jax.rewards.config import RewardOptions
 from corl_jax.rewards.solutions import Check, solution_checks
@@ -19,6 +20,9 @@ QUESTION_FIELDS = {
     "matching": "prompt",
 }
 """Reward to the field that the policy reads behind an image that it has drawn."""
+
+IMAGE_REWARDS = ("cycle_both", "pixel", "perceptual")
+"""Rewards that compare an image that was drawn with the one of the record."""
 
 
 def record_checks(
@@ -33,6 +37,8 @@ def record_checks(
     """
     checks: list[Check] = solution_checks(names, options)
     for name in names:
+        if name in IMAGE_REWARDS:
+            checks.append(functools.partial(require, task=f"reward {name!r}", fields=("image",)))
         if name in ("shapes_strict", "shapes_soft") or (
             name in ("cycle", "cycle_both") and options.captioner == "shapes_parser"
         ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from corl_jax.core.trees import bind
 from corl_jax.core.types import Params
 from corl_jax.data.images import to_uint8
 from corl_jax.data.pipeline import batches, held_out_records, record_ids
+from corl_jax.data.records import require
 from corl_jax.data.transforms import StackImages
 from corl_jax.engine.hooks import Hook, PeriodicHook, Report
 from corl_jax.engine.image_grid import image_grid
@@ -71,7 +73,8 @@ class TokenizerStage:
         abstract_module = nnx.eval_shape(lambda: ImageTokenizer(sizes, rngs=nnx.Rngs(0)))
         self.graphdef = nnx.split(abstract_module)[0]
         self.cfg = read_block(TokenizerConfig, config["tokenizer"], "tokenizer")
-        self.train_records = open_records(config, "train")
+        needs_image = functools.partial(require, task="the image tokenizer", fields=("image",))
+        self.train_records = open_records(config, "train", [needs_image])
         self.held_out = held_out_records(open_records(config, "test"), HELD_OUT_IMAGES)
 
     def open_inputs(self) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Completion, PromptBatch, Prompts, Record, Rollout
 from corl_jax.data.images import preprocess, preprocess_target
-from corl_jax.data.records import TextTooLong, record_label
+from corl_jax.data.records import TextTooLong, image_of, record_label
 from corl_jax.data.text_tokenizer import TextTokenizer, left_pad
 
 
@@ -23,6 +23,17 @@ class Task(Protocol):
 
         Raises:
           UserError: its text cannot be a prompt; the error names the record.
+        """
+        ...
+
+    def check_record(self, record: Record) -> None:
+        """Checks that a record has what the task needs, and that it can be a prompt.
+
+        Args:
+          record: its image may be a placeholder, but is None only if it has none.
+
+        Raises:
+          UserError: it lacks something, or ``prompt_ids`` refuses it.
         """
         ...
 
@@ -81,9 +92,9 @@ def pad_prompts(
 
 def stack_images(records: Sequence[Record], image_size: int) -> np.ndarray:
     """Images of ``records`` for the vision tower: float32 ``[B, H, W, 3]`` in [-1, 1]."""
-    return np.stack([preprocess(record.image, image_size) for record in records])
+    return np.stack([preprocess(image_of(record), image_size) for record in records])
 
 
 def stack_target_images(records: Sequence[Record], image_size: int) -> np.ndarray:
     """Images of ``records`` that are to be drawn: float32 ``[B, H, W, 3]`` in [-1, 1], cropped."""
-    return np.stack([preprocess_target(record.image, image_size) for record in records])
+    return np.stack([preprocess_target(image_of(record), image_size) for record in records])

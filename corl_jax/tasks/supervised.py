@@ -13,7 +13,7 @@ import numpy as np
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Prompts, Record, pytree
-from corl_jax.data.records import record_label
+from corl_jax.data.records import image_of, record_label, require
 from corl_jax.data.shapes.captions import canonical_caption, list_objects
 from corl_jax.data.shapes.parser import parse_batch
 from corl_jax.data.shapes.vocabulary import DESCRIBE
@@ -148,11 +148,17 @@ class MakeSftBatch:
         Raises:
           UserError: one of them cannot be used.
         """
+        # Every record is drawn; those that are read may ask for its caption.
+        require(record, "supervised training", ("prompt", "image"))
+        formats = (CAPTION, WELL_FORMED) if self.caption_share < 1 else (CAPTION,)
+        if WELL_FORMED in formats:
+            require(record, "supervised training", ("question", "answer"))
+
         self._prompt_ids(record)
-        self._question_ids_of(record, CAPTION)
-        self._question_ids_of(record, WELL_FORMED)
+        for format_ in formats:
+            self._question_ids_of(record, format_)
         if not self.parse_images:
-            for format_ in (CAPTION, WELL_FORMED):
+            for format_ in formats:
                 self._target_ids(record, self._text_from_record(record, format_))
 
     def _sample_format(self, rng: np.random.Generator) -> str:
@@ -201,7 +207,7 @@ class MakeSftBatch:
     ) -> list[str]:
         """Targets in the embedded world: caption and reasoning are read off the image."""
         # All images are parsed in one vectorized call.
-        images = np.stack([record.image for record in records.values()])
+        images = np.stack([image_of(record) for record in records.values()])
         scenes = [parsed.scene for parsed in parse_batch(images)]
 
         texts = []
@@ -222,12 +228,13 @@ class MakeSftBatch:
         return [self._text_from_record(record, formats[i]) for i, record in records.items()]
 
     def _text_from_record(self, record: Record, format_: str) -> str:
-        # A row that gets a caption must have a solution too: the next epoch may need it.
+        if format_ == CAPTION:
+            return record.prompt
         if not record.solution:
             raise UserError(
                 f"{record_label(record)} has no solution to imitate; give its row a qa_solution"
             )
-        return record.prompt if format_ == CAPTION else record.solution
+        return record.solution
 
     def _pad_targets(
         self, records: Iterable[Record], texts: Sequence[str]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from corl_jax.core.types import Completion, PromptBatch, Record, Rollout
+from corl_jax.data.records import require
 from corl_jax.data.text_tokenizer import TextTokenizer
 from corl_jax.tasks.base import check_length, errors_name, pad_prompts
 
@@ -36,6 +37,11 @@ class TextToImage:
             ids = self.tokenizer.image_generation_prompt(record.prompt)
         check_length(ids, self.prompt_length, record, "prompt", self.length_key)
         return ids
+
+    def check_record(self, record: Record) -> None:
+        """Raises UserError about a record that cannot be a prompt."""
+        require(record, "the image task", ("prompt",))
+        self.prompt_ids(record)
 
     def make_prompts(self, records: Sequence[Record]) -> PromptBatch:
         """Prompts that end in the begin-of-image token."""

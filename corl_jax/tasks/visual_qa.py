@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from corl_jax.core.types import Completion, PromptBatch, Record, Rollout
+from corl_jax.data.records import require
 from corl_jax.data.text_tokenizer import TextTokenizer, truncated_rows
 from corl_jax.tasks.base import check_length, errors_name, pad_prompts, stack_images
 
@@ -41,6 +42,11 @@ class VisualQA:
             ids = self.tokenizer.question_prompt(record.question, self.image_tokens)
         check_length(ids, self.prompt_length, record, "question", self.length_key)
         return ids
+
+    def check_record(self, record: Record) -> None:
+        """Raises UserError about a record whose question cannot be asked."""
+        require(record, "the text task", ("image", "question", "answer"))
+        self.prompt_ids(record)
 
     def make_prompts(self, records: Sequence[Record]) -> PromptBatch:
         """Prompts with one image each."""

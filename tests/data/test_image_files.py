@@ -14,7 +14,7 @@ from PIL import Image, features
 from corl_jax.core.errors import UserError
 from corl_jax.data.image_files import MAX_PIXELS, load_image
 from corl_jax.data.record_files import read_records
-from corl_jax.data.record_folder import FolderSource
+from corl_jax.data.sources.addresses import open_source
 
 hypothesis = pytest.importorskip("hypothesis", reason="pip install -e '.[test]'")
 st = hypothesis.strategies
@@ -391,4 +391,4 @@ def test_readers_of_records_name_the_row(tmp_path):
     with pytest.raises(
         UserError, match=r"line 2 of '.*train.jsonl'\): image '.*cut.png' cannot be"
     ):
-        FolderSource(tmp_path, "train")[1]
+        open_source(str(tmp_path), "train")[1]

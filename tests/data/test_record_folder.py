@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from corl_jax.core.errors import UserError
-from corl_jax.data.record_folder import FolderSource
 from corl_jax.data.selection import select
+from corl_jax.data.sources.addresses import open_source
 
 ROW = {
     "prompt": "a cat",
@@ -45,14 +45,14 @@ def write_folder(tmp_path):
 
 def test_a_fingerprint_changes_with_texts_and_with_sizes_of_images(write_folder):
     folder = write_folder(ROW, OPEN_ENDED_ROW)
-    fingerprints = [FolderSource(folder, "train").fingerprint()]
-    assert FolderSource(folder, "train").fingerprint() == fingerprints[0]
+    fingerprints = [open_source(str(folder), "train").fingerprint()]
+    assert open_source(str(folder), "train").fingerprint() == fingerprints[0]
     write_folder(ROW, OPEN_ENDED_ROW | {"qa_solution": "three"})
-    fingerprints.append(FolderSource(folder, "train").fingerprint())
+    fingerprints.append(open_source(str(folder), "train").fingerprint())
     write_folder(ROW)
-    fingerprints.append(FolderSource(folder, "train").fingerprint())
+    fingerprints.append(open_source(str(folder), "train").fingerprint())
     Image.fromarray(np.arange(90, dtype=np.uint8).reshape(5, 6, 3)).save(folder / "images/0.png")
-    fingerprints.append(FolderSource(folder, "train").fingerprint())
+    fingerprints.append(open_source(str(folder), "train").fingerprint())
     assert len(set(fingerprints)) == 4
 
 
@@ -60,7 +60,7 @@ def test_rows_become_records_in_order(write_folder):
     # U+2028 separates lines for Python, but not in JSON Lines.
     prompt = "two lines\u2028of a caption"
     folder = write_folder(ROW, OPEN_ENDED_ROW | {"real_image": "images/2.png", "prompt": prompt})
-    source = FolderSource(folder, "train")
+    source = open_source(str(folder), "train")
     first, second = source[0], source[1]
 
     assert len(source) == 2 and (first.id, second.id) == ("train-1", "train-2")
@@ -87,11 +87,14 @@ def test_rows_become_records_in_order(write_folder):
             [ROW | {"qa_solution": "C"}],
             "record 'train-1' .line 1 of .*: answer must be .*; got 'C'",
         ),
-        ([ROW | {"od_solution": [1]}], "line 1 of .*: od_solution must be a text; got \\[1\\]"),
+        (
+            [ROW, ROW | {"od_solution": [1, 2]}],
+            "line 2 of .*: od_solution must be a text, or a list of one; got \\[1, 2\\]",
+        ),
     ],
 )
 def test_unusable_rows(write_folder, rows, message):
-    source = FolderSource(write_folder(*rows), "train")
+    source = open_source(str(write_folder(*rows)), "train")
     (position, reason), *others = source.unreadable.items()
     assert position == len(rows) - 1 and not others and re.match(message, reason)
     with pytest.raises(UserError, match=message):
@@ -99,7 +102,12 @@ def test_unusable_rows(write_folder, rows, message):
 
 
 def test_a_folder_without_records_explains_what_to_put_there(write_folder, tmp_path):
-    for folder, split in ((tmp_path / "none", "train"), (write_folder(ROW), "test"), ("", "train")):
-        message = f"has no {split}.jsonl; put the records there, .* prompt, real_image"
+    (tmp_path / "empty").mkdir()
+    for folder, split, message in (
+        (tmp_path / "none", "train", "config.data.source must be a folder or a file that exists, "),
+        ("", "train", "config.data.source must be a folder or a file that exists, "),
+        (tmp_path / "empty", "train", "has no train.jsonl and .*it has no files.; put the records"),
+        (write_folder(ROW), "test", "has no test.jsonl and .*do without held-out records .--config"),
+    ):
         with pytest.raises(UserError, match=message):
-            FolderSource(folder, split)
+            open_source(str(folder), split)

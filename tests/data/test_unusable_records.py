@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from corl_jax.core.errors import UserError
-from corl_jax.data.record_folder import FolderSource
 from corl_jax.data.records import TextTooLong
 from corl_jax.data.selection import select_rows
+from corl_jax.data.sources.addresses import open_source
 from corl_jax.data.unusable_records import LISTED, usable_rows
 
 ROW = {
@@ -35,7 +35,7 @@ def open_folder(tmp_path):
             change if isinstance(change, str) else json.dumps(ROW | change) for change in changes
         ]
         (tmp_path / "train.jsonl").write_text("\n".join(lines))
-        return FolderSource(tmp_path, "train")
+        return open_source(str(tmp_path), "train")
 
     return write
 

@@ -25,7 +25,7 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.runtime import cache_folder
 from corl_jax.core.types import Record
 from corl_jax.data.image_files import load_image
-from corl_jax.data.records import check_record
+from corl_jax.data.records import check_record, image_of
 from corl_jax.data.shapes.examples import Split, example
 from corl_jax.data.shapes.scene import SIZE
 
@@ -95,7 +95,7 @@ class CorlShapes(tfds.core.GeneratorBasedBuilder):
             # Features have the names of the fields of ``Record``.
             columns = {name: vars(record)[name] for name in self.info.features}
             # TFDS stores bytes that are encoded already as they are.
-            columns["image"] = io.BytesIO(_encode_png(record.image))
+            columns["image"] = io.BytesIO(_encode_png(image_of(record)))
             columns["choices"] = list(record.choices)
             yield index, columns
 

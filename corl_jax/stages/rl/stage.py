@@ -150,10 +150,10 @@ class RlStage:
 
     def record_checks(self, cfg: RlConfig) -> list[Check]:
         """What the tasks of ``cfg`` and their rewards need of the texts of a record."""
-        prompt_ids = {"image": self.text_to_image.prompt_ids, "text": self.visual_qa.prompt_ids}
+        check = {"image": self.text_to_image.check_record, "text": self.visual_qa.check_record}
         names = {name for task in cfg.tasks for name in cfg.rewards[task]}
         return [
-            *(prompt_ids[task] for task in cfg.tasks),
+            *(check[task] for task in cfg.tasks),
             *record_checks(sorted(names), cfg.reward_options, self.visual_qa.prompt_ids),
         ]
 
