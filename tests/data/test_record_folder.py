@@ -107,7 +107,11 @@ def test_a_folder_without_records_explains_what_to_put_there(write_folder, tmp_p
         (tmp_path / "none", "train", "config.data.source must be a folder or a file that exists, "),
         ("", "train", "config.data.source must be a folder or a file that exists, "),
         (tmp_path / "empty", "train", "has no train.jsonl and .*it has no files.; put the records"),
-        (write_folder(ROW), "test", "has no test.jsonl and .*do without held-out records .--config"),
+        (
+            write_folder(ROW),
+            "test",
+            "has no test.jsonl and .*do without held-out records .--config",
+        ),
     ):
         with pytest.raises(UserError, match=message):
             open_source(str(folder), split)
