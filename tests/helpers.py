@@ -70,3 +70,21 @@ def write_untrained_policy(cfg, folder, seed=0):
     tokenizer = write_tokenizer(folder.with_name(f"{folder.name}_tokenizer"))
     save_folder(random_params(abstract(cfg), seed), cfg, tokenizer, folder)
     return folder
+
+
+def byte_tokenizer():
+    """A tokenizer that reads any text: one token per byte, and the special tokens of Janus."""
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers
+
+    from corl_jax.data.prompts import JANUS_TEMPLATE
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {letter: i for i, letter in enumerate(letters)}
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(
+        [tokenizers.AddedToken(token, normalized=False) for token in JANUS_TEMPLATE.special_tokens]
+    )
+    return tokenizer
