@@ -60,13 +60,17 @@ def dot_config():
     return JanusConfig(vision, decoder, image_tokenizer, gen_head_dim=32)
 
 
-def write_untrained_policy(cfg, folder, seed=0):
-    """A Hugging Face folder with random parameters and the tokenizer of the embedded world."""
-    from corl_jax.data.shapes.vocabulary import write_tokenizer
+def write_untrained_policy(cfg, folder, seed=0, write_tokenizer=None):
+    """A Hugging Face folder with random parameters and the tokenizer of the embedded world.
+
+    ``write_tokenizer`` writes another one.
+    """
+    from corl_jax.data.shapes import vocabulary
     from corl_jax.models.janus.model import abstract
     from corl_jax.models.random_params import random_params
     from corl_jax.porting.writer import save_folder
 
+    write_tokenizer = write_tokenizer or vocabulary.write_tokenizer
     tokenizer = write_tokenizer(folder.with_name(f"{folder.name}_tokenizer"))
     save_folder(random_params(abstract(cfg), seed), cfg, tokenizer, folder)
     return folder
@@ -88,3 +92,15 @@ def byte_tokenizer():
         [tokenizers.AddedToken(token, normalized=False) for token in JANUS_TEMPLATE.special_tokens]
     )
     return tokenizer
+
+
+def write_byte_tokenizer(folder):
+    """The files of ``byte_tokenizer``; returns the folder."""
+    from corl_jax.data.text_tokenizer import TextTokenizer
+    from corl_jax.data.tokenizer_export import export_tokenizer
+
+    tokenizer = byte_tokenizer()
+    folder.mkdir(parents=True)
+    content = tokenizer.to_str(pretty=True)
+    export_tokenizer(TextTokenizer(tokenizer), content, {"model_max_length": 4096}, folder)
+    return folder

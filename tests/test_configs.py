@@ -261,7 +261,7 @@ def test_records_in_files_train(
             assert [math.isfinite(result.metrics["loss"]) for result in train(run)] == [True, True]
 
         rl_config["data"]["source"] = "nowhere"
-        message = "config.data.source='nowhere' has no train.jsonl; put the records there"
+        message = "config.data.source must be a folder or a file that exists, .*; got 'nowhere'"
         with pytest.raises(UserError, match=message):
             prepare(rl_config, tmp_path / "new")
 
