@@ -84,7 +84,7 @@ class Findings:
             if isinstance(error, TextTooLong) and error.key:
                 self.widths[error.key] = max(self.widths.get(error.key, 0), error.tokens)
         if len(self.examples) < LISTED:
-            reasons = (_shorten(_reason(error)) for error in errors)
+            reasons = (_shorten(error_text(error)) for error in errors)
             self.examples.append((row, "; ".join(dict.fromkeys(reasons))))
 
     @classmethod
@@ -164,7 +164,7 @@ def _find(
     share = candidates[jax.process_index() :: jax.process_count()]
 
     def errors_of(row: int) -> list[Exception]:
-        return list(_errors(source, row, checks, with_images))
+        return list(record_errors(source, row, checks, with_images))
 
     # A bar appears only where the check takes long enough to wonder about.
     bar = tqdm(
@@ -186,10 +186,10 @@ def _find(
     return findings
 
 
-def _errors(
-    source: CheckedSource, row: int, checks: Sequence[Check], with_image: bool
+def record_errors(
+    source: CheckedSource, row: int, checks: Sequence[Check], with_image: bool = False
 ) -> Iterator[Exception]:
-    """All errors about one record."""
+    """All errors about one record: about its texts, and about its image if that is to be read."""
     try:
         record = source.text_record(row)
     except UserError as error:
@@ -217,7 +217,8 @@ def _replace(rows: Sequence[int], unusable: set[int]) -> list[int]:
     return replaced[::-1]
 
 
-def _reason(error: Exception) -> str:
+def error_text(error: Exception) -> str:
+    """What an error says about a record, on one line."""
     return error.problem if isinstance(error, TextTooLong) else " ".join(str(error).split())
 
 
