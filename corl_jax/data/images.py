@@ -7,10 +7,10 @@ read are padded to a square, images to draw are cropped to one, as in Janus-Pro.
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 from PIL import Image, ImageOps
 
-from corl_jax.data.image_files import load_image
+from corl_jax.data.image_files import ImageInput, load_image
 
 GREY = (127, 127, 127)
 """Padding colour of Janus-Pro: ``int(0.5 * 255)``."""
@@ -40,17 +40,29 @@ def resize_image(
 
 
 def preprocess(image: np.ndarray | Image.Image, image_size: int) -> np.ndarray:
+    """``pad_to_square`` as float32 ``[image_size, image_size, 3]`` in [-1, 1]."""
+    return to_float(pad_to_square(image, image_size))
+
+
+def preprocess_target(
+    image: np.ndarray | Image.Image, image_size: int
+) -> Float32[np.ndarray, "S S 3"]:
+    """``crop_to_square`` as float32 ``[image_size, image_size, 3]`` in [-1, 1]."""
+    return to_float(crop_to_square(image, image_size))
+
+
+def pad_to_square(image: ImageInput, image_size: int) -> UInt8[np.ndarray, "S S 3"]:
     """Prepares an image for the vision tower, as Janus-Pro does (``image_processing_vlm.py``).
 
     The longer side becomes ``image_size`` (bicubic, the shorter side rounded down) and the rest of
     the square is grey. The pixels of a square image of side ``image_size`` do not change.
 
     Args:
-      image: uint8 ``[H, W, 3]`` or a PIL image.
+      image: anything that ``load_image`` reads.
       image_size: side of the square, in pixels.
 
     Returns:
-      float32 ``[image_size, image_size, 3]`` in [-1, 1].
+      uint8 ``[image_size, image_size, 3]``.
     """
     pil_image = Image.fromarray(load_image(image))
 
@@ -63,27 +75,25 @@ def preprocess(image: np.ndarray | Image.Image, image_size: int) -> np.ndarray:
     # The image is centred on the grey square.
     square = Image.new("RGB", (image_size, image_size), GREY)
     square.paste(pil_image, ((image_size - width) // 2, (image_size - height) // 2))
-    return to_float(np.asarray(square))
+    return np.asarray(square)
 
 
-def preprocess_target(
-    image: np.ndarray | Image.Image, image_size: int
-) -> Float32[np.ndarray, "S S 3"]:
+def crop_to_square(image: ImageInput, image_size: int) -> UInt8[np.ndarray, "S S 3"]:
     """Prepares an image that is to be drawn, as Janus does for generation (Janus, section 4.1).
 
     The shorter side becomes ``image_size`` (bicubic) and the middle of the longer side is kept, so
-    that no grey border is learned. A square image is prepared as by ``preprocess``.
+    that no grey border is learned. A square image is prepared as by ``pad_to_square``.
 
     Args:
-      image: uint8 ``[H, W, 3]`` or a PIL image.
+      image: anything that ``load_image`` reads.
       image_size: side of the square, in pixels.
 
     Returns:
-      float32 ``[image_size, image_size, 3]`` in [-1, 1].
+      uint8 ``[image_size, image_size, 3]``.
     """
     pil_image = Image.fromarray(load_image(image))
     square = ImageOps.fit(pil_image, (image_size, image_size), Image.Resampling.BICUBIC)
-    return to_float(np.asarray(square))
+    return np.asarray(square)
 
 
 def to_float(pixels: np.ndarray) -> np.ndarray:

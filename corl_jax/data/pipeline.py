@@ -17,7 +17,9 @@ import numpy as np
 
 from corl_jax.core.errors import UserError, describe_error
 from corl_jax.core.types import Record
+from corl_jax.core.workers.pool import shared_pool
 from corl_jax.data.sources.base import RecordSource, SelectedRecords
+from corl_jax.data.worker_images import with_workers
 
 T = TypeVar("T", covariant=True)
 
@@ -40,6 +42,7 @@ def batches(
     shuffle: bool = True,
     threads: int = 2,
     prefetch: int = 4,
+    workers: int = 0,
 ) -> grain.DatasetIterator[T]:
     """Endless batches, every epoch in a new order. An epoch drops the last, incomplete batch.
 
@@ -49,8 +52,9 @@ def batches(
       batch_size: records per step over all processes.
       transform: called as ``transform(records, step)``.
       shuffle: whether to shuffle the records; if not, they come in the order of the source.
-      threads, prefetch: how many threads prepare how many batches in advance. The batches do not
-        depend on them.
+      threads, prefetch: how many threads prepare how many batches in advance.
+      workers: processes that decode and resize images for these threads; 0 for none. The batches
+        depend on none of the three.
 
     Returns:
       A Grain iterator. ``get_state`` and ``set_state`` save and restore its position, also through
@@ -64,6 +68,9 @@ def batches(
             f"batch size must be from 1 to {len(source)}, the number of records of the source; "
             f"got {batch_size}. Change it, or add records"
         )
+
+    if workers:
+        source = with_workers(source, shared_pool(workers))
 
     def make_batch(step: int, rows: np.ndarray) -> T:
         # Nothing is read here; the transform indexes the records that it needs.

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from corl_jax.core.types import Record
-from corl_jax.data.images import preprocess_target
-from corl_jax.data.records import image_of
+from corl_jax.data.images import crop_to_square, to_float
+from corl_jax.data.worker_images import resize_images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,5 +34,5 @@ class StackImages:
 
     def __call__(self, records: Sequence[Record], step: int) -> np.ndarray:
         # Indexing a record reads it, so only the rows of this process are indexed.
-        row_ids = self.local_row_ids(len(records))
-        return np.stack([preprocess_target(image_of(records[i]), self.image_size) for i in row_ids])
+        local_records = [records[i] for i in self.local_row_ids(len(records))]
+        return to_float(resize_images(local_records, crop_to_square, self.image_size))

@@ -149,9 +149,10 @@ def train(run: TrainingRun) -> Iterator[StepResult]:
                 hook.before_step(step)
 
             # One step: the stage samples or reads, the update trains.
+            begin = time.perf_counter()
             raw = on_all_processes(lambda: next(data))
             updates: list[Metrics] = []
-            host_metrics: HostMetrics = {}
+            host_metrics: HostMetrics = {"time/data": time.perf_counter() - begin}
             for batch, scalars in stage.batches(state, raw, step):
                 state, metrics = update(state.with_frozen({}), frozen, batch)
                 state = state.with_frozen(frozen)

@@ -15,6 +15,7 @@ from corl_jax.core.checks.config_block import (
     INT32_MAX,
     Count,
     FieldError,
+    Interval,
     Keys,
     NotEmpty,
     OneOf,
@@ -136,6 +137,8 @@ class DataConfig:
       check: what of the training records is checked before the first step, of
         ``data.unusable_records.CHECK_LEVELS``.
       unusable: what happens if some cannot be used, of ``data.unusable_records.ON_UNUSABLE``.
+      workers: processes that decode and resize pictures during a step, as far as they are needed; 0
+        does it in threads of the run.
     """
 
     source: Annotated[
@@ -150,6 +153,7 @@ class DataConfig:
     limit: Count = 0
     check: Annotated[str, OneOf(CHECK_LEVELS)] = "all"
     unusable: Annotated[str, OneOf(ON_UNUSABLE)] = "error"
+    workers: Annotated[int, Interval(ge=0, le=256)] = 4
 
 
 @config_block

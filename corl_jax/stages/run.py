@@ -42,6 +42,7 @@ what it needs before anything is written) and ``hooks``."""
 MAY_DIFFER = (
     "steps",
     "data.check",
+    "data.workers",
     "data.unusable",
     "rewards.options.timeout",
     "rl.rollout.image_prompt_length",

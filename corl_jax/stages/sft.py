@@ -18,6 +18,7 @@ from corl_jax.core.types import Params
 from corl_jax.data.pipeline import batches, record_ids
 from corl_jax.data.sources.addresses import SHAPES
 from corl_jax.data.sources.base import RecordSource
+from corl_jax.data.unusable_records import Check
 from corl_jax.engine.hooks import Hook
 from corl_jax.engine.optim import Optimizer
 from corl_jax.engine.stage import HostMetrics
@@ -88,6 +89,7 @@ class SftStage:
             "config.batch_size": self.batch_size,
             "config.sft.understanding_rows": c.understanding_rows,
         }
+        self.workers = config["data"]["workers"]
         self._open_train_records = functools.partial(open_records, config, "train")
         self.make_sft_batch = MakeSftBatch(
             tokenizer=setup.tokenizer,
@@ -108,7 +110,11 @@ class SftStage:
     @functools.cached_property
     def train_records(self) -> RecordSource:
         """The training records, built or opened and checked on first use."""
-        return self._open_train_records([self.make_sft_batch.check_record])
+        return self._open_train_records(self.text_checks())
+
+    def text_checks(self) -> list[Check]:
+        """What must be true of the texts of every training record."""
+        return [self.make_sft_batch.check_record]
 
     def open_inputs(self) -> None:
         """Reads records, before anything is written."""
@@ -125,6 +131,7 @@ class SftStage:
             seed=self.seed,
             batch_size=self.batch_size,
             transform=self.make_sft_batch,
+            workers=self.workers,
         )
 
     def record_ids(self, step: int) -> tuple[str, ...]:

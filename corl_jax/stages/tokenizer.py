@@ -16,11 +16,13 @@ from corl_jax.core.checks.config_block import Interval, Weight, config_block
 from corl_jax.core.numerics import Metrics, Weighted
 from corl_jax.core.sharding import to_host
 from corl_jax.core.trees import bind
-from corl_jax.core.types import Params
+from corl_jax.core.types import Params, Record
 from corl_jax.data.images import to_uint8
 from corl_jax.data.pipeline import batches, held_out_records, record_ids
 from corl_jax.data.records import require
+from corl_jax.data.sources.base import RecordSource
 from corl_jax.data.transforms import StackImages
+from corl_jax.data.unusable_records import Check
 from corl_jax.engine.hooks import Hook, PeriodicHook, Report
 from corl_jax.engine.image_grid import image_grid
 from corl_jax.engine.optim import Optimizer
@@ -73,12 +75,27 @@ class TokenizerStage:
         abstract_module = nnx.eval_shape(lambda: ImageTokenizer(sizes, rngs=nnx.Rngs(0)))
         self.graphdef = nnx.split(abstract_module)[0]
         self.cfg = read_block(TokenizerConfig, config["tokenizer"], "tokenizer")
-        needs_image = functools.partial(require, task="the image tokenizer", fields=("image",))
-        self.train_records = open_records(config, "train", [needs_image])
-        self.held_out = held_out_records(open_records(config, "test"), HELD_OUT_IMAGES)
+        self.workers = config["data"]["workers"]
+        self._open_records = functools.partial(open_records, config)
+
+    @functools.cached_property
+    def train_records(self) -> RecordSource:
+        """The training records, built or opened and checked on first use."""
+        return self._open_records("train", self.text_checks())
+
+    @functools.cached_property
+    def held_out(self) -> tuple[Record, ...]:
+        """Records whose images are reconstructed during the run."""
+        return held_out_records(self._open_records("test"), HELD_OUT_IMAGES)
+
+    def text_checks(self) -> list[Check]:
+        """What must be true of every training record: it has an image."""
+        return [functools.partial(require, task="the image tokenizer", fields=("image",))]
 
     def open_inputs(self) -> None:
-        """All inputs are open already."""
+        """Reads records, before anything is written."""
+        len(self.train_records)
+        len(self.held_out)
 
     def init_state(self) -> TrainState:
         """Random parameters, or those of ``init_from``."""
@@ -88,7 +105,11 @@ class TokenizerStage:
         """Images in [-1, 1]."""
         transform = StackImages(self.setup.cfg.image_size, self.setup.sharder.local_row_ids)
         return batches(
-            self.train_records, seed=self.seed, batch_size=self.batch_size, transform=transform
+            self.train_records,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            transform=transform,
+            workers=self.workers,
         )
 
     def record_ids(self, step: int) -> tuple[str, ...]:

@@ -10,9 +10,10 @@ import numpy as np
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Completion, PromptBatch, Prompts, Record, Rollout
-from corl_jax.data.images import preprocess, preprocess_target
-from corl_jax.data.records import TextTooLong, image_of, record_label
+from corl_jax.data.images import crop_to_square, pad_to_square, to_float
+from corl_jax.data.records import TextTooLong, record_label
 from corl_jax.data.text_tokenizer import TextTokenizer, left_pad
+from corl_jax.data.worker_images import resize_images
 
 
 class Task(Protocol):
@@ -92,9 +93,9 @@ def pad_prompts(
 
 def stack_images(records: Sequence[Record], image_size: int) -> np.ndarray:
     """Images of ``records`` for the vision tower: float32 ``[B, H, W, 3]`` in [-1, 1]."""
-    return np.stack([preprocess(image_of(record), image_size) for record in records])
+    return to_float(resize_images(records, pad_to_square, image_size))
 
 
 def stack_target_images(records: Sequence[Record], image_size: int) -> np.ndarray:
     """Images of ``records`` that are to be drawn: float32 ``[B, H, W, 3]`` in [-1, 1], cropped."""
-    return np.stack([preprocess_target(image_of(record), image_size) for record in records])
+    return to_float(resize_images(records, crop_to_square, image_size))

@@ -88,6 +88,9 @@ SEED = dataclasses.replace(
     renamed={},
     bad=(-1, 2**32, 1.5, NAN, *NO_NUMBERS),
 )
+WORKERS = dataclasses.replace(
+    whole(" from 0 to 256", (0, 1, 256), ()), renamed={}, bad=(-1, 257, 1.5, NAN, *NO_NUMBERS)
+)
 WEIGHT = real(" of at least 0", (0, 0.0, 0.5, 3e38, 2), (-1, -1e-9, 1e-50))
 SHARE = real(" from 0 to 1", (0, 1, 0.5), (-0.1, 1.1))
 BELOW_ONE = real(" of at least 0 and below 1", (0, 0.999), (1, 1 - 1e-12, 2, -1))
@@ -143,6 +146,7 @@ TABLE = {
         "limit": COUNT,
         "check": choice("all", "texts", "none"),
         "unusable": choice("error", "replace"),
+        "workers": WORKERS,
     },
     (HooksConfig, "hooks"): {
         "save_every": COUNT,

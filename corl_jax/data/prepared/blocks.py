@@ -52,7 +52,8 @@ class Block:
         """The description in a file; None if there is none."""
         if not path.is_file():
             return None
-        entries = dict(JsonObject.read(path, str(path), "remove the folder, then start anew").entries)
+        advice = "remove the folder of the unfinished set, then start anew"
+        entries: dict[str, Any] = dict(JsonObject.read(path, advice=advice).entries)
         entries["left_out"] = [LeftOut(**row) for row in entries["left_out"]]
         entries["thumbnails"] = [(label, jpeg) for label, jpeg in entries["thumbnails"]]
         return cls(**entries)

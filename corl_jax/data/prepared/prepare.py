@@ -126,23 +126,25 @@ def finish(out: pathlib.Path, splits: list[PreparedSplit], identity: Mapping[str
     }
     write_json(folder / DESCRIPTION_FILE, description)
 
-    # The descriptions of the blocks were for going on.
-    for split in splits:
-        for number in range(len(split.blocks)):
-            description_file(folder / split.name, number).unlink()
-        (folder / split.name).rmdir()
-    (folder / IDENTITY_FILE).unlink()
     if out.is_dir():
         out.rmdir()
     folder.rename(out)
 
+    # The descriptions of the blocks were for going on.
+    for split in splits:
+        for number in range(len(split.blocks)):
+            description_file(out / split.name, number).unlink()
+        (out / split.name).rmdir()
+    (out / IDENTITY_FILE).unlink()
+
 
 def _begin(folder: pathlib.Path, identity: Mapping[str, Any]) -> None:
     """Makes the folder, or checks that it was begun from the same source and settings."""
-    path, identity = folder / IDENTITY_FILE, json.loads(json.dumps(identity))
+    path, today = folder / IDENTITY_FILE, json.loads(json.dumps(identity))
     if path.is_file():
-        before = dict(JsonObject.read(path).entries)
-        changed = sorted(key for key in before | identity if before.get(key) != identity.get(key))
+        before = JsonObject.read(path).entries
+        keys = sorted(before.keys() | today.keys())
+        changed = [key for key in keys if before.get(key) != today.get(key)]
         if changed:
             raise UserError(
                 f"{str(folder)!r} holds an unfinished set that was begun with another "
@@ -150,7 +152,7 @@ def _begin(folder: pathlib.Path, identity: Mapping[str, Any]) -> None:
             )
         return
     make_folder(folder, "--out")
-    write_json(path, identity)
+    write_json(path, today)
 
 
 def _prepare_split(
@@ -233,5 +235,3 @@ def _digest(split: PreparedSplit) -> str:
     for block in split.blocks:
         digest.update("".join(block.digests).encode())
     return digest.hexdigest()
-
-

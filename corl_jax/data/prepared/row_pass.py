@@ -24,8 +24,8 @@ from corl_jax.data.unusable_records import Check, CheckedSource, error_text, rec
 ROWS_AHEAD = 4
 """Rows per worker process that are read before the first of them is done."""
 
-Lengths = Mapping[str, Callable[[Record], int]]
-"""Name of a text to the number of its tokens; UserError where it has none."""
+Lengths = Callable[[Record], Mapping[str, int]]
+"""From a record to the numbers of tokens of its texts, by their names."""
 
 
 class PreparableSource(CheckedSource, Protocol):
@@ -124,7 +124,6 @@ class RowPass:
                 problems.append(facts.problem)
             if problems:
                 return CheckedRow(row, tuple(dict.fromkeys(problems)))
-            lengths = {name: count(record) for name, count in self.lengths.items()}
-            return CheckedRow(row, (), record, data or b"", facts, lengths)
+            return CheckedRow(row, (), record, data or b"", facts, self.lengths(record))
 
         return finish

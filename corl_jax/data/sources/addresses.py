@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from corl_jax.core.checks.paths import user_path
 from corl_jax.core.errors import UserError
+from corl_jax.data.prepared.source import PreparedSource, is_prepared
 from corl_jax.data.shapes import builder
 from corl_jax.data.shapes.examples import Split
 from corl_jax.data.sources.base import DescribedSource
@@ -28,7 +29,8 @@ def open_source(
 
     Args:
       address: ``shapes``, a name of ``PRESETS``, ``PRESET:PATH``, ``hub:OWNER/NAME``,
-        ``tfds:NAME``, or a path: a folder or a file of one of the layouts of ``layouts``.
+        ``tfds:NAME``, or a path: a prepared set, or a folder or a file of one of the layouts of
+        ``layouts``.
       split: ``train`` or ``test``.
       columns: field of a record to the column that has it; "" is that of the preset, or the usual
         one.
@@ -40,6 +42,8 @@ def open_source(
     """
     if address == SHAPES:
         return builder.source(cache_dir or None, split)
+    if address and is_prepared(user_path(address, "config.data.source")):
+        return PreparedSource(user_path(address, "config.data.source"), split)
 
     preset, path = _read_preset(address)
     requested = {field: column for field, column in columns.items() if column}

@@ -30,6 +30,7 @@ class FingerprintedSource(RecordSource, Protocol):
         ...
 
 
+@runtime_checkable
 class DescribedSource(FingerprintedSource, CheckedSource, Protocol):
     """What ``open_source`` gives: records whose texts are known without reading any image."""
 

@@ -85,6 +85,7 @@ class RlStage:
         self.cfg: RlConfig = read_rl_config(config, self.updates_per_step)
         self.loss = functools.partial(policy_loss, setup.trained_policy, self.cfg)
         self._open_records = functools.partial(open_records, config)
+        self.workers = config["data"]["workers"]
 
         # The four collaborators of a step.
         self.text_to_image = TextToImage(
@@ -146,7 +147,11 @@ class RlStage:
     @functools.cached_property
     def train_records(self) -> RecordSource:
         """The training records, built or opened and checked on first use."""
-        return self._open_records("train", self.record_checks(self.cfg))
+        return self._open_records("train", self.text_checks())
+
+    def text_checks(self) -> list[Check]:
+        """What must be true of the texts of every training record."""
+        return self.record_checks(self.cfg)
 
     def record_checks(self, cfg: RlConfig) -> list[Check]:
         """What the tasks of ``cfg`` and their rewards need of the texts of a record."""
@@ -234,6 +239,7 @@ class RlStage:
             seed=self.seed,
             batch_size=self.joint_prompts.batch_size,
             transform=self.joint_prompts,
+            workers=self.workers,
         )
         return PairWithNext(iterator) if self.cfg.rollout.one_step_off_policy else iterator
 

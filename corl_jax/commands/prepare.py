@@ -1,0 +1,148 @@
+"""Reads and checks a data set once, and writes what can be used as array records."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+from corl_jax.commands.common import check_folder, number, path_flag
+from corl_jax.core.checks.config_block import Interval
+from corl_jax.core.errors import UserError
+
+if TYPE_CHECKING:
+    from corl_jax.data.prepared.prepare import PreparedSplit
+
+Processes = Annotated[int, Interval(ge=1, le=256)]
+BadShare = Annotated[float, Interval(ge=0, le=1), "It is a share of the rows, such as 0.01"]
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of the command."""
+    parser.add_argument("source", help="address of the data, as in config.data.source")
+    parser.add_argument(
+        "changes", nargs="*", metavar="config.KEY=VALUE", help="changes to the config"
+    )
+    parser.add_argument(
+        "--out", type=path_flag, required=True, help="folder of the prepared set; a new one"
+    )
+    parser.add_argument(
+        "--config",
+        help="config of the run that the data is for, such as configs/unified.py: rows are checked "
+        "by its tokenizer, widths and rewards (default: rows are checked by themselves)",
+    )
+    parser.add_argument("--splits", default="train", help="such as train,test (default: train)")
+    parser.add_argument(
+        "--processes",
+        type=number(Processes),
+        help="that decode pictures (default: one for each core)",
+    )
+    parser.add_argument(
+        "--max-bad",
+        type=number(BadShare),
+        default=0.01,
+        help="share of the rows that may be rejected (default: 0.01)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints how many rows are kept, and the folder; a progress bar goes to stderr."""
+    _check_out(args.out)
+    splits = _read_splits(args.splits)
+    if args.changes and not args.config:
+        raise UserError(
+            f"changes need a config that they change; got {args.changes[0]!r}. Add --config"
+        )
+
+    from corl_jax.core.workers.pool import WorkerPool
+    from corl_jax.data.prepared.prepare import finish, partial_folder, prepare_splits
+    from corl_jax.data.prepared.row_pass import RowPass
+    from corl_jax.data.sources.addresses import open_source
+    from corl_jax.stages.text_checks import TextChecks
+
+    # The config decides what is checked, and which columns are read.
+    config = _read_config(args.config, args.source, args.changes) if args.config else None
+    checks = TextChecks.of_config(config) if config is not None else TextChecks()
+    columns = config["data"]["columns"] if config is not None else {}
+    sources = {split: open_source(args.source, split, columns) for split in splits}
+    identity = {"source": args.source, "config": config, "columns": columns}
+
+    workers = args.processes or os.cpu_count() or 1
+    pool = WorkerPool(workers)
+    try:
+        prepared = prepare_splits(
+            sources,
+            lambda source: RowPass(source, checks.checks, checks.lengths, pool, workers),
+            args.out,
+            identity,
+            args.max_bad,
+        )
+    finally:
+        pool.close()
+    _write_pages(partial_folder(args.out), prepared, args)
+    finish(args.out, prepared, identity)
+
+    for split in prepared:
+        print(f"{split.name}: {split.kept} of {split.rows} rows")
+    print(args.out)
+    return 0
+
+
+def _check_out(out: pathlib.Path) -> None:
+    """Refuses an ``--out`` that has something in it."""
+    check_folder(out, (), overwrite=False)
+    if out.is_dir() and any(out.iterdir()):
+        raise UserError(
+            f"--out must be a new or empty folder; {str(out)!r} has files. Choose another"
+        )
+
+
+def _read_splits(text: str) -> list[Any]:
+    """The splits in ``--splits``."""
+    from corl_jax.data.shapes.examples import Split
+
+    splits, known = text.split(","), get_args(Split)
+    if unknown := [split for split in splits if split not in known]:
+        raise UserError(
+            f"--splits must be some of {', '.join(known)}, separated by commas; got {unknown[0]!r}"
+        )
+    return list(dict.fromkeys(splits))
+
+
+def _read_config(path: str, source: str, changes: Sequence[str]) -> Mapping[str, Any]:
+    """The config of the run, for the data at ``source``."""
+    for change in changes:
+        if not change.startswith("config.") or "=" not in change:
+            raise UserError(
+                f"a change to the config must be config.KEY=VALUE; got {change!r}. "
+                "Write for example config.rl.rollout.text_prompt_length=96"
+            )
+
+    from absl import flags
+
+    from corl_jax.main import parse_command_line
+
+    # Configs import each other from the working directory, as they can under python -m.
+    sys.path.insert(0, "")
+    flags_of_config = [f"--{change}" for change in (f"config.data.source={source}", *changes)]
+    config, _, _ = parse_command_line(["prepare", f"--config={path}", *flags_of_config])
+    flags.FLAGS.mark_as_parsed()
+    return config
+
+
+def _write_pages(
+    folder: pathlib.Path, splits: list[PreparedSplit], args: argparse.Namespace
+) -> None:
+    """Writes the page of statistics and the contact sheets."""
+    from corl_jax.core.files import write_atomically
+    from corl_jax.report.data_page import PAGE_FILE, SHEET_FILE, contact_sheet, render_data_page
+
+    facts = {"source": args.source, "config": " ".join([args.config or "none", *args.changes])}
+    write_atomically(folder / PAGE_FILE, render_data_page(splits, facts))
+    for split in splits:
+        sheet = contact_sheet(split)
+        if sheet is not None:
+            write_atomically(folder / SHEET_FILE.format(split=split.name), sheet)
