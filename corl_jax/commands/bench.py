@@ -1,4 +1,4 @@
-"""Times decoding, training steps, their scaling, and attention kernels on this machine."""
+"""Times decoding, training steps, their scaling, attention kernels and the input on this machine."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ LogLine = Callable[[str], None]
 Repeats = Annotated[int, Interval(ge=1, le=1000)]
 Prompts = Annotated[int, Interval(ge=1, le=1024)]
 GroupSize = Annotated[int, Interval(ge=2, le=1024)]
+ImageSize = Annotated[int, Interval(ge=16, le=4096)]
+BatchSize = Annotated[int, Interval(ge=1, le=4096)]
+Workers = Annotated[int, Interval(ge=0, le=256)]
 ImageTokens = Annotated[int, Interval(ge=1, le=2**16)]
 
 SIZES = "dot, tiny, mid, or (not on a CPU) janus_pro_1b"
@@ -170,6 +173,34 @@ def _run_kernels(args: argparse.Namespace, log: LogLine) -> dict[str, Any]:
     return run_benchmark(KernelOptions(args.size, args.repeats), log)
 
 
+def _add_data_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", help="address of the records, as in config.data.source")
+    flags: list[tuple[str, Any, int, str]] = [
+        ("--image-size", ImageSize, 384, "side of the squares in pixels"),
+        ("--batch-size", BatchSize, 8, "pictures of a step"),
+        ("--workers", Workers, 4, "processes that decode and resize, as config.data.workers"),
+        ("--steps", Repeats, 20, "steps to time"),
+    ]
+    for flag, annotation, default, text in flags:
+        text = f"{text} (default: {default})"
+        parser.add_argument(flag, type=number(annotation), default=default, help=text)
+    _add_size(parser, SIZES, "tiny")
+
+
+def _run_data(args: argparse.Namespace, log: LogLine) -> dict[str, Any]:
+    from corl_jax.bench.data_speed import DataOptions, run_benchmark
+
+    options = DataOptions(
+        source=args.source,
+        image_size=args.image_size,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        size=args.size,
+        steps=args.steps,
+    )
+    return run_benchmark(options, log)
+
+
 def _add_size(parser: argparse.ArgumentParser, sizes: str, default: str) -> None:
     parser.add_argument("--size", default=default, help=f"{sizes} (default: {default})")
 
@@ -219,5 +250,10 @@ BENCHMARKS = {
         "Attention kernels of this backend, compared with the plain one.",
         _add_kernel_flags,
         _run_kernels,
+    ),
+    "data": Benchmark(
+        "Pictures per second of one core, and the share of a training step spent waiting for them.",
+        _add_data_flags,
+        _run_data,
     ),
 }
