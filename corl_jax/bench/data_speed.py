@@ -32,7 +32,7 @@ from corl_jax.data.sources.base import DescribedSource
 from corl_jax.data.worker_images import resize_images
 from corl_jax.sampling.policy import Policy
 
-CORE_SECONDS = 4.0
+CORE_SECONDS = 3.0
 """Seconds of one core that the first measurement takes."""
 
 

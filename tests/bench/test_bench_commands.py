@@ -7,9 +7,18 @@ import json
 import subprocess
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from PIL import Image
 
-from corl_jax.bench import attention_speed, decode_contenders, decode_speed, scaling, step_speed
+from corl_jax.bench import (
+    attention_speed,
+    data_speed,
+    decode_contenders,
+    decode_speed,
+    scaling,
+    step_speed,
+)
 from corl_jax.bench.decode_contenders import corl_jax_contender
 from corl_jax.bench.step_speed import StepOptions
 from corl_jax.bench.timing import PHASES, StepTiming, time_call
@@ -235,3 +244,25 @@ def test_bad_input_is_one_line_and_code_two(capsys, line, message):
     assert main(line.split()) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and message in err
+
+
+def test_data_times_pictures_and_waiting(capsys, tmp_path, rng, monkeypatch):
+    monkeypatch.setattr(data_speed, "CORE_SECONDS", 0.05)
+    rows = []
+    for i in range(4):
+        pixels = rng.integers(0, 255, (30, 40, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+        row = {"prompt": "a cat", "real_image": f"{i}.png", "qa_problem": "how many?"}
+        rows.append(json.dumps(row | {"qa_solution": "two", "qa_type": "OE"}))
+    (tmp_path / "train.jsonl").write_text("\n".join(rows))
+    json_file = tmp_path / "speed.json"
+    sizes = ["--image-size", "32", "--batch-size", "2", "--workers", "1", "--steps", "3"]
+    line = ["bench", "data", str(tmp_path), *sizes, "--size", "dot", "--json", str(json_file)]
+    assert main(line) == 0
+    table, _ = capsys.readouterr()
+
+    values = json.loads(json_file.read_text())
+    assert values["pictures_per_core_second"] > 0 and "pictures/s on one core" in table
+    assert len(values["waiting_seconds"]) == len(values["step_seconds"]) == 3
+    assert 0 < sum(values["waiting_seconds"]) < sum(values["step_seconds"])
+    assert f"{values['waiting_share']:.2%} of a step spent waiting" in table
