@@ -14,7 +14,7 @@ import grain
 import jax
 import numpy as np
 
-from corl_jax.bench.timing import LogLine, time_step
+from corl_jax.bench.timing import LogLine, StepContender, time_step
 from corl_jax.bench.train_step import JaxStep
 from corl_jax.bench.workloads import (
     Workload,
@@ -130,12 +130,7 @@ def time_steps(
     iterator: grain.DatasetIterator, options: DataOptions, log: LogLine
 ) -> tuple[list[float], list[float]]:
     """Seconds that each step waited for its batch, and that it took as a whole."""
-    cfg, workload = get_model_config(options.size), Workload()
-    with tempfile.TemporaryDirectory() as temporary:
-        policy = Policy.load(write_random_policy(cfg, pathlib.Path(temporary)))
-    image_prompts = make_image_prompts(policy.tokenizer, workload.prompts)
-    text_prompts = make_question_prompts(policy.tokenizer, cfg, workload.prompts)
-    step = JaxStep(policy, image_prompts, text_prompts, policy.fns.ids, workload, jax.devices()[:1])
+    step = make_step(options.size)
 
     # The first step compiles and starts the workers.
     jax.block_until_ready(jax.device_put(next(iterator)))
@@ -150,3 +145,18 @@ def time_steps(
         time_step(step, number + 1)
         total.append(time.perf_counter() - begin)
     return waiting, total
+
+
+def make_step(size: str) -> StepContender:
+    """A training step on random weights and prompts, on one device."""
+    cfg, workload = get_model_config(size), Workload()
+    with tempfile.TemporaryDirectory() as temporary:
+        policy = Policy.load(write_random_policy(cfg, pathlib.Path(temporary)))
+    return JaxStep(
+        policy,
+        make_image_prompts(policy.tokenizer, workload.prompts),
+        make_question_prompts(policy.tokenizer, cfg, workload.prompts),
+        policy.fns.ids,
+        workload,
+        jax.devices()[:1],
+    )
