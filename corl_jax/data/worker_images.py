@@ -78,8 +78,10 @@ class WorkerSource:
         row = operator.index(index)
         if row in self.source.unreadable or not 0 <= row < len(self):
             return self.source[row]
-        stored = StoredImage(self.source, row, self.pool)
-        return StoredImageRecord.of(self.source.text_record(row), stored)
+        record = self.source.text_record(row)
+        if record.image is None:
+            return record
+        return StoredImageRecord.of(record, StoredImage(self.source, row, self.pool))
 
 
 def with_workers(source: RecordSource, pool: WorkerPool) -> RecordSource:

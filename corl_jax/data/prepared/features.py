@@ -46,7 +46,7 @@ def example_writer() -> Callable[[Record, bytes], bytes]:
     return serialize
 
 
-def read_example(columns: Mapping[str, Any], image: np.ndarray) -> Record:
+def read_example(columns: Mapping[str, Any], image: np.ndarray | None) -> Record:
     """The record of an example with ``image`` as its picture; TFDS returns texts as bytes."""
     texts = {name: columns[name].decode() for name in TEXT_FIELDS}
     choices = tuple(choice.decode() for choice in columns["choices"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -55,14 +56,15 @@ class PreparedSource:
         if not 0 <= position < len(self):
             raise IndexError(f"record {position} of {len(self)}")
         columns = self._rows[position]
-        record = self._text_record(columns)
-        if not columns["image"]:
+        record = _text_record(columns)
+        if record.image is None:
             return record
-        return read_example(columns, load_image(columns["image"], record_label(record)))
+        image = load_image(columns["image"], record_label(record))
+        return dataclasses.replace(record, image=image)
 
     def text_record(self, index: int) -> Record:
         """The record at ``index`` with a placeholder for its image, which is not decoded."""
-        return self._text_record(self._rows[index])
+        return _text_record(self._rows[index])
 
     def image_bytes(self, index: int) -> bytes | None:
         """The picture of the record at ``index`` as it was in the source; None if it has none."""
@@ -90,8 +92,10 @@ class PreparedSource:
     def check_image(self, index: int) -> None:
         """Does nothing: all images were decoded when the set was prepared."""
 
-    def _text_record(self, columns: Mapping[str, Any]) -> Record:
-        return read_example(columns, PLACEHOLDER_IMAGE)
+
+def _text_record(columns: Mapping[str, Any]) -> Record:
+    """The record of an example with a placeholder for its image, if it has one."""
+    return read_example(columns, PLACEHOLDER_IMAGE if columns["image"] else None)
 
 
 def _open_rows(folder: pathlib.Path, split: str) -> Sequence[Mapping[str, Any]]:
