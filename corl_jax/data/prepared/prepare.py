@@ -171,7 +171,14 @@ def _prepare_split(
     thumbnails, serialize = frozenset(map(int, picked)), example_writer()
     prepared = PreparedSplit(split, total, (), Summary())
 
-    bar = tqdm(total=total, desc=f"preparing {split}", file=sys.stderr, ascii=True, unit="row")
+    bar = tqdm(
+        total=total,
+        desc=f"preparing {split}",
+        file=sys.stderr,
+        ascii=True,
+        unit="row",
+        mininterval=1.0,
+    )
     with bar:
         for number, start in enumerate(range(0, total, ROWS_PER_BLOCK)):
             rows = range(start, min(start + ROWS_PER_BLOCK, total))
