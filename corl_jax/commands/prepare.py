@@ -24,15 +24,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command."""
     parser.add_argument("source", help="address of the data, as in config.data.source")
     parser.add_argument(
-        "changes", nargs="*", metavar="config.KEY=VALUE", help="changes to the config"
-    )
-    parser.add_argument(
         "--out", type=path_flag, required=True, help="folder of the prepared set; a new one"
     )
     parser.add_argument(
         "--config",
         help="config of the run that the data is for, such as configs/unified.py: rows are checked "
         "by its tokenizer, widths and rewards (default: rows are checked by themselves)",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="config.KEY=VALUE",
+        dest="changes",
+        help="changes to the config",
     )
     parser.add_argument("--splits", default="train", help="such as train,test (default: train)")
     parser.add_argument(
@@ -54,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
     splits = _read_splits(args.splits)
     if args.changes and not args.config:
         raise UserError(
-            f"changes need a config that they change; got {args.changes[0]!r}. Add --config"
+            f"--set must come with the config that it changes; got {args.changes[0]!r} alone. Add "
+            "--config"
         )
 
     from corl_jax.core.workers.pool import WorkerPool
@@ -117,7 +123,7 @@ def _read_config(path: str, source: str, changes: Sequence[str]) -> Mapping[str,
     for change in changes:
         if not change.startswith("config.") or "=" not in change:
             raise UserError(
-                f"a change to the config must be config.KEY=VALUE; got {change!r}. "
+                f"--set must be config.KEY=VALUE; got {change!r}. "
                 "Write for example config.rl.rollout.text_prompt_length=96"
             )
 

@@ -89,7 +89,8 @@ def _render_split(split: PreparedSplit) -> str:
 
     if contact_sheet(split) is not None:
         name = escape(SHEET_FILE.format(split=split.name))
-        sections.append(f'<p><img src="{name}" alt="pictures of the split" width="100%"></p>')
+        look = "image-rendering:auto;max-width:100%"
+        sections.append(f'<p><img src="{name}" alt="pictures of the split" style="{look}"></p>')
     return "".join(sections)
 
 
