@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 
@@ -52,12 +53,49 @@ def test_a_worker_that_dies_is_one_line_and_the_next_call_has_another(pool):
     assert pool.submit(divmod, 7, 2).result() == (3, 1)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_to_all_processes_of_a_job_leave_workers_alive(pool, number):
+    process = pool.submit(os.getpid).result()
+    os.kill(process, number)
+    assert pool.submit(divmod, 7, 2).result() == (3, 1)
+    assert pool.submit(os.getpid).result() == process
+
+
+def test_workers_end_with_their_program():
+    program = (
+        "import os, time\n"
+        "from corl_jax.core.workers.pool import WorkerPool\n"
+        "print(WorkerPool(1).submit(os.getpid).result(), flush=True)\n"
+        "time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    process = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    assert_ends(process)
+
+
 def test_workers_end_with_their_pool():
     pool = WorkerPool(1)
     process = pool.submit(os.getpid).result()
     assert os.path.exists(f"/proc/{process}")
     pool.close()
-    end = time.monotonic() + 5
-    while os.path.exists(f"/proc/{process}") and time.monotonic() < end:
+    assert_ends(process)
+
+
+def assert_ends(process):
+    """Asserts that a process ends by itself within some seconds."""
+    end = time.monotonic() + 10
+    while is_running(process) and time.monotonic() < end:
         time.sleep(0.01)
-    assert not os.path.exists(f"/proc/{process}")
+    assert not is_running(process)
+
+
+def is_running(process):
+    """Whether a process is there and no zombie."""
+    try:
+        with open(f"/proc/{process}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

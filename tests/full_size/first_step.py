@@ -26,6 +26,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from corl_jax.bench.workloads import DOT
 from corl_jax.data.prompts import JANUS_TEMPLATE
+from corl_jax.models.janus.config import JanusConfig
 from corl_jax.models.janus.model import abstract
 from corl_jax.models.random_params import random_params
 from corl_jax.porting.writer import save_folder
@@ -92,8 +93,8 @@ def write_set(folder: pathlib.Path, rows: int, files: int) -> pathlib.Path:
     return folder
 
 
-def write_policy(folder: pathlib.Path) -> pathlib.Path:
-    """A small random policy whose tokenizer knows all texts."""
+def write_policy(folder: pathlib.Path, cfg: JanusConfig = DOT) -> pathlib.Path:
+    """A small random policy of these sizes, whose tokenizer knows all texts."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -109,8 +110,8 @@ def write_policy(folder: pathlib.Path) -> pathlib.Path:
     tokenizer.save(str(words / "tokenizer.json"))
 
     size = tokenizer.get_vocab_size()
-    decoder = dataclasses.replace(DOT.decoder, vocab_size=size, max_length=512)
-    cfg = dataclasses.replace(DOT, decoder=decoder)
+    decoder = dataclasses.replace(cfg.decoder, vocab_size=size, max_length=1024)
+    cfg = dataclasses.replace(cfg, decoder=decoder)
     save_folder(random_params(abstract(cfg), 0), cfg, words, folder)
     return folder
 

@@ -14,8 +14,10 @@ import sys
 
 def main() -> None:
     """Answers calls until there are no more."""
-    # The program decides when its workers end, not the terminal.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The program decides when its workers end, not the terminal, nor a host that stops a job: the
+    # program still needs them for the step that it finishes then.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
     # What a library prints must not get between the results.
     results = os.fdopen(os.dup(1), "wb")

@@ -103,8 +103,8 @@ class Summary:
 
 def reason_kind(reason: str) -> str:
     """A reason without what differs from row to row, so that rows can be counted by it."""
-    text = re.sub(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", "...", reason)
-    text = re.sub(r"\d+", "N", text)
+    text = re.sub(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", "…", reason)
+    text = re.sub(r"…(, …)+", "…", re.sub(r"\d+", "N", text))
     # The row is named first; what it must be and the remedy follow.
-    text = re.sub(r"^(record \.\.\.( \([^)]*\))?|(line|row) N of \.\.\.):? ?", "", text)
+    text = re.sub(r"^(record …( \([^)]*\))?|(line|row) N of …):? ?", "", text)
     return re.split(r"; |\. ", text, maxsplit=1)[0]

@@ -222,6 +222,8 @@ def test_reasons_are_counted_without_what_differs():
     )
     second = 'record "x" (line 77 of \'/a/b.jsonl\'): answer must be the letter; got "Q"'
     assert reason_kind(first) == reason_kind(second) == "answer must be the letter"
+    unknown = "record 'r' (row 1 of 'f'): the tokenizer 'tiny' does not know 'a', 'cat'; use words"
+    assert reason_kind(unknown) == "the tokenizer … does not know …"
     assert reason_kind("line 5 of 'x.jsonl' must be an object; got 3") == "must be an object"
 
 
