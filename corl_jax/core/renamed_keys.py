@@ -76,6 +76,8 @@ RENAMED_KEYS = {
     "data.name": "data.source",
     "data.dir": "data.source",
     "data.questions": "data.question_kinds",
+    "data.unusable": "data.on_bad",
+    "resume.accept_data": "data.changed",
     "evals.n": "evals.num_records",
     "evals.guidances": "evals.guidance_scales",
     "evals.batch": "evals.batch_size",
@@ -90,6 +92,9 @@ RENAMED_KEYS = {
 
 RENAMED_VALUES = {
     ("rl.log_probs.image_alignment", "reference_off_by_one"): "off_by_one_ulm_r1",
+    ("data.on_bad", "replace"): "drop",
+    ("data.changed", "False"): "refuse",
+    ("data.changed", "True"): "accept",
 }
 """Today's key and former value to today's value."""
 

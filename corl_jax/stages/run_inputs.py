@@ -44,6 +44,7 @@ def check_resumable(
     inputs: Mapping[str, Any],
     policies: Sequence[PolicySource],
     resume: ResumeConfig,
+    accept_records: bool = False,
 ) -> list[str]:
     """Checks that a run can go on in a work directory as it began; a new one always can.
 
@@ -53,6 +54,7 @@ def check_resumable(
       inputs: from ``describe_inputs``.
       policies: of ``init_from``.
       resume: what the user accepts.
+      accept_records: whether the user accepts other training records, ``config.data.changed``.
 
     Returns:
       sentences for the user about what has changed and was accepted.
@@ -78,9 +80,8 @@ def check_resumable(
         if was != today:
             label = f"the policy {policy.name!r} of config.init_from"
             consequence = "the KL term then measures from the policy of today"
-            notes.append(
-                _accept(label, was, today, "accept_init_from", resume.accept_init_from, consequence)
-            )
+            flag = "resume.accept_init_from=True"
+            notes.append(_accept(label, was, today, flag, resume.accept_init_from, consequence))
 
     was, today = manifest.inputs["records"], inputs["records"]
     if was != today:
@@ -90,8 +91,8 @@ def check_resumable(
                 "the set of training records of config.data",
                 was,
                 today,
-                "accept_data",
-                resume.accept_data,
+                "data.changed=accept",
+                accept_records,
                 consequence,
             )
         )
@@ -110,8 +111,7 @@ def _accept(
     change = f"{label} had {_text(was)} when the run began and has {_text(today)} today"
     if not is_accepted:
         raise UserError(
-            f"{change}; bring the former back, or go on with --config.resume.{flag}=True "
-            f"({consequence})"
+            f"{change}; bring the former back, or go on with --config.{flag} ({consequence})"
         )
     return f"{change}, which is accepted"
 

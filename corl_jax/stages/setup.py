@@ -351,7 +351,7 @@ def open_records(
         rows,
         checks,
         level=data.check if is_training else "none",
-        on_unusable=data.unusable,
+        on_bad=data.on_bad,
         label="training" if is_training else "held-out",
     )
     return records_at(source, rows)
