@@ -74,6 +74,8 @@ class Record:
       box_question, box_answer: the question where objects are, and their boxes; "" if absent.
       solution: the text that supervised training imitates, with its tags; "" if absent.
       location: line and file that the record comes from, for error texts; "" for none.
+      template: how its questions are put, see ``data.question_templates``; the questions are as
+        the data have them.
     """
 
     id: str
@@ -90,6 +92,7 @@ class Record:
     box_answer: str = ""
     solution: str = ""
     location: str = ""
+    template: str = "as_is"
 
 
 COLUMN_FIELDS = tuple(f.name for f in dataclasses.fields(Record) if f.name != "location")
