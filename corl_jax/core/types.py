@@ -95,7 +95,9 @@ class Record:
     template: str = "as_is"
 
 
-COLUMN_FIELDS = tuple(f.name for f in dataclasses.fields(Record) if f.name != "location")
+COLUMN_FIELDS = tuple(
+    f.name for f in dataclasses.fields(Record) if f.name not in ("location", "template")
+)
 """Fields of a ``Record`` that columns of a data set fill: the keys of ``config.data.columns``."""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, TypeVar
 
@@ -29,6 +30,7 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.renamed_keys import renamed_key_hint
 from corl_jax.core.runtime import DTYPES
 from corl_jax.core.types import COLUMN_FIELDS
+from corl_jax.data.question_templates import QuestionTemplateName
 from corl_jax.data.records import QA_TYPES
 from corl_jax.data.unusable_records import CHECK_LEVELS, ON_BAD
 from corl_jax.models.attention_kernels import kernels
@@ -137,6 +139,12 @@ class DataConfig:
       question_kinds: kinds of questions to keep, such as ``count``; () keeps all.
       qa_type: ``MC`` or ``OE``; "" keeps both.
       limit: number of training records to keep, the first ones; 0 keeps all.
+      template: how questions are put, a name in ``data.question_templates`` or a text with
+        ``{question}``.
+      mixture: name to a set of training records with its weights, see ``stages.mixture_config``;
+        they take the place of ``source`` in training. {} is none.
+      stages: first steps of the stages of a curriculum, after the one at 0; what changes by stage
+        has one value for the whole run, or one per stage.
       check: what of the training records is checked before the first step, of
         ``data.unusable_records.CHECK_LEVELS``.
       on_bad: what happens if some cannot be used, of ``data.unusable_records.ON_BAD``.
@@ -153,9 +161,16 @@ class DataConfig:
     question_kinds: tuple[str, ...] = ()
     qa_type: Annotated[str, OneOf(("", *QA_TYPES))] = ""
     limit: Count = 0
+    template: Annotated[str, QuestionTemplateName()] = "as_is"
+    mixture: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    stages: tuple[PositiveInt, ...] = ()
     check: Annotated[str, OneOf(CHECK_LEVELS)] = "all"
     on_bad: Annotated[str, OneOf(ON_BAD)] = "error"
     changed: Annotated[str, OneOf(ON_CHANGED)] = "refuse"
+
+    def __post_init__(self):
+        if any(a >= b for a, b in itertools.pairwise(self.stages)):
+            raise FieldError("stages", f"must ascend; got {self.stages}. Put them in order")
 
 
 @config_block

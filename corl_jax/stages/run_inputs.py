@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from corl_jax.core.errors import UserError
-from corl_jax.data.sources.base import FingerprintedSource, RecordSource, SelectedRecords
+from corl_jax.data.mixing.mixture import whole_source
+from corl_jax.data.sources.base import RecordSource
 from corl_jax.engine.checkpoints.inventory import DamagedCheckpoint
 from corl_jax.engine.checkpoints.manifest import Manifest, read_manifest
 from corl_jax.engine.checkpoints.step_folders import saved_steps
@@ -27,9 +28,7 @@ def describe_inputs(policies: Sequence[PolicySource], records: RecordSource) -> 
     Weights in a folder are read as a whole; of images that records name, only the sizes are.
     """
     # Which records are selected is part of the config, so the fingerprint is of all of them.
-    source = records.source if isinstance(records, SelectedRecords) else records
-    if not isinstance(source, FingerprintedSource):
-        raise TypeError(f"records of a run need a fingerprint; {type(source).__name__} has none")
+    source = whole_source(records)
     inputs = {
         "init_from": [policy.identity() for policy in policies],
         "records": {"count": len(source), "digest": source.fingerprint()},
