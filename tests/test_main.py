@@ -308,7 +308,7 @@ def test_a_truncated_checkpoint(refused, stopped_run):
     more = (*stopped_run.flags, f"--config.steps={STEPS + 1}")
     message = "training records of config.data had count 16384, digest corl_shapes 1.0.0 when"
     assert message in refused(*more)
-    error = refused(*more, "--config.resume.accept_data=True")
+    error = refused(*more, "--config.data.changed=accept")
     assert f"checkpoints/{STEPS} is damaged" in error and "delete that folder" in error
     after = contents(folder)
     assert {path for path in before if before[path] != after[path]} <= {folder / "config.json"}

@@ -29,7 +29,7 @@ from corl_jax.data.images import pad_to_square, to_float
 from corl_jax.data.pipeline import batches
 from corl_jax.data.sources.addresses import open_source
 from corl_jax.data.sources.base import DescribedSource
-from corl_jax.data.worker_images import resize_images
+from corl_jax.data.worker_images import resize_images, with_workers
 from corl_jax.sampling.policy import Policy
 
 CORE_SECONDS = 3.0
@@ -81,11 +81,10 @@ def run_benchmark(options: DataOptions, log: LogLine) -> dict[str, Any]:
     print(f"{rate:.0f} pictures/s on one core, decoded and resized to {options.image_size} px")
 
     iterator = batches(
-        source,
+        with_workers(source, options.workers),
         seed=0,
         batch_size=options.batch_size,
         transform=StackSquares(options.image_size),
-        workers=options.workers,
     )
     waiting, total = time_steps(iterator, options, log)
     share = sum(waiting) / sum(total)

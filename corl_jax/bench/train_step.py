@@ -34,6 +34,7 @@ from corl_jax.stages.rl.config import RlConfig
 from corl_jax.stages.rl.config_blocks import (
     TASKS,
     AdvantageConfig,
+    CurriculumConfig,
     LogProbsConfig,
     LossConfig,
     ReferenceConfig,
@@ -55,6 +56,8 @@ def rl_config(workload: Workload) -> RlConfig:
         ),
         advantage=AdvantageConfig(pairing="unified"),
         loss=LossConfig(),
+        curriculum=CurriculumConfig(),
+        stage_starts=(0,),
         log_probs=LogProbsConfig(chunk_length=workload.chunk_length),
         reference=ReferenceConfig(),
         kl={task: kl.KlConfig() for task in TASKS},

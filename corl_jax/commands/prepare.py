@@ -64,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
         )
 
     from corl_jax.core.workers.pool import WorkerPool
+    from corl_jax.data.mixing.templated_source import with_template
     from corl_jax.data.prepared.prepare import finish, partial_folder, prepare_splits
     from corl_jax.data.prepared.row_pass import RowPass
     from corl_jax.data.sources.addresses import open_source
@@ -73,7 +74,10 @@ def run(args: argparse.Namespace) -> int:
     config = _read_config(args.config, args.source, args.changes) if args.config else None
     checks = TextChecks.of_config(config) if config is not None else TextChecks()
     columns = config["data"]["columns"] if config is not None else {}
-    sources = {split: open_source(args.source, split, columns) for split in splits}
+    template = config["data"]["template"] if config is not None else "as_is"
+    sources = {
+        split: with_template(open_source(args.source, split, columns), template) for split in splits
+    }
     identity = {"source": args.source, "config": config, "columns": columns}
 
     workers = args.processes or os.cpu_count() or 1

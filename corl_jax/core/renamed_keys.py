@@ -76,6 +76,8 @@ RENAMED_KEYS = {
     "data.name": "data.source",
     "data.dir": "data.source",
     "data.questions": "data.question_kinds",
+    "data.unusable": "data.on_bad",
+    "resume.accept_data": "data.changed",
     "evals.n": "evals.num_records",
     "evals.guidances": "evals.guidance_scales",
     "evals.batch": "evals.batch_size",
@@ -90,8 +92,24 @@ RENAMED_KEYS = {
 
 RENAMED_VALUES = {
     ("rl.log_probs.image_alignment", "reference_off_by_one"): "off_by_one_ulm_r1",
+    ("data.on_bad", "replace"): "drop",
+    ("data.changed", "False"): "refuse",
+    ("data.changed", "True"): "accept",
 }
 """Today's key and former value to today's value."""
+
+
+ADDED_KEYS: dict[str, Any] = {
+    "data.changed": "refuse",
+    "data.template": "as_is",
+    "data.stages": [],
+    "data.mixture": {},
+    "rl.curriculum.success": {"image": "", "text": ""},
+    "rl.curriculum.success_at": 1.0,
+    "rl.curriculum.difficulty": ["none"],
+    "rl.curriculum.history": "none",
+}
+"""Keys that older versions did not have, and the values that do what they did."""
 
 
 def renamed_key_hint(key: str) -> str:
@@ -135,6 +153,12 @@ def _rename(config: Mapping[str, Any]) -> dict[str, Any]:
         value = _pop(renamed, old.split("."))
         if value is not _ABSENT:
             _put(renamed, new.split("."), RENAMED_VALUES.get((new, str(value)), value))
+
+    for key, value in ADDED_KEYS.items():
+        names = key.split(".")
+        # A block that the config of a stage does not have is not for that stage.
+        if "stage" in renamed and names[0] in renamed and _is_free(renamed, names):
+            _put_missing(renamed, names, json.loads(json.dumps(value)))
 
     kl = renamed.get("kl")
     for block in kl.values() if isinstance(kl, dict) else ():
@@ -189,6 +213,13 @@ def _pop(tree: dict[str, Any], keys: list[str]) -> Any:
     if value is not _ABSENT and not tree[name]:
         del tree[name]
     return value
+
+
+def _put_missing(tree: dict[str, Any], keys: list[str], value: Any) -> None:
+    """Sets the value at ``keys`` unless there is one."""
+    for name in keys[:-1]:
+        tree = tree.setdefault(name, {})
+    tree.setdefault(keys[-1], value)
 
 
 def _put(tree: dict[str, Any], keys: list[str], value: Any) -> None:

@@ -17,6 +17,7 @@ The letters are used in shape annotations and as suffixes of names:
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal, Protocol, TypeVar, dataclass_transform
@@ -74,6 +75,8 @@ class Record:
       box_question, box_answer: the question where objects are, and their boxes; "" if absent.
       solution: the text that supervised training imitates, with its tags; "" if absent.
       location: line and file that the record comes from, for error texts; "" for none.
+      template: how its questions are put, see ``data.question_templates``; the questions are as
+        the data have them.
     """
 
     id: str
@@ -90,9 +93,18 @@ class Record:
     box_answer: str = ""
     solution: str = ""
     location: str = ""
+    template: str = "as_is"
+
+    def with_id(self, record_id: str) -> Record:
+        """The same record under another id; an image that is not decoded yet stays so."""
+        record = copy.copy(self)
+        object.__setattr__(record, "id", record_id)
+        return record
 
 
-COLUMN_FIELDS = tuple(f.name for f in dataclasses.fields(Record) if f.name != "location")
+COLUMN_FIELDS = tuple(
+    f.name for f in dataclasses.fields(Record) if f.name not in ("location", "template")
+)
 """Fields of a ``Record`` that columns of a data set fill: the keys of ``config.data.columns``."""
 
 

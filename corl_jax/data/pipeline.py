@@ -8,20 +8,23 @@ In this way each process reads only its own rows.
 
 from __future__ import annotations
 
+import functools
 import operator
-from collections.abc import Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, Protocol, SupportsIndex, TypeVar
 
 import grain
 import numpy as np
 
+from corl_jax.core.checks.config_block import INT32_MAX
 from corl_jax.core.errors import UserError, describe_error
 from corl_jax.core.types import Record
-from corl_jax.core.workers.pool import shared_pool
 from corl_jax.data.sources.base import RecordSource, SelectedRecords
-from corl_jax.data.worker_images import with_workers
 
 T = TypeVar("T", covariant=True)
+
+RowOrder = Callable[[int], Sequence[int] | np.ndarray]
+"""The rows of a step: positions in a source. A pure function, since threads call it."""
 
 
 class Transform(Protocol[T]):
@@ -42,7 +45,6 @@ def batches(
     shuffle: bool = True,
     threads: int = 2,
     prefetch: int = 4,
-    workers: int = 0,
 ) -> grain.DatasetIterator[T]:
     """Endless batches, every epoch in a new order. An epoch drops the last, incomplete batch.
 
@@ -52,9 +54,8 @@ def batches(
       batch_size: records per step over all processes.
       transform: called as ``transform(records, step)``.
       shuffle: whether to shuffle the records; if not, they come in the order of the source.
-      threads, prefetch: how many threads prepare how many batches in advance.
-      workers: processes that decode and resize images for these threads; 0 for none. The batches
-        depend on none of the three.
+      threads, prefetch: how many threads prepare how many batches in advance. The batches do not
+        depend on them.
 
     Returns:
       A Grain iterator. ``get_state`` and ``set_state`` save and restore its position, also through
@@ -69,27 +70,52 @@ def batches(
             f"got {batch_size}. Change it, or add records"
         )
 
-    if workers:
-        source = with_workers(source, shared_pool(workers))
-
-    def make_batch(step: int, rows: np.ndarray) -> T:
-        # Nothing is read here; the transform indexes the records that it needs.
-        records = SelectedRecords(source, tuple(map(int, rows)))
-        try:
-            return transform(records, step)
-        except UserError:
-            raise
-        # This runs in a thread, whose error reaches the main thread without a place in the data.
-        except Exception as error:
-            raise UserError(
-                f"the batch of step {step}, of the records at positions "
-                f"{', '.join(map(str, records.rows[:8]))}{', ...' * (len(rows) > 8)}, cannot be made "
-                f"({describe_error(error)}); with less memory, lower the prompts of a step"
-            ) from error
-
     rows = _batches_of_rows(len(source), seed, batch_size, shuffle)
     read_options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+    make_batch = functools.partial(_make_batch, source, transform)
     return iter(rows.map_with_index(make_batch).to_iter_dataset(read_options))
+
+
+def batches_in_order(
+    source: RecordSource,
+    order: RowOrder,
+    *,
+    transform: Transform[T],
+    steps: range = range(INT32_MAX),
+    threads: int = 2,
+    prefetch: int = 4,
+) -> grain.DatasetIterator[T]:
+    """Batches of the rows that ``order`` names; the other arguments are those of ``batches``.
+
+    Args:
+      order: gives the rows of a step.
+      steps: of which there are batches, one after another.
+    """
+    read_options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+    numbers = grain.MapDataset.range(steps.start, steps.stop)
+
+    def make_batch(step: int) -> T:
+        return _make_batch(source, transform, int(step), order(int(step)))
+
+    return iter(numbers.map(make_batch).to_iter_dataset(read_options))
+
+
+def _make_batch(
+    source: RecordSource, transform: Transform[T], step: int, rows: Sequence[int] | np.ndarray
+) -> T:
+    # Nothing is read here; the transform indexes the records that it needs.
+    records = SelectedRecords(source, tuple(map(int, rows)))
+    try:
+        return transform(records, step)
+    except UserError:
+        raise
+    # This runs in a thread, whose error reaches the main thread without a place in the data.
+    except Exception as error:
+        raise UserError(
+            f"the batch of step {step}, of the records at positions "
+            f"{', '.join(map(str, records.rows[:8]))}{', ...' * (len(rows) > 8)}, cannot be made "
+            f"({describe_error(error)}); with less memory, lower the prompts of a step"
+        ) from error
 
 
 def record_ids(
@@ -97,6 +123,11 @@ def record_ids(
 ) -> tuple[str, ...]:
     """Ids of the records of batch number ``step`` of ``batches`` with the same arguments."""
     rows = _batches_of_rows(len(source), seed, batch_size, shuffle)[step]
+    return ids_of_rows(source, rows)
+
+
+def ids_of_rows(source: RecordSource, rows: Iterable[SupportsIndex]) -> tuple[str, ...]:
+    """Ids of the records at ``rows``."""
     return tuple(source[operator.index(row)].id for row in rows)
 
 

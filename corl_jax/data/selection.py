@@ -23,7 +23,11 @@ def records_at(source: RecordSource, rows: Sequence[int]) -> RecordSource:
 
 
 def select_rows(
-    source: DescribedSource, questions: Sequence[str] = (), qa_type: str = "", limit: int = 0
+    source: DescribedSource,
+    questions: Sequence[str] = (),
+    qa_type: str = "",
+    limit: int = 0,
+    key: str = "config.data",
 ) -> Sequence[int]:
     """Positions of the records that have the requested questions. Depends on the arguments only; has no seed.
 
@@ -32,35 +36,37 @@ def select_rows(
       questions: kinds of questions to select, such as ``count``; empty for all.
       qa_type: ``MC`` or ``OE``; "" for both.
       limit: the first so many of the selected records; 0 for all.
+      key: the block of the config that the other arguments are from, for errors.
 
     Raises:
       UserError: a kind or type that the source does not have, or fewer records than ``limit``.
     """
     if qa_type and qa_type not in QA_TYPES:
         raise UserError(
-            f"config.data.qa_type must be one of {', '.join(QA_TYPES)}, or '' for all; got "
-            f"{qa_type!r}"
+            f"{key}.qa_type must be one of {', '.join(QA_TYPES)}, or '' for all; got {qa_type!r}"
         )
     if limit < 0:
         raise UserError(
-            f"config.data.limit must be a number of records, or 0 for all; got {limit}. Raise it"
+            f"{key}.limit must be a number of records, or 0 for all; got {limit}. Raise it"
         )
 
     # The source is only searched if there is something to search for.
     rows: Sequence[int] = range(len(source))
     if questions or qa_type:
-        rows = _matching_rows(source, questions, qa_type)
+        rows = _matching_rows(source, questions, qa_type, key)
 
     # The first rows, so that a smaller limit selects a part of a larger one.
     if limit > len(rows):
         raise UserError(
-            f"config.data.limit must be at most the {len(rows)} selected records; got {limit}. "
+            f"{key}.limit must be at most the {len(rows)} selected records; got {limit}. "
             "Lower it, or set 0 for all"
         )
     return rows[:limit] if limit else rows
 
 
-def _matching_rows(source: DescribedSource, questions: Sequence[str], qa_type: str) -> list[int]:
+def _matching_rows(
+    source: DescribedSource, questions: Sequence[str], qa_type: str, key: str
+) -> list[int]:
     """Positions of the records whose question is of one of the kinds and of the type."""
     descriptions = [source.qa_type_and_kind(row) for row in range(len(source))]
 
@@ -74,7 +80,7 @@ def _matching_rows(source: DescribedSource, questions: Sequence[str], qa_type: s
             else "must be empty, since the records of this source have no kinds"
         )
         raise UserError(
-            f"config.data.question_kinds {requirement}; got {unknown_kinds[0]!r}. Correct it, or "
+            f"{key}.question_kinds {requirement}; got {unknown_kinds[0]!r}. Correct it, or "
             "set () for all"
         )
 
@@ -88,7 +94,7 @@ def _matching_rows(source: DescribedSource, questions: Sequence[str], qa_type: s
             rows.append(row)
     if not rows:
         raise UserError(
-            f"config.data.question_kinds={tuple(questions)} and config.data.qa_type={qa_type!r} "
+            f"{key}.question_kinds={tuple(questions)} and {key}.qa_type={qa_type!r} "
             "leave no record; select more kinds or types"
         )
     return rows

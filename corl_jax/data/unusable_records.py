@@ -25,7 +25,7 @@ from corl_jax.data.records import TextTooLong
 CHECK_LEVELS = ("all", "texts", "none")
 """What is checked: texts and pictures, texts alone, or only what opening the records shows."""
 
-ON_UNUSABLE = ("error", "replace")
+ON_BAD = ("error", "drop")
 """What happens to records that cannot be used: the run ends, or others take their place."""
 
 LISTED = 10
@@ -113,7 +113,7 @@ def usable_rows(
     checks: Sequence[Check],
     *,
     level: str = "all",
-    on_unusable: str = "error",
+    on_bad: str = "error",
     label: str = "training",
 ) -> Sequence[int]:
     """``rows`` in which other records take the places of those that cannot be used.
@@ -126,7 +126,7 @@ def usable_rows(
       rows: positions in ``source``.
       checks: of texts.
       level: of ``CHECK_LEVELS``.
-      on_unusable: of ``ON_UNUSABLE``.
+      on_bad: of ``ON_BAD``.
       label: what the records are, for messages.
 
     Raises:
@@ -139,11 +139,11 @@ def usable_rows(
 
     description = findings.describe(label, len(rows))
     unusable = set(findings.rows)
-    if on_unusable == "error" or len(unusable) == len(set(rows)):
+    if on_bad == "error" or len(unusable) == len(set(rows)):
         flags = [f"--config.{key}={tokens}" for key, tokens in sorted(findings.widths.items())]
         remedy = f", set {' '.join(flags)}" if flags else ""
         raise UserError(
-            f"{description}. Correct the data{remedy}, or set --config.data.unusable=replace to take "
+            f"{description}. Correct the data{remedy}, or set --config.data.on_bad=drop to take "
             "other records in their place"
         )
 

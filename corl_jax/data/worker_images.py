@@ -17,10 +17,10 @@ from jaxtyping import UInt8
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Record
-from corl_jax.core.workers.pool import WorkerPool
+from corl_jax.core.workers.pool import WorkerPool, shared_pool
 from corl_jax.data.image_files import ImageInput
 from corl_jax.data.records import image_of
-from corl_jax.data.sources.base import DescribedSource, RecordSource, SelectedRecords
+from corl_jax.data.sources.base import CompositeSource, DescribedSource, RecordSource
 
 Resize = Callable[[ImageInput, int], UInt8[np.ndarray, "S S 3"]]
 """``images.pad_to_square`` or ``images.crop_to_square``."""
@@ -84,15 +84,21 @@ class WorkerSource:
         return StoredImageRecord.of(record, StoredImage(self.source, row, self.pool))
 
 
-def with_workers(source: RecordSource, pool: WorkerPool) -> RecordSource:
-    """``source`` with its images read by workers, if they are files of the user.
+def with_workers(source: RecordSource, workers: int) -> RecordSource:
+    """``source`` with its images read by worker processes, if they are files of the user.
 
     Images of the embedded world are tiny and kept in memory.
+
+    Args:
+      source: of the records of a run; its records stay the same.
+      workers: number of the processes; 0 for none.
     """
-    if isinstance(source, SelectedRecords):
-        return SelectedRecords(with_workers(source.source, pool), source.rows)
+    if not workers:
+        return source
+    if isinstance(source, CompositeSource):
+        return source.with_sources(lambda part: with_workers(part, workers))
     if isinstance(source, DescribedSource) and source.has_image_files:
-        return WorkerSource(source, pool)
+        return WorkerSource(source, shared_pool(workers))
     return source
 
 

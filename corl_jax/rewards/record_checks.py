@@ -8,18 +8,18 @@ from collections.abc import Sequence
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Record
+from corl_jax.data.question_templates import QuestionField, fill_in_question
 from corl_jax.data.records import record_label, require
 from corl_jax.data.shapes.captions import parse_caption
 from corl_jax.rewards.config import RewardOptions
 from corl_jax.rewards.solutions import Check, solution_checks
 
-QUESTION_FIELDS = {
+QUESTION_FIELDS: dict[str, QuestionField] = {
     "self_answer": "question",
     "self_classes": "class_question",
     "self_boxes": "box_question",
-    "matching": "prompt",
 }
-"""Reward to the field that the policy reads behind an image that it has drawn."""
+"""Reward to the question that the policy answers about an image that it has drawn."""
 
 IMAGE_REWARDS = ("cycle_both", "pixel", "perceptual")
 """Rewards that compare an image that was drawn with the one of the record."""
@@ -45,6 +45,8 @@ def record_checks(
             checks.append(_caption_check(name))
         if name in QUESTION_FIELDS:
             checks.append(_question_check(name, check_question))
+        if name == "matching":
+            checks.append(_matching_check(check_question))
     return checks
 
 
@@ -60,17 +62,26 @@ def _caption_check(name: str) -> Check:
     return check
 
 
+def _matching_check(check_question: Check) -> Check:
+    """Makes a prompt of the caption behind an image, as it is made of a question."""
+
+    def check(record: Record) -> None:
+        check_question(dataclasses.replace(record, question=record.prompt, template="as_is"))
+
+    return check
+
+
 def _question_check(name: str, check_question: Check) -> Check:
-    """Makes a prompt of a field, as it is made of a question."""
+    """Makes a prompt of one of the questions."""
     field = QUESTION_FIELDS[name]
 
     def check(record: Record) -> None:
-        question = vars(record)[field]
-        if not question:
+        if not vars(record)[field]:
             raise UserError(
                 f"{record_label(record)}: reward {name!r} needs {field}, which is absent. "
                 "Add its column"
             )
-        check_question(dataclasses.replace(record, question=question))
+        question = fill_in_question(record, field)
+        check_question(dataclasses.replace(record, question=question, template="as_is"))
 
     return check

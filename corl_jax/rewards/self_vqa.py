@@ -12,13 +12,14 @@ import numpy as np
 from jaxtyping import Float
 
 from corl_jax.core.types import Completion
+from corl_jax.data.question_templates import QuestionField, fill_in_question
 from corl_jax.rewards.base import RewardContext, pixels_of, rewards
 
 
 def answer_about_images(
     completions: Sequence[Completion],
     context: RewardContext,
-    question_field: str,
+    question_field: QuestionField,
     answer_field: str,
 ) -> list[Completion]:
     """Lets the policy answer a question about each image.
@@ -43,7 +44,7 @@ def answer_about_images(
 
     # One call for all images: the policy answers them as one batch.
     images = np.stack([pixels_of(completion) for completion in completions])
-    questions = [vars(completion.record)[question_field] for completion in completions]
+    questions = [fill_in_question(completion.record, question_field) for completion in completions]
     answers = context.policy_handle.answers(images, questions)
 
     # Text rewards compare with ``record.answer``, whichever field the reference answer is in.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, TypeVar
 
@@ -30,8 +31,9 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.renamed_keys import renamed_key_hint
 from corl_jax.core.runtime import DTYPES
 from corl_jax.core.types import COLUMN_FIELDS
+from corl_jax.data.question_templates import QuestionTemplateName
 from corl_jax.data.records import QA_TYPES
-from corl_jax.data.unusable_records import CHECK_LEVELS, ON_UNUSABLE
+from corl_jax.data.unusable_records import CHECK_LEVELS, ON_BAD
 from corl_jax.models.attention_kernels import kernels
 from corl_jax.models.janus.config import SIZES
 from corl_jax.models.layers import REMAT_POLICIES
@@ -122,6 +124,10 @@ class MeshConfig:
                 raise FieldError(name, "must be a number of devices, or -1 for all; got 0")
 
 
+ON_CHANGED = ("refuse", "accept")
+"""What a run that resumes does about training records that have changed."""
+
+
 @config_block
 class DataConfig:
     """``config.data``: where records come from, and which of them are used.
@@ -134,9 +140,16 @@ class DataConfig:
       question_kinds: kinds of questions to keep, such as ``count``; () keeps all.
       qa_type: ``MC`` or ``OE``; "" keeps both.
       limit: number of training records to keep, the first ones; 0 keeps all.
+      template: how questions are put, a name in ``data.question_templates`` or a text with
+        ``{question}``.
+      mixture: name to a set of training records with its weights, see ``stages.mixture_config``;
+        they take the place of ``source`` in training. {} is none.
+      stages: first steps of the stages of a curriculum, after the one at 0; what changes by stage
+        has one value for the whole run, or one per stage.
       check: what of the training records is checked before the first step, of
         ``data.unusable_records.CHECK_LEVELS``.
-      unusable: what happens if some cannot be used, of ``data.unusable_records.ON_UNUSABLE``.
+      on_bad: what happens if some cannot be used, of ``data.unusable_records.ON_BAD``.
+      changed: whether a run goes on after its training records have changed, of ``ON_CHANGED``.
       workers: processes that decode and resize pictures during a step, as far as they are needed; 0
         does it in threads of the run.
     """
@@ -151,9 +164,17 @@ class DataConfig:
     question_kinds: tuple[str, ...] = ()
     qa_type: Annotated[str, OneOf(("", *QA_TYPES))] = ""
     limit: Count = 0
+    template: Annotated[str, QuestionTemplateName()] = "as_is"
+    mixture: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    stages: tuple[PositiveInt, ...] = ()
     check: Annotated[str, OneOf(CHECK_LEVELS)] = "all"
-    unusable: Annotated[str, OneOf(ON_UNUSABLE)] = "error"
+    on_bad: Annotated[str, OneOf(ON_BAD)] = "error"
+    changed: Annotated[str, OneOf(ON_CHANGED)] = "refuse"
     workers: Annotated[int, Interval(ge=0, le=256)] = 4
+
+    def __post_init__(self):
+        if any(a >= b for a, b in itertools.pairwise(self.stages)):
+            raise FieldError("stages", f"must ascend; got {self.stages}. Put them in order")
 
 
 @config_block
@@ -251,17 +272,17 @@ class ResumeConfig:
     Attributes:
       fallback: from an earlier checkpoint, where the newest one is damaged.
       accept_init_from: although a policy of ``init_from`` has changed since the run began.
-      accept_data: although the training records have changed.
     """
 
     fallback: bool = False
     accept_init_from: bool = False
-    accept_data: bool = False
 
 
 def without_resume(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config of a run, without what counts for one start alone."""
-    return {key: value for key, value in config.items() if key != "resume"}
+    kept = {key: value for key, value in config.items() if key != "resume"}
+    # Changed records are accepted once: the next start compares with what they are then.
+    return kept | {"data": dict(kept["data"]) | {"changed": DataConfig.changed}}
 
 
 def read_block(cls: type[T], block: Mapping[str, Any], key: str, **derived: Any) -> T:

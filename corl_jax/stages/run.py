@@ -43,7 +43,7 @@ MAY_DIFFER = (
     "steps",
     "data.check",
     "data.workers",
-    "data.unusable",
+    "data.on_bad",
     "rewards.options.timeout",
     "rl.rollout.image_prompt_length",
     "rl.rollout.text_prompt_length",
@@ -167,7 +167,10 @@ def _open_workdir(
     notes: list[str] = []
 
     def check(there: Workdir) -> None:
-        notes.extend(check_resumable(there, config["steps"], inputs, policies, resume))
+        accepts_records = config["data"]["changed"] == "accept"
+        notes.extend(
+            check_resumable(there, config["steps"], inputs, policies, resume, accepts_records)
+        )
 
     def create() -> None:
         created = open_workdir(workdir, without_resume(config), MAY_DIFFER, check)

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from corl_jax.core.errors import UserError
-from corl_jax.data.sources.base import FingerprintedSource, RecordSource, SelectedRecords
+from corl_jax.data.mixing.mixture import whole_source
+from corl_jax.data.sources.base import RecordSource
 from corl_jax.engine.checkpoints.inventory import DamagedCheckpoint
 from corl_jax.engine.checkpoints.manifest import Manifest, read_manifest
 from corl_jax.engine.checkpoints.step_folders import saved_steps
@@ -27,9 +28,7 @@ def describe_inputs(policies: Sequence[PolicySource], records: RecordSource) -> 
     Weights in a folder are read as a whole; of images that records name, only the sizes are.
     """
     # Which records are selected is part of the config, so the fingerprint is of all of them.
-    source = records.source if isinstance(records, SelectedRecords) else records
-    if not isinstance(source, FingerprintedSource):
-        raise TypeError(f"records of a run need a fingerprint; {type(source).__name__} has none")
+    source = whole_source(records)
     inputs = {
         "init_from": [policy.identity() for policy in policies],
         "records": {"count": len(source), "digest": source.fingerprint()},
@@ -44,6 +43,7 @@ def check_resumable(
     inputs: Mapping[str, Any],
     policies: Sequence[PolicySource],
     resume: ResumeConfig,
+    accept_records: bool = False,
 ) -> list[str]:
     """Checks that a run can go on in a work directory as it began; a new one always can.
 
@@ -53,6 +53,7 @@ def check_resumable(
       inputs: from ``describe_inputs``.
       policies: of ``init_from``.
       resume: what the user accepts.
+      accept_records: whether the user accepts other training records, ``config.data.changed``.
 
     Returns:
       sentences for the user about what has changed and was accepted.
@@ -78,9 +79,8 @@ def check_resumable(
         if was != today:
             label = f"the policy {policy.name!r} of config.init_from"
             consequence = "the KL term then measures from the policy of today"
-            notes.append(
-                _accept(label, was, today, "accept_init_from", resume.accept_init_from, consequence)
-            )
+            flag = "resume.accept_init_from=True"
+            notes.append(_accept(label, was, today, flag, resume.accept_init_from, consequence))
 
     was, today = manifest.inputs["records"], inputs["records"]
     if was != today:
@@ -90,8 +90,8 @@ def check_resumable(
                 "the set of training records of config.data",
                 was,
                 today,
-                "accept_data",
-                resume.accept_data,
+                "data.changed=accept",
+                accept_records,
                 consequence,
             )
         )
@@ -110,8 +110,7 @@ def _accept(
     change = f"{label} had {_text(was)} when the run began and has {_text(today)} today"
     if not is_accepted:
         raise UserError(
-            f"{change}; bring the former back, or go on with --config.resume.{flag}=True "
-            f"({consequence})"
+            f"{change}; bring the former back, or go on with --config.{flag} ({consequence})"
         )
     return f"{change}, which is accepted"
 

@@ -22,6 +22,7 @@ from corl_jax.core.runtime import DTYPES, compute_dtype
 from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.core.trees import flatten, flatten_abstract, matches, partition
 from corl_jax.core.types import Params
+from corl_jax.data.mixing.templated_source import with_template
 from corl_jax.data.selection import records_at, select_rows
 from corl_jax.data.shapes.examples import Split
 from corl_jax.data.shapes.vocabulary import build_tokenizer, write_tokenizer
@@ -342,16 +343,25 @@ def open_records(
       UserError: an unknown data set, missing files, records that cannot be used, or a selection that
         leaves none.
     """
-    data = read_block(DataConfig, config["data"], "data")
+    return open_selection(read_block(DataConfig, config["data"], "data"), split, checks)
+
+
+def open_selection(
+    data: DataConfig, split: Split, checks: Sequence[Check] = (), key: str = "data"
+) -> RecordSource:
+    """The records that ``data`` names, see ``open_records``; ``key`` of the block, for errors."""
     source = open_source(data.source, split, data.columns, cache_dir=data.cache_dir)
     is_training = split == "train"
-    rows = select_rows(source, data.question_kinds, data.qa_type, data.limit if is_training else 0)
+    source = with_template(source, data.template)
+    limit = data.limit if is_training else 0
+    rows = select_rows(source, data.question_kinds, data.qa_type, limit, f"config.{key}")
+    part = "" if key == "data" else f"{key.rpartition('.')[2]!r} "
     rows = usable_rows(
         source,
         rows,
         checks,
         level=data.check if is_training else "none",
-        on_unusable=data.unusable,
-        label="training" if is_training else "held-out",
+        on_bad=data.on_bad,
+        label=part + ("training" if is_training else "held-out"),
     )
     return records_at(source, rows)

@@ -15,7 +15,6 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.numerics import Metrics, Weighted
 from corl_jax.core.trees import bind, partition
 from corl_jax.core.types import Params
-from corl_jax.data.pipeline import batches, record_ids
 from corl_jax.data.sources.addresses import SHAPES
 from corl_jax.data.sources.base import RecordSource
 from corl_jax.data.unusable_records import Check
@@ -27,7 +26,8 @@ from corl_jax.objectives.next_token import next_token_loss
 from corl_jax.objectives.token_weights import token_weights
 from corl_jax.sampling.log_probs import LogProbOptions, completion_states
 from corl_jax.stages.config import HooksConfig, check_one_update, read_block
-from corl_jax.stages.setup import Setup, open_records
+from corl_jax.stages.setup import Setup
+from corl_jax.stages.train_records import TrainRecords
 from corl_jax.tasks.supervised import MakeSftBatch, SftBatch
 
 
@@ -89,8 +89,8 @@ class SftStage:
             "config.batch_size": self.batch_size,
             "config.sft.understanding_rows": c.understanding_rows,
         }
-        self.workers = config["data"]["workers"]
-        self._open_train_records = functools.partial(open_records, config, "train")
+        rows = {"image": self.batch_size, "text": c.understanding_rows}
+        self._order = TrainRecords(config, rows, is_paired=True)
         self.make_sft_batch = MakeSftBatch(
             tokenizer=setup.tokenizer,
             image_tokens=setup.cfg.image_tokens,
@@ -103,14 +103,15 @@ class SftStage:
             generation_prompt_length=c.generation_prompt_length,
             understanding_prompt_length=c.understanding_prompt_length,
             target_length=c.target_length,
-            parse_images=config["data"]["source"] == SHAPES,
+            parse_images=self._order.addresses == {SHAPES},
             local_row_ids=setup.sharder.local_row_ids,
         )
 
     @functools.cached_property
     def train_records(self) -> RecordSource:
         """The training records, built or opened and checked on first use."""
-        return self._open_train_records(self.text_checks())
+        checks = self.text_checks()
+        return self._order.open({"image": checks, "text": checks})
 
     def text_checks(self) -> list[Check]:
         """What must be true of the texts of every training record."""
@@ -126,17 +127,11 @@ class SftStage:
 
     def data_iterator(self) -> grain.DatasetIterator:
         """Prompts with their targets."""
-        return batches(
-            self.train_records,
-            seed=self.seed,
-            batch_size=self.batch_size,
-            transform=self.make_sft_batch,
-            workers=self.workers,
-        )
+        return self._order.batches(self.train_records, self.make_sft_batch)
 
     def record_ids(self, step: int) -> tuple[str, ...]:
         """Ids of the records of a step."""
-        return record_ids(self.train_records, seed=self.seed, batch_size=self.batch_size, step=step)
+        return self._order.record_ids(self.train_records, step)
 
     def batches(
         self, state: TrainState, raw: SftBatch, step: int

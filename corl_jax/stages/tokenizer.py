@@ -18,7 +18,7 @@ from corl_jax.core.sharding import to_host
 from corl_jax.core.trees import bind
 from corl_jax.core.types import Params, Record
 from corl_jax.data.images import to_uint8
-from corl_jax.data.pipeline import batches, held_out_records, record_ids
+from corl_jax.data.pipeline import held_out_records
 from corl_jax.data.records import require
 from corl_jax.data.sources.base import RecordSource
 from corl_jax.data.transforms import StackImages
@@ -33,6 +33,7 @@ from corl_jax.models.janus.image_tokenizer import PARAM_PREFIX, ImageTokenizer
 from corl_jax.objectives import reconstruction
 from corl_jax.stages.config import HooksConfig, check_no_adapters, check_one_update, read_block
 from corl_jax.stages.setup import Setup, open_records
+from corl_jax.stages.train_records import TrainRecords
 
 HELD_OUT_IMAGES = 64
 SHEET_IMAGES = 8
@@ -75,13 +76,13 @@ class TokenizerStage:
         abstract_module = nnx.eval_shape(lambda: ImageTokenizer(sizes, rngs=nnx.Rngs(0)))
         self.graphdef = nnx.split(abstract_module)[0]
         self.cfg = read_block(TokenizerConfig, config["tokenizer"], "tokenizer")
-        self.workers = config["data"]["workers"]
         self._open_records = functools.partial(open_records, config)
+        self._order = TrainRecords(config, {"image": self.batch_size}, is_paired=True)
 
     @functools.cached_property
     def train_records(self) -> RecordSource:
         """The training records, built or opened and checked on first use."""
-        return self._open_records("train", self.text_checks())
+        return self._order.open({"image": self.text_checks()})
 
     @functools.cached_property
     def held_out(self) -> tuple[Record, ...]:
@@ -104,17 +105,11 @@ class TokenizerStage:
     def data_iterator(self) -> grain.DatasetIterator:
         """Images in [-1, 1]."""
         transform = StackImages(self.setup.cfg.image_size, self.setup.sharder.local_row_ids)
-        return batches(
-            self.train_records,
-            seed=self.seed,
-            batch_size=self.batch_size,
-            transform=transform,
-            workers=self.workers,
-        )
+        return self._order.batches(self.train_records, transform)
 
     def record_ids(self, step: int) -> tuple[str, ...]:
         """Ids of the records of a step."""
-        return record_ids(self.train_records, seed=self.seed, batch_size=self.batch_size, step=step)
+        return self._order.record_ids(self.train_records, step)
 
     def batches(self, state: TrainState, raw: Any, step: int) -> Iterator[tuple[Any, HostMetrics]]:
         """The images, with equal weights that add up to 1."""

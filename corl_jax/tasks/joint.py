@@ -16,15 +16,18 @@ from corl_jax.tasks.visual_qa import VisualQA
 class JointPrompts:
     """Makes the prompts of a step: a transform from records to one ``PromptBatch`` per task.
 
-    Row ``i`` of both tasks is the same record, so that their rewards can be paired.
+    Row ``i`` of both tasks is the same record, so that their rewards can be paired, unless there is
+    a ``text_offset``.
 
     Attributes:
       text_to_image: the image task.
       visual_qa: the text task.
       image_prompts: the first so many records of a batch become image prompts; 0 for no image task.
-      text_prompts: the first so many records become text prompts; 0 for no text task.
+      text_prompts: so many records, from ``text_offset`` on, become text prompts; 0 for no text task.
       local_row_ids: maps the number of rows of a step to the row ids of this process, in order. It
         may repeat a row.
+      text_offset: number of the first record of the text task; above 0 the tasks have records of
+        their own.
       alternate_every: 0 for both tasks in every step. Otherwise a step has one task: so many steps
         the image task, then as many the text task, and again.
 
@@ -38,6 +41,7 @@ class JointPrompts:
     text_prompts: int
     local_row_ids: Callable[[int], Sequence[int]] = range
     alternate_every: int = 0
+    text_offset: int = 0
 
     def __post_init__(self):
         # Without prompts there is nothing to train on.
@@ -52,7 +56,7 @@ class JointPrompts:
     def batch_size(self) -> int:
         """Records per step."""
         # The task with fewer prompts uses the first records of the other's.
-        return max(self.image_prompts, self.text_prompts)
+        return max(self.image_prompts, self.text_offset + self.text_prompts)
 
     def __call__(self, records: Sequence[Record], step: int) -> dict[str, PromptBatch]:
         counts = {"image": self.image_prompts, "text": self.text_prompts}
@@ -67,6 +71,7 @@ class JointPrompts:
         for name, count in counts.items():
             if count:
                 # Only the rows of this process are read.
-                local_records = [records[i] for i in self.local_row_ids(count)]
+                offset = self.text_offset if name == "text" else 0
+                local_records = [records[offset + i] for i in self.local_row_ids(count)]
                 prompts[name] = tasks[name].make_prompts(local_records)
         return prompts

@@ -13,6 +13,7 @@ import numpy as np
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Prompts, Record, pytree
+from corl_jax.data.question_templates import fill_in_question
 from corl_jax.data.records import image_of, record_label, require
 from corl_jax.data.shapes.captions import canonical_caption, list_objects
 from corl_jax.data.shapes.parser import parse_batch
@@ -195,7 +196,7 @@ class MakeSftBatch:
         return [self._question_ids_of(record, formats[i]) for i, record in records.items()]
 
     def _question_ids_of(self, record: Record, format_: str) -> list[int]:
-        question = DESCRIBE if format_ == CAPTION else record.question
+        question = DESCRIBE if format_ == CAPTION else fill_in_question(record)
         with errors_name(record):
             ids = self.tokenizer.question_prompt(question, self.image_tokens)
         key = "sft.understanding_prompt_length"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from corl_jax.core.types import Completion, PromptBatch, Record, Rollout
+from corl_jax.data.question_templates import fill_in_question
 from corl_jax.data.records import require
 from corl_jax.data.text_tokenizer import TextTokenizer, truncated_rows
 from corl_jax.tasks.base import check_length, errors_name, pad_prompts, stack_images
@@ -15,7 +16,9 @@ from corl_jax.tasks.base import check_length, errors_name, pad_prompts, stack_im
 
 @dataclasses.dataclass(frozen=True)
 class VisualQA:
-    """Asks the record's question about its image; its text includes multiple choice options.
+    """Asks the record's question about its image, in the record's template.
+
+    The question includes the options of multiple choice.
 
     Attributes:
       tokenizer: text tokenizer.
@@ -39,7 +42,7 @@ class VisualQA:
         """
         # The vision tower fills the placeholders in.
         with errors_name(record):
-            ids = self.tokenizer.question_prompt(record.question, self.image_tokens)
+            ids = self.tokenizer.question_prompt(fill_in_question(record), self.image_tokens)
         check_length(ids, self.prompt_length, record, "question", self.length_key)
         return ids
 

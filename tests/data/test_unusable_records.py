@@ -75,7 +75,7 @@ def test_everything_that_is_wrong_is_named_at_once(open_folder):
         assert part in message
     # One flag is enough for both prompts.
     assert message.endswith(
-        "Correct the data, set --config.rl.w=16, or set --config.data.unusable=replace to take "
+        "Correct the data, set --config.rl.w=16, or set --config.data.on_bad=drop to take "
         "other records in their place"
     )
 
@@ -84,7 +84,7 @@ def test_levels_of_the_check(open_folder):
     source = open_folder({}, {"real_image": "damaged.png"}, {"prompt": "a cat on a mat"}, "{")
     for level, rows in (("all", [1, 2, 3]), ("texts", [2, 3]), ("none", [3])):
         assert message_of(source, range(4), level=level).startswith(f"{len(rows)} of 4 training")
-        usable = usable_rows(source, range(4), [check_width], level=level, on_unusable="replace")
+        usable = usable_rows(source, range(4), [check_width], level=level, on_bad="drop")
         assert not set(usable) & set(rows) and len(usable) == 4
     assert usable_rows(source, [0], [check_width]) == [0]
 
@@ -92,12 +92,12 @@ def test_levels_of_the_check(open_folder):
 def test_others_take_the_places_of_records_that_cannot_be_used(open_folder, capsys):
     long = {"prompt": "a cat on a mat"}
     source = open_folder({}, long, {}, long, long, {}, long)
-    usable = usable_rows(source, range(7), [check_width], on_unusable="replace", label="my")
+    usable = usable_rows(source, range(7), [check_width], on_bad="drop", label="my")
     # Each by the next one; after the last comes the first. All others keep their places.
     assert list(usable) == [0, 2, 2, 5, 5, 5, 0]
     assert capsys.readouterr().err.startswith("4 of 7 my records cannot be used: record 'train-2'")
-    assert list(usable_rows(source, [3, 2], [check_width], on_unusable="replace")) == [2, 2]
-    assert "1 of 1" in message_of(source, [1], on_unusable="replace")
+    assert list(usable_rows(source, [3, 2], [check_width], on_bad="drop")) == [2, 2]
+    assert "1 of 1" in message_of(source, [1], on_bad="drop")
 
 
 def test_many_are_counted_and_some_are_listed(open_folder):

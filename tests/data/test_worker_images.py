@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.workers.pool import shared_pool
 from corl_jax.data.images import crop_to_square, pad_to_square
+from corl_jax.data.mixing.mixture import Mixture, Part
+from corl_jax.data.mixing.templated_source import TemplatedSource
 from corl_jax.data.pipeline import batches
 from corl_jax.data.sources.addresses import open_source
 from corl_jax.data.sources.base import MemorySource, SelectedRecords
@@ -32,14 +33,16 @@ def source(tmp_path, rng):
     return open_source(str(tmp_path), "train")
 
 
-def first_batches(source, transform, **options):
-    iterator = batches(source, seed=1, batch_size=4, transform=transform, **options)
+def first_batches(source, transform, workers=0):
+    source = with_workers(source, workers)
+    iterator = batches(source, seed=1, batch_size=4, transform=transform)
     return [next(iterator) for _ in range(3)]
 
 
 def test_batches_do_not_depend_on_workers(source):
     selected = SelectedRecords(source, (5, 1, 2, 7, 0, 3))
-    for records in (source, selected):
+    mixture = Mixture([Part("a", selected), Part("b", TemplatedSource(source, "think_answer"))])
+    for records in (source, selected, mixture):
         expected = first_batches(records, StackImages(24))
         np.testing.assert_array_equal(first_batches(records, StackImages(24), workers=2), expected)
         for one, other in zip(
@@ -48,11 +51,13 @@ def test_batches_do_not_depend_on_workers(source):
             strict=True,
         ):
             assert [record.id for record in one] == [record.id for record in other]
+            assert [record.template for record in one] == [record.template for record in other]
+            assert all(isinstance(record, StoredImageRecord) for record in other)
             np.testing.assert_array_equal(one[0].image, other[0].image)
 
 
 def test_a_whole_image_is_decoded_if_it_is_looked_at(source, monkeypatch):
-    records = [with_workers(source, shared_pool(1))[i] for i in (3, 4)]
+    records = [with_workers(source, 1)[i] for i in (3, 4)]
     decoded = []
     kind, read = type(source), type(source).__getitem__
     monkeypatch.setattr(kind, "__getitem__", lambda self, i: decoded.append(i) or read(self, i))
@@ -75,7 +80,7 @@ def test_a_whole_image_is_decoded_if_it_is_looked_at(source, monkeypatch):
 
 def test_an_image_that_breaks_later_is_an_error_of_its_source(source, tmp_path):
     (tmp_path / "2.jpg").write_bytes((tmp_path / "2.jpg").read_bytes()[:300])
-    record = with_workers(source, shared_pool(1))[2]
+    record = with_workers(source, 1)[2]
     with pytest.raises(UserError) as error:
         resize_images([record], pad_to_square, 16)
     with pytest.raises(UserError) as expected:
@@ -85,4 +90,4 @@ def test_an_image_that_breaks_later_is_an_error_of_its_source(source, tmp_path):
 
 def test_images_in_memory_need_no_workers(source):
     memory = MemorySource(source[i] for i in range(4))
-    assert with_workers(memory, shared_pool(1)) is memory
+    assert with_workers(memory, 1) is memory

@@ -29,6 +29,7 @@ from corl_jax.stages.config import (
 )
 from corl_jax.stages.rl.config_blocks import (
     AdvantageConfig,
+    CurriculumConfig,
     LogProbsConfig,
     LossConfig,
     ReferenceConfig,
@@ -110,6 +111,11 @@ COLUMNS = Kind(
     ({}, {"question": "problem"}),
     ({"problem": "question"}, 1.0, None, ["question"], {1: "a"}),
 )
+TEMPLATE = Kind(
+    "one of as_is, think_answer, corl, r1_v, or a text with {question}",
+    ("as_is", "r1_v", "{question} In one word.", "{question}"),
+    ("", "think", "{Question}", "\ud800{question}"),
+)
 FRACTION = real(" above 0 and below 1", (0.3,), (0, 1, -1))
 
 TABLE = {
@@ -144,8 +150,12 @@ TABLE = {
         "question_kinds": TEXTS,
         "qa_type": choice("", "MC", "OE"),
         "limit": COUNT,
+        "template": TEMPLATE,
+        "mixture": Kind("a block of keys", ({}, {"a": {"source": "b"}}), (1, None, NAN, [], "a")),
+        "stages": Kind("a tuple such as (1, 2), or ()", ((), (1, 2), [5]), (1, "1", None, NAN, {})),
         "check": choice("all", "texts", "none"),
-        "unusable": choice("error", "replace"),
+        "on_bad": choice("error", "drop"),
+        "changed": choice("refuse", "accept"),
         "workers": WORKERS,
     },
     (HooksConfig, "hooks"): {
@@ -214,6 +224,16 @@ TABLE = {
         "task_weight": PER_TASK,
         "entropy_bonus": PER_TASK,
         "importance_cap": dataclasses.replace(WEIGHT, good=(0, 1, 2.5)),
+    },
+    (CurriculumConfig, "rl.curriculum"): {
+        "success": Kind(
+            "a block with each of image, text",
+            ({"image": "", "text": "accuracy"},),
+            ({}, {"image": ""}, "", None, ["accuracy"], {1: "a"}),
+        ),
+        "success_at": real("", (0, -1, 0.5), ()),
+        "difficulty": dataclasses.replace(TEXTS, good=(("none",), ["easy", "hard"])),
+        "history": choice("none", "unsolved"),
     },
     (LogProbsConfig, "rl.log_probs"): {
         "guidance": choice("matched", "conditional"),
@@ -365,6 +385,7 @@ NESTED = [
 ]  # fmt: skip
 
 RULES = [
+    (DataConfig, "data", {"stages": (5, 5)}, "stages must ascend; got (5, 5)"),
     (RunConfig, "", {"steps": 2**20, "updates_per_step": 2**12}, "steps must be at most 524287 with"),
     (MeshConfig, "mesh", {"fsdp": 0}, "fsdp must be a number of devices, or -1 for all; got 0"),
     (OptimConfig, "optim", {"warmup_steps": 5, "total_steps": 5, "schedule": "linear"},

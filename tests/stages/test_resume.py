@@ -19,6 +19,24 @@ CHANGES = {
         "rl.reference.update_every": 2,
         "rl.reference.mix": 0.5,
     },
+    "curriculum": {
+        "text": "tens",
+        "data.mixture": {
+            "counts": {"source": "shapes", "question_kinds": ["count"], "limit": 8},
+            "others": {
+                "source": "shapes",
+                "qa_type": "MC",
+                "template": "{question}",
+                "image_weight": [1, 3],
+                "text_weight": [1, 3],
+            },
+        },
+        "data.stages": [2],
+        "rl.curriculum.success": {"image": "", "text": "tens"},
+        "rl.curriculum.success_at": 3.0,
+        "rl.curriculum.difficulty": ["hard", "medium"],
+        "rl.curriculum.history": "unsolved",
+    },
 }
 """Changes of the config whose runs have more to remember than parameters."""
 
@@ -55,6 +73,10 @@ def test_stopped_and_resumed_equals_never_stopped(rl_config, small_world, tmp_pa
     assert any(row["text/kl"] > 0 for row in rows)
     if variant == "following_reference":
         assert any(row["text/resampled"] for row in rows[2:])
+    if variant == "curriculum":
+        assert 0 < min(row["curriculum/unsolved"] for row in rows) < 1
+        assert any(0 < row["text/success"] < 1 for row in rows)
+        assert len({row["text/difficulty_weight"] for row in rows}) > 1
     is_off_policy = variant == "one_step_off_policy"
     differs = [row["text/sampler_logp_diff"] > 1e-4 for row in rows]
     assert differs == [False, is_off_policy, is_off_policy, is_off_policy]

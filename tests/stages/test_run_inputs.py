@@ -59,11 +59,11 @@ def started(base, tmp_path_factory):
     return workdir, policies, records
 
 
-def check(started, steps=6, policies=None, records=None, **resume):
+def check(started, steps=6, policies=None, records=None, accept_records=False, **resume):
     workdir, first_policies, first_records = started
     policies = policies or first_policies
     inputs = describe_inputs(policies, records or first_records)
-    return check_resumable(workdir, steps, inputs, policies, ResumeConfig(**resume))
+    return check_resumable(workdir, steps, inputs, policies, ResumeConfig(**resume), accept_records)
 
 
 def test_unchanged_inputs_go_on(started):
@@ -78,14 +78,14 @@ def test_unchanged_inputs_go_on(started):
 def test_changed_records_are_refused_unless_they_are_accepted(started, records):
     message = (
         r"training records of config.data had count 96, digest a{20} when the run began and has "
-        rf"count {len(records)}, digest {records.text[:20]} today; .*config.resume.accept_data=True"
+        rf"count {len(records)}, digest {records.text[:20]} today; .*config.data.changed=accept"
     )
     with pytest.raises(UserError, match=message) as error:
         check(started, records=records)
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match=message):
         check(started, records=records, accept_init_from=True)
-    (note,) = check(started, records=records, accept_data=True)
+    (note,) = check(started, records=records, accept_records=True)
     assert note.endswith("today, which is accepted")
 
 
@@ -131,6 +131,8 @@ def test_identities_of_policies(started, base, tmp_path):
 
 
 def test_flags_of_a_start_are_no_part_of_the_config():
-    assert without_resume({"steps": 4, "resume": {"fallback": True}}) == {"steps": 4}
+    config = {"steps": 4, "resume": {"fallback": True}, "data": {"changed": "accept", "limit": 3}}
+    saved = {"steps": 4, "data": {"changed": "refuse", "limit": 3}}
+    assert without_resume(config) == without_resume(saved) == saved
     with pytest.raises(UserError, match="config.resume.fallback must be True or False; got 'yes'"):
         read_block(ResumeConfig, vars(ResumeConfig()) | {"fallback": "yes"}, "resume")

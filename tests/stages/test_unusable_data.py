@@ -66,7 +66,7 @@ def error_of(prepare_with, tmp_path, *args, **options):
         (
             "rl_placeholder_in_question",
             "has the special token <image_placeholder>",
-            "--config.data.unusable=replace",
+            "--config.data.on_bad=drop",
         ),
     ],
 )
@@ -117,6 +117,6 @@ def test_held_out_records_of_probes_are_read_before_the_run(prepare_with, tmp_pa
 def test_widths_and_limits_may_change_in_a_run(prepare_with):
     prepare_with([{}, {}])
     changes = {"rl.rollout.image_prompt_length": 32, "rewards.options.timeout": 5.0}
-    prepare_with([{}, {}], **changes, **{"data.unusable": "replace", "data.check": "texts"})
+    prepare_with([{}, {}], **changes, **{"data.on_bad": "drop", "data.check": "texts"})
     with pytest.raises(UserError, match="rl.rollout.group_size was 2 and is now 4"):
         prepare_with([{}, {}], **{"rl.rollout.group_size": 4})

@@ -17,9 +17,11 @@ from corl_jax.core.types import Record
 DATASET_NAME = "corl_records"
 """What TFDS calls a prepared set; the names of its files begin so."""
 TEXT_FIELDS = tuple(
-    field.name for field in dataclasses.fields(Record) if field.name not in ("image", "choices")
+    field.name
+    for field in dataclasses.fields(Record)
+    if field.name not in ("image", "choices", "template")
 )
-"""Fields of a ``Record`` that are texts."""
+"""Fields of a ``Record`` that are texts of the data; the template of a question is the run's."""
 
 
 @functools.cache

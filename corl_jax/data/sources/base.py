@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol, SupportsIndex, overload, runtime_checkable
 
 from corl_jax.core.errors import UserError
@@ -27,6 +27,15 @@ class FingerprintedSource(RecordSource, Protocol):
 
     def fingerprint(self) -> str:
         """A short text that changes when the records do."""
+        ...
+
+
+@runtime_checkable
+class CompositeSource(RecordSource, Protocol):
+    """Records of other sources."""
+
+    def with_sources(self, change: Callable[[RecordSource], RecordSource]) -> RecordSource:
+        """The same records, read from changed sources."""
         ...
 
 
@@ -115,3 +124,7 @@ class SelectedRecords(Sequence[Record]):
         if isinstance(index, slice):
             return SelectedRecords(self.source, self.rows[index])
         return self.source[self.rows[index]]
+
+    def with_sources(self, change: Callable[[RecordSource], RecordSource]) -> SelectedRecords:
+        """The same records, read from a changed source."""
+        return SelectedRecords(change(self.source), self.rows)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +24,7 @@ from corl_jax.stages.config import check_keys, read_block, within
 from corl_jax.stages.rl.config_blocks import (
     TASKS,
     AdvantageConfig,
+    CurriculumConfig,
     LogProbsConfig,
     LossConfig,
     ReferenceConfig,
@@ -33,6 +35,7 @@ BLOCKS = {
     "rollout": RolloutConfig,
     "advantage": AdvantageConfig,
     "loss": LossConfig,
+    "curriculum": CurriculumConfig,
     "log_probs": LogProbsConfig,
     "reference": ReferenceConfig,
 }
@@ -48,7 +51,8 @@ class RlConfig:
     """All that the reinforcement learning stage reads from a config.
 
     Attributes:
-      rollout, advantage, loss, log_probs, reference: the sub-blocks of ``config.rl``.
+      rollout, advantage, loss, curriculum, log_probs, reference: the sub-blocks of ``config.rl``.
+      stage_starts: first steps of the stages of a curriculum, from 0, ``config.data.stages``.
       kl: task to the schedule of its KL coefficient, ``config.kl``.
       rewards: task to (reward name to weight), ``config.rewards.image`` and ``.text``.
       reward_options: choices that several rewards share, ``config.rewards.options``.
@@ -57,8 +61,10 @@ class RlConfig:
     rollout: RolloutConfig
     advantage: AdvantageConfig
     loss: LossConfig
+    curriculum: CurriculumConfig
     log_probs: LogProbsConfig
     reference: ReferenceConfig
+    stage_starts: tuple[int, ...]
     kl: Mapping[str, KlConfig]
     rewards: Mapping[str, Mapping[str, float]]
     reward_options: RewardOptions
@@ -72,6 +78,18 @@ class RlConfig:
     def needs_reference(self) -> bool:
         """Whether any task has a KL term."""
         return any(self.kl[task].needs_reference for task in self.tasks)
+
+    @property
+    def success_rewards(self) -> dict[str, str]:
+        """Task to the reward that says whether a sample succeeded, for the trained tasks."""
+        names = self.curriculum.success
+        return {task: names[task] for task in self.tasks if names[task]}
+
+    def difficulty(self, step: int) -> str:
+        """How success weighs advantages in a step."""
+        names = self.curriculum.difficulty
+        stage = bisect.bisect_right(self.stage_starts, step) - 1
+        return names[stage] if len(names) > 1 else names[0]
 
     def sampling_params(self, policy: PolicyFns, task: str) -> SamplingParams:
         """The distribution that samples and log-probs of ``task`` are of."""
@@ -115,9 +133,11 @@ def read_rl_config(config: Mapping[str, Any], updates_per_step: int) -> RlConfig
             rewards.require(name)
     weights = {task: dict(config["rewards"][task]) for task in TASKS}
 
-    c = RlConfig(**blocks, kl=kl, rewards=weights, reward_options=options)
+    starts = (0, *config["data"]["stages"])
+    c = RlConfig(**blocks, stage_starts=starts, kl=kl, rewards=weights, reward_options=options)
     _check_tasks(c)
     _check_off_policy(c, updates_per_step)
+    _check_curriculum(c)
     return c
 
 
@@ -165,4 +185,39 @@ def _check_off_policy(c: RlConfig, updates_per_step: int) -> None:
             f"config.rl.loss.importance_cap={cap} compares log-probs with the sampler's, so "
             f"image_alignment must be 'aligned'; got {c.log_probs.image_alignment!r}. Set "
             "config.rl.loss.importance_cap=0 or config.rl.log_probs.image_alignment=aligned"
+        )
+
+
+def _check_curriculum(c: RlConfig) -> None:
+    """Raises UserError where success is not measured, or would mean two things."""
+    curriculum, names = c.curriculum, c.success_rewards
+    for task, name in names.items():
+        if name not in c.rewards[task]:
+            raise UserError(
+                f"config.rl.curriculum.success.{task} must be one of the rewards in "
+                f"config.rewards.{task}, {', '.join(c.rewards[task])}; got {name!r}"
+            )
+    if curriculum.is_used and not names:
+        raise UserError(
+            "config.rl.curriculum.success must name the reward that measures success, for a task "
+            "that is trained; got none. Set for example config.rl.curriculum.success.text=accuracy"
+        )
+    if len(curriculum.difficulty) not in (1, len(c.stage_starts)):
+        raise UserError(
+            f"config.rl.curriculum.difficulty must have 1 name, or {len(c.stage_starts)}, one per "
+            f"stage of config.data.stages; got {len(curriculum.difficulty)}"
+        )
+
+    # Paired tasks share their advantages, so one weight counts for both.
+    is_shared = c.advantage.pairing != "separate" and len(c.tasks) == 2
+    if set(curriculum.difficulty) != {"none"} and is_shared and len(names) > 1:
+        raise UserError(
+            f"config.rl.curriculum.success must name the reward of one task where "
+            f"config.rl.advantage.pairing={c.advantage.pairing!r} shares advantages; got "
+            f"{len(names)}. Set one of them to ''"
+        )
+    if curriculum.history != "none" and c.rollout.one_step_off_policy:
+        raise UserError(
+            "config.rl.curriculum.history needs the outcomes of a step before the next one is "
+            "sampled; got config.rl.rollout.one_step_off_policy=True. Set it to False"
         )

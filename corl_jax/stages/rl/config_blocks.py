@@ -15,12 +15,14 @@ from corl_jax.core.checks.config_block import (
     FieldError,
     Interval,
     Keys,
+    NotEmpty,
     OneOf,
     PositiveInt,
     Weight,
     config_block,
 )
 from corl_jax.objectives.advantages import PAIRINGS, baselines, normalizations
+from corl_jax.objectives.difficulty import difficulty_weights
 from corl_jax.objectives.policy_gradient import CLIPS
 from corl_jax.objectives.sampling_distribution import GREEDY_BELOW
 from corl_jax.objectives.token_weights import aggregations
@@ -30,6 +32,9 @@ TASKS = ("image", "text")
 """Text-to-image, whose completions are images, and visual question answering, whose are texts."""
 
 WeightPerTask = Annotated[Mapping[str, Weight], Keys(TASKS, exact=True)]
+
+HISTORIES = ("none", "unsolved")
+"""Which records an epoch has: all, or those that were not solved when they were sampled last."""
 
 LOG_PROB_GUIDANCE = ("matched", "conditional")
 IMAGE_ALIGNMENTS = ("aligned", "off_by_one_ulm_r1")
@@ -168,6 +173,36 @@ class LogProbsConfig:
     image_alignment: Annotated[str, OneOf(IMAGE_ALIGNMENTS)] = "aligned"
     shared_prefix: tuple[Annotated[str, OneOf(TASKS)], ...] = TASKS
     chunk_length: Count = 0
+
+
+@config_block
+class CurriculumConfig:
+    """``config.rl.curriculum``: what measured success changes.
+
+    Attributes:
+      success: task to the reward that says whether a sample succeeded, one of the task's rewards;
+        "" for a task whose success is not measured.
+      success_at: the least value of that reward that is a success.
+      difficulty: how the share of samples of a group that succeeded weighs its advantages, a name in
+        ``objectives.difficulty``; one for the whole run, or one per stage of ``config.data.stages``.
+      history: ``unsolved`` leaves records out of the next epoch whose samples all succeeded.
+    """
+
+    success: Annotated[Mapping[str, str], Keys(TASKS, exact=True)] = dataclasses.field(
+        default_factory=lambda: dict.fromkeys(TASKS, "")
+    )
+    success_at: float = 1.0
+    difficulty: Annotated[
+        tuple[Annotated[str, OneOf(difficulty_weights)], ...],
+        NotEmpty(),
+        "Give one for the whole run, or one per stage of config.data.stages",
+    ] = ("none",)
+    history: Annotated[str, OneOf(HISTORIES)] = "none"
+
+    @property
+    def is_used(self) -> bool:
+        """Whether success changes anything."""
+        return self.history != "none" or set(self.difficulty) != {"none"}
 
 
 @config_block

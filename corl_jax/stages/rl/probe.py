@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from corl_jax.core.types import Params, Record
@@ -32,7 +32,7 @@ class HeldOutProbe:
         reward_scorer: RewardScorer,
         make_joint_prompts: Callable[[RlConfig, RolloutSampler], JointPrompts],
         open_records: Callable[[Literal["test"]], RecordSource],
-        record_checks: Callable[[RlConfig], Sequence[Check]],
+        record_checks: Callable[[RlConfig], Mapping[str, Sequence[Check]]],
         seed: int,
     ):
         """Arguments are those of training.
@@ -62,7 +62,9 @@ class HeldOutProbe:
         self._rollout_sampler = RolloutSampler(setup, probe_cfg, seed, total_steps=1)
         self._joint_prompts = make_joint_prompts(probe_cfg, self._rollout_sampler)
         self._reward_scorer = reward_scorer.with_config(probe_cfg)
-        self._record_checks = record_checks(probe_cfg)
+        self._record_checks = [
+            check for checks in record_checks(probe_cfg).values() for check in checks
+        ]
 
     def load_reward_models(self) -> None:
         """Reads the reward models that the probed tasks need."""

@@ -19,9 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from corl_jax.core.rng import stream
 from corl_jax.core.types import Params, PromptBatch, Record, Rewards
-from corl_jax.data.sources.base import RecordSource, SelectedRecords
+from corl_jax.data.sources.base import SelectedRecords
 from corl_jax.objectives.advantages import zero_std_groups
 from corl_jax.stages.rl.reward_step import RewardScorer, ScoredRollouts
 from corl_jax.stages.rl.rollouts import RolloutBatch, RolloutSampler
@@ -37,15 +36,13 @@ class DynamicSampling:
     Attributes:
       joint_prompts: makes the prompts of both tasks.
       rollout_sampler, reward_scorer: of the stage.
-      open_source: opens the training records.
-      seed: of the run.
+      round_records: step and round to its records, as many as a step has.
     """
 
     joint_prompts: JointPrompts
     rollout_sampler: RolloutSampler
     reward_scorer: RewardScorer
-    open_source: Callable[[], RecordSource]
-    seed: int
+    round_records: Callable[[int, int], SelectedRecords]
 
     def __call__(self, params: Params, scored: ScoredRollouts) -> ScoredRollouts:
         """``scored`` with as many groups replaced as the rounds provide, and metrics about it.
@@ -93,13 +90,6 @@ class DynamicSampling:
             pairing=cfg.advantage.pairing,
             text_weight=cfg.advantage.pairing_text_weight,
         )
-
-    def round_records(self, step: int, round_number: int) -> SelectedRecords:
-        """As many records as a step has, none of them twice."""
-        source = self.open_source()
-        key = stream(self.seed, f"refill {round_number}", step)
-        order = np.asarray(jax.random.permutation(key, len(source)))
-        return SelectedRecords(source, tuple(map(int, order[: self.joint_prompts.batch_size])))
 
     def sample_again(
         self,

@@ -28,10 +28,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from corl_jax.core.numerics import Metrics
+from corl_jax.core.rng import stream
 from corl_jax.core.trees import partition
 from corl_jax.core.types import Params, PolicyBatch, Rewards, Rollout
-from corl_jax.data.pipeline import PairWithNext, batches, record_ids
-from corl_jax.data.sources.base import RecordSource
+from corl_jax.data.mixing.history import HistoryIterator
+from corl_jax.data.pipeline import PairWithNext, ids_of_rows
+from corl_jax.data.sources.base import RecordSource, SelectedRecords
 from corl_jax.data.text_tokenizer import truncated_rows
 from corl_jax.data.unusable_records import Check
 from corl_jax.engine.hooks import Hook, PeriodicHook, Report
@@ -46,6 +48,7 @@ from corl_jax.rewards.record_checks import record_checks
 from corl_jax.stages.config import HooksConfig
 from corl_jax.stages.rl.advantage_step import compute_advantages
 from corl_jax.stages.rl.config import RlConfig, read_rl_config
+from corl_jax.stages.rl.curriculum import solved_shares, success_shares, weigh_by_difficulty
 from corl_jax.stages.rl.grad_interference import GradInterference
 from corl_jax.stages.rl.kl_penalty import subtract_kl_penalties
 from corl_jax.stages.rl.loss import policy_loss, summed_reward_moments
@@ -55,6 +58,7 @@ from corl_jax.stages.rl.reward_step import RewardScorer
 from corl_jax.stages.rl.rollouts import RolloutBatch, RolloutSampler
 from corl_jax.stages.rl.sample_sheet import SampleSheet
 from corl_jax.stages.setup import Setup, open_records
+from corl_jax.stages.train_records import TrainRecords
 from corl_jax.tasks.base import Task
 from corl_jax.tasks.joint import JointPrompts
 from corl_jax.tasks.text_to_image import TextToImage
@@ -85,7 +89,12 @@ class RlStage:
         self.cfg: RlConfig = read_rl_config(config, self.updates_per_step)
         self.loss = functools.partial(policy_loss, setup.trained_policy, self.cfg)
         self._open_records = functools.partial(open_records, config)
-        self.workers = config["data"]["workers"]
+        self._order = TrainRecords(
+            config,
+            self.cfg.rollout.prompts,
+            is_paired=self.cfg.advantage.pairing != "separate",
+        )
+        self._history: HistoryIterator | None = None
 
         # The four collaborators of a step.
         self.text_to_image = TextToImage(
@@ -110,8 +119,7 @@ class RlStage:
             self.joint_prompts,
             self.rollout_sampler,
             self.reward_scorer,
-            lambda: self.train_records,
-            self.seed,
+            self.refill_records,
         )
 
         # What looks at steps from outside.
@@ -142,25 +150,30 @@ class RlStage:
             cfg.rollout.text_prompts,
             rollout_sampler.local_prompt_ids,
             cfg.rollout.alternate_every,
+            self._order.text_offset if cfg is self.cfg else 0,
         )
 
     @functools.cached_property
     def train_records(self) -> RecordSource:
         """The training records, built or opened and checked on first use."""
-        return self._open_records("train", self.text_checks())
+        return self._order.open(self.record_checks(self.cfg))
 
     def text_checks(self) -> list[Check]:
-        """What must be true of the texts of every training record."""
-        return self.record_checks(self.cfg)
+        """What the tasks and their rewards need of the texts of a record."""
+        return [check for checks in self.record_checks(self.cfg).values() for check in checks]
 
-    def record_checks(self, cfg: RlConfig) -> list[Check]:
-        """What the tasks of ``cfg`` and their rewards need of the texts of a record."""
+    def record_checks(self, cfg: RlConfig) -> dict[str, list[Check]]:
+        """Task to what it and its rewards need of the texts of a record, for the tasks of ``cfg``."""
         check = {"image": self.text_to_image.check_record, "text": self.visual_qa.check_record}
-        names = {name for task in cfg.tasks for name in cfg.rewards[task]}
-        return [
-            *(check[task] for task in cfg.tasks),
-            *record_checks(sorted(names), cfg.reward_options, self.visual_qa.prompt_ids),
-        ]
+        return {
+            task: [
+                check[task],
+                *record_checks(
+                    sorted(cfg.rewards[task]), cfg.reward_options, self.visual_qa.prompt_ids
+                ),
+            ]
+            for task in cfg.tasks
+        }
 
     @property
     def rows_per_step(self) -> dict[str, int]:
@@ -234,19 +247,29 @@ class RlStage:
     def data_iterator(self) -> grain.DatasetIterator:
         """Prompts of both tasks; one step off policy, those of two steps at a time."""
         # Prompts are made ahead of time in threads; only this process's rows are read.
-        iterator = batches(
-            self.train_records,
-            seed=self.seed,
-            batch_size=self.joint_prompts.batch_size,
-            transform=self.joint_prompts,
-            workers=self.workers,
-        )
+        if self.cfg.curriculum.history != "none":
+            self._history = self._order.unsolved_batches(self.train_records, self.joint_prompts)
+            return self._history
+        iterator = self._order.batches(self.train_records, self.joint_prompts)
         return PairWithNext(iterator) if self.cfg.rollout.one_step_off_policy else iterator
 
     def record_ids(self, step: int) -> tuple[str, ...]:
         """Ids of the records of a step, before dynamic sampling replaces any."""
-        batch_size = self.joint_prompts.batch_size
-        return record_ids(self.train_records, seed=self.seed, batch_size=batch_size, step=step)
+        if self._history is not None:
+            return ids_of_rows(self.train_records, self._history.rows(step))
+        return self._order.record_ids(self.train_records, step)
+
+    def refill_records(self, step: int, round_number: int) -> SelectedRecords:
+        """The records of a round of dynamic sampling: as many as a step has, of the whole set."""
+        records, name = self.train_records, f"refill {round_number}"
+        order = self._order.order(records)
+        if order is not None:
+            rows = order.with_seed_of(name)(step)
+        else:
+            # None of them twice.
+            key = stream(self.seed, name, step)
+            rows = np.asarray(jax.random.permutation(key, len(records)))
+        return SelectedRecords(records, tuple(map(int, rows[: self.joint_prompts.batch_size])))
 
     def batches(self, state: TrainState, raw: Any, step: int) -> Iterator[tuple[Any, HostMetrics]]:
         """One training step up to the update.
@@ -258,11 +281,11 @@ class RlStage:
 
         # Rollouts. With dynamic sampling the rewards decide which of them are kept.
         rollout_batch = self.rollout_sampler.step_rollouts(state, params, raw, step)
-        scored = None
+        scored, history_metrics = None, {}
         if self.cfg.advantage.resample_rounds:
-            scored = self.dynamic_sampling(
-                params, self.reward_scorer.score_rollouts(params, rollout_batch)
-            )
+            scored = self.reward_scorer.score_rollouts(params, rollout_batch)
+            history_metrics = self.note_outcomes(scored.rewards, step)
+            scored = self.dynamic_sampling(params, scored)
             rollout_batch = scored.batch
 
         # Log-probs, of the policy that samples and of the reference, where the loss needs them.
@@ -271,6 +294,7 @@ class RlStage:
         # Rewards and advantages.
         if scored is None:
             scored = self.reward_scorer.score_rollouts(params, rollout_batch)
+            history_metrics = self.note_outcomes(scored.rewards, step)
         rewards = {
             task: self.reward_scorer.normalize(task, task_rewards, state.algo)
             for task, task_rewards in scored.rewards.items()
@@ -278,13 +302,16 @@ class RlStage:
         penalized, penalty_metrics = subtract_kl_penalties(
             self.cfg, rewards, policy_batch, state.algo
         )
-        for task, advantage in compute_advantages(self.cfg, penalized).items():
+        advantages, difficulty_metrics = weigh_by_difficulty(
+            self.cfg, compute_advantages(self.cfg, penalized), rewards, step
+        )
+        for task, advantage in advantages.items():
             policy_batch[task] = self.with_advantages(
                 task, policy_batch[task], advantage, rewards[task]
             )
         local_rollouts, prompts = scored.local_rollouts, rollout_batch.prompts
         metrics = self.reward_scorer.metrics(rewards) | scored.metrics | penalty_metrics
-        metrics |= self.completion_lengths(local_rollouts)
+        metrics |= self.completion_lengths(local_rollouts) | difficulty_metrics | history_metrics
         del params, rollout_batch, scored  # the update needs their memory
 
         # The update, once or several times on the same rollouts.
@@ -295,6 +322,20 @@ class RlStage:
             self.sample_sheet.remember(prompts["image"], local_rollouts["image"], rewards["image"])
         for _ in range(self.updates_per_step):
             yield policy_batch, metrics
+
+    def note_outcomes(self, rewards: Mapping[str, Rewards], step: int) -> HostMetrics:
+        """Adds what came of the step's own records to their history, and describes it."""
+        history = self._history
+        if history is None:
+            return {}
+        rows = history.rows(step)
+        measured, shares = solved_shares(success_shares(self.cfg, rewards), len(rows))
+        history.outcomes.add(rows[measured], shares)
+        return {
+            "curriculum/epoch": float(history.epoch),
+            "curriculum/in_epoch": history.share_in_epoch,
+            "curriculum/unsolved": float(history.outcomes.unsolved.mean()),
+        }
 
     def policy_batches(
         self, state: TrainState, params: Params, batch: RolloutBatch
