@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import grain
 import numpy as np
 
+from corl_jax.core.errors import UserError
 from corl_jax.data.mixing.epochs import Epochs
 from corl_jax.data.pipeline import Transform, batches_in_order
 from corl_jax.data.sources.base import RecordSource
@@ -105,12 +106,21 @@ class HistoryIterator(grain.DatasetIterator[T]):
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Moves to a position that ``get_state`` returned."""
+        """Moves to a position that ``get_state`` returned.
+
+        Raises:
+          UserError: it is of another number of records.
+        """
         records = len(self._source)
-        self.outcomes.percent = _from_text(state["outcomes"])[:records]
+        percent = _from_text(state["outcomes"])
+        if len(percent) != records:
+            raise UserError(
+                f"config.rl.curriculum.history must go on with the {len(percent)} records whose "
+                f"outcomes the checkpoint has; got {records}. Bring them back, or choose another "
+                "--workdir"
+            )
+        self.outcomes.percent = percent
         in_epoch = np.unpackbits(_from_text(state["in_epoch"]))[:records].astype(bool)
-        if len(self.outcomes.percent) != records or len(in_epoch) != records:
-            raise ValueError(f"outcomes of {len(self.outcomes.percent)} records, not of {records}")
         self._segment = self._epochs.segment(
             state["start"], tuple(state["epochs"]), tuple(state["used"]), in_epoch
         )

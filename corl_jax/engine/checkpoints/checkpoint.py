@@ -193,6 +193,8 @@ class Checkpointer:
             )
         try:
             data.set_state(restored.data)
+        except UserError:  # it fits, but not this run
+            raise
         except Exception as error:
             raise DamagedCheckpoint(folder, describe_error(error)) from error
         return Restored(step, restored.state, tuple(notes))

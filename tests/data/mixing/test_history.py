@@ -91,7 +91,7 @@ def test_every_step_can_be_resumed():
 
 def test_a_position_of_other_records_is_refused():
     state = iterator_of(3).get_state()
-    with pytest.raises(ValueError, match="of 3 records, not of 4"):
+    with pytest.raises(UserError, match="must go on with the 3 records whose .*; got 4"):
         iterator_of(4).set_state(state)
 
 
