@@ -8,8 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bad_rows import GOOD, LONGEST_PROMPT, LONGEST_QUESTION, READ, REJECTED, Kind, write_pictures
+from bad_rows import (
+    CHOICE,
+    GOOD,
+    LONGEST_PROMPT,
+    LONGEST_QUESTION,
+    READ,
+    REJECTED,
+    Kind,
+    write_pictures,
+)
 from helpers import byte_tokenizer
+from hostile_json import SETTINGS, VALUES, raises_at_most_a_user_error, variants
+from hypothesis import given
 
 from corl_jax.core.errors import UserError
 from corl_jax.data import unusable_records
@@ -151,3 +162,17 @@ def test_the_docs_have_every_kind():
     names = [kind.name for kind in READ if not re.search(" (written|answered) '", kind.name)]
     assert [line for line in (*rows, *names) if line not in text] == []
     assert f"{len(REJECTED)} kinds of rows are rejected" in text
+
+
+@SETTINGS
+@given(VALUES | variants(CHOICE | {"choices": ["red", "blue"], "id": 3}))
+def test_no_row_ends_in_a_traceback(tmp_path_factory, checks, row):
+    folder = tmp_path_factory.getbasetemp() / "any_row"
+    if not folder.exists():
+        folder.mkdir()
+        write_pictures(folder)
+    (folder / "train.jsonl").write_text("\n".join([json.dumps(row), json.dumps(CHOICE)]))
+    source = raises_at_most_a_user_error(open_source, str(folder), "train")
+    if source is not None:
+        raises_at_most_a_user_error(usable_rows, source, range(2), checks)
+        raises_at_most_a_user_error(source.__getitem__, 0)

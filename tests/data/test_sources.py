@@ -153,9 +153,15 @@ def test_a_file_that_was_cut_off_is_one_line(tmp_path, open_at, suffix):
     [
         (
             "x2x_rft_22k",
-            x2x_rows(1)[0] | {"text": "no prompt", "label": 3},
+            x2x_rows(1)[0] | {"text": "no prompt", "label": 3, "cls_problem": "Which?"},
             {"real_image": datasets.Image()},
-            {"prompt": "picture 0", "answer": "A", "qa_type": "MC", "choices": ("one", "two")},
+            {
+                "class_question": "Which?",
+                "prompt": "picture 0",
+                "answer": "A",
+                "qa_type": "MC",
+                "choices": ("one", "two"),
+            },
         ),
         (
             "clevr_counting",

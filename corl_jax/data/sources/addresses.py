@@ -11,9 +11,9 @@ from corl_jax.data.prepared.source import PreparedSource, is_prepared
 from corl_jax.data.shapes import builder
 from corl_jax.data.shapes.examples import Split
 from corl_jax.data.sources.base import DescribedSource
-from corl_jax.data.sources.hub_tables import open_hub
+from corl_jax.data.sources.hub_sets import open_hub
 from corl_jax.data.sources.layouts import SPLIT_NAMES, open_path
-from corl_jax.data.sources.presets import PRESETS
+from corl_jax.data.sources.presets import PRESETS, Preset
 from corl_jax.data.sources.table import Table, TableSource
 from corl_jax.data.sources.tfds_tables import open_tfds
 
@@ -46,15 +46,15 @@ def open_source(
         return PreparedSource(user_path(address, "config.data.source"), split)
 
     preset, path = _read_preset(address)
-    requested = {field: column for field, column in columns.items() if column}
-    is_exact = preset is not None and bool(PRESETS[preset].columns)
-    if preset is not None:
-        requested = {**PRESETS[preset].columns, **requested}
     table = _open_table(path, split, cache_dir)
-    return TableSource(table, requested, with_usual_columns=not is_exact)
+    requested = {field: column for field, column in columns.items() if column}
+    if preset is None or not preset.columns:
+        return TableSource(table, requested)
+    requested = {**preset.columns_in(table.columns), **requested}
+    return TableSource(table, requested, with_usual_columns=False)
 
 
-def _read_preset(address: str) -> tuple[str | None, str]:
+def _read_preset(address: str) -> tuple[Preset | None, str]:
     """The preset that an address names, if any, and the address without it.
 
     Raises:
@@ -64,13 +64,13 @@ def _read_preset(address: str) -> tuple[str | None, str]:
     if name not in PRESETS:
         return None, address
     if path:
-        return name, path
+        return PRESETS[name], path
     if not PRESETS[name].hub:
         raise UserError(
             f"config.data.source must say where the files of {name} are, for example "
             f"{name}:data/{name}; got {address!r}"
         )
-    return name, HUB + PRESETS[name].hub
+    return PRESETS[name], HUB + PRESETS[name].hub
 
 
 def _open_table(address: str, split: Split, cache_dir: str) -> Table:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from corl_jax.core.errors import UserError
 from corl_jax.data.shapes.examples import Split
-from corl_jax.data.sources.hub_tables import FORMATS, open_files, open_saved
+from corl_jax.data.sources.hub_sets import FORMATS, open_files, open_saved
 from corl_jax.data.sources.json_tables import SUFFIXES, JsonTable
 from corl_jax.data.sources.plain_tables import PICTURE_SUFFIXES, open_captions, open_prompt_list
 from corl_jax.data.sources.table import Table

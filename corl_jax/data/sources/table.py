@@ -10,15 +10,13 @@ import dataclasses
 import hashlib
 import operator
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, SupportsIndex
 
 import numpy as np
 
-from corl_jax.core.checks.paths import user_path
-from corl_jax.core.errors import UserError, describe_error
+from corl_jax.core.errors import UserError
 from corl_jax.core.types import COLUMN_FIELDS, Record
-from corl_jax.data.image_files import load_image
 from corl_jax.data.record_fields import make_record
 from corl_jax.data.records import check_record, record_label
 from corl_jax.data.sources.columns import (
@@ -27,6 +25,13 @@ from corl_jax.data.sources.columns import (
     plain_value,
     read_fields,
     resolve_columns,
+)
+from corl_jax.data.sources.pictures import (
+    Picture,
+    picture_bytes,
+    picture_pixels,
+    picture_size,
+    read_picture,
 )
 
 PLACEHOLDER_IMAGE = np.zeros((1, 1, 3), np.uint8)
@@ -48,19 +53,6 @@ class Row:
     id: str
     values: Mapping[str, object]
     problem: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class StoredPicture:
-    """A picture in a row.
-
-    Attributes:
-      fetch: gives its bytes.
-      size: number of bytes.
-    """
-
-    fetch: Callable[[], bytes]
-    size: int
 
 
 class Table(Protocol):
@@ -90,9 +82,6 @@ class Table(Protocol):
         ...
 
 
-Picture = pathlib.Path | StoredPicture | None
-
-
 class TableSource:
     """Records of a table. An image is read when its record is indexed.
 
@@ -117,7 +106,7 @@ class TableSource:
         # A row that is no record keeps its place, so that all of them can be named at once.
         self.unreadable: dict[int, str] = {}
         self._records: list[Record | None] = []
-        self._pictures: list[Picture] = []
+        self._pictures: list[Picture | None] = []
 
         usual = USUAL_COLUMNS if with_usual_columns else {}
         resolved = resolve_columns(table.columns, columns, table.label, usual)
@@ -142,10 +131,10 @@ class TableSource:
         if not 0 <= position < len(self):
             raise IndexError(f"record {position} of {len(self)}")
         try:
-            record = self.text_record(position)
-            if record.image is None:
+            record, picture = self.text_record(position), self._pictures[position]
+            if picture is None:
                 return record
-            image = self._load_image(position)
+            image = picture_pixels(picture, record_label(record))
         except UserError as error:
             raise UserError(
                 f"{error}; or set --config.data.check=all --config.data.on_bad=drop to take "
@@ -171,8 +160,9 @@ class TableSource:
 
     def check_image(self, index: int) -> None:
         """Raises UserError if the image of the record at ``index`` cannot be read."""
-        if self.text_record(index).image is not None:
-            self._load_image(index)
+        label, picture = record_label(self.text_record(index)), self._pictures[index]
+        if picture is not None:
+            picture_pixels(picture, label)
 
     def image_bytes(self, index: int) -> bytes | None:
         """The picture of the record at ``index`` as it is stored; None if it has none.
@@ -181,17 +171,7 @@ class TableSource:
           UserError: it cannot be read, or the record is unreadable.
         """
         label, picture = record_label(self.text_record(index)), self._pictures[index]
-        if picture is None:
-            return None
-        if isinstance(picture, StoredPicture):
-            return picture.fetch()
-        try:
-            return picture.read_bytes()
-        except OSError as error:
-            raise UserError(
-                f"{label}: image {str(picture)!r} cannot be read ({describe_error(error)}); check "
-                "the file"
-            ) from None
+        return None if picture is None else picture_bytes(picture, label)
 
     def fingerprint(self) -> str:
         """Hash of the files, or of all texts, and of the size of each picture."""
@@ -202,10 +182,8 @@ class TableSource:
             texts = [] if record is None else [vars(record)[name] for name in _TEXT_FIELDS]
             digest.update(repr(texts or self.unreadable[position]).encode())
         for picture in self._pictures:
-            if isinstance(picture, StoredPicture):
-                digest.update(f"{picture.size} ".encode())
-            elif picture is not None:
-                digest.update(f"{picture.stat().st_size} ".encode())
+            if picture is not None:
+                digest.update(f"{picture_size(picture)} ".encode())
         return digest.hexdigest()
 
     def qa_type_and_kind(self, index: int) -> tuple[str, str]:
@@ -213,19 +191,13 @@ class TableSource:
         record = self._records[index]
         return ("", "") if record is None else (record.qa_type, record.kind)
 
-    def _load_image(self, index: int) -> np.ndarray:
-        label, picture = record_label(self.text_record(index)), self._pictures[index]
-        assert picture is not None
-        content = picture.fetch() if isinstance(picture, StoredPicture) else picture
-        return load_image(content, label)
-
 
 _TEXT_FIELDS = tuple(name for name in COLUMN_FIELDS if name != "image")
 
 
 def _read_row(
     row: Row, columns: Mapping[str, str], folder: pathlib.Path, ids: set[str]
-) -> tuple[Record, Picture]:
+) -> tuple[Record, Picture | None]:
     """The record of a row without its image, and where the image is.
 
     Args:
@@ -239,7 +211,7 @@ def _read_row(
     picture = None
     if "image" in columns:
         value = plain_value(look_up(row.values, columns["image"]))
-        picture = _read_picture(value, columns["image"], folder, row.location)
+        picture = read_picture(value, columns["image"], folder, row.location)
 
     fields = read_fields(row.values, columns, row.location)
     record_id = str(fields.get("id", "")) or row.id
@@ -250,54 +222,3 @@ def _read_row(
     # The check needs some image; the real one is read when the record is indexed.
     image = None if picture is None else PLACEHOLDER_IMAGE
     return check_record(make_record(fields, record_id, image, row.location)), picture
-
-
-def _read_picture(value: object, column: str, folder: pathlib.Path, location: str) -> Picture:
-    """Where a picture is that a row has as a path, as bytes, or as an object of both.
-
-    Raises:
-      UserError: it is something else, or a file that does not exist.
-    """
-    if isinstance(value, list | tuple) and len(value) == 1:
-        value = value[0]
-    if isinstance(value, list | tuple) and value:
-        raise UserError(
-            f"{location}: {column} must be one picture; got {len(value)}. A record has one: name "
-            f"it with --config.data.columns.image={column}.0"
-        )
-    # ``datasets.Image`` writes {"bytes": null, "path": "..."} where the picture is a file.
-    if isinstance(value, Mapping):
-        content, path = value.get("bytes"), value.get("path")
-        value = path if content is None else content
-        if value is None:
-            raise UserError(
-                f"{location}: {column} must be a picture; got an object without 'bytes' and "
-                "without a text 'path'. Correct or drop the row"
-            )
-    if value is None or value == [] or value == ():
-        return None
-    if isinstance(value, StoredPicture):
-        return value
-    if isinstance(value, bytes):
-        content = value
-        return StoredPicture(lambda: content, len(content))
-    if not isinstance(value, str):
-        raise UserError(
-            f"{location}: {column} must be a picture, as its path, as bytes or as an object with "
-            f"'bytes' and 'path'; got {type(value).__name__}. Name another column with "
-            "--config.data.columns.image"
-        )
-    if not value.strip():
-        return None
-    if value.startswith(("http://", "https://", "s3://", "gs://", "data:")):
-        raise UserError(
-            f"{location}: {column} must be a file on this machine; got {value[:60]!r}. Download "
-            "the picture and write its path"
-        )
-    # A missing image is an error now, not in the middle of the training.
-    path = user_path(folder / value, f"{location}: {column}")
-    if not path.is_file():
-        raise UserError(
-            f"{location} names the image {str(path)!r}, which does not exist; check the path"
-        )
-    return path

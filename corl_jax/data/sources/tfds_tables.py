@@ -13,7 +13,8 @@ import tensorflow_datasets as tfds
 
 from corl_jax.core.errors import UserError, describe_error
 from corl_jax.data.sources.columns import plain_value, top_columns
-from corl_jax.data.sources.table import Row, StoredPicture
+from corl_jax.data.sources.pictures import StoredPicture
+from corl_jax.data.sources.table import Row
 
 
 @dataclasses.dataclass(frozen=True)
