@@ -52,7 +52,7 @@ def test_batches_do_not_depend_on_workers(source):
         ):
             assert [record.id for record in one] == [record.id for record in other]
             assert [record.template for record in one] == [record.template for record in other]
-            assert all(isinstance(record, StoredImageRecord) for record in other)
+            assert all("image" not in vars(record) for record in other)
             np.testing.assert_array_equal(one[0].image, other[0].image)
 
 
@@ -60,7 +60,14 @@ def test_a_whole_image_is_decoded_if_it_is_looked_at(source, monkeypatch):
     records = [with_workers(source, 1)[i] for i in (3, 4)]
     decoded = []
     kind, read = type(source), type(source).__getitem__
-    monkeypatch.setattr(kind, "__getitem__", lambda self, i: decoded.append(i) or read(self, i))
+
+    def note_and_read(self, i):
+        # Threads of iterators of other tests may still read sources of theirs.
+        if self is source:
+            decoded.append(i)
+        return read(self, i)
+
+    monkeypatch.setattr(kind, "__getitem__", note_and_read)
     for resize in (pad_to_square, crop_to_square):
         squares = resize_images(records, resize, 16)
         expected = [resize(read(source, i).image, 16) for i in (3, 4)]
