@@ -26,7 +26,7 @@ SFT_FLAGS = {
     "sft.understanding_rows": 2,
     "sft.generation_prompt_length": 128,
     "sft.understanding_prompt_length": 1000,
-    "sft.target_length": 24,
+    "sft.target_length": 160,
 }
 RL_FLAGS = {
     "rl.rollout.image_prompt_length": 128,
