@@ -106,7 +106,7 @@ class Watch:
         """Ends this process with a line at once: JAX's client is about to abort it with a trace."""
         if self._is_ending.acquire(blocking=False):
             line = (
-                f"error: process 0 of {self._store.processes} cannot be reached any more: it was "
+                f"\nerror: process 0 of {self._store.processes} cannot be reached any more: it was "
                 f"killed, or its host is gone. {NEXT_STEP}\n"
             )
             os.write(sys.stderr.fileno(), line.encode())
@@ -122,6 +122,8 @@ class Watch:
                     self.end_without_coordinator()
                 return
             if line and not self._stopped.is_set():
+                # The main thread may have left a progress bar in the last line.
+                print(file=sys.stderr)
                 self.end(line, 2)
                 os._exit(2)
 
