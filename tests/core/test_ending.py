@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.processes import ending
 from corl_jax.core.processes.ending import CLOSED_PIPE, INTERRUPTED, run_program
 
 ROOT = Path(__file__).parents[2]
@@ -28,6 +29,34 @@ def test_exit_codes_and_lines(capsys):
     assert capsys.readouterr().err == "error: interrupted\n"
     with pytest.raises(ZeroDivisionError):
         run_program(lambda: 1 // 0)
+
+
+@pytest.mark.parametrize(
+    ("cause", "calls"),
+    [
+        (None, ["failure", "end"]),
+        (OSError(28, "No space left"), ["failure", "end"]),
+        (ValueError("Gloo AllGather failed"), ["suspect", "wait", "failure", "end"]),
+    ],
+)
+def test_an_error_that_may_come_from_a_process_that_has_gone(monkeypatch, cause, calls):
+    """The others are looked after before the error is told, as the watch may know better."""
+    made = []
+
+    class Others:
+        suspect = staticmethod(lambda: made.append("suspect"))
+        report_failure = staticmethod(lambda message: made.append("failure"))
+        end = staticmethod(lambda line, code: made.append("end"))
+
+    def save():
+        try:
+            raise UserError("x cannot be written") from cause
+        except UserError as error:
+            raise UserError("process 1 of 2 stopped") from error
+
+    monkeypatch.setattr(ending, "_others", Others())
+    monkeypatch.setattr(ending.time, "sleep", lambda seconds: made.append("wait"))
+    assert run_program(save) == 2 and made == calls
 
 
 @pytest.mark.parametrize("flags", [["--help"], ["inspect", "--help"], ["inspect"]])

@@ -40,6 +40,30 @@ def test_two_processes_agree_and_one_that_is_killed_ends_the_other():
     assert "Traceback" not in errors[0] and "stack trace" not in errors[0], errors
 
 
+def test_what_c_writes_is_held_back_and_lost_where_the_process_ends_at_once():
+    program = """
+import os, sys, time
+from corl_jax.core.processes.native_log import HOLD_SECONDS, HeldNativeLog
+
+log = HeldNativeLog()
+os.write(2, b"c++ 1\\n")
+print("python 1", file=sys.stderr)
+time.sleep(2 * HOLD_SECONDS)
+os.write(2, b"c++ 2\\n")
+print("python 2", file=sys.stderr)
+if sys.argv[1] == "release":
+    log.release()
+    log.release()
+    os.write(2, b"c++ 3\\n")
+os._exit(3)
+"""
+    lines = ["python 1", "c++ 1", "python 2"]
+    for how, printed in (("end", lines), ("release", [*lines, "c++ 2", "c++ 3"])):
+        command = [sys.executable, "-c", program, how]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (result.returncode, result.stderr.split("\n")) == (3, [*printed, ""])
+
+
 def test_alone_everything_returns_at_once():
     assert agreement.any_process(True) and not agreement.any_process(False)
     assert agreement.texts_of_processes("text") == ["text"]

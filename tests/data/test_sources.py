@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from corl_jax.core.errors import UserError
+from corl_jax.data.sources import hub_tables
 from corl_jax.data.sources.addresses import open_source
 from corl_jax.data.sources.presets import PRESETS
 
@@ -98,7 +99,9 @@ def test_photographs_of_every_layout_are_the_same(test_data, tmp_path, open_at, 
         source.check_image(i)
 
 
-def test_files_of_a_hub_data_set_on_disk(tmp_path, open_at):
+def test_files_of_a_hub_data_set_on_disk(tmp_path, open_at, monkeypatch):
+    # Rows are read in several blocks.
+    monkeypatch.setattr(hub_tables, "ROWS_PER_READ", 3)
     folder = tmp_path / "set"
     (folder / "data").mkdir(parents=True)
     rows = x2x_rows(5)
@@ -379,6 +382,11 @@ def test_columns_are_mapped(tmp_path, open_at):
     assert (record.prompt, record.question, record.answer) == ("", "What?", "a cat")
     assert (record.kind, record.id) == ("animals", "rows-2") and record.image is not None
 
+    # A column that one field takes is not the usual one of another any more.
+    (tmp_path / "labels.json").write_text(json.dumps([{"label": "cat"}]))
+    record = open_at(tmp_path / "labels.json", columns={"prompt": "label"})[0]
+    assert (record.prompt, record.answer) == ("cat", "")
+
     for wrong, message in (
         (
             {"question": "turn"},
@@ -400,4 +408,10 @@ def test_what_is_no_data_set(tmp_path, open_at):
     assert "or one of x2x_rft_22k" in message_of(open_at, "x2x_rft")
     assert "it has a.bin" in message_of(open_at, tmp_path)
     (tmp_path / "train.jsonl").write_text('{"prompt": "a"}')
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / "metadata.jsonl").write_text('{"prompt": "a"}')
+    assert len(open_at(tmp_path, "test")) == 1
+    (tmp_path / "train.jsonl").rename(tmp_path / "metadata.jsonl")
+    assert "has no train.jsonl" in message_of(open_at, tmp_path)
+    (tmp_path / "metadata.jsonl").rename(tmp_path / "train.jsonl")
     assert "it is one file of training" in message_of(open_at, tmp_path / "train.jsonl", "test")

@@ -57,6 +57,8 @@ def run_program(action: Callable[[], int]) -> int:
             # Here, since at its own end Python would print about a closed pipe.
             sys.stdout.flush()
     except UserError as error:
+        if _others is not None and _comes_from_library(error):
+            _await_verdict(_others)
         return _end_with_line(str(error), BAD_INPUT)
     except KeyboardInterrupt:
         return _end_with_line("interrupted", INTERRUPTED)
@@ -97,14 +99,28 @@ def _end_with_line(line: str, code: int) -> int:
 
 def _end_after_bug(error: Exception, others: OtherProcesses) -> int:
     """Ends one of several processes after an error that may come from the end of another one."""
-    # A collective fails where a process has gone. If one has, the watch ends this process meanwhile.
-    others.suspect()
-    time.sleep(VERDICT_SECONDS)
-
+    _await_verdict(others)
     traceback.print_exception(error)
     others.report_failure(describe_error(error))
     others.end("", BUG)
     return BUG
+
+
+def _comes_from_library(error: UserError) -> bool:
+    """Whether an error explains one of a library, but for those of the file system."""
+    cause = error.__cause__
+    while isinstance(cause, UserError):
+        cause = cause.__cause__
+    return cause is not None and not isinstance(cause, OSError)
+
+
+def _await_verdict(others: OtherProcesses) -> None:
+    """Returns if no process has gone; otherwise the watch ends this process meanwhile.
+
+    A collective fails where a process has gone, whatever it was part of.
+    """
+    others.suspect()
+    time.sleep(VERDICT_SECONDS)
 
 
 def _close_outputs() -> None:

@@ -22,6 +22,7 @@ import jax
 from jax._src.distributed import global_state
 
 from corl_jax.core.processes.ending import set_other_processes
+from corl_jax.core.processes.native_log import HeldNativeLog
 from corl_jax.core.processes.store import ALIVE, FAILED, GONE, LEFT, Store
 
 POLL_SECONDS = 1.0
@@ -105,10 +106,10 @@ class Watch:
         """Ends this process with a line at once: JAX's client is about to abort it with a trace."""
         if self._is_ending.acquire(blocking=False):
             line = (
-                f"error: process 0 of {self._store.processes} cannot be reached any more: it was "
+                f"\nerror: process 0 of {self._store.processes} cannot be reached any more: it was "
                 f"killed, or its host is gone. {NEXT_STEP}\n"
             )
-            os.write(2, line.encode())
+            os.write(sys.stderr.fileno(), line.encode())
         os._exit(2)
 
     def _run(self) -> None:
@@ -121,6 +122,8 @@ class Watch:
                     self.end_without_coordinator()
                 return
             if line and not self._stopped.is_set():
+                # The main thread may have left a progress bar in the last line.
+                print(file=sys.stderr)
                 self.end(line, 2)
                 os._exit(2)
 
@@ -163,7 +166,7 @@ def start_watch() -> None:
         _watch.start()
         set_other_processes(_watch)
         if process > 0:
-            _explain_abort(_watch)
+            _explain_abort(_watch, HeldNativeLog())
 
 
 def current_watch() -> Watch | None:
@@ -171,7 +174,7 @@ def current_watch() -> Watch | None:
     return _watch
 
 
-def _explain_abort(watch: Watch) -> None:
+def _explain_abort(watch: Watch, native_log: HeldNativeLog) -> None:
     """Prints a line where JAX's client aborts the process because it has lost process 0.
 
     The client does so in a thread of C++, at the moment when the connection closes.
@@ -186,6 +189,8 @@ def _explain_abort(watch: Watch) -> None:
             socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
         except OSError:
             watch.end_without_coordinator()
+        native_log.release()
 
+    atexit.register(native_log.release)
     _abort_handler = handle
     ctypes.CDLL(None).signal(signal.SIGABRT, handle)
