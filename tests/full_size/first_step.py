@@ -110,7 +110,7 @@ def write_policy(folder: pathlib.Path, cfg: JanusConfig = DOT) -> pathlib.Path:
     tokenizer.save(str(words / "tokenizer.json"))
 
     size = tokenizer.get_vocab_size()
-    decoder = dataclasses.replace(cfg.decoder, vocab_size=size, max_length=1024)
+    decoder = dataclasses.replace(cfg.decoder, vocab_size=size, max_length=1280)
     cfg = dataclasses.replace(cfg, decoder=decoder)
     save_folder(random_params(abstract(cfg), 0), cfg, words, folder)
     return folder
