@@ -80,7 +80,8 @@ class TrainRecords:
                 "learning choose config.rl.advantage.pairing='separate'"
             )
         groups = [(task,) for task in rows] if is_split else [tuple(rows)]
-        sizes = [max(rows[task] for task in group) for group in groups]
+        # A stage without prompts is refused by whoever makes them.
+        sizes = [max((rows[task] for task in group), default=0) for group in groups]
         self.batch_size, self.text_offset = sum(sizes), sizes[0] if is_split else 0
         self._streams = tuple(
             Stream(
