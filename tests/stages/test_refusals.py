@@ -319,7 +319,7 @@ def test_unknown_and_missing_keys_of_a_block(small_config, small_world, tmp_path
     config = small_config("unified")
     config["rl"]["colour"] = 1
     assert message_of(config) == (
-        "config.rl must have the keys advantage, log_probs, loss, reference, rollout; "
+        "config.rl must have the keys advantage, curriculum, log_probs, loss, reference, rollout; "
         "got colour too"
     )
 
