@@ -39,6 +39,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         dest="changes",
         help="changes to the config",
     )
+    parser.add_argument(
+        "--column",
+        action="append",
+        default=[],
+        metavar="FIELD=COLUMN",
+        dest="columns",
+        help="column of the data that a field of the record is read from, such as question=problem; "
+        "as config.data.columns",
+    )
     parser.add_argument("--splits", default="train", help="such as train,test (default: train)")
     parser.add_argument(
         "--processes",
@@ -70,10 +79,11 @@ def run(args: argparse.Namespace) -> int:
     from corl_jax.data.sources.addresses import open_source
     from corl_jax.stages.text_checks import TextChecks
 
-    # The config decides what is checked, and which columns are read.
-    config = _read_config(args.config, args.source, args.changes) if args.config else None
+    # The config decides what is checked; columns on the command line add to its own.
+    columns = _read_columns(args.columns)
+    config = _read_config(args, columns) if args.config else None
     checks = TextChecks.of_config(config) if config is not None else TextChecks()
-    columns = config["data"]["columns"] if config is not None else {}
+    columns = config["data"]["columns"] if config is not None else columns
     template = config["data"]["template"] if config is not None else "as_is"
     sources = {
         split: with_template(open_source(args.source, split, columns), template) for split in splits
@@ -122,9 +132,19 @@ def _read_splits(text: str) -> list[Any]:
     return list(dict.fromkeys(splits))
 
 
-def _read_config(path: str, source: str, changes: Sequence[str]) -> Mapping[str, Any]:
-    """The config of the run, for the data at ``source``."""
-    for change in changes:
+def _read_columns(texts: Sequence[str]) -> dict[str, str]:
+    """Field of a record to column of the data, from ``--column``."""
+    for text in texts:
+        if not all(text.partition("=")):
+            raise UserError(
+                f"--column must be FIELD=COLUMN; got {text!r}. Write for example question=problem"
+            )
+    return {field: column for field, _, column in (text.partition("=") for text in texts)}
+
+
+def _read_config(args: argparse.Namespace, columns: Mapping[str, str]) -> Mapping[str, Any]:
+    """The config of the run, for the data and the columns of the command line."""
+    for change in args.changes:
         if not change.startswith("config.") or "=" not in change:
             raise UserError(
                 f"--set must be config.KEY=VALUE; got {change!r}. "
@@ -137,8 +157,10 @@ def _read_config(path: str, source: str, changes: Sequence[str]) -> Mapping[str,
 
     # Configs import each other from the working directory, as they can under python -m.
     sys.path.insert(0, "")
-    flags_of_config = [f"--{change}" for change in (f"config.data.source={source}", *changes)]
-    config, _, _ = parse_command_line(["prepare", f"--config={path}", *flags_of_config])
+    changes = [f"config.data.source={args.source}", *args.changes]
+    changes += [f"config.data.columns.{field}={column}" for field, column in columns.items()]
+    flags_of_config = [f"--{change}" for change in changes]
+    config, _, _ = parse_command_line(["prepare", f"--config={args.config}", *flags_of_config])
     flags.FLAGS.mark_as_parsed()
     return config
 

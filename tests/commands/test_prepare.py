@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from made_pictures import CorlJaxMadePictures, picture
 from PIL import Image
 
 from corl_jax.commands.cli import main
@@ -57,6 +58,35 @@ def test_rows_are_checked_by_the_config_of_a_run(capsys, folder):
     assert source[1].prompt == "a red circle"
 
 
+def test_a_tfds_data_set_by_name(capsys, tmp_path, monkeypatch):
+    """The rows are all there is: what they do not have comes from ``--column``."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    fields = ("prompt=captions.text.0", "question==What is it?", "answer=label")
+    columns = [flag for field in fields for flag in ("--column", field)]
+    out = tmp_path / "prepared"
+    line = ["prepare", f"tfds:{CorlJaxMadePictures.name}", "--out", str(out), "--processes", "1"]
+    assert main([*line, *columns]) == 0
+    assert capsys.readouterr().out.startswith("train: 4 of 4 rows\n")
+    source = open_source(str(out), "train")
+    assert [source[i].answer for i in range(4)] == ["cat", "dog", "cat", "dog"]
+    assert [source.image_bytes(i) for i in range(4)] == [picture(40 * i) for i in range(4)]
+
+
+def test_a_folder_that_datasets_has_saved(capsys, folder, tmp_path):
+    datasets = pytest.importorskip("datasets", reason="writes the folder")
+    rows = [{"prompt": f"{i} circles", "image": str(folder / f"{i}.png")} for i in range(3)]
+    data = datasets.Dataset.from_list(rows).cast_column("image", datasets.Image())
+    datasets.DatasetDict({"train": data}).save_to_disk(str(tmp_path / "saved"))
+    out = tmp_path / "prepared"
+    line = ["prepare", str(tmp_path / "saved"), "--out", str(out), "--processes", "1"]
+    assert main(line) == 0
+    assert capsys.readouterr().out.startswith("train: 3 of 3 rows\n")
+    source = open_source(str(out), "train")
+    for i in range(3):
+        assert source[i].prompt == f"{i} circles"
+        assert source.image_bytes(i) == (folder / f"{i}.png").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("flags", "problem"),
     [
@@ -66,6 +96,8 @@ def test_rows_are_checked_by_the_config_of_a_run(capsys, folder):
         (["--out", "new", "--processes", "0"], "--processes must be"),
         (["--out", "new", "--set", "config.seed=1"], "Add --config"),
         (["--out", "new", "--splits", "test"], "test"),
+        (["--out", "new", "--column", "question"], "--column must be FIELD=COLUMN; got 'question'"),
+        (["--out", "new", "--column", "topic=a"], "must have some of the fields"),
         (
             ["--out", "new", "--config", "configs/unified.py", "--set", "seed=1"],
             "--set must be config.KEY=VALUE",

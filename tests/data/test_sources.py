@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import builtins
 import dataclasses
-import io
 import json
 import shutil
 
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
-from PIL import Image
+from made_pictures import picture
 
 from corl_jax.core.errors import UserError
 from corl_jax.data.sources import hub_tables
@@ -19,12 +17,6 @@ from corl_jax.data.sources.addresses import open_source
 from corl_jax.data.sources.presets import PRESETS
 
 datasets = pytest.importorskip("datasets")
-
-
-def picture(level: int, format_: str = "JPEG") -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(np.full((4, 6, 3), level, np.uint8)).save(buffer, format_)
-    return buffer.getvalue()
 
 
 @pytest.fixture
@@ -241,36 +233,6 @@ def test_without_the_library(monkeypatch, tmp_path, open_at):
     monkeypatch.setattr(builtins, "__import__", refuse)
     (tmp_path / "a.parquet").write_bytes(b"")
     assert "pip install 'corl_jax[data]'" in message_of(open_at, tmp_path / "a.parquet")
-
-
-class CorlJaxMadePictures(tfds.core.GeneratorBasedBuilder):
-    """A data set with classes, nested captions and pictures."""
-
-    VERSION = tfds.core.Version("1.0.0")
-    code_path = None
-
-    def _info(self):
-        captions = tfds.features.Sequence({"text": tfds.features.Text()})
-        return tfds.core.DatasetInfo(
-            builder=self,
-            disable_shuffling=True,
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(encoding_format="jpeg"),
-                    "captions": captions,
-                    "label": tfds.features.ClassLabel(names=["cat", "dog"]),
-                }
-            ),
-        )
-
-    def _split_generators(self, dl_manager):
-        return {"train": self._generate_examples(4), "validation": self._generate_examples(2)}
-
-    def _generate_examples(self, n):
-        for i in range(n):
-            captions = [{"text": f"caption {i}"}, {"text": "another"}]
-            image = io.BytesIO(picture(40 * i))
-            yield i, {"image": image, "captions": captions, "label": i % 2}
 
 
 def test_a_tfds_data_set_by_name(tmp_path, open_at):
