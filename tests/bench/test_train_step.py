@@ -103,6 +103,29 @@ def test_loss_gradient_and_update_are_equal(contenders, rollouts):
     np.testing.assert_allclose(torch_change, change, atol=1e-7)
 
 
+def test_flops_of_an_update_do_not_count_what_is_computed_again(contenders, rollouts):
+    from corl_jax.planner.flops import call_flops
+
+    jax_step, *_ = contenders
+    jax_step.update(*rollouts)
+    flops = jax_step.update_flops(call_flops)
+
+    # Three passes over the layers and both heads, for every position that is read: prompts once
+    # for a group, two of them with guidance; the last token is not fed back.
+    decoder = DOT.decoder
+    layer = 4 * decoder.width**2 + 3 * decoder.width * decoder.mlp_dim
+    question = jax_step.prompts["text"].tokens.shape[1]
+    image_positions = 2 * (2 * 20 + 4 * 3)
+    positions = image_positions + 2 * question + 4 * 4
+    products = positions * decoder.depth * layer
+    products += 4 * 5 * decoder.width * decoder.vocab_size
+    assert 6 * products < flops < 6 * 1.5 * products
+
+    # What the real update does: it computes the layers once more.
+    args = (jax_step.state.with_frozen({}), jax_step.state.frozen, jax_step._batch_specs)
+    assert call_flops(jax_step._update, *args) > 1.05 * flops
+
+
 def test_phases_add_up_to_the_total(contenders):
     _, torch_step, _ = contenders
     seconds = time_step(torch_step, 3)
@@ -111,7 +134,10 @@ def test_phases_add_up_to_the_total(contenders):
 
 
 def test_contenders_are_timed_in_rounds(contenders, dot_policy_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(step_speed, "write_random_policy", lambda cfg, folder: dot_policy_folder)
+    monkeypatch.setattr(
+        step_speed, "make_random_policy", lambda *args: Policy.load(dot_policy_folder)
+    )
+    monkeypatch.setattr(step_speed, "write_policy", lambda policy, folder: dot_policy_folder)
     options = StepOptions(
         "dot", "transformers", prompts=2, group_size=2, devices=1, repeats=2, profile=tmp_path
     )
