@@ -39,8 +39,11 @@ CHIP_NAMES = {
     "NVIDIA L4": "l4",
     "TPU v4": "v4",
     "TPU v5 lite": "v5e",
+    "TPU v5e": "v5e",
     "TPU v5": "v5p",
+    "TPU v5p": "v5p",
     "TPU v6 lite": "v6e",
+    "TPU v6e": "v6e",
 }
 
 

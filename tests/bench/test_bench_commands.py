@@ -35,6 +35,8 @@ from corl_jax.sampling.policy import Policy
 
 # Of a device that is much faster than this machine.
 RATES = DeviceRates(copy_gb_s=100.0, matmul_tflop_s=1.0, dtype="float32")
+# The same program in all tests, which compiles once.
+GROUPS = ["--samples", "8", "--group", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -88,17 +90,16 @@ def test_decode_alone_writes_no_folder(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(decode_speed, "measure_device_rates", lambda: RATES)
     json_file = tmp_path / "speed.json"
     line = ["bench", "decode", "--size", "dot", "--against", "nothing", "--json", str(json_file)]
-    assert main([*line, "--samples", "6", "--group", "3"]) == 0
+    assert main([*line, *GROUPS]) == 0
     table = capsys.readouterr().out
 
     values = json.loads(json_file.read_text())
     assert values["theirs"] is values["ratio"] is values["theirs_error"] is None
-    assert (values["samples"], values["group"]) == (6, 3)
-    # Two bytes moved a second would be nothing: the share follows from the rate and the bytes.
-    token_steps = values["ours"] / 6
+    assert (values["samples"], values["group"]) == (8, 2)
+    token_steps = values["ours"] / 8
     share = token_steps * values["least_bytes_per_token_step"] / (RATES.copy_gb_s * 1e9)
     assert values["bandwidth_share"] == pytest.approx(share)
-    assert f"{values['ours']:.1f}" in table and "6 samples, 2 prompts x 3" in table
+    assert f"{values['ours']:.1f}" in table and "8 samples, 4 prompts x 2" in table
     assert "transformers" not in table
 
 
@@ -109,23 +110,17 @@ def test_theirs_failing_leaves_ours(capsys, tmp_path, monkeypatch):
         raise TypeError("_prepare_static_cache() missing 1\nargument")
 
     monkeypatch.setattr(decode_speed, "transformers_contender", fail)
-    monkeypatch.setattr(step_speed, "TorchStep", fail)
     monkeypatch.setattr(decode_speed, "measure_device_rates", lambda: RATES)
-    monkeypatch.setattr(step_speed, "measure_device_rates", lambda: RATES)
-
     json_file = tmp_path / "speed.json"
-    for benchmark in ("decode", "step"):
-        line = ["bench", benchmark, "--size", "dot", "--repeats", "1", "--json", str(json_file)]
-        assert main(line) == 0
-        table = capsys.readouterr().out
-        message = "TypeError: _prepare_static_cache() missing 1 argument"
-        assert f"transformers failed: {message}\n" in table
+    line = ["bench", "decode", "--size", "dot", "--repeats", "1", "--json", str(json_file)]
+    assert main([*line, *GROUPS]) == 0
+    table = capsys.readouterr().out
+    message = "TypeError: _prepare_static_cache() missing 1 argument"
+    assert f"transformers failed: {message}\n" in table
 
-        values = json.loads(json_file.read_text())
-        assert values["theirs_error"] == message and values["theirs"] is values["ratio"] is None
-        assert values["ours"] > 0 and set(values["seconds" if benchmark == "decode" else "phases"])
-    assert values["update_flops"] > 0
-    assert 0 < values["mfu"]["of_measured"] < 1 and "of_peak" not in values["mfu"]
+    values = json.loads(json_file.read_text())
+    assert values["theirs_error"] == message and values["theirs"] is values["ratio"] is None
+    assert values["ours"] > 0 and f"{values['ours']:.1f}" in table
 
 
 def test_decode_times_both_contenders(capsys, tmp_path, monkeypatch):
@@ -133,7 +128,7 @@ def test_decode_times_both_contenders(capsys, tmp_path, monkeypatch):
     json_file, trace = tmp_path / "speed.json", tmp_path / "trace"
     monkeypatch.setattr(decode_speed, "measure_device_rates", lambda: RATES)
     line = ["bench", "decode", "--size", "dot", "--profile", str(trace), "--json", str(json_file)]
-    assert main(line) == 0
+    assert main([*line, *GROUPS]) == 0
     table, progress = capsys.readouterr()
 
     values = json.loads(json_file.read_text())

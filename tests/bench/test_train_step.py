@@ -121,9 +121,9 @@ def test_flops_of_an_update_do_not_count_what_is_computed_again(contenders, roll
     products += 4 * 5 * decoder.width * decoder.vocab_size
     assert 6 * products < flops < 6 * 1.5 * products
 
-    # What the real update does: it computes the layers once more.
+    # The real update computes the scores of attention again, which "dots" does not save.
     args = (jax_step.state.with_frozen({}), jax_step.state.frozen, jax_step._batch_specs)
-    assert call_flops(jax_step._update, *args) > 1.05 * flops
+    assert call_flops(jax_step._update, *args) > 1.02 * flops
 
 
 def test_phases_add_up_to_the_total(contenders):
@@ -154,6 +154,28 @@ def test_contenders_are_timed_in_rounds(contenders, dot_policy_folder, tmp_path,
         "turn 2 of 2, theirs",
     ]
     assert set(timing.threads) == set(PHASES) and list(tmp_path.rglob("*.xplane.pb"))
+
+
+def test_torch_failing_leaves_the_times_of_corl_jax(dot_policy_folder, capsys, monkeypatch):
+    pytest.importorskip("torch", reason="without torch the command ends before it measures")
+
+    def fail(*args):
+        raise RuntimeError("CUDA out of\nmemory")
+
+    monkeypatch.setattr(
+        step_speed, "make_random_policy", lambda *args: Policy.load(dot_policy_folder)
+    )
+    monkeypatch.setattr(step_speed, "write_policy", lambda policy, folder: dot_policy_folder)
+    monkeypatch.setattr(step_speed, "TorchStep", fail)
+    options = StepOptions(
+        "dot", "transformers", 2, 2, devices=1, repeats=1, count_flops=lambda *args: 7.0
+    )
+    timing = step_speed.time_train_step(DOT, WORKLOAD, options, lambda line: None)
+
+    assert timing.theirs_error == "RuntimeError: CUDA out of memory" and timing.threads is None
+    assert set(timing.seconds) == {"corl_jax"} and timing.update_flops == 7
+    table = capsys.readouterr().out
+    assert "update" in table and "transformers failed: RuntimeError: CUDA out of memory" in table
 
 
 def test_more_devices_than_there_are():
