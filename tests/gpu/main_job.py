@@ -39,13 +39,15 @@ def watch(command: list[str], workdir: pathlib.Path, result: pathlib.Path) -> in
     values: dict[str, Any] = {"command": command[1:], "seconds_to_step": []}
     process = subprocess.Popen(command)
     try:
-        while process.poll() is None:
+        while True:
+            # Looked at before the rows, so that those of a run that has just ended count.
+            has_ended = process.poll() is not None
             rows = rows_of(workdir / "metrics.jsonl")
             for _ in rows[len(values["seconds_to_step"]) :]:
                 values["seconds_to_step"].append(time.perf_counter() - start)
                 values["step_seconds"] = [row["time/step"] for row in rows]
                 result.write_text(json.dumps(values), "utf-8")
-            if len(rows) >= STEPS:
+            if has_ended or len(rows) >= STEPS:
                 break
             time.sleep(POLL_SECONDS)
 
