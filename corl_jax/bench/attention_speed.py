@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from corl_jax.bench.timing import LogLine, median_ms
 from corl_jax.bench.workloads import check_size
-from corl_jax.core.errors import UserError
+from corl_jax.core.errors import UserError, describe_error
 from corl_jax.core.runtime import compute_dtype
 from corl_jax.models.attention_kernels import available_kernels, check_kernel, kernels
 from corl_jax.sampling.prompt_layout import prompt_mask
@@ -69,14 +69,15 @@ class KernelTiming:
       case: what it computes.
       forward_ms: median milliseconds of the value.
       backward_ms: median milliseconds of value and gradient together.
-      deviation: largest difference from the plain kernel in value and gradient.
+      deviation: largest difference from the plain kernel in value and gradient; None where the
+        plain one failed.
     """
 
     kernel: str
     case: Case
     forward_ms: float
     backward_ms: float
-    deviation: float
+    deviation: float | None
 
 
 class AttentionInputs(NamedTuple):
@@ -94,7 +95,8 @@ def run_benchmark(options: KernelOptions, log: LogLine) -> dict[str, Any]:
 
     Returns:
       the values for JSON. ``ours`` and ``theirs`` are milliseconds of all cases on the fastest
-      kernel and on the plain one.
+      kernel and on the plain one, None where none ran all cases. ``failed`` says which kernels
+      failed.
 
     Raises:
       UserError: an unknown size.
@@ -111,9 +113,10 @@ def run_benchmark(options: KernelOptions, log: LogLine) -> dict[str, Any]:
 
     # One row per kernel and case, and totals per kernel.
     entries: list[dict[str, Any]] = []
+    failed: list[dict[str, str]] = []
     totals: dict[str, float] = {}
     for case in make_cases(options.size):
-        timings, refusals = time_kernels(case, options.repeats, dtype)
+        timings, refusals, failures = time_kernels(case, options.repeats, dtype)
         for timing in timings:
             print(format_row(timing))
             total = timing.forward_ms + timing.backward_ms
@@ -123,20 +126,28 @@ def run_benchmark(options: KernelOptions, log: LogLine) -> dict[str, Any]:
 
         for message in refusals.values():
             log(message)
+        for name, message in failures.items():
+            print(f"{case.name:8} {name} failed: {message}", flush=True)
+            failed.append({"kernel": name, "case": case.name, "error": message})
 
     # The fastest kernel over all cases, forward and backward.
-    best = min(totals, key=lambda name: totals[name])
+    for name in {failure["kernel"] for failure in failed}:
+        totals.pop(name, None)
+    best = min(totals, key=lambda name: totals[name], default=None)
+    ours = None if best is None else totals[best]
+    theirs = totals.get(PLAIN)
     print(f"milliseconds; backward is value and gradient; {dtype_name}; fastest in all: {best}")
     return {
         "size": options.size,
         "against": PLAIN,
         "best": best,
-        "ours": totals[best],
-        "theirs": totals[PLAIN],
-        "ratio": totals[PLAIN] / totals[best],
+        "ours": ours,
+        "theirs": theirs,
+        "ratio": None if ours is None or theirs is None else theirs / ours,
         "unit": "ms",
         "dtype": dtype_name,
         "kernels": entries,
+        "failed": failed,
     }
 
 
@@ -144,7 +155,8 @@ def format_row(timing: KernelTiming) -> str:
     """One line of the table."""
     case = timing.case
     shape = f"{case.rows} x {case.length} x {case.heads} x {case.head_size}"
-    times = f"{timing.forward_ms:9.2f} {timing.backward_ms:9.2f} {timing.deviation:9.1e}"
+    deviation = f"{'-':>9}" if timing.deviation is None else f"{timing.deviation:9.1e}"
+    times = f"{timing.forward_ms:9.2f} {timing.backward_ms:9.2f} {deviation}"
     return f"{case.name:8} {shape:>28} {timing.kernel:>8} {times}"
 
 
@@ -167,16 +179,18 @@ def make_cases(size: str) -> tuple[Case, ...]:
 
 def time_kernels(
     case: Case, repeats: int, dtype: DTypeLike
-) -> tuple[list[KernelTiming], dict[str, str]]:
+) -> tuple[list[KernelTiming], dict[str, str], dict[str, str]]:
     """Times every kernel of this backend on a case.
 
     Returns:
-      timings, the plain kernel first; and for the kernels that cannot run the case, name to reason.
+      timings, the plain kernel first; and for the kernels that cannot run the case, and for those
+      that failed on it, name to reason.
     """
     inputs = random_inputs(case, dtype)
     platform = jax.default_backend()
     timings: list[KernelTiming] = []
     refusals: dict[str, str] = {}
+    failures: dict[str, str] = {}
     plain_outputs = None
 
     for name in available_kernels(platform):
@@ -187,25 +201,45 @@ def time_kernels(
             refusals[name] = str(error)
             continue
 
-        # The plain kernel comes first, and the others are compared with it.
-        forward, backward = kernel_functions(name, inputs)
-        grads, value = backward(inputs.q, inputs.k, inputs.v)
-        outputs = (value, *grads)
-        plain_outputs = outputs if plain_outputs is None else plain_outputs
+        # Nor is one that fails: kernels call libraries, whose errors may be of any class. The plain
+        # kernel comes first, and the others are compared with it.
+        try:
+            timing, outputs = time_kernel(name, case, inputs, repeats, plain_outputs)
+        except Exception as error:
+            failures[name] = describe_error(error)
+            continue
+        plain_outputs = outputs if name == PLAIN else plain_outputs
+        timings.append(timing)
 
+    return timings, refusals, failures
+
+
+def time_kernel(
+    name: str,
+    case: Case,
+    inputs: AttentionInputs,
+    repeats: int,
+    plain_outputs: tuple[jax.Array, ...] | None,
+) -> tuple[KernelTiming, tuple[jax.Array, ...]]:
+    """Times one kernel; also returns its value and gradients."""
+    forward, backward = kernel_functions(name, inputs)
+    grads, value = backward(inputs.q, inputs.k, inputs.v)
+    outputs = (value, *grads)
+
+    deviation = None
+    if name == PLAIN or plain_outputs is not None:
         differences = [
             jnp.max(jnp.abs(array.astype(jnp.float32) - plain))
-            for array, plain in zip(outputs, plain_outputs, strict=True)
+            for array, plain in zip(outputs, plain_outputs or outputs, strict=True)
         ]
+        deviation = float(max(differences))
 
-        # Both are compiled by the first call, which is not timed.
-        forward_ms, backward_ms = (
-            median_ms(functools.partial(fn, inputs.q, inputs.k, inputs.v), repeats)
-            for fn in (forward, backward)
-        )
-        timings.append(KernelTiming(name, case, forward_ms, backward_ms, float(max(differences))))
-
-    return timings, refusals
+    # Both are compiled by the first call, which is not timed.
+    forward_ms, backward_ms = (
+        median_ms(functools.partial(fn, inputs.q, inputs.k, inputs.v), repeats)
+        for fn in (forward, backward)
+    )
+    return KernelTiming(name, case, forward_ms, backward_ms, deviation), outputs
 
 
 def random_inputs(case: Case, dtype: DTypeLike) -> AttentionInputs:

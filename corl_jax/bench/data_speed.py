@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import pathlib
-import tempfile
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +19,7 @@ from corl_jax.bench.workloads import (
     get_model_config,
     make_image_prompts,
     make_question_prompts,
-    write_random_policy,
+    make_random_policy,
 )
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Record
@@ -30,7 +28,6 @@ from corl_jax.data.pipeline import batches
 from corl_jax.data.sources.addresses import open_source
 from corl_jax.data.sources.base import DescribedSource
 from corl_jax.data.worker_images import resize_images, with_workers
-from corl_jax.sampling.policy import Policy
 
 CORE_SECONDS = 3.0
 """Seconds of one core that the first measurement takes."""
@@ -149,8 +146,7 @@ def time_steps(
 def make_step(size: str) -> StepContender:
     """A training step on random weights and prompts, on one device."""
     cfg, workload = get_model_config(size), Workload()
-    with tempfile.TemporaryDirectory() as temporary:
-        policy = Policy.load(write_random_policy(cfg, pathlib.Path(temporary)))
+    policy = make_random_policy(cfg, "float32")
     return JaxStep(
         policy,
         make_image_prompts(policy.tokenizer, workload.prompts),

@@ -1,13 +1,15 @@
 """The two programs that ``corl bench decode`` times, and how torch is opened for every benchmark.
 
-Both sample images from the weights of one Hugging Face folder: corl_jax's rollout, and
-``JanusForConditionalGeneration`` of transformers in torch.
+Both sample images from the same weights: corl_jax's rollout, and ``JanusForConditionalGeneration``
+of transformers in torch, which reads them from a Hugging Face folder.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
+import inspect
 import os
 import pathlib
 import time
@@ -25,6 +27,7 @@ from corl_jax.core.sharding import Sharder, make_mesh, sharding_context
 from corl_jax.core.trees import bind
 from corl_jax.core.types import Prompts
 from corl_jax.sampling.batching import prompt_keys
+from corl_jax.sampling.generate import PIXELS_AT_ONCE, decode_to_pixels
 from corl_jax.sampling.policy import Policy
 
 
@@ -33,9 +36,9 @@ class DecodeContender:
     """A program that samples images, loaded and compiled.
 
     Attributes:
-      sample: samples image tokens ``[B, S]``, one image per prompt.
+      sample: samples image tokens ``[B * G, S]``.
       decode_pixels: decodes such tokens to pixels.
-      seconds: to ``load`` the folder and, for corl_jax, to ``compile``.
+      seconds: for transformers to ``load`` the folder, for corl_jax to ``compile``.
       threads: number of torch's threads, or None.
     """
 
@@ -45,46 +48,62 @@ class DecodeContender:
     threads: int | None = None
 
 
-def corl_jax_contender(folder: pathlib.Path, prompts: Prompts, devices: int) -> DecodeContender:
-    """The rollout of ``PolicyFns.sample_images`` with its prompts spread over ``devices`` devices.
+def corl_jax_contender(
+    policy: Policy, prompts: Prompts, group_size: int, devices: int
+) -> DecodeContender:
+    """The rollout of ``PolicyFns.sample_images``, its prompts spread over ``devices`` devices.
 
-    Pixels are decoded by a program of their own, so that they can be timed by themselves.
+    Pixels are decoded by a program of their own, so that they can be timed by themselves. It
+    compiles when it is called first.
+
+    Args:
+      policy: on one device.
+      prompts: ``B`` of them.
+      group_size: ``G``, samples per prompt; ``B * G`` images are sampled.
+      devices: a divisor of ``B``.
     """
-    # Load.
-    start = time.perf_counter()
     sharder = Sharder(make_mesh({"data": devices}, jax.devices()[:devices]))
     replicated = sharder.named_sharding()
-    policy = Policy.load(folder)
     params = jax.block_until_ready(jax.device_put(policy.params, replicated))
-    loaded = time.perf_counter()
 
     # Compile. A program that returns tokens alone does not decode pixels.
+    start = time.perf_counter()
     fns = policy.fns
-    keys = prompt_keys(0, "bench", np.arange(len(prompts.tokens)), 1)
+    keys = prompt_keys(0, "bench", np.arange(len(prompts.tokens)), group_size)
     sampling = jax.device_put(fns.sampling_params("image", guidance=GUIDANCE_SCALE), replicated)
     args = (params, *sharder.put_batch((prompts, keys)), sampling)
+
+    def sample_tokens(*args: Any) -> jax.Array:
+        tokens = fns.sample_images(*args).tokens
+        return tokens.reshape(-1, tokens.shape[-1])
+
     with sharding_context(sharder):
-        sample = jax.jit(lambda *args: fns.sample_images(*args).tokens[:, 0]).lower(*args).compile()
-    seconds = {"load": loaded - start, "compile": time.perf_counter() - loaded}
+        sample = jax.jit(sample_tokens).lower(*args).compile()
+    seconds = {"compile": time.perf_counter() - start}
 
-    # Compiled when it is called first, which is not timed.
+    # As a rollout decodes them, a few images at a time.
+    images_at_once = PIXELS_AT_ONCE // fns.cfg.image_size**2
     decode = jax.jit(
-        lambda params, tokens: bind(fns.graphdef, params).image_tokenizer.decode(tokens)
+        lambda params, tokens: decode_to_pixels(bind(fns.graphdef, params), tokens, images_at_once)
     )
 
-    # Run both once, so that later calls are warm.
-    contender = DecodeContender(
-        sample=lambda: sample(*args),
-        decode_pixels=lambda tokens: decode(params, sharder.put_batch(tokens)),
-        seconds=seconds,
-    )
-    _, tokens = time_call(contender.sample)
-    contender.decode_pixels(tokens)
-    return contender
+    def decode_pixels(tokens: np.ndarray) -> jax.Array:
+        with sharding_context(sharder):
+            return decode(params, sharder.put_batch(tokens))
+
+    # Run once, so that later calls are warm.
+    time_call(lambda: sample(*args))
+    return DecodeContender(lambda: sample(*args), decode_pixels, seconds)
 
 
-def transformers_contender(folder: pathlib.Path, prompts: Prompts) -> DecodeContender:
+def transformers_contender(
+    folder: pathlib.Path, prompts: Prompts, group_size: int
+) -> DecodeContender:
     """``JanusForConditionalGeneration.generate`` with a KV cache, on its best number of threads.
+
+    Args:
+      folder: Hugging Face folder of the policy.
+      prompts, group_size: as ``corl_jax_contender`` has them; every sample is a row.
 
     Raises:
       UserError: torch is not installed, or does not find the device that JAX runs on.
@@ -96,7 +115,7 @@ def transformers_contender(folder: pathlib.Path, prompts: Prompts) -> DecodeCont
 
     # The prompts, and the two calls that are timed.
     tokens, mask = (
-        torch.from_numpy(np.asarray(array, np.int64)).to(device)
+        torch.from_numpy(np.repeat(np.asarray(array, np.int64), group_size, 0)).to(device)
         for array in (prompts.tokens, prompts.mask)
     )
 
@@ -129,7 +148,7 @@ def transformers_contender(folder: pathlib.Path, prompts: Prompts) -> DecodeCont
 
     # Decoding pixels is warm after one call too.
     length = model.model.vision_model.config.num_image_tokens
-    decode_pixels(np.zeros((len(prompts.tokens), length), np.int64))
+    decode_pixels(np.zeros((len(tokens), length), np.int64))
     return DecodeContender(sample, decode_pixels, seconds, threads)
 
 
@@ -168,4 +187,9 @@ def load_torch_model(folder: pathlib.Path) -> tuple[ModuleType, Any, str]:
     # Warnings would end up between the lines of progress.
     transformers.logging.set_verbosity_error()
     model: Any = transformers.JanusForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+
+    # In some releases (5.17) ``generate`` of Janus leaves out an argument of this method.
+    prepare_cache = model._prepare_static_cache
+    if "prefill_chunk_size" in inspect.signature(prepare_cache).parameters:
+        model._prepare_static_cache = functools.partial(prepare_cache, prefill_chunk_size=None)
     return torch, model.eval().to(device), device

@@ -1,6 +1,8 @@
-"""Speed of a training step (rollouts of both tasks, update), corl_jax compared with transformers.
+"""Speed of a training step (rollouts of both tasks, update), corl_jax alone or with transformers.
 
-Both have the same random weights, prompts and advantages and run in one process, in turn.
+corl_jax is timed and its table printed before transformers is loaded, so that it is known whatever
+happens there. Then both run in one process, in turn, with the same random weights, prompts and
+advantages.
 """
 
 from __future__ import annotations
@@ -8,18 +10,24 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import tempfile
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
 from corl_jax.bench.decode_contenders import check_torch
+from corl_jax.bench.device_rates import (
+    DeviceRates,
+    chip_name,
+    measure_device_rates,
+    shares_memory,
+)
 from corl_jax.bench.timing import (
     CORL_JAX,
     LABELS,
     PHASES,
     TRANSFORMERS,
     LogLine,
-    StepContender,
     StepTiming,
     time_rounds,
     time_step,
@@ -32,13 +40,13 @@ from corl_jax.bench.workloads import (
     get_model_config,
     make_image_prompts,
     make_question_prompts,
+    make_random_policy,
     with_image_tokens,
-    write_random_policy,
+    write_policy,
 )
-from corl_jax.core.errors import UserError
+from corl_jax.core.errors import UserError, describe_error
 from corl_jax.core.runtime import set_cpu_devices
 from corl_jax.models.janus.config import JanusConfig
-from corl_jax.sampling.policy import Policy
 
 UNIT = "steps/s"
 # Default of ``--repeats`` by size.
@@ -66,6 +74,8 @@ class StepOptions:
       devices: on which corl_jax runs, or None for all; on a CPU they are threads.
       repeats: steps of each contender, or None for the default of the size.
       profile: folder for a JAX trace of one more step of corl_jax, or None.
+      count_flops: ``planner.flops.call_flops``, or None to print no MFU.
+      peak_tflop_s: of chips by name, from their data sheets; see ``device_rates.chip_name``.
     """
 
     size: str
@@ -76,6 +86,8 @@ class StepOptions:
     devices: int | None = None
     repeats: int | None = None
     profile: pathlib.Path | None = None
+    count_flops: Callable[..., float] | None = None
+    peak_tflop_s: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def with_torch(self) -> bool:
@@ -121,6 +133,7 @@ def run_benchmark(options: StepOptions, log: LogLine) -> dict[str, Any]:
 
     # Measure, then print.
     workload = options.workload()
+    rates = measure_device_rates()
     timing = time_train_step(cfg, workload, options, log)
     print(format_table(options.size, timing))
     print(
@@ -128,6 +141,8 @@ def run_benchmark(options: StepOptions, log: LogLine) -> dict[str, Any]:
         f"{cfg.image_tokens} image tokens, answers of {workload.answer_length}; "
         f"first step of ours {timing.first_step:.1f} s"
     )
+    mfu = update_mfu(timing, rates, options)
+    print(format_mfu(timing, rates, mfu))
 
     # Keys of the JSON file stay as they are, whatever the names in the code.
     phases = phase_entries(timing)
@@ -137,14 +152,51 @@ def run_benchmark(options: StepOptions, log: LogLine) -> dict[str, Any]:
         "against": options.against,
         "devices": options.devices,
         "ours": 1 / total["ours"],
-        "theirs": 1 / total["theirs"] if options.with_torch else None,
-        "ratio": total["ratio"] if options.with_torch else None,
+        "theirs": 1 / total["theirs"] if "theirs" in total else None,
+        "ratio": total.get("ratio"),
         "unit": UNIT,
         "phases": phases,
         "first_step_seconds": timing.first_step,
         "torch_threads": timing.threads,
+        "theirs_error": timing.theirs_error,
+        "device_rates": rates.as_json(),
+        "update_flops": timing.update_flops,
+        "mfu": mfu,
         "work": workload.as_json() | {"image_tokens": cfg.image_tokens},
     }
+
+
+def update_mfu(
+    timing: StepTiming, rates: DeviceRates, options: StepOptions
+) -> dict[str, float] | None:
+    """Shares of the measured matmul rate and of the chip's peak that the update reaches.
+
+    The FLOPs are those of the update's trace with nothing computed again, whatever the update
+    really recomputes.
+
+    Returns:
+      ``of_measured`` and, where the peak is known, ``of_peak``; None where FLOPs were not counted,
+      or the devices are threads of one CPU.
+    """
+    devices = options.devices or jax.device_count()
+    if timing.update_flops is None or shares_memory(devices):
+        return None
+    tflop_s = timing.update_flops / timing.seconds[CORL_JAX]["update"] / devices / 1e12
+    mfu = {"of_measured": tflop_s / rates.matmul_tflop_s}
+    chip = chip_name(jax.devices()[0].device_kind)
+    if chip is not None and chip in options.peak_tflop_s:
+        mfu["of_peak"] = tflop_s / options.peak_tflop_s[chip]
+    return mfu
+
+
+def format_mfu(timing: StepTiming, rates: DeviceRates, mfu: dict[str, float] | None) -> str:
+    """The line below the table: rates of the device, and what the update makes of them."""
+    if mfu is None or timing.update_flops is None:
+        return str(rates)
+    line = f"update {timing.update_flops / 1e12:.3g} TFLOP, MFU {mfu['of_measured']:.1%}"
+    if "of_peak" in mfu:
+        line += f" ({mfu['of_peak']:.1%} of the chip's peak)"
+    return f"{line}; {rates}"
 
 
 def phase_entries(timing: StepTiming) -> dict[str, dict[str, float]]:
@@ -201,36 +253,47 @@ def time_train_step(
     if options.with_torch:
         check_torch()
 
-    # Both contenders read the same folder, which torch no longer needs once it is loaded.
+    # Trained parameters are float32, as in a run.
+    policy = make_random_policy(cfg, "float32")
+    log("random weights are made; compiling")
+    image_prompts = make_image_prompts(policy.tokenizer, workload.prompts)
+    text_prompts = make_question_prompts(policy.tokenizer, cfg, workload.prompts)
+
+    # Without an end token every answer has its full length.
+    banned = (*policy.fns.ids.banned, policy.tokenizer.eos_id)
+    ids = dataclasses.replace(policy.fns.ids, banned=banned)
+
     with tempfile.TemporaryDirectory() as temporary:
-        folder = write_random_policy(cfg, pathlib.Path(temporary))
-        log("random weights are written; loading ours, compiling")
-
-        policy = Policy.load(folder)
-        image_prompts = make_image_prompts(policy.tokenizer, workload.prompts)
-        text_prompts = make_question_prompts(policy.tokenizer, cfg, workload.prompts)
-
-        # Without an end token every answer has its full length.
-        banned = (*policy.fns.ids.banned, policy.tokenizer.eos_id)
-        ids = dataclasses.replace(policy.fns.ids, banned=banned)
+        # Torch's folder is written first: the update donates the parameters, and changes them.
+        folder = write_policy(policy, pathlib.Path(temporary)) if options.with_torch else None
 
         # The first step of corl_jax compiles its programs.
-        jax_step = JaxStep(
-            policy, image_prompts, text_prompts, ids, workload, devices[: options.devices]
-        )
+        step_args = (image_prompts, text_prompts, ids, workload)
+        jax_step = JaxStep(policy, *step_args, devices[: options.devices])
         first_step = time_step(jax_step, 0)["total"]
         log(f"first step of ours, compilation included: {first_step:.1f} s")
 
-        contenders: dict[str, StepContender] = {CORL_JAX: jax_step}
-        threads = None
-        if options.with_torch:
-            log("loading theirs, finding its best numbers of threads")
-            torch_step = TorchStep(folder, image_prompts, text_prompts, ids, workload)
-            torch_step.choose_threads()
-            contenders[TRANSFORMERS] = torch_step
-            threads = torch_step.threads
+        # corl_jax alone.
+        seconds = time_rounds({CORL_JAX: jax_step}, options.rounds, log)
+        write_trace(lambda: time_step(jax_step, 0), options.profile)
+        timing = StepTiming(seconds, first_step, None)
+        if options.count_flops is not None:
+            update_flops = jax_step.update_flops(options.count_flops)
+            timing = dataclasses.replace(timing, update_flops=update_flops)
+        if folder is None:
+            return timing
 
-    # Both are warm now.
-    seconds = time_rounds(contenders, options.rounds, log)
-    write_trace(lambda: time_step(jax_step, 0), options.profile)
-    return StepTiming(seconds, first_step, threads)
+        # Then both. Whatever goes wrong in torch or transformers, what is known of corl_jax stays.
+        print(format_table(options.size, timing), flush=True)
+        try:
+            log("loading theirs, finding its best numbers of threads")
+            torch_step = TorchStep(folder, *step_args)
+            torch_step.choose_threads()
+            seconds = time_rounds(
+                {CORL_JAX: jax_step, TRANSFORMERS: torch_step}, options.rounds, log
+            )
+        except Exception as error:
+            message = describe_error(error)
+            print(f"transformers failed: {message}", flush=True)
+            return dataclasses.replace(timing, theirs_error=message)
+        return dataclasses.replace(timing, seconds=seconds, threads=torch_step.threads)

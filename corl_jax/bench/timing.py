@@ -59,11 +59,16 @@ class StepTiming:
       seconds: medians by contender and phase.
       first_step: seconds of corl_jax's first step, compilation included.
       threads: number of torch's threads by phase; None without torch.
+      update_flops: of corl_jax's update without what its backward pass computes again, on all
+        devices together; None where they were not counted.
+      theirs_error: why transformers has no times though it was to run, on one line.
     """
 
     seconds: dict[str, dict[str, float]]
     first_step: float
     threads: dict[str, int] | None
+    update_flops: float | None = None
+    theirs_error: str | None = None
 
 
 def time_call(call: Callable[[], Any]) -> tuple[float, np.ndarray]:

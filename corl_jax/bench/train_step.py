@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Key
 
 from corl_jax.bench.workloads import CLIP_NORM, GUIDANCE_SCALE, LEARNING_RATE, Workload
+from corl_jax.core.runtime import compute_dtype
 from corl_jax.core.sharding import Sharder, make_mesh, sharding_context
-from corl_jax.core.trees import bind, partition
+from corl_jax.core.trees import bind, flatten_abstract, partition
 from corl_jax.core.types import Params, PolicyBatch, Prompts, Rollout
 from corl_jax.engine.optim import OptimConfig, make_optimizer
 from corl_jax.engine.state import create_state
@@ -30,6 +32,7 @@ from corl_jax.rewards.config import RewardOptions
 from corl_jax.sampling.batching import prompt_keys
 from corl_jax.sampling.policy import Policy
 from corl_jax.sampling.prompt_layout import SpecialTokenIds
+from corl_jax.stages.param_placement import cast_matmul_params, param_specs, reshard
 from corl_jax.stages.rl.config import RlConfig
 from corl_jax.stages.rl.config_blocks import (
     TASKS,
@@ -94,27 +97,37 @@ class JaxStep:
         self.rollout_policy = dataclasses.replace(policy.fns, ids=ids)
         model = bind(self.rollout_policy.graphdef, policy.params)
         axes = logical_axes(model)
-        model.language_model.remat, model.language_model.unroll = workload.remat, workload.unroll
-        trained_policy = dataclasses.replace(self.rollout_policy, graphdef=nnx.split(model)[0])
+        model.language_model.unroll = workload.unroll
 
         # The train state: only the language model is trained.
-        params = {
-            path: jax.device_put(leaf, sharder.checked_sharding(leaf.shape, axes[path], path))
-            for path, leaf in policy.params.items()
-        }
+        specs = param_specs(flatten_abstract(model), axes, sharder)
+        params = jax.device_put(policy.params, {path: specs[path].sharding for path in specs})
         trainable, frozen = partition(params, ["language_model/*"])
+        # While sampling, matrices are kept in the dtype in which they are multiplied.
+        self._rollout_specs = cast_matmul_params(specs, jnp.dtype(compute_dtype("auto")))
+        self._rollout_params: Params | None = None
+        self._batch_specs: dict[str, PolicyBatch] | None = None
         optimizer = make_optimizer(OptimConfig(LEARNING_RATE, total_steps=1, clip_norm=CLIP_NORM))
         algo = {task: kl.initial_kl_state(self.cfg.kl[task], 1) for task in TASKS}
         self.state = create_state(trainable, frozen, optimizer, algo)
 
-        # The KL coefficients stay 0, so the state of the algorithm never changes.
-        self._update = make_update(
-            loss=functools.partial(policy_loss, trained_policy, self.cfg),
-            update_algo_state=lambda algo, metrics: algo,
-            optimizer=optimizer,
-            microbatches=max(1, workload.microbatches // len(devices)),
-            state=self.state,
-        )
+        def update_of(remat: str, cfg: RlConfig, microbatches: int) -> jax.stages.Wrapped:
+            model.language_model.remat = remat
+            policy_fns = dataclasses.replace(self.rollout_policy, graphdef=nnx.split(model)[0])
+            # The KL coefficients stay 0, so the state of the algorithm never changes.
+            return make_update(
+                loss=functools.partial(policy_loss, policy_fns, cfg),
+                update_algo_state=lambda algo, metrics: algo,
+                optimizer=optimizer,
+                microbatches=microbatches,
+                state=self.state,
+            )
+
+        microbatches = max(1, workload.microbatches // len(devices))
+        self._update = update_of(workload.remat, self.cfg, microbatches)
+        # The same without parts, in which nothing is computed again: only its trace is made.
+        whole = rl_config(dataclasses.replace(workload, chunk_length=0))
+        self._whole_update = update_of("none", whole, 1)
 
     def sample_images(self, seed: int) -> Rollout:
         """Rollout of ``PolicyFns.sample_images``."""
@@ -135,7 +148,38 @@ class JaxStep:
 
     def update(self, image: Rollout, text: Rollout) -> dict[str, float]:
         """One update with the loss of the RL stage; its metrics."""
-        # What the RL stage builds from rollouts and rewards.
+        # The copy of the parameters that sampled is made anew at the next rollout.
+        self._rollout_params = None
+
+        # The update donates the state without its frozen parameters, and returns it so.
+        frozen, batch = self.state.frozen, self._batch(image, text)
+        self._batch_specs = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), batch
+        )
+        with sharding_context(self.sharder):
+            state, metrics = self._update(self.state.with_frozen({}), frozen, batch)
+        self.state = state.with_frozen(frozen)
+
+        # Reading the metrics waits for the update.
+        return {name: float(value.value) for name, value in jax.block_until_ready(metrics).items()}
+
+    def update_flops(self, count_flops: Callable[..., float]) -> float:
+        """FLOPs of an update on all devices together, without what is computed again.
+
+        Args:
+          count_flops: ``planner.flops.call_flops``, which counts products in a function's trace.
+
+        Raises:
+          ValueError: there was no update yet.
+        """
+        if self._batch_specs is None:
+            raise ValueError("update_flops needs the shapes of a batch; call update before")
+        with sharding_context(self.sharder):
+            state = self.state.with_frozen({})
+            return count_flops(self._whole_update, state, self.state.frozen, self._batch_specs)
+
+    def _batch(self, image: Rollout, text: Rollout) -> dict[str, PolicyBatch]:
+        """What the RL stage builds from rollouts and rewards."""
         batch = {
             task: PolicyBatch.build(
                 self.prompts[task],
@@ -145,16 +189,7 @@ class JaxStep:
             )
             for task, rollout in (("image", image), ("text", text))
         }
-        # The update donates the state without its frozen parameters, and returns it so.
-        frozen = self.state.frozen
-        with sharding_context(self.sharder):
-            state, metrics = self._update(
-                self.state.with_frozen({}), frozen, self.sharder.put_batch(batch)
-            )
-        self.state = state.with_frozen(frozen)
-
-        # Reading the metrics waits for the update.
-        return {name: float(value.value) for name, value in jax.block_until_ready(metrics).items()}
+        return self.sharder.put_batch(batch)
 
     def _arguments(
         self, task: str, seed: int
@@ -163,4 +198,6 @@ class JaxStep:
         rows = np.arange(self.workload.prompts)
         keys = prompt_keys(seed, f"bench/{task}", rows, self.workload.group_size)
         sampling = self.cfg.sampling_params(self.rollout_policy, task)
-        return self.state.params, self.prompts[task], keys, sampling
+        if self._rollout_params is None:
+            self._rollout_params = reshard(self.state.params, self._rollout_specs)
+        return self._rollout_params, self.prompts[task], keys, sampling

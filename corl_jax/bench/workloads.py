@@ -10,11 +10,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.trees import flatten
-from corl_jax.core.types import Prompts
-from corl_jax.data.shapes.vocabulary import COLOURS, SHAPES, WORDS, write_tokenizer
+from corl_jax.core.runtime import compute_dtype, set_up_jax
+from corl_jax.core.trees import flatten, flatten_abstract
+from corl_jax.core.types import Params, Prompts
+from corl_jax.data.shapes.vocabulary import (
+    COLOURS,
+    SHAPES,
+    WORDS,
+    build_tokenizer,
+    write_tokenizer,
+)
 from corl_jax.data.text_tokenizer import TextTokenizer, left_pad
 from corl_jax.models.janus.config import (
     JANUS_PRO_1B,
@@ -27,6 +35,10 @@ from corl_jax.models.janus.config import (
 from corl_jax.models.janus.model import initialise
 from corl_jax.objectives.advantages import normalizations
 from corl_jax.porting.writer import save_folder
+from corl_jax.sampling.generate import PolicyFns
+from corl_jax.sampling.policy import Policy, abstract_model
+from corl_jax.sampling.prompt_layout import SpecialTokenIds
+from corl_jax.stages.param_placement import cast_matmul_params
 
 # Four image tokens: to try a command, not to measure.
 DOT = JanusConfig(
@@ -170,19 +182,46 @@ def with_image_tokens(cfg: JanusConfig, image_tokens: int) -> JanusConfig:
     return dataclasses.replace(cfg, vision=vision)
 
 
-def write_random_policy(cfg: JanusConfig, folder: pathlib.Path) -> pathlib.Path:
-    """Writes a Hugging Face folder of random weights, with the tokenizer of the embedded world.
+def make_random_policy(cfg: JanusConfig, dtype: str = "auto") -> Policy:
+    """A policy of random weights, made on JAX's first device, that computes in the dtype of ``auto``.
+
+    Its texts are those of the embedded world.
 
     Args:
+      cfg: sizes of the model.
+      dtype: in which matrices are kept, ``float32`` to train them; ``auto`` is the dtype in which
+        they are multiplied. The image tokenizer and all vectors are float32.
+    """
+    set_up_jax()
+    model = abstract_model(cfg, "auto")
+    specs = cast_matmul_params(flatten_abstract(model), jnp.dtype(compute_dtype(dtype)))
+
+    # One program makes all parameters. It compiles in half the time with this generator.
+    def make(key: jax.Array) -> Params:
+        params = flatten(initialise(cfg, key))[1]
+        return {path: leaf.astype(specs[path].dtype) for path, leaf in params.items()}
+
+    params = jax.block_until_ready(jax.jit(make)(jax.random.key(0, impl="unsafe_rbg")))
+    tokenizer = TextTokenizer(build_tokenizer())
+    ids = SpecialTokenIds.of(tokenizer, cfg.text_vocab_size)
+    return Policy(cfg, tokenizer, PolicyFns(nnx.split(model)[0], cfg, ids), params)
+
+
+def write_policy(policy: Policy, folder: pathlib.Path) -> pathlib.Path:
+    """Writes a random policy as a Hugging Face folder, in the dtype in which it computes.
+
+    Args:
+      policy: from ``make_random_policy``.
       folder: an existing folder; the policy is written to a new one in it.
 
     Returns:
       the folder of the policy.
     """
-    # One program makes all parameters.
-    params = jax.jit(lambda key: flatten(initialise(cfg, key))[1])(jax.random.key(0))
     policy_folder = folder / "policy"
-    save_folder(params, cfg, write_tokenizer(folder / "words"), policy_folder)
+    dtype = jnp.dtype(compute_dtype("auto")).name
+    save_folder(
+        policy.params, policy.cfg, write_tokenizer(folder / "words"), policy_folder, dtype=dtype
+    )
     return policy_folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
@@ -16,6 +17,7 @@ from corl_jax.core.files import write_json
 LogLine = Callable[[str], None]
 
 Repeats = Annotated[int, Interval(ge=1, le=1000)]
+Samples = Annotated[int, Interval(ge=1, le=4096)]
 Prompts = Annotated[int, Interval(ge=1, le=1024)]
 GroupSize = Annotated[int, Interval(ge=2, le=1024)]
 ImageSize = Annotated[int, Interval(ge=16, le=4096)]
@@ -36,6 +38,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         )
         benchmark.add_flags(command)
         command.add_argument("--json", type=path_flag, help="also write the result to this file")
+        command.add_argument(
+            "--compile-cache",
+            action="store_true",
+            help="compile through JAX's cache on disk; else seconds of compilation are those of a "
+            "first run",
+        )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
     from corl_jax.core import provenance
 
     # The benchmark prints its table itself, as soon as there is something to print.
-    _turn_off_compilation_cache()
+    if not args.compile_cache:
+        _turn_off_compilation_cache()
     values = BENCHMARKS[args.benchmark].run(args, _log)
     print(provenance.machine())
 
@@ -57,7 +66,10 @@ def run(args: argparse.Namespace) -> int:
     if args.json is not None:
         versions = provenance.versions()
         if values["against"] == "transformers":
-            versions |= provenance.versions_of("torch", "transformers")
+            # One of them may be missing, which is then why theirs failed.
+            theirs = [name for name in ("torch", "transformers") if importlib.util.find_spec(name)]
+            versions |= provenance.versions_of(*theirs)
+        values |= {"compile_cache": args.compile_cache}
         write_json(args.json, values | {"device": provenance.machine(), "versions": versions})
     return 0
 
@@ -75,7 +87,19 @@ def _turn_off_compilation_cache() -> None:
 
 def _add_decode_flags(parser: argparse.ArgumentParser) -> None:
     _add_size(parser, SIZES, "tiny")
-    _add_against(parser, "transformers")
+    _add_against(parser, "transformers", "nothing")
+    parser.add_argument(
+        "--samples",
+        type=number(Samples),
+        default=8,
+        help="images; guidance doubles the rows (default: 8)",
+    )
+    parser.add_argument(
+        "--group",
+        type=number(Samples),
+        default=1,
+        help="images per prompt, which share its prefix (default: 1)",
+    )
     parser.add_argument(
         "--devices", type=number(Devices), default=1, help=f"{DEVICES} (default: 1)"
     )
@@ -90,7 +114,15 @@ def _add_decode_flags(parser: argparse.ArgumentParser) -> None:
 def _run_decode(args: argparse.Namespace, log: LogLine) -> dict[str, Any]:
     from corl_jax.bench.decode_speed import DecodeOptions, run_benchmark
 
-    options = DecodeOptions(args.size, args.against, args.devices, args.repeats, args.profile)
+    options = DecodeOptions(
+        size=args.size,
+        against=args.against,
+        devices=args.devices,
+        samples=args.samples,
+        group_size=args.group,
+        repeats=args.repeats,
+        profile=args.profile,
+    )
     return run_benchmark(options, log)
 
 
@@ -120,6 +152,8 @@ def _add_step_flags(parser: argparse.ArgumentParser) -> None:
 
 def _run_step(args: argparse.Namespace, log: LogLine) -> dict[str, Any]:
     from corl_jax.bench.step_speed import StepOptions, run_benchmark
+    from corl_jax.planner.chips import CHIPS
+    from corl_jax.planner.flops import call_flops
 
     options = StepOptions(
         size=args.size,
@@ -130,6 +164,8 @@ def _run_step(args: argparse.Namespace, log: LogLine) -> dict[str, Any]:
         devices=args.devices,
         repeats=args.repeats,
         profile=args.profile,
+        count_flops=call_flops,
+        peak_tflop_s={name: chip.tflop_s for name, chip in CHIPS.items()},
     )
     return run_benchmark(options, log)
 

@@ -92,7 +92,7 @@ class Policy:
         set_up_jax()
         sharder = _tensor_parallel(devices)
         source = open_policy_source(os.fspath(path))
-        model = _abstract_model(source.cfg, dtype)
+        model = abstract_model(source.cfg, dtype)
         params = source.load_params(_param_specs(source, model, sharder))
 
         tokenizer = source.load_tokenizer()
@@ -267,7 +267,7 @@ class Policy:
             )
 
 
-def _abstract_model(cfg: JanusConfig, dtype: str) -> Janus:
+def abstract_model(cfg: JanusConfig, dtype: str) -> Janus:
     """The model without numbers, in the form that decodes fastest on this backend."""
     # Separate layers exist twice in memory, so large models keep the scan even on a CPU.
     model = abstract(cfg, dtype=compute_dtype(dtype))

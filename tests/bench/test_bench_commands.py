@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import subprocess
 import time
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,14 +21,30 @@ from corl_jax.bench import (
     decode_speed,
     scaling,
     step_speed,
+    workloads,
 )
 from corl_jax.bench.decode_contenders import corl_jax_contender
+from corl_jax.bench.decode_speed import DecodeOptions
+from corl_jax.bench.device_rates import DeviceRates
 from corl_jax.bench.step_speed import StepOptions
 from corl_jax.bench.timing import PHASES, StepTiming, time_call
-from corl_jax.bench.workloads import DOT, Workload, make_image_prompts, write_random_policy
+from corl_jax.bench.workloads import DOT, Workload, make_image_prompts, write_policy
 from corl_jax.commands import bench
 from corl_jax.commands.cli import main, make_parser
 from corl_jax.core.errors import UserError
+from corl_jax.core.trees import matches
+from corl_jax.models.janus.model import JANUS_FLOAT32_PATTERNS
+from corl_jax.sampling.policy import Policy
+
+# Of a device that is much faster than this machine.
+RATES = DeviceRates(copy_gb_s=100.0, matmul_tflop_s=1.0, dtype="float32")
+# The same program in all tests, which compiles once.
+GROUPS = ["--samples", "8", "--group", "2"]
+
+
+@pytest.fixture(scope="module")
+def dot_policy():
+    return workloads.make_random_policy(DOT)
 
 
 @pytest.fixture(autouse=True)
@@ -36,26 +54,84 @@ def keep_compilation_cache(monkeypatch):
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-def test_corl_jax_samples_one_image_per_prompt(tmp_path, devices):
-    from corl_jax.data.text_tokenizer import TextTokenizer
+def test_corl_jax_samples_a_group_per_prompt(dot_policy, devices):
+    prompts = make_image_prompts(dot_policy.tokenizer, 4)
+    assert prompts.tokens.shape == (4, 20) and prompts.mask.all()
+    assert len({row.tobytes() for row in prompts.tokens}) == 4
 
-    folder = write_random_policy(DOT, tmp_path)
-    prompts = make_image_prompts(TextTokenizer.load(folder), 8)
-    assert prompts.tokens.shape == (8, 20) and prompts.mask.all()
-    assert len({row.tobytes() for row in prompts.tokens}) == 8
-
-    contender = corl_jax_contender(folder, prompts, devices)
+    contender = corl_jax_contender(dot_policy, prompts, 2, devices)
     seconds, tokens = time_call(contender.sample)
     assert seconds > 0 and tokens.shape == (8, 4) and tokens.min() >= 0 and tokens.max() < 32
     assert contender.decode_pixels(tokens).shape == (8, 16, 16, 3)
-    assert set(contender.seconds) == {"load", "compile"}
+    assert set(contender.seconds) == {"compile"}
 
 
-def test_decode_times_both_contenders(capsys, tmp_path):
+def test_random_weights_are_those_that_the_folder_holds(dot_policy, tmp_path):
+    loaded = Policy.load(write_policy(dot_policy, tmp_path))
+    assert loaded.cfg == dot_policy.cfg and loaded.fns == dot_policy.fns
+    assert set(loaded.params) == set(dot_policy.params)
+    for path, leaf in loaded.params.items():
+        np.testing.assert_array_equal(leaf, dot_policy.params[path])
+    assert np.std(loaded.params["language_model/lm_head/kernel"]) > 0.01
+
+
+def test_weights_for_sampling_are_kept_as_they_are_multiplied(monkeypatch):
+    """On an accelerator matrices are bfloat16; vectors and the image tokenizer stay float32."""
+    monkeypatch.setattr(workloads, "compute_dtype", lambda name: jnp.bfloat16)
+    # Shapes and dtypes will do.
+    monkeypatch.setattr(jax, "jit", lambda make: functools.partial(jax.eval_shape, make))
+    dtypes = {path: leaf.dtype for path, leaf in workloads.make_random_policy(DOT).params.items()}
+    assert dtypes["language_model/lm_head/kernel"] == jnp.bfloat16
+    assert dtypes["language_model/norm/scale"] == jnp.float32
+    exact = {dtype for path, dtype in dtypes.items() if matches(path, JANUS_FLOAT32_PATTERNS)}
+    assert exact == {jnp.dtype(jnp.float32)}
+
+
+def test_decode_alone_writes_no_folder(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(decode_speed, "write_policy", lambda *args: pytest.fail("a folder"))
+    monkeypatch.setattr(decode_speed, "check_torch", lambda: pytest.fail("torch"))
+    monkeypatch.setattr(decode_speed, "measure_device_rates", lambda: RATES)
+    json_file = tmp_path / "speed.json"
+    line = ["bench", "decode", "--size", "dot", "--against", "nothing", "--json", str(json_file)]
+    assert main([*line, *GROUPS]) == 0
+    table = capsys.readouterr().out
+
+    values = json.loads(json_file.read_text())
+    assert values["theirs"] is values["ratio"] is values["theirs_error"] is None
+    assert (values["samples"], values["group"]) == (8, 2)
+    token_steps = values["ours"] / 8
+    share = token_steps * values["least_bytes_per_token_step"] / (RATES.copy_gb_s * 1e9)
+    assert values["bandwidth_share"] == pytest.approx(share)
+    assert f"{values['ours']:.1f}" in table and "8 samples, 4 prompts x 2" in table
+    assert "transformers" not in table
+
+
+def test_theirs_failing_leaves_ours(capsys, tmp_path, monkeypatch):
+    pytest.importorskip("torch", reason="without torch the command ends before it measures")
+
+    def fail(*args):
+        raise TypeError("_prepare_static_cache() missing 1\nargument")
+
+    monkeypatch.setattr(decode_speed, "transformers_contender", fail)
+    monkeypatch.setattr(decode_speed, "measure_device_rates", lambda: RATES)
+    json_file = tmp_path / "speed.json"
+    line = ["bench", "decode", "--size", "dot", "--repeats", "1", "--json", str(json_file)]
+    assert main([*line, *GROUPS]) == 0
+    table = capsys.readouterr().out
+    message = "TypeError: _prepare_static_cache() missing 1 argument"
+    assert f"transformers failed: {message}\n" in table
+
+    values = json.loads(json_file.read_text())
+    assert values["theirs_error"] == message and values["theirs"] is values["ratio"] is None
+    assert values["ours"] > 0 and f"{values['ours']:.1f}" in table
+
+
+def test_decode_times_both_contenders(capsys, tmp_path, monkeypatch):
     pytest.importorskip("torch", reason="transformers needs torch")
     json_file, trace = tmp_path / "speed.json", tmp_path / "trace"
+    monkeypatch.setattr(decode_speed, "measure_device_rates", lambda: RATES)
     line = ["bench", "decode", "--size", "dot", "--profile", str(trace), "--json", str(json_file)]
-    assert main(line) == 0
+    assert main([*line, *GROUPS]) == 0
     table, progress = capsys.readouterr()
 
     values = json.loads(json_file.read_text())
@@ -90,6 +166,7 @@ def test_step_prints_and_writes_phases(capsys, tmp_path, monkeypatch):
         )
 
     monkeypatch.setattr(step_speed, "time_train_step", time_train_step)
+    monkeypatch.setattr(step_speed, "measure_device_rates", lambda: RATES)
     json_file = tmp_path / "step.json"
     line = ["bench", "step", "--size", "mid", "--group", "4", "--image-tokens", "16"]
     line += ["--profile", "trace", "--json", str(json_file)]
@@ -193,17 +270,47 @@ def test_deviation_of_a_wrong_kernel_is_measured(monkeypatch):
     monkeypatch.setitem(entries, "unfit", unfit)
 
     case = attention_speed.make_cases("dot")[0]
-    timings, refusals = attention_speed.time_kernels(case, 1, jnp.float32)
+    timings, refusals, failures = attention_speed.time_kernels(case, 1, jnp.float32)
+    assert failures == {}
     assert [timing.kernel for timing in timings] == ["einsum", "wrong"]
     assert timings[1].deviation > 0.1
     assert "'unfit' requires nothing of 16" in refusals["unfit"]
+
+
+@pytest.mark.parametrize("failing", ["einsum", "broken"])
+def test_a_kernel_that_fails_is_one_line(capsys, tmp_path, monkeypatch, failing):
+    from corl_jax.models import attention_kernels
+    from corl_jax.models.attention_kernels import Kernel, attend
+
+    def fail(*args):
+        raise NotImplementedError("no\nsuch size")
+
+    entries = attention_kernels.kernels._entries
+    monkeypatch.setitem(entries, "broken", Kernel(attend))
+    monkeypatch.setitem(entries, failing, Kernel(fail))
+    cases = attention_speed.make_cases("dot")[:1]
+    monkeypatch.setattr(attention_speed, "make_cases", lambda size: cases)
+    json_file = tmp_path / "kernels.json"
+    line = ["bench", "kernels", "--size", "dot", "--repeats", "1", "--json", str(json_file)]
+    assert main(line) == 0
+    assert (
+        f"image    {failing} failed: NotImplementedError: no such size\n" in capsys.readouterr().out
+    )
+
+    values = json.loads(json_file.read_text())
+    other = {"einsum": "broken", "broken": "einsum"}[failing]
+    assert [row["kernel"] for row in values["kernels"]] == [other] and values["best"] == other
+    assert [row["kernel"] for row in values["failed"]] == [failing]
+    # Without the plain kernel there is nothing to compare with.
+    assert (values["ratio"] is None) == (failing == "einsum")
+    assert (values["kernels"][0]["deviation"] is None) == (failing == "einsum")
 
 
 def test_missing_torch_is_reported_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     message = r"torch, which is not installed; pip install -e '\.\[test\]'"
     with pytest.raises(UserError, match=message):
-        decode_speed.time_decode(DOT, 1, devices=1, log=print)
+        decode_speed.run_benchmark(DecodeOptions("dot", "transformers", devices=1), print)
 
     options = StepOptions("dot", "transformers", prompts=2, group_size=8)
     with pytest.raises(UserError, match="torch, which is not installed"):
@@ -225,6 +332,8 @@ def test_missing_torch_is_reported_with_the_command_that_installs_it(monkeypatch
         ("bench decode --against stones", "stones"),
         ("bench decode --repeats 0", "--repeats must be a whole number from 1 to 1000; got 0"),
         ("bench decode --devices 3", "--devices must divide the 8 prompts; got 3"),
+        ("bench decode --samples 8 --group 3", "--group must divide the 8 samples; got 3"),
+        ("bench decode --samples 0", "--samples must be a whole number from 1 to 4096; got 0"),
         ("bench step --devices 3", "--devices must divide the 2 prompts; got 3"),
         (
             "bench step --prompts 4 --devices 0",

@@ -103,6 +103,29 @@ def test_loss_gradient_and_update_are_equal(contenders, rollouts):
     np.testing.assert_allclose(torch_change, change, atol=1e-7)
 
 
+def test_flops_of_an_update_do_not_count_what_is_computed_again(contenders, rollouts):
+    from corl_jax.planner.flops import call_flops
+
+    jax_step, *_ = contenders
+    jax_step.update(*rollouts)
+    flops = jax_step.update_flops(call_flops)
+
+    # Three passes over the layers and both heads, for every position that is read: prompts once
+    # for a group, two of them with guidance; the last token is not fed back.
+    decoder = DOT.decoder
+    layer = 4 * decoder.width**2 + 3 * decoder.width * decoder.mlp_dim
+    question = jax_step.prompts["text"].tokens.shape[1]
+    image_positions = 2 * (2 * 20 + 4 * 3)
+    positions = image_positions + 2 * question + 4 * 4
+    products = positions * decoder.depth * layer
+    products += 4 * 5 * decoder.width * decoder.vocab_size
+    assert 6 * products < flops < 6 * 1.5 * products
+
+    # The real update computes the scores of attention again, which "dots" does not save.
+    args = (jax_step.state.with_frozen({}), jax_step.state.frozen, jax_step._batch_specs)
+    assert call_flops(jax_step._update, *args) > 1.02 * flops
+
+
 def test_phases_add_up_to_the_total(contenders):
     _, torch_step, _ = contenders
     seconds = time_step(torch_step, 3)
@@ -111,7 +134,10 @@ def test_phases_add_up_to_the_total(contenders):
 
 
 def test_contenders_are_timed_in_rounds(contenders, dot_policy_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(step_speed, "write_random_policy", lambda cfg, folder: dot_policy_folder)
+    monkeypatch.setattr(
+        step_speed, "make_random_policy", lambda *args: Policy.load(dot_policy_folder)
+    )
+    monkeypatch.setattr(step_speed, "write_policy", lambda policy, folder: dot_policy_folder)
     options = StepOptions(
         "dot", "transformers", prompts=2, group_size=2, devices=1, repeats=2, profile=tmp_path
     )
@@ -128,6 +154,28 @@ def test_contenders_are_timed_in_rounds(contenders, dot_policy_folder, tmp_path,
         "turn 2 of 2, theirs",
     ]
     assert set(timing.threads) == set(PHASES) and list(tmp_path.rglob("*.xplane.pb"))
+
+
+def test_torch_failing_leaves_the_times_of_corl_jax(dot_policy_folder, capsys, monkeypatch):
+    pytest.importorskip("torch", reason="without torch the command ends before it measures")
+
+    def fail(*args):
+        raise RuntimeError("CUDA out of\nmemory")
+
+    monkeypatch.setattr(
+        step_speed, "make_random_policy", lambda *args: Policy.load(dot_policy_folder)
+    )
+    monkeypatch.setattr(step_speed, "write_policy", lambda policy, folder: dot_policy_folder)
+    monkeypatch.setattr(step_speed, "TorchStep", fail)
+    options = StepOptions(
+        "dot", "transformers", 2, 2, devices=1, repeats=1, count_flops=lambda *args: 7.0
+    )
+    timing = step_speed.time_train_step(DOT, WORKLOAD, options, lambda line: None)
+
+    assert timing.theirs_error == "RuntimeError: CUDA out of memory" and timing.threads is None
+    assert set(timing.seconds) == {"corl_jax"} and timing.update_flops == 7
+    table = capsys.readouterr().out
+    assert "update" in table and "transformers failed: RuntimeError: CUDA out of memory" in table
 
 
 def test_more_devices_than_there_are():
