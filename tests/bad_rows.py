@@ -61,7 +61,7 @@ REJECTED = (
     Kind("NaN or infinity", b'{"prompt": "a", "score": NaN}', "must be a finite number"),
     Kind("bytes that are not UTF-8", b'{"prompt": "un caf\xe9"}', "text in UTF-8; got byte 0xe9"),
     Kind("half a surrogate pair", b'{"prompt": "\\ud800"}', "half of a surrogate pair"),
-    Kind("a thousand lists inside each other", b"[" * 1000, "at most 64 objects"),
+    Kind("a thousand lists inside each other", b"[" * 1000 + b"]" * 1000, "at most 64 objects"),
     Kind("a number of a thousand digits", b'{"x": ' + b"9" * 1000 + b"}", "has 1000 digits"),
     # Texts.
     Kind("an id that another row has", _with(GOOD, id="twice"), "of an earlier row"),
