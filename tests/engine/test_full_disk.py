@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import subprocess
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 
 from corl_jax.core.errors import UserError
 from corl_jax.engine.checkpoints import step_folders
+from corl_jax.engine.checkpoints.abandoned_tasks import hidden_abandoned_tasks
 from corl_jax.engine.checkpoints.step_folders import saved_steps
 from corl_jax.engine.hooks import PeriodicHook, Report
 from corl_jax.engine.tensorboard import TensorBoard
@@ -66,6 +68,27 @@ def test_a_run_on_a_disk_that_fills_up_goes_on_once_there_is_room(
     assert [result.step for result in toy_stage.run(small_disk / "w", 12)] == list(range(5, 13))
     toy_stage.run(tmp_path / "unbroken", 12)
     assert metric_rows(small_disk / "w") == metric_rows(tmp_path / "unbroken")
+
+
+@pytest.mark.parametrize(
+    ("logger", "path", "message", "is_hidden"),
+    [
+        ("absl", "site-packages/orbax/futures.py", "run() raised an exception", True),
+        ("absl", "site-packages/grain/iterator.py", "run() raised an exception", False),
+        ("asyncio", "asyncio/base_events.py", "Task exception was never retrieved\nfuture", True),
+        ("asyncio", "asyncio/base_events.py", "Exception in callback", False),
+    ],
+)
+def test_tracebacks_of_tasks_that_orbax_abandoned_are_hidden(
+    caplog, logger, path, message, is_hidden
+):
+    error = ValueError("no space")
+    record = logging.LogRecord(logger, logging.ERROR, path, 1, message, (), (None, error, None))
+    with hidden_abandoned_tasks():
+        logging.getLogger(logger).handle(record)
+    assert bool(caplog.records) is not is_hidden
+    logging.getLogger(logger).handle(record)
+    assert record in caplog.records
 
 
 def test_a_checkpoint_that_cannot_be_completed_is_none(tmp_path, monkeypatch):

@@ -2,8 +2,8 @@
 
 Orbax reads or writes all arrays of a checkpoint at once. Where one of them fails it raises, and the
 others go on in threads: each then prints a traceback about an event loop that is closed or a
-coroutine that nobody awaits, and its threads log the traceback of the error that was raised, beside
-the one line that says what is wrong.
+coroutine that nobody awaits, and the traceback of the error that was raised is logged once more,
+beside the one line that says what is wrong.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import logging
 import sys
 from collections.abc import Iterator
 
-ABSL_LOGGER = logging.getLogger("absl")
-"""Where Orbax logs."""
+LOGGERS = (logging.getLogger("absl"), logging.getLogger("asyncio"))
+"""Where Orbax logs, and the event loops that it starts."""
+ABANDONED_TASK = "Task exception was never retrieved"
+"""How asyncio begins to tell of a task that failed after the first one."""
 
 
 @contextlib.contextmanager
@@ -29,13 +31,16 @@ def hidden_abandoned_tasks() -> Iterator[None]:
             show(unraisable)
 
     sys.unraisablehook = show_unless_abandoned
-    ABSL_LOGGER.addFilter(_is_no_traceback_of_orbax)
+    for logger in LOGGERS:
+        logger.addFilter(_is_no_traceback_of_orbax)
     yield
     # Only here, since after an error the tasks are still at work.
     sys.unraisablehook = show
-    ABSL_LOGGER.removeFilter(_is_no_traceback_of_orbax)
+    for logger in LOGGERS:
+        logger.removeFilter(_is_no_traceback_of_orbax)
 
 
 def _is_no_traceback_of_orbax(record: logging.LogRecord) -> bool:
     """Whether a line of the log is anything but the traceback of an error in Orbax."""
-    return not (record.exc_info and "orbax" in record.pathname)
+    is_of_task = record.getMessage().startswith(ABANDONED_TASK)
+    return not (record.exc_info and ("orbax" in record.pathname or is_of_task))
