@@ -93,11 +93,18 @@ def test_a_flipped_bit_in_a_large_array_is_refused(tmp_path):
     (tmp_path / "1" / "files.json").unlink()
     files = [path for path in (tmp_path / "1" / "state").rglob("*") if path.is_file()]
     largest = max(files, key=lambda path: path.stat().st_size)
+    messages = []
     for share in (0.25, 0.5, 0.75):
         mend = flip_bit(largest, int(share * largest.stat().st_size), 3)
-        with pytest.raises(UserError, match="/1 is damaged .* is not as it was written"):
-            checkpointer.restore(abstract(state), data)
+        # The library itself notices what hits one of its tables, and some bytes are in no array.
+        try:
+            restored = checkpointer.restore(abstract(state), data).state
+            jax.tree.map(np.testing.assert_array_equal, restored, state)
+        except UserError as error:
+            assert "/1 is damaged" in str(error)
+            messages.append(str(error))
         mend()
+    assert any("is not as it was written" in message for message in messages), messages
     assert checkpointer.restore(abstract(state), data).step == 1
     checkpointer.close()
 
