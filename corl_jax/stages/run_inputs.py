@@ -25,7 +25,7 @@ from corl_jax.stages.config import ResumeConfig
 def describe_inputs(policies: Sequence[PolicySource], records: RecordSource) -> dict[str, Any]:
     """Identities of policies and records as JSON.
 
-    Weights in a folder are read as a whole; of images that records name, only the sizes are.
+    Weights in a folder are read as a whole; of images that records name, both ends are.
     """
     # Which records are selected is part of the config, so the fingerprint is of all of them.
     source = whole_source(records)

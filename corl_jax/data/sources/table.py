@@ -29,8 +29,8 @@ from corl_jax.data.sources.columns import (
 from corl_jax.data.sources.pictures import (
     Picture,
     picture_bytes,
+    picture_ends,
     picture_pixels,
-    picture_size,
     read_picture,
 )
 
@@ -174,7 +174,7 @@ class TableSource:
         return None if picture is None else picture_bytes(picture, label)
 
     def fingerprint(self) -> str:
-        """Hash of the files, or of all texts, and of the size of each picture."""
+        """Hash of the files, or of all texts, and of the size and both ends of each picture."""
         digest = hashlib.sha256()
         for path in self._files:
             digest.update(path.read_bytes())
@@ -183,7 +183,7 @@ class TableSource:
             digest.update(repr(texts or self.unreadable[position]).encode())
         for picture in self._pictures:
             if picture is not None:
-                digest.update(f"{picture_size(picture)} ".encode())
+                digest.update(picture_ends(picture))
         return digest.hexdigest()
 
     def qa_type_and_kind(self, index: int) -> tuple[str, str]:
