@@ -34,6 +34,7 @@ import numpy as np  # noqa: E402
 
 from corl_jax.data.record_files import parse_record, read_columns  # noqa: E402
 from corl_jax.data.records import check_record  # noqa: E402
+from corl_jax.data.sources.addresses import open_source  # noqa: E402
 
 IMAGE = np.zeros((1, 1, 3), np.uint8)
 FILE = pathlib.Path(tempfile.mkdtemp()) / "records.jsonl"
@@ -53,12 +54,7 @@ def read_one(data: bytes) -> None:
         check_columns(columns | {"qa_type": provider.PickValueInList(list(QA_TYPES))})
     else:
         FILE.write_bytes(provider.ConsumeBytes(len(data)))
-        try:
-            rows = read_columns(FILE)
-        except UserError:
-            return
-        for row in rows:
-            check_columns(row.columns)
+        check_file()
 
 
 def consume_text(provider: atheris.FuzzedDataProvider, length: int) -> str:
@@ -100,6 +96,27 @@ def check_columns(columns: dict[str, str]) -> None:
     # A record for drawing alone has nothing to ask.
     if record.question:
         assert is_correct(record.solution, record.answer, record.qa_type, record.choices)
+
+
+def check_file() -> None:
+    """Reads the file by both of its doors, for rewards of outputs and for training."""
+    try:
+        rows = read_columns(FILE)
+    except UserError as error:
+        check_error(error)
+        rows = []
+    for row in rows:
+        check_columns(row.columns)
+
+    try:
+        source = open_source(str(FILE), "train")
+    except UserError as error:
+        check_error(error)
+        return
+    for reason in source.unreadable.values():
+        assert "\n" not in reason
+    for position in set(range(len(source))) - source.unreadable.keys():
+        check_record(source.text_record(position))
 
 
 def check_error(error: UserError) -> None:
