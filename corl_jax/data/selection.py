@@ -9,13 +9,6 @@ from corl_jax.data.records import QA_TYPES
 from corl_jax.data.sources.base import DescribedSource, RecordSource, SelectedRecords
 
 
-def select(
-    source: DescribedSource, questions: Sequence[str] = (), qa_type: str = "", limit: int = 0
-) -> RecordSource:
-    """The records at ``select_rows``."""
-    return records_at(source, select_rows(source, questions, qa_type, limit))
-
-
 def records_at(source: RecordSource, rows: Sequence[int]) -> RecordSource:
     """The records of ``source`` at ``rows``; ``source`` itself if these are all of them."""
     is_all = len(rows) == len(source) and all(row == i for i, row in enumerate(rows))

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from corl_jax.core.errors import UserError
-from corl_jax.data.selection import select
+from corl_jax.data.selection import records_at, select_rows
 from corl_jax.data.sources.addresses import open_source
 
 ROW = {
@@ -27,6 +27,11 @@ OPEN_ENDED_ROW = ROW | {
     "qa_type": "OE",
     "kind": "count",
 }
+
+
+def select(source, questions=(), qa_type="", limit=0):
+    """The selected records of ``source``."""
+    return records_at(source, select_rows(source, questions, qa_type, limit))
 
 
 @pytest.fixture

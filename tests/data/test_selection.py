@@ -5,8 +5,13 @@ from __future__ import annotations
 import pytest
 
 from corl_jax.core.errors import UserError
-from corl_jax.data.selection import select
+from corl_jax.data.selection import records_at, select_rows
 from corl_jax.data.shapes import builder
+
+
+def select(source, questions=(), qa_type="", limit=0):
+    """The selected records of ``source``."""
+    return records_at(source, select_rows(source, questions, qa_type, limit))
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What a GPU makes of this code, in at most 8 minutes on one H100 or H200:
+# What a GPU makes of this code in 8 minutes; parts that do not end in their time say so:
 #
 #     tests/gpu/check.sh OUT
 #
