@@ -76,6 +76,12 @@ def test_a_run_on_a_disk_that_fills_up_goes_on_once_there_is_room(
         ("absl", "site-packages/orbax/futures.py", "run() raised an exception", True),
         ("absl", "site-packages/grain/iterator.py", "run() raised an exception", False),
         ("asyncio", "asyncio/base_events.py", "Task exception was never retrieved\nfuture", True),
+        (
+            "asyncio",
+            "asyncio/base_events.py",
+            "_GatheringFuture exception was never retrieved",
+            True,
+        ),
         ("asyncio", "asyncio/base_events.py", "Exception in callback", False),
     ],
 )

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 
 LOGGERS = (logging.getLogger("absl"), logging.getLogger("asyncio"))
 """Where Orbax logs, and the event loops that it starts."""
-ABANDONED_TASK = "Task exception was never retrieved"
-"""How asyncio begins to tell of a task that failed after the first one."""
+NEVER_RETRIEVED = "exception was never retrieved"
+"""What asyncio logs of a task, or of several that were gathered, after the class of it."""
 
 
 @contextlib.contextmanager
@@ -42,5 +42,5 @@ def hidden_abandoned_tasks() -> Iterator[None]:
 
 def _is_no_traceback_of_orbax(record: logging.LogRecord) -> bool:
     """Whether a line of the log is anything but the traceback of an error in Orbax."""
-    is_of_task = record.getMessage().startswith(ABANDONED_TASK)
+    is_of_task = NEVER_RETRIEVED in record.getMessage()
     return not (record.exc_info and ("orbax" in record.pathname or is_of_task))
