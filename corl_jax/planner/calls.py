@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 
@@ -32,6 +32,7 @@ class CompiledProgram:
     """A program after compilation.
 
     Attributes:
+      text: as the compiler prints it; "" where it ran out of memory.
       module: its instructions; None where the compiler ran out of memory.
       temp_gib: temporary memory; where the compiler ran out of memory, all that was requested.
       output_gib: results that do not reuse the memory of a donated argument.
@@ -41,6 +42,7 @@ class CompiledProgram:
       times: how often a step runs the program.
     """
 
+    text: str
     module: hlo.Module | None
     temp_gib: float
     output_gib: float
@@ -55,6 +57,7 @@ def compile_call(
     trace: Callable[[ProgramCall], jax.stages.Traced],
     name: str,
     log: Callable[[str], None],
+    compiler_options: Mapping[str, str | int],
 ) -> CompiledProgram:
     """Traces and compiles a program.
 
@@ -63,6 +66,7 @@ def compile_call(
       trace: ``programs.PlannedStep.trace``.
       name: of the program, for the log.
       log: receives lines of progress.
+      compiler_options: besides the compiler's defaults.
 
     Returns:
       the program; with an error where the compiler ran out of memory.
@@ -76,12 +80,13 @@ def compile_call(
 
     # A program that is too large for the chip fails to compile: that is a finding, not an error.
     try:
-        program = traced.lower().compile()
+        program = traced.lower().compile(compiler_options=dict(compiler_options))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         message = " ".join(str(error).split())[:300]
         return CompiledProgram(
+            text="",
             module=None,
             temp_gib=requested_gib(message),
             output_gib=0.0,
@@ -96,8 +101,10 @@ def compile_call(
     output_gib = (analysis.output_size_in_bytes - analysis.alias_size_in_bytes) / GIB
     temp_gib = analysis.temp_size_in_bytes / GIB
     log(f"compiled {name} in {seconds:.0f} s, {temp_gib:.1f} GiB of temporary memory")
+    text = program.as_text()
     return CompiledProgram(
-        module=hlo.parse(program.as_text()),
+        text=text,
+        module=hlo.parse(text),
         temp_gib=temp_gib,
         output_gib=output_gib,
         flops=program_flops,
