@@ -67,11 +67,11 @@ EXAMPLES = "v5e:2x4, v6e:8x8, v5p:4x4x4, h100:8, h100:2x8 (nodes x GPUs)"
 
 MAX_GPUS_PER_NODE = 8
 
-POOL_FLAG = "XLA_PYTHON_CLIENT_MEM_FRACTION"
-"""The environment variable that says which share of a GPU's memory JAX may take."""
+POOL_VARIABLES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+"""Environment variables that say which share of a GPU's memory JAX takes; the second is older."""
 
 DEFAULT_POOL_SHARE = 0.75
-"""That share where the variable is not set."""
+"""That share where neither is set."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,12 +157,15 @@ def pool_share() -> float:
     """The share of a GPU's memory that JAX takes, by the environment of this process.
 
     Raises:
-      UserError: the variable is no share.
+      UserError: a variable that is no share.
     """
-    text = os.environ.get(POOL_FLAG, str(DEFAULT_POOL_SHARE))
-    if not re.fullmatch(r"0?\.\d+|1(\.0*)?", text):
-        raise UserError(f"{POOL_FLAG} must be a share of at most 1, such as .95; got {text!r}")
-    return float(text)
+    for name in POOL_VARIABLES:
+        text = os.environ.get(name, "")
+        if text and not re.fullmatch(r"0?\.\d*[1-9]\d*|1(\.0*)?", text):
+            raise UserError(f"{name} must be a share of at most 1, such as .95; got {text!r}")
+        if text:
+            return float(text)
+    return DEFAULT_POOL_SHARE
 
 
 def _open_tpus(name: str, chip: Chip) -> Slice:
@@ -202,7 +205,7 @@ def _tpu_devices(name: str) -> Sequence[jax.Device]:
     # One chip is less than a host of the smallest slice has.
     options = {"chips_per_host_bounds": (1, 1, 1)} if set(shape.split("x")) == {"1"} else {}
     try:
-        return topologies.get_topology_desc("tpu", name, **options).devices
+        return topologies.get_topology_desc(topology_name=name, platform="tpu", **options).devices
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         message = " ".join(str(error).split())[:200]
         raise UserError(

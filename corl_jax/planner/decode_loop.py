@@ -14,7 +14,7 @@ from corl_jax.planner.hlo import Computation, Instruction, Module
 from corl_jax.planner.programs import PlannedStep
 
 MIN_WEIGHTS_SHARE = 0.4
-"""Share of the sampling weights that a loop over tokens has and reads at least; int8 halves them."""
+"""Share of the sampling weights that a loop over tokens carries and reads; int8 halves them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,13 +47,11 @@ def decode_loop(step: PlannedStep, program: CompiledProgram) -> DecodeLoop | Non
     min_cache_bytes = int(cache.layer_gib * GIB / 2)
     min_copy_bytes = min(min_cache_bytes, _smallest_matrix_bytes(step) // 2)
     steps, total_bytes, copy_bytes, copies = 0, 0.0, 0.0, 0
-    for loop, body, trip_count in hlo_bytes.loops(module):
-        step_bytes = hlo_bytes.computation_traffic(module, body).hbm_bytes
-        if min(step_bytes, loop.result_bytes) >= MIN_WEIGHTS_SHARE * weights_gib * GIB:
-            steps += trip_count
-            total_bytes += trip_count * step_bytes
-            copy_bytes += trip_count * hlo_bytes.copied_bytes(module, body, min_copy_bytes)
-            copies += hlo_bytes.count_copies(module, body, min_cache_bytes)
+    for body, trip_count in _token_loops(module, MIN_WEIGHTS_SHARE * weights_gib * GIB):
+        steps += trip_count
+        total_bytes += trip_count * hlo_bytes.computation_traffic(module, body).hbm_bytes
+        copy_bytes += trip_count * hlo_bytes.copied_bytes(module, body, min_copy_bytes)
+        copies += hlo_bytes.count_copies(module, body, min_cache_bytes)
     if not steps:
         return None
 
@@ -66,6 +64,33 @@ def decode_loop(step: PlannedStep, program: CompiledProgram) -> DecodeLoop | Non
         temp_over_resident=(program.temp_gib - cache.total_gib) / resident_gib,
         cache_copies=copies,
     )
+
+
+def _token_loops(module: Module, min_bytes: float) -> list[tuple[Computation, int]]:
+    """Body and trip count of the loops over image tokens.
+
+    Args:
+      min_bytes: what such a loop carries and moves in a turn at least.
+    """
+    loops = list(hlo_bytes.loops(module))
+
+    # Where layers are a loop, a loop with a loop inside is one over image tokens.
+    nested = [
+        (body, trip_count)
+        for _, body, trip_count in loops
+        if any(True for _ in hlo_bytes.loops(module, body))
+    ]
+    if nested:
+        return nested
+
+    # Where they are not, it is one that has the weights and reads them; the loop that makes pixels
+    # has none of them.
+    return [
+        (body, trip_count)
+        for loop, body, trip_count in loops
+        if loop.result_bytes >= min_bytes
+        and hlo_bytes.computation_traffic(module, body).hbm_bytes >= min_bytes
+    ]
 
 
 def loop_table(module: Module, rows: int = 25) -> str:
