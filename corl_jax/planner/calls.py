@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 
@@ -57,7 +57,7 @@ def compile_call(
     trace: Callable[[ProgramCall], jax.stages.Traced],
     name: str,
     log: Callable[[str], None],
-    compiler_options: Mapping[str, str | int],
+    compiler_options: Sequence[Mapping[str, str | int]],
 ) -> CompiledProgram:
     """Traces and compiles a program.
 
@@ -66,7 +66,7 @@ def compile_call(
       trace: ``programs.PlannedStep.trace``.
       name: of the program, for the log.
       log: receives lines of progress.
-      compiler_options: besides the compiler's defaults.
+      compiler_options: besides the compiler's defaults; each in turn, until the compiler succeeds.
 
     Returns:
       the program; with an error where the compiler ran out of memory.
@@ -80,7 +80,7 @@ def compile_call(
 
     # A program that is too large for the chip fails to compile: that is a finding, not an error.
     try:
-        program = traced.lower().compile(compiler_options=dict(compiler_options))
+        program = compile_lowered(traced.lower(), compiler_options, log)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -112,6 +112,28 @@ def compile_call(
         error="",
         times=call.times,
     )
+
+
+def compile_lowered(
+    lowered: jax.stages.Lowered,
+    compiler_options: Sequence[Mapping[str, str | int]],
+    log: Callable[[str], None],
+) -> jax.stages.Compiled:
+    """The program, compiled with the first options for which the compiler has no internal error.
+
+    Raises:
+      JaxRuntimeError: the program is too large, or fails with all options.
+    """
+    *first, last = compiler_options
+    for options in first:
+        try:
+            return lowered.compile(compiler_options=dict(options))
+        except jax.errors.JaxRuntimeError as error:
+            if "INTERNAL" not in str(error):
+                raise
+            message = " ".join(str(error).split())[:120]
+            log(f"compiling again with {dict(last)}, since the compiler says: {message}")
+    return lowered.compile(compiler_options=dict(last))
 
 
 def requested_gib(message: str) -> float:

@@ -67,6 +67,13 @@ EXAMPLES = "v5e:2x4, v6e:8x8, v5p:4x4x4, h100:8, h100:2x8 (nodes x GPUs)"
 
 MAX_GPUS_PER_NODE = 8
 
+GPU_OPTIONS = (
+    {"xla_gpu_autotune_level": 0},
+    {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False},
+)
+"""No GPU is here to time kernels on, so that the compiler must take its own first choices. Where its
+first choice of tiles for a product is one that it cannot compile, products are left to cuBLAS."""
+
 POOL_VARIABLES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
 """Environment variables that say which share of a GPU's memory JAX takes; the second is older."""
 
@@ -84,7 +91,7 @@ class Slice:
       count: number of devices.
       devices: for the mesh.
       usable_gib: memory of a device that JAX may take.
-      compiler_options: options of the compiler, besides its defaults.
+      compiler_options: options of the compiler besides its defaults, to be tried in turn.
     """
 
     name: str
@@ -92,7 +99,7 @@ class Slice:
     count: int
     devices: Sequence[jax.Device]
     usable_gib: float
-    compiler_options: Mapping[str, str | int] = dataclasses.field(default_factory=dict)
+    compiler_options: Sequence[Mapping[str, str | int]] = ({},)
 
 
 def chip_count(shape: str) -> int:
@@ -148,9 +155,8 @@ def _open_gpus(name: str, chip: Chip, shape: str) -> Slice:
         link_gb_s = min(chip.link_gb_s, chip.node_link_gb_s)
         chip = dataclasses.replace(chip, link_gb_s=link_gb_s)
 
-    # No GPU is here to time kernels on, so that the compiler must take its own first choices.
-    options = {"xla_gpu_autotune_level": 0}
-    return Slice(name, chip, count, topology.devices, pool_share() * chip.hbm_gib, options)
+    usable_gib = pool_share() * chip.hbm_gib
+    return Slice(name, chip, count, topology.devices, usable_gib, GPU_OPTIONS)
 
 
 def pool_share() -> float:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 import re
 
+import jax
 import pytest
 
 from corl_jax.core.errors import UserError
 from corl_jax.planner import compilers
+from corl_jax.planner.calls import compile_lowered
 from corl_jax.planner.chips import CHIPS, pool_share
 from corl_jax.planner.gpu_targets import GPU_TARGETS
 
@@ -105,3 +107,31 @@ def test_the_pool_is_the_share_that_jax_takes(monkeypatch):
             with pytest.raises(UserError, match=f"{name} must be a share of at most 1"):
                 pool_share()
         monkeypatch.delenv(name)
+
+
+class Lowered:
+    """A program that the compiler fails on with these messages, one after the other."""
+
+    def __init__(self, *messages):
+        self.messages, self.options = list(messages), []
+
+    def compile(self, compiler_options):
+        self.options.append(compiler_options)
+        if self.messages:
+            raise jax.errors.JaxRuntimeError(self.messages.pop(0))
+        return "program"
+
+
+def test_options_are_tried_in_turn_after_internal_errors_alone():
+    lines: list[str] = []
+    lowered = Lowered("INTERNAL: no tile sizes")
+    assert compile_lowered(lowered, ({"a": 1}, {"b": 2}), lines.append) == "program"
+    assert lowered.options == [{"a": 1}, {"b": 2}]
+    assert "{'b': 2}" in lines[0] and "no tile sizes" in lines[0] and len(lines) == 1
+
+    # A program that is too large stays too large, and the last options are the last.
+    for messages, tries in (("RESOURCE_EXHAUSTED", 1), ("INTERNAL one", 2)):
+        failing = Lowered(messages, "INTERNAL two")
+        with pytest.raises(jax.errors.JaxRuntimeError):
+            compile_lowered(failing, ({"a": 1}, {"b": 2}), lines.append)
+        assert len(failing.options) == tries
