@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 
@@ -57,7 +58,7 @@ def compile_call(
     trace: Callable[[ProgramCall], jax.stages.Traced],
     name: str,
     log: Callable[[str], None],
-    compiler_options: Sequence[Mapping[str, str | int]],
+    compiler_options: Sequence[dict[str, str | bool | int]],
 ) -> CompiledProgram:
     """Traces and compiles a program.
 
@@ -115,11 +116,11 @@ def compile_call(
 
 
 def compile_lowered(
-    lowered: jax.stages.Lowered,
-    compiler_options: Sequence[Mapping[str, str | int]],
+    lowered: Any,
+    compiler_options: Sequence[dict[str, str | bool | int]],
     log: Callable[[str], None],
-) -> jax.stages.Compiled:
-    """The program, compiled with the first options for which the compiler has no internal error.
+) -> Any:
+    """The lowered program, compiled with the first options for which the compiler has no internal error.
 
     Raises:
       JaxRuntimeError: the program is too large, or fails with all options.
@@ -127,13 +128,13 @@ def compile_lowered(
     *first, last = compiler_options
     for options in first:
         try:
-            return lowered.compile(compiler_options=dict(options))
+            return lowered.compile(compiler_options=options)
         except jax.errors.JaxRuntimeError as error:
             if "INTERNAL" not in str(error):
                 raise
             message = " ".join(str(error).split())[:120]
-            log(f"compiling again with {dict(last)}, since the compiler says: {message}")
-    return lowered.compile(compiler_options=dict(last))
+            log(f"compiling again with {last}, since the compiler says: {message}")
+    return lowered.compile(compiler_options=last)
 
 
 def requested_gib(message: str) -> float:

@@ -11,7 +11,7 @@ import dataclasses
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import jax
 
@@ -67,7 +67,7 @@ EXAMPLES = "v5e:2x4, v6e:8x8, v5p:4x4x4, h100:8, h100:2x8 (nodes x GPUs)"
 
 MAX_GPUS_PER_NODE = 8
 
-GPU_OPTIONS = (
+GPU_OPTIONS: Sequence[dict[str, str | bool | int]] = (
     {"xla_gpu_autotune_level": 0},
     {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False},
 )
@@ -99,7 +99,7 @@ class Slice:
     count: int
     devices: Sequence[jax.Device]
     usable_gib: float
-    compiler_options: Sequence[Mapping[str, str | int]] = ({},)
+    compiler_options: Sequence[dict[str, str | bool | int]] = ({},)
 
 
 def chip_count(shape: str) -> int:
