@@ -30,6 +30,7 @@ MESHES = {
     "wide": _mesh(data=-1, fsdp=-16),
     "cpu": _mesh(),
     "cpu8": _mesh(data=4, fsdp=2),
+    "v5e-1": _mesh(),
     "v5e-8": _mesh(fsdp=8),
     "v5e-64": _mesh(data=2, fsdp=32),
     "v5e-256": _mesh(data=8, fsdp=32),
@@ -39,8 +40,8 @@ MESHES = {
     "v5p-64": _mesh(data=2, fsdp=16),
     "v5p-128": _mesh(data=4, fsdp=16),
     "v4-32": _mesh(fsdp=16),
-    "h100x1": _mesh(),
-    "h100x8": _mesh(fsdp=8),
+    "l4x1": _mesh(),
+    **{f"{gpu}x{count}": _mesh(fsdp=count) for gpu in ("a100", "h100", "h200") for count in (1, 8)},
 }
 """Meshes by name; slices have the names that Cloud TPU gives them."""
 

@@ -26,6 +26,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--search", action="store_true", help="try meshes and micro-batches and rank them"
     )
+    parser.add_argument("--phases", help="compile these phases alone, such as rollout_image,update")
+    parser.add_argument(
+        "--hlo",
+        type=path_flag,
+        help="write the compiled programs and what their loops move to this folder",
+    )
     parser.add_argument("--json", type=path_flag, help="also write the plan to this file")
 
 
@@ -46,6 +52,11 @@ def run(args: argparse.Namespace) -> int:
     from corl_jax.main import parse_command_line
     from corl_jax.planner import search
     from corl_jax.planner.chips import open_slice
+    from corl_jax.planner.programs import PHASES
+
+    phase_names = tuple(args.phases.split(",")) if args.phases else PHASES
+    if not set(phase_names) <= set(PHASES):
+        raise UserError(f"--phases must be some of {','.join(PHASES)}; got {args.phases!r}")
 
     # Configs import each other from the working directory, as they can under python -m.
     sys.path.insert(0, "")
@@ -62,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         print()
         best = reports[0]
     else:
-        best = search.plan_config(config, slice_, _log)
+        best = search.plan_config(config, slice_, _log, phase_names, args.hlo)
 
     # The plan for people, and for tools.
     print(format_plan(best.plan, best.advice))
@@ -88,10 +99,8 @@ def format_plan(plan: Plan, advice: Sequence[str]) -> str:
     """A plan as text: memory by part, a table of phases, the verdict and the advice."""
     mesh = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
     lines = [f"{plan.slice_name}, mesh {mesh}, {plan.hbm_gib:.0f} GiB per device"]
-    if not plan.compiled:
-        lines.append(
-            "By formula: there is no compiler for this chip. Memory and bytes are estimates."
-        )
+    if plan.usable_gib < plan.hbm_gib:
+        lines.append(f"JAX takes {plan.usable_gib:.1f} GiB of them for its pool")
 
     # Parts that this step does not have are left out, and so are its phases.
     lines.append("")
@@ -109,7 +118,8 @@ def format_plan(plan: Plan, advice: Sequence[str]) -> str:
     lines.append("")
     if plan.decode is not None:
         lines.append(
-            f"an image token moves {plan.decode.bytes_over_minimum:.2f} times the least bytes; "
+            f"an image token moves {plan.decode.bytes_over_minimum:.2f} times the least bytes, "
+            f"{plan.decode.copy_bytes_over_minimum:.2f} of them for copies; "
             f"temporary memory is {100 * plan.decode.temp_over_resident:.0f} % of weights and "
             f"cache; copies of a cache: {plan.decode.cache_copies}"
         )
@@ -120,7 +130,7 @@ def format_plan(plan: Plan, advice: Sequence[str]) -> str:
 
     verdict = "fits" if plan.fits else "DOES NOT FIT"
     lines.append(
-        f"{verdict}: {plan.peak_gib:.2f} of {plan.hbm_gib:.0f} GiB; at best "
+        f"{verdict}: {plan.peak_gib:.2f} of {plan.usable_gib:.1f} GiB; at best "
         f"{plan.images_per_second_per_chip:.3f} images/s per device"
     )
     return "\n".join([*lines, *(f"  {text}" for text in advice)])

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 
-from corl_jax.planner.chips import chip_count
+from corl_jax.planner.chips import POOL_VARIABLES, chip_count
+from corl_jax.planner.gpu_targets import GPU_TARGETS
 from corl_jax.planner.memory import TRAIN_STATE_PARTS
 from corl_jax.planner.programs import PlannedStep
 from corl_jax.planner.reward_programs import assumed_size_notes
@@ -15,17 +16,21 @@ from corl_jax.planner.roofline import Plan
 
 FLAT_SHAPES = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 CUBE_SHAPES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8")
+GPU_SHAPES = ("1", "2", "4", "8", "2x8", "4x8", "8x8")
 SLICE_SHAPES = {
-    "v5e": FLAT_SHAPES,
+    "v5e": ("1x1", *FLAT_SHAPES),
     "v6e": FLAT_SHAPES,
     "v4": CUBE_SHAPES,
     "v5p": CUBE_SHAPES,
-    "h100": ("1", "2", "4", "8"),
+    **dict.fromkeys(GPU_TARGETS, GPU_SHAPES),
 }
 """Chip to the shapes of its slices, smallest first."""
 
 MAX_MEMORY_SHARE = 0.92
-"""Share of a chip's memory that an estimate may fill."""
+"""Share of the memory that JAX may take which an estimate may fill."""
+
+MAX_POOL_SHARE = 0.95
+"""Share of a GPU's memory that JAX's pool may have; CUDA and cuDNN need the rest."""
 
 
 def advise(plan: Plan, step: PlannedStep) -> list[str]:
@@ -37,19 +42,33 @@ def advise(plan: Plan, step: PlannedStep) -> list[str]:
         changes = _advise_microbatches(plan, step)
     else:
         changes = [
+            *_advise_pool(plan),
             *_advise_mesh(plan),
             *_advise_weights(plan, step),
             *_advise_phases(plan, step),
+            *_advise_batch(plan, step),
             *_advise_slice(plan),
         ]
     return [*changes, *assumed_size_notes(step.stage)]
+
+
+def _advise_pool(plan: Plan) -> list[str]:
+    """A larger pool for JAX on a GPU, of which it leaves a quarter by default."""
+    max_gib = MAX_POOL_SHARE * plan.hbm_gib
+    if plan.usable_gib >= max_gib:
+        return []
+    verdict = "fits" if plan.peak_gib <= max_gib else "is still too little"
+    return [
+        f"JAX takes {plan.usable_gib:.1f} of {plan.hbm_gib:.1f} GiB: set {POOL_VARIABLES[0]}="
+        f"{MAX_POOL_SHARE} for the run (and for the plan), which is {max_gib:.1f} GiB and {verdict}"
+    ]
 
 
 def _advise_mesh(plan: Plan) -> list[str]:
     """Shard the train state over the ``data`` axis too, where its replicas take a third or more."""
     # The train state is sharded over ``fsdp`` alone; ``data`` repeats it.
     state_gib = sum(plan.memory_parts[name] for name in TRAIN_STATE_PARTS)
-    if plan.mesh["data"] > 1 and state_gib > plan.hbm_gib / 3:
+    if plan.mesh["data"] > 1 and state_gib > plan.usable_gib / 3:
         fsdp = plan.mesh["data"] * plan.mesh["fsdp"]
         return [
             f"{state_gib:.1f} GiB of parameters and moments are on every chip: shard them, "
@@ -70,7 +89,7 @@ def _advise_weights(plan: Plan, step: PlannedStep) -> list[str]:
         )
 
     # Double the tensor axis until the copy takes a third of the memory, if chips and heads divide.
-    copy_gib, max_gib = parts["rollout_parameters"], plan.hbm_gib / 3
+    copy_gib, max_gib = parts["rollout_parameters"], plan.usable_gib / 3
     chips = chip_count(plan.slice_name.partition(":")[2])
     doublings = math.ceil(math.log2(copy_gib / max_gib)) if copy_gib > max_gib else 0
     tensor = plan.mesh["tensor"] * 2**doublings
@@ -86,7 +105,9 @@ def _advise_weights(plan: Plan, step: PlannedStep) -> list[str]:
 def _advise_phases(plan: Plan, step: PlannedStep) -> list[str]:
     """For the phases that need more memory than there is."""
     too_large = {
-        name: phase.peak_gib for name, phase in plan.phases.items() if phase.peak_gib > plan.hbm_gib
+        name: phase.peak_gib
+        for name, phase in plan.phases.items()
+        if phase.peak_gib > plan.usable_gib
     }
     advice = []
 
@@ -128,6 +149,36 @@ def _advise_update(step: PlannedStep, batch_shards: int, peak_gib: float) -> lis
     return advice
 
 
+def _advise_batch(plan: Plan, step: PlannedStep) -> list[str]:
+    """Fewer prompts in a step, for a slice that cannot hold the batch whatever its settings.
+
+    Temporary memory is taken to go with the number of prompts; everything else stays.
+    """
+    prompts, microbatches = step.stage.cfg.rollout.prompts, step.microbatches
+    max_gib = MAX_MEMORY_SHARE * plan.usable_gib
+
+    # Halve the prompts of all tasks until every phase fits, as long as they can be halved.
+    share = 1.0
+    while any(
+        phase.peak_gib - (1 - share) * phase.temp_gib > max_gib for phase in plan.phases.values()
+    ):
+        share /= 2
+        if any(count * share != int(count * share) for count in prompts.values()):
+            return []
+
+    # Micro-batches divide the prompts, and every device has a sample in each.
+    fewer = {task: int(count * share) for task, count in prompts.items()}
+    changes = [f"config.rl.rollout.{task}_prompts={count}" for task, count in fewer.items()]
+    divisor = math.gcd(microbatches, *fewer.values())
+    if divisor != microbatches:
+        changes.append(f"config.microbatches={divisor}")
+    batch_shards = plan.mesh["data"] * plan.mesh["fsdp"]
+    samples = min(fewer.values()) * step.stage.cfg.rollout.group_size
+    if samples // divisor < batch_shards:
+        return []
+    return [f"or a smaller batch: {' '.join(changes)}"]
+
+
 def _advise_slice(plan: Plan) -> list[str]:
     """The smallest slice of the same chip that should be large enough.
 
@@ -139,7 +190,7 @@ def _advise_slice(plan: Plan) -> list[str]:
         # Everything but the copy is spread over the larger number of chips.
         larger_chips = chip_count(larger_shape)
         peak_gib = copy_gib + (plan.peak_gib - copy_gib) * chips / larger_chips
-        if larger_chips > chips and peak_gib <= MAX_MEMORY_SHARE * plan.hbm_gib:
+        if larger_chips > chips and peak_gib <= MAX_MEMORY_SHARE * plan.usable_gib:
             return [f"a larger slice: --topology={chip_name}:{larger_shape}"]
     return [f"chips with more memory than the {plan.hbm_gib:.0f} GiB of a {chip_name}"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 
@@ -32,6 +33,7 @@ class CompiledProgram:
     """A program after compilation.
 
     Attributes:
+      text: as the compiler prints it; "" where it ran out of memory.
       module: its instructions; None where the compiler ran out of memory.
       temp_gib: temporary memory; where the compiler ran out of memory, all that was requested.
       output_gib: results that do not reuse the memory of a donated argument.
@@ -41,6 +43,7 @@ class CompiledProgram:
       times: how often a step runs the program.
     """
 
+    text: str
     module: hlo.Module | None
     temp_gib: float
     output_gib: float
@@ -55,6 +58,7 @@ def compile_call(
     trace: Callable[[ProgramCall], jax.stages.Traced],
     name: str,
     log: Callable[[str], None],
+    compiler_options: Sequence[dict[str, str | bool | int]],
 ) -> CompiledProgram:
     """Traces and compiles a program.
 
@@ -63,6 +67,7 @@ def compile_call(
       trace: ``programs.PlannedStep.trace``.
       name: of the program, for the log.
       log: receives lines of progress.
+      compiler_options: besides the compiler's defaults; each in turn, until the compiler succeeds.
 
     Returns:
       the program; with an error where the compiler ran out of memory.
@@ -76,12 +81,13 @@ def compile_call(
 
     # A program that is too large for the chip fails to compile: that is a finding, not an error.
     try:
-        program = traced.lower().compile()
+        program = compile_lowered(traced.lower(), compiler_options, log)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         message = " ".join(str(error).split())[:300]
         return CompiledProgram(
+            text="",
             module=None,
             temp_gib=requested_gib(message),
             output_gib=0.0,
@@ -96,8 +102,10 @@ def compile_call(
     output_gib = (analysis.output_size_in_bytes - analysis.alias_size_in_bytes) / GIB
     temp_gib = analysis.temp_size_in_bytes / GIB
     log(f"compiled {name} in {seconds:.0f} s, {temp_gib:.1f} GiB of temporary memory")
+    text = program.as_text()
     return CompiledProgram(
-        module=hlo.parse(program.as_text()),
+        text=text,
+        module=hlo.parse(text),
         temp_gib=temp_gib,
         output_gib=output_gib,
         flops=program_flops,
@@ -105,6 +113,28 @@ def compile_call(
         error="",
         times=call.times,
     )
+
+
+def compile_lowered(
+    lowered: Any,
+    compiler_options: Sequence[dict[str, str | bool | int]],
+    log: Callable[[str], None],
+) -> Any:
+    """The lowered program, compiled with the first options for which the compiler has no internal error.
+
+    Raises:
+      JaxRuntimeError: the program is too large, or fails with all options.
+    """
+    *first, last = compiler_options
+    for options in first:
+        try:
+            return lowered.compile(compiler_options=options)
+        except jax.errors.JaxRuntimeError as error:
+            if "INTERNAL" not in str(error):
+                raise
+            message = " ".join(str(error).split())[:120]
+            log(f"compiling again with {last}, since the compiler says: {message}")
+    return lowered.compile(compiler_options=last)
 
 
 def requested_gib(message: str) -> float:

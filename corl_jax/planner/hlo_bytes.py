@@ -36,6 +36,9 @@ NOT_WRITTEN = {"parameter", *COLLECTIVES}
 """Opcodes of elements of a fusion's result that the fusion does not write: it returns a parameter
 as it is, and what a collective receives was counted where the collective starts."""
 
+MOVES = {"copy", "transpose", "slice", "dynamic-slice", "concatenate"}
+"""Opcodes that move an array, or a part of one, and compute nothing."""
+
 COPY_FUSION = {"copy", "parameter", "bitcast", "tuple", "transpose", "reshape"}
 """Opcodes in a fusion that does nothing but copy."""
 
@@ -120,6 +123,28 @@ def count_copies(module: Module, computation: Computation, min_bytes: int) -> in
         elif instruction.opcode == "copy" or _is_copy_fusion(module, instruction):
             count += instruction.hbm_result_bytes >= min_bytes
     return count
+
+
+def copied_bytes(module: Module, computation: Computation, min_bytes: int) -> float:
+    """Bytes that kernels move which do nothing but copy arrays or slices of ``min_bytes`` or more.
+
+    A slice that a kernel computes with is read where it lies and is none of them. Copies in a loop
+    inside the computation count as often as the loop runs.
+    """
+    total = 0.0
+    for instruction in computation.instructions.values():
+        if instruction.opcode == "while":
+            body = module.loop_part(instruction, "body")
+            runs = module.trip_count(instruction)
+            total += runs * copied_bytes(module, body, min_bytes)
+        elif instruction.opcode in ("call", "conditional"):
+            total += max(
+                copied_bytes(module, module.computations[name], min_bytes)
+                for name in instruction.called
+            )
+        elif only_moves(module, instruction) and instruction.hbm_result_bytes >= min_bytes:
+            total += hbm_bytes(module, computation, instruction)
+    return total
 
 
 def hbm_bytes(module: Module, computation: Computation, instruction: Instruction) -> float:
@@ -219,6 +244,23 @@ def _fusion_write_bytes(module: Module, fusion: Computation) -> float:
         return float(instruction.result_bytes)
 
     return written_bytes(fusion.root.name)
+
+
+def only_moves(module: Module, instruction: Instruction) -> bool:
+    """Whether an instruction copies an array or a slice of one, and computes nothing with it."""
+    if instruction.opcode != "fusion":
+        return instruction.opcode in MOVES
+
+    # Scalars, such as the place of a slice, may be computed beside.
+    fusion = module.computations[instruction.called[0]]
+    moved = [
+        inner
+        for inner in fusion.instructions.values()
+        if inner.opcode != "parameter" and any(array.dims for array in inner.arrays)
+    ]
+    return any(inner.opcode in MOVES for inner in moved) and all(
+        inner.opcode in MOVES or inner.opcode in VIEWS or inner.opcode in FREE for inner in moved
+    )
 
 
 def _is_copy_fusion(module: Module, instruction: Instruction) -> bool:

@@ -2,18 +2,19 @@
 
 ``compile_plan`` compiles every program of a step for a slice and returns a ``Plan``, whose seconds
 are those of a roofline: FLOPs, bytes in memory and bytes over links at the peak rates of the chip.
-Loops count as often as they run. For GPUs, which have no compiler here, ``planner.gpu_estimate``
-fills the same ``Plan`` by formula.
+Loops count as often as they run.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 
 from corl_jax.planner import hlo_bytes, memory
-from corl_jax.planner.calls import GIB, CompiledProgram, compile_call
+from corl_jax.planner.calls import CompiledProgram, compile_call
 from corl_jax.planner.chips import Chip, Slice
+from corl_jax.planner.decode_loop import DecodeLoop, decode_loop, loop_table
 from corl_jax.planner.programs import PHASES, PlannedStep
 
 
@@ -48,22 +49,6 @@ class Phase:
 
 
 @dataclasses.dataclass(frozen=True)
-class DecodeLoop:
-    """How well the loop over image tokens compiles.
-
-    Attributes:
-      bytes_over_minimum: bytes in memory of a decode step, over those of the weights once and the
-        filled KV cache once.
-      temp_over_resident: temporary memory besides the cache, over weights and cache.
-      cache_copies: copies of the cache in the loop.
-    """
-
-    bytes_over_minimum: float
-    temp_over_resident: float
-    cache_copies: int
-
-
-@dataclasses.dataclass(frozen=True)
 class Plan:
     """What ``corl plan`` prints; sizes are per chip.
 
@@ -71,25 +56,24 @@ class Plan:
       slice_name: value of ``--topology``.
       mesh: mesh axis to its size.
       hbm_gib: memory of a chip.
+      usable_gib: how much of it JAX may take: of a GPU, its pool.
       memory_parts: GiB by part, see ``memory.memory_parts``, and of the activations.
-      phases: the phases of ``programs.PHASES``.
-      decode: of the image rollout; None where it was not compiled, or where its layers are not a
-        loop.
+      phases: the phases of ``programs.PHASES``; those that were left out are empty.
+      decode: of the image rollout; None where it was not compiled.
       update_collectives_over_minimum: bytes over links of the update, over
         ``memory.min_update_link_bytes``; None where it was not compiled or sends nothing.
       images_per_second_per_chip: at the roofline of all phases.
-      compiled: whether a compiler gave memory and bytes; else they are estimates.
     """
 
     slice_name: str
     mesh: Mapping[str, int]
     hbm_gib: float
+    usable_gib: float
     memory_parts: Mapping[str, float]
     phases: Mapping[str, Phase]
     decode: DecodeLoop | None
     update_collectives_over_minimum: float | None
     images_per_second_per_chip: float
-    compiled: bool
 
     @property
     def peak_gib(self) -> float:
@@ -98,24 +82,38 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Whether every phase compiled and stays below the chip's memory."""
+        """Whether every phase compiled and stays below the memory that JAX may take."""
         has_error = any(phase.error for phase in self.phases.values())
-        return self.peak_gib <= self.hbm_gib and not has_error
+        return self.peak_gib <= self.usable_gib and not has_error
 
 
 def compile_plan(
-    step: PlannedStep, slice_: Slice, log: Callable[[str], None] = lambda line: None
+    step: PlannedStep,
+    slice_: Slice,
+    log: Callable[[str], None] = lambda line: None,
+    phase_names: Collection[str] = PHASES,
+    hlo_folder: Path | None = None,
 ) -> Plan:
-    """Compiles every program of ``step`` for ``slice_``; ``log`` receives lines of progress."""
+    """Compiles the programs of ``step`` for ``slice_``.
+
+    Args:
+      step: over the devices of the slice.
+      slice_: what to compile for.
+      log: receives lines of progress.
+      phase_names: phases to compile, of ``PHASES``.
+      hlo_folder: where compiled programs and tables of their loops are written; None for nowhere.
+    """
     parts, calls = memory.memory_parts(step), step.phases()
     phases: dict[str, Phase] = {}
     decode, links_over_minimum = None, None
 
     for name in PHASES:
         programs = [
-            compile_call(call, step.trace, f"{name} {i + 1}", log)
-            for i, call in enumerate(calls[name])
+            compile_call(call, step.trace, f"{name} {i + 1}", log, slice_.compiler_options)
+            for i, call in enumerate(calls[name] if name in phase_names else ())
         ]
+        if hlo_folder is not None:
+            _write_programs(hlo_folder, name, programs)
 
         # The update runs without the weights for sampling.
         state_gib = sum(parts[part] for part in memory.TRAIN_STATE_PARTS)
@@ -125,8 +123,8 @@ def compile_plan(
 
         # Two phases are compared with the least that they need.
         if name == "rollout_image" and programs and programs[0].module is not None:
-            decode = _decode_loop(step, programs[0])
-        if name == "update" and programs[0].module is not None:
+            decode = decode_loop(step, programs[0])
+        if name == "update" and programs and programs[0].module is not None:
             min_bytes = memory.min_update_link_bytes(step)
             links_over_minimum = phases[name].collective_bytes / min_bytes if min_bytes else None
 
@@ -136,13 +134,22 @@ def compile_plan(
         slice_name=slice_.name,
         mesh=dict(step.setup.sharder.mesh.shape),
         hbm_gib=slice_.chip.hbm_gib,
+        usable_gib=slice_.usable_gib,
         memory_parts=parts,
         phases=phases,
         decode=decode,
         update_collectives_over_minimum=links_over_minimum,
         images_per_second_per_chip=image_rate(step, phases, slice_.count),
-        compiled=True,
     )
+
+
+def _write_programs(folder: Path, name: str, programs: Sequence[CompiledProgram]) -> None:
+    """Writes every program as text, and what its loops move."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, program in enumerate(programs):
+        if program.module is not None:
+            (folder / f"{name}_{i + 1}.txt").write_text(program.text)
+            (folder / f"{name}_{i + 1}_loops.txt").write_text(loop_table(program.module))
 
 
 def image_rate(step: PlannedStep, phases: Mapping[str, Phase], chips: int) -> float:
@@ -199,30 +206,3 @@ def roofline(
     }
     bound_by = max(seconds, key=lambda resource: seconds[resource])
     return seconds[bound_by], bound_by
-
-
-def _decode_loop(step: PlannedStep, program: CompiledProgram) -> DecodeLoop | None:
-    """The loop over image tokens of the image rollout; None where its layers are not a loop."""
-    assert program.module is not None
-    module, cache = program.module, memory.image_cache_size(step)
-
-    # A loop with a loop inside is one over image tokens: the inner one runs over layers.
-    steps, total_bytes, copies = 0, 0.0, 0
-    for _, body, trip_count in hlo_bytes.loops(module):
-        if any(True for _ in hlo_bytes.loops(module, body)):
-            steps += trip_count
-            total_bytes += trip_count * hlo_bytes.computation_traffic(module, body).hbm_bytes
-            # Half of one layer's keys is large enough to be a part of the cache.
-            copies += hlo_bytes.count_copies(module, body, int(cache.layer_gib * GIB / 2))
-    if not steps:
-        return None
-
-    # A step reads at least the weights once and the filled part of the cache once.
-    weights_gib = memory.decode_weights_gib(step)
-    min_gib = weights_gib + cache.read_gib
-    resident_gib = weights_gib + cache.total_gib
-    return DecodeLoop(
-        bytes_over_minimum=total_bytes / steps / GIB / min_gib,
-        temp_over_resident=(program.temp_gib - cache.total_gib) / resident_gib,
-        cache_copies=copies,
-    )

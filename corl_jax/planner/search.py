@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from corl_jax.core.errors import UserError
@@ -13,7 +14,6 @@ from corl_jax.core.provenance import versions
 from corl_jax.planner import memory
 from corl_jax.planner.advice import MAX_MEMORY_SHARE, advise
 from corl_jax.planner.chips import Slice
-from corl_jax.planner.gpu_estimate import estimate_plan
 from corl_jax.planner.programs import PHASES, PlannedStep, open_step
 from corl_jax.planner.roofline import Plan, compile_plan
 
@@ -30,10 +30,16 @@ class PlanReport:
     advice: list[str]
 
 
-def plan_config(config: Mapping[str, Any], slice_: Slice, log: Callable[[str], None]) -> PlanReport:
-    """The plan of a config as it is; ``log`` receives lines of progress."""
+def plan_config(
+    config: Mapping[str, Any],
+    slice_: Slice,
+    log: Callable[[str], None],
+    phase_names: Collection[str] = PHASES,
+    hlo_folder: Path | None = None,
+) -> PlanReport:
+    """The plan of a config as it is; see ``roofline.compile_plan``."""
     step = open_step(config, slice_.devices)
-    plan = compile_plan(step, slice_, log) if slice_.has_compiler else estimate_plan(step, slice_)
+    plan = compile_plan(step, slice_, log, phase_names, hlo_folder)
     return PlanReport(plan, step, advise(plan, step))
 
 
@@ -61,7 +67,7 @@ def search_meshes(
 
         # This needs no compiler, so it comes before compiling, which takes minutes.
         resident_gib = sum(memory.memory_parts(step).values())
-        if resident_gib > MAX_MEMORY_SHARE * slice_.chip.hbm_gib:
+        if resident_gib > MAX_MEMORY_SHARE * slice_.usable_gib:
             log(f"{label}: {resident_gib:.1f} GiB before any activation")
             continue
         log(label)
@@ -122,12 +128,16 @@ def report_to_json(report: PlanReport) -> dict[str, Any]:
         "topology": plan.slice_name,
         "mesh": dict(plan.mesh),
         "microbatches": report.step.microbatches,
-        "compiled": plan.compiled,
+        "compiled": True,
         "hbm_gib_per_chip": plan.hbm_gib,
+        "usable_gib_per_chip": plan.usable_gib,
         "peak_gib_per_chip": plan.peak_gib,
         "parts": dict(plan.memory_parts),
         "phases": {name: dataclasses.asdict(plan.phases[name]) for name in PHASES},
         "decode_bytes_over_minimum": None if decode is None else decode.bytes_over_minimum,
+        "decode_copy_bytes_over_minimum": (
+            None if decode is None else decode.copy_bytes_over_minimum
+        ),
         "decode_temp_over_resident": None if decode is None else decode.temp_over_resident,
         "decode_cache_copies_in_loop": None if decode is None else decode.cache_copies,
         "update_collectives_over_minimum": plan.update_collectives_over_minimum,

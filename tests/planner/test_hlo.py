@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec
 
 from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.planner import flops, hlo, hlo_bytes
+from corl_jax.planner.decode_loop import loop_table
 
 N = 256
 
@@ -242,3 +243,63 @@ def test_flops_of_products_loops_branches_and_shards():
         lambda x: x @ np.ones((N, N), np.float32), mesh=mesh, in_specs=by_rows, out_specs=by_rows
     )
     assert flops.call_flops(sharded, a) == product
+
+
+COPIES_IN_LOOPS = """HloModule m
+
+%slice_only (p0: bf16[4,64,64], i: s32[]) -> bf16[1,64,64] {
+  %p0 = bf16[4,64,64]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  ROOT %ds = bf16[1,64,64]{2,1,0} dynamic-slice(%p0, %i, %zero, %zero), dynamic_slice_sizes={1,64,64}
+}
+
+%slice_and_scale (p0: bf16[4,64,64], i: s32[]) -> bf16[1,64,64] {
+  %p0 = bf16[4,64,64]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %ds = bf16[1,64,64]{2,1,0} dynamic-slice(%p0, %i, %zero, %zero), dynamic_slice_sizes={1,64,64}
+  ROOT %sum = bf16[1,64,64]{2,1,0} add(%ds, %ds)
+}
+
+%below (s: (s32[], bf16[4,64,64])) -> pred[] {
+  %s = (s32[], bf16[4,64,64]{2,1,0}) parameter(0)
+  %n = s32[] get-tuple-element(%s), index=0
+  %limit = s32[] constant(4)
+  ROOT %lt = pred[] compare(%n, %limit), direction=LT
+}
+
+%body (s: (s32[], bf16[4,64,64])) -> (s32[], bf16[4,64,64]) {
+  %s = (s32[], bf16[4,64,64]{2,1,0}) parameter(0)
+  %n = s32[] get-tuple-element(%s), index=0
+  %w = bf16[4,64,64]{2,1,0} get-tuple-element(%s), index=1
+  %copied = bf16[1,64,64]{2,1,0} fusion(%w, %n), kind=kLoop, calls=%slice_only
+  %scaled = bf16[1,64,64]{2,1,0} fusion(%w, %n), kind=kLoop, calls=%slice_and_scale
+  %one = s32[] constant(1)
+  %next = s32[] add(%n, %one)
+  ROOT %t = (s32[], bf16[4,64,64]{2,1,0}) tuple(%next, %w)
+}
+
+ENTRY %main (w: bf16[4,64,64]) -> (s32[], bf16[4,64,64]) {
+  %w = bf16[4,64,64]{2,1,0} parameter(0)
+  %zero = s32[] constant(0)
+  %start = (s32[], bf16[4,64,64]{2,1,0}) tuple(%zero, %w)
+  ROOT %loop = (s32[], bf16[4,64,64]{2,1,0}) while(%start), condition=%below, body=%body
+}
+"""
+
+
+def test_a_kernel_that_only_slices_is_a_copy():
+    """Four turns read and write a slice and read its place; computing with one is no copy."""
+    module, layer_bytes = hlo.parse(COPIES_IN_LOOPS), 2 * 64 * 64
+    copied = hlo_bytes.copied_bytes(module, module.entry, layer_bytes)
+    assert copied == 4 * (2 * layer_bytes + 4)
+    assert hlo_bytes.copied_bytes(module, module.entry, layer_bytes + 1) == 0
+
+    # Every line of the table has bytes, runs and the name of the instruction.
+    header, *lines = loop_table(module).splitlines()
+    assert header.startswith("loop: 4 turns")
+    marked = {
+        line.split(" x ")[1].split()[0]: line.endswith(" copy") for line in lines if " x " in line
+    }
+    assert marked["copied"] and not marked["scaled"]
