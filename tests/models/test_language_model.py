@@ -12,8 +12,8 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.trees import bind
 from corl_jax.models import shared_prefix
 from corl_jax.models.attention_kernels import attend
-from corl_jax.models.kv_cache import KVCache
 from corl_jax.models.janus.config import JANUS_PRO_1B, TINY
+from corl_jax.models.kv_cache import KVCache
 from corl_jax.models.language_model import LanguageModel, decodes_separately
 from corl_jax.models.layers import apply_rotary, linear, rotary_angles, scan_layers, stack
 from corl_jax.models.shared_prefix import attend_shared_prefix
