@@ -74,6 +74,11 @@ class Backbone(Protocol):
         """The layers as modules of their own where a decoding loop runs faster so, else ()."""
         ...
 
+    @property
+    def grows_cache(self) -> bool:
+        """Whether a decoding loop should have a cache no longer than what it reads."""
+        ...
+
     def empty_cache(self, rows: int, length: int) -> KVCache:
         """A cache for ``rows`` sequences of up to ``length`` positions."""
         ...

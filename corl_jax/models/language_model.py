@@ -43,6 +43,22 @@ class DecoderConfig:
     max_length: int = 16384
 
 
+MIN_SEPARATE_BYTES = 2**28
+"""Bytes of the decoder's matrices from which a GPU decodes layer by layer. Smaller ones stay in its
+L2 cache (50 MB on an H100) or nearly, and copies there cost less than compiling each layer."""
+
+
+def decodes_separately(cfg: DecoderConfig, dtype: DTypeLike, platform: str) -> bool:
+    """Whether decoding on ``platform`` runs the layers one by one where training runs a scan.
+
+    A GPU's compiler copies every layer out of a stack before its products, at every token: three
+    times the bytes of the weights. A TPU reads slices where they are.
+    """
+    heads = 2 * (cfg.heads + cfg.kv_heads) * cfg.head_size
+    elements = cfg.depth * cfg.width * (heads + 3 * cfg.mlp_dim)
+    return platform == "gpu" and elements * jnp.dtype(dtype).itemsize >= MIN_SEPARATE_BYTES
+
+
 def rms_norm(width: int, eps: float, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.RMSNorm:
     """Root-mean-square norm; the variance is computed in float32."""
     return nnx.RMSNorm(
@@ -127,6 +143,8 @@ class LanguageModel(nnx.Module):
       remat, unroll: see ``layers.scan_layers``. With ``unroll`` of at least the depth, decoding
         runs the layers one by one, see ``separate_layers``.
       attention: a name in ``models.attention_kernels``.
+      separate_decoding: decoding runs the layers one by one whatever ``unroll`` is, see
+        ``decodes_separately``.
     """
 
     def __init__(
@@ -137,9 +155,11 @@ class LanguageModel(nnx.Module):
         remat: str,
         unroll: int = 1,
         attention: str = "einsum",
+        separate_decoding: bool = False,
         rngs: nnx.Rngs,
     ):
         self.cfg, self.dtype, self.remat, self.unroll = cfg, dtype, remat, unroll
+        self.separate_decoding = separate_decoding or unroll >= cfg.depth
 
         # Token embedding and text head are separate parameters.
         self.embed = nnx.Embed(
@@ -270,13 +290,22 @@ class LanguageModel(nnx.Module):
         return states, updated
 
     def separate_layers(self) -> tuple[Block, ...]:
-        """The layers one by one for a decoding loop, or () where ``unroll`` leaves a scan.
+        """The layers one by one for a decoding loop, or () where they run as a scan.
 
-        Unstacked before the loop, their parameters are separate arrays inside it. A CPU would copy
-        every slice of a stack at every token.
+        Unstacked before the loop, their parameters are separate arrays inside it. A CPU or a GPU
+        would copy every slice of a stack at every token.
         """
         # The same condition chooses the form of the cache in ``empty_cache``.
-        return unstack(self.layers, self.cfg.depth) if self.unroll >= self.cfg.depth else ()
+        return unstack(self.layers, self.cfg.depth) if self.separate_decoding else ()
+
+    @property
+    def grows_cache(self) -> bool:
+        """Whether a decoding loop should have a cache no longer than what it reads.
+
+        A CPU copies the part of a longer cache that it reads. A GPU reads it where it is, and would
+        need room for two caches to make one longer.
+        """
+        return self.unroll >= self.cfg.depth
 
     def empty_cache(self, rows: int, length: int) -> KVCache:
         """A cache for ``rows`` sequences of up to ``length`` positions.
@@ -284,7 +313,7 @@ class LanguageModel(nnx.Module):
         It is stacked where the layers run as a scan, and in separate arrays where they do not.
         """
         c = self.cfg
-        stacked = self.unroll < c.depth
+        stacked = not self.separate_decoding
         return KVCache.empty(
             c.depth, rows, length, c.kv_heads, c.head_size, self.cache_dtype, stacked
         )

@@ -171,10 +171,9 @@ def decode_image(
         prompts = with_unconditional_prompts(prompts, ids.pad)
     states, cache, prefilled = prefill(model, prompts, samples, ids.image)
 
-    # A scan over layers carries one stacked cache, made once and read in part. Separate layers have
-    # caches that grow by segment, since a CPU would copy the part it reads.
-    prompt_length = prefilled.prompt_mask.shape[1]
-    if not prefilled.layers:
+    # A cache is made once and read in part, unless the platform would copy that part.
+    prompt_length, grows = prefilled.prompt_mask.shape[1], model.backbone.grows_cache
+    if not grows:
         cache = reserve(cache, prompt_length, total - 1)
 
     def noise_at(step):
@@ -197,7 +196,7 @@ def decode_image(
         window = start + len(steps)
         fits = len(steps) * rows * vocab_size * 4 <= NOISE_BYTES
         noise = jax.vmap(noise_at)(steps) if fits else None
-        carry = (states, reserve(cache, prompt_length, window) if prefilled.layers else cache)
+        carry = (states, reserve(cache, prompt_length, window) if grows else cache)
         (states, cache), sampled = jax.lax.scan(
             functools.partial(decode_one, window=window), carry, (steps, noise)
         )

@@ -24,6 +24,7 @@ from corl_jax.data.images import preprocess
 from corl_jax.data.text_tokenizer import TextTokenizer, left_pad, truncated_rows
 from corl_jax.models.janus.config import JanusConfig
 from corl_jax.models.janus.model import Janus, abstract, logical_axes
+from corl_jax.models.language_model import decodes_separately
 from corl_jax.objectives.sampling_distribution import check_sampling_params
 from corl_jax.porting.policy_source import PolicySource, open_policy_source
 from corl_jax.sampling.batching import batch_rows, batch_size, prompt_keys, take
@@ -272,8 +273,11 @@ def abstract_model(cfg: JanusConfig, dtype: str) -> Janus:
     # Separate layers exist twice in memory, so large models keep the scan even on a CPU.
     model = abstract(cfg, dtype=compute_dtype(dtype))
     is_small = count(flatten_abstract(model)) < MAX_SEPARATE_LAYER_PARAMS
-    if jax.default_backend() == "cpu" and is_small:
+    platform = jax.default_backend()
+    if platform == "cpu" and is_small:
         model = abstract(cfg, dtype=compute_dtype(dtype), unroll=cfg.decoder.depth)
+    elif decodes_separately(cfg.decoder, compute_dtype(dtype), platform):
+        model = abstract(cfg, dtype=compute_dtype(dtype), separate_decoding=True)
     return model
 
 

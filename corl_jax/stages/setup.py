@@ -33,6 +33,7 @@ from corl_jax.data.unusable_records import Check, usable_rows
 from corl_jax.models.attention_kernels import check_kernel
 from corl_jax.models.janus.config import JanusConfig, named_size
 from corl_jax.models.janus.model import Janus, abstract, logical_axes
+from corl_jax.models.language_model import decodes_separately
 from corl_jax.models.lora import (
     ADAPTER_PATTERNS,
     init_adapters,
@@ -217,14 +218,16 @@ def build_setup(config: Mapping[str, Any], devices: Sequence[jax.Device] | None 
     sources = parse_init_from(config["init_from"])
     cfg = _model_sizes(model.size, sources, config["init_from"])
     dtype, param_dtype = compute_dtype(model.compute_dtype), jnp.dtype(DTYPES[model.param_dtype])
-    check_kernel(model.attention, mesh.devices.flat[0].platform, cfg.head_sizes, dtype)
+    platform = mesh.devices.flat[0].platform
+    check_kernel(model.attention, platform, cfg.head_sizes, dtype)
 
     # With adapters two models share their kernels: one is trained, the other samples.
     kwargs: dict[str, Any] = {
         "dtype": dtype,
         "remat": model.remat,
-        "unroll": model.unroll,
+        "unroll": model.unroll or (cfg.decoder.depth if platform == "cpu" else 1),
         "attention": model.attention,
+        "separate_decoding": decodes_separately(cfg.decoder, dtype, platform),
     }
     rollout_model = abstract(cfg, **kwargs)
     trained_model = abstract(cfg, lora, **kwargs) if lora.rank else rollout_model

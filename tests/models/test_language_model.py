@@ -12,8 +12,9 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.trees import bind
 from corl_jax.models import shared_prefix
 from corl_jax.models.attention_kernels import attend
+from corl_jax.models.janus.config import JANUS_PRO_1B, TINY
 from corl_jax.models.kv_cache import KVCache
-from corl_jax.models.language_model import LanguageModel
+from corl_jax.models.language_model import LanguageModel, decodes_separately
 from corl_jax.models.layers import apply_rotary, linear, rotary_angles, scan_layers, stack
 from corl_jax.models.shared_prefix import attend_shared_prefix
 
@@ -216,6 +217,14 @@ def test_scan_equals_a_python_loop(lm, x):
         block = nnx.merge(graphdef, jax.tree.map(lambda leaf, i=i: leaf[i], state))
         y, _ = block(y, rope, causal(L), None, i, 0)
     np.testing.assert_allclose(lm.norm(y), scanned, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "platform", "separate"),
+    [(JANUS_PRO_1B, "gpu", True), (JANUS_PRO_1B, "tpu", False), (TINY, "gpu", False)],
+)
+def test_large_models_decode_layer_by_layer_on_a_gpu(size, platform, separate):
+    assert decodes_separately(size.decoder, jnp.bfloat16, platform) == separate
 
 
 def test_unrolling_removes_the_loop_and_changes_no_state(decoder, x):

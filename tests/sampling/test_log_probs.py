@@ -244,17 +244,19 @@ def test_without_an_end_token_all_tokens_count(tiny_policy, sample_text):
     assert has_no_eos.any() and np.asarray(rollout.mask)[has_no_eos].all()
 
 
-@pytest.mark.parametrize("unroll", [1, 4])
-def test_segments_change_no_token(tiny_policy, image_prompts, monkeypatch, unroll):
+@pytest.mark.parametrize(("unroll", "separate"), [(1, False), (4, False), (1, True)])
+def test_segments_change_no_token(tiny_policy, image_prompts, monkeypatch, unroll, separate):
     """Image tokens decoded in one segment, or in several whose cache windows grow."""
-    graphdef, _ = nnx.split(abstract(tiny_policy.cfg, unroll=unroll))
+    model = abstract(tiny_policy.cfg, unroll=unroll, separate_decoding=separate)
+    graphdef, _ = nnx.split(model)
     sampling, ids = tiny_policy.fns.sampling_params("image", guidance=2.5), tiny_policy.fns.ids
     windows, decode_step = [], decode.decode_step
 
     def checked_decode_step(*args):
         cache, window = args[3], args[-1]
         windows.append(window)
-        # Separate layers have caches that grow; a stacked cache is made once and read in part.
+        # On a CPU separate layers have caches that grow; other caches are made once.
+        assert isinstance(cache.k, tuple) == (separate or unroll == 4)
         assert cache.length == (window if unroll == 4 else 35)
         return decode_step(*args)
 

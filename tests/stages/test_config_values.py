@@ -133,7 +133,7 @@ TABLE = {
         "compute_dtype": choice("auto", "float32", "bfloat16"),
         "param_dtype": DTYPE,
         "remat": choice("none", "full", "dots"),
-        "unroll": POSITIVE,
+        "unroll": COUNT,
         "attention": choice("einsum", "cudnn", "splash"),
     },
     (LoraConfig, "lora"): {

@@ -167,8 +167,8 @@ BAD_SHARED_VALUES = [
         "attention kernel 'splash' needs a TPU, the programs are for cpu",
     ),
     (
-        {"model.unroll": 0},
-        "config.model.unroll must be a whole number of at least 1; got 0",
+        {"model.unroll": -1},
+        "config.model.unroll must be a whole number of at least 0; got -1",
     ),
     (
         {"model.compute_dtype": "float8"},

@@ -57,6 +57,7 @@ class Janus(nnx.Module):
       dtype: compute dtype; the image tokenizer stays in float32.
       remat, unroll: see ``layers.scan_layers``.
       attention: a name in ``models.attention_kernels``.
+      separate_decoding: see ``language_model.LanguageModel``.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Janus(nnx.Module):
         remat: str = "none",
         unroll: int = 1,
         attention: str = "einsum",
+        separate_decoding: bool = False,
         rngs: nnx.Rngs,
     ):
         # Vision tower and language model run their layers with the same options.
@@ -86,7 +88,9 @@ class Janus(nnx.Module):
         )
 
         # Text in and out, and the backbone.
-        self.language_model = LanguageModel(cfg.decoder, **tower_options, rngs=rngs)
+        self.language_model = LanguageModel(
+            cfg.decoder, **tower_options, separate_decoding=separate_decoding, rngs=rngs
+        )
 
         # Generated images. Their input embeddings have their own table, not the codebook.
         self.gen_embed = nnx.Embed(
