@@ -14,6 +14,7 @@ import jax
 from PIL import Image
 
 from corl_jax.core.checks.json_object import JsonObject
+from corl_jax.core.device_clock import DEVICE_CLOCK, DeviceTime
 from corl_jax.core.errors import SharedError, StopRequested, UserError
 from corl_jax.core.numerics import Metrics
 from corl_jax.core.processes.agreement import on_all_processes
@@ -154,10 +155,13 @@ def train(run: TrainingRun) -> Iterator[StepResult]:
             begin = time.perf_counter()
             raw = on_all_processes(lambda: next(data))
             updates: list[Metrics] = []
+            update_times: list[DeviceTime] = []
             host_metrics: HostMetrics = {"time/data": time.perf_counter() - begin}
             for batch, scalars in stage.batches(state, raw, step):
                 session.release_state()
+                update_begin = time.perf_counter()
                 state, metrics = update(state.with_frozen({}), frozen, batch)
+                update_times.append(DEVICE_CLOCK.time(update_begin, metrics))
                 state = state.with_frozen(frozen)
                 updates.append(metrics)
                 host_metrics.update(scalars)
@@ -165,7 +169,7 @@ def train(run: TrainingRun) -> Iterator[StepResult]:
             # The previous step's numbers are there by now.
             if pending is not None:
                 yield session.finish(pending)
-            pending = _PendingStep(step + 1, updates, host_metrics)
+            pending = _PendingStep(step + 1, updates, host_metrics, tuple(update_times))
             session.whole_step = _WholeStep(step + 1, state, data.get_state(), pending)
 
             is_last, must_stop = step + 1 == cfg.steps, session.preemption.requested()
@@ -195,6 +199,7 @@ class _PendingStep:
     step: int
     updates: list[Metrics]
     host_metrics: HostMetrics
+    update_times: tuple[DeviceTime, ...] = ()
 
     def row(self) -> dict[str, float]:
         """Waits for the numbers. Metrics of several updates add up before they are divided."""
@@ -210,7 +215,10 @@ class _PendingStep:
         # Of updates that were skipped the step has their number.
         if SKIPPED_UPDATES in sums:
             means[SKIPPED_UPDATES] = sums[SKIPPED_UPDATES][0]
-        return means | {name: float(value) for name, value in self.host_metrics.items()}
+        row = means | {name: float(value) for name, value in self.host_metrics.items()}
+        if self.update_times:
+            row["time/update"] = sum(timing.seconds() for timing in self.update_times)
+        return row
 
 
 @dataclasses.dataclass(frozen=True)

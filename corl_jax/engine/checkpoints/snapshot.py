@@ -105,7 +105,9 @@ def free_memory(root: Path = Path("/")) -> int | None:
     if (group / "memory.max").is_file():
         limit = (group / "memory.max").read_text("utf-8").strip()
         if limit.isdigit():
-            stat = dict(line.split() for line in (group / "memory.stat").read_text("utf-8").splitlines())
+            stat = dict(
+                line.split() for line in (group / "memory.stat").read_text("utf-8").splitlines()
+            )
             taken = int((group / "memory.current").read_text("utf-8")) - int(stat["inactive_file"])
             free.append(int(limit) - taken)
     return min(free, default=None)
