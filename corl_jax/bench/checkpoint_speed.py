@@ -55,7 +55,7 @@ def run_benchmark(options: CheckpointOptions, log: LogLine) -> dict[str, Any]:
     Raises:
       UserError: the folder is not empty or cannot be written, or there is no memory for the state.
     """
-    check_writable(options.folder)
+    check_writable(options.folder, "the folder")
     if options.folder.exists() and any(options.folder.iterdir()):
         raise UserError(f"{options.folder} must be a new folder; got one with files. Name another")
     free = free_memory()

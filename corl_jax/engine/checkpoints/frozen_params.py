@@ -5,7 +5,8 @@ They are the same at every step of a run, and with adapters nearly all of its st
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +48,31 @@ def frozen_folder(step_folder: Path | epath.Path, manifest: Manifest) -> Path | 
             f"its frozen parameters {folder} are missing",
             "copy that folder, too, or choose another step",
         )
-    check_inventory(folder)
+    with _about_frozen(step_folder, folder):
+        check_inventory(folder)
     return folder
 
 
 def read_frozen(
     step_folder: Path | epath.Path, manifest: Manifest, targets: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Params]:
-    """Reads the frozen parameters of a step; ``targets`` as in ``restore_arrays``."""
-    return restore_arrays(frozen_folder(step_folder, manifest), targets)
+    """Reads the frozen parameters of a step; ``targets`` as in ``restore_arrays``.
+
+    Raises:
+      DamagedCheckpoint: their folder is missing or damaged.
+    """
+    folder = frozen_folder(step_folder, manifest)
+    with _about_frozen(step_folder, folder):
+        return restore_arrays(folder, targets)
+
+
+@contextlib.contextmanager
+def _about_frozen(step_folder: Path | epath.Path, folder: Path | epath.Path) -> Iterator[None]:
+    """A damage of ``folder`` is one of the step that refers to it."""
+    try:
+        yield
+    except DamagedCheckpoint as error:
+        raise DamagedCheckpoint(step_folder, f"{folder.name}: {error.reason}") from error
 
 
 def restore_arrays(
