@@ -87,5 +87,5 @@ def digest(params: Params) -> str:
         array = np.asarray(jax.device_get(params[path]))
         sha.update(f"{path} {array.shape} {array.dtype}".encode())
         # Its bytes where they are, without a copy of them.
-        sha.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        sha.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return sha.hexdigest()

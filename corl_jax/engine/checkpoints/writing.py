@@ -103,7 +103,12 @@ class StepWriter:
             manifest=ocp.args.JsonSave(dataclasses.asdict(manifest)),
         )
         self._save(step, step, args)
-        exchange.on_first_process(lambda: finish_step(self._folder, step, self._keep) or "")
+
+        def finish() -> str:
+            finish_step(self._folder, step, self._keep)
+            return ""
+
+        exchange.on_first_process(finish)
 
     def _checksums(self, state: TrainState, exchange: BackgroundExchange) -> dict[str, Checksum]:
         """The checksums of all arrays of ``state``, in their order."""

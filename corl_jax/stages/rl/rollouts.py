@@ -129,7 +129,8 @@ class RolloutSampler:
 
         # Nothing here waits: rollouts are futures until somebody reads them.
         sampler_params = self.quantize(params)
-        rollouts, times = {}, {}
+        rollouts: dict[str, Rollout] = {}
+        times: dict[str, tuple[DeviceTime, ...]] = {}
         for task, batch in on_mesh.items():
             begin = time.perf_counter()
             rollouts[task] = self.sample_task(sampler_params, task, batch, step, stream_prefix)
