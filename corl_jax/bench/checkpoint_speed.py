@@ -23,6 +23,7 @@ from corl_jax.core.types import Params
 from corl_jax.engine.checkpoints.checkpoint import Checkpointer
 from corl_jax.engine.checkpoints.manifest import RunIdentity
 from corl_jax.engine.checkpoints.snapshot import free_memory
+from corl_jax.engine.checkpoints.step_folders import saved_steps
 from corl_jax.engine.optim import OptimConfig, make_optimizer
 from corl_jax.engine.state import TrainState, create_state
 
@@ -142,14 +143,18 @@ def time_checkpoint(
     saved = time.perf_counter()
 
     # Where an update must copy what is not written, it takes longer than another one.
-    time.sleep(options.rollout_seconds)
+    written = 0.0
+    while time.perf_counter() < saved + options.rollout_seconds:
+        if not written and number in saved_steps(options.folder):
+            written = time.perf_counter() - begin
+        time.sleep(0.05)
     update_begin = time.perf_counter()
     checkpointer.release()
     state = jax.block_until_ready(_update_in_place(state))
     waited = max(0.0, time.perf_counter() - update_begin - update_seconds)
 
     checkpointer.wait()
-    written = time.perf_counter() - begin
+    written = written or time.perf_counter() - begin
     return state, {"held": saved - begin + waited, "save": saved - begin, "written": written}
 
 

@@ -5,8 +5,8 @@ errors.
 from __future__ import annotations
 
 import shutil
-import time
 import threading
+import time
 
 import fsspec
 import pytest
