@@ -172,13 +172,23 @@ def digest_workdir(folder: Path) -> dict[str, Any]:
         ]
     for path in sorted(folder.rglob("eval.json")):
         digest[f"{path.relative_to(folder)}"] = exact_numbers(json.loads(path.read_text()))
-    for path in sorted(folder.rglob("checkpoints/*/state")):
+    for path in sorted(folder.rglob("checkpoints/[0-9]*/state")):
         digest[f"{path.relative_to(folder)}"] = digest_checkpoint(path)
     return digest
 
 
 def digest_checkpoint(path: Path) -> dict[str, str]:
     """Hash of the bits of every array in a checkpoint, by its path."""
+    manifest = json.loads((path.parent / "manifest" / "manifest.json").read_text("utf-8"))
+    hashes = digest_arrays(path)
+    # Since checkpoints are written beside the run, what never changes has a folder of its own.
+    if manifest.get("frozen"):
+        hashes |= digest_arrays(path.parent.parent / manifest["frozen"] / "state")
+    return hashes
+
+
+def digest_arrays(path: Path) -> dict[str, str]:
+    """Hash of the bits of every array in a folder of Orbax, by its path."""
     import jax
     import orbax.checkpoint as ocp
 

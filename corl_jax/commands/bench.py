@@ -23,6 +23,9 @@ GroupSize = Annotated[int, Interval(ge=2, le=1024)]
 ImageSize = Annotated[int, Interval(ge=16, le=4096)]
 BatchSize = Annotated[int, Interval(ge=1, le=4096)]
 Workers = Annotated[int, Interval(ge=0, le=256)]
+Gigabytes = Annotated[float, Interval(gt=0, le=1000)]
+Share = Annotated[float, Interval(ge=0, lt=1)]
+Seconds = Annotated[float, Interval(ge=0, le=3600)]
 ImageTokens = Annotated[int, Interval(ge=1, le=2**16)]
 
 SIZES = "dot, tiny, mid, or (not on a CPU) janus_pro_1b"
@@ -237,6 +240,34 @@ def _run_data(args: argparse.Namespace, log: LogLine) -> dict[str, Any]:
     return run_benchmark(options, log)
 
 
+def _add_checkpoint_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=path_flag, help="new folder on the disk to measure")
+    flags: list[tuple[str, Any, float, str]] = [
+        ("--gigabytes", Gigabytes, 1.0, "of the train state: parameters and two moments"),
+        ("--frozen", Share, 0.2, "share of it that is not trained"),
+        ("--rollout-seconds", Seconds, 10.0, "that the devices sample before the next update"),
+    ]
+    for flag, annotation, default, text in flags:
+        text = f"{text} (default: {default:g})"
+        parser.add_argument(flag, type=number(annotation), default=default, help=text)
+    parser.add_argument(
+        "--repeats", type=number(Repeats), default=2, help="checkpoints (default: 2)"
+    )
+
+
+def _run_checkpoint(args: argparse.Namespace, log: LogLine) -> dict[str, Any]:
+    from corl_jax.bench.checkpoint_speed import CheckpointOptions, run_benchmark
+
+    options = CheckpointOptions(
+        folder=args.folder,
+        gigabytes=args.gigabytes,
+        frozen=args.frozen,
+        rollout_seconds=args.rollout_seconds,
+        repeats=args.repeats,
+    )
+    return run_benchmark(options, log)
+
+
 def _add_size(parser: argparse.ArgumentParser, sizes: str, default: str) -> None:
     parser.add_argument("--size", default=default, help=f"{sizes} (default: {default})")
 
@@ -286,6 +317,11 @@ BENCHMARKS = {
         "Attention kernels of this backend, compared with the plain one.",
         _add_kernel_flags,
         _run_kernels,
+    ),
+    "checkpoint": Benchmark(
+        "Seconds that a checkpoint holds the training loop for, and peak host memory.",
+        _add_checkpoint_flags,
+        _run_checkpoint,
     ),
     "data": Benchmark(
         "Pictures per second of one core, and the share of a training step spent waiting for them.",

@@ -108,6 +108,8 @@ ADDED_KEYS: dict[str, Any] = {
     "rl.curriculum.success_at": 1.0,
     "rl.curriculum.difficulty": ["none"],
     "rl.curriculum.history": "none",
+    "hooks.trace_steps": 0,
+    "hooks.trace_after": 2,
 }
 """Keys that older versions did not have, and the values that do what they did."""
 

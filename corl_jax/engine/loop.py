@@ -14,6 +14,7 @@ import jax
 from PIL import Image
 
 from corl_jax.core.checks.json_object import JsonObject
+from corl_jax.core.device_clock import DEVICE_CLOCK, DeviceTime
 from corl_jax.core.errors import SharedError, StopRequested, UserError
 from corl_jax.core.numerics import Metrics
 from corl_jax.core.processes.agreement import on_all_processes
@@ -115,7 +116,8 @@ def train(run: TrainingRun) -> Iterator[StepResult]:
     wait for the host, unless a hook or a checkpoint needs them at once.
 
     Yields:
-      one ``StepResult`` per step, after its row (and checkpoint) is on disk. A new run whose hooks
+      one ``StepResult`` per step, after its row is on disk; a checkpoint is written meanwhile, and
+        an error of it is raised at the next step or at the end. A new run whose hooks
       report at 0 also yields step 0; a run that is complete yields nothing.
 
     Raises:
@@ -149,12 +151,17 @@ def train(run: TrainingRun) -> Iterator[StepResult]:
                 hook.before_step(step)
 
             # One step: the stage samples or reads, the update trains.
+            session.check_saving()
             begin = time.perf_counter()
             raw = on_all_processes(lambda: next(data))
             updates: list[Metrics] = []
+            update_times: list[DeviceTime] = []
             host_metrics: HostMetrics = {"time/data": time.perf_counter() - begin}
             for batch, scalars in stage.batches(state, raw, step):
+                session.release_state()
+                update_begin = time.perf_counter()
                 state, metrics = update(state.with_frozen({}), frozen, batch)
+                update_times.append(DEVICE_CLOCK.time(update_begin, metrics))
                 state = state.with_frozen(frozen)
                 updates.append(metrics)
                 host_metrics.update(scalars)
@@ -162,7 +169,7 @@ def train(run: TrainingRun) -> Iterator[StepResult]:
             # The previous step's numbers are there by now.
             if pending is not None:
                 yield session.finish(pending)
-            pending = _PendingStep(step + 1, updates, host_metrics)
+            pending = _PendingStep(step + 1, updates, host_metrics, tuple(update_times))
             session.whole_step = _WholeStep(step + 1, state, data.get_state(), pending)
 
             is_last, must_stop = step + 1 == cfg.steps, session.preemption.requested()
@@ -174,6 +181,8 @@ def train(run: TrainingRun) -> Iterator[StepResult]:
                 # While updates are skipped, copies of one state must not crowd out older ones.
                 if must_save or (is_save_due and not session.recorder.skipped_steps):
                     session.save(step + 1, state)
+                if must_save:
+                    session.wait_for_checkpoint()
                 yield result
             if must_stop and not is_last:
                 session.stop(step + 1)
@@ -190,6 +199,7 @@ class _PendingStep:
     step: int
     updates: list[Metrics]
     host_metrics: HostMetrics
+    update_times: tuple[DeviceTime, ...] = ()
 
     def row(self) -> dict[str, float]:
         """Waits for the numbers. Metrics of several updates add up before they are divided."""
@@ -205,7 +215,10 @@ class _PendingStep:
         # Of updates that were skipped the step has their number.
         if SKIPPED_UPDATES in sums:
             means[SKIPPED_UPDATES] = sums[SKIPPED_UPDATES][0]
-        return means | {name: float(value) for name, value in self.host_metrics.items()}
+        row = means | {name: float(value) for name, value in self.host_metrics.items()}
+        if self.update_times:
+            row["time/update"] = sum(timing.seconds() for timing in self.update_times)
+        return row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,10 +256,11 @@ class _Session:
         self.first_step, self.first_state = 0, run.stage.init_state()
         notes = run.notes
         if saved_step is not None:
-            # Only the shapes of the new state are needed; its arrays make room for the saved ones.
-            shapes = abstract(self.first_state)
+            # Of the new state only shapes and what never changes are needed; its other arrays make
+            # room for the saved ones.
+            shapes, frozen = abstract(self.first_state), self.first_state.frozen
             del self.first_state
-            restored = self.checkpointer.restore(shapes, self.data, cfg.fallback)
+            restored = self.checkpointer.restore(shapes, self.data, cfg.fallback, frozen)
             self.first_step, self.first_state = restored.step, restored.state
             notes += restored.notes
 
@@ -267,7 +281,7 @@ class _Session:
         self.recorder.log(f"training {trainable:,} of {total:,} parameters")
         self.preemption = Preemption()
         self.whole_step: _WholeStep | None = None
-        self.last_finish = time.perf_counter()
+        self.last_finish, self.held_seconds = time.perf_counter(), 0.0
 
     def __enter__(self) -> _Session:
         self.preemption.__enter__()
@@ -287,8 +301,15 @@ class _Session:
             self.preemption.__exit__(kind, error, trace)
             for hook in self.run.hooks:
                 hook.close()
-            self.recorder.close()
-            self.checkpointer.close()
+            try:
+                # Whoever interrupts a run twice does not want to wait.
+                self.checkpointer.close(wait=not isinstance(error, KeyboardInterrupt))
+            except UserError as second_error:
+                if error is None:
+                    raise
+                self.recorder.log(str(second_error))
+            finally:
+                self.recorder.close()
 
     def _save_whole_step(self, error: UserError | StopRequested) -> None:
         """Saves what ``error`` has not touched, and ends the run with that news.
@@ -309,6 +330,7 @@ class _Session:
                     self.finish(whole.pending)
                 self.data.set_state(whole.position)
                 self.save(whole.step, whole.state)
+                self.wait_for_checkpoint()
             except UserError as second_error:
                 message = f"{message or 'asked to stop'}; and the run cannot be saved"
                 raise UserError(f"{message}: {second_error}") from error
@@ -332,6 +354,7 @@ class _Session:
         row = pending.row()
         now = time.perf_counter()
         row["time/step"], self.last_finish = now - self.last_finish, now
+        row["time/checkpoint"], self.held_seconds = self.held_seconds, 0.0
 
         images: dict[str, Image.Image] = {}
         for hook in self.run.hooks:
@@ -356,13 +379,36 @@ class _Session:
 
     def save(self, step: int, state: TrainState) -> None:
         """Writes a checkpoint, after the rows that it must not be ahead of."""
-        with self._writing():
+        with self._writing(), self._holding():
             on_all_processes(self.recorder.flush)
             self.checkpointer.save(step, state, self.data)
         self.last_finish = time.perf_counter()
 
+    def release_state(self) -> None:
+        """Returns once the state that is being saved may be donated."""
+        with self._holding():
+            self.checkpointer.release()
+
+    def check_saving(self) -> None:
+        """Raises the error of the checkpoint that is being written, if it has one already."""
+        with self._writing(), self._holding():
+            self.checkpointer.check()
+
+    def wait_for_checkpoint(self) -> None:
+        """Returns once the newest checkpoint is complete."""
+        with self._writing():
+            self.checkpointer.wait()
+
+    @contextlib.contextmanager
+    def _holding(self) -> Iterator[None]:
+        """A block whose seconds a checkpoint holds the loop for."""
+        begin = time.perf_counter()
+        yield
+        self.held_seconds += time.perf_counter() - begin
+
     def _not_finite_error(self, step: int) -> NotFinite:
         """The error after too many steps without a finite update."""
+        self.checkpointer.wait()
         ids = self.run.stage.record_ids(step - 1)
         names = ", ".join(map(repr, ids[:NAMED_RECORDS]))
         more = f" and {len(ids) - NAMED_RECORDS} more" if len(ids) > NAMED_RECORDS else ""

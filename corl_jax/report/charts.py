@@ -38,7 +38,11 @@ MORE_PANELS = (
     ("Clipped tokens", "share", r"(image|text)/clip_fraction"),
     ("Probability ratio", "ratio", r"(image|text)/ratio"),
     ("Sampler against scorer", "nats per token", r"(image|text)/sampler_logp_diff"),
-    ("Time per step", "seconds", r"time/(step|data)"),
+    (
+        "Time per step",
+        "seconds",
+        r"time/(step|data|rollout_image|rollout_text|rewards|update|checkpoint)",
+    ),
 )
 """Title, unit and pattern of columns for every panel: those to look at first, and the others."""
 HIDDEN_COLUMNS = ("step", "alarms")

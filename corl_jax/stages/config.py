@@ -189,6 +189,9 @@ class HooksConfig:
       interference_every: cosine of the gradients of both tasks.
       tensorboard_every: rows of TensorBoard.
       keep_checkpoints: newest checkpoints to keep.
+      trace_steps: steps in a trace of JAX's profiler, in ``trace/`` of the work directory; 0 for no
+        trace.
+      trace_after: steps before it, so that compilation is not in it.
     """
 
     save_every: Count = 0
@@ -197,6 +200,8 @@ class HooksConfig:
     interference_every: Count = 0
     tensorboard_every: Count = 10
     keep_checkpoints: PositiveInt = 2
+    trace_steps: Count = 0
+    trace_after: Count = 2
 
 
 @config_block

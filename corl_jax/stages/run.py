@@ -16,6 +16,7 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.files import name_write_errors
 from corl_jax.core.processes.agreement import on_first_process
 from corl_jax.engine.alarms import AlarmConfig
+from corl_jax.engine.hooks import Profile
 from corl_jax.engine.loop import LoopConfig, TrainingRun, train
 from corl_jax.engine.optim import Optimizer, make_optimizer
 from corl_jax.engine.workdir import Workdir, check_reachable, join_workdir, open_workdir
@@ -44,6 +45,8 @@ MAY_DIFFER = (
     "data.check",
     "data.workers",
     "data.on_bad",
+    "hooks.trace_steps",
+    "hooks.trace_after",
     "rewards.options.timeout",
     "rl.rollout.image_prompt_length",
     "rl.rollout.text_prompt_length",
@@ -51,8 +54,8 @@ MAY_DIFFER = (
     "sft.understanding_prompt_length",
     "sft.target_length",
 )
-"""Keys that a resumed run may change: how long it is, and what mends an error in its middle. Widths
-change nothing but the padding."""
+"""Keys that a resumed run may change: how long it is, what mends an error in its middle, and what is
+traced. Widths change nothing but the padding."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,12 +121,19 @@ def prepare(config: Mapping[str, Any], workdir: str | Path) -> PreparedRun:
         cfg=loop_config,
         workdir=opened,
         model=setup.model_json(),
-        hooks=tuple(stage.hooks(hooks)),
+        hooks=(*stage.hooks(hooks), *_profile(hooks, opened)),
         sharder=setup.sharder,
         setup=setup,
         inputs=inputs,
         notes=notes,
     )
+
+
+def _profile(hooks: HooksConfig, workdir: Workdir) -> tuple[Profile, ...]:
+    """The hook that traces steps, where the config has it."""
+    if not hooks.trace_steps:
+        return ()
+    return (Profile(workdir.path / "trace", hooks.trace_after, hooks.trace_steps),)
 
 
 def _check_stage(config: Mapping[str, Any]) -> None:

@@ -49,8 +49,8 @@ def test_a_run_killed_while_it_writes_a_checkpoint_resumes_bit_for_bit(bucket, t
     killed.kill()
     assert killed.wait() == -signal.SIGKILL
     assert COMMITTED.format(4) in bucket.objects and COMMITTED.format(8) not in bucket.objects
-    # Rows are never behind a checkpoint.
-    assert len(bucket.objects["run/metrics.jsonl"][0].splitlines()) == 8
+    # Rows are never behind a checkpoint; the run may be further, since a thread writes it.
+    assert len(bucket.objects["run/metrics.jsonl"][0].splitlines()) >= 8
 
     resumed = start(bucket, 0)
     stderr = resumed.communicate(timeout=240)[1]

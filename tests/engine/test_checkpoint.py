@@ -38,6 +38,7 @@ def test_a_sharded_state_comes_back_bit_for_bit_with_its_shardings(tmp_path, mom
         next(data)
         checkpointer.save(step, state, data)
     checkpointer.save(3, state, data)
+    checkpointer.wait()
     expected = next(data)
     read = checkpointer.restore(abstract(state), data)
     step, restored = read.step, read.state

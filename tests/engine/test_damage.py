@@ -8,6 +8,7 @@ import shutil
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import toy_stage
 from helpers import metric_rows
@@ -16,7 +17,7 @@ from test_loop import newest_checkpoint
 
 from corl_jax.core.errors import UserError
 from corl_jax.engine.checkpoints.checkpoint import Checkpointer
-from corl_jax.engine.checkpoints.handoff import load_params, saved_manifest
+from corl_jax.engine.checkpoints.handoff import load_params, saved_manifest, saved_shapes
 from corl_jax.engine.checkpoints.manifest import read_manifest
 from corl_jax.engine.checkpoints.step_folders import saved_steps
 from corl_jax.engine.state import abstract
@@ -90,6 +91,7 @@ def test_a_flipped_bit_in_a_large_array_is_refused(tmp_path):
     state, data = sharded_state(), toy_stage.ToyStage().data_iterator()
     checkpointer = Checkpointer(tmp_path, IDENTITY)
     checkpointer.save(1, state, data)
+    checkpointer.wait()
     (tmp_path / "1" / "files.json").unlink()
     files = [path for path in (tmp_path / "1" / "state").rglob("*") if path.is_file()]
     largest = max(files, key=lambda path: path.stat().st_size)
@@ -191,6 +193,43 @@ def test_without_any_whole_checkpoint_nothing_changes(copy):
     assert saved_steps(copy / "checkpoints") == [4, 8]
 
 
+def write_frozen_into(folder, frozen):
+    """Writes the state of a step folder with its frozen parameters, as older versions did."""
+    shapes = abstract(toy_stage.ToyStage().init_state())
+    with ocp.StandardCheckpointer() as orbax:
+        state = orbax.restore(folder / "state", shapes.with_frozen({}))
+        beside = orbax.restore(folder.parent / frozen / "state", {"frozen": shapes.frozen})
+        orbax.save(folder / "state", state.with_frozen(beside["frozen"]), force=True)
+    shutil.rmtree(folder.parent / frozen)
+
+
+def test_damaged_frozen_parameters_are_taken_from_the_new_state_or_named(copy, run):
+    """A resumed run builds them anyway; it writes them again with its next checkpoint."""
+    (frozen,) = (copy / "checkpoints").glob("frozen-*")
+    flip_bit(frozen / "state" / "_METADATA", 9, 2)
+    message = "8 is damaged .frozen-.*: state/_METADATA is not as it was written"
+    with pytest.raises(UserError, match=message):
+        newest_checkpoint(copy)
+    with pytest.raises(UserError, match=message):
+        saved_shapes(copy)
+
+    # Whoever has the right ones does not read them.
+    toy_stage.run(copy, 10)
+    assert metric_rows(copy)[:8] == metric_rows(run)
+    assert newest_checkpoint(copy)[0] == 10 and set(saved_shapes(copy)) >= {"scale"}
+    shutil.rmtree(frozen)
+    with pytest.raises(UserError, match="frozen-.* are missing.; copy that folder, too"):
+        saved_shapes(copy)
+
+
+def test_frozen_parameters_are_written_once(copy):
+    (frozen,) = (copy / "checkpoints").glob("frozen-*")
+    inodes = {file: file.stat().st_ino for file in frozen.rglob("*")}
+    toy_stage.run(copy, 14)
+    assert {file: file.stat().st_ino for file in frozen.rglob("*")} == inodes
+    assert saved_steps(copy / "checkpoints") == [12, 14]
+
+
 def test_a_checkpoint_of_an_older_version_resumes_and_says_what_is_not_checked(
     copy, run, monkeypatch
 ):
@@ -202,13 +241,12 @@ def test_a_checkpoint_of_an_older_version_resumes_and_says_what_is_not_checked(
     folder = copy / "checkpoints" / "4"
     path = folder / "manifest" / "manifest.json"
     manifest = json.loads(path.read_text())
-    for key in ("arrays", "data_digest", "inputs", "digest"):
+    write_frozen_into(folder, manifest["frozen"])
+    for key in ("arrays", "data_digest", "inputs", "digest", "frozen"):
         del manifest[key]
     path.write_text(json.dumps(manifest))
-    sizes = {
-        name: size for name, (size, _) in json.loads((folder / "files.json").read_text()).items()
-    }
-    sizes["manifest/manifest.json"] = path.stat().st_size
+    files = [file for file in folder.rglob("*") if file.is_file() and file.name != "files.json"]
+    sizes = {str(file.relative_to(folder)): file.stat().st_size for file in files}
     (folder / "files.json").write_text(json.dumps(sizes))
 
     # What older versions did check is checked, too.

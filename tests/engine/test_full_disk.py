@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,15 @@ def draw(steps_done, state):
     return Report({}, {"noise": noise})
 
 
+def wait_until_saved(path, step):
+    """Returns once the thread beside the loop has completed ``step``."""
+    for _ in range(3000):
+        if step in saved_steps(path / "checkpoints"):
+            return
+        time.sleep(0.01)
+    raise AssertionError("not saved")
+
+
 @pytest.mark.parametrize("left", [0, 16, 32, 48])
 def test_a_run_on_a_disk_that_fills_up_goes_on_once_there_is_room(
     small_disk, tmp_path, caplog, left
@@ -52,6 +62,7 @@ def test_a_run_on_a_disk_that_fills_up_goes_on_once_there_is_room(
     with pytest.raises(UserError, match="cannot be written .*[Ff]ree some space") as error:
         for result in steps:
             if result.step == 5:
+                wait_until_saved(small_disk / "w", 4)
                 status = os.statvfs(small_disk)
                 free = status.f_bavail * status.f_frsize
                 filler.write_bytes(bytes(free - left * 1024))
@@ -97,6 +108,11 @@ def test_tracebacks_of_tasks_that_orbax_abandoned_are_hidden(
     assert record in caplog.records
 
 
+def step_names(path):
+    """Folders of steps, with their endings."""
+    return sorted(folder.name for folder in (path / "checkpoints").glob("[0-9]*"))
+
+
 def test_a_checkpoint_that_cannot_be_completed_is_none(tmp_path, monkeypatch):
     toy_stage.run(tmp_path / "w", 4)
 
@@ -107,10 +123,9 @@ def test_a_checkpoint_that_cannot_be_completed_is_none(tmp_path, monkeypatch):
         patch.setattr(step_folders, "complete_folder", refuse)
         with pytest.raises(UserError, match="checkpoints/6 cannot be written .OSError: .Errno 28"):
             toy_stage.run(tmp_path / "w", 6)
-    names = sorted(path.name for path in (tmp_path / "w" / "checkpoints").iterdir())
-    assert names == ["4", "6.part"]
+    assert step_names(tmp_path / "w") == ["4", "6.part"]
     assert [result.step for result in toy_stage.run(tmp_path / "w", 6)] == [5, 6]
-    assert sorted(path.name for path in (tmp_path / "w" / "checkpoints").iterdir()) == ["4", "6"]
+    assert step_names(tmp_path / "w") == ["4", "6"]
 
 
 @pytest.mark.skipif(not DEV_FULL.exists(), reason="needs /dev/full")

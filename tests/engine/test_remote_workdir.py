@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 
 import fsspec
 import pytest
@@ -49,6 +50,15 @@ def test_the_bucket_has_every_file_of_a_run(bucket):
     assert toy_stage.run(ADDRESS, 10) == []
 
 
+def wait_until_saved(path, step):
+    """Returns once the thread beside the loop has completed ``step``."""
+    for _ in range(3000):
+        if step in saved_steps(path / "checkpoints"):
+            return
+        time.sleep(0.01)
+    raise AssertionError("not saved")
+
+
 @pytest.mark.parametrize("when", ["between two checkpoints", "while one is written"])
 def test_the_bucket_is_enough_to_resume_bit_for_bit(bucket, monkeypatch, when):
     """The host is lost with all its files; ``snapshot`` is the bucket at that moment."""
@@ -58,12 +68,14 @@ def test_the_bucket_is_enough_to_resume_bit_for_bit(bucket, monkeypatch, when):
     def save(checkpointer, step, *args):
         is_new = not snapshot.exists() and not uninterrupted.exists()
         if when == "while one is written" and step == 8 and is_new:
+            checkpointer.wait()
             shutil.copytree(bucket, snapshot)
         original_save(checkpointer, step, *args)
 
     monkeypatch.setattr(Checkpointer, "save", save)
     for result in toy_stage.start(ADDRESS, 11):
         if when == "between two checkpoints" and result.step == 6:
+            wait_until_saved(bucket, 4)
             shutil.copytree(bucket, snapshot)
     toy_stage.run(uninterrupted, 11)
 

@@ -128,8 +128,9 @@ def test_a_state_that_is_not_finite_is_never_saved(tmp_path):
     checkpointer = Checkpointer(tmp_path, RunIdentity("toy", {}, {}), keep=1)
     checkpointer.save(1, state, data)
     broken = jax.tree.map(lambda leaf: leaf * jnp.inf, state.opt_state)
+    checkpointer.save(2, dataclasses.replace(state, opt_state=broken), data)
     with pytest.raises(UserError, match=r"step 2 cannot be saved: opt_state .* holds NaN or inf"):
-        checkpointer.save(2, dataclasses.replace(state, opt_state=broken), data)
+        checkpointer.wait()
     checkpointer.close()
     assert saved_steps(tmp_path) == [1]
 

@@ -71,6 +71,8 @@ def kill_after_saves(trial: Trial) -> None:
     """Kills a run that has two checkpoints or more, and is not done."""
     run = trial.start()
     trial.wait_for_random_moment(run, first=2 * SAVE_EVERY + 1, last=STEPS - 1)
+    # Checkpoints are written beside the steps; the second one may still be under way.
+    run.wait_until(lambda: len(saved_steps(trial.workdir)) >= 2)
     run.send(signal.SIGKILL)
     check_killed(trial.end(run)[0])
     if len(saved_steps(trial.workdir)) < 2:

@@ -165,6 +165,8 @@ TABLE = {
         "interference_every": COUNT,
         "tensorboard_every": COUNT,
         "keep_checkpoints": POSITIVE,
+        "trace_steps": COUNT,
+        "trace_after": COUNT,
     },
     (AlarmConfig, "alarms"): {
         "watch": TEXTS,

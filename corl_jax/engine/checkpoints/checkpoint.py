@@ -1,12 +1,15 @@
 """Checkpoints: Orbax folders with the train state, the data position and a manifest.
 
 In: a ``TrainState`` and a Grain iterator, whose position is the same on every process. Out:
-``<folder>/<step>/{state,data,manifest}``, and both back bit for bit, on any number of processes.
+``<folder>/<step>/{state,data,manifest}`` and ``<folder>/frozen-*`` with what no step changes, and
+both back bit for bit, on any number of processes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import absl.logging
@@ -14,28 +17,27 @@ import grain
 import orbax.checkpoint as ocp
 from etils import epath
 
-from corl_jax.core.checksums import dtype_and_shape
+from corl_jax.core.checksums import checksums, dtype_and_shape
 from corl_jax.core.errors import UserError, describe_error
-from corl_jax.core.processes.agreement import on_first_process
+from corl_jax.core.processes.agreement import any_process, on_all_processes, on_first_process
+from corl_jax.core.types import Params
 from corl_jax.engine.checkpoints.abandoned_tasks import hidden_abandoned_tasks
+from corl_jax.engine.checkpoints.frozen_params import FROZEN, read_frozen
 from corl_jax.engine.checkpoints.inventory import DamagedCheckpoint, check_inventory
 from corl_jax.engine.checkpoints.manifest import (
-    MANIFEST_FILE,
     Manifest,
     RunIdentity,
     json_digest,
-    make_manifest,
     params_digest,
     read_manifest,
 )
 from corl_jax.engine.checkpoints.step_folders import (
     SET_ASIDE,
-    finish_step,
     make_clean_folder,
     saved_steps,
     set_aside,
-    unfinished_folder,
 )
+from corl_jax.engine.checkpoints.writing import Saving, StepWriter, make_orbax_checkpointer
 from corl_jax.engine.remote_workdir import is_address
 from corl_jax.engine.state import TrainState, named_arrays
 
@@ -61,7 +63,10 @@ class Restored:
 
 
 class Checkpointer:
-    """Saves and restores the steps of one run, synchronously. All processes make the same calls.
+    """Saves and restores the steps of one run. All processes make the same calls.
+
+    A step is written by a thread beside the loop, one at a time. Its error is raised by the next
+    ``save``, ``check``, ``wait`` or ``close``.
 
     Args:
       folder: created if it is missing; may be in a bucket. What a killed run left half-written
@@ -76,49 +81,69 @@ class Checkpointer:
                 f"the number of checkpoints to keep must be at least 1; got keep={keep}"
             )
         self.folder = folder if is_address(folder) else folder.resolve()
-        self._identity, self._keep = identity, keep
+        self._identity = identity
         on_first_process(lambda: make_clean_folder(self.folder))
-
-        # Synchronous saves, so that the next update can donate the state without any risk.
-        self._orbax = ocp.Checkpointer(
-            ocp.CompositeCheckpointHandler(
-                state=ocp.StandardCheckpointHandler(),
-                data=ocp.JsonCheckpointHandler(filename="position.json"),
-                manifest=ocp.JsonCheckpointHandler(filename=MANIFEST_FILE.name),
-            )
-        )
+        self._orbax = make_orbax_checkpointer()
+        self._writer = StepWriter(self._orbax, self.folder, identity, keep)
+        self._saving: Saving | None = None
 
     def save(self, step: int, state: TrainState, data: grain.DatasetIterator) -> None:
-        """Writes ``state`` and the position of ``data`` as ``step``, unless that step is saved.
+        """Begins to write ``state`` and the position of ``data`` as ``step``, unless it is saved.
+
+        Call ``release`` before anything donates the arrays of ``state``.
+
+        Raises:
+          UserError: the step before it could not be written.
+        """
+        self.wait()
+        if step not in saved_steps(self.folder):
+            self._saving = Saving(self._writer, step, state, data.get_state())
+
+    def release(self) -> None:
+        """Returns once the state that is being saved may be donated."""
+        if self._saving is not None:
+            self._saving.release()
+
+    def check(self) -> None:
+        """Raises what the thread has raised so far, on every process; does not wait for it.
 
         Raises:
           UserError: the state is not finite, or it cannot be written. Earlier steps are kept.
         """
-        if step in saved_steps(self.folder):
+        if self._saving is None:
             return
-        position = data.get_state()
-        manifest = make_manifest(self._identity, step, state, position)
+        saving = self._saving
+        with self._without_waiting():
+            on_all_processes(saving.call.raise_error)
+        if not any_process(not saving.call.has_ended):
+            self._saving = None
 
-        # Orbax writes the three parts together, and raises errors of many kinds.
-        folder = self.folder / str(step)
-        args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
-            data=ocp.args.JsonSave(position),
-            manifest=ocp.args.JsonSave(dataclasses.asdict(manifest)),
-        )
-        try:
-            with hidden_abandoned_tasks():
-                self._orbax.save(unfinished_folder(self.folder, step), args=args, force=True)
-        except Exception as error:
-            raise UserError(
-                f"checkpoint {folder} cannot be written ({describe_error(error)}); "
-                "earlier ones are kept. Free some space or permit writing there, then start the same "
-                "command again"
-            ) from error
-        on_first_process(lambda: finish_step(self.folder, step, self._keep))
+    def wait(self) -> None:
+        """Waits until the step that is being written is complete.
+
+        Raises:
+          UserError: see ``check``.
+        """
+        if self._saving is None:
+            return
+        saving = self._saving
+        with self._without_waiting():
+            on_all_processes(saving.call.wait)
+        self._saving = None
+
+    @contextlib.contextmanager
+    def _without_waiting(self) -> Iterator[None]:
+        """After an error nobody waits for a thread, which may wait for another process in vain."""
+        saving, self._saving = self._saving, None
+        yield
+        self._saving = saving
 
     def restore(
-        self, abstract_state: TrainState, data: grain.DatasetIterator, fallback: bool = False
+        self,
+        abstract_state: TrainState,
+        data: grain.DatasetIterator,
+        fallback: bool = False,
+        frozen: Params | None = None,
     ) -> Restored:
         """Reads the newest step, and moves ``data`` to its saved position.
 
@@ -127,6 +152,8 @@ class Checkpointer:
           data: a new iterator over the same data; its position is changed in place.
           fallback: whether to go on from an earlier step where the newest one is damaged, which is
             then renamed.
+          frozen: frozen parameters of a new state. Where they have the digests of the saved ones
+            they are taken, and those are not read.
 
         Raises:
           UserError: no checkpoint, one of another stage or another model, or a damaged one. Nothing
@@ -140,7 +167,7 @@ class Checkpointer:
         damaged: dict[int, DamagedCheckpoint] = {}
         for step in reversed(steps):
             try:
-                restored = self._read(step, abstract_state, data)
+                restored = self._read(step, abstract_state, data, frozen or {})
             except DamagedCheckpoint as error:
                 damaged[step] = error
                 if fallback:
@@ -156,17 +183,45 @@ class Checkpointer:
             "start the run afresh in another --workdir"
         )
 
-    def close(self) -> None:
-        """Releases Orbax's threads."""
-        self._orbax.close()
+    def close(self, wait: bool = True) -> None:
+        """Waits for the step that is being written, and releases Orbax's threads.
 
-    def _read(self, step: int, abstract_state: TrainState, data: grain.DatasetIterator) -> Restored:
+        Other processes need not call this at the same time.
+
+        Args:
+          wait: False leaves a step that is being written unfinished.
+
+        Raises:
+          UserError: see ``check``.
+        """
+        saving, self._saving = self._saving, None
+        if saving is not None and not wait:
+            return
+        try:
+            if saving is not None:
+                saving.call.wait()
+        finally:
+            self._orbax.close()
+
+    def _read(
+        self,
+        step: int,
+        abstract_state: TrainState,
+        data: grain.DatasetIterator,
+        frozen: Params,
+    ) -> Restored:
         """Reads one step; ``data`` moves only once everything is known to be as it was written."""
         # Refuse what does not fit before any array is read.
         folder = self.folder / str(step)
         check_inventory(folder)
         manifest = read_manifest(folder)
         self._check_compatible(folder, manifest, abstract_state)
+
+        # What is beside the step folder, and what is in it.
+        beside = abstract_state.frozen if manifest.frozen else {}
+        if beside:
+            frozen = self._read_frozen(folder, manifest, abstract_state.frozen, frozen)
+            abstract_state = abstract_state.with_frozen({})
 
         # Orbax raises errors of many kinds over a damaged file.
         args = ocp.args.Composite(
@@ -197,7 +252,22 @@ class Checkpointer:
             raise
         except Exception as error:
             raise DamagedCheckpoint(folder, describe_error(error)) from error
-        return Restored(step, restored.state, tuple(notes))
+        state = restored.state.with_frozen(frozen) if beside else restored.state
+        return Restored(step, state, tuple(notes))
+
+    def _read_frozen(
+        self, folder: Path | epath.Path, manifest: Manifest, shapes: Params, frozen: Params
+    ) -> Params:
+        """``frozen`` where it has the digests of the saved parameters, else these."""
+        named = {f"{FROZEN} {name}": leaf for name, leaf in frozen.items()}
+        sums = {name: checksum.digest for name, checksum in checksums(named).items()}
+        saved = manifest.arrays or {}
+        if sums == {name: text for name, text in saved.items() if name.startswith(f"{FROZEN} ")}:
+            return frozen
+
+        read = read_frozen(folder, manifest, {FROZEN: shapes})[FROZEN]
+        manifest.check_arrays(folder, {f"{FROZEN} {name}": leaf for name, leaf in read.items()})
+        return read
 
     def _check_compatible(
         self, folder: Path | epath.Path, manifest: Manifest, abstract_state: TrainState

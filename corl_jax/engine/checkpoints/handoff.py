@@ -17,14 +17,19 @@ from etils import epath
 from corl_jax.core import trees
 from corl_jax.core.errors import UserError, describe_error
 from corl_jax.core.types import Params
-from corl_jax.engine.checkpoints.abandoned_tasks import hidden_abandoned_tasks
+from corl_jax.engine.checkpoints.frozen_params import (
+    FROZEN,
+    frozen_folder,
+    read_frozen,
+    restore_arrays,
+)
 from corl_jax.engine.checkpoints.inventory import DamagedCheckpoint, check_inventory
 from corl_jax.engine.checkpoints.manifest import Manifest, read_manifest
 from corl_jax.engine.checkpoints.step_folders import latest_step
 from corl_jax.engine.remote_workdir import CHECKPOINTS, is_address
 
 # The fields of ``TrainState`` that hold parameters.
-PARTS = ("trainable", "frozen")
+PARTS = ("trainable", FROZEN)
 
 # Parameter path to shape and dtype.
 Shapes = dict[str, jax.ShapeDtypeStruct]
@@ -104,18 +109,24 @@ def load_params(
     if not targets:
         return {}
 
-    restored = _restore(folder, targets)
+    # Frozen ones may be in a folder of their own.
+    manifest = read_manifest(folder)
+    beside = {FROZEN: targets.pop(FROZEN)} if manifest.frozen and FROZEN in targets else {}
+    restored = restore_arrays(folder, targets) if targets else {}
+    if beside:
+        restored |= read_frozen(folder, manifest, beside)
     params = {name: restored[part_of[name]][name] for name in abstract_params}
 
-    _check_digests(folder, params, part_of)
+    _check_digests(folder, manifest, params, part_of)
 
     # Only now the dtype, since the digest is of the saved bits.
     return {name: leaf.astype(abstract_params[name].dtype) for name, leaf in params.items()}
 
 
-def _check_digests(folder: Path | epath.Path, params: Params, part_of: dict[str, str]) -> None:
+def _check_digests(
+    folder: Path | epath.Path, manifest: Manifest, params: Params, part_of: dict[str, str]
+) -> None:
     """Raises DamagedCheckpoint unless the parameters are as they were saved, and finite."""
-    manifest = read_manifest(folder)
     manifest.check_arrays(folder, {f"{part_of[name]} {name}": params[name] for name in params})
 
     # An older version has one digest of all parameters, for a host that has all of them.
@@ -150,40 +161,21 @@ def _check_shapes(
             )
 
 
-def _restore(folder: Path | epath.Path, targets: dict[str, dict[str, Any]]) -> dict[str, Params]:
-    """Reads arrays by part and path, each with its target's sharding.
-
-    Raises:
-      UserError: the checkpoint is damaged.
-    """
-    # A partial restore: only the named arrays, each straight into its shards.
-    args = ocp.args.PyTreeRestore(
-        item=targets,
-        restore_args=ocp.checkpoint_utils.construct_restore_args(targets),
-        partial_restore=True,
-    )
-    try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader, hidden_abandoned_tasks():
-            return reader.restore(folder / "state", args=args)
-    except Exception as error:
-        # Shapes were checked before, so whatever Orbax raises now is about the files.
-        raise DamagedCheckpoint(folder, describe_error(error)) from error
-
-
 def _shapes_by_part(folder: Path | epath.Path) -> dict[str, Shapes]:
     """Shapes and dtypes of the saved parameters, by part and path."""
     check_inventory(folder)
 
     # Only Orbax's metadata are read, which are small.
     shapes: dict[str, Shapes] = {}
-    try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            tree = reader.metadata(folder / "state").item_metadata.tree
-        for part in PARTS:
+    folders = dict.fromkeys(PARTS, folder) | {FROZEN: frozen_folder(folder, read_manifest(folder))}
+    for part, part_folder in folders.items():
+        try:
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+                tree = reader.metadata(part_folder / "state").item_metadata.tree
             shapes[part] = {
                 name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
                 for name, leaf in tree[part].items()
             }
-    except Exception as error:
-        raise DamagedCheckpoint(folder, describe_error(error)) from error
+        except Exception as error:
+            raise DamagedCheckpoint(folder, describe_error(error)) from error
     return shapes

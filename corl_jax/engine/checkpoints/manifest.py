@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -21,10 +22,11 @@ from corl_jax import __version__
 from corl_jax.core import trees
 from corl_jax.core.checks.json_object import JsonObject
 from corl_jax.core.checks.json_reader import parse_json
-from corl_jax.core.checksums import checksums
+from corl_jax.core.checksums import Checksum, checksums
 from corl_jax.core.errors import UserError
 from corl_jax.engine.checkpoints.inventory import DamagedCheckpoint
-from corl_jax.engine.state import TrainState, named_arrays
+from corl_jax.engine.checkpoints.step_folders import FROZEN_NAME
+from corl_jax.engine.state import TrainState
 
 # Path of the manifest inside a step folder.
 MANIFEST_FILE = Path("manifest") / "manifest.json"
@@ -51,6 +53,8 @@ class Manifest:
       arrays: every array of the train state by name, with the digest of ``core.checksums``.
       data_digest: hash of the position in the data.
       inputs: what the run was started from, as JSON; see ``RunIdentity``.
+      frozen: name of the folder beside the step folder that has the frozen parameters; None where
+        there are none, and where an older version wrote them into the step folder.
       digest: hash of all other fields.
     """
 
@@ -63,6 +67,7 @@ class Manifest:
     arrays: dict[str, str] | None = None
     data_digest: str | None = None
     inputs: dict[str, Any] | None = None
+    frozen: str | None = None
     digest: str | None = None
 
     def check_arrays(self, folder: Path | epath.Path, arrays: Mapping[str, jax.Array]) -> None:
@@ -101,14 +106,23 @@ class RunIdentity:
 
 
 def make_manifest(
-    identity: RunIdentity, step: int, state: TrainState, position: Mapping[str, Any]
+    identity: RunIdentity,
+    step: int,
+    state: TrainState,
+    position: Mapping[str, Any],
+    sums: Mapping[str, Checksum],
+    frozen: str | None = None,
 ) -> Manifest:
-    """The manifest of a state after ``step`` steps; all processes call this.
+    """The manifest of a state after ``step`` steps.
+
+    Args:
+      identity, step, state, position: what is described.
+      sums: the checksums of all arrays of ``state``.
+      frozen: see ``Manifest``.
 
     Raises:
       UserError: an array of the state is not finite, so it must not be saved.
     """
-    sums = checksums(named_arrays(state))
     if broken := [name for name, checksum in sums.items() if not checksum.is_finite]:
         raise UserError(
             f"step {step} cannot be saved: {broken[0]} {NOT_FINITE}. Earlier checkpoints are kept; "
@@ -129,6 +143,7 @@ def make_manifest(
         arrays={name: checksum.digest for name, checksum in sums.items()},
         data_digest=json_digest(position),
         inputs=identity.inputs,
+        frozen=frozen,
     )
     return dataclasses.replace(manifest, digest=_digest_of_fields(manifest))
 
@@ -179,6 +194,10 @@ def _parse_manifest(content: bytes) -> Manifest:
     if unknown := sorted(manifest.entries.keys() - fields):
         raise UserError(f"{label} must have the keys {', '.join(sorted(fields))}; got {unknown[0]}")
 
+    frozen = manifest.optional_text("frozen")
+    if frozen is not None and not re.fullmatch(FROZEN_NAME, frozen):
+        raise UserError(f"{label}: frozen must match {FROZEN_NAME}; got {frozen!r}. {advice}")
+
     versions, arrays = manifest.block("versions"), manifest.optional_block("arrays")
     inputs = manifest.optional_block("inputs")
     return Manifest(
@@ -191,10 +210,15 @@ def _parse_manifest(content: bytes) -> Manifest:
         arrays={name: arrays.text(name) for name in arrays.entries} or None,
         data_digest=manifest.optional_text("data_digest"),
         inputs=dict(inputs.entries) if manifest.has("inputs") else None,
+        frozen=frozen,
         digest=manifest.optional_text("digest"),
     )
 
 
 def _digest_of_fields(manifest: Manifest) -> str:
     """Hash of all fields but ``digest``."""
-    return json_digest(dataclasses.asdict(dataclasses.replace(manifest, digest=None)))
+    fields = dataclasses.asdict(dataclasses.replace(manifest, digest=None))
+    # Older versions did not have it.
+    if manifest.frozen is None:
+        del fields["frozen"]
+    return json_digest(fields)

@@ -7,17 +7,25 @@ disk is full, therefore leaves nothing that looks like a checkpoint, and has los
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import orbax.checkpoint as ocp
 from etils import epath
 
 from corl_jax.core.files import name_write_errors, sync
-from corl_jax.engine.checkpoints.inventory import complete_folder
+from corl_jax.engine.checkpoints.inventory import (
+    DamagedCheckpoint,
+    check_inventory,
+    complete_folder,
+)
 from corl_jax.engine.remote_workdir import CHECKPOINTS, is_address
 
 # After the number of a step: it is being written; it was damaged, and the run went on without it.
 UNFINISHED, SET_ASIDE = ".part", ".damaged"
+
+FROZEN_NAME = r"frozen-[0-9a-f]{16}"
+"""Name of a folder beside those of the steps, with parameters that no step changes: a hash of them."""
 
 
 def saved_steps(folder: Path | epath.Path) -> list[int]:
@@ -48,15 +56,33 @@ def make_clean_folder(folder: Path | epath.Path) -> None:
         # A bucket has no empty folders.
         for path in folder.iterdir() if folder.is_dir() else ():
             # Orbax adds an ending of its own while it writes.
-            is_unfinished = path.name.partition(".")[0].isdigit() and path.suffix != SET_ASIDE
-            if is_unfinished and path.name not in complete and path.is_dir():
+            name, _, ending = path.name.partition(".")
+            is_step = name.isdigit() and path.suffix != SET_ASIDE and path.name not in complete
+            is_frozen = bool(ending) and re.fullmatch(FROZEN_NAME, name) is not None
+            if (is_step or is_frozen) and path.is_dir():
                 epath.Path(path).rmtree()
 
 
-def unfinished_folder(folder: Path | epath.Path, step: int) -> Path | epath.Path:
-    """Where ``step`` is written before it is complete."""
+def unfinished_folder(folder: Path | epath.Path, name: int | str) -> Path | epath.Path:
+    """Where a step, or the frozen parameters of that name, are written before they are complete."""
     # Objects in a bucket cannot be renamed at once; Orbax marks the folder when it is complete.
-    return folder / (str(step) if is_address(folder) else f"{step}{UNFINISHED}")
+    return folder / (str(name) if is_address(folder) else f"{name}{UNFINISHED}")
+
+
+def finish_folder(folder: Path | epath.Path, name: int | str) -> None:
+    """Gives what was written as ``unfinished_folder`` its name, once all of it is on the disk.
+
+    Raises:
+      UserError: the disk is full or broken.
+    """
+    # Objects in a bucket are complete or absent, so they need no inventory.
+    if is_address(folder):
+        return
+    with name_write_errors(Path(folder) / str(name)):
+        written = Path(unfinished_folder(folder, name))
+        complete_folder(written)
+        written.rename(folder / str(name))
+        sync(Path(folder))
 
 
 def finish_step(folder: Path | epath.Path, step: int, keep: int) -> None:
@@ -65,15 +91,22 @@ def finish_step(folder: Path | epath.Path, step: int, keep: int) -> None:
     Raises:
       UserError: the disk is full or broken.
     """
-    written = unfinished_folder(folder, step)
+    finish_folder(folder, step)
     with name_write_errors(Path(folder) / str(step)):
-        # Objects in a bucket are complete or absent, so they need no inventory.
-        if not is_address(folder):
-            complete_folder(Path(written))
-            written.rename(folder / str(step))
-            sync(Path(folder))
         for number in saved_steps(folder)[:-keep]:
             epath.Path(folder / str(number)).rmtree()
+
+
+def is_frozen_folder_whole(folder: Path | epath.Path, name: str) -> bool:
+    """Whether the frozen parameters of that name are written, and none of their files is damaged."""
+    frozen = folder / name
+    if not frozen.is_dir() or not ocp.utils.is_checkpoint_finalized(epath.Path(frozen)):
+        return False
+    try:
+        check_inventory(frozen)
+    except DamagedCheckpoint:
+        return False
+    return True
 
 
 def set_aside(folder: Path | epath.Path, step: int) -> None:

@@ -23,7 +23,7 @@ from corl_jax.core.types import Params, PromptBatch, Record, Rewards
 from corl_jax.data.sources.base import SelectedRecords
 from corl_jax.objectives.advantages import zero_std_groups
 from corl_jax.stages.rl.reward_step import RewardScorer, ScoredRollouts
-from corl_jax.stages.rl.rollouts import RolloutBatch, RolloutSampler
+from corl_jax.stages.rl.rollouts import RolloutSampler
 from corl_jax.tasks.joint import JointPrompts
 
 T = TypeVar("T")
@@ -63,6 +63,11 @@ class DynamicSampling:
             rounds += 1
             records = self.round_records(scored.batch.step, rounds)
             extra = self.sample_again(params, records, scored.batch.step, rounds, tuple(missing))
+            scored = dataclasses.replace(
+                scored,
+                batch=scored.batch.with_times_of(extra.batch),
+                seconds=scored.seconds + extra.seconds,
+            )
             extra_zero_std = self.zero_std_groups(extra.rewards)
             for task, flags in missing.items():
                 source = replacements(flags, ~extra_zero_std[task])
@@ -76,7 +81,9 @@ class DynamicSampling:
         # The same placement in every step, whether groups were replaced or not.
         rollouts = sharder.put_batch(scored.batch.rollouts)
         batch = dataclasses.replace(scored.batch, rollouts=rollouts)
-        return ScoredRollouts(batch, sharder.local_rows(rollouts), scored.rewards, metrics)
+        return dataclasses.replace(
+            scored, batch=batch, local_rollouts=sharder.local_rows(rollouts), metrics=metrics
+        )
 
     def zero_std_groups(self, rewards: Mapping[str, Rewards]) -> dict[str, np.ndarray]:
         """Task to bool ``[B]``, the groups whose rewards are all equal."""
@@ -145,12 +152,12 @@ class DynamicSampling:
             _replace_host_groups(old_rewards.matrix, new_rewards.matrix, source),
             _replace_host_groups(old_rewards.total, new_rewards.total, source),
         )
-        batch = RolloutBatch(
-            scored.batch.step,
-            scored.batch.prompts | {task: PromptBatch(new_prompts, new_records)},
-            scored.batch.rollouts | {task: rollout},
+        batch = dataclasses.replace(
+            scored.batch,
+            prompts=scored.batch.prompts | {task: PromptBatch(new_prompts, new_records)},
+            rollouts=scored.batch.rollouts | {task: rollout},
         )
-        return ScoredRollouts(batch, scored.local_rollouts, scored.rewards | {task: rewards})
+        return dataclasses.replace(scored, batch=batch, rewards=scored.rewards | {task: rewards})
 
 
 def replacements(missing: np.ndarray, available: np.ndarray) -> np.ndarray:

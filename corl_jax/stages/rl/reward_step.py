@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,12 +33,14 @@ class ScoredRollouts:
       local_rollouts: task to this process's rows, on the host.
       rewards: task to the rewards of all samples, the same on every process.
       metrics: to log.
+      seconds: that the host took for the rewards, without waiting for rollouts.
     """
 
     batch: RolloutBatch
     local_rollouts: dict[str, Rollout]
     rewards: dict[str, Rewards]
     metrics: HostMetrics = dataclasses.field(default_factory=dict)
+    seconds: float = 0.0
 
 
 class RewardScorer:
@@ -71,11 +74,13 @@ class RewardScorer:
 
     def score_rollouts(self, params: Params, batch: RolloutBatch) -> ScoredRollouts:
         """Rewards of a whole step, task by task as the devices finish its rollouts."""
-        local_rollouts, rewards = {}, {}
+        local_rollouts, rewards, seconds = {}, {}, 0.0
         for task, rollout in batch.rollouts.items():
             local_rollouts[task] = self.setup.sharder.local_rows(rollout)
+            begin = time.perf_counter()
             rewards[task] = self.score_task(params, task, batch.prompts[task], local_rollouts[task])
-        return ScoredRollouts(batch, local_rollouts, rewards)
+            seconds += time.perf_counter() - begin
+        return ScoredRollouts(batch, local_rollouts, rewards, seconds=seconds)
 
     def score_task(
         self, params: Params, task: str, prompts: PromptBatch, local_rollout: Rollout

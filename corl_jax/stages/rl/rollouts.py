@@ -8,12 +8,14 @@ devices, each prompt is repeated ``f`` times with ``G / f`` samples each, so tha
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Float
 
+from corl_jax.core.device_clock import DEVICE_CLOCK, DeviceTime
 from corl_jax.core.rng import sample_keys, stream
 from corl_jax.core.types import Params, PromptBatch, Rollout
 from corl_jax.engine.state import TrainState, merge
@@ -30,11 +32,28 @@ class RolloutBatch:
       step: the step that they are for.
       prompts: task to its prompts, on the mesh.
       rollouts: task to its samples, on the mesh.
+      times: task to what the devices took to sample them, those included that were replaced.
     """
 
     step: int
     prompts: dict[str, PromptBatch]
     rollouts: dict[str, Rollout]
+    times: dict[str, tuple[DeviceTime, ...]] = dataclasses.field(default_factory=dict)
+
+    def with_times_of(self, other: RolloutBatch) -> RolloutBatch:
+        """The same batch, with the times of ``other`` beside those it has."""
+        times = {
+            task: (*self.times.get(task, ()), *other.times.get(task, ()))
+            for task in self.times | other.times
+        }
+        return dataclasses.replace(self, times=times)
+
+    def seconds(self) -> dict[str, float]:
+        """Columns with the seconds of each task's rollouts; waits for them."""
+        return {
+            f"time/rollout_{task}": sum(timing.seconds() for timing in timings)
+            for task, timings in self.times.items()
+        }
 
 
 class RolloutSampler:
@@ -110,11 +129,13 @@ class RolloutSampler:
 
         # Nothing here waits: rollouts are futures until somebody reads them.
         sampler_params = self.quantize(params)
-        rollouts = {
-            task: self.sample_task(sampler_params, task, batch, step, stream_prefix)
-            for task, batch in on_mesh.items()
-        }
-        return RolloutBatch(step, on_mesh, rollouts)
+        rollouts: dict[str, Rollout] = {}
+        times: dict[str, tuple[DeviceTime, ...]] = {}
+        for task, batch in on_mesh.items():
+            begin = time.perf_counter()
+            rollouts[task] = self.sample_task(sampler_params, task, batch, step, stream_prefix)
+            times[task] = (DEVICE_CLOCK.time(begin, rollouts[task].log_probs),)
+        return RolloutBatch(step, on_mesh, rollouts, times)
 
     def sample_task(
         self, params: Params, task: str, batch: PromptBatch, step: int, stream_prefix: str = ""

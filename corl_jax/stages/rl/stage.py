@@ -312,6 +312,7 @@ class RlStage:
         local_rollouts, prompts = scored.local_rollouts, rollout_batch.prompts
         metrics = self.reward_scorer.metrics(rewards) | scored.metrics | penalty_metrics
         metrics |= self.completion_lengths(local_rollouts) | difficulty_metrics | history_metrics
+        metrics |= rollout_batch.seconds() | {"time/rewards": scored.seconds}
         del params, rollout_batch, scored  # the update needs their memory
 
         # The update, once or several times on the same rollouts.
