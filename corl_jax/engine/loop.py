@@ -14,7 +14,6 @@ import jax
 from PIL import Image
 
 from corl_jax.core.checks.json_object import JsonObject
-from corl_jax.core.device_clock import DEVICE_CLOCK, DeviceTime
 from corl_jax.core.errors import SharedError, StopRequested, UserError
 from corl_jax.core.numerics import Metrics
 from corl_jax.core.processes.agreement import on_all_processes
@@ -24,6 +23,7 @@ from corl_jax.engine.alarms import SKIPPED_UPDATES, AlarmConfig
 from corl_jax.engine.checkpoints.checkpoint import Checkpointer
 from corl_jax.engine.checkpoints.manifest import RunIdentity
 from corl_jax.engine.checkpoints.step_folders import saved_steps
+from corl_jax.engine.device_clock import DEVICE_CLOCK, DeviceTime
 from corl_jax.engine.hooks import Hook, Preempted, Preemption
 from corl_jax.engine.optim import Optimizer
 from corl_jax.engine.recorder import Recorder

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.microbatches import check_rows, split_rows
 from corl_jax.core.numerics import Metrics, Weighted
 from corl_jax.core.types import Params
 from corl_jax.engine.alarms import SKIPPED_UPDATES
@@ -143,30 +144,6 @@ def gradients(
         return jax.tree.map(jnp.add, total, of_part(part)), None
 
     return jax.lax.scan(add_part, zeros, parts)[0]
-
-
-def check_rows(batch: Any, microbatches: int) -> None:
-    """Raises UserError naming the first leaf of ``batch`` whose rows do not divide."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
-        if leaf.ndim == 0 or leaf.shape[0] % microbatches:
-            raise UserError(
-                f"batch{jax.tree_util.keystr(path)} of shape {tuple(leaf.shape)} must divide into "
-                f"{microbatches} micro-batches; choose a number that divides its rows"
-            )
-
-
-def split_rows(batch: Any, microbatches: int) -> Any:
-    """Every leaf ``[N, ...]`` as ``[microbatches, N / microbatches, ...]``.
-
-    Micro-batch ``i`` takes the rows ``i, i + microbatches, ...``: with such a stride each one is
-    spread over the devices like the whole batch, without moving data.
-    """
-
-    def split(leaf: jax.Array) -> jax.Array:
-        rows = leaf.shape[0] // microbatches
-        return jnp.swapaxes(leaf.reshape(rows, microbatches, *leaf.shape[1:]), 0, 1)
-
-    return jax.tree.map(split, batch)
 
 
 def _all_finite(tree: Any) -> jax.Array:

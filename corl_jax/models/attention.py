@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float
 from corl_jax.models.attention_kernels import attend, kernels
 from corl_jax.models.kv_cache import Index, KVCache
 from corl_jax.models.layers import RotaryAngles, apply_rotary, linear
+from corl_jax.models.products import round_to
 from corl_jax.models.shared_prefix import attend_shared_prefix, attend_shared_prefix_causally
 
 
@@ -34,19 +35,44 @@ class SelfAttention(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.heads, self.kv_heads, self.head_size, self.kernel = heads, kv_heads, head_size, kernel
+        self.dtype = dtype
 
         # Heads are sharded over the tensor axis; a device computes the attention of its own heads.
         self.q_proj = linear(
-            width, heads * head_size, ("embed", "heads"), bias=False, dtype=dtype, rngs=rngs
+            width,
+            heads * head_size,
+            ("embed", "heads"),
+            bias=False,
+            dtype=dtype,
+            rngs=rngs,
+            wide=True,
         )
         self.k_proj = linear(
-            width, kv_heads * head_size, ("embed", "kv_heads"), bias=False, dtype=dtype, rngs=rngs
+            width,
+            kv_heads * head_size,
+            ("embed", "kv_heads"),
+            bias=False,
+            dtype=dtype,
+            rngs=rngs,
+            wide=True,
         )
         self.v_proj = linear(
-            width, kv_heads * head_size, ("embed", "kv_heads"), bias=False, dtype=dtype, rngs=rngs
+            width,
+            kv_heads * head_size,
+            ("embed", "kv_heads"),
+            bias=False,
+            dtype=dtype,
+            rngs=rngs,
+            wide=True,
         )
         self.o_proj = linear(
-            heads * head_size, width, ("heads", "embed"), bias=False, dtype=dtype, rngs=rngs
+            heads * head_size,
+            width,
+            ("heads", "embed"),
+            bias=False,
+            dtype=dtype,
+            rngs=rngs,
+            wide=True,
         )
 
     def __call__(
@@ -134,7 +160,7 @@ class SelfAttention(nnx.Module):
     def _project(
         self, x_NLD: Float[Array, "N L D"], rope: RotaryAngles
     ) -> tuple[Float[Array, "N L H C"], Float[Array, "N L K C"], Float[Array, "N L K C"]]:
-        """Queries, keys and values; queries and keys are rotated."""
+        """Queries, keys and values; queries and keys are rotated in float32, and rounded once."""
         rows, length, _ = x_NLD.shape
 
         # Values have no position, so they are not rotated.
@@ -143,10 +169,14 @@ class SelfAttention(nnx.Module):
         k_NLKC = self.k_proj(x_NLD).reshape(rows, length, self.kv_heads, self.head_size)
         k_NLKC = apply_rotary(k_NLKC, *rope)
         v_NLKC = self.v_proj(x_NLD).reshape(rows, length, self.kv_heads, self.head_size)
-        return q_NLHC, k_NLKC, v_NLKC
+        return (
+            round_to(q_NLHC, self.dtype),
+            round_to(k_NLKC, self.dtype),
+            round_to(v_NLKC, self.dtype),
+        )
 
     def _output(self, mixed_NLHC: Float[Array, "N L H C"]) -> Float[Array, "N L D"]:
-        """The output projection of all heads together."""
+        """The output projection of all heads together, in float32."""
         return self.o_proj(mixed_NLHC.reshape(*mixed_NLHC.shape[:2], -1))
 
 

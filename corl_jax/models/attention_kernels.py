@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float
 from corl_jax.core.errors import UserError
 from corl_jax.core.registry import Registry
 from corl_jax.core.sharding import active_sharder
+from corl_jax.models.products import round_to, wide_einsum
 
 Queries: TypeAlias = Float[Array, "N L H C"]
 KeysOrValues: TypeAlias = Float[Array, "N K S C"]
@@ -101,16 +102,21 @@ def attend(
     q_NKMC = jnp.moveaxis(q_NLKQC, 1, 3).reshape(rows, kv_heads, -1, size)
 
     # Logits and softmax are float32 whatever the inputs are; M is split so that the mask fits.
-    logits_NKMS = jnp.einsum("NKMC,NKSC->NKMS", q_NKMC, k_NKSC, preferred_element_type=jnp.float32)
+    logits_NKMS = wide_einsum("NKMC,NKSC->NKMS", q_NKMC, k_NKSC)
     logits_NKQLS = logits_NKMS.reshape(rows, kv_heads, -1, length, kv_length)
     if mask_NLS is not None:
         # The lowest number instead of -inf, with which an empty row would give NaN.
         low = jnp.finfo(jnp.float32).min
         logits_NKQLS = jnp.where(mask_NLS[:, None, None], logits_NKQLS, low)
-    weights_NKQLS = jax.nn.softmax(logits_NKQLS, axis=-1).astype(v_NKSC.dtype)
+    # The weights are rounded before they are normalized, as behind a shared prefix: so both round
+    # the same numbers.
+    largest_NKQL1 = jnp.max(logits_NKQLS, -1, keepdims=True)
+    weights_NKQLS = jnp.exp(logits_NKQLS - largest_NKQL1)
+    total_NKM1 = jnp.sum(weights_NKQLS, -1).reshape(rows, kv_heads, -1, 1)
 
-    weights_NKMS = weights_NKQLS.reshape(rows, kv_heads, -1, kv_length)
-    mixed_NKMC = jnp.einsum("NKMS,NKSC->NKMC", weights_NKMS, v_NKSC)
+    weights_NKMS = round_to(weights_NKQLS, v_NKSC.dtype).reshape(rows, kv_heads, -1, kv_length)
+    mixed_NKMC = wide_einsum("NKMS,NKSC->NKMC", weights_NKMS, v_NKSC) / total_NKM1
+    mixed_NKMC = round_to(mixed_NKMC, v_NKSC.dtype)
     mixed_NKQLC = mixed_NKMC.reshape(rows, kv_heads, -1, length, size)
     return jnp.moveaxis(mixed_NKQLC, 3, 1).reshape(rows, length, heads, size)
 

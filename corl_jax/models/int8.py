@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from corl_jax.core.types import pytree
+from corl_jax.models.layers import is_wide
 
 
 @pytree()
@@ -50,16 +51,18 @@ class Int8Linear(nnx.Module):
         # Axis -2 of a kernel counts inputs: with their maximum each output gets a scale of its own.
         kernel = Int8.quantize(linear.kernel[...], -2)
         self.dtype = linear.dtype
+        self.is_wide = is_wide(linear)
         self.kernel = nnx.Param(kernel.values)
         self.scale = nnx.Param(kernel.scale)
 
     def __call__(self, x: Float[Array, "... A"]) -> Float[Array, "... E"]:
-        """``[..., inputs]`` to ``[..., outputs]``; the product accumulates in float32."""
+        """``[..., inputs]`` to ``[..., outputs]``, in float32 where the map it replaces gives it."""
         kernel_AE = self.kernel[...].astype(self.dtype)
         product = jnp.dot(x.astype(self.dtype), kernel_AE, preferred_element_type=jnp.float32)
 
         # A scale per output can be multiplied after the product, so the kernel is read as int8.
-        return (product * self.scale[0]).astype(self.dtype)
+        scaled = product * self.scale[0]
+        return scaled if self.is_wide else scaled.astype(self.dtype)
 
 
 def quantize_int8(model: Any, *, weights: bool, cache: bool) -> Any:

@@ -25,6 +25,7 @@ from corl_jax.models.layers import (
     stack,
     unstack,
 )
+from corl_jax.models.products import round_to
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +60,24 @@ def decodes_separately(cfg: DecoderConfig, dtype: DTypeLike, platform: str) -> b
     return platform == "gpu" and elements * jnp.dtype(dtype).itemsize >= MIN_SEPARATE_BYTES
 
 
-def rms_norm(width: int, eps: float, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.RMSNorm:
-    """Root-mean-square norm; the variance is computed in float32."""
-    return nnx.RMSNorm(
-        width, epsilon=eps, dtype=dtype, rngs=rngs, scale_metadata={"logical": ("norm",)}
-    )
+class RmsNorm(nnx.RMSNorm):
+    """Root-mean-square norm, computed in float32 and rounded to ``dtype`` once."""
+
+    def __init__(self, width: int, eps: float, dtype: DTypeLike, rngs: nnx.Rngs):
+        super().__init__(
+            width,
+            epsilon=eps,
+            dtype=jnp.float32,
+            rngs=rngs,
+            scale_metadata={"logical": ("norm",)},
+        )
+        self.output_dtype = dtype
+
+    def __call__(
+        self, x: Float[Array, "... D"], mask: Bool[Array, "... D"] | None = None
+    ) -> Float[Array, "... D"]:
+        """``[..., D]`` to ``[..., D]``."""
+        return round_to(super().__call__(x, mask=mask), self.output_dtype)
 
 
 class Block(nnx.Module):
@@ -71,7 +85,7 @@ class Block(nnx.Module):
 
     def __init__(self, cfg: DecoderConfig, attention: str, dtype: DTypeLike, rngs: nnx.Rngs):
         # Attention.
-        self.input_norm = rms_norm(cfg.width, cfg.norm_eps, dtype, rngs)
+        self.input_norm = RmsNorm(cfg.width, cfg.norm_eps, dtype, rngs)
         self.attention = SelfAttention(
             cfg.width,
             cfg.heads,
@@ -84,15 +98,15 @@ class Block(nnx.Module):
 
         # SwiGLU. The tensor axis shards the hidden units: the outputs of gate and up, the inputs of
         # down. So a device never needs the hidden units of another.
-        self.mlp_norm = rms_norm(cfg.width, cfg.norm_eps, dtype, rngs)
+        self.mlp_norm = RmsNorm(cfg.width, cfg.norm_eps, dtype, rngs)
         self.gate_proj = linear(
-            cfg.width, cfg.mlp_dim, ("embed", "mlp"), bias=False, dtype=dtype, rngs=rngs
+            cfg.width, cfg.mlp_dim, ("embed", "mlp"), bias=False, dtype=dtype, rngs=rngs, wide=True
         )
         self.up_proj = linear(
-            cfg.width, cfg.mlp_dim, ("embed", "mlp"), bias=False, dtype=dtype, rngs=rngs
+            cfg.width, cfg.mlp_dim, ("embed", "mlp"), bias=False, dtype=dtype, rngs=rngs, wide=True
         )
         self.down_proj = linear(
-            cfg.mlp_dim, cfg.width, ("mlp", "embed"), bias=False, dtype=dtype, rngs=rngs
+            cfg.mlp_dim, cfg.width, ("mlp", "embed"), bias=False, dtype=dtype, rngs=rngs, wide=True
         )
 
     def __call__(
@@ -128,10 +142,11 @@ class Block(nnx.Module):
     ) -> Float[Array, "N L D"]:
         """Adds what attention has mixed to ``x``, and then the MLP of the sum."""
         # Between layers activations are sharded by rows only; the tensor axis is for heads and MLP.
-        x_NLD = constrain(x_NLD + mixed_NLD, "batch")
+        # Products are float32: the sum is rounded once.
+        x_NLD = constrain(round_to(x_NLD + mixed_NLD, x_NLD.dtype), "batch")
         h_NLD = self.mlp_norm(x_NLD)
-        h_NLF = jax.nn.silu(self.gate_proj(h_NLD)) * self.up_proj(h_NLD)
-        return constrain(x_NLD + self.down_proj(h_NLF), "batch")
+        h_NLF = round_to(jax.nn.silu(self.gate_proj(h_NLD)) * self.up_proj(h_NLD), x_NLD.dtype)
+        return constrain(round_to(x_NLD + self.down_proj(h_NLF), x_NLD.dtype), "batch")
 
 
 class LanguageModel(nnx.Module):
@@ -172,9 +187,15 @@ class LanguageModel(nnx.Module):
         )
         # One module for all layers, so that a scan traces and compiles a single layer.
         self.layers = stack(lambda layer: Block(cfg, attention, dtype, layer), cfg.depth, rngs)
-        self.norm = rms_norm(cfg.width, cfg.norm_eps, dtype, rngs)
+        self.norm = RmsNorm(cfg.width, cfg.norm_eps, dtype, rngs)
         self.lm_head = linear(
-            cfg.width, cfg.vocab_size, ("embed", "vocab"), bias=False, dtype=dtype, rngs=rngs
+            cfg.width,
+            cfg.vocab_size,
+            ("embed", "vocab"),
+            bias=False,
+            dtype=dtype,
+            rngs=rngs,
+            wide=True,
         )
         # Int8 sampling replaces it, see ``int8.quantize_int8``.
         self.cache_dtype = dtype
@@ -272,7 +293,7 @@ class LanguageModel(nnx.Module):
 
     def logits(self, states: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """Text logits in float32."""
-        return self.lm_head(states).astype(jnp.float32)
+        return self.lm_head(states)
 
     def cached(
         self,

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.sharding import all_gather_fsdp
+from corl_jax.models.products import matmul_over_rows, round_to, wide_matmul_over_rows
 
 Carry = TypeVar("Carry")
 
@@ -43,8 +44,12 @@ def linear(
     bias: bool,
     dtype: DTypeLike,
     rngs: nnx.Rngs,
+    wide: bool = False,
 ) -> nnx.Linear:
-    """A linear map whose kernel has the logical ``axes``, and its bias the last of them."""
+    """A linear map whose kernel has the logical ``axes``, and its bias the last of them.
+
+    With ``wide`` it computes in ``dtype`` and returns float32, see ``products.py``.
+    """
     # The bias is sharded as the outputs are.
     return nnx.Linear(
         inputs,
@@ -52,26 +57,22 @@ def linear(
         use_bias=bias,
         dtype=dtype,
         rngs=rngs,
-        dot_general=matmul_over_rows,
+        dot_general=wide_matmul_over_rows if wide else matmul_over_rows,
         kernel_metadata={"logical": axes},
         bias_metadata={"logical": axes[1:]},
     )
 
 
-def matmul_over_rows(
-    x: jax.Array, kernel: jax.Array, dimension_numbers: Any, **kwargs: Any
-) -> jax.Array:
-    """``x @ kernel`` with all leading axes of ``x`` merged; a ``dot_general`` for ``nnx.Linear``.
-
-    Without the merge a CPU needs nearly twice as long for the gradient.
-    """
-    rows = x.reshape(-1, x.shape[-1])
-    product = jax.lax.dot_general(rows, kernel, (((1,), (0,)), ((), ())), **kwargs)
-    return product.reshape(*x.shape[:-1], -1)
+def is_wide(linear_map: nnx.Linear) -> bool:
+    """Whether a map was made ``wide``."""
+    return linear_map.dot_general is wide_matmul_over_rows
 
 
 class Mlp2(nnx.Module):
-    """Linear, exact GELU, linear, with biases: aligners and image head (``modeling_janus.py``)."""
+    """Linear, exact GELU, linear, with biases: aligners and image head (``modeling_janus.py``).
+
+    With ``wide`` it returns float32, and rounds to ``dtype`` only what the second map reads.
+    """
 
     def __init__(
         self,
@@ -82,13 +83,18 @@ class Mlp2(nnx.Module):
         *,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
+        wide: bool = False,
     ):
-        self.fc1 = linear(inputs, hidden, (None, axes[0]), bias=True, dtype=dtype, rngs=rngs)
-        self.fc2 = linear(hidden, outputs, axes, bias=True, dtype=dtype, rngs=rngs)
+        self.dtype = dtype
+        self.fc1 = linear(
+            inputs, hidden, (None, axes[0]), bias=True, dtype=dtype, rngs=rngs, wide=wide
+        )
+        self.fc2 = linear(hidden, outputs, axes, bias=True, dtype=dtype, rngs=rngs, wide=wide)
 
     def __call__(self, x: Float[Array, "... A"]) -> Float[Array, "... E"]:
         """``[..., inputs]`` to ``[..., outputs]``."""
-        return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
+        hidden = jax.nn.gelu(self.fc1(x), approximate=False)
+        return self.fc2(round_to(hidden, self.dtype))
 
 
 def rotary_angles(

@@ -25,7 +25,8 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.rng import stream
 from corl_jax.core.trees import matches
 from corl_jax.core.types import Params
-from corl_jax.models.layers import matmul_over_rows
+from corl_jax.models.layers import is_wide
+from corl_jax.models.products import matmul_over_rows, wide_matmul_over_rows
 
 Module = TypeVar("Module", bound=nnx.Module)
 Leaf = TypeVar("Leaf")
@@ -66,6 +67,7 @@ class LoraLinear(nnx.Module):
 
         # The kernel keeps its path. Zeros only give shapes; ``init_adapters`` makes the numbers.
         self.dtype, self.scale = linear.dtype, lora.scale
+        self.matmul = wide_matmul_over_rows if is_wide(linear) else matmul_over_rows
         self.kernel, self.bias = linear.kernel, linear.bias
         self.lora_a = nnx.Param(jnp.zeros((*stack, inputs, lora.rank)), logical=(input_axis, None))
         self.lora_b = nnx.Param(
@@ -79,8 +81,8 @@ class LoraLinear(nnx.Module):
             for leaf in (x, self.kernel[...], self.lora_a[...], self.lora_b[...])
         )
         # (x A) B instead of x (A B): two thin products instead of a matrix of the kernel's size.
-        base = matmul_over_rows(x, kernel_AE, None)
-        low_rank = matmul_over_rows(matmul_over_rows(x, lora_a_AR, None), lora_b_RE, None)
+        base = self.matmul(x, kernel_AE)
+        low_rank = self.matmul(matmul_over_rows(x, lora_a_AR), lora_b_RE)
         y = base + self.scale * low_rank
         return y if self.bias is None else y + self.bias[...].astype(self.dtype)
 

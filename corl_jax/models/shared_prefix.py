@@ -31,6 +31,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from corl_jax.models.products import round_to, wide_einsum
+
 BLOCK = 144
 """Queries of a row that attend together: a quarter of the 576 tokens of an image."""
 
@@ -71,12 +73,12 @@ def attend_shared_prefix(
     # One matrix product per leading row of the keys, with all queries that read this row as M.
     def attention_logits(q: jax.Array, k: jax.Array, leading: tuple[int, ...]) -> jax.Array:
         q = q.reshape(len(k), kv_heads, -1, size)
-        logits = jnp.einsum("NKMC,NKSC->NKMS", q, k, preferred_element_type=jnp.float32)
+        logits = wide_einsum("NKMC,NKSC->NKMS", q, k)
         return logits.reshape(*leading, heads_per_kv, length, -1)
 
     def mix_values(weights: jax.Array, v: jax.Array, leading: tuple[int, ...]) -> jax.Array:
-        weights = weights.astype(v.dtype).reshape(len(v), kv_heads, -1, v.shape[2])
-        mixed = jnp.einsum("NKMS,NKSC->NKMC", weights, v)
+        weights = round_to(weights, v.dtype).reshape(len(v), kv_heads, -1, v.shape[2])
+        mixed = wide_einsum("NKMS,NKSC->NKMC", weights, v)
         return mixed.reshape(*leading, heads_per_kv, length, size)
 
     # The prefix has a row per prompt, so the samples come after the heads and join M.
@@ -98,11 +100,12 @@ def attend_shared_prefix(
     row_weights = jnp.exp(row_logits_BGKQLS - max_BGKQL[..., None])
     total_BGKQL = jnp.sum(prefix_weights, -1).swapaxes(1, 2) + jnp.sum(row_weights, -1)
 
-    # The weights are normalized last, when the prefix and the row have been added.
+    # The weights are normalized last, when the prefix and the row have been added, and the result
+    # is rounded once.
     mixed_BGKQLC = mix_values(prefix_weights, prefix_v_BKPC, by_prompt).swapaxes(1, 2) + mix_values(
         row_weights, v_NKSC, by_row
     )
-    mixed_BGKQLC = mixed_BGKQLC / total_BGKQL[..., None].astype(v_NKSC.dtype)
+    mixed_BGKQLC = round_to(mixed_BGKQLC / total_BGKQL[..., None], v_NKSC.dtype)
     return jnp.moveaxis(mixed_BGKQLC, 4, 2).reshape(rows, length, heads, size)
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
+from corl_jax.core.microbatches import check_rows, join_rows, split_rows
 from corl_jax.core.per_device import batch_axes_spec, per_device
 from corl_jax.core.sharding import constrain
 from corl_jax.core.trees import bind
@@ -206,8 +207,13 @@ def _log_probs(
     modality: Modality,
     options: LogProbOptions,
 ) -> Float[Array, "B G T"]:
-    model = bind(policy.graphdef, params)
-    log_probs, _ = log_probs_and_entropy(
-        model, prompts, tokens, sampling, policy.ids, modality, options
-    )
-    return log_probs
+    def of_rows(rows: tuple[Prompts, Int[Array, "B G T"]]) -> Float[Array, "B G T"]:
+        model = bind(policy.graphdef, params)
+        log_probs, _ = log_probs_and_entropy(model, *rows, sampling, policy.ids, modality, options)
+        return log_probs
+
+    rows = (prompts, tokens)
+    if options.microbatches == 1:
+        return of_rows(rows)
+    check_rows(rows, options.microbatches)
+    return join_rows(jax.lax.map(of_rows, split_rows(rows, options.microbatches)))

@@ -45,12 +45,16 @@ class LogProbOptions:
       shared_prefix: reads each prompt once for all its completions, otherwise once per completion;
         the same numbers up to rounding.
       chunk_length: completion tokens that have logits at a time, see ``map_in_chunks``; 0 is all.
+      microbatches: parts of the rows, one after another, in ``PolicyFns.log_probs``. Products of the
+        same shapes as in the update add up in the same order, so that in bfloat16, too, an update
+        that changes nothing has the ratio 1.
     """
 
     guided: bool = False
     aligned: bool = True
     shared_prefix: bool = False
     chunk_length: int = 0
+    microbatches: int = 1
 
 
 def log_probs_and_entropy(

@@ -9,11 +9,12 @@ import pytest
 from helpers import apply_update
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.microbatches import join_rows, split_rows
 from corl_jax.core.numerics import Weighted
 from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.engine.optim import OptimConfig, make_optimizer
 from corl_jax.engine.state import abstract, create_state
-from corl_jax.engine.update import make_update, split_rows
+from corl_jax.engine.update import make_update
 
 OPTIMIZER = make_optimizer(OptimConfig(0.01, 10, weight_decay=0.1))
 
@@ -77,6 +78,7 @@ def test_microbatches_equal_one_batch(microbatches):
 def test_split_rows_keeps_every_row_once_and_names_what_does_not_divide():
     split = split_rows({"a": jnp.arange(12).reshape(6, 2), "b": None}, 3)
     assert split["a"].shape == (3, 2, 2) and sorted(split["a"].ravel().tolist()) == list(range(12))
+    np.testing.assert_array_equal(join_rows(split)["a"], jnp.arange(12).reshape(6, 2))
     state, batch = state_and_batch()
     update = make_update(loss, update_algo_state, OPTIMIZER, 5, state)
     with pytest.raises(UserError, match=r"'ask'.*\(32,.*5 micro-batches"):

@@ -111,6 +111,7 @@ class Janus(nnx.Module):
             ("embed", "codes"),
             dtype=dtype,
             rngs=rngs,
+            wide=True,
         )
 
         # Pixels of generated images.
@@ -174,7 +175,7 @@ class Janus(nnx.Module):
 
     def image_logits(self, states: Float[Array, "... D"]) -> Float[Array, "... I"]:
         """``image_head`` in float32."""
-        return self.gen_head(states).astype(jnp.float32)
+        return self.gen_head(states)
 
 
 def abstract(cfg: JanusConfig, lora: Lora | None = None, **options: Any) -> Janus:

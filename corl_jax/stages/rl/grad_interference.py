@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from corl_jax.core.microbatches import check_rows, split_rows
 from corl_jax.core.types import Params, PolicyBatch
 from corl_jax.engine.optim import widen
 from corl_jax.engine.state import TrainState, merge
-from corl_jax.engine.update import check_rows, split_rows
 
 TaskLoss = Callable[[Params, str, PolicyBatch, Any], jax.Array]
 """``(params, task, batch of the task, algo) -> weighted loss``, a sum over rows."""

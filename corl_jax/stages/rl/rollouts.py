@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float
 
-from corl_jax.core.device_clock import DEVICE_CLOCK, DeviceTime
 from corl_jax.core.rng import sample_keys, stream
 from corl_jax.core.types import Params, PromptBatch, Rollout
+from corl_jax.engine.device_clock import DEVICE_CLOCK, DeviceTime
 from corl_jax.engine.state import TrainState, merge
 from corl_jax.sampling.quantized import quantized_policy
 from corl_jax.stages.rl.config import RlConfig
@@ -161,14 +161,15 @@ class RolloutSampler:
     def log_probs(
         self, params: Params, task: str, batch: PromptBatch, rollout: Rollout
     ) -> Float[Array, "B G T"]:
-        """Teacher-forced log-probs of a rollout under ``params``."""
+        """Teacher-forced log-probs of a rollout under ``params``, in the update's micro-batches."""
         policy = self.setup.policy_for(params)
+        options = self.cfg.log_prob_options(task)
         return policy.log_probs(
             params,
             batch.prompts,
             rollout,
             self.cfg.sampling_params(policy, task),
-            self.cfg.log_prob_options(task),
+            dataclasses.replace(options, microbatches=self.microbatches),
         )
 
     def prompt_repeats(self, prompts: int) -> int:

@@ -5,7 +5,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from corl_jax.core.device_clock import DeviceClock
+from corl_jax.engine.device_clock import DeviceClock
 
 
 def test_programs_are_timed_in_order_and_waiting_is_not_counted():
