@@ -123,7 +123,7 @@ def test_log_probs_of_texts_are_the_samplers(
 def test_in_bfloat16_sampler_and_log_probs_stay_together_at_guidance_5(shared_prefix):
     """Rounded as usual, 9 % of the tokens are outside, .065 nats apart (docs/precision.md)."""
     policy = Policy.load("tiny", dtype="bfloat16")
-    captions = [example("test", i).caption for i in range(8)]
+    captions = [example("test", i).prompt for i in range(8)]
     rows = [policy.tokenizer.image_generation_prompt(caption) for caption in captions]
     prompts = Prompts(*left_pad(rows, policy.tokenizer.pad_id))
     sampling = policy.fns.sampling_params("image", guidance=5.0)
