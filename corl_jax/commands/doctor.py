@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import pathlib
+from typing import Annotated
 
-from corl_jax.commands.common import add_policy, check_file, path_flag
+from corl_jax.commands.common import add_policy, check_file, number, path_flag
+from corl_jax.core.checks.config_block import Interval
 from corl_jax.core.files import write_json
+
+FULL_SIZE = ("bfloat16", 5.0)
+"""Dtype and guidance scale of a run at full size."""
+
+MAX_OUTSIDE = 0.01
+"""Share of tokens outside from which weighing them is advised."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +28,18 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             default="same",
             help=f"dtype of the sampler's {name}: the same as the policy's, or int8",
         )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="of a run, for what its rounding costs (default: that of the run in --policy where it "
+        f"is a work directory and names one, else {FULL_SIZE[0]})",
+    )
+    parser.add_argument(
+        "--guidance",
+        type=number(Annotated[float, Interval(ge=0)]),
+        help="scale of classifier-free guidance of a run (default: that of the run in --policy, "
+        f"else {FULL_SIZE[1]:g})",
+    )
     parser.add_argument("--json", type=path_flag, help="also write the result to this file")
 
 
@@ -32,15 +53,21 @@ def run(args: argparse.Namespace) -> int:
 
     from corl_jax.core import provenance
     from corl_jax.evals.config import EvalPolicy
-    from corl_jax.evals.sampler_scorer_gap import TOLERANCE, measure_log_prob_gaps
+    from corl_jax.evals.sampler_scorer_gap import (
+        RATIO_MARGIN,
+        TOLERANCE,
+        measure_log_prob_gaps,
+        measure_rounding_gaps,
+    )
     from corl_jax.sampling.policy import Policy
+
+    dtype, guidance = _run_settings(args)
+    sampler_dtypes = {"weights_dtype": args.rollout_weights, "cache_dtype": args.rollout_cache}
 
     # In float32, where rounding is small enough to tell it from a mistake.
     policy = Policy.load(args.policy, dtype="float32")
     gaps = measure_log_prob_gaps(
-        EvalPolicy(policy.fns, policy.params, policy.tokenizer),
-        weights_dtype=args.rollout_weights,
-        cache_dtype=args.rollout_cache,
+        EvalPolicy(policy.fns, policy.params, policy.tokenizer), **sampler_dtypes
     )
 
     # An int8 sampler is meant to differ from the scorer, so only the two scorers are compared.
@@ -62,6 +89,19 @@ def run(args: argparse.Namespace) -> int:
     if not exact:
         print("sampler-scorer is what rounding to int8 costs, and is held to no limit")
 
+    # What rounding costs in the dtype of a run, whose programs read the same parameters.
+    run_policy = policy.with_dtype(dtype)
+    rounding = measure_rounding_gaps(
+        EvalPolicy(run_policy.fns, run_policy.params, run_policy.tokenizer),
+        guidance,
+        **sampler_dtypes,
+    )
+    print(f"\n{dtype:18} {'mean gap':>14} {f'outside 1+-{RATIO_MARGIN:g}':>14}")
+    for name, cost in rounding.items():
+        print(f"{name:18} {cost.mean:14.2e} {cost.outside:14.2%}")
+    if any(cost.outside > MAX_OUTSIDE for cost in rounding.values()):
+        print("config.rl.loss.importance_cap=2 weighs such tokens in a run")
+
     if args.json is not None:
         values = {
             "max_logprob_gap": gaps.sampler,
@@ -69,8 +109,33 @@ def run(args: argparse.Namespace) -> int:
             "ok": ok,
             "rollout": {"weights": args.rollout_weights, "cache": args.rollout_cache},
             "limit": TOLERANCE,
+            "rounding": {
+                "dtype": dtype,
+                "guidance": guidance,
+                "mean_gap": {name: cost.mean for name, cost in rounding.items()},
+                "outside": {name: cost.outside for name, cost in rounding.items()},
+            },
             "device": device,
             "versions": provenance.versions(),
         }
         write_json(args.json, values)
     return 0 if ok else 1
+
+
+def _run_settings(args: argparse.Namespace) -> tuple[str, float]:
+    """Dtype and guidance scale of the run that is asked about.
+
+    Raises:
+      UserError: a work directory whose config cannot be read.
+    """
+    from corl_jax.report.run_files import read_config
+
+    dtype, guidance = FULL_SIZE
+    folder = pathlib.Path(args.policy)
+    if (folder / "config.json").is_file() and (folder / "checkpoints").is_dir():
+        config = read_config(folder)
+        named_dtype = config.block("model").text("compute_dtype")
+        dtype = dtype if named_dtype == "auto" else named_dtype
+        if config.has("rl"):
+            guidance = config.block("rl").block("rollout").number("guidance_scale")
+    return args.dtype or dtype, guidance if args.guidance is None else args.guidance

@@ -246,18 +246,15 @@ class PolicyBatch:
 class PolicyHandle(Protocol):
     """What a reward function may ask of the policy."""
 
-    def token_states(
-        self, images: np.ndarray, texts: list[str]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Hidden states of images and their texts, with both in one sequence.
+    def matching_scores(self, images: np.ndarray, texts: list[str]) -> np.ndarray:
+        """How well each image and its text match, read in one sequence; see ``objectives.matching``.
 
         Args:
           images: uint8 ``[N, H, W, 3]``.
           texts: ``N`` captions.
 
         Returns:
-          image states ``[N, S, D]``, image mask ``[N, S]``, text states ``[N, L, D]``, text mask
-          ``[N, L]``.
+          float32 ``[N]`` in [-1, 1].
         """
         ...
 

@@ -25,7 +25,7 @@ from corl_jax.reward_models.clip import text_image
 from corl_jax.reward_models.collection import SPECS
 from corl_jax.reward_models.lpips import distance
 from corl_jax.rewards.requirements import model_use_counts, required_models
-from corl_jax.sampling.policy_handle import prompt_states
+from corl_jax.sampling.policy_handle import WIDTH_STEP, prompt_matching
 from corl_jax.stages.rl.stage import RlStage
 
 COMPARED_TEXT_LENGTH = 64
@@ -99,10 +99,14 @@ def _image_rewards(stage: RlStage) -> list[str]:
 
 
 def _image_text_prompts(stage: RlStage, abstract_rows: AbstractRows) -> Prompts:
-    """All images of a step, each in a prompt with a text."""
+    """All images of a step, each in a prompt with a text of ``COMPARED_TEXT_LENGTH``."""
     rollout_cfg, side = stage.cfg.rollout, stage.setup.cfg.image_size
     samples = rollout_cfg.image_prompts * rollout_cfg.group_size
-    shape = (samples, rollout_cfg.text_prompt_length)
+
+    # The template of a question is shorter than a step of widths.
+    needed = stage.setup.cfg.image_tokens + COMPARED_TEXT_LENGTH
+    width = (-(-needed // WIDTH_STEP) + 1) * WIDTH_STEP
+    shape = (samples, min(width, rollout_cfg.text_prompt_length))
     return Prompts(
         tokens=abstract_rows(shape, jnp.int32),
         mask=abstract_rows(shape, jnp.bool_),
@@ -110,9 +114,11 @@ def _image_text_prompts(stage: RlStage, abstract_rows: AbstractRows) -> Prompts:
     )
 
 
-def _trace_states(stage: RlStage, prompts: Prompts) -> jax.stages.Traced:
-    """States of the policy at every prompt token."""
-    return prompt_states.trace(stage.setup.rollout_policy, stage.setup.rollout_param_specs, prompts)
+def _trace_matching(stage: RlStage, prompts: Prompts) -> jax.stages.Traced:
+    """How well images and captions match, by the policy's states."""
+    return prompt_matching.trace(
+        stage.setup.rollout_policy, stage.setup.rollout_param_specs, prompts, prompts.mask
+    )
 
 
 def _trace_answers(stage: RlStage, prompts: Prompts) -> jax.stages.Traced:
@@ -163,7 +169,7 @@ def _trace_lpips(model: LoadedModel, abstract_rows: AbstractRows, rows: int) -> 
     return distance.make_distance_program(model).trace(model.params, images, images)
 
 
-POLICY_PROGRAMS = {"states": _trace_states, "answers": _trace_answers}
+POLICY_PROGRAMS = {"states": _trace_matching, "answers": _trace_answers}
 """Use of the policy (see ``rewards.requirements.model_use_counts``) to its program."""
 
 MODEL_PROGRAMS = {

@@ -50,7 +50,7 @@ def map_in_batches(
     check_failures()
     row_count = len(columns[0])
     rows_per_call = local_rows_per_call(sharder)
-    results: list[np.ndarray] = []
+    dispatched: list[jax.Array] = []
 
     # The program is traced in the first call, and its sharding constraints need the mesh.
     with sharding_context(sharder):
@@ -58,7 +58,8 @@ def map_in_batches(
             # The last call repeats the last row, so that all calls have one shape and one program.
             row_ids = np.minimum(np.arange(start, start + rows_per_call), row_count - 1)
             batch = sharder.put_batch([column[row_ids] for column in columns])
-            results.append(sharder.local_rows(program(*batch)))
+            dispatched.append(program(*batch))
 
-    # Cuts the repeated rows off again.
+    # Results are read once all calls are under way. The repeated rows are cut off again.
+    results = [sharder.local_rows(result) for result in dispatched]
     return np.concatenate(results)[:row_count] if results else np.zeros(0, np.float32)

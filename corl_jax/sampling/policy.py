@@ -101,6 +101,11 @@ class Policy:
         fns = PolicyFns(nnx.split(model)[0], source.cfg, ids)
         return cls(source.cfg, tokenizer, fns, params, sharder=sharder)
 
+    def with_dtype(self, dtype: str) -> Policy:
+        """The same parameters with activations of another dtype, see ``load``."""
+        graphdef = nnx.split(abstract_model(self.cfg, dtype))[0]
+        return dataclasses.replace(self, fns=dataclasses.replace(self.fns, graphdef=graphdef))
+
     def on_devices(self) -> contextlib.AbstractContextManager[Any]:
         """Context in which ``fns`` may be called with ``params``; methods of this class enter it."""
         return contextlib.nullcontext() if self.sharder is None else sharding_context(self.sharder)

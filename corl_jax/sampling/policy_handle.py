@@ -1,4 +1,4 @@
-"""What rewards may ask of the policy: states of images and captions, and answers about images."""
+"""What rewards may ask of the policy: how images and captions match, and answers about images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from corl_jax.core.processes.agreement import check_failures
 from corl_jax.core.rng import sample_keys, stream
@@ -17,8 +17,12 @@ from corl_jax.core.trees import bind
 from corl_jax.core.types import Params, Prompts
 from corl_jax.data.images import preprocess
 from corl_jax.data.text_tokenizer import TextTokenizer, left_pad
+from corl_jax.objectives.matching import matching_scores
 from corl_jax.sampling.generate import PolicyFns
 from corl_jax.sampling.prompt_layout import prompt_mask, prompt_positions
+
+WIDTH_STEP = 64
+"""Widths of prompts are multiples of it, so that captions of many lengths compile few programs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +31,8 @@ class RewardPolicyHandle:
 
     Attributes:
       policy, tokenizer, params: the policy.
-      prompt_length: width that prompts are padded to; None for the next multiple of 8.
+      prompt_length: most tokens of a prompt; they are padded to the ``WIDTH_STEP`` that holds the
+        longest. None for any number, padded to the next multiple of 8.
       sharder: of the mesh that rows are spread over, each process passing its own; None for one
         device.
       answer_length: most tokens of an answer.
@@ -40,27 +45,27 @@ class RewardPolicyHandle:
     sharder: Sharder | None = None
     answer_length: int = 64
 
-    def token_states(
-        self, images: np.ndarray, texts: list[str]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """See ``core.types.PolicyHandle``; states come for all prompt tokens, masks choose from them.
+    def matching_scores(self, images: np.ndarray, texts: list[str]) -> np.ndarray:
+        """See ``core.types.PolicyHandle``.
 
-        The mask of the caption is true at exactly its tokens: neither the template's nor the
-        placeholders of the image, whatever the padding (docs/decisions.md#caption-span).
+        The tokens of a caption are exactly its own: neither the template's nor the placeholders of
+        the image, whatever the padding (docs/decisions.md#caption-span).
         """
         prompts = self._prompts(images, texts)
-        states = self._to_local_rows(
-            prompt_states(self.policy, self.params, self._to_device(prompts))
-        )
+        is_caption = self.caption_mask(prompts.tokens.shape[1], texts)
+        scores = prompt_matching(self.policy, self.params, *self._to_device((prompts, is_caption)))
+        return self._to_local_rows(scores)
 
+    def caption_mask(self, width: int, texts: list[str]) -> np.ndarray:
+        """Which positions of prompts of ``width`` are tokens of their captions: bool ``[N, P]``."""
         # Prompts are padded on the left, so captions are found from the end of the template.
-        captions = np.zeros_like(prompts.mask)
         role_names = (self.tokenizer.user, self.tokenizer.assistant)
         suffix = self.tokenizer.template.question_suffix(role_names)
-        end = prompts.tokens.shape[1] - len(self.tokenizer.encode(suffix))
+        end = width - len(self.tokenizer.encode(suffix))
+        mask = np.zeros((len(texts), width), bool)
         for i, text in enumerate(texts):
-            captions[i, end - len(self.tokenizer.encode(text.strip())) : end] = True
-        return states, prompts.tokens == self.policy.ids.image, states, captions
+            mask[i, end - len(self.tokenizer.encode(text.strip())) : end] = True
+        return mask
 
     def answers(self, images: np.ndarray, questions: list[str]) -> list[str]:
         """See ``core.types.PolicyHandle``."""
@@ -79,16 +84,26 @@ class RewardPolicyHandle:
         """Questions about images, on the host."""
         cfg = self.policy.cfg
         rows = [self.tokenizer.question_prompt(text, cfg.image_tokens) for text in texts]
-        tokens, mask = left_pad(rows, self.policy.ids.pad, length=self.prompt_length)
+        tokens, mask = left_pad(rows, self.policy.ids.pad, length=self._width(rows))
         pixels = np.stack([preprocess(image, cfg.image_size) for image in images])
         return Prompts(tokens, mask, pixels)
 
-    def _to_device(self, prompts: Prompts) -> Prompts:
+    def _width(self, rows: list[list[int]]) -> int | None:
+        """Tokens that prompts are padded to: as many as the longest of all processes needs."""
+        if self.prompt_length is None:
+            return None
+        longest = np.full(len(rows), max(map(len, rows)))
+        if self.sharder is not None:
+            check_failures()
+            longest = self.sharder.all_gather_rows(longest)
+        return min(-(-int(longest.max()) // WIDTH_STEP) * WIDTH_STEP, self.prompt_length)
+
+    def _to_device(self, rows: Any) -> Any:
         if self.sharder is None:
-            return prompts
+            return rows
         # All processes compute together, so none may be missing.
         check_failures()
-        return self.sharder.put_batch(prompts)
+        return self.sharder.put_batch(rows)
 
     def _to_local_rows(self, tree: Any) -> Any:
         if self.sharder is None:
@@ -97,8 +112,14 @@ class RewardPolicyHandle:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def prompt_states(policy: PolicyFns, params: Params, prompts: Prompts) -> Float[Array, "N P D"]:
-    """States of the last layer at every prompt token."""
+def prompt_matching(
+    policy: PolicyFns, params: Params, prompts: Prompts, is_caption: Bool[Array, "N P"]
+) -> Float[Array, "N"]:
+    """``objectives.matching`` of the images of ``prompts`` and their captions.
+
+    The states of all positions stay on the device.
+    """
     model = bind(policy.graphdef, params)
     x = model.embed_prompt(prompts.tokens, prompts.images, policy.ids.image)
-    return model.backbone(x, prompt_positions(prompts.mask), prompt_mask(prompts.mask))[0]
+    states, _ = model.backbone(x, prompt_positions(prompts.mask), prompt_mask(prompts.mask))
+    return matching_scores(states, prompts.tokens == policy.ids.image, is_caption)

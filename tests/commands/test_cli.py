@@ -14,7 +14,7 @@ from corl_jax.commands import common
 from corl_jax.commands.cli import main, make_parser
 from corl_jax.commands.sample import slug
 from corl_jax.core.errors import UserError
-from corl_jax.evals.sampler_scorer_gap import LogProbGaps
+from corl_jax.evals.sampler_scorer_gap import LogProbGaps, RoundingGap
 from corl_jax.sampling.policy import MAX_ANSWER_TOKENS, Samples
 
 
@@ -122,8 +122,15 @@ def test_doctor_accepts_a_healthy_policy_and_refuses_larger_gaps(
     assert values["rollout"] == {"weights": "same", "cache": "same"}
     assert "jax" in values["versions"] and values["device"]
 
+    rounding = values["rounding"]
+    assert (rounding["dtype"], rounding["guidance"]) == ("bfloat16", 5.0)
+    assert set(rounding["mean_gap"]) == set(rounding["outside"]) == {"image@w=5", "text"}
+    assert 0 < rounding["mean_gap"]["image@w=5"] < 0.02 and rounding["outside"]["text"] == 0
+    assert "image@w=5" in table
+
     monkeypatch.setattr("corl_jax.evals.sampler_scorer_gap.TOLERANCE", 0.0)
-    code, table, _ = run(capsys, "doctor", "--policy", tiny_policy_folder)
+    line = ("doctor", "--policy", tiny_policy_folder, "--dtype", "float32", "--guidance", "2")
+    code, table, _ = run(capsys, *line)
     assert code == 1 and "NOT OK" in table
 
 
@@ -135,12 +142,16 @@ def test_doctor_has_no_limit_for_an_int8_sampler(capsys, tiny_policy_folder, mon
         prefix_gap = 1e-3 if dtypes["cache_dtype"] == "same" else 1e-6
         return LogProbGaps({"text": 0.2}, {"text": prefix_gap})
 
-    monkeypatch.setattr(
-        "corl_jax.evals.sampler_scorer_gap.measure_log_prob_gaps", measure_log_prob_gaps
-    )
+    def measure_rounding_gaps(policy, guidance, **dtypes):
+        return {"text": RoundingGap(0.02, 0.05)}
+
+    module = "corl_jax.evals.sampler_scorer_gap"
+    monkeypatch.setattr(f"{module}.measure_log_prob_gaps", measure_log_prob_gaps)
+    monkeypatch.setattr(f"{module}.measure_rounding_gaps", measure_rounding_gaps)
     line = ("doctor", "--policy", tiny_policy_folder, "--rollout-weights", "int8")
     code, table, _ = run(capsys, *line, "--rollout-cache", "int8")
     assert code == 0 and "2.00e-01" in table and "OK" in table and "held to no limit" in table
+    assert "5.00%" in table and "importance_cap=2" in table
     code, table, _ = run(capsys, *line)
     assert code == 1 and "NOT OK: the scorer disagrees" in table
     assert calls == [

@@ -12,9 +12,9 @@ from corl_jax.core.types import Completion
 from corl_jax.data.shapes.examples import example
 from corl_jax.data.shapes.render import render
 from corl_jax.data.shapes.scene import Scene, Shape
+from corl_jax.objectives.matching import matching_scores
 from corl_jax.rewards.base import RewardContext, compute_rewards
 from corl_jax.rewards.config import RewardOptions
-from corl_jax.rewards.matching import matching_score
 from corl_jax.sampling.policy_handle import RewardPolicyHandle
 
 NAMES = ("shapes_strict", "shapes_soft", "cycle_both")
@@ -119,57 +119,76 @@ def test_cycle_accepts_real_images_of_another_size():
 
 
 def test_matching_by_hand():
-    image, text = np.array([[2.0, 0], [0, 3]]), np.array([[1.0, 0], [3, 4]])
+    def score(image, text):
+        # Another position, which is in neither span, in front and in between.
+        states = np.array([[9.0, 9.0], *image, [9.0, -9.0], *text])[None]
+        spans = np.array([0, *[1] * len(image), 0, *[2] * len(text)])[None]
+        (value,) = matching_scores(states, spans == 1, spans == 2)
+        return float(value)
+
+    image, text = [[2.0, 0], [0, 3]], [[1.0, 0], [3, 4]]
     # cosines [[1, .6], [0, .8]]: best per image token 1 and .8, per text token 1 and .8
-    assert matching_score(image, text) == pytest.approx(0.9)
+    assert score(image, text) == pytest.approx(0.9)
+    assert score(image, text[:1]) == pytest.approx(0.75)
     # No cosine is positive: the best match of each token is an orthogonal one.
-    assert matching_score(image, -image) == pytest.approx(0.0)
-    assert matching_score(image[:1], -image[:1]) == pytest.approx(-1.0)
+    assert score(image, [[-2.0, 0], [0, -3]]) == pytest.approx(0.0)
+    assert score(image[:1], [[-2.0, 0]]) == pytest.approx(-1.0)
+    assert score([[0.0, 0]], text) == pytest.approx(0.0)
 
 
-class FixedStates:
-    """A policy handle with fixed token states."""
+class FixedScores:
+    """A policy handle with fixed scores."""
 
-    def token_states(self, images, texts):
-        states = np.tile(np.array([[1.0, 0], [0, 1], [9, 9], [1, 0]]), (len(texts), 1, 1))
-        image = np.tile([True, True, False, False], (len(texts), 1))
-        return states, image, states, np.tile([False, False, False, True], (len(texts), 1))
+    def matching_scores(self, images, texts):
+        return np.linspace(-1, 1, len(texts), dtype=np.float32)
 
 
-def test_matching_uses_only_the_spans_and_maps_to_the_unit_interval():
+def test_matching_maps_to_the_unit_interval():
     record = example("train", 0)
-    scores = compute_rewards(
-        [Completion(record, pixels=record.image)] * 2,
-        {"matching": 1.0},
-        RewardContext(FixedStates()),
-    )
-    # cosines [[1], [0]]: mean over image tokens .5, over text tokens 1; (.75 + 1) / 2
-    np.testing.assert_allclose(scores.matrix, 0.875)
+    rows = [Completion(record, pixels=record.image)] * 3
+    scores = compute_rewards(rows, {"matching": 1.0}, RewardContext(FixedScores()))
+    np.testing.assert_allclose(scores.total, [0, 0.5, 1])
+    options = RewardOptions(normalization="none")
+    scores = compute_rewards(rows, {"matching": 1.0}, RewardContext(FixedScores(), None, options))
+    np.testing.assert_allclose(scores.total, [-1, 0, 1])
 
 
 CAPTIONS = ["a red circle", "two blue squares and a green triangle"]
 
 
-def test_token_states_do_not_depend_on_padding(tiny_policy, rng):
+def test_matching_does_not_depend_on_padding(tiny_policy, rng):
     images = rng.integers(0, 256, (2, 48, 48, 3), np.uint8)
     tokenizer = tiny_policy.tokenizer
-    spans_by_width = {}
-    for width in (56, 72):
+    scores = []
+    for width in (56, 128):
         handle = RewardPolicyHandle(tiny_policy.fns, tokenizer, tiny_policy.params, width)
-        image, image_mask, text, text_mask = handle.token_states(images, CAPTIONS)
-        assert image.shape == text.shape == (2, width, 128)
-        np.testing.assert_array_equal(image_mask.sum(1), [36, 36])
-        np.testing.assert_array_equal(
-            text_mask.sum(1), [len(tokenizer.encode(caption)) for caption in CAPTIONS]
-        )
-        assert not np.any(image_mask & text_mask)
-        spans_by_width[width] = [image[image_mask], text[text_mask]]
+        scores.append(handle.matching_scores(images, CAPTIONS))
+
+        # The mask has exactly the tokens of the captions.
+        mask = handle.caption_mask(width, CAPTIONS)
         for row, caption in enumerate(CAPTIONS):
             ids = tokenizer.question_prompt(caption, 36)
-            positions = np.flatnonzero(text_mask[row]) - (width - len(ids))
+            positions = np.flatnonzero(mask[row]) - (width - len(ids))
             assert tokenizer.decode([ids[position] for position in positions]) == caption
-    for narrow, wide in zip(*spans_by_width.values(), strict=True):
-        np.testing.assert_allclose(narrow, wide, atol=2e-5)
+    np.testing.assert_allclose(*scores, atol=2e-5)
+
+
+def test_prompts_are_as_wide_as_their_batch_needs(tiny_policy, rng, monkeypatch):
+    widths = []
+
+    def record_width(policy, params, prompts, is_caption):
+        widths.append(prompts.tokens.shape[1])
+        return np.zeros(len(is_caption), np.float32)
+
+    monkeypatch.setattr("corl_jax.sampling.policy_handle.prompt_matching", record_width)
+    images = rng.integers(0, 256, (1, 48, 48, 3), np.uint8)
+    for limit in (56, 1024):
+        handle = RewardPolicyHandle(
+            tiny_policy.fns, tiny_policy.tokenizer, tiny_policy.params, limit
+        )
+        handle.matching_scores(images, CAPTIONS[:1])
+    handle.matching_scores(images, ["a red circle and " * 12 + "a blue square"])
+    assert widths == [56, 64, 128]
 
 
 def test_matching_does_not_depend_on_the_other_rows(tiny_policy):

@@ -141,8 +141,8 @@ def test_rewards_can_read_states_and_answers(policy):
     # The question is the same, so the images make the difference.
     assert answers[0] != answers[1]
 
-    states, image_mask, *_ = handle.token_states(images, ["a red circle"] * 2)
-    assert states.shape[-1] == 16 and image_mask.sum() == 2 * fns.cfg.image_tokens
+    scores = handle.matching_scores(images, ["a red circle"] * 2)
+    assert scores.shape == (2,) and scores[0] != scores[1] and np.all(np.abs(scores) < 1)
 
 
 def test_log_probs_have_a_gradient(policy):
