@@ -59,6 +59,8 @@ class FakeModel(nnx.Module):
 
 
 class FakeBackbone(nnx.Module):
+    grows_cache = False
+
     def __init__(self, rngs):
         self.mix = nnx.Linear(16, 16, rngs=rngs)
 
