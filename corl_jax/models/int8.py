@@ -44,7 +44,7 @@ class Int8:
         return cls(jnp.round(x / scale).astype(jnp.int8), scale)
 
     def dequantize(self, dtype: DTypeLike) -> jax.Array:
-        """The array. A product with it may have to store it first, see ``query_key_products``."""
+        """The array. A product of few rows needs no such array, see ``query_key_products``."""
         return (self.values * self.scale).astype(dtype)
 
 
@@ -77,9 +77,9 @@ def query_key_products(
 ) -> Float[Array, "N K M S"]:
     """Products of queries and keys in float32.
 
-    The scale of an int8 key multiplies its products. So the product reads the int8 values, which
-    every compute dtype holds exactly; keys times scales would be stored in memory first, at twice
-    the bytes of keys that were never int8.
+    The scale of an int8 key multiplies its products. So the product takes the int8 values, which
+    every compute dtype holds exactly. Keys times scales would be multiplied and rounded, each of
+    their numbers, at every token that reads them.
     """
     if not isinstance(k_NKSC, Int8):
         return jnp.einsum("NKMC,NKSC->NKMS", q_NKMC, k_NKSC, preferred_element_type=jnp.float32)
