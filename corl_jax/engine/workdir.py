@@ -89,7 +89,7 @@ class Workdir:
 def open_workdir(
     path: str | Path,
     config_json: Mapping[str, Any],
-    may_differ: Sequence[str] = ("steps",),
+    may_differ: Sequence[str] = ("steps", "model.unroll"),
     check: Callable[[Workdir], None] = lambda workdir: None,
 ) -> Workdir:
     """Creates a work directory, or opens one of the same config to resume its run.
@@ -97,8 +97,9 @@ def open_workdir(
     Args:
       path: the folder, whose parents are created too, or an address ``gs://BUCKET/FOLDER``.
       config_json: the entire config, JSON values only.
-      may_differ: config keys (with dots for nested ones) that a resumed run may change, such as its
-        length; the saved config is then replaced.
+      may_differ: config keys (with dots for nested ones) that a resumed run may change: its length,
+        and how many layers a turn of a loop has, which changes what is compiled and no more than
+        rounding. The saved config is then replaced.
       check: called with a work directory that is there, before anything is written; it may raise.
 
     Raises:
@@ -219,7 +220,7 @@ def _check_same_config(workdir: Workdir, config: dict[str, Any], may_differ: Seq
         raise UserError(
             f"workdir {workdir} belongs to a run of another config: "
             f"{'; '.join(differences[:3])}{more}; choose another --workdir, or the same config "
-            f"to resume (only {', '.join(may_differ)} may differ)"
+            f"to resume (only {' and '.join(may_differ)} may differ)"
         )
 
 

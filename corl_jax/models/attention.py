@@ -11,7 +11,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from corl_jax.models.attention_kernels import attend, kernels
-from corl_jax.models.kv_cache import Index, KVCache
+from corl_jax.models.int8 import dequantized
+from corl_jax.models.kv_cache import Index, KVArray, KVCache
 from corl_jax.models.layers import RotaryAngles, apply_rotary, linear
 from corl_jax.models.products import round_to
 from corl_jax.models.shared_prefix import attend_shared_prefix, attend_shared_prefix_causally
@@ -99,21 +100,24 @@ class SelfAttention(nnx.Module):
 
         # The keys and values of x are written first, so that x attends to itself through the cache.
         # The shared part is complete: it is read and never written.
+        kv: tuple[KVArray, KVArray] = k_NKSC, v_NKSC
         shared_kv = None
         if cache is not None:
             cache = cache.write(k_NKSC, v_NKSC, layer, index)
             shared_length = 0 if cache.shared is None else cache.shared.length
             if cache.shared is not None:
-                shared_kv = cache.shared.layer(layer, shared_length, k_NKSC.dtype)
+                shared_kv = cache.shared.layer(layer, shared_length)
             length = mask_NLS.shape[-1] - shared_length
-            k_NKSC, v_NKSC = cache.layer(layer, length, k_NKSC.dtype)
+            kv = cache.layer(layer, length)
 
-        # A single query waits for memory, not for arithmetic, so it needs no kernel.
+        # A single query waits for memory, not for arithmetic: it needs no kernel, and reads an int8
+        # cache as it is. Kernels for many queries take no int8.
         if shared_kv is not None:
-            mixed_NLHC = attend_shared_prefix(q_NLHC, shared_kv, (k_NKSC, v_NKSC), mask_NLS)
+            mixed_NLHC = attend_shared_prefix(q_NLHC, shared_kv, kv, mask_NLS)
         elif x_NLD.shape[1] == 1:
-            mixed_NLHC = attend(q_NLHC, k_NKSC, v_NKSC, mask_NLS)
+            mixed_NLHC = attend(q_NLHC, *kv, mask_NLS)
         else:
+            k_NKSC, v_NKSC = (dequantized(x_NKSC, q_NLHC.dtype) for x_NKSC in kv)
             mixed_NLHC = kernels[self.kernel].attend(q_NLHC, k_NKSC, v_NKSC, mask_NLS)
         return self._output(mixed_NLHC), cache
 

@@ -20,7 +20,8 @@ from jaxtyping import Array, Bool, Float
 from corl_jax.core.errors import UserError
 from corl_jax.core.registry import Registry
 from corl_jax.core.sharding import active_sharder
-from corl_jax.models.products import round_to, wide_einsum
+from corl_jax.models.int8 import Int8, query_key_products, weighted_values
+from corl_jax.models.products import round_to
 
 Queries: TypeAlias = Float[Array, "N L H C"]
 KeysOrValues: TypeAlias = Float[Array, "N K S C"]
@@ -83,11 +84,15 @@ def available_kernels(platform: str) -> tuple[str, ...]:
 
 
 def attend(
-    q_NLHC: Queries, k_NKSC: KeysOrValues, v_NKSC: KeysOrValues, mask_NLS: Mask | None
+    q_NLHC: Queries,
+    k_NKSC: KeysOrValues | Int8,
+    v_NKSC: KeysOrValues | Int8,
+    mask_NLS: Mask | None,
 ) -> Queries:
     """Softmax attention in float32 with scale ``C**-0.5``.
 
-    Query heads share key/value heads in groups of equal size.
+    Query heads share key/value heads in groups of equal size. Keys and values have the dtype of the
+    queries or are int8.
 
     A query with an empty mask row attends to everything evenly instead of giving NaN; its output is
     never used.
@@ -97,12 +102,12 @@ def attend(
 
     # Heads first, with all queries of a key/value head as one axis M: plain products of matrices.
     q_NLKQC = q_NLHC.reshape(rows, length, kv_heads, heads // kv_heads, size) * jnp.asarray(
-        size**-0.5, k_NKSC.dtype
+        size**-0.5, q_NLHC.dtype
     )
     q_NKMC = jnp.moveaxis(q_NLKQC, 1, 3).reshape(rows, kv_heads, -1, size)
 
     # Logits and softmax are float32 whatever the inputs are; M is split so that the mask fits.
-    logits_NKMS = wide_einsum("NKMC,NKSC->NKMS", q_NKMC, k_NKSC)
+    logits_NKMS = query_key_products(q_NKMC, k_NKSC)
     logits_NKQLS = logits_NKMS.reshape(rows, kv_heads, -1, length, kv_length)
     if mask_NLS is not None:
         # The lowest number instead of -inf, with which an empty row would give NaN.
@@ -114,9 +119,9 @@ def attend(
     weights_NKQLS = jnp.exp(logits_NKQLS - largest_NKQL1)
     total_NKM1 = jnp.sum(weights_NKQLS, -1).reshape(rows, kv_heads, -1, 1)
 
-    weights_NKMS = round_to(weights_NKQLS, v_NKSC.dtype).reshape(rows, kv_heads, -1, kv_length)
-    mixed_NKMC = wide_einsum("NKMS,NKSC->NKMC", weights_NKMS, v_NKSC) / total_NKM1
-    mixed_NKMC = round_to(mixed_NKMC, v_NKSC.dtype)
+    weights_NKMS = weights_NKQLS.reshape(rows, kv_heads, -1, kv_length)
+    mixed_NKMC = weighted_values(weights_NKMS, v_NKSC, q_NLHC.dtype) / total_NKM1
+    mixed_NKMC = round_to(mixed_NKMC, q_NLHC.dtype)
     mixed_NKQLC = mixed_NKMC.reshape(rows, kv_heads, -1, length, size)
     return jnp.moveaxis(mixed_NKQLC, 3, 1).reshape(rows, length, heads, size)
 

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from corl_jax.core.types import pytree
 from corl_jax.models.layers import is_wide
+from corl_jax.models.products import round_to, wide_einsum
 
 
 @pytree()
@@ -30,6 +31,11 @@ class Int8:
     values: jax.Array
     scale: jax.Array
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The array's shape."""
+        return self.values.shape
+
     @classmethod
     def quantize(cls, x: jax.Array, axis: int) -> Int8:
         """Rounds to the nearest int8; the largest magnitude along ``axis`` becomes 127."""
@@ -40,7 +46,7 @@ class Int8:
         return cls(jnp.round(x / scale).astype(jnp.int8), scale)
 
     def dequantize(self, dtype: DTypeLike) -> jax.Array:
-        """The array; the compiler fuses this into the product that reads it."""
+        """The array. A product of few rows needs no such array, see ``query_key_products``."""
         return (self.values * self.scale).astype(dtype)
 
 
@@ -63,6 +69,45 @@ class Int8Linear(nnx.Module):
         # A scale per output can be multiplied after the product, so the kernel is read as int8.
         scaled = product * self.scale[0]
         return scaled if self.is_wide else scaled.astype(self.dtype)
+
+
+def dequantized(x: jax.Array | Int8, dtype: DTypeLike) -> jax.Array:
+    """``x`` in ``dtype`` if it is int8, else as it is."""
+    return x.dequantize(dtype) if isinstance(x, Int8) else x
+
+
+def query_key_products(
+    q_NKMC: Float[Array, "N K M C"], k_NKSC: Float[Array, "N K S C"] | Int8
+) -> Float[Array, "N K M S"]:
+    """Products of queries and keys in float32.
+
+    The scale of an int8 key multiplies its products. So the product takes the int8 values, which
+    every compute dtype holds exactly. Keys times scales would be multiplied and rounded, each of
+    their numbers, at every token that reads them.
+    """
+    if not isinstance(k_NKSC, Int8):
+        return wide_einsum("NKMC,NKSC->NKMS", q_NKMC, k_NKSC)
+    values_NKSC = k_NKSC.values.astype(q_NKMC.dtype)
+    products_NKMS = query_key_products(q_NKMC, values_NKSC)
+    return products_NKMS * k_NKSC.scale.swapaxes(-1, -2)
+
+
+def weighted_values(
+    weights_NKMS: Float[Array, "N K M S"],
+    v_NKSC: Float[Array, "N K S C"] | Int8,
+    dtype: DTypeLike,
+) -> Float[Array, "N K M C"]:
+    """Sums of values by ``weights``, in float32; of int8 values the scales multiply the weights.
+
+    Args:
+      weights_NKMS: in float32, and rounded to ``dtype`` for the product.
+      v_NKSC: values, in ``dtype`` or int8.
+      dtype: the compute dtype.
+    """
+    if isinstance(v_NKSC, Int8):
+        weights_NKMS = weights_NKMS * v_NKSC.scale.swapaxes(-1, -2)
+        v_NKSC = v_NKSC.values.astype(dtype)
+    return wide_einsum("NKMS,NKSC->NKMC", round_to(weights_NKMS, dtype), v_NKSC)
 
 
 def quantize_int8(model: Any, *, weights: bool, cache: bool) -> Any:

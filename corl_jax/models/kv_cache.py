@@ -100,13 +100,9 @@ class KVCache:
         k, v = jax.tree.map(pad, (self.k, self.v))
         return KVCache(k, v, self.shared)
 
-    def layer(
-        self, layer: Index, length: int, dtype: DTypeLike
-    ) -> tuple[Float[Array, "N K L C"], Float[Array, "N K L C"]]:
-        """Keys and values of one layer at its first ``length`` positions, in ``dtype`` if int8."""
-        # The slice comes before the conversion, so that only what is read is converted.
-        k, v = _read(self.k, layer, length), _read(self.v, layer, length)
-        return _dequantize(k, dtype), _dequantize(v, dtype)
+    def layer(self, layer: Index, length: int) -> tuple[KVArray, KVArray]:
+        """Keys and values of one layer at its first ``length`` positions, as they are stored."""
+        return _read(self.k, layer, length), _read(self.v, layer, length)
 
     def write(
         self,
@@ -158,7 +154,3 @@ def _update(array: KVArray, new: jax.Array, start: tuple[Index, ...]) -> KVArray
     return jax.tree.map(
         lambda target, part: jax.lax.dynamic_update_slice(target, part, start), array, converted
     )
-
-
-def _dequantize(array: KVArray, dtype: DTypeLike) -> jax.Array:
-    return array.dequantize(dtype) if isinstance(array, Int8) else array

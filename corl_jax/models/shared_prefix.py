@@ -31,7 +31,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from corl_jax.models.products import round_to, wide_einsum
+from corl_jax.models.int8 import query_key_products, weighted_values
+from corl_jax.models.kv_cache import KVArray
+from corl_jax.models.products import round_to
 
 BLOCK = 144
 """Queries of a row that attend together: a quarter of the 576 tokens of an image."""
@@ -39,8 +41,8 @@ BLOCK = 144
 
 def attend_shared_prefix(
     q_NLHC: Float[Array, "N L H C"],
-    prefix_kv: tuple[Float[Array, "B K P C"], Float[Array, "B K P C"]],
-    row_kv: tuple[Float[Array, "N K S C"], Float[Array, "N K S C"]],
+    prefix_kv: tuple[KVArray, KVArray],
+    row_kv: tuple[KVArray, KVArray],
     mask_NLS: Bool[Array, "#N L PS"],
 ) -> Float[Array, "N L H C"]:
     """``attention_kernels.attend`` to a prefix that ``N / B`` rows share, and to each row itself.
@@ -50,8 +52,9 @@ def attend_shared_prefix(
 
     Args:
       q_NLHC: queries.
-      prefix_kv: keys and values of the shared prefix.
-      row_kv: keys and values of the row itself.
+      prefix_kv: keys and values of the shared prefix ``[B, K, P, C]``, in the dtype of the queries
+        or int8.
+      row_kv: keys and values of the row itself ``[N, K, S, C]``.
       mask_NLS: true where a query attends; ``P`` columns of the prefix, then ``S`` of the row.
     """
     rows, length, heads, size = q_NLHC.shape
@@ -63,7 +66,7 @@ def attend_shared_prefix(
 
     # Query heads are grouped by the key/value head they share; Q counts the heads of a group.
     q_BGLKQC = q_NLHC.reshape(prompts, samples, length, kv_heads, heads_per_kv, size) * jnp.asarray(
-        size**-0.5, v_NKSC.dtype
+        size**-0.5, q_NLHC.dtype
     )
     q_BGKQLC = jnp.moveaxis(q_BGLKQC, 2, 4)
     mask_BG11LS = jnp.broadcast_to(mask_NLS, (rows, *mask_NLS.shape[1:])).reshape(
@@ -71,14 +74,13 @@ def attend_shared_prefix(
     )
 
     # One matrix product per leading row of the keys, with all queries that read this row as M.
-    def attention_logits(q: jax.Array, k: jax.Array, leading: tuple[int, ...]) -> jax.Array:
-        q = q.reshape(len(k), kv_heads, -1, size)
-        logits = wide_einsum("NKMC,NKSC->NKMS", q, k)
+    def attention_logits(q: jax.Array, k: KVArray, leading: tuple[int, ...]) -> jax.Array:
+        logits = query_key_products(q.reshape(k.shape[0], kv_heads, -1, size), k)
         return logits.reshape(*leading, heads_per_kv, length, -1)
 
-    def mix_values(weights: jax.Array, v: jax.Array, leading: tuple[int, ...]) -> jax.Array:
-        weights = round_to(weights, v.dtype).reshape(len(v), kv_heads, -1, v.shape[2])
-        mixed = wide_einsum("NKMS,NKSC->NKMC", weights, v)
+    def mix_values(weights: jax.Array, v: KVArray, leading: tuple[int, ...]) -> jax.Array:
+        weights = weights.reshape(v.shape[0], kv_heads, -1, v.shape[2])
+        mixed = weighted_values(weights, v, q_NLHC.dtype)
         return mixed.reshape(*leading, heads_per_kv, length, size)
 
     # The prefix has a row per prompt, so the samples come after the heads and join M.
@@ -105,7 +107,7 @@ def attend_shared_prefix(
     mixed_BGKQLC = mix_values(prefix_weights, prefix_v_BKPC, by_prompt).swapaxes(1, 2) + mix_values(
         row_weights, v_NKSC, by_row
     )
-    mixed_BGKQLC = round_to(mixed_BGKQLC / total_BGKQL[..., None], v_NKSC.dtype)
+    mixed_BGKQLC = round_to(mixed_BGKQLC / total_BGKQL[..., None], q_NLHC.dtype)
     return jnp.moveaxis(mixed_BGKQLC, 4, 2).reshape(rows, length, heads, size)
 
 

@@ -19,6 +19,13 @@ def test_creates_and_reopens(tmp_path):
     assert '"steps": 20' in first.config.read_text()
 
 
+def test_a_run_resumes_with_another_unrolling_of_its_layers(tmp_path):
+    """Of runs before ``model.unroll`` had 0 for the default of the platform, for example."""
+    open_workdir(tmp_path, {**CONFIG, "model": {"size": "tiny", "unroll": 4}})
+    current = {**CONFIG, "model": {"size": "tiny", "unroll": 0}}
+    assert '"unroll": 0' in open_workdir(tmp_path, current).config.read_text()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -34,7 +41,7 @@ def test_creates_and_reopens(tmp_path):
 def test_a_changed_key_is_named_and_nothing_is_written(tmp_path, change, message):
     workdir = open_workdir(tmp_path, CONFIG)
     before = workdir.config.read_text()
-    with pytest.raises(UserError, match=message + r".*choose another --workdir.*steps may differ"):
+    with pytest.raises(UserError, match=message + r".*only steps and model.unroll may differ"):
         open_workdir(tmp_path, {**CONFIG, **change})
     assert workdir.config.read_text() == before
 

@@ -8,11 +8,23 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from corl_jax.models.int8 import Int8, Int8Linear, quantize_int8
+from corl_jax.models.attention_kernels import attend
+from corl_jax.models.int8 import (
+    Int8,
+    Int8Linear,
+    dequantized,
+    quantize_int8,
+    query_key_products,
+    weighted_values,
+)
 from corl_jax.models.janus.config import TINY
 from corl_jax.models.janus.model import abstract
 from corl_jax.models.kv_cache import KVCache
 from corl_jax.models.layers import linear
+from corl_jax.models.shared_prefix import attend_shared_prefix
+
+SHAPES = (2, 5), (6, 7)
+"""Rows and positions of a prefix of two prompts, and of the three samples of each."""
 
 
 def test_numbers_are_the_nearest_of_255_and_zeros_stay():
@@ -77,11 +89,81 @@ def test_a_cache_returns_what_was_written(rng, stacked):
             assert (cache is None) == (expected is None)
             if cache is not None:
                 assert_close(
-                    cache.layer(layer, 3, jnp.float32), expected.layer(layer, 3, jnp.float32)
+                    [x.dequantize(jnp.float32) for x in cache.layer(layer, 3)],
+                    expected.layer(layer, 3),
                 )
-        written = quantized.layer(layer, index + keys.shape[2], jnp.float32)[0][:, :, index:]
+        stored = quantized.layer(layer, index + keys.shape[2])[0]
+        written = stored.dequantize(jnp.float32)[:, :, index:]
         np.testing.assert_allclose(written, keys, atol=half_step(keys))
     assert {leaf.dtype.name for leaf in jax.tree.leaves(quantized)} == {"int8", "float32"}
+
+
+def int8_kv(rng, rows, length):
+    """Keys or values ``[rows, 2, length, 16]`` whose scales differ a thousandfold by position."""
+    sizes = 10.0 ** rng.uniform(-2, 1, size=(rows, 2, length, 1))
+    return Int8.quantize(jnp.asarray(rng.normal(size=(rows, 2, length, 16)) * sizes), -1)
+
+
+def test_products_with_scales_by_hand(rng):
+    """Scores and mixed values of an int8 cache, with scales multiplied afterwards, in float64."""
+    q = rng.normal(size=(3, 2, 5, 16)).astype(np.float32)
+    weights = rng.random((3, 2, 5, 7)).astype(np.float32)
+    kv = int8_kv(rng, 3, 7)
+    exact = np.asarray(kv.values, np.float64) * np.asarray(kv.scale, np.float64)
+
+    scores = query_key_products(jnp.asarray(q), kv)
+    expected = np.einsum("nkmc,nksc->nkms", q, exact)
+    np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-5)
+
+    mixed = weighted_values(jnp.asarray(weights), kv, jnp.float32)
+    expected = np.einsum("nkms,nksc->nkmc", weights, exact)
+    np.testing.assert_allclose(mixed, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 0.03)])
+def test_attention_to_int8_equals_attention_to_the_dequantized(rng, shared, dtype, tolerance):
+    """Equal to rounding, and in bfloat16 no further from the exact result than widened keys are."""
+    q = jnp.asarray(rng.normal(size=(6, 1, 4, 16)), dtype)
+    caches = [(int8_kv(rng, rows, length), int8_kv(rng, rows, length)) for rows, length in SHAPES]
+    mask = jnp.asarray(rng.random((6, 1, 12)) < 0.7).at[:, 0, 0].set(True)
+
+    def attended(dtype, convert):
+        prefix_kv, row_kv = ([convert(x, dtype) for x in kv] for kv in caches)
+        if shared:
+            return attend_shared_prefix(q.astype(dtype), prefix_kv, row_kv, mask)
+        return attend(q.astype(dtype), *row_kv, mask[..., 5:].at[..., 0].set(True))
+
+    # The queries are the same numbers in both dtypes.
+    exact = attended(jnp.float32, dequantized)
+    actual = attended(dtype, lambda x, _: x).astype(jnp.float32)
+    widened = attended(dtype, dequantized).astype(jnp.float32)
+    assert np.abs(exact).max() > 1
+    np.testing.assert_allclose(actual, exact, rtol=tolerance, atol=tolerance)
+    if dtype == jnp.bfloat16:
+        assert np.abs(actual - exact).mean() <= 1.1 * np.abs(widened - exact).mean()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_one_query_reads_the_cache_as_it_is_stored(rng, shared):
+    """No array of the size of the keys is ever multiplied: only converted, and then a product."""
+    prefix_kv, row_kv = ((int8_kv(rng, rows, n), int8_kv(rng, rows, n)) for rows, n in SHAPES)
+    q, mask = jnp.ones((6, 1, 4, 16), jnp.bfloat16), jnp.ones((6, 1, 12), bool)
+
+    def attended(q, prefix_kv, row_kv):
+        if shared:
+            return attend_shared_prefix(q, prefix_kv, row_kv, mask)
+        return attend(q, *row_kv, mask[..., 5:])
+
+    jaxpr = jax.make_jaxpr(attended)(q, prefix_kv, row_kv)
+    key_shapes = {(rows, 2, length, 16) for rows, length in SHAPES}
+    made = {
+        equation.primitive.name
+        for equation in jaxpr.eqns
+        for result in equation.outvars
+        if result.aval.shape in key_shapes
+    }
+    assert made == {"convert_element_type"}
 
 
 def assert_close(arrays, expected):

@@ -155,8 +155,8 @@ def test_a_write_changes_its_layer_and_position_and_grow_adds_zeros(rng, form):
 
     for layer in range(3):
         for old, actual, new, stored in zip(
-            cache.layer(layer, L + 2, float),
-            updated.layer(layer, L + 2, float),
+            cache.layer(layer, L + 2),
+            updated.layer(layer, L + 2),
             (new_k, new_v),
             (updated.k[layer], updated.v[layer]),
             strict=True,
@@ -172,8 +172,8 @@ def test_a_fork_has_new_rows_and_shares_the_old_ones(rng, form):
     cache = random_cache(rng, form)
     fork = cache.fork(3).grow(5)
     assert fork.shared is cache and fork.length == 5 and cache.length == L
-    assert fork.layer(0, 4, float)[0].shape == (3 * N, 2, 4, 8)
-    assert not fork.layer(2, 5, float)[1].any()
+    assert fork.layer(0, 4)[0].shape == (3 * N, 2, 4, 8)
+    assert not fork.layer(2, 5)[1].any()
 
 
 def random_shared_prefix(rng, length, row_length, prompts=2, samples=3, prefix_length=7):
