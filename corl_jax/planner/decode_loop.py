@@ -72,24 +72,28 @@ def _token_loops(module: Module, min_bytes: float) -> list[tuple[Computation, in
     Args:
       min_bytes: what such a loop carries and moves in a turn at least.
     """
-    loops = list(hlo_bytes.loops(module))
+    # Such a loop carries the weights; the loop that makes pixels has none of them.
+    carrying = [
+        (body, trip_count)
+        for loop, body, trip_count in hlo_bytes.loops(module)
+        if loop.result_bytes >= min_bytes
+    ]
 
-    # Where layers are a loop, a loop with a loop inside is one over image tokens.
+    # Where layers are a loop, a loop with a loop inside is one over image tokens. Small weights may
+    # lie in the chip's own memory, so that a turn moves nothing.
     nested = [
         (body, trip_count)
-        for _, body, trip_count in loops
+        for body, trip_count in carrying
         if any(True for _ in hlo_bytes.loops(module, body))
     ]
     if nested:
         return nested
 
-    # Where they are not, it is one that has the weights and reads them; the loop that makes pixels
-    # has none of them.
+    # Where layers are not a loop, it is one that reads the weights that it carries.
     return [
         (body, trip_count)
-        for loop, body, trip_count in loops
-        if loop.result_bytes >= min_bytes
-        and hlo_bytes.computation_traffic(module, body).hbm_bytes >= min_bytes
+        for body, trip_count in carrying
+        if hlo_bytes.computation_traffic(module, body).hbm_bytes >= min_bytes
     ]
 
 
