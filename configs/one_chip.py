@@ -30,7 +30,7 @@ class OneChip:
 
 ONE_CHIP = {
     "v5e-1": OneChip(prompts=2, microbatches=2, base_dtype="bfloat16"),
-    "l4x1": OneChip(prompts=4, microbatches=4, base_dtype="bfloat16"),
+    "l4x1": OneChip(prompts=2, microbatches=2, base_dtype="bfloat16"),
     "a100x1": OneChip(prompts=16, microbatches=8, base_dtype="float32"),
     "h100x1": OneChip(prompts=16, microbatches=8, base_dtype="float32"),
     "h200x1": OneChip(prompts=16, microbatches=8, base_dtype="float32"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from corl_jax.core.errors import UserError
@@ -133,38 +133,40 @@ def _batch_changes(step: PlannedStep, batch: Batch) -> dict[str, int]:
 def _peak_gib(plan: Plan, step: PlannedStep, changed_step: PlannedStep, batch: Batch) -> float:
     """Memory of the largest phase that was compiled, with other weights and another batch."""
     old_parts, parts = memory.memory_parts(step), memory.memory_parts(changed_step)
-    compiled: Collection[str] = [name for name, phase in plan.phases.items() if phase.peak_gib]
-    return max(
-        memory.resident_gib(parts, name)
-        # Results of the programs, such as pictures.
-        + (plan.phases[name].peak_gib - memory.resident_gib(old_parts, name))
-        - plan.phases[name].temp_gib
-        + _temp_gib(name, plan.phases[name].temp_gib, step, changed_step, batch)
-        for name in compiled
-    )
+    peaks = []
+    for name, phase in plan.phases.items():
+        if not phase.peak_gib:
+            continue
+        # Results, such as pictures, are one for each sample.
+        results_gib = phase.peak_gib - memory.resident_gib(old_parts, name) - phase.temp_gib
+        peaks.append(
+            memory.resident_gib(parts, name)
+            + results_gib * batch.share
+            + _temp_gib(name, phase.temp_gib, step, changed_step, batch)
+        )
+    return max(peaks)
 
 
 def _temp_gib(
     name: str, old_gib: float, step: PlannedStep, changed_step: PlannedStep, batch: Batch
 ) -> float:
     """Temporary memory of a phase whose programs had ``old_gib`` in the plan."""
-    weights_gib = memory.decode_weights_gib(step)
+    # A call of a reward model has as many rows whatever the batch is.
+    if name == "rewards":
+        return old_gib
 
+    # Gradients go with what is trained, and activations with the samples of a micro-batch.
     if name == "update":
-        # Gradients go with what is trained, and activations with the samples of a micro-batch.
-        fixed_gib = memory.gib_per_chip(step.state.trainable)
-        new_fixed_gib = memory.gib_per_chip(changed_step.state.trainable)
+        gradients_gib = memory.gib_per_chip(step.state.trainable)
         share = batch.share * step.microbatches / batch.microbatches
-    elif name == "rewards":
-        # A call has as many rows whatever the batch is.
-        fixed_gib, new_fixed_gib, share = old_gib, old_gib, 1.0
-    else:
-        # Caches go with the prompts; beside them a rollout may have its weights in another layout.
-        caches = {
-            "rollout_image": memory.image_cache_size(step).total_gib,
-            "rollout_text": memory.text_cache_gib(step),
-        }
-        rest_gib = old_gib - caches.get(name, 0.0)
-        fixed_gib = new_fixed_gib = min(max(rest_gib, 0.0), weights_gib)
-        share = batch.share
-    return new_fixed_gib + max(old_gib - fixed_gib, 0.0) * share
+        changed_gib = memory.gib_per_chip(changed_step.state.trainable)
+        return changed_gib + max(old_gib - gradients_gib, 0.0) * share
+
+    # Caches go with the prompts; beside them a program may have its weights in another layout.
+    caches_gib = {
+        "rollout_image": memory.image_cache_size(step).total_gib,
+        "rollout_text": memory.text_cache_gib(step),
+    }
+    rest_gib = max(old_gib - caches_gib.get(name, 0.0), 0.0)
+    weights_gib = min(rest_gib, memory.decode_weights_gib(step))
+    return weights_gib + (old_gib - weights_gib) * batch.share
