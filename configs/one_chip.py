@@ -1,8 +1,9 @@
-"""What of CoRL's Stage I at 1B fits one chip, by the name of its mesh.
+"""What of CoRL's Stage I at 1B fits one small chip, by the name of its mesh.
 
     python -m corl_jax.main --config=configs/unified.py:janus_pro_1b,lora=32,mesh=v5e-1
 
-Found by ``corl plan`` with adapters of rank 32; docs/planning.md has the plans.
+Found by ``corl plan`` with adapters of rank 32; docs/planning.md has the plans. Without adapters none
+of these chips has room for the train state.
 """
 
 from __future__ import annotations
@@ -31,11 +32,9 @@ class OneChip:
 ONE_CHIP = {
     "v5e-1": OneChip(prompts=2, microbatches=2, base_dtype="bfloat16"),
     "l4x1": OneChip(prompts=2, microbatches=2, base_dtype="bfloat16"),
-    "a100x1": OneChip(prompts=16, microbatches=8, base_dtype="float32"),
-    "h100x1": OneChip(prompts=16, microbatches=8, base_dtype="float32"),
-    "h200x1": OneChip(prompts=16, microbatches=8, base_dtype="float32"),
+    "a100_40x1": OneChip(prompts=8, microbatches=2, base_dtype="bfloat16"),
 }
-"""Mesh to what fits its chip."""
+"""Mesh to what fits its chip. The paper's batch fits one A100 of 80 GB, H100 or H200 as it is."""
 
 
 def fit_one_chip(c: ml_collections.ConfigDict, mesh: str) -> None:

@@ -19,7 +19,7 @@ no KL, learning rate 4e-6 falling to 0 over one epoch of 22,479 records in ``con
     configs/unified.py:tiny,compat=ulm_r1    what ULM-R1's code does where we do otherwise
     configs/unified.py:janus_pro_7b,lora=32  trains adapters of rank 32 alone
     configs/unified.py:janus_pro_1b,lora=32,mesh=v5e-1    on one chip (Colab, Kaggle), with a batch that
-                                             fits it; also l4x1, a100x1, h100x1: configs/one_chip.py
+                                             fits it; also l4x1, a100_40x1: configs/one_chip.py
 
 ``compat=ulm_r1`` sets the values of ``ULM_R1`` below. Each is a switch of its own, explained in
 docs/variants.md, and none is on by default.
