@@ -151,6 +151,27 @@ def test_the_loop_over_tokens_is_the_one_that_carries_the_weights():
     assert weights_bytes <= moved_bytes < 1.5 * weights_bytes
 
 
+def test_a_loop_over_layers_that_reads_prompts_is_none_over_tokens():
+    """It carries the weights as well, and moves as much in a turn where prompts are long."""
+
+    def decode(stack, x, prompts):
+        states, _ = jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), prompts, stack)
+        layers = [stack[i] for i in range(4)]
+
+        def token(i, x):
+            for layer in layers:
+                x = jnp.tanh(x @ layer)
+            return x
+
+        return jax.lax.fori_loop(0, 7, token, x + states[:8])
+
+    module = parse(decode, (4, N, N), (8, N), (32 * N, N))
+    loops = list(hlo_bytes.loops(module))
+    assert sorted(turns for *_, turns in loops) == [4, 7]
+    assert all(loop.result_bytes >= 4 * N * N * 4 for loop, *_ in loops)
+    assert [turns for _, turns in _token_loops(module, 0.4 * 4 * N * N * 4)] == [7]
+
+
 def test_copies_in_a_called_computation_are_counted():
     """GPUs gather kernels of a loop in one computation, which the loop calls."""
     text = """HloModule m
