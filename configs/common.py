@@ -41,6 +41,7 @@ MESHES = {
     "v5p-128": _mesh(data=4, fsdp=16),
     "v4-32": _mesh(fsdp=16),
     "l4x1": _mesh(),
+    "a100_40x1": _mesh(),
     **{f"{gpu}x{count}": _mesh(fsdp=count) for gpu in ("a100", "h100", "h200") for count in (1, 8)},
 }
 """Meshes by name; slices have the names that Cloud TPU gives them."""

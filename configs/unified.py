@@ -18,6 +18,8 @@ no KL, learning rate 4e-6 falling to 0 over one epoch of 22,479 records in ``con
     configs/unified.py:tiny,rewards=cycle+matching    rewards of images by name, of equal weight
     configs/unified.py:tiny,compat=ulm_r1    what ULM-R1's code does where we do otherwise
     configs/unified.py:janus_pro_7b,lora=32  trains adapters of rank 32 alone
+    configs/unified.py:janus_pro_1b,lora=32,mesh=v5e-1    on one chip (Colab, Kaggle), with a batch that
+                                             fits it; also l4x1, a100_40x1: configs/one_chip.py
 
 ``compat=ulm_r1`` sets the values of ``ULM_R1`` below. Each is a switch of its own, explained in
 docs/variants.md, and none is on by default.
@@ -28,6 +30,7 @@ from __future__ import annotations
 import ml_collections
 
 from configs import common
+from configs.one_chip import fit_one_chip
 from corl_jax.core.errors import UserError
 from corl_jax.objectives.kl import KlConfig
 from corl_jax.rewards.config import RewardOptions
@@ -51,6 +54,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     is_full_size = values["size"] != "tiny"
     if is_full_size:
         corl_stage_one(c, values["size"])
+    if values["size"] == "janus_pro_1b":
+        fit_one_chip(c, values["mesh"])
     if is_full_size or values["rewards"] == "paper":
         corl_rewards(c, values["size"])
     if values["rewards"] not in ("shapes", "paper"):

@@ -386,3 +386,4 @@ for task in TASKS:
 # | the loss | `corl_jax/stages/rl/loss.py` |
 # | the words of the field that this package uses | the glossary in `CONTRIBUTING.md` |
 # | a whole run | `python -m corl_jax.main --config=configs/unified.py` |
+# | Janus-Pro-1B on one v5e chip | the same with `configs/unified.py:janus_pro_1b,lora=32,mesh=v5e-1` |

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs.one_chip import ONE_CHIP
 from corl_jax.core.errors import UserError
 from corl_jax.core.sharding import make_mesh
 from corl_jax.core.trees import count
@@ -291,3 +292,23 @@ def test_the_pipeline_is_made_of_these_configs(size):
     assert differences <= {"seed", "init_from", "steps", "evals", "hooks"}
     with pytest.raises(UserError, match="the model size must be one of .*; got 'huge'"):
         get_config("corl", "huge")
+
+
+def test_a_mesh_of_one_small_chip_sets_a_batch_that_fits_it():
+    """Named chips, with adapters; every record is still seen once. Other meshes change nothing."""
+    paper = get_config("unified", "janus_pro_1b,lora=32")
+    for mesh in ONE_CHIP:
+        c = get_config("unified", f"janus_pro_1b,lora=32,mesh={mesh}")
+        rollout, records = c.rl.rollout, 1405 * 16
+        assert rollout.image_prompts == rollout.text_prompts < paper.rl.rollout.image_prompts
+        assert c.steps * rollout.image_prompts == records
+        assert rollout.image_prompts % c.microbatches == 0
+        assert (c.lora.rank, c.lora.base_dtype) == (32, "bfloat16")
+        assert make_mesh(c.mesh.to_dict(), jax.devices()[:1]).size == 1
+        read_rl_config(c.to_dict(), c.updates_per_step)
+
+        # What is not 1B has other needs, and a base without adapters is trained itself.
+        assert get_config("unified", f"mesh={mesh}").rl.rollout.image_prompts == 8
+        assert get_config("unified", f"janus_pro_1b,mesh={mesh}").lora.base_dtype == "float32"
+    h100 = get_config("unified", "janus_pro_1b,lora=32,mesh=h100x1")
+    assert (h100.steps, h100.microbatches) == (paper.steps, paper.microbatches)

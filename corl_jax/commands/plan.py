@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from corl_jax.commands.common import check_file, path_flag
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_json
+from corl_jax.planner.compilers import check_releases
 
 if TYPE_CHECKING:
     from corl_jax.planner.roofline import Phase, Plan
@@ -46,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
                 f"a change to the config must be config.KEY=VALUE; got {change!r}. "
                 "Write for example config.microbatches=4"
             )
+
+    check_releases(args.topology)
 
     from absl import flags
 

@@ -6,8 +6,10 @@ Sizes under other settings are estimates; ``corl plan`` with the suggested setti
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from corl_jax.planner.chips import POOL_VARIABLES, chip_count
+from corl_jax.planner.fitting import MAX_MEMORY_SHARE
 from corl_jax.planner.gpu_targets import GPU_TARGETS
 from corl_jax.planner.memory import TRAIN_STATE_PARTS
 from corl_jax.planner.programs import PlannedStep
@@ -26,27 +28,29 @@ SLICE_SHAPES = {
 }
 """Chip to the shapes of its slices, smallest first."""
 
-MAX_MEMORY_SHARE = 0.92
-"""Share of the memory that JAX may take which an estimate may fill."""
-
 MAX_POOL_SHARE = 0.95
 """Share of a GPU's memory that JAX's pool may have; CUDA and cuDNN need the rest."""
 
 
-def advise(plan: Plan, step: PlannedStep) -> list[str]:
+def advise(plan: Plan, step: PlannedStep, fitting: Sequence[str] = ()) -> list[str]:
     """One sentence per change, the most useful first, then one per size that was assumed.
 
     There are no changes where the plan fits and nothing stands out.
+
+    Args:
+      plan: of the step.
+      step: as it was planned.
+      fitting: ``fitting.fitting_advice``; it takes the place of single changes to the config.
     """
     if plan.fits:
         changes = _advise_microbatches(plan, step)
     else:
+        singles = [*_advise_weights(plan, step), *_advise_phases(plan, step)]
         changes = [
+            *fitting,
             *_advise_pool(plan),
             *_advise_mesh(plan),
-            *_advise_weights(plan, step),
-            *_advise_phases(plan, step),
-            *_advise_batch(plan, step),
+            *([] if fitting else singles),
             *_advise_slice(plan),
         ]
     return [*changes, *assumed_size_notes(step.stage)]
@@ -147,36 +151,6 @@ def _advise_update(step: PlannedStep, batch_shards: int, peak_gib: float) -> lis
     if step.remat != "full":
         advice.append("update: config.model.remat=full keeps less for the backward pass")
     return advice
-
-
-def _advise_batch(plan: Plan, step: PlannedStep) -> list[str]:
-    """Fewer prompts in a step, for a slice that cannot hold the batch whatever its settings.
-
-    Temporary memory is taken to go with the number of prompts; everything else stays.
-    """
-    prompts, microbatches = step.stage.cfg.rollout.prompts, step.microbatches
-    max_gib = MAX_MEMORY_SHARE * plan.usable_gib
-
-    # Halve the prompts of all tasks until every phase fits, as long as they can be halved.
-    share = 1.0
-    while any(
-        phase.peak_gib - (1 - share) * phase.temp_gib > max_gib for phase in plan.phases.values()
-    ):
-        share /= 2
-        if any(count * share != int(count * share) for count in prompts.values()):
-            return []
-
-    # Micro-batches divide the prompts, and every device has a sample in each.
-    fewer = {task: int(count * share) for task, count in prompts.items()}
-    changes = [f"config.rl.rollout.{task}_prompts={count}" for task, count in fewer.items()]
-    divisor = math.gcd(microbatches, *fewer.values())
-    if divisor != microbatches:
-        changes.append(f"config.microbatches={divisor}")
-    batch_shards = plan.mesh["data"] * plan.mesh["fsdp"]
-    samples = min(fewer.values()) * step.stage.cfg.rollout.group_size
-    if samples // divisor < batch_shards:
-        return []
-    return [f"or a smaller batch: {' '.join(changes)}"]
 
 
 def _advise_slice(plan: Plan) -> list[str]:

@@ -11,9 +11,24 @@ import importlib.metadata
 from packaging.requirements import Requirement
 
 from corl_jax.core.errors import UserError
+from corl_jax.planner.gpu_targets import GPU_TARGETS
 
 CUDA_PLUGINS = {"jax-cuda13-plugin": 13, "jax-cuda12-plugin": 12}
 """Packages with the compiler for GPUs, to the release of CUDA that they are for."""
+
+
+def check_releases(topology: str) -> None:
+    """Raises where a compiler that is installed is of another release than JAX; before JAX is
+    imported, which warns of it in lines of its own.
+
+    Raises:
+      UserError: it is; ``topology`` says which compiler it is about.
+    """
+    if topology.partition(":")[0] in GPU_TARGETS:
+        if any(_installed(plugin) is not None for plugin in CUDA_PLUGINS):
+            cuda_major_version(topology)
+    elif _installed("libtpu") is not None:
+        check_libtpu(topology)
 
 
 def check_libtpu(topology: str) -> None:
@@ -43,9 +58,10 @@ def cuda_major_version(topology: str) -> int:
             "installed (no GPU is needed); pip install 'corl_jax[cuda]'"
         )
 
-    # JAX loads the compiler from a package beside the plug-in, of the same release.
-    major = CUDA_PLUGINS[plugins[0]]
-    _check_release(plugins[0], f"cuda{major}")
+    # JAX loads the compiler from a package beside the plug-in, which the plug-in requires.
+    plugin, major = plugins[0], CUDA_PLUGINS[plugins[0]]
+    _check_release(plugin, f"cuda{major}")
+    _check_release(f"jax-cuda{major}-pjrt", f"cuda{major}", requirer=plugin)
     return major
 
 
@@ -57,21 +73,27 @@ def _installed(package: str) -> str | None:
         return None
 
 
-def _check_release(package: str, extra: str) -> None:
-    """Raises unless an installed package is of a release that JAX's ``extra`` requires.
+def _check_release(package: str, extra: str, requirer: str = "jax") -> None:
+    """Raises unless an installed package is of a release that ``requirer`` requires.
+
+    Args:
+      package: one that is installed.
+      extra: of JAX, which installs the package.
+      requirer: JAX, or another package of that extra.
 
     Raises:
       UserError: it is not.
     """
     jax_version = importlib.metadata.version("jax")
     version = importlib.metadata.version(package)
-    for line in importlib.metadata.requires("jax") or []:
+    for line in importlib.metadata.requires(requirer) or []:
         requirement = Requirement(line)
         is_required = requirement.marker is None or requirement.marker.evaluate({"extra": extra})
         if requirement.name != package or not is_required:
             continue
         if not requirement.specifier.contains(version, prereleases=True):
+            required_by = f"{requirer} {importlib.metadata.version(requirer)}"
             raise UserError(
-                f"{package} must be {requirement.specifier} for jax {jax_version}; got {version}. "
+                f"{package} must be {requirement.specifier} for {required_by}; got {version}. "
                 f"pip install 'jax[{extra}]=={jax_version}'"
             )

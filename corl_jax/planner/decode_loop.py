@@ -72,25 +72,35 @@ def _token_loops(module: Module, min_bytes: float) -> list[tuple[Computation, in
     Args:
       min_bytes: what such a loop carries and moves in a turn at least.
     """
-    loops = list(hlo_bytes.loops(module))
+    # Such a loop carries the weights; the loop that makes pixels has none of them. Prompts are read
+    # by a loop that carries them too, one turn for every layer of their stacks.
+    carrying = [
+        (body, trip_count)
+        for loop, body, trip_count in hlo_bytes.loops(module)
+        if loop.result_bytes >= min_bytes and _stack_bytes(loop, trip_count) < min_bytes / 2
+    ]
 
-    # Where layers are a loop, a loop with a loop inside is one over image tokens.
+    # Where layers are a loop, a loop with a loop inside is one over image tokens. Small weights may
+    # lie in the chip's own memory, so that a turn moves nothing.
     nested = [
         (body, trip_count)
-        for _, body, trip_count in loops
+        for body, trip_count in carrying
         if any(True for _ in hlo_bytes.loops(module, body))
     ]
     if nested:
         return nested
 
-    # Where they are not, it is one that has the weights and reads them; the loop that makes pixels
-    # has none of them.
+    # Where layers are not a loop, it is one that reads the weights that it carries.
     return [
         (body, trip_count)
-        for loop, body, trip_count in loops
-        if loop.result_bytes >= min_bytes
-        and hlo_bytes.computation_traffic(module, body).hbm_bytes >= min_bytes
+        for body, trip_count in carrying
+        if hlo_bytes.computation_traffic(module, body).hbm_bytes >= min_bytes
     ]
+
+
+def _stack_bytes(loop: Instruction, layers: int) -> int:
+    """Bytes of the arrays in a loop's state that have ``layers`` rows."""
+    return sum(array.bytes for array in loop.arrays if array.dims[:1] == (layers,))
 
 
 def loop_table(module: Module, rows: int = 25) -> str:

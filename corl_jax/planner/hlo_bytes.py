@@ -120,6 +120,11 @@ def count_copies(module: Module, computation: Computation, min_bytes: int) -> in
     for instruction in computation.instructions.values():
         if instruction.opcode == "while":
             count += count_copies(module, module.loop_part(instruction, "body"), min_bytes)
+        elif instruction.opcode in ("call", "conditional"):
+            count += max(
+                count_copies(module, module.computations[name], min_bytes)
+                for name in instruction.called
+            )
         elif instruction.opcode == "copy" or _is_copy_fusion(module, instruction):
             count += instruction.hbm_result_bytes >= min_bytes
     return count

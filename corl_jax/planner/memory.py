@@ -80,6 +80,13 @@ def memory_parts(step: PlannedStep) -> dict[str, float]:
     }
 
 
+def resident_gib(parts: Mapping[str, float], phase: str) -> float:
+    """GiB of ``memory_parts`` that stay on a chip while a phase runs."""
+    # The update runs without the weights for sampling.
+    sampling_gib = 0.0 if phase == "update" else parts["rollout_parameters"]
+    return sum(parts[name] for name in (*TRAIN_STATE_PARTS, "reward_models")) + sampling_gib
+
+
 def image_cache_size(step: PlannedStep) -> ImageCacheSize:
     """The KV cache of the image rollout.
 

@@ -115,11 +115,7 @@ def compile_plan(
         if hlo_folder is not None:
             _write_programs(hlo_folder, name, programs)
 
-        # The update runs without the weights for sampling.
-        state_gib = sum(parts[part] for part in memory.TRAIN_STATE_PARTS)
-        resident_gib = state_gib + parts["reward_models"]
-        resident_gib += 0 if name == "update" else parts["rollout_parameters"]
-        phases[name] = _phase(programs, slice_, resident_gib)
+        phases[name] = _phase(programs, slice_, memory.resident_gib(parts, name))
 
         # Two phases are compared with the least that they need.
         if name == "rollout_image" and programs and programs[0].module is not None:

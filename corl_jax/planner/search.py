@@ -12,8 +12,9 @@ from typing import Any
 from corl_jax.core.errors import UserError
 from corl_jax.core.provenance import versions
 from corl_jax.planner import memory
-from corl_jax.planner.advice import MAX_MEMORY_SHARE, advise
+from corl_jax.planner.advice import advise
 from corl_jax.planner.chips import Slice
+from corl_jax.planner.fitting import MAX_MEMORY_SHARE, fitting_advice
 from corl_jax.planner.programs import PHASES, PlannedStep, open_step
 from corl_jax.planner.roofline import Plan, compile_plan
 
@@ -40,7 +41,8 @@ def plan_config(
     """The plan of a config as it is; see ``roofline.compile_plan``."""
     step = open_step(config, slice_.devices)
     plan = compile_plan(step, slice_, log, phase_names, hlo_folder)
-    return PlanReport(plan, step, advise(plan, step))
+    fitting = fitting_advice(config, slice_, plan, step)
+    return PlanReport(plan, step, advise(plan, step, fitting))
 
 
 def search_meshes(

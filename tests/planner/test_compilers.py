@@ -18,6 +18,8 @@ REQUIRED = [
     'libtpu==0.0.42.*; extra == "tpu"',
     'jax-cuda12-plugin[with-cuda]<=0.10.2,>=0.10.2; extra == "cuda12"',
     'jax-cuda13-plugin[with-cuda]<=0.10.2,>=0.10.2; extra == "cuda13"',
+    "jax-cuda12-pjrt==0.10.2",
+    "jax-cuda13-pjrt==0.10.2",
     "numpy>=2",
 ]
 
@@ -43,11 +45,18 @@ def install(monkeypatch):
 
 
 def test_a_compiler_of_the_release_that_jax_requires_is_taken(install):
-    install(libtpu="0.0.42.1", jax_cuda13_plugin="0.10.2")
+    install(libtpu="0.0.42.1", jax_cuda13_plugin="0.10.2", jax_cuda13_pjrt="0.10.2")
     compilers.check_libtpu("v5e:2x2")
     assert compilers.cuda_major_version("h100:1") == 13
-    install(jax_cuda12_plugin="0.10.2")
+    install(jax_cuda12_plugin="0.10.2", jax_cuda12_pjrt="0.10.2")
     assert compilers.cuda_major_version("h100:1") == 12
+
+    # Before JAX is imported, what is not installed is no error yet.
+    for topology in ("h100:1", "v5e:1x1", "nothing"):
+        compilers.check_releases(topology)
+    install()
+    compilers.check_releases("h100:1")
+    compilers.check_releases("v5e:1x1")
 
 
 @pytest.mark.parametrize(
@@ -66,6 +75,11 @@ def test_a_compiler_of_the_release_that_jax_requires_is_taken(install):
             r"jax-cuda13-plugin must be .* got 0.11.2. pip install 'jax\[cuda13\]==0.10.2'",
         ),
         ({"jax_cuda12_plugin": "0.9.0"}, "cuda", r"pip install 'jax\[cuda12\]==0.10.2'"),
+        (
+            {"jax_cuda13_plugin": "0.10.2", "jax_cuda13_pjrt": "0.10.1"},
+            "cuda",
+            r"jax-cuda13-pjrt must be ==0.10.2 for jax-cuda13-plugin 0.10.2; got 0.10.1",
+        ),
     ],
 )
 def test_another_release_is_one_line_that_says_what_to_install(install, packages, check, message):
@@ -76,6 +90,11 @@ def test_another_release_is_one_line_that_says_what_to_install(install, packages
         else:
             compilers.cuda_major_version("h100:1")
     assert re.search(message, str(error.value)) and "\n" not in str(error.value)
+
+    # A compiler that is there is held against JAX before JAX is imported.
+    if packages:
+        with pytest.raises(UserError, match="must be"):
+            compilers.check_releases({"tpu": "v5e:2x2", "cuda": "h100:1"}[check])
 
 
 def test_the_installed_jax_names_its_compilers():

@@ -230,25 +230,6 @@ def test_a_pool_that_is_too_small_is_told_from_a_gpu_that_is(plan, step):
     assert whole.fits and not any("XLA_CLIENT" in text for text in advise(whole, step))
 
 
-def test_a_smaller_batch_is_one_that_fits(plan, step):
-    """Phases whose temporary memory is twice what is left want half of the prompts, no fewer."""
-    phases = {
-        name: dataclasses.replace(phase, peak_gib=6.0, temp_gib=4.0)
-        for name, phase in plan.phases.items()
-        if phase.peak_gib
-    }
-    prompts = step.stage.cfg.rollout.prompts
-    assert all(count % 2 == 0 for count in prompts.values())
-    small = dataclasses.replace(plan, phases=phases, usable_gib=4.4, slice_name="v5e:1x1")
-    (text,) = [text for text in advise(small, step) if "smaller batch" in text]
-    for task, count in prompts.items():
-        assert f"config.rl.rollout.{task}_prompts={count // 2}" in text
-
-    # No batch helps where what stays on the chip is too much.
-    full = dataclasses.replace(small, usable_gib=1.5)
-    assert not any("smaller batch" in text for text in advise(full, step))
-
-
 def test_candidates_use_all_chips(config):
     meshes = [candidate["mesh"] for candidate in candidate_configs(config, 8)]
     assert {mesh["fsdp"] * mesh["tensor"] for mesh in meshes} == {8}
