@@ -73,18 +73,19 @@ class SelfAttention(nnx.Module):
 
         # The keys and values of x are written first, so that x attends to itself through the cache.
         # The shared part is complete: it is read and never written.
-        shared_kv = None
+        shared_kv, slots = None, None
         if cache is not None:
             cache = cache.write(k_NKSC, v_NKSC, layer, index)
             shared_length = 0 if cache.shared is None else cache.shared.length
             if cache.shared is not None:
                 shared_kv = cache.shared.layer(layer, shared_length, k_NKSC.dtype)
+                slots = cache.slots
             length = mask_NLS.shape[-1] - shared_length
             k_NKSC, v_NKSC = cache.layer(layer, length, k_NKSC.dtype)
 
         # A single query waits for memory, not for arithmetic, so it needs no kernel.
         if shared_kv is not None:
-            mixed_NLHC = attend_shared_prefix(q_NLHC, shared_kv, (k_NKSC, v_NKSC), mask_NLS)
+            mixed_NLHC = attend_shared_prefix(q_NLHC, shared_kv, (k_NKSC, v_NKSC), mask_NLS, slots)
         elif x_NLD.shape[1] == 1:
             mixed_NLHC = attend(q_NLHC, k_NKSC, v_NKSC, mask_NLS)
         else:
