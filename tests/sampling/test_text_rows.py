@@ -28,7 +28,7 @@ from corl_jax.objectives.sampling_distribution import (
 from corl_jax.sampling import decode, decode_text, row_levels
 from corl_jax.sampling.row_levels import Level, plan_levels
 
-LENGTH, SEGMENT = 24, 6
+LENGTH, SEGMENT = 24, 12
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +54,9 @@ def make_prompts(policy):
 
 @pytest.fixture
 def short_segments(monkeypatch):
-    """Levels for short texts of few rows: 16, 8, 4 and 2 rows with 4, 2, 1 and 1 windows."""
+    """Levels for short texts of few rows: 16, 8 and 4 rows with 2, 1 and 1 windows."""
     monkeypatch.setattr(row_levels, "SEGMENT", SEGMENT)
-    monkeypatch.setattr(row_levels, "MIN_ROWS", 2)
+    monkeypatch.setattr(row_levels, "MIN_ROWS", 4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +77,9 @@ class MadeLengths:
 
         # A row is known by its key, wherever it is.
         data, all_data = jax.random.key_data(keys), jax.random.key_data(self.keys)
-        row = jnp.argmax(jnp.all(data[:, None] == all_data[None], -1), 1)
-        tokens = jnp.where(step + 1 == self.lengths[row], self.eos, tokens)
+        is_row = jnp.all(data[:, None] == all_data[None], -1)
+        length = jnp.sum(jnp.where(is_row, self.lengths, 0), 1)
+        tokens = jnp.where(step + 1 == length, self.eos, tokens)
         return tokens, token_log_probs(distribution, tokens)
 
 
@@ -111,7 +112,7 @@ def compile_programs(policy, args, form, sharder=None):
     """Compiled ``decode_text`` and ``decode_all_rows``, functions of parameters and the rest.
 
     Args:
-      args: parameters, prompts, keys, lengths.
+      args: parameters, prompts, keys; keys again and lengths, which all devices have.
       form: ``stack``, ``cpu`` (layers one by one, a cache that grows), ``gpu_int8`` (one by one, an
         int8 cache that is made once).
       sharder: of the rows, which are sharded already.
@@ -125,15 +126,15 @@ def compile_programs(policy, args, form, sharder=None):
         model = bind(graphdef, params)
         return quantize_int8(model, weights=False, cache=True) if form == "gpu_int8" else model
 
-    def by_levels(params, prompts, keys, lengths):
-        made = MadeLengths(keys.reshape(-1), lengths, ids.eos)
+    def by_levels(params, prompts, keys, all_keys, lengths):
+        made = MadeLengths(all_keys.reshape(-1), lengths, ids.eos)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(decode_text, "step_keys", made.step_keys)
             patch.setattr(decode_text, "sample_tokens", made.sample_tokens)
             return decode_text.decode_text(bound(params), prompts, keys, sampling, ids, LENGTH)
 
-    def all_rows(params, prompts, keys, lengths):
-        made = MadeLengths(keys.reshape(-1), lengths, ids.eos)
+    def all_rows(params, prompts, keys, all_keys, lengths):
+        made = MadeLengths(all_keys.reshape(-1), lengths, ids.eos)
         return decode_all_rows(bound(params), prompts, keys, sampling, ids, LENGTH, made)
 
     with sharding_context(sharder) if sharder else contextlib.nullcontext():
@@ -162,11 +163,13 @@ def check_tokens(policy, prompts, group_size, form, tolerance, sharder=None):
 
     def args_of(seed):
         keys = sample_keys(stream(seed, "test", 0), rows).reshape(-1, group_size)
-        rest = prompts, keys, jnp.asarray(made_lengths(seed, rows), jnp.int32)
+        lengths = jnp.asarray(made_lengths(seed, rows), jnp.int32)
         if sharder is None:
-            return policy.params, *rest
-        params = jax.device_put(policy.params, sharder.named_sharding())
-        return params, *sharder.put_batch(rest)
+            return policy.params, prompts, keys, keys, lengths
+        params, all_keys, lengths = jax.device_put(
+            (policy.params, keys, lengths), sharder.named_sharding()
+        )
+        return params, *sharder.put_batch((prompts, keys)), all_keys, lengths
 
     by_levels, all_rows = compile_programs(policy, args_of(0), form, sharder)
     for seed in range(14):
@@ -182,8 +185,10 @@ def check_tokens(policy, prompts, group_size, form, tolerance, sharder=None):
 @pytest.mark.parametrize(
     ("form", "prompts", "group_size", "tolerance"),
     [
+        # Prefixes are read once per prompt for 8 rows, and are those of the rows for 4.
         ("cpu", 4, 4, 1e-5),
-        ("stack", 4, 4, 1e-5),
+        # With two samples per prompt they are those of the rows at once.
+        ("stack", 8, 2, 1e-5),
         # A rounding of eight bits may fall the other way.
         ("gpu_int8", 4, 4, 1e-4),
         ("cpu", 16, 1, 1e-5),
@@ -197,8 +202,8 @@ def test_tokens_are_those_of_all_rows(
 
 def test_rows_stay_on_their_devices(policy, make_prompts, short_segments):
     """On four devices the tokens are the same, and all that devices exchange is a count of rows."""
-    sharder = Sharder(make_mesh({"data": 2, "fsdp": 2}, jax.devices()[:4]))
-    text = check_tokens(policy, make_prompts(8), 4, "stack", 1e-5, sharder)
+    sharder = Sharder(make_mesh({"data": 4}, jax.devices()[:4]))
+    text = check_tokens(policy, make_prompts(4), 8, "stack", 1e-5, sharder)
     assert "num_partitions=4" in text
     assert not re.findall(r"(?:all-gather|all-to-all|reduce-scatter|permute)(?:-start)?\(", text)
     exchanged = set(re.findall(r"= (\S+) all-reduce(?:-start)?\(", text))
