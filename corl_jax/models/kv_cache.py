@@ -157,8 +157,14 @@ class KVCache:
         """
         shards, rows = rows_DM.shape
 
+        def take_leaf(leaf: jax.Array, chosen: jax.Array) -> jax.Array:
+            # A stack goes layer by layer, so that the device never holds it twice.
+            if leaf.ndim == 5:
+                return jax.lax.map(lambda layer: take_rows(layer, chosen), leaf)
+            return take_rows(leaf, chosen)
+
         def take(tree: KVCache, chosen: jax.Array) -> KVCache:
-            return jax.tree.map(lambda leaf: take_rows(leaf, chosen, leaf.ndim - 4), tree)
+            return jax.tree.map(lambda leaf: take_leaf(leaf, chosen), tree)
 
         own = take(KVCache(self.k, self.v), rows_DM)
         shared = self.shared

@@ -214,7 +214,7 @@ def test_levels_follow_from_shapes():
     """One loop for short texts, so that they cost what they did; few loops for long ones."""
     assert plan_levels(192, 17, False) == (Level(192, (17,)),)
     assert plan_levels(128, 144, False) == (Level(128, (144,)),)
-    assert plan_levels(8, 575, False) == (Level(8, (144, 288, 432, 575)),)
+    assert plan_levels(16, 575, False) == (Level(16, (144, 288, 432, 575)),)
     assert plan_levels(128, 575, False) == (
         Level(128, (144, 288, 432, 575)),
         Level(64, (288, 575)),
@@ -228,5 +228,5 @@ def test_levels_follow_from_shapes():
         Level(32, (575,)),
     )
     # Odd numbers of rows, and a completion of one token.
-    assert [level.rows for level in plan_levels(31, 300, False)] == [31, 16, 8]
+    assert [level.rows for level in plan_levels(61, 300, False)] == [61, 31, 16]
     assert plan_levels(16, 0, False) == (Level(16, (0,)),)
