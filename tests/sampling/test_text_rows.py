@@ -86,7 +86,9 @@ class MadeLengths:
 def decode_all_rows(model, prompts, keys, sampling, ids, length, made):
     """One loop over all rows that reads the whole cache, until all have ended."""
     rows, keys = keys.size, keys.reshape(-1)
-    states, cache, prefilled = decode.prefill(model, prompts, rows // len(prompts.tokens), ids.image)
+    states, cache, prefilled = decode.prefill(
+        model, prompts, rows // len(prompts.tokens), ids.image
+    )
     cache = decode.reserve(cache, prefilled.prompt_mask.shape[1], length)
 
     def one_token(carry):
