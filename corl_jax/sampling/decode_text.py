@@ -125,8 +125,12 @@ def decode_text(
     # The last token is sampled but not fed back.
     prompt_length = prefilled.prompt_mask.shape[1]
     cache = reserve(cache, prompt_length, length - 1)
-    compiles_layers = bool(prefilled.layers) and not model.backbone.grows_cache
-    levels = levels or plan_levels(rows // shards, length - 1, compiles_layers)
+    levels = levels or plan_levels(
+        rows // shards,
+        length - 1,
+        stacked=not prefilled.layers,
+        compiles_layers=bool(prefilled.layers) and not model.backbone.grows_cache,
+    )
 
     empty = DecodeState(
         step=jnp.int32(-1),

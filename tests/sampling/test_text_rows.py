@@ -128,12 +128,18 @@ def compile_programs(policy, args, form, sharder=None):
         model = bind(graphdef, params)
         return quantize_int8(model, weights=False, cache=True) if form == "gpu_int8" else model
 
+    # A stack is not planned to lose rows, but can.
+    shards = sharder.batch_shards if sharder else 1
+    levels = plan_levels(args[2].size // shards, LENGTH - 1)
+
     def by_levels(params, prompts, keys, all_keys, lengths):
         made = MadeLengths(all_keys.reshape(-1), lengths, ids.eos)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(decode_text, "step_keys", made.step_keys)
             patch.setattr(decode_text, "sample_tokens", made.sample_tokens)
-            return decode_text.decode_text(bound(params), prompts, keys, sampling, ids, LENGTH)
+            return decode_text.decode_text(
+                bound(params), prompts, keys, sampling, ids, LENGTH, levels
+            )
 
     def all_rows(params, prompts, keys, all_keys, lengths):
         made = MadeLengths(all_keys.reshape(-1), lengths, ids.eos)
@@ -214,21 +220,23 @@ def test_rows_stay_on_their_devices(policy, make_prompts, short_segments):
 
 def test_levels_follow_from_shapes():
     """One loop for short texts, so that they cost what they did; few loops for long ones."""
-    assert plan_levels(192, 17, False) == (Level(192, (17,)),)
-    assert plan_levels(128, 144, False) == (Level(128, (144,)),)
-    assert plan_levels(16, 575, False) == (Level(16, (144, 288, 432, 575)),)
-    assert plan_levels(128, 575, False) == (
+    assert plan_levels(192, 17) == (Level(192, (17,)),)
+    assert plan_levels(128, 144) == (Level(128, (144,)),)
+    assert plan_levels(16, 575) == (Level(16, (144, 288, 432, 575)),)
+    assert plan_levels(128, 575) == (
         Level(128, (144, 288, 432, 575)),
         Level(64, (288, 575)),
         Level(32, (575,)),
         Level(16, (575,)),
     )
     # Where each loop compiles all layers there are as many as for images.
-    assert plan_levels(128, 575, True) == (
+    assert plan_levels(128, 575, compiles_layers=True) == (
         Level(128, (288, 575)),
         Level(64, (575,)),
         Level(32, (575,)),
     )
+    # A stack keeps its rows, for want of memory.
+    assert plan_levels(128, 575, stacked=True) == (Level(128, (144, 288, 432, 575)),)
     # Odd numbers of rows, and a completion of one token.
-    assert [level.rows for level in plan_levels(61, 300, False)] == [61, 31, 16]
-    assert plan_levels(16, 0, False) == (Level(16, (0,)),)
+    assert [level.rows for level in plan_levels(61, 300)] == [61, 31, 16]
+    assert plan_levels(16, 0) == (Level(16, (0,)),)
