@@ -26,6 +26,7 @@ Workers = Annotated[int, Interval(ge=0, le=256)]
 Gigabytes = Annotated[float, Interval(gt=0, le=1000)]
 Share = Annotated[float, Interval(ge=0, lt=1)]
 Seconds = Annotated[float, Interval(ge=0, le=3600)]
+Length = Annotated[int, Interval(ge=1, le=2**14)]
 ImageTokens = Annotated[int, Interval(ge=1, le=2**16)]
 
 SIZES = "dot, tiny, mid, or (not on a CPU) janus_pro_1b"
@@ -173,6 +174,34 @@ def _run_step(args: argparse.Namespace, log: LogLine) -> dict[str, Any]:
     return run_benchmark(options, log)
 
 
+def _add_text_flags(parser: argparse.ArgumentParser) -> None:
+    _add_size(parser, SIZES, "tiny")
+    flags: list[tuple[str, Any, int, str]] = [
+        ("--prompts", Prompts, 16, "questions"),
+        ("--group", Samples, 8, "answers to each"),
+        ("--length", Length, 576, "most tokens of an answer"),
+        ("--median", Length, 80, "of the lengths, which are geometric"),
+        ("--repeats", Repeats, 3, "timings of each program"),
+    ]
+    for flag, annotation, default, text in flags:
+        text = f"{text} (default: {default})"
+        parser.add_argument(flag, type=number(annotation), default=default, help=text)
+
+
+def _run_text(args: argparse.Namespace, log: LogLine) -> dict[str, Any]:
+    from corl_jax.bench.text_speed import TextOptions, run_benchmark
+
+    options = TextOptions(
+        size=args.size,
+        prompts=args.prompts,
+        group_size=args.group,
+        length=args.length,
+        median=args.median,
+        repeats=args.repeats,
+    )
+    return run_benchmark(options, log)
+
+
 def _add_scaling_flags(parser: argparse.ArgumentParser) -> None:
     _add_size(parser, "dot, tiny or mid", "tiny")
     parser.add_argument(
@@ -307,6 +336,11 @@ BENCHMARKS = {
         "Seconds of a training step (rollouts of both tasks, update), compared with transformers.",
         _add_step_flags,
         _run_step,
+    ),
+    "text": Benchmark(
+        "Text decoding where rows end early, compared with all rows to the end.",
+        _add_text_flags,
+        _run_text,
     ),
     "scaling": Benchmark(
         "A training step on 1, 2, 4 and 8 fake CPU devices, and by the size of the step on one.",

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import PyTree
+from jaxtyping import Array, Int, PyTree
 
 from corl_jax.core.sharding import Sharder, active_sharder, axes_of, constrain
 
@@ -139,3 +139,32 @@ def _all_gather(spec: PartitionSpec, shards: PyTree[jax.Array]) -> PyTree[jax.Ar
         return x
 
     return jax.tree.map(gather_leaf, shards)
+
+
+def batch_shards_of(rows: int) -> int:
+    """Shards that ``rows`` rows are spread over: 1 outside ``sharding_context``, or if unequal."""
+    sharder = active_sharder()
+    return 1 if sharder is None or rows % sharder.batch_shards else sharder.batch_shards
+
+
+def take_rows(x: jax.Array, rows_DM: Int[Array, "D M"], axis: int = 0) -> jax.Array:
+    """Rows of ``x`` that are chosen in each of ``D`` shards alone, so that none changes its device.
+
+    Args:
+      x: an array whose ``axis`` has ``D * N`` rows; shard ``d`` has those from ``d * N`` on.
+      rows_DM: numbers below ``N``, counted within the shard.
+      axis: of the rows.
+
+    Returns:
+      the array with ``D * M`` rows.
+    """
+    shards, before = len(rows_DM), (slice(None),) * axis
+
+    def take(part: jax.Array, rows: jax.Array) -> jax.Array:
+        return part.at[(*before, rows)].get(mode="promise_in_bounds")
+
+    if shards == 1:
+        return take(x, rows_DM[0])
+    parts = x.reshape(*x.shape[:axis], shards, -1, *x.shape[axis + 1 :])
+    taken = jax.vmap(take, (axis, 0), axis)(parts, rows_DM)
+    return taken.reshape(*x.shape[:axis], -1, *x.shape[axis + 1 :])

@@ -101,19 +101,20 @@ class SelfAttention(nnx.Module):
         # The keys and values of x are written first, so that x attends to itself through the cache.
         # The shared part is complete: it is read and never written.
         kv: tuple[KVArray, KVArray] = k_NKSC, v_NKSC
-        shared_kv = None
+        shared_kv, slots = None, None
         if cache is not None:
             cache = cache.write(k_NKSC, v_NKSC, layer, index)
             shared_length = 0 if cache.shared is None else cache.shared.length
             if cache.shared is not None:
                 shared_kv = cache.shared.layer(layer, shared_length)
+                slots = cache.slots
             length = mask_NLS.shape[-1] - shared_length
             kv = cache.layer(layer, length)
 
         # A single query waits for memory, not for arithmetic: it needs no kernel, and reads an int8
         # cache as it is. Kernels for many queries take no int8.
         if shared_kv is not None:
-            mixed_NLHC = attend_shared_prefix(q_NLHC, shared_kv, kv, mask_NLS)
+            mixed_NLHC = attend_shared_prefix(q_NLHC, shared_kv, kv, mask_NLS, slots)
         elif x_NLD.shape[1] == 1:
             mixed_NLHC = attend(q_NLHC, *kv, mask_NLS)
         else:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from corl_jax.core.per_device import take_rows
 from corl_jax.core.types import pytree
 from corl_jax.models.int8 import Int8
 
@@ -22,6 +23,29 @@ Stored = KVArray | tuple[KVArray, ...]
 
 Index = int | jax.Array
 """A layer's number or a position: an integer, or a traced one inside a loop."""
+
+
+@pytree()
+class PrefixSlots:
+    """Where the rows of a cache are among all samples of the prompts, when some have left.
+
+    A slot is a sample that the cache once had; the ``S / B`` slots of a prompt are neighbours.
+    Numbers are counted within each of ``D`` shards of the rows.
+
+    Attributes:
+      slot_of_row: int ``[D, M]``.
+      row_of_slot: int ``[D, S]``; any row where that of the slot has left.
+    """
+
+    slot_of_row: Int[Array, "D M"]
+    row_of_slot: Int[Array, "D S"]
+
+    @classmethod
+    def of(cls, slot_of_row: Int[Array, "D M"], slots: int) -> PrefixSlots:
+        """The slots of rows, ``slots`` of them in a shard."""
+        rows = jnp.arange(slot_of_row.shape[1])
+        invert = jax.vmap(lambda slot_of_row: jnp.zeros(slots, int).at[slot_of_row].set(rows))
+        return cls(slot_of_row, invert(slot_of_row))
 
 
 @pytree()
@@ -38,11 +62,13 @@ class KVCache:
         ``[N, K, L, C]`` for layers that run one by one. Arrays, or ``Int8`` scaled along ``C``.
       shared: the positions before these that ``N / B`` neighbouring rows share, as a cache of ``B``
         rows, or None.
+      slots: which of the samples that share them the rows are, where some have left; else None.
     """
 
     k: Stored
     v: Stored
     shared: KVCache | None = None
+    slots: PrefixSlots | None = None
 
     @classmethod
     def empty(
@@ -76,6 +102,11 @@ class KVCache:
         """``L``, the number of positions it has room for, without those of ``shared``."""
         return jax.tree.leaves(self.k)[0].shape[-2]
 
+    @property
+    def rows(self) -> int:
+        """``N``, the number of rows, without those of ``shared``."""
+        return jax.tree.leaves(self.k)[0].shape[-4]
+
     def fork(self, samples: int) -> KVCache:
         """An empty cache with ``samples`` rows for each row of this one, which they share.
 
@@ -98,7 +129,56 @@ class KVCache:
             return jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 2) + [(0, length - self.length), (0, 0)])
 
         k, v = jax.tree.map(pad, (self.k, self.v))
-        return KVCache(k, v, self.shared)
+        return KVCache(k, v, self.shared, self.slots)
+
+    def first(self, length: int) -> KVCache:
+        """A cache of the first ``length`` positions alone, without those of ``shared``."""
+        k, v = jax.tree.map(lambda leaf: leaf[..., :length, :], (self.k, self.v))
+        return KVCache(k, v, self.shared, self.slots)
+
+    def with_first(self, part: KVCache) -> KVCache:
+        """This cache with its first positions replaced by those of ``part``."""
+
+        def replace(leaf: jax.Array, first: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_update_slice(leaf, first, (0,) * leaf.ndim)
+
+        k, v = jax.tree.map(replace, (self.k, self.v), (part.k, part.v))
+        return KVCache(k, v, self.shared, self.slots)
+
+    def take_rows(
+        self, rows_DM: Int[Array, "D M"], samples_DM: Int[Array, "D M"], samples: int
+    ) -> KVCache:
+        """This cache with the rows that are chosen in each of ``D`` shards.
+
+        Args:
+          rows_DM: numbers of rows of this cache, see ``per_device.take_rows``.
+          samples_DM: what numbers they had in the cache that had all samples.
+          samples: ``G``, samples per prompt that it had.
+        """
+        shards, rows = rows_DM.shape
+
+        def take_leaf(leaf: jax.Array, chosen: jax.Array) -> jax.Array:
+            # A stack goes layer by layer, so that the device never holds it twice.
+            if leaf.ndim == 5:
+                return jax.lax.map(lambda layer: take_rows(layer, chosen), leaf)
+            return take_rows(leaf, chosen)
+
+        def take(tree: KVCache, chosen: jax.Array) -> KVCache:
+            return jax.tree.map(lambda leaf: take_leaf(leaf, chosen), tree)
+
+        own = take(KVCache(self.k, self.v), rows_DM)
+        shared = self.shared
+        if shared is None:
+            return own
+
+        # A prompt is read once for all its samples, until there are no more rows than prompts.
+        # Then each row has a prefix of its own, which is no more to read.
+        if self.slots is None and shared.rows == self.rows:
+            return KVCache(own.k, own.v, take(shared, rows_DM))
+        prompts = shared.rows // shards
+        if rows <= prompts:
+            return KVCache(own.k, own.v, take(shared, samples_DM // samples))
+        return KVCache(own.k, own.v, shared, PrefixSlots.of(samples_DM, prompts * samples))
 
     def layer(self, layer: Index, length: int) -> tuple[KVArray, KVArray]:
         """Keys and values of one layer at its first ``length`` positions, as they are stored."""
@@ -121,7 +201,7 @@ class KVCache:
         """
         k = _write(self.k, k_NKLC, layer, index)
         v = _write(self.v, v_NKLC, layer, index)
-        return KVCache(k, v, self.shared)
+        return KVCache(k, v, self.shared, self.slots)
 
 
 def _read(stored: Stored, layer: Index, length: int) -> KVArray:

@@ -31,8 +31,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from corl_jax.core.per_device import take_rows
 from corl_jax.models.int8 import query_key_products, weighted_values
-from corl_jax.models.kv_cache import KVArray
+from corl_jax.models.kv_cache import KVArray, PrefixSlots
 from corl_jax.models.products import round_to
 
 BLOCK = 144
@@ -44,6 +45,7 @@ def attend_shared_prefix(
     prefix_kv: tuple[KVArray, KVArray],
     row_kv: tuple[KVArray, KVArray],
     mask_NLS: Bool[Array, "#N L PS"],
+    slots: PrefixSlots | None = None,
 ) -> Float[Array, "N L H C"]:
     """``attention_kernels.attend`` to a prefix that ``N / B`` rows share, and to each row itself.
 
@@ -56,22 +58,41 @@ def attend_shared_prefix(
         or int8.
       row_kv: keys and values of the row itself ``[N, K, S, C]``.
       mask_NLS: true where a query attends; ``P`` columns of the prefix, then ``S`` of the row.
+      slots: which samples of the prompts the rows are, where some have left while text is decoded.
+        Every sample then has its place in the products with the prefix, as if it were there; only
+        queries and results move, and the prefix is still read once per prompt.
     """
     rows, length, heads, size = q_NLHC.shape
     (prefix_k_BKPC, prefix_v_BKPC), (k_NKSC, v_NKSC) = prefix_kv, row_kv
     prompts, kv_heads, prefix_length, _ = prefix_k_BKPC.shape
-    samples, heads_per_kv = rows // prompts, heads // kv_heads
+    heads_per_kv = heads // kv_heads
+    samples = (rows if slots is None else slots.row_of_slot.size) // prompts
+    groups = (prompts, samples) if slots is None else (rows, 1)
     # Hidden logits get the lowest number instead of -inf, with which an empty row would give NaN.
     low = jnp.finfo(jnp.float32).min
 
     # Query heads are grouped by the key/value head they share; Q counts the heads of a group.
-    q_BGLKQC = q_NLHC.reshape(prompts, samples, length, kv_heads, heads_per_kv, size) * jnp.asarray(
+    q_BGLKQC = q_NLHC.reshape(*groups, length, kv_heads, heads_per_kv, size) * jnp.asarray(
         size**-0.5, q_NLHC.dtype
     )
     q_BGKQLC = jnp.moveaxis(q_BGLKQC, 2, 4)
     mask_BG11LS = jnp.broadcast_to(mask_NLS, (rows, *mask_NLS.shape[1:])).reshape(
-        prompts, samples, 1, 1, length, -1
+        *groups, 1, 1, length, -1
     )
+
+    # Rows to the samples of each prompt, with heads before the samples, and back.
+    def to_prompts(x: jax.Array) -> jax.Array:
+        if slots is not None:
+            by_slot = take_rows(x.reshape(rows, *x.shape[2:]), slots.row_of_slot)
+            x = by_slot.reshape(prompts, samples, *x.shape[2:])
+        return x.swapaxes(1, 2)
+
+    def to_rows(x: jax.Array) -> jax.Array:
+        x = x.swapaxes(1, 2)
+        if slots is not None:
+            by_slot = x.reshape(prompts * samples, *x.shape[2:])
+            x = take_rows(by_slot, slots.slot_of_row).reshape(*groups, *x.shape[2:])
+        return x
 
     # One matrix product per leading row of the keys, with all queries that read this row as M.
     def attention_logits(q: jax.Array, k: KVArray, leading: tuple[int, ...]) -> jax.Array:
@@ -84,10 +105,10 @@ def attend_shared_prefix(
         return mixed.reshape(*leading, heads_per_kv, length, size)
 
     # The prefix has a row per prompt, so the samples come after the heads and join M.
-    by_prompt, by_row = (prompts, kv_heads, samples), (prompts, samples, kv_heads)
+    by_prompt, by_row = (prompts, kv_heads, samples), (*groups, kv_heads)
     prefix_logits_BKGQLP = jnp.where(
-        mask_BG11LS[..., :prefix_length].swapaxes(1, 2),
-        attention_logits(q_BGKQLC.swapaxes(1, 2), prefix_k_BKPC, by_prompt),
+        to_prompts(mask_BG11LS[..., :prefix_length]),
+        attention_logits(to_prompts(q_BGKQLC), prefix_k_BKPC, by_prompt),
         low,
     )
     row_logits_BGKQLS = jnp.where(
@@ -96,15 +117,15 @@ def attend_shared_prefix(
 
     # Softmax over both parts: a maximum and a sum for each query.
     max_BGKQL = jnp.maximum(
-        jnp.max(prefix_logits_BKGQLP, -1).swapaxes(1, 2), jnp.max(row_logits_BGKQLS, -1)
+        to_rows(jnp.max(prefix_logits_BKGQLP, -1)), jnp.max(row_logits_BGKQLS, -1)
     )
-    prefix_weights = jnp.exp(prefix_logits_BKGQLP - max_BGKQL.swapaxes(1, 2)[..., None])
+    prefix_weights = jnp.exp(prefix_logits_BKGQLP - to_prompts(max_BGKQL)[..., None])
     row_weights = jnp.exp(row_logits_BGKQLS - max_BGKQL[..., None])
-    total_BGKQL = jnp.sum(prefix_weights, -1).swapaxes(1, 2) + jnp.sum(row_weights, -1)
+    total_BGKQL = to_rows(jnp.sum(prefix_weights, -1)) + jnp.sum(row_weights, -1)
 
     # The weights are normalized last, when the prefix and the row have been added, and the result
     # is rounded once.
-    mixed_BGKQLC = mix_values(prefix_weights, prefix_v_BKPC, by_prompt).swapaxes(1, 2) + mix_values(
+    mixed_BGKQLC = to_rows(mix_values(prefix_weights, prefix_v_BKPC, by_prompt)) + mix_values(
         row_weights, v_NKSC, by_row
     )
     mixed_BGKQLC = round_to(mixed_BGKQLC / total_BGKQL[..., None], q_NLHC.dtype)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 
 from corl_jax.planner.hlo import Computation, Instruction, Module
 from corl_jax.planner.hlo_collectives import ASYNC_DONE, COLLECTIVES, collectives
+from corl_jax.sampling.decode_text import COMPACTED
 
 FREE = {
     "parameter",
@@ -82,6 +83,9 @@ def computation_traffic(module: Module, computation: Computation) -> DeviceTraff
             # A loop inside a loop is multiplied by both trip counts.
             body = module.loop_part(instruction, "body")
             total += computation_traffic(module, body).times(module.trip_count(instruction))
+        elif instruction.opcode == "conditional" and COMPACTED in instruction.attributes:
+            # At worst all rows of text go on together to the end.
+            continue
         elif instruction.opcode in ("call", "conditional"):
             # Of the branches of a conditional, the one that moves the most counts.
             branches = [

@@ -15,14 +15,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from corl_jax.core.types import Prompts, pytree
+from corl_jax.core.types import Prompts
 from corl_jax.models.interface import UnifiedModel
 from corl_jax.models.kv_cache import KVCache
 from corl_jax.objectives.sampling_distribution import (
     SamplingParams,
     gumbel_noise,
     log_distribution,
-    sample_tokens,
     sample_with_noise,
 )
 from corl_jax.sampling.prompt_layout import (
@@ -33,11 +32,7 @@ from corl_jax.sampling.prompt_layout import (
     split_cfg,
     with_unconditional_prompts,
 )
-
-SEGMENT = 144
-"""Image tokens that are decoded with one window of the cache. A single window would read as much
-cache for the first token as for the last. Each segment compiles, so there are few: four for the 576
-tokens of Janus-Pro."""
+from corl_jax.sampling.row_levels import SEGMENT
 
 SHORT_SEGMENT = 72
 """The same for separate layers over a cache that is made once, the form on a GPU, where the part of
@@ -60,26 +55,6 @@ class Prefill:
     layers: tuple[Any, ...]
     prompt_mask: Bool[Array, "N P"]
     prompt_lengths: Int[Array, "N"]
-
-
-@pytree()
-class DecodeState:
-    """What changes from token to token while text is decoded.
-
-    Attributes:
-      step: completion position that is sampled next.
-      states: ``[N, D]``, the states that predict it.
-      cache: keys and values of the prompts and of the completions so far.
-      done: bool ``[N]``, whether the end token has been sampled.
-      tokens, log_probs: ``[N, T]``, the completions so far.
-    """
-
-    step: Int[Array, ""]
-    states: Float[Array, "N D"]
-    cache: KVCache
-    done: Bool[Array, "N"]
-    tokens: Int[Array, "N T"]
-    log_probs: Float[Array, "N T"]
 
 
 def prefill(
@@ -216,58 +191,3 @@ def decode_image(
 def step_keys(keys: Key[Array, "N"], step: Int[Array, ""]) -> Key[Array, "N"]:
     """The keys of one step: what a row samples does not depend on the other rows."""
     return jax.vmap(lambda key: jax.random.fold_in(key, step))(keys)
-
-
-def decode_text(
-    model: UnifiedModel,
-    prompts: Prompts,
-    keys: Key[Array, "B G"],
-    sampling: SamplingParams,
-    ids: SpecialTokenIds,
-    length: int,
-) -> tuple[Int[Array, "N T"], Bool[Array, "N T"], Float[Array, "N T"]]:
-    """Text, until every row has sampled the end token or has ``length`` tokens.
-
-    Args:
-      keys: one per sample.
-
-    Returns:
-      tokens (padding after the end token), a mask that is true up to and including the end token,
-      and log-probs.
-    """
-    groups, samples = keys.shape
-    keys, rows = keys.reshape(-1), groups * samples
-    states, cache, prefilled = prefill(model, prompts, samples, ids.image)
-    cache = reserve(cache, prefilled.prompt_mask.shape[1], length)
-
-    def is_running(state: DecodeState):
-        return (state.step < length) & ~jnp.all(state.done)
-
-    def decode_one(state: DecodeState) -> DecodeState:
-        step = state.step
-        distribution = log_distribution(model.text_logits(state.states), None, sampling)
-        sampled, sampled_log_probs = sample_tokens(step_keys(keys, step), distribution, sampling)
-        sampled = jnp.where(state.done, ids.pad, sampled)
-        tokens = state.tokens.at[:, step].set(sampled)
-        log_probs = state.log_probs.at[:, step].set(jnp.where(state.done, 0.0, sampled_log_probs))
-
-        x = model.embed_text(sampled)
-        states, cache = decode_step(model, prefilled, x, state.cache, step, length)
-        done = state.done | (sampled == ids.eos)
-        return DecodeState(step + 1, states, cache, done, tokens, log_probs)
-
-    start = DecodeState(
-        step=jnp.int32(0),
-        states=states,
-        cache=cache,
-        done=jnp.zeros(rows, bool),
-        tokens=jnp.full((rows, length), ids.pad, jnp.int32),
-        log_probs=jnp.zeros((rows, length), jnp.float32),
-    )
-    final = jax.lax.while_loop(is_running, decode_one, start)
-
-    # Tokens count up to the first end token; rows without one count as far as the loop ran.
-    is_eos = final.tokens == ids.eos
-    ended_before = jnp.cumsum(is_eos, 1) - is_eos
-    mask = (ended_before == 0) & (jnp.arange(length) < final.step)
-    return final.tokens, mask, final.log_probs

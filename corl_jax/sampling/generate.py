@@ -21,7 +21,8 @@ from corl_jax.core.trees import bind
 from corl_jax.core.types import Modality, Params, Prompts, Rollout
 from corl_jax.models.interface import UnifiedModel, UnifiedSizes
 from corl_jax.objectives.sampling_distribution import SamplingParams
-from corl_jax.sampling.decode import decode_image, decode_text
+from corl_jax.sampling.decode import decode_image
+from corl_jax.sampling.decode_text import decode_text
 from corl_jax.sampling.log_probs import LogProbOptions, log_probs_and_entropy
 from corl_jax.sampling.prompt_layout import SpecialTokenIds
 

@@ -66,6 +66,17 @@ def test_corl_jax_samples_a_group_per_prompt(dot_policy, devices):
     assert set(contender.seconds) == {"compile"}
 
 
+def test_texts_end_where_the_median_says(tmp_path):
+    """Both programs sample the same texts; the one with fewer rows later on is timed beside."""
+    path = tmp_path / "text.json"
+    args = ["--prompts", "8", "--group", "4", "--length", "150", "--median", "9", "--repeats", "2"]
+    assert main(["bench", "text", "--size", "dot", *args, "--json", str(path)]) == 0
+    values = json.loads(path.read_text())
+    assert 5 < values["median_length"] < 14 and 20 < values["max_length"] < 150
+    assert values["ratio"] > 0 and values["largest_log_prob_difference"] < 1e-4
+    assert values["ours"] == pytest.approx(values["theirs"] * values["ratio"], rel=0.5)
+
+
 def test_random_weights_are_those_that_the_folder_holds(dot_policy, tmp_path):
     loaded = Policy.load(write_policy(dot_policy, tmp_path))
     assert loaded.cfg == dot_policy.cfg and loaded.fns == dot_policy.fns

@@ -18,7 +18,7 @@ from corl_jax.data.images import preprocess
 from corl_jax.data.shapes.examples import example
 from corl_jax.data.text_tokenizer import left_pad
 from corl_jax.models.janus.model import abstract
-from corl_jax.sampling import decode
+from corl_jax.sampling import decode, decode_text
 from corl_jax.sampling.batching import take
 from corl_jax.sampling.log_probs import LogProbOptions, completion_states, largest_difference
 from corl_jax.sampling.policy import Policy
@@ -249,7 +249,7 @@ def test_text_stops_when_all_rows_have_ended(tiny_policy, text_prompts, monkeypa
     """With a likely end token, rows end at different places; the loop runs to the last of them."""
     eos, pad, max_length = tiny_policy.tokenizer.eos_id, tiny_policy.tokenizer.pad_id, 200
     steps = []
-    decode_step, log_distribution = decode.decode_step, decode.log_distribution
+    decode_step, log_distribution = decode_text.decode_step, decode_text.log_distribution
 
     def counted_decode_step(*args):
         step = args[4]
@@ -260,21 +260,22 @@ def test_text_stops_when_all_rows_have_ended(tiny_policy, text_prompts, monkeypa
         eos_logit = jax.nn.logsumexp(logits, -1) - 1
         return log_distribution(logits.at[:, eos].set(eos_logit), uncond, sampling)
 
-    monkeypatch.setattr(decode, "decode_step", counted_decode_step)
-    monkeypatch.setattr(decode, "log_distribution", with_likely_eos)
+    monkeypatch.setattr(decode_text, "decode_step", counted_decode_step)
+    monkeypatch.setattr(decode_text, "log_distribution", with_likely_eos)
     sampling, ids = tiny_policy.fns.sampling_params("text"), tiny_policy.fns.ids
 
     @jax.jit
     def run(params):
         model = bind(tiny_policy.fns.graphdef, params)
         keys = prompt_keys((0, 1, 2), group_size=2)
-        return decode.decode_text(model, text_prompts, keys, sampling, ids, max_length)
+        return decode_text.decode_text(model, text_prompts, keys, sampling, ids, max_length)
 
     tokens, mask, log_probs = map(np.asarray, run(tiny_policy.params))
     jax.effects_barrier()
     lengths = mask.sum(1)
     assert len(set(lengths)) > 1 and max(lengths) < max_length
-    assert sorted(steps) == list(range(max(lengths)))
+    # The last token of all is sampled but not fed back.
+    assert sorted(steps) == list(range(max(lengths) - 1))
 
     # A completion is everything up to its first end token, that one included.
     for row, row_mask, row_log_probs, length in zip(tokens, mask, log_probs, lengths, strict=True):
