@@ -214,18 +214,35 @@ def _fusion_read_bytes(module: Module, fusion: Computation, name: str) -> float:
             # What is read of a view is what its own users read.
             total += _fusion_read_bytes(module, fusion, user.name)
         elif user.opcode == "fusion":
-            # A fusion in the fusion, which may have the array as several operands.
+            # A fusion in the fusion, which may have the array as several operands. Where it only
+            # gives the array another layout, its own users read what they need of that.
             nested = module.computations[user.called[0]]
             total += sum(
-                _fusion_read_bytes(module, nested, parameter.name)
+                _fusion_read_bytes(module, fusion, user.name)
+                if _returns_view(nested, parameter.name) and not user.root
+                else _fusion_read_bytes(module, nested, parameter.name)
                 for operand, parameter in zip(user.operands, nested.parameters, strict=True)
                 if operand == name
             )
+        elif user.opcode == "reduce" and is_first_operand and not user.root:
+            # Of a sum of which only slices are used, only their terms are read.
+            share = _fusion_read_bytes(module, fusion, user.name) / user.result_bytes
+            total += min(share, 1.0) * fusion.instructions[name].result_bytes
         else:
             # One user that reads all of the array is enough.
             return float(fusion.instructions[name].result_bytes)
 
     return total
+
+
+def _returns_view(fusion: Computation, name: str) -> bool:
+    """Whether a fusion's result is nothing but a view of its parameter."""
+    instruction = fusion.root
+    while instruction.opcode in VIEWS:
+        if instruction.operands[0] == name:
+            return True
+        instruction = fusion.instructions[instruction.operands[0]]
+    return False
 
 
 def _fusion_write_bytes(module: Module, fusion: Computation) -> float:

@@ -303,3 +303,53 @@ def test_a_kernel_that_only_slices_is_a_copy():
         line.split(" x ")[1].split()[0]: line.endswith(" copy") for line in lines if " x " in line
     }
     assert marked["copied"] and not marked["scaled"]
+
+
+VIEWS_IN_FUSIONS = """HloModule m
+
+%relayout (whole: s8[24,64,128]) -> s8[24,64,128] {
+  %whole = s8[24,64,128]{2,1,0:T(32,128)(4,1)} parameter(0)
+  ROOT %copy = s8[24,64,128]{2,1,0:T(8,128)(4,1)} copy(%whole)
+}
+
+%read_layer (stack: s8[24,64,128], layer: s32[]) -> s32[1,64,128] {
+  %stack = s8[24,64,128]{2,1,0:T(32,128)(4,1)} parameter(0)
+  %layer = s32[] parameter(1)
+  %view = s8[24,64,128]{2,1,0:T(8,128)(4,1)} fusion(%stack), kind=kLoop, calls=%relayout
+  %zero = s32[] constant(0)
+  %slice = s8[1,64,128]{2,1,0} dynamic-slice(%view, %layer, %zero, %zero), dynamic_slice_sizes={1,64,128}
+  ROOT %wide = s32[1,64,128]{2,1,0} convert(%slice)
+}
+
+%add (x: f32[], y: f32[]) -> f32[] {
+  %x = f32[] parameter(0)
+  %y = f32[] parameter(1)
+  ROOT %sum = f32[] add(%x, %y)
+}
+
+%third_of_sum (parts: f32[4,32,96]) -> f32[32,32] {
+  %parts = f32[4,32,96]{2,1,0} parameter(0)
+  %init = f32[] constant(0)
+  %summed = f32[32,96]{1,0} reduce(%parts, %init), dimensions={0}, to_apply=%add
+  ROOT %third = f32[32,32]{1,0} slice(%summed), slice={[0:32], [0:32]}
+}
+
+ENTRY %main (stack: s8[24,64,128], layer: s32[], parts: f32[4,32,96]) -> (s32[1,64,128], f32[32,32]) {
+  %stack = s8[24,64,128]{2,1,0:T(32,128)(4,1)} parameter(0)
+  %layer = s32[] parameter(1)
+  %parts = f32[4,32,96]{2,1,0} parameter(2)
+  %read = s32[1,64,128]{2,1,0} fusion(%stack, %layer), kind=kOutput, calls=%read_layer
+  %third = f32[32,32]{1,0} fusion(%parts), kind=kLoop, calls=%third_of_sum
+  ROOT %t = (s32[1,64,128], f32[32,32]) tuple(%read, %third)
+}
+"""
+
+
+def test_what_a_fusion_does_not_use_is_not_read():
+    """A stack in another layout counts as the slice of it, a sum as the terms of its slice."""
+    module = hlo.parse(VIEWS_IN_FUSIONS)
+    layer, third = 64 * 128, 32 * 32 * 4
+    expected = {"read": layer + 4 + 4 * layer, "third": 4 * third + third}
+    for name, moved in expected.items():
+        instruction = module.entry.instructions[name]
+        assert hlo_bytes.hbm_bytes(module, module.entry, instruction) == moved
