@@ -18,15 +18,21 @@ from flax import nnx
 
 from corl_jax.evals import sampler_scorer_gap
 from corl_jax.evals.config import EvalPolicy
-from corl_jax.models import attention, attention_kernels, language_model, layers, shared_prefix
+from corl_jax.models import (
+    attention,
+    attention_kernels,
+    int8,
+    language_model,
+    layers,
+    shared_prefix,
+)
 from corl_jax.models.products import matmul_over_rows
 from corl_jax.sampling.policy import Policy, abstract_model
 
 GUIDANCE_SCALES = (1.0, 5.0)
 PROMPTS, SAMPLES = 16, 8
-ATTENTION, MLP = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
 RESIDUAL, HEADS = ("o_proj", "down_proj"), ("lm_head", "fc1", "fc2")
-PLACES = (attention, attention_kernels, language_model, layers, shared_prefix)
+PLACES = (attention, attention_kernels, int8, language_model, layers, shared_prefix)
 
 
 def narrow(*names):
@@ -79,7 +85,7 @@ def casts():
 
 
 def values():
-    return patched("wide_einsum", narrow_values, (attention_kernels, shared_prefix))
+    return patched("wide_einsum", narrow_values, (int8,))
 
 
 @contextlib.contextmanager
@@ -90,16 +96,14 @@ def casts_and_values():
 
 ROWS = {
     "as it is": (unchanged, contextlib.nullcontext),
-    "queries, keys, values rounded before rotation": (narrow(*ATTENTION), contextlib.nullcontext),
     "mixed values rounded before normalization": (unchanged, values),
     "what joins the residual stream rounded first": (narrow(*RESIDUAL), contextlib.nullcontext),
-    "gate and up rounded before their product": (narrow(*MLP), contextlib.nullcontext),
     "logits and the hidden layer of the image head rounded": (
         narrow(*HEADS),
         contextlib.nullcontext,
     ),
     "roundings as casts": (unchanged, casts),
-    "all of these, as before": (narrow(*ATTENTION, *MLP, *RESIDUAL, *HEADS), casts_and_values),
+    "all of these, as before": (narrow(*RESIDUAL, *HEADS), casts_and_values),
     "residual stream in float32": (residual_in_float32, contextlib.nullcontext),
     "heads in float32": (heads_in_float32, contextlib.nullcontext),
     "cache and attention weights in float32": (cache_in_float32, contextlib.nullcontext),

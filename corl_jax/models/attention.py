@@ -5,6 +5,7 @@ States, rotary angles and masks go in. Mixed states and the updated cache come o
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -40,31 +41,13 @@ class SelfAttention(nnx.Module):
 
         # Heads are sharded over the tensor axis; a device computes the attention of its own heads.
         self.q_proj = linear(
-            width,
-            heads * head_size,
-            ("embed", "heads"),
-            bias=False,
-            dtype=dtype,
-            rngs=rngs,
-            wide=True,
+            width, heads * head_size, ("embed", "heads"), bias=False, dtype=dtype, rngs=rngs
         )
         self.k_proj = linear(
-            width,
-            kv_heads * head_size,
-            ("embed", "kv_heads"),
-            bias=False,
-            dtype=dtype,
-            rngs=rngs,
-            wide=True,
+            width, kv_heads * head_size, ("embed", "kv_heads"), bias=False, dtype=dtype, rngs=rngs
         )
         self.v_proj = linear(
-            width,
-            kv_heads * head_size,
-            ("embed", "kv_heads"),
-            bias=False,
-            dtype=dtype,
-            rngs=rngs,
-            wide=True,
+            width, kv_heads * head_size, ("embed", "kv_heads"), bias=False, dtype=dtype, rngs=rngs
         )
         self.o_proj = linear(
             heads * head_size,
@@ -165,20 +148,18 @@ class SelfAttention(nnx.Module):
     def _project(
         self, x_NLD: Float[Array, "N L D"], rope: RotaryAngles
     ) -> tuple[Float[Array, "N L H C"], Float[Array, "N L K C"], Float[Array, "N L K C"]]:
-        """Queries, keys and values; queries and keys are rotated in float32, and rounded once."""
+        """Queries, keys and values; queries and keys are rotated, in float32."""
         rows, length, _ = x_NLD.shape
 
+        def rotate(x: jax.Array, heads: int) -> jax.Array:
+            x_NLHC = x.reshape(rows, length, heads, self.head_size).astype(jnp.float32)
+            return round_to(apply_rotary(x_NLHC, *rope), self.dtype)
+
         # Values have no position, so they are not rotated.
-        q_NLHC = self.q_proj(x_NLD).reshape(rows, length, self.heads, self.head_size)
-        q_NLHC = apply_rotary(q_NLHC, *rope)
-        k_NLKC = self.k_proj(x_NLD).reshape(rows, length, self.kv_heads, self.head_size)
-        k_NLKC = apply_rotary(k_NLKC, *rope)
+        q_NLHC = rotate(self.q_proj(x_NLD), self.heads)
+        k_NLKC = rotate(self.k_proj(x_NLD), self.kv_heads)
         v_NLKC = self.v_proj(x_NLD).reshape(rows, length, self.kv_heads, self.head_size)
-        return (
-            round_to(q_NLHC, self.dtype),
-            round_to(k_NLKC, self.dtype),
-            round_to(v_NLKC, self.dtype),
-        )
+        return q_NLHC, k_NLKC, v_NLKC
 
     def _output(self, mixed_NLHC: Float[Array, "N L H C"]) -> Float[Array, "N L D"]:
         """The output projection of all heads together, in float32."""

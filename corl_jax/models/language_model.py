@@ -100,10 +100,10 @@ class Block(nnx.Module):
         # down. So a device never needs the hidden units of another.
         self.mlp_norm = RmsNorm(cfg.width, cfg.norm_eps, dtype, rngs)
         self.gate_proj = linear(
-            cfg.width, cfg.mlp_dim, ("embed", "mlp"), bias=False, dtype=dtype, rngs=rngs, wide=True
+            cfg.width, cfg.mlp_dim, ("embed", "mlp"), bias=False, dtype=dtype, rngs=rngs
         )
         self.up_proj = linear(
-            cfg.width, cfg.mlp_dim, ("embed", "mlp"), bias=False, dtype=dtype, rngs=rngs, wide=True
+            cfg.width, cfg.mlp_dim, ("embed", "mlp"), bias=False, dtype=dtype, rngs=rngs
         )
         self.down_proj = linear(
             cfg.mlp_dim, cfg.width, ("mlp", "embed"), bias=False, dtype=dtype, rngs=rngs, wide=True
@@ -142,10 +142,13 @@ class Block(nnx.Module):
     ) -> Float[Array, "N L D"]:
         """Adds what attention has mixed to ``x``, and then the MLP of the sum."""
         # Between layers activations are sharded by rows only; the tensor axis is for heads and MLP.
-        # Products are float32: the sum is rounded once.
+        # What joins the residual stream is float32, and rounded as part of the sum.
         x_NLD = constrain(round_to(x_NLD + mixed_NLD, x_NLD.dtype), "batch")
         h_NLD = self.mlp_norm(x_NLD)
-        h_NLF = round_to(jax.nn.silu(self.gate_proj(h_NLD)) * self.up_proj(h_NLD), x_NLD.dtype)
+        gate_NLF, up_NLF = (
+            project(h_NLD).astype(jnp.float32) for project in (self.gate_proj, self.up_proj)
+        )
+        h_NLF = round_to(jax.nn.silu(gate_NLF) * up_NLF, x_NLD.dtype)
         return constrain(round_to(x_NLD + self.down_proj(h_NLF), x_NLD.dtype), "batch")
 
 

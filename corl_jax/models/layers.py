@@ -128,7 +128,6 @@ def apply_rotary(
 ) -> Float[Array, "N L H C"]:
     """Rotates the first half of every head against the second, the layout of Hugging Face Llama."""
     # Each pair (first, second) is a point in the plane that turns by the angle of its position.
-    cos, sin = cos.astype(x_NLHC.dtype), sin.astype(x_NLHC.dtype)
     first, second = jnp.split(x_NLHC, 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1)
 
