@@ -16,11 +16,8 @@ from corl_jax.bench.timing import LogLine, median_ms
 from corl_jax.bench.workloads import check_size
 from corl_jax.core.errors import UserError, describe_error
 from corl_jax.core.runtime import compute_dtype
-from corl_jax.models.attention_kernels import available_kernels, check_kernel, kernels
+from corl_jax.models.attention_kernels import PLAIN, available_kernels, check_kernel, kernels
 from corl_jax.sampling.prompt_layout import prompt_mask
-
-# The kernel that the others are compared with.
-PLAIN = "einsum"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from corl_jax.models.attention_kernels import attend, kernels
+from corl_jax.models.attention_kernels import PLAIN, attend, kernels
 from corl_jax.models.int8 import dequantized
 from corl_jax.models.kv_cache import Index, KVArray, KVCache
 from corl_jax.models.layers import RotaryAngles, apply_rotary, linear
@@ -141,9 +141,28 @@ class SelfAttention(nnx.Module):
 
         # Each completion attends to its prompt and to itself. Then both are one array again.
         prompt_mixed = kernels[self.kernel].attend(prompt_q, prompt_k, prompt_v, mask_BPP)
-        mixed = attend_shared_prefix_causally(q, (prompt_k, prompt_v), (k, v), mask_NTS)
+        mixed = self._attend_behind_prefix(q, (prompt_k, prompt_v), (k, v), mask_NTS)
         mixed = mixed.reshape(prompts, -1, *prompt_mixed.shape[2:])
         return self._output(jnp.concatenate([prompt_mixed, mixed], 1))
+
+    def _attend_behind_prefix(
+        self,
+        q_NTHC: Float[Array, "N T H C"],
+        prefix_kv: tuple[Float[Array, "B K P C"], Float[Array, "B K P C"]],
+        row_kv: tuple[Float[Array, "N K T C"], Float[Array, "N K T C"]],
+        mask_NTS: Bool[Array, "N T PT"],
+    ) -> Float[Array, "N T H C"]:
+        """Completions attend to their prompt and to themselves."""
+        if self.kernel == PLAIN:
+            return attend_shared_prefix_causally(q_NTHC, prefix_kv, row_kv, mask_NTS)
+
+        # A kernel reads one sequence of keys, so each completion has its prompt's in front.
+        samples = len(q_NTHC) // len(prefix_kv[0])
+        k_NKSC, v_NKSC = (
+            jnp.concatenate([jnp.repeat(prefix, samples, 0), row], 2)
+            for prefix, row in zip(prefix_kv, row_kv, strict=True)
+        )
+        return kernels[self.kernel].attend(q_NTHC, k_NKSC, v_NKSC, mask_NTS)
 
     def _project(
         self, x_NLD: Float[Array, "N L D"], rope: RotaryAngles

@@ -49,6 +49,9 @@ class Kernel:
 
 kernels: Registry[Kernel] = Registry("attention kernel")
 
+PLAIN = "einsum"
+"""Name of the kernel that runs everywhere."""
+
 
 def check_kernel(name: str, platform: str, head_sizes: tuple[int, ...], dtype: DTypeLike) -> None:
     """Refuses a kernel that cannot run, before anything is compiled.
@@ -126,7 +129,7 @@ def attend(
     return jnp.moveaxis(mixed_NKQLC, 3, 1).reshape(rows, length, heads, size)
 
 
-kernels.register("einsum")(Kernel(attend))
+kernels.register(PLAIN)(Kernel(attend))
 
 
 def cudnn(

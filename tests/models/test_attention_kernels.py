@@ -16,6 +16,7 @@ from corl_jax.models import attention_kernels
 from corl_jax.models.attention_kernels import attend, available_kernels, check_kernel, kernels
 from corl_jax.models.janus.config import JANUS_PRO_1B, TINY
 from corl_jax.models.janus.model import abstract
+from corl_jax.models.random_params import random_params
 from corl_jax.sampling.prompt_layout import prompt_mask
 
 HEADS, KV_HEADS, SIZE = 4, 2, 16
@@ -176,6 +177,40 @@ def test_the_model_uses_its_kernel_and_decodes_with_the_plain_one(monkeypatch):
     query_shapes.clear()
     jax.eval_shape(functools.partial(run, length=1), params)
     assert set(query_shapes) == {(1, 36, 4, 32)}
+
+
+def test_a_named_kernel_serves_completions_behind_a_shared_prefix(rng, monkeypatch):
+    shapes = []
+
+    def spy(q, k, v, mask):
+        shapes.append((q.shape[1], k.shape[2]))
+        return attend(q, k, v, mask)
+
+    monkeypatch.setitem(kernels._entries, "spy", attention_kernels.Kernel(spy))
+    prompts, samples, prompt_length, length = 2, 3, 5, 4
+    width = prompt_length + length
+    x = jnp.asarray(rng.normal(size=(prompts, prompt_length, TINY.decoder.width)), jnp.float32)
+    y = jnp.asarray(rng.normal(size=(prompts * samples, length, TINY.decoder.width)), jnp.float32)
+    # Two padding tokens on the left of the second prompt.
+    is_token = jnp.ones((prompts, width), bool).at[1, :2].set(False)
+    mask = jnp.tril(jnp.ones((width, width), bool)) & is_token[:, None]
+    positions = jnp.maximum(jnp.cumsum(is_token, 1) - 1, 0)
+
+    def total(params, name):
+        model = bind(nnx.split(abstract(TINY, attention=name))[0], params)
+        prompt_rows = (x, positions[:, :prompt_length], mask[:, :prompt_length, :prompt_length])
+        rows = [jnp.repeat(leaf, samples, 0)[:, prompt_length:] for leaf in (positions, mask)]
+        _, states = model.backbone.with_shared_prefix(prompt_rows, (y, *rows))
+        return jnp.sum(jnp.sin(states)), states
+
+    params = random_params(abstract(TINY), 0)
+    run = jax.jit(jax.value_and_grad(total, has_aux=True), static_argnums=1)
+    (_, expected), expected_gradient = run(params, "einsum")
+    (_, states), gradient = run(params, "spy")
+    np.testing.assert_allclose(states, expected, atol=1e-5)
+    for path, leaf in expected_gradient.items():
+        np.testing.assert_allclose(gradient[path], leaf, atol=1e-3, err_msg=path)
+    assert set(shapes) == {(prompt_length, prompt_length), (length, width)}
 
 
 @pytest.mark.parametrize(
