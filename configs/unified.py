@@ -147,6 +147,8 @@ def corl_stage_one(c: ml_collections.ConfigDict, size: str) -> None:
     )
     c.rl.advantage.pairing = "unified"
     c.rl.loss.task_weight.text = 1.0
+    # Weighs tokens of which sampler and loss think differently (docs/precision.md).
+    c.rl.loss.importance_cap = 2.0
     c.rl.log_probs.update({"chunk_length": 144, "shared_prefix": ("image", "text")})
     for task in ("image", "text"):
         c.kl[task].update({"schedule": "none", "start": 0.0, "end": 0.0})
@@ -178,6 +180,7 @@ ULM_R1 = {
     "rl.log_probs.image_alignment": "off_by_one_ulm_r1",
     "rl.log_probs.guidance": "conditional",
     "rl.loss.clip": "none",
+    "rl.loss.importance_cap": 0.0,
     "rl.loss.task_weight.text": 1.0,
     "rl.loss.aggregation": "sequence_mean",
     "rl.advantage.pairing": "unified",

@@ -18,21 +18,14 @@ from flax import nnx
 
 from corl_jax.evals import sampler_scorer_gap
 from corl_jax.evals.config import EvalPolicy
-from corl_jax.models import (
-    attention,
-    attention_kernels,
-    int8,
-    language_model,
-    layers,
-    shared_prefix,
-)
+from corl_jax.models import attention_kernels, int8, language_model, layers, shared_prefix
 from corl_jax.models.products import matmul_over_rows
 from corl_jax.sampling.policy import Policy, abstract_model
 
 GUIDANCE_SCALES = (1.0, 5.0)
 PROMPTS, SAMPLES = 16, 8
 RESIDUAL, HEADS = ("o_proj", "down_proj"), ("lm_head", "fc1", "fc2")
-PLACES = (attention, attention_kernels, int8, language_model, layers, shared_prefix)
+PLACES = (attention_kernels, int8, language_model, layers, shared_prefix)
 
 
 def narrow(*names):
@@ -58,7 +51,9 @@ def heads_in_float32(model):
 
 
 def cache_in_float32(model):
-    model.language_model.layers.attention.dtype = model.language_model.cache_dtype = jnp.float32
+    for name in ("q_proj", "k_proj", "v_proj"):
+        vars(model.language_model.layers.attention)[name].dtype = jnp.float32
+    model.language_model.cache_dtype = jnp.float32
 
 
 def unchanged(model):

@@ -5,7 +5,6 @@ States, rotary angles and masks go in. Mixed states and the updated cache come o
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -15,7 +14,6 @@ from corl_jax.models.attention_kernels import PLAIN, attend, kernels
 from corl_jax.models.int8 import dequantized
 from corl_jax.models.kv_cache import Index, KVArray, KVCache
 from corl_jax.models.layers import RotaryAngles, apply_rotary, linear
-from corl_jax.models.products import round_to
 from corl_jax.models.shared_prefix import attend_shared_prefix, attend_shared_prefix_causally
 
 
@@ -37,7 +35,6 @@ class SelfAttention(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.heads, self.kv_heads, self.head_size, self.kernel = heads, kv_heads, head_size, kernel
-        self.dtype = dtype
 
         # Heads are sharded over the tensor axis; a device computes the attention of its own heads.
         self.q_proj = linear(
@@ -167,16 +164,14 @@ class SelfAttention(nnx.Module):
     def _project(
         self, x_NLD: Float[Array, "N L D"], rope: RotaryAngles
     ) -> tuple[Float[Array, "N L H C"], Float[Array, "N L K C"], Float[Array, "N L K C"]]:
-        """Queries, keys and values; queries and keys are rotated, in float32."""
+        """Queries, keys and values; queries and keys are rotated."""
         rows, length, _ = x_NLD.shape
 
-        def rotate(x: jax.Array, heads: int) -> jax.Array:
-            x_NLHC = x.reshape(rows, length, heads, self.head_size).astype(jnp.float32)
-            return round_to(apply_rotary(x_NLHC, *rope), self.dtype)
-
         # Values have no position, so they are not rotated.
-        q_NLHC = rotate(self.q_proj(x_NLD), self.heads)
-        k_NLKC = rotate(self.k_proj(x_NLD), self.kv_heads)
+        q_NLHC = self.q_proj(x_NLD).reshape(rows, length, self.heads, self.head_size)
+        q_NLHC = apply_rotary(q_NLHC, *rope)
+        k_NLKC = self.k_proj(x_NLD).reshape(rows, length, self.kv_heads, self.head_size)
+        k_NLKC = apply_rotary(k_NLKC, *rope)
         v_NLKC = self.v_proj(x_NLD).reshape(rows, length, self.kv_heads, self.head_size)
         return q_NLHC, k_NLKC, v_NLKC
 

@@ -126,10 +126,15 @@ def rotary_angles(
 def apply_rotary(
     x_NLHC: Float[Array, "N L H C"], cos: Float[Array, "N L 1 E"], sin: Float[Array, "N L 1 E"]
 ) -> Float[Array, "N L H C"]:
-    """Rotates the first half of every head against the second, the layout of Hugging Face Llama."""
-    # Each pair (first, second) is a point in the plane that turns by the angle of its position.
-    first, second = jnp.split(x_NLHC, 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1)
+    """Rotates the first half of every head against the second, the layout of Hugging Face Llama.
+
+    It computes in float32.
+    """
+    # Each pair (first, second) is a point in the plane that turns by the angle of its position. Both
+    # halves are rounded before they are one array, which would be written in float32.
+    first, second = jnp.split(x_NLHC.astype(jnp.float32), 2, axis=-1)
+    turned = first * cos - second * sin, second * cos + first * sin
+    return jnp.concatenate([round_to(half, x_NLHC.dtype) for half in turned], -1)
 
 
 def stack(make_layer: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) -> Any:
