@@ -28,9 +28,12 @@ def train_and_stop(config, workdir, steps):
 def metric_rows(workdir):
     """The rows of a run's ``metrics.jsonl`` without the columns that say how long a step took."""
     rows = map(json.loads, (workdir / "metrics.jsonl").read_text("utf-8").splitlines())
-    return [
-        {name: value for name, value in row.items() if not name.startswith("time/")} for row in rows
-    ]
+    return list(map(without_times, rows))
+
+
+def without_times(metrics):
+    """Metrics without those that say how long something took."""
+    return {name: value for name, value in metrics.items() if not name.startswith("time/")}
 
 
 def dot_config():

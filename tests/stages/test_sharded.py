@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from helpers import apply_update
+from helpers import apply_update, without_times
 
 from corl_jax.core.sharding import sharding_context
 from corl_jax.engine.optim import make_optimizer
@@ -106,7 +106,7 @@ def take_two_steps(rl_config, small_config, small_world, policy_folder):
                         metrics_of_updates.append(
                             {name: float(metric.value) for name, metric in metrics.items()}
                         )
-                        host_metrics_of_updates.append(host_metrics)
+                        host_metrics_of_updates.append(without_times(host_metrics))
                 compiled = update.lower(state.with_frozen({}), state.frozen, batch).compile()
         return TwoSteps(
             batches, metrics_of_updates, host_metrics_of_updates, state, compiled.as_text()
