@@ -15,7 +15,7 @@ from corl_jax.engine.checkpoints import snapshot, writing
 from corl_jax.engine.checkpoints.checkpoint import Checkpointer
 from corl_jax.engine.checkpoints.snapshot import free_memory, take_snapshot
 from corl_jax.engine.checkpoints.step_folders import saved_steps
-from corl_jax.engine.checkpoints.writing import StepWriter
+from corl_jax.engine.checkpoints.writing import StepWriter, gb_in_flight_of
 from corl_jax.engine.state import abstract
 
 
@@ -134,3 +134,13 @@ def test_a_container_may_have_less_memory_than_its_machine(tmp_path):
     (group / "memory.max").write_text("max\n")
     assert free_memory(tmp_path) == 64 * 1024
     assert free_memory(tmp_path / "nowhere") is None
+
+
+def test_bytes_in_flight_hold_the_largest_shard():
+    def leaf(*sizes):
+        shards = [SimpleNamespace(data=SimpleNamespace(nbytes=size)) for size in sizes]
+        return SimpleNamespace(addressable_shards=shards)
+
+    assert gb_in_flight_of([leaf(10), leaf(20)]) == 2
+    # Orbax asks for less than the limit.
+    assert gb_in_flight_of([leaf(10), leaf(3 * 10**9, 10)]) == 4

@@ -83,8 +83,8 @@ class Checkpointer:
         self.folder = folder if is_address(folder) else folder.resolve()
         self._identity = identity
         on_first_process(lambda: make_clean_folder(self.folder))
-        self._orbax = make_orbax_checkpointer()
-        self._writer = StepWriter(self._orbax, self.folder, identity, keep)
+        self._reader = make_orbax_checkpointer()
+        self._writer = StepWriter(self.folder, identity, keep)
         self._saving: Saving | None = None
 
     def save(self, step: int, state: TrainState, data: grain.DatasetIterator) -> None:
@@ -201,7 +201,8 @@ class Checkpointer:
             if saving is not None:
                 saving.call.wait()
         finally:
-            self._orbax.close()
+            self._reader.close()
+            self._writer.close()
 
     def _read(
         self,
@@ -229,7 +230,7 @@ class Checkpointer:
         )
         try:
             with hidden_abandoned_tasks():
-                restored = self._orbax.restore(folder, args=args)
+                restored = self._reader.restore(folder, args=args)
         except Exception as error:
             raise DamagedCheckpoint(folder, describe_error(error)) from error
 
@@ -300,7 +301,7 @@ class Checkpointer:
 
         # An older version: Orbax's own metadata. Leaves without a shape are None.
         try:
-            tree = self._orbax.metadata(folder).item_metadata["state"].tree
+            tree = self._reader.metadata(folder).item_metadata["state"].tree
             leaves = ocp.tree.to_flat_dict(tree, sep=" ")
             return {
                 name: dtype_and_shape(leaf)

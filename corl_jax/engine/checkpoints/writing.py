@@ -31,12 +31,19 @@ from corl_jax.engine.checkpoints.step_folders import (
 )
 from corl_jax.engine.state import TrainState, named_arrays
 
+MIN_GB_IN_FLIGHT = 2
+"""Gigabytes of arrays that are encoded and written at the same time, unless one is larger. Orbax's
+default, 96, is a second copy of a state in the memory of most hosts."""
 
-def make_orbax_checkpointer() -> ocp.Checkpointer:
+
+def make_orbax_checkpointer(gb_in_flight: int = MIN_GB_IN_FLIGHT) -> ocp.Checkpointer:
     """Orbax's writer and reader of step folders.
 
     It is synchronous, within a thread of ours: Orbax's asynchronous one copies all arrays to the host
     before it returns.
+
+    Args:
+      gb_in_flight: see ``gb_in_flight_of``; a reader writes nothing.
     """
     # With their processes named, Orbax's barriers are those of the store and none of the devices,
     # which belong to the main thread.
@@ -48,7 +55,9 @@ def make_orbax_checkpointer() -> ocp.Checkpointer:
     return ocp.Checkpointer(
         ocp.CompositeCheckpointHandler(
             composite_options=ocp.CompositeOptions(multiprocessing_options=options),
-            state=ocp.StandardCheckpointHandler(multiprocessing_options=options),
+            state=ocp.StandardCheckpointHandler(
+                save_concurrent_gb=gb_in_flight, multiprocessing_options=options
+            ),
             data=ocp.JsonCheckpointHandler(
                 filename="position.json", multiprocessing_options=options
             ),
@@ -60,17 +69,25 @@ def make_orbax_checkpointer() -> ocp.Checkpointer:
     )
 
 
+def gb_in_flight_of(state: TrainState) -> int:
+    """Gigabytes that may be written at the same time: Orbax refuses less than the largest shard."""
+    largest = max(
+        shard.data.nbytes for leaf in jax.tree.leaves(state) for shard in leaf.addressable_shards
+    )
+    return max(MIN_GB_IN_FLIGHT, largest // 10**9 + 1)
+
+
 class StepWriter:
     """Writes one step after the other, each within one thread."""
 
     def __init__(
         self,
-        orbax: ocp.Checkpointer,
         folder: Path | epath.Path,
         identity: RunIdentity,
         keep: int,
     ):
-        self._orbax, self._folder = orbax, folder
+        self._orbax: ocp.Checkpointer | None = None
+        self._folder = folder
         self._identity, self._keep = identity, keep
         # Checksums of the frozen arrays, which are the same at every step; and their folder.
         self._frozen_sums: dict[str, Checksum] = {}
@@ -83,6 +100,8 @@ class StepWriter:
         Raises:
           UserError: the state is not finite, or the step cannot be written.
         """
+        if self._orbax is None:
+            self._orbax = make_orbax_checkpointer(gb_in_flight_of(state))
         exchange = BackgroundExchange()
         sums = self._checksums(state, exchange)
         frozen = frozen_name({name: checksum.digest for name, checksum in sums.items()})
@@ -109,6 +128,11 @@ class StepWriter:
             return ""
 
         exchange.on_first_process(finish)
+
+    def close(self) -> None:
+        """Releases Orbax's threads."""
+        if self._orbax is not None:
+            self._orbax.close()
 
     def _checksums(self, state: TrainState, exchange: BackgroundExchange) -> dict[str, Checksum]:
         """The checksums of all arrays of ``state``, in their order."""
@@ -148,6 +172,7 @@ class StepWriter:
         Raises:
           UserError: it cannot be written.
         """
+        assert self._orbax is not None  # ``write`` has made it
         # Orbax raises errors of many kinds.
         try:
             with hidden_abandoned_tasks():
