@@ -10,7 +10,8 @@ from typing import Any
 
 import jax
 
-from corl_jax.planner import flops, hlo
+from corl_jax.planner import flops
+from corl_jax.planner.hlo import module as hlo
 
 GIB = 2**30
 

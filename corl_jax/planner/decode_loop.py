@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 from corl_jax.core.trees import matches
 from corl_jax.models.janus.model import JANUS_LAYER_PATTERNS
-from corl_jax.planner import hlo_bytes, memory
+from corl_jax.planner import memory
 from corl_jax.planner.calls import GIB, CompiledProgram
-from corl_jax.planner.hlo import Computation, Instruction, Module
+from corl_jax.planner.hlo import moved_bytes
+from corl_jax.planner.hlo.module import Computation, Instruction, Module
 from corl_jax.planner.programs import PlannedStep
 
 MIN_WEIGHTS_SHARE = 0.4
@@ -49,9 +50,9 @@ def decode_loop(step: PlannedStep, program: CompiledProgram) -> DecodeLoop | Non
     steps, total_bytes, copy_bytes, copies = 0, 0.0, 0.0, 0
     for body, trip_count in _token_loops(module, MIN_WEIGHTS_SHARE * weights_gib * GIB):
         steps += trip_count
-        total_bytes += trip_count * hlo_bytes.computation_traffic(module, body).hbm_bytes
-        copy_bytes += trip_count * hlo_bytes.copied_bytes(module, body, min_copy_bytes)
-        copies += hlo_bytes.count_copies(module, body, min_cache_bytes)
+        total_bytes += trip_count * moved_bytes.computation_traffic(module, body).hbm_bytes
+        copy_bytes += trip_count * moved_bytes.copied_bytes(module, body, min_copy_bytes)
+        copies += moved_bytes.count_copies(module, body, min_cache_bytes)
     if not steps:
         return None
 
@@ -76,7 +77,7 @@ def _token_loops(module: Module, min_bytes: float) -> list[tuple[Computation, in
     # by a loop that carries them too, one turn for every layer of their stacks.
     carrying = [
         (body, trip_count)
-        for loop, body, trip_count in hlo_bytes.loops(module)
+        for loop, body, trip_count in moved_bytes.loops(module)
         if loop.result_bytes >= min_bytes and _stack_bytes(loop, trip_count) < min_bytes / 2
     ]
 
@@ -85,7 +86,7 @@ def _token_loops(module: Module, min_bytes: float) -> list[tuple[Computation, in
     nested = [
         (body, trip_count)
         for body, trip_count in carrying
-        if any(True for _ in hlo_bytes.loops(module, body))
+        if any(True for _ in moved_bytes.loops(module, body))
     ]
     if nested:
         return nested
@@ -94,7 +95,7 @@ def _token_loops(module: Module, min_bytes: float) -> list[tuple[Computation, in
     return [
         (body, trip_count)
         for body, trip_count in carrying
-        if hlo_bytes.computation_traffic(module, body).hbm_bytes >= min_bytes
+        if moved_bytes.computation_traffic(module, body).hbm_bytes >= min_bytes
     ]
 
 
@@ -109,13 +110,13 @@ def loop_table(module: Module, rows: int = 25) -> str:
     Copies, which compute nothing, are marked.
     """
     lines = []
-    for loop, body, trip_count in hlo_bytes.loops(module):
+    for loop, body, trip_count in moved_bytes.loops(module):
         moved = sorted(_moved_bytes(module, body), key=lambda row: row[0], reverse=True)
         total = sum(size for size, *_ in moved)
         lines.append(f"{loop.name}: {trip_count} turns, {total / 1e6:.1f} MB in each")
         for size, runs, instruction in moved[:rows]:
             shapes = " ".join(f"{array.dtype}{list(array.dims)}" for array in instruction.arrays)
-            mark = " copy" if hlo_bytes.only_moves(module, instruction) else ""
+            mark = " copy" if moved_bytes.only_moves(module, instruction) else ""
             lines.append(f"{size / 1e6:12.1f} MB {runs:5} x {instruction.name} {shapes[:80]}{mark}")
     return "\n".join([*lines, ""])
 
@@ -132,7 +133,7 @@ def _moved_bytes(
             for name in instruction.called:
                 yield from _moved_bytes(module, module.computations[name], runs)
         else:
-            size = runs * hlo_bytes.hbm_bytes(module, computation, instruction)
+            size = runs * moved_bytes.hbm_bytes(module, computation, instruction)
             yield size, runs, instruction
 
 

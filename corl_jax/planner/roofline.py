@@ -11,10 +11,11 @@ import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from corl_jax.planner import hlo_bytes, memory
+from corl_jax.planner import memory
 from corl_jax.planner.calls import CompiledProgram, compile_call
 from corl_jax.planner.chips import Chip, Slice
 from corl_jax.planner.decode_loop import DecodeLoop, decode_loop, loop_table
+from corl_jax.planner.hlo import moved_bytes
 from corl_jax.planner.programs import PHASES, PlannedStep
 
 
@@ -164,11 +165,11 @@ def _phase(programs: Sequence[CompiledProgram], slice_: Slice, resident_gib: flo
     # Programs that were too large to compile have no bytes to count.
     traffic = sum(
         (
-            hlo_bytes.program_traffic(program.module).times(program.times)
+            moved_bytes.program_traffic(program.module).times(program.times)
             for program in programs
             if program.module is not None
         ),
-        hlo_bytes.NO_TRAFFIC,
+        moved_bytes.NO_TRAFFIC,
     )
 
     # FLOPs are known even of those.

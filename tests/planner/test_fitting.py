@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from corl_jax.planner import fitting, hlo, hlo_bytes, memory
+from corl_jax.planner import fitting, memory
 from corl_jax.planner.advice import advise
 from corl_jax.planner.chips import CHIPS, Slice
 from corl_jax.planner.decode_loop import _token_loops
 from corl_jax.planner.fitting import changed_config, fitting_advice
+from corl_jax.planner.hlo import module as hlo
+from corl_jax.planner.hlo import moved_bytes
 from corl_jax.planner.programs import open_step
 from corl_jax.planner.roofline import compile_plan
 
@@ -147,8 +149,8 @@ def test_the_loop_over_tokens_is_the_one_that_carries_the_weights():
     weights_bytes = 2 * N * N * 4
     ((body, turns),) = _token_loops(module, 0.4 * weights_bytes)
     assert turns == 7
-    moved_bytes = hlo_bytes.computation_traffic(module, body).hbm_bytes
-    assert weights_bytes <= moved_bytes < 1.5 * weights_bytes
+    body_bytes = moved_bytes.computation_traffic(module, body).hbm_bytes
+    assert weights_bytes <= body_bytes < 1.5 * weights_bytes
 
 
 def test_a_loop_over_layers_that_reads_prompts_is_none_over_tokens():
@@ -166,7 +168,7 @@ def test_a_loop_over_layers_that_reads_prompts_is_none_over_tokens():
         return jax.lax.fori_loop(0, 7, token, x + states[:8])
 
     module = parse(decode, (4, N, N), (8, N), (32 * N, N))
-    loops = list(hlo_bytes.loops(module))
+    loops = list(moved_bytes.loops(module))
     assert sorted(turns for *_, turns in loops) == [4, 7]
     assert all(loop.result_bytes >= 4 * N * N * 4 for loop, *_ in loops)
     assert [turns for _, turns in _token_loops(module, 0.4 * 4 * N * N * 4)] == [7]
@@ -187,5 +189,5 @@ ENTRY %main (p: f32[1024]) -> f32[1024] {
 }
 """
     module = hlo.parse(text)
-    assert hlo_bytes.count_copies(module, module.entry, 4096) == 1
-    assert hlo_bytes.count_copies(module, module.entry, 4097) == 0
+    assert moved_bytes.count_copies(module, module.entry, 4096) == 1
+    assert moved_bytes.count_copies(module, module.entry, 4097) == 0

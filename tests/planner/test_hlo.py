@@ -9,8 +9,10 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from corl_jax.core.sharding import Sharder, make_mesh
-from corl_jax.planner import flops, hlo, hlo_bytes
+from corl_jax.planner import flops
 from corl_jax.planner.decode_loop import loop_table
+from corl_jax.planner.hlo import module as hlo
+from corl_jax.planner.hlo import moved_bytes
 
 N = 256
 
@@ -44,7 +46,7 @@ ENTRY %main (p: bf16[4,8]) -> (bf16[4,8], s32[]) {
     ]
     assert module.entry.root.name == "t" and module.entry.parameters[0].name == "p"
     # The parameter is read once, on its way to the chip's own memory.
-    assert hlo_bytes.program_traffic(module) == hlo_bytes.DeviceTraffic(64.0, {})
+    assert moved_bytes.program_traffic(module) == moved_bytes.DeviceTraffic(64.0, {})
 
 
 def test_a_loop_counts_as_often_as_it_runs():
@@ -52,15 +54,15 @@ def test_a_loop_counts_as_often_as_it_runs():
         return jax.lax.fori_loop(0, trip_count, lambda i, x: jnp.sin(x) @ x, x)
 
     short, long = (compile_and_parse(lambda x, n=n: run(x, n), array(N, N)) for n in (5, 20))
-    _, body, short_trips = next(hlo_bytes.loops(short))
-    _, _, long_trips = next(hlo_bytes.loops(long))
+    _, body, short_trips = next(moved_bytes.loops(short))
+    _, _, long_trips = next(moved_bytes.loops(long))
     assert (short_trips, long_trips) == (5, 20)
 
     # An iteration moves both factors and the product at least.
-    iteration_bytes = hlo_bytes.computation_traffic(short, body).hbm_bytes
+    iteration_bytes = moved_bytes.computation_traffic(short, body).hbm_bytes
     assert iteration_bytes >= 3 * 4 * N * N
-    short_bytes = hlo_bytes.program_traffic(short).hbm_bytes
-    long_bytes = hlo_bytes.program_traffic(long).hbm_bytes
+    short_bytes = moved_bytes.program_traffic(short).hbm_bytes
+    long_bytes = moved_bytes.program_traffic(long).hbm_bytes
     assert long_bytes - short_bytes == pytest.approx(15 * iteration_bytes, rel=0.01)
 
 
@@ -73,10 +75,10 @@ def test_an_update_in_place_counts_as_the_update_and_a_slice_as_the_slice():
         return jax.lax.fori_loop(0, 100, shift_row, x)
 
     module = compile_and_parse(run, array(N, N))
-    _, body, trip_count = next(hlo_bytes.loops(module))
-    iteration_bytes = hlo_bytes.computation_traffic(module, body).hbm_bytes
+    _, body, trip_count = next(moved_bytes.loops(module))
+    iteration_bytes = moved_bytes.computation_traffic(module, body).hbm_bytes
     assert trip_count == 100 and iteration_bytes <= 8 * 4 * N < 4 * N * N
-    assert hlo_bytes.count_copies(module, body, 4 * N * N) == 0
+    assert moved_bytes.count_copies(module, body, 4 * N * N) == 0
 
 
 def test_a_copy_inside_a_loop_is_counted():
@@ -85,9 +87,9 @@ def test_a_copy_inside_a_loop_is_counted():
         return jax.lax.fori_loop(0, 7, lambda i, x: x.T, x)
 
     module = compile_and_parse(run, array(N, N))
-    _, body, _ = next(hlo_bytes.loops(module))
-    assert hlo_bytes.count_copies(module, body, 4 * N * N) >= 1
-    assert hlo_bytes.count_copies(module, body, 4 * N * N + 1) == 0
+    _, body, _ = next(moved_bytes.loops(module))
+    assert moved_bytes.count_copies(module, body, 4 * N * N) >= 1
+    assert moved_bytes.count_copies(module, body, 4 * N * N + 1) == 0
 
 
 def test_collectives_count_what_a_device_sends():
@@ -97,9 +99,9 @@ def test_collectives_count_what_a_device_sends():
         lambda x: jax.lax.with_sharding_constraint(x * 2, replicated),
         array(N, N, sharding=by_rows),
     )
-    assert hlo_bytes.program_traffic(gather).link_bytes == {"all-gather": 7 / 8 * 4 * N * N}
+    assert moved_bytes.program_traffic(gather).link_bytes == {"all-gather": 7 / 8 * 4 * N * N}
     column_sum = compile_and_parse(lambda x: jnp.sum(x, 0), array(N, N, sharding=by_rows))
-    assert hlo_bytes.program_traffic(column_sum).link_bytes == {"all-reduce": 2 * 7 / 8 * 4 * N}
+    assert moved_bytes.program_traffic(column_sum).link_bytes == {"all-reduce": 2 * 7 / 8 * 4 * N}
 
 
 def test_a_loop_that_computes_two_windows_per_iteration_runs_half_as_often():
@@ -130,7 +132,7 @@ ENTRY %main (p: f32[8]) -> (u32[], f32[8]) {
   ROOT %loop = (u32[], f32[8]{0}) while(%start), condition=%cond, body=%body
 }
 """
-    traffic = hlo_bytes.program_traffic(hlo.parse(text))
+    traffic = moved_bytes.program_traffic(hlo.parse(text))
     assert traffic.link_bytes == {"collective-permute": 8 * 2 * 32}
 
 
@@ -180,7 +182,7 @@ ENTRY %main (p: f32[8]) -> f32[8] {{
   ROOT %d = f32[8]{{0}} fusion(%c), kind=kCustom, calls=%scatter
 }}
 """
-    traffic = hlo_bytes.program_traffic(hlo.parse(text))
+    traffic = moved_bytes.program_traffic(hlo.parse(text))
     assert traffic.link_bytes == {"all-gather": 3 * 32, "reduce-scatter": 3 / 4 * 128}
     begin_bytes, product_bytes, scatter_bytes = 32 + 32 + 128, 32 + 32 + 32, 128 + 32
     assert traffic.hbm_bytes == begin_bytes + product_bytes + scatter_bytes
@@ -204,7 +206,7 @@ ENTRY %main (p: f32[8]) -> f32[32] {{
   ROOT %g = f32[32]{{0}} all-gather(%p), channel_id=1, {attributes}
 }}
 """
-    assert hlo_bytes.program_traffic(hlo.parse(text)).link_bytes == {"all-gather": 3 * 32}
+    assert moved_bytes.program_traffic(hlo.parse(text)).link_bytes == {"all-gather": 3 * 32}
 
 
 def test_flops_of_products_loops_branches_and_shards():
@@ -292,9 +294,9 @@ ENTRY %main (w: bf16[4,64,64]) -> (s32[], bf16[4,64,64]) {
 def test_a_kernel_that_only_slices_is_a_copy():
     """Four turns read and write a slice and read its place; computing with one is no copy."""
     module, layer_bytes = hlo.parse(COPIES_IN_LOOPS), 2 * 64 * 64
-    copied = hlo_bytes.copied_bytes(module, module.entry, layer_bytes)
+    copied = moved_bytes.copied_bytes(module, module.entry, layer_bytes)
     assert copied == 4 * (2 * layer_bytes + 4)
-    assert hlo_bytes.copied_bytes(module, module.entry, layer_bytes + 1) == 0
+    assert moved_bytes.copied_bytes(module, module.entry, layer_bytes + 1) == 0
 
     # Every line of the table has bytes, runs and the name of the instruction.
     header, *lines = loop_table(module).splitlines()
@@ -352,4 +354,4 @@ def test_what_a_fusion_does_not_use_is_not_read():
     expected = {"read": layer + 4 + 4 * layer, "third": 4 * third + third}
     for name, moved in expected.items():
         instruction = module.entry.instructions[name]
-        assert hlo_bytes.hbm_bytes(module, module.entry, instruction) == moved
+        assert moved_bytes.hbm_bytes(module, module.entry, instruction) == moved

@@ -15,7 +15,7 @@ import math
 import re
 from collections.abc import Iterator
 
-from corl_jax.planner.hlo import Computation, Instruction, Module
+from corl_jax.planner.hlo.module import Computation, Instruction, Module
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 

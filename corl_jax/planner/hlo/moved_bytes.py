@@ -11,8 +11,8 @@ import collections
 import dataclasses
 from collections.abc import Iterator, Mapping
 
-from corl_jax.planner.hlo import Computation, Instruction, Module
-from corl_jax.planner.hlo_collectives import ASYNC_DONE, COLLECTIVES, collectives
+from corl_jax.planner.hlo.collectives import ASYNC_DONE, COLLECTIVES, collectives
+from corl_jax.planner.hlo.module import Computation, Instruction, Module
 from corl_jax.sampling.decode_text import COMPACTED
 
 FREE = {
