@@ -24,7 +24,7 @@ from corl_jax.core.files import write_atomically
 from corl_jax.core.types import Completion, Record
 from corl_jax.data.records import image_of
 from corl_jax.engine.image_grid import image_grid
-from corl_jax.evals.config import ANSWER_TOKENS, EvalPolicy, EvalSampling
+from corl_jax.evals.config import EvalPolicy, EvalSampling
 from corl_jax.evals.generation import STRICT_REWARD, generate_all
 from corl_jax.evals.understanding import answer_all, grade_answers
 from corl_jax.rewards.base import RewardContext, compute_rewards
@@ -58,11 +58,10 @@ class Gallery:
 def make_gallery(
     policy: EvalPolicy,
     records: Sequence[Record],
+    sampling: EvalSampling,
     *,
     guidance_scale: float,
-    seed: int,
     samples: int = 4,
-    answer_tokens: int = ANSWER_TOKENS,
 ) -> Gallery:
     """Samples images of eight captions and answers to twelve questions.
 
@@ -70,37 +69,35 @@ def make_gallery(
       policy: what generates and answers.
       records: held out from training, in a fixed order. The first different captions are used, and
         questions of every kind in turns.
+      sampling: of an evaluation of the same records. The gallery runs its programs, and an answer
+        and the first image of a caption are those that were measured.
       guidance_scale: of classifier-free guidance.
-      seed: of sampling.
       samples: images per caption.
-      answer_tokens: limit on the length of an answer, in tokens.
     """
     # One record per caption: of records with the same caption the first one is kept.
-    by_caption = {record.prompt: record for record in reversed(records)}
-    prompt_records = list(by_caption.values())[::-1][:PROMPTS]
-    sampling = EvalSampling(seed, batch_size=PROMPTS)
-    images = generate_all(policy, prompt_records, guidance_scale, sampling, samples)
+    place_of_caption = {records[place].prompt: place for place in range(len(records))[::-1]}
+    captions = sorted(place_of_caption.values())[:PROMPTS]
+    images = generate_all(policy, records, guidance_scale, sampling, samples, captions)
 
     # Turns by kind, so that twelve questions show as many kinds as possible.
-    question_records = interleave_kinds(records)[:QUESTIONS]
-    sampling = EvalSampling(seed, batch_size=QUESTIONS, answer_tokens=answer_tokens)
-    greedy = answer_all(policy, question_records, 0.0, sampling)
-    sampled = answer_all(policy, question_records, 1.0, sampling)
+    questions = interleave_kinds(records)[:QUESTIONS]
+    greedy = answer_all(policy, records, 0.0, sampling, questions)
+    sampled = answer_all(policy, records, 1.0, sampling, questions)
 
     # The strict reward is 0 or 1.
     correct = compute_rewards(images, {STRICT_REWARD: 1.0}, RewardContext()).total > 0.5
     return Gallery(guidance_scale, samples, tuple(images), correct, tuple(greedy), tuple(sampled))
 
 
-def interleave_kinds(records: Sequence[Record]) -> list[Record]:
-    """The first record of every kind of question, then the second of every kind, and so on."""
+def interleave_kinds(records: Sequence[Record]) -> list[int]:
+    """Places of the first record of every kind of question, of the second of every kind, and so on."""
     # Kinds in alphabetical order, so that the order of the records decides within a kind alone.
-    by_kind: dict[str, list[Record]] = collections.defaultdict(list)
-    for record in records:
-        by_kind[record.kind].append(record)
+    by_kind: dict[str, list[int]] = collections.defaultdict(list)
+    for place, record in enumerate(records):
+        by_kind[record.kind].append(place)
     rounds = itertools.zip_longest(*(by_kind[kind] for kind in sorted(by_kind)))
     # Kinds with fewer records leave None in the later rounds.
-    return [record for same_round in rounds for record in same_round if record is not None]
+    return [place for same_round in rounds for place in same_round if place is not None]
 
 
 def write_gallery(folder: pathlib.Path, name: str, gallery: Gallery) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import jax
+import numpy as np
 
 from corl_jax.core.sharding import to_host
 from corl_jax.core.types import Completion, PromptBatch, Record
@@ -24,6 +25,7 @@ def generate_all(
     guidance_scale: float,
     sampling: EvalSampling,
     samples: int = 1,
+    rows: Sequence[int] | None = None,
     on_batch: Callable[[int], object] = lambda records_done: None,
 ) -> list[Completion]:
     """Samples images of the captions of all records at temperature 1.
@@ -35,28 +37,34 @@ def generate_all(
       sampling: seed and batch size. The key of a sample depends on the seed, the record's place in
         ``records`` and the number of the sample.
       samples: images per record, ``G``.
-      on_batch: called after every compiled call with the number of records in it.
+      rows: places of the records that are sampled; None for all of them. The calls have one shape
+        whichever these are.
+      on_batch: called after every compiled call with the number of images in it.
 
     Returns:
-      ``N * G`` completions, record by record.
+      ``G`` completions for each of them, record by record.
     """
-    # All prompts are padded to one width, so that every call has the same shape.
+    # All prompts are padded to one width, and an image is a row, so that every call has one shape.
     task = TextToImage(policy.tokenizer)
     prompt_batch = task.make_prompts(records)
     sampling_params = policy.fns.sampling_params("image", guidance=guidance_scale)
 
+    # The stream name is part of the keys: renaming it would change every sample.
+    places = np.arange(len(records)) if rows is None else np.asarray(rows)
+    keys = prompt_keys(sampling.seed, "eval/draw", places, samples).reshape(-1, 1)
+    places = np.repeat(places, samples)
+
     completions: list[Completion] = []
-    for rows, valid in batch_rows(len(records), batch_size(len(records), sampling.batch_size)):
-        # The stream name is part of the keys: renaming it would change every sample.
-        keys = prompt_keys(sampling.seed, "eval/draw", rows, samples)
-        prompts = take(prompt_batch.prompts, rows)
+    size = batch_size(len(records), sampling.batch_size)
+    for images, valid in batch_rows(len(places), size):
+        prompts = take(prompt_batch.prompts, places[images])
         rollout = policy.fns.sample_images(
-            policy.params, prompts, keys, sampling_params, guided=guidance_scale != 1
+            policy.params, prompts, keys[images], sampling_params, guided=guidance_scale != 1
         )
 
         # The last call is filled up with copies of the last prompt; only `valid` rows count.
         rollout = jax.tree.map(lambda leaf, valid=valid: leaf[:valid], to_host(rollout))
-        batch_records = tuple(prompt_batch.records[row] for row in rows[:valid])
+        batch_records = tuple(prompt_batch.records[place] for place in places[images[:valid]])
         completions += task.to_completions(
             PromptBatch(prompt_batch.prompts, batch_records), rollout
         )

@@ -24,6 +24,7 @@ def answer_all(
     records: Sequence[Record],
     temperature: float,
     sampling: EvalSampling,
+    rows: Sequence[int] | None = None,
     on_batch: Callable[[int], object] = lambda records_done: None,
 ) -> list[Completion]:
     """Samples one answer to the question of every record.
@@ -33,10 +34,12 @@ def answer_all(
       records: ``N`` records.
       temperature: 0 is greedy.
       sampling: seed, batch size and length of answers.
+      rows: places of the records that are asked about; None for all of them. The calls have one
+        shape whichever these are.
       on_batch: called after every compiled call with the number of records in it.
 
     Returns:
-      ``N`` completions in the order of the records.
+      one completion for each of them, in their order.
     """
     # All prompts are padded to one width, so that every call has the same shape.
     cfg = policy.fns.cfg
@@ -45,17 +48,19 @@ def answer_all(
     sampling_params = policy.fns.sampling_params("text", temperature=temperature)
 
     completions: list[Completion] = []
-    for rows, valid in batch_rows(len(records), batch_size(len(records), sampling.batch_size)):
+    places = np.arange(len(records)) if rows is None else np.asarray(rows)
+    size = batch_size(len(records), sampling.batch_size)
+    for questions, valid in batch_rows(len(places), size):
         # The stream name is part of the keys: renaming it would change every sample.
-        keys = prompt_keys(sampling.seed, "eval/answer", rows, 1)
-        prompts = take(prompt_batch.prompts, rows)
+        keys = prompt_keys(sampling.seed, "eval/answer", places[questions], 1)
+        prompts = take(prompt_batch.prompts, places[questions])
         rollout = policy.fns.sample_text(
             policy.params, prompts, keys, sampling_params, sampling.answer_tokens
         )
 
         # The last call is filled up with copies of the last prompt; only `valid` rows count.
         rollout = jax.tree.map(lambda leaf, valid=valid: leaf[:valid], to_host(rollout))
-        batch_records = tuple(prompt_batch.records[row] for row in rows[:valid])
+        batch_records = tuple(prompt_batch.records[place] for place in places[questions[:valid]])
         completions += task.to_completions(
             PromptBatch(prompt_batch.prompts, batch_records), rollout
         )

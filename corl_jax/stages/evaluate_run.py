@@ -107,6 +107,7 @@ class RunEvaluation:
         """Metrics of the policy with ``params``; its gallery is written under ``name``."""
         policy = EvalPolicy(self.setup.rollout_policy, params, self.setup.tokenizer)
         config = self.config
+        sampling = EvalSampling(config.seed, config.batch_size)
 
         # All processes sample together; only the first one reports and writes.
         with sharding_context(self.setup.sharder):
@@ -114,13 +115,13 @@ class RunEvaluation:
                 policy,
                 self.records,
                 config.guidance_scales,
-                EvalSampling(config.seed, config.batch_size),
+                sampling,
                 label=name,
                 quiet=jax.process_index() > 0,
             )
 
             gallery = make_gallery(
-                policy, self.records, guidance_scale=self.guidance_scale, seed=config.seed
+                policy, self.records, sampling, guidance_scale=self.guidance_scale
             )
 
         if jax.process_index() == 0:

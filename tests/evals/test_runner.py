@@ -142,7 +142,10 @@ def test_bad_arguments_are_refused(records, tokenizer, guidance_scales, batch_si
 def test_gallery_files_contain_prompts_images_and_grades(records, tokenizer, tmp_path):
     incorrect = {records[0].id}
     policy = oracle_policy(records, tokenizer, incorrect)
-    gallery = make_gallery(policy, records, guidance_scale=2.0, seed=0, samples=3)
+    sampling = EvalSampling(0, 4)
+    gallery = make_gallery(policy, records, sampling, guidance_scale=2.0, samples=3)
+    # The programs of an evaluation: an image or a question is a row.
+    assert {rows for rows, *_ in policy.fns.calls} == {4}
     write_gallery(tmp_path, "before", gallery)
 
     prompts = json.loads((tmp_path / "gallery_before.json").read_text())["prompts"]
@@ -160,6 +163,8 @@ def test_gallery_files_contain_prompts_images_and_grades(records, tokenizer, tmp
 
 
 def test_kinds_of_questions_are_interleaved(records):
-    kinds = [record.kind for record in interleave_kinds(records)]
+    places = interleave_kinds(records)
+    assert sorted(places) == list(range(len(records)))
+    kinds = [records[place].kind for place in places]
     distinct = len(set(kinds))
     assert len(set(kinds[:distinct])) == distinct and len(kinds) == len(records)
