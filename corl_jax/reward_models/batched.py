@@ -16,7 +16,7 @@ from corl_jax.core.sharding import Sharder, sharding_context
 MIN_ROWS_PER_CALL = 16
 """A call has at least this many rows over all devices."""
 
-MIN_ROWS_PER_DEVICE = 2
+MIN_ROWS_PER_DEVICE = 8
 """A call has at least this many rows on each device, so that reading the weights pays off."""
 
 
