@@ -16,8 +16,9 @@ from corl_jax.core.sharding import Sharder, sharding_context
 MIN_ROWS_PER_CALL = 16
 """A call has at least this many rows over all devices."""
 
-MIN_ROWS_PER_DEVICE = 8
-"""A call has at least this many rows on each device, so that reading the weights pays off."""
+MIN_ROWS_PER_DEVICE = 16
+"""A call has at least this many rows on each device, so that reading the weights pays off: at 1B
+on a `v5e:2x4` the rewards of a step took twice as long with two rows."""
 
 
 def global_rows(shards: int) -> int:
