@@ -71,7 +71,7 @@ def reward_program_calls(
     """The programs that the rewards of a step run."""
     cfg = stage.cfg
     samples = cfg.rollout.image_prompts * cfg.rollout.group_size
-    rows_per_call = global_rows(stage.setup.sharder.batch_shards)
+    rows_per_call = global_rows(stage.setup.sharder.batch_shards, samples)
 
     calls = []
 

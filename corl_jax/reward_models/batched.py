@@ -14,23 +14,28 @@ from corl_jax.core.processes.agreement import check_failures
 from corl_jax.core.sharding import Sharder, sharding_context
 
 MIN_ROWS_PER_CALL = 16
-"""A call has at least this many rows over all devices."""
+"""A call has at least this many rows over all devices, so that few rows compile no program of their
+own."""
 
-MIN_ROWS_PER_DEVICE = 16
-"""A call has at least this many rows on each device, so that reading the weights pays off: at 1B
-on a `v5e:2x4` the rewards of a step took twice as long with two rows."""
-
-
-def global_rows(shards: int) -> int:
-    """Rows of one call over all processes, with the batch axis divided over ``shards`` devices."""
-    # Rounded up to a whole number of rows on each device.
-    rows_per_shard = max(-(-MIN_ROWS_PER_CALL // shards), MIN_ROWS_PER_DEVICE)
-    return rows_per_shard * shards
+MIN_ROWS_PER_DEVICE, MAX_ROWS_PER_DEVICE = 2, 16
+"""Rows of a call on each device. Every call reads the weights: with 16 rows instead of 2 the rewards
+of 1B on a ``v5e:2x4`` take half the time (docs/planning.md). More of them need more memory."""
 
 
-def local_rows_per_call(sharder: Sharder) -> int:
-    """Rows that this process contributes to one call."""
-    return len(sharder.local_row_ids(global_rows(sharder.batch_shards)))
+def global_rows(shards: int, rows: int) -> int:
+    """Rows of one call over all processes.
+
+    Args:
+      shards: devices over which rows are divided.
+      rows: that there are, over all processes; more than a call may have take several calls.
+
+    Returns:
+      a multiple of ``shards``, on each of which there are a power of two, so that other numbers of
+      rows compile few programs.
+    """
+    smallest = max(-(-MIN_ROWS_PER_CALL // shards), MIN_ROWS_PER_DEVICE)
+    needed = 1 << (max(-(-rows // shards), 1) - 1).bit_length()
+    return shards * max(smallest, min(needed, MAX_ROWS_PER_DEVICE))
 
 
 def map_in_batches(
@@ -50,7 +55,8 @@ def map_in_batches(
     # All processes compute together, so none may be missing.
     check_failures()
     row_count = len(columns[0])
-    rows_per_call = local_rows_per_call(sharder)
+    all_rows = row_count * jax.process_count()
+    rows_per_call = len(sharder.local_row_ids(global_rows(sharder.batch_shards, all_rows)))
     dispatched: list[jax.Array] = []
 
     # The program is traced in the first call, and its sharding constraints need the mesh.

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from corl_jax.core.processes.agreement import check_failures
+from corl_jax.core.processes.agreement import check_failures, largest_of_processes
 from corl_jax.core.rng import sample_keys, stream
 from corl_jax.core.sharding import Sharder
 from corl_jax.core.trees import bind
@@ -92,11 +92,10 @@ class RewardPolicyHandle:
         """Tokens that prompts are padded to: as many as the longest of all processes needs."""
         if self.prompt_length is None:
             return None
-        longest = np.full(len(rows), max(map(len, rows)))
+        longest = max(map(len, rows))
         if self.sharder is not None:
-            check_failures()
-            longest = self.sharder.all_gather_rows(longest)
-        return min(-(-int(longest.max()) // WIDTH_STEP) * WIDTH_STEP, self.prompt_length)
+            longest = largest_of_processes(longest)
+        return min(-(-longest // WIDTH_STEP) * WIDTH_STEP, self.prompt_length)
 
     def _to_device(self, rows: Any) -> Any:
         if self.sharder is None:

@@ -90,6 +90,11 @@ def any_process(flag: bool) -> bool:
     return any(_exchange("1" if flag else "")) if jax.process_count() > 1 else flag
 
 
+def largest_of_processes(number: int) -> int:
+    """The largest of the numbers of all processes, on each of them."""
+    return max(map(int, texts_of_processes(str(number))))
+
+
 def texts_of_processes(text: str) -> list[str]:
     """The text of every process, in their order, on each of them. Meant for short texts."""
     return _exchange(text) if jax.process_count() > 1 else [text]

@@ -14,11 +14,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.processes.agreement import largest_of_processes
 from corl_jax.core.sharding import Sharder
 from corl_jax.core.trees import bind
 from corl_jax.core.types import Params
 from corl_jax.reward_models.base import LoadedModel
-from corl_jax.reward_models.batched import local_rows_per_call, map_in_batches
+from corl_jax.reward_models.batched import map_in_batches
 from corl_jax.reward_models.bert.tokenizer import (
     BERT_SPECIAL_TOKENS,
     MPNET_SPECIAL_TOKENS,
@@ -104,9 +105,8 @@ class TextSimilarity:
         """Ids and lengths of the candidate (0) and the reference (1) of each pair."""
         # All processes run one program, so the longest text of any process sets the length.
         longest = max(len(row) for row in (*candidate_rows, *reference_rows))
-        longest_by_row = np.full(local_rows_per_call(self._sharder), longest)
-        global_longest = self._sharder.all_gather_rows(longest_by_row).max()
-        length = next(length for length in self._padded_lengths if length >= global_longest)
+        longest = largest_of_processes(longest)
+        length = next(length for length in self._padded_lengths if length >= longest)
 
         # A row has at least its start and end token.
         pair_count = len(candidate_rows)
