@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from corl_jax.evals import sampler_scorer_gap
 from corl_jax.evals.config import EvalPolicy
+from corl_jax.evals.sampler_scorer_gap import measure_rounding_gaps
 from corl_jax.models import attention_kernels, int8, language_model, layers, shared_prefix
 from corl_jax.models.products import matmul_over_rows
 from corl_jax.sampling.policy import Policy, abstract_model
@@ -108,8 +108,6 @@ ROWS = {
 
 def main() -> None:
     """Prints the table as Markdown."""
-    sampler_scorer_gap.ROUNDING_PROMPTS = PROMPTS
-    sampler_scorer_gap.ROUNDING_SAMPLES = SAMPLES
     policy = Policy.load("tiny", dtype="bfloat16")
 
     print("| | guidance 1: mean gap, outside | guidance 5 | text |")
@@ -125,7 +123,7 @@ def main() -> None:
         cells = []
         with patch():
             for guidance in GUIDANCE_SCALES:
-                gaps = sampler_scorer_gap.measure_rounding_gaps(subject, guidance)
+                gaps = measure_rounding_gaps(subject, guidance, prompts=PROMPTS, samples=SAMPLES)
                 image = gaps[f"image@w={guidance:g}"]
                 cells.append(f"{image.mean:.4f}, {image.outside:.2%}")
         cells.append(f"{gaps['text'].mean:.6f}")

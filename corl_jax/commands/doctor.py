@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import pathlib
-from typing import Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
 
 from corl_jax.commands.common import add_policy, check_file, number, path_flag
 from corl_jax.core.checks.config_block import Interval
 from corl_jax.core.files import write_json
+
+if TYPE_CHECKING:
+    from corl_jax.evals.sampler_scorer_gap import LogProbGaps, RoundingGap
 
 FULL_SIZE = ("bfloat16", 5.0)
 """Dtype and guidance scale of a run at full size."""
@@ -54,7 +58,6 @@ def run(args: argparse.Namespace) -> int:
     from corl_jax.core import provenance
     from corl_jax.evals.config import EvalPolicy
     from corl_jax.evals.sampler_scorer_gap import (
-        RATIO_MARGIN,
         TOLERANCE,
         measure_log_prob_gaps,
         measure_rounding_gaps,
@@ -80,12 +83,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         verdict = "NOT OK: the scorer disagrees"
 
-    # One line per kind of sample.
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-    print(f"{'max_logprob_gap':18} {'sampler-scorer':>14} {'shared prefix':>14}")
-    for name, gap in gaps.sampler.items():
-        print(f"{name:18} {gap:14.2e} {gaps.shared_prefix[name]:14.2e}")
-    print(f"{verdict} (limit {TOLERANCE:g} in float32, {device})")
+    _print_gaps(gaps, f"{verdict} (limit {TOLERANCE:g} in float32, {device})")
     if not exact:
         print("sampler-scorer is what rounding to int8 costs, and is held to no limit")
 
@@ -96,11 +95,7 @@ def run(args: argparse.Namespace) -> int:
         guidance,
         **sampler_dtypes,
     )
-    print(f"\n{dtype:18} {'mean gap':>14} {f'outside 1+-{RATIO_MARGIN:g}':>14}")
-    for name, cost in rounding.items():
-        print(f"{name:18} {cost.mean:14.2e} {cost.outside:14.2%}")
-    if any(cost.outside > MAX_OUTSIDE for cost in rounding.values()):
-        print("config.rl.loss.importance_cap=2 weighs such tokens in a run")
+    _print_rounding(rounding, dtype)
 
     if args.json is not None:
         values = {
@@ -120,6 +115,25 @@ def run(args: argparse.Namespace) -> int:
         }
         write_json(args.json, values)
     return 0 if ok else 1
+
+
+def _print_gaps(gaps: LogProbGaps, verdict: str) -> None:
+    """Prints one line per kind of sample, and the verdict."""
+    print(f"{'max_logprob_gap':18} {'sampler-scorer':>14} {'shared prefix':>14}")
+    for name, gap in gaps.sampler.items():
+        print(f"{name:18} {gap:14.2e} {gaps.shared_prefix[name]:14.2e}")
+    print(verdict)
+
+
+def _print_rounding(rounding: Mapping[str, RoundingGap], dtype: str) -> None:
+    """Prints one line per kind of sample, and what to do about many tokens outside."""
+    from corl_jax.evals.sampler_scorer_gap import RATIO_MARGIN
+
+    print(f"\n{dtype:18} {'mean gap':>14} {f'outside 1+-{RATIO_MARGIN:g}':>14}")
+    for name, gap in rounding.items():
+        print(f"{name:18} {gap.mean:14.2e} {gap.outside:14.2%}")
+    if any(gap.outside > MAX_OUTSIDE for gap in rounding.values()):
+        print("config.rl.loss.importance_cap=2 weighs such tokens in a run")
 
 
 def _run_settings(args: argparse.Namespace) -> tuple[str, float]:

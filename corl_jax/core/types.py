@@ -247,7 +247,7 @@ class PolicyHandle(Protocol):
     """What a reward function may ask of the policy."""
 
     def matching_scores(self, images: np.ndarray, texts: list[str]) -> np.ndarray:
-        """How well each image and its text match, read in one sequence; see ``objectives.matching``.
+        """How well image and text match, read in one sequence; see ``objectives.token_matching``.
 
         Args:
           images: uint8 ``[N, H, W, 3]``.

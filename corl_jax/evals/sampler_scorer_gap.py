@@ -14,8 +14,10 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from corl_jax.core.types import Prompts, Rollout
 from corl_jax.data.shapes.examples import example
 from corl_jax.evals.config import EvalPolicy
+from corl_jax.objectives.sampling_distribution import SamplingParams
 from corl_jax.sampling.batching import prompt_keys
 from corl_jax.sampling.log_probs import LogProbOptions, largest_difference
 from corl_jax.sampling.quantized import quantized_policy
@@ -26,8 +28,6 @@ TOLERANCE = 1e-4
 """Largest gap, in nats, that rounding in float32 explains."""
 GUIDANCE_SCALES = (1.0, 2.0)
 PROMPTS, SAMPLES, ANSWER_TOKENS = 4, 2, 24
-ROUNDING_PROMPTS, ROUNDING_SAMPLES = 8, 4
-"""A mean over tokens wants more of them than a largest gap."""
 RATIO_MARGIN = 0.2
 """Ratios farther from 1 count as outside; it is PPO's margin for clipping."""
 
@@ -123,6 +123,8 @@ def measure_rounding_gaps(
     guidance: float,
     seed: int = 0,
     *,
+    prompts: int = 8,
+    samples: int = 4,
     weights_dtype: str = "same",
     cache_dtype: str = "same",
 ) -> dict[str, RoundingGap]:
@@ -130,13 +132,14 @@ def measure_rounding_gaps(
 
     Args:
       guidance: scale of classifier-free guidance, which multiplies what rounding does to logits.
+      prompts, samples: how many, and of each; a mean over tokens wants more than a largest gap.
       seed, weights_dtype, cache_dtype: see ``measure_log_prob_gaps``.
     """
     gaps = {}
     for scored in _score_samples(
         policy,
         (guidance,),
-        (ROUNDING_PROMPTS, ROUNDING_SAMPLES),
+        (prompts, samples),
         seed,
         (weights_dtype, cache_dtype),
         shared_prefix=(True,),
@@ -183,8 +186,10 @@ def _score_samples(
     text_prompts = visual_qa.make_prompts(records).prompts
     keys = prompt_keys(seed, "doctor", np.arange(prompts), samples)
 
-    def score(name, prompts, rollout, sampling, guided):
-        # The same tokens, teacher-forced.
+    def score(
+        name: str, prompts: Prompts, rollout: Rollout, sampling: SamplingParams, guided: bool
+    ) -> _Scored:
+        """The same tokens, teacher-forced."""
         scorers = tuple(
             fns.log_probs(
                 policy.params,

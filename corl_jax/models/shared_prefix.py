@@ -27,6 +27,8 @@ prompt are neighbouring rows, ``N = B * G``.
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -38,6 +40,42 @@ from corl_jax.models.products import round_to
 
 BLOCK = 144
 """Queries of a row that attend together: a quarter of the 576 tokens of an image."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Samples:
+    """How rows belong to prompts.
+
+    Attributes:
+      prompts, samples: ``B`` prompts, of which each had ``G`` samples.
+      slots: which of the samples the rows are, where some have left; None where all are there.
+    """
+
+    prompts: int
+    samples: int
+    slots: PrefixSlots | None
+
+    @property
+    def leading(self) -> tuple[int, int]:
+        """The axes ``B, G`` of arrays with a row per sample; ``N, 1`` where samples have left."""
+        if self.slots is None:
+            return self.prompts, self.samples
+        return self.slots.slot_of_row.size, 1
+
+    def to_prompts(self, x: Float[Array, "B G K ..."]) -> Float[Array, "B K G ..."]:
+        """Rows to the samples of each prompt, with heads before the samples."""
+        if self.slots is not None:
+            by_slot = take_rows(x.reshape(-1, *x.shape[2:]), self.slots.row_of_slot)
+            x = by_slot.reshape(self.prompts, self.samples, *x.shape[2:])
+        return x.swapaxes(1, 2)
+
+    def to_rows(self, x: Float[Array, "B K G ..."]) -> Float[Array, "B G K ..."]:
+        """The inverse of ``to_prompts``."""
+        x = x.swapaxes(1, 2)
+        if self.slots is not None:
+            by_slot = x.reshape(-1, *x.shape[2:])
+            x = take_rows(by_slot, self.slots.slot_of_row).reshape(*self.leading, *x.shape[2:])
+        return x
 
 
 def attend_shared_prefix(
@@ -67,7 +105,8 @@ def attend_shared_prefix(
     prompts, kv_heads, prefix_length, _ = prefix_k_BKPC.shape
     heads_per_kv = heads // kv_heads
     samples = (rows if slots is None else slots.row_of_slot.size) // prompts
-    groups = (prompts, samples) if slots is None else (rows, 1)
+    grouping = _Samples(prompts, samples, slots)
+    groups, to_prompts, to_rows = grouping.leading, grouping.to_prompts, grouping.to_rows
     # Hidden logits get the lowest number instead of -inf, with which an empty row would give NaN.
     low = jnp.finfo(jnp.float32).min
 
@@ -79,20 +118,6 @@ def attend_shared_prefix(
     mask_BG11LS = jnp.broadcast_to(mask_NLS, (rows, *mask_NLS.shape[1:])).reshape(
         *groups, 1, 1, length, -1
     )
-
-    # Rows to the samples of each prompt, with heads before the samples, and back.
-    def to_prompts(x: jax.Array) -> jax.Array:
-        if slots is not None:
-            by_slot = take_rows(x.reshape(rows, *x.shape[2:]), slots.row_of_slot)
-            x = by_slot.reshape(prompts, samples, *x.shape[2:])
-        return x.swapaxes(1, 2)
-
-    def to_rows(x: jax.Array) -> jax.Array:
-        x = x.swapaxes(1, 2)
-        if slots is not None:
-            by_slot = x.reshape(prompts * samples, *x.shape[2:])
-            x = take_rows(by_slot, slots.slot_of_row).reshape(*groups, *x.shape[2:])
-        return x
 
     # One matrix product per leading row of the keys, with all queries that read this row as M.
     def attention_logits(q: jax.Array, k: KVArray, leading: tuple[int, ...]) -> jax.Array:

@@ -16,7 +16,7 @@ from corl_jax.rewards.base import RewardContext, pixels_of, rewards
 
 @rewards.register("matching")
 def matching(completions: Sequence[Completion], context: RewardContext) -> Float[np.ndarray, "N"]:
-    """``objectives.matching`` of each image and its prompt, which the policy reads in one sequence.
+    """``objectives.token_matching`` of image and prompt, which the policy reads in one sequence.
 
     The spans of image and caption come from the token layout, not from fixed offsets (see
     docs/decisions.md#caption-span). The score is mapped to [0, 1]; under ``normalization=none``

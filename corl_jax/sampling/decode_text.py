@@ -7,7 +7,7 @@ ended, the others go on by themselves (``row_levels.py``), all within one progra
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -76,10 +76,14 @@ class TextRows:
         return TextRows(prefilled, choice.take(self.keys), samples)
 
 
-class TextDecoder(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class TextDecoder:
     """What is the same for all rows.
 
     Attributes:
+      model: with its parameters.
+      sampling: the distribution of tokens.
+      ids: special token ids.
       group_size: ``G``, samples per prompt.
       shards: of the rows.
     """

@@ -17,7 +17,7 @@ from corl_jax.core.trees import bind
 from corl_jax.core.types import Params, Prompts
 from corl_jax.data.images import preprocess
 from corl_jax.data.text_tokenizer import TextTokenizer, left_pad
-from corl_jax.objectives.matching import matching_scores
+from corl_jax.objectives.token_matching import matching_scores
 from corl_jax.sampling.generate import PolicyFns
 from corl_jax.sampling.prompt_layout import prompt_mask, prompt_positions
 
@@ -114,7 +114,7 @@ class RewardPolicyHandle:
 def prompt_matching(
     policy: PolicyFns, params: Params, prompts: Prompts, is_caption: Bool[Array, "N P"]
 ) -> Float[Array, "N"]:
-    """``objectives.matching`` of the images of ``prompts`` and their captions.
+    """``objectives.token_matching`` of the images of ``prompts`` and their captions.
 
     The states of all positions stay on the device.
     """

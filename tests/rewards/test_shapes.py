@@ -12,7 +12,7 @@ from corl_jax.core.types import Completion
 from corl_jax.data.shapes.examples import example
 from corl_jax.data.shapes.render import render
 from corl_jax.data.shapes.scene import Scene, Shape
-from corl_jax.objectives.matching import matching_scores
+from corl_jax.objectives.token_matching import matching_scores
 from corl_jax.rewards.base import RewardContext, compute_rewards
 from corl_jax.rewards.config import RewardOptions
 from corl_jax.sampling.policy_handle import RewardPolicyHandle

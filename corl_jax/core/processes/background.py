@@ -26,7 +26,7 @@ class BackgroundCall:
 
     Args:
       name: of the thread.
-      call: may raise; the error is kept for ``result``.
+      call: may raise; the error is kept for ``raise_error``.
     """
 
     def __init__(self, name: str, call: Callable[[], None]):

@@ -86,6 +86,7 @@ class StepWriter:
         identity: RunIdentity,
         keep: int,
     ):
+        # Made for the first state, whose size its limit depends on.
         self._orbax: ocp.Checkpointer | None = None
         self._folder = folder
         self._identity, self._keep = identity, keep
@@ -100,8 +101,7 @@ class StepWriter:
         Raises:
           UserError: the state is not finite, or the step cannot be written.
         """
-        if self._orbax is None:
-            self._orbax = make_orbax_checkpointer(gb_in_flight_of(state))
+        orbax = self._orbax = self._orbax or make_orbax_checkpointer(gb_in_flight_of(state))
         exchange = BackgroundExchange()
         sums = self._checksums(state, exchange)
         frozen = frozen_name({name: checksum.digest for name, checksum in sums.items()})
@@ -112,7 +112,7 @@ class StepWriter:
                 lambda: "whole" if is_frozen_folder_whole(self._folder, frozen) else ""
             )
             if not is_whole:
-                self._write_frozen(frozen, step, state, exchange)
+                self._write_frozen(orbax, frozen, step, state, exchange)
             self._frozen_folder = frozen
 
         # Orbax writes the three parts together.
@@ -121,7 +121,7 @@ class StepWriter:
             data=ocp.args.JsonSave(position),
             manifest=ocp.args.JsonSave(dataclasses.asdict(manifest)),
         )
-        self._save(step, step, args)
+        self._save(orbax, step, step, args)
 
         def finish() -> str:
             finish_step(self._folder, step, self._keep)
@@ -151,11 +151,16 @@ class StepWriter:
         return {name: sums[name] for name in arrays}
 
     def _write_frozen(
-        self, name: str, step: int, state: TrainState, exchange: BackgroundExchange
+        self,
+        orbax: ocp.Checkpointer,
+        name: str,
+        step: int,
+        state: TrainState,
+        exchange: BackgroundExchange,
     ) -> None:
         """Writes the folder of the frozen parameters, in place of a damaged one."""
         args = ocp.args.Composite(state=ocp.args.StandardSave({FROZEN: state.frozen}))
-        self._save(step, name, args)
+        self._save(orbax, step, name, args)
 
         def finish() -> str:
             damaged = epath.Path(self._folder / name)
@@ -166,17 +171,18 @@ class StepWriter:
 
         exchange.on_first_process(finish)
 
-    def _save(self, step: int, name: int | str, args: ocp.args.Composite) -> None:
+    def _save(
+        self, orbax: ocp.Checkpointer, step: int, name: int | str, args: ocp.args.Composite
+    ) -> None:
         """Writes an unfinished folder.
 
         Raises:
           UserError: it cannot be written.
         """
-        assert self._orbax is not None  # ``write`` has made it
         # Orbax raises errors of many kinds.
         try:
             with hidden_abandoned_tasks():
-                self._orbax.save(unfinished_folder(self._folder, name), args=args, force=True)
+                orbax.save(unfinished_folder(self._folder, name), args=args, force=True)
         except Exception as error:
             raise UserError(
                 f"checkpoint {self._folder / str(step)} cannot be written "

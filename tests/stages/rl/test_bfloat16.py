@@ -61,7 +61,7 @@ def test_without_a_learning_rate_nothing_is_clipped_and_there_is_no_kl(rows_at):
             assert row[f"{task}/clip_fraction"] == 0
             assert row[f"{task}/ratio"] == pytest.approx(1, abs=1e-4)
             assert abs(row[f"{task}/kl"]) < 1e-5
-        # A tenth of this is usual; with roundings in other places it was .066.
+        # Up to .005 is usual; with roundings in other places it was .066.
         assert row["image/sampler_logp_diff"] < 0.02
         assert row["text/sampler_logp_diff"] < 1e-3
 
