@@ -34,7 +34,7 @@ from corl_jax.sampling.prompt_layout import (
 )
 from corl_jax.sampling.row_levels import SEGMENT
 
-SHORT_SEGMENT = 72
+SHORT_SEGMENT = 48
 """The same for separate layers over a cache that is made once, the form on a GPU, where the part of
 a window that is not written yet was a tenth of what 128 samples of Janus-Pro 1B read."""
 
