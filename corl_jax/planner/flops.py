@@ -1,7 +1,8 @@
 """FLOPs of a program on all devices together, counted in its trace.
 
 Matrix products and convolutions count, at two FLOPs per multiply-add, as often as their loop runs
-at most. What a backward pass computes again counts again.
+at most. What a backward pass computes again counts again. Attention kernels count with the products
+inside, as if their masks hid nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +13,13 @@ from typing import Any
 
 import jax
 from jax.extend import core
+
+CUDNN_ATTENTION_PRODUCTS = {
+    "dot_product_attention_fwd_wrapper": 2,
+    "dot_product_attention_bwd_wrapper": 5,
+}
+"""Products of queries and keys, or of their like, in JAX's primitives of cuDNN attention: logits and
+mixed values; the logits again, and the gradients of weights, queries, keys and values."""
 
 
 def call_flops(function: Callable[..., Any], *args: Any) -> float:
@@ -31,6 +39,8 @@ def _equation_flops(equation: core.JaxprEqn) -> float:
         return _dot_flops(equation)
     if name == "conv_general_dilated":
         return _convolution_flops(equation)
+    if name in CUDNN_ATTENTION_PRODUCTS:
+        return CUDNN_ATTENTION_PRODUCTS[name] * _attention_product_flops(equation)
 
     # Every other equation costs what the jaxprs inside cost, as often as they run.
     inner_flops = [jaxpr_flops(inner) for inner in _inner_jaxprs(params)]
@@ -38,6 +48,9 @@ def _equation_flops(equation: core.JaxprEqn) -> float:
         return params["length"] * sum(inner_flops)
     if name == "while":
         return _max_trip_count(params["cond_jaxpr"].jaxpr) * sum(inner_flops)
+    if name == "pallas_call":
+        # The jaxpr inside is that of one block of the kernel's grid.
+        return math.prod(params["grid_mapping"].grid) * sum(inner_flops)
     if name == "cond":
         # Of the branches, the most expensive one.
         return max(inner_flops)
@@ -63,6 +76,12 @@ def _convolution_flops(equation: core.JaxprEqn) -> float:
     feature_axis = equation.params["dimension_numbers"].rhs_spec[0]
     output_size = math.prod(_shape(equation.outvars[0]))
     return 2.0 * output_size * math.prod(kernel_shape) / kernel_shape[feature_axis]
+
+
+def _attention_product_flops(equation: core.JaxprEqn) -> float:
+    """FLOPs of one product of queries ``[N, L, H, C]`` and keys ``[N, S, K, C]``, cuDNN's layout."""
+    queries, keys = (_shape(variable) for variable in equation.invars[:2])
+    return 2.0 * math.prod(queries) * keys[1]
 
 
 def _shape(variable: Any) -> tuple[int, ...]:

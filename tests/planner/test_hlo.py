@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.cudnn import fused_attention_stablehlo
 from jax.sharding import PartitionSpec
 
 from corl_jax.core.sharding import Sharder, make_mesh
+from corl_jax.models.attention_kernels import kernels
 from corl_jax.planner import flops
 from corl_jax.planner.decode_loop import loop_table
 from corl_jax.planner.hlo import module as hlo
@@ -245,6 +247,36 @@ def test_flops_of_products_loops_branches_and_shards():
         lambda x: x @ np.ones((N, N), np.float32), mesh=mesh, in_specs=by_rows, out_specs=by_rows
     )
     assert flops.call_flops(sharded, a) == product
+
+
+@pytest.mark.parametrize(
+    "name, forward, backward",
+    # Products of queries and keys, or of their like. Splash computes logits and the gradient of
+    # weights twice, once for the queries and once for keys and values.
+    [("einsum", 2, 4), ("cudnn", 2, 5), ("splash", 2, 7)],
+)
+def test_flops_of_attention_kernels(name, forward, backward, monkeypatch):
+    # What JAX asks of the machine before it traces cuDNN.
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91100)
+    monkeypatch.setattr(fused_attention_stablehlo, "check_compute_capability", lambda _: True)
+    rows, heads, length, keys, size = 2, 4, 256, 512, 128
+    q, kv, mask = (
+        jax.ShapeDtypeStruct(shape, dtype)
+        for shape, dtype in [
+            ((rows, length, heads, size), jnp.bfloat16),
+            ((rows, heads, keys, size), jnp.bfloat16),
+            ((rows, length, keys), bool),
+        ]
+    )
+    attend, product = kernels[name].attend, 2 * rows * heads * length * keys * size
+
+    def loss(q, k, v, mask):
+        return jnp.sum(attend(q, k, v, mask).astype(jnp.float32))
+
+    assert flops.call_flops(attend, q, kv, kv, mask) == forward * product
+    # Beside the products, splash adds up gradients times outputs as one.
+    total = flops.call_flops(jax.grad(loss, (0, 1, 2)), q, kv, kv, mask)
+    assert (forward + backward) * product <= total < (forward + backward + 0.01) * product
 
 
 COPIES_IN_LOOPS = """HloModule m
