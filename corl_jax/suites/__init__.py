@@ -1,0 +1,1 @@
+"""Benchmarks: questions and prompts that their owners publish, answered, scored and compared."""
