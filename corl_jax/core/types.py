@@ -115,7 +115,8 @@ class Prompts:
     Attributes:
       tokens: int32 ``[B, P]``.
       mask: bool ``[B, P]``, the prompt mask; False on the padding.
-      images: ``[B, H, W, 3]``, one image per prompt, or None for prompts without an image.
+      images: ``[B, H, W, 3]``, one image per prompt; ``[B, M, H, W, 3]``, at most ``M``, the rest of a
+        row unused; None for prompts without an image.
     """
 
     tokens: Any

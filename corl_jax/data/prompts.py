@@ -7,6 +7,7 @@ model family with other prompts brings its own ``PromptTemplate``.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Collection, Container, Sequence
 
@@ -25,6 +26,8 @@ class PromptTemplate:
         ``assistant``, ``prompt`` and ``begin_of_image``; the next token is an image token.
       question_format: prompt that asks about an image, with the fields ``user``, ``assistant``,
         ``question`` and one ``image``; the next token is a text token.
+      content_format: a turn of the user with any ``content``, images among it, and the beginning of
+        the answer; the next token is a text token.
       chat_template: the same for conversations, in Jinja, with the role tokens and without BOS.
     """
 
@@ -39,6 +42,7 @@ class PromptTemplate:
     assistant: str
     image_generation_format: str
     question_format: str
+    content_format: str
     chat_template: str
 
     @property
@@ -77,6 +81,20 @@ class PromptTemplate:
             user=user, assistant=assistant, question=question, image=self.image
         )
 
+    def content_text(
+        self, content: str, pictures: int, system: str, role_names: tuple[str, str]
+    ) -> str:
+        """Text of the prompt with ``content`` behind ``pictures`` placeholders, without BOS.
+
+        Args:
+          system: what comes before the turn; "" for nothing.
+        """
+        user, assistant = role_names
+        turn = self.content_format.format(
+            user=user, assistant=assistant, content=self.image * pictures + content
+        )
+        return f"{system}\n\n{turn}" if system else turn
+
     def chat_template_text(self, role_names: tuple[str, str]) -> str:
         """The chat template of a tokenizer that writes the roles as ``role_names``."""
         user, assistant = role_names
@@ -111,9 +129,9 @@ def pairs_of_tags(tokens: Collection[str]) -> set[str]:
 def insert_image_tokens(
     ids: Sequence[int], placeholder_id: int, image_ids: Sequence[int]
 ) -> list[int]:
-    """Replaces the first ``placeholder_id`` in ``ids`` with all of ``image_ids``."""
-    position = list(ids).index(placeholder_id)
-    return [*ids[:position], *image_ids, *ids[position + 1 :]]
+    """Replaces every ``placeholder_id`` in ``ids`` with all of ``image_ids``."""
+    parts = (image_ids if token_id == placeholder_id else (token_id,) for token_id in ids)
+    return list(itertools.chain.from_iterable(parts))
 
 
 JANUS_CHAT_TEMPLATE = (
@@ -158,6 +176,7 @@ JANUS_TEMPLATE = PromptTemplate(
     # BOS is not part of the formats; the tokenizer puts its id in front.
     image_generation_format="{user}: {prompt}\n\n{assistant}:{begin_of_image}",
     question_format="{user}: {image}\n{question}\n\n{assistant}:",
+    content_format="{user}: {content}\n\n{assistant}:",
     chat_template=JANUS_CHAT_TEMPLATE,
 )
 """The prompts that Janus, Janus-Pro and the embedded tiny models were trained on."""

@@ -164,7 +164,40 @@ class TextTokenizer:
         text = self.template.question_text(
             self._check_text(question, "question"), (self.user, self.assistant)
         )
-        # The text has one placeholder; the model reads one per image token, between two marks.
+        return self._with_image_tokens(text, image_tokens)
+
+    def content_prompt(
+        self,
+        content: str,
+        pictures: int,
+        image_tokens: int,
+        *,
+        system: str = "",
+        plain_roles: bool = False,
+    ) -> list[int]:
+        """Ids of a turn of the user that begins with pictures, as benchmarks put their questions.
+
+        Args:
+          content: what follows the pictures, perhaps with a line end in front.
+          pictures: how many there are.
+          image_tokens: placeholders of each.
+          system: what comes before the turn; "" for nothing.
+          plain_roles: writes the roles as words, as VLMEvalKit does for Janus.
+
+        Raises:
+          UserError: ``content`` is empty, or has special tokens or unknown words.
+        """
+        self._check_text(content, "question")
+        roles = (self.user, self.assistant)
+        if plain_roles:
+            roles = self.template.role_names(())
+        return self._with_image_tokens(
+            self.template.content_text(content, pictures, system, roles), image_tokens
+        )
+
+    def _with_image_tokens(self, text: str, image_tokens: int) -> list[int]:
+        """Ids of ``text``, whose images have one placeholder each; the model reads many."""
+        # They stand between two marks.
         image_ids = [self.boi_id, *[self.image_id] * image_tokens, self.eoi_id]
         return [self.bos_id, *insert_image_tokens(self.encode(text), self.image_id, image_ids)]
 

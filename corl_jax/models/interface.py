@@ -137,9 +137,12 @@ class UnifiedModel(Protocol):
         ...
 
     def embed_prompt(
-        self, tokens: Int[Array, "B P"], images: Float[Array, "B H W 3"] | None, image_id: int
+        self,
+        tokens: Int[Array, "B P"],
+        images: Float[Array, "B H W 3"] | Float[Array, "B M H W 3"] | None,
+        image_id: int,
     ) -> Float[Array, "B P D"]:
-        """Input embeddings of prompts; ``image_id`` marks the places of an image to understand."""
+        """Input embeddings of prompts; ``image_id`` marks the places of images to understand."""
         ...
 
     def embed_text(self, tokens: Int[Array, "N L"]) -> Float[Array, "N L D"]:

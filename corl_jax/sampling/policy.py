@@ -77,7 +77,14 @@ class Policy:
     sharder: Sharder | None = None
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], dtype: str = "auto", devices: int = 1) -> Policy:
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        dtype: str = "auto",
+        devices: int = 1,
+        *,
+        data_parallel: bool = False,
+    ) -> Policy:
         """Opens the shipped base, a Hugging Face folder or hub id, or a work directory.
 
         Args:
@@ -85,13 +92,15 @@ class Policy:
           dtype: of activations: ``auto`` (float32 on a CPU, else bfloat16), ``float32`` or
             ``bfloat16``.
           devices: devices of this host that share the model; they must divide its key/value heads.
+          data_parallel: spreads the rows of a call over copies of the model, on all devices of all
+            processes, which must then make the same calls; ``devices`` share a copy.
 
         Raises:
           UserError: there is no such policy, it is damaged or holds only a part of a model, or the
             devices are too few or do not divide the heads.
         """
         set_up_jax()
-        sharder = _tensor_parallel(devices)
+        sharder = _copies(devices) if data_parallel else _tensor_parallel(devices)
         source = open_policy_source(os.fspath(path))
         model = abstract_model(source.cfg, dtype)
         params = source.load_params(_param_specs(source, model, sharder))
@@ -312,6 +321,16 @@ def _tensor_parallel(devices: int) -> Sharder | None:
             f"({local[0].device_kind}); got {devices}"
         )
     return None if devices == 1 else Sharder(make_mesh({"tensor": devices}, local[:devices]))
+
+
+def _copies(devices: int) -> Sharder | None:
+    """A mesh of copies of a model, each on so many devices; None for one device in all."""
+    total = jax.device_count()
+    if devices < 1 or total % devices or jax.local_device_count() % devices:
+        raise UserError(
+            f"devices must divide the {jax.local_device_count()} devices of a host; got {devices}"
+        )
+    return None if total == 1 else Sharder(make_mesh({"data": -1, "tensor": devices}))
 
 
 def _check_texts(texts: Sequence[str], name: str) -> None:

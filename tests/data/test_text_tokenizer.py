@@ -76,6 +76,7 @@ def test_another_template_gives_other_prompts(folder):
         JANUS_TEMPLATE,
         image_generation_format="{prompt}{begin_of_image}",
         question_format="{image}{question}",
+        content_format="{content}",
     )
     tokenizer, ids = TextTokenizer.load(folder, template), vocabulary()
     words = [ids["a"], ids["circle"]]

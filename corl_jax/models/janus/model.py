@@ -146,21 +146,26 @@ class Janus(nnx.Module):
         return self.aligner(self.vision_model(images))
 
     def embed_prompt(
-        self, tokens: Int[Array, "B P"], images: Float[Array, "B H W 3"] | None, image_id: int
+        self,
+        tokens: Int[Array, "B P"],
+        images: Float[Array, "B H W 3"] | Float[Array, "B M H W 3"] | None,
+        image_id: int,
     ) -> Float[Array, "B P D"]:
         """Input embeddings of prompts.
 
         Args:
           tokens: with placeholders ``image_id`` where an image is read.
-          images: one per prompt, in [-1, 1]; None for prompts without images.
+          images: one per prompt, or at most ``M``, in [-1, 1]; None for prompts without images.
           image_id: placeholder of the tokens of an image to understand.
         """
         text_BPD = self.embed_text(tokens)
         if images is None:
             return text_BPD
 
-        # The n-th placeholder of a row is replaced by the n-th state of the row's image.
-        images_BSD = self.embed_images(images)
+        # The n-th placeholder of a row is replaced by the n-th state of the row's images, which
+        # follow each other.
+        states = self.embed_images(images.reshape(-1, *images.shape[-3:]))
+        images_BSD = states.reshape(len(tokens), -1, states.shape[-1])
         is_image_BP = tokens == image_id
         state_index_BP = jnp.clip(jnp.cumsum(is_image_BP, 1) - 1, 0, images_BSD.shape[1] - 1)
         return jnp.where(

@@ -1,0 +1,1 @@
+"""Questions about pictures, read from the files that their owners publish."""
