@@ -42,7 +42,7 @@ def evaluate(
     Raises:
       UserError: there are no records, or a guidance scale or the batch size is out of range.
     """
-    _check(records, guidance_scales, sampling)
+    check_evaluation(records, guidance_scales, sampling)
 
     # Every record is sampled once per guidance scale, and answered greedily and at temperature 1.
     total = len(records) * (len(guidance_scales) + 2)
@@ -66,7 +66,7 @@ def evaluate(
         return metrics | understanding_metrics(greedy, sampled)
 
 
-def _check(
+def check_evaluation(
     records: Sequence[Record], guidance_scales: Sequence[float], sampling: EvalSampling
 ) -> None:
     """Raises UserError for arguments that cannot be evaluated."""

@@ -39,7 +39,7 @@ def read_table(rows: Sequence[Row], folder: pathlib.Path) -> list[Question]:
       UserError: a row without a question or without a picture that can be named.
     """
     all_cells = [Cells(row, folder) for row in rows]
-    images = {cells.text("index"): cells.text("image") for cells in all_cells}
+    images = {cells.text("index"): _base64(cells) for cells in all_cells}
     cache: dict[str, tuple[Picture, ...]] = {}
     return [_question(cells, images, cache) for cells in all_cells]
 
@@ -72,9 +72,11 @@ def _pictures(
     cells: Cells, images: Mapping[str, str], cache: dict[str, tuple[Picture, ...]]
 ) -> tuple[Picture, ...]:
     """The pictures of a row, or those of the row that it names; one object for each text."""
-    text = cells.text("image")
+    text = _base64(cells)
     if not text:
-        return _files(cells)
+        # Parquet files have the bytes themselves.
+        is_stored = cells.has("image")
+        return (cells.picture("image"),) if is_stored else _files(cells)
     if len(text) <= LONGEST_REFERENCE:
         if len(images.get(text, "")) <= LONGEST_REFERENCE:
             raise UserError(
@@ -89,6 +91,12 @@ def _pictures(
             _once(base64_picture(part, "image", cells.row.location)) for part in parts
         )
     return cache[text]
+
+
+def _base64(cells: Cells) -> str:
+    """What stands under ``image``, if it is a text."""
+    value = cells.row.values.get("image")
+    return value if isinstance(value, str) else ""
 
 
 def _once(picture: StoredPicture) -> StoredPicture:
