@@ -52,6 +52,31 @@ def add_devices(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--devices", type=number(Devices), default=1, help=text)
 
 
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags by which processes on several hosts find each other, those of training."""
+    parser.add_argument(
+        "--distributed", action="store_true", help="join the hosts of a TPU slice or Slurm job"
+    )
+    parser.add_argument(
+        "--coordinator", default="", help="HOST:PORT of process 0, where JAX cannot find it"
+    )
+    parser.add_argument("--processes", type=int, default=0, help="with --coordinator: how many")
+    parser.add_argument("--process", type=int, default=-1, help="with --coordinator: which this is")
+
+
+def connect(args: argparse.Namespace) -> None:
+    """Connects the processes that the flags of ``add_processes`` name, if they name any.
+
+    Raises:
+      UserError: flags that contradict each other, or processes that cannot be reached.
+    """
+    from corl_jax.core.processes.connection import DistributedConfig, connect_processes
+
+    hosts = DistributedConfig(args.coordinator, args.processes, args.process)
+    if args.distributed or hosts != DistributedConfig():
+        connect_processes(hosts)
+
+
 def add_completion_length(parser: argparse.ArgumentParser) -> None:
     """Adds ``--completion-length``."""
     parser.add_argument(

@@ -9,7 +9,9 @@ from typing import Any
 from corl_jax.commands.common import (
     add_devices,
     add_policy,
+    add_processes,
     check_file,
+    connect,
     number,
     path_flag,
 )
@@ -26,6 +28,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command."""
     add_policy(parser)
     add_devices(parser)
+    add_processes(parser)
 
     # What the policy is measured on.
     parser.add_argument(
@@ -88,6 +91,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates, writes the results and prints a table."""
+    connect(args)
     metrics = _run_world(args) if args.suite == WORLD else _run_questions(args)
     for name, metric in metrics.items():
         stderr = "" if metric["stderr"] is None else f" +- {metric['stderr']:.3f}"

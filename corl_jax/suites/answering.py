@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
 import itertools
 import json
 import pathlib
@@ -22,6 +23,11 @@ from tqdm import tqdm
 from corl_jax.core.checks.json_object import JsonObject
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_atomically
+from corl_jax.core.processes.agreement import (
+    on_all_processes,
+    on_first_process,
+    texts_of_processes,
+)
 from corl_jax.core.sharding import to_host
 from corl_jax.core.types import Prompts
 from corl_jax.data.image_files import load_image
@@ -135,19 +141,31 @@ def answer_questions(
       folder: of the results; answers that it has are not asked for again.
       label: of the progress bar.
 
+    Returns:
+      one answer per question on the first process, none on the others.
+
     Raises:
       UserError: a prompt or a picture that cannot be read, or answers on disk that are damaged.
         What was answered stays.
     """
+    shards = 1 if policy.sharder is None else policy.sharder.batch_shards
+    if options.batch_size % shards:
+        raise UserError(
+            f"--batch-size must be a multiple of {shards}, the copies of the policy; got "
+            f"{options.batch_size}"
+        )
     ids = tokenize(policy, questions, prompts, options.plain_roles)
     _check_lengths(policy, ids, questions, options.answer_tokens)
     batches = plan_batches(ids, questions, options.batch_size)
-    answers: dict[int, Answer] = {}
-    for batch in batches:
-        answers |= _read_batch(folder, batch, questions)
-    waiting = [batch for batch in batches if batch.rows[0] not in answers]
 
+    # The first process knows what is on disk, and it alone has the answers in the end.
     is_first = jax.process_index() == 0
+    answers = on_first_process(lambda: _read_batches(folder, batches, questions)) or {}
+    done = texts_of_processes(
+        " ".join(str(batch.number) for batch in batches if batch.rows[0] in answers)
+    )[0]
+    waiting = [batch for batch in batches if str(batch.number) not in done.split()]
+
     bar = tqdm(
         total=len(questions),
         initial=len(answers),
@@ -158,14 +176,13 @@ def answer_questions(
         disable=not is_first,
     )
     with bar, policy.on_devices():
-        for batch, pixels in _with_pixels(policy, questions, waiting):
+        for batch, pixels in _with_pixels(policy, questions, waiting, options.batch_size):
             texts = _answer_batch(policy, [ids[row] for row in batch.rows], pixels, batch, options)
             new = dict(zip(batch.rows, texts, strict=True))
-            if is_first:
-                _write_batch(folder, batch, questions, new)
+            on_first_process(functools.partial(_write_batch, folder, batch, questions, new))
             answers |= new
             bar.update(len(new))
-    return [answers[row] for row in range(len(questions))]
+    return [answers[row] for row in range(len(questions))] if is_first else []
 
 
 def _check_lengths(
@@ -184,33 +201,48 @@ def _check_lengths(
 
 
 def _with_pixels(
-    policy: Policy, questions: Sequence[Question], batches: Sequence[Batch]
+    policy: Policy, questions: Sequence[Question], batches: Sequence[Batch], batch_size: int
 ) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Batches with their preprocessed pictures ``[B, M, H, W, 3]``, the next ones read meanwhile."""
+    """Batches with this process's rows of their pictures ``[N, M, H, W, 3]``, read ahead."""
 
     def read(row: int) -> np.ndarray:
         question = questions[row]
-        return np.stack(
-            [
-                preprocess(
-                    load_image(
-                        picture.fetch() if isinstance(picture, StoredPicture) else picture,
-                        question.location,
-                    ),
-                    policy.cfg.image_size,
-                )
-                for picture in question.pictures
-            ]
-        )
+        pictures = [
+            load_image(
+                picture.fetch() if isinstance(picture, StoredPicture) else picture,
+                question.location,
+            )
+            for picture in question.pictures
+        ]
+        return np.stack([preprocess(picture, policy.cfg.image_size) for picture in pictures])
+
+    def submit(batch: Batch) -> list[concurrent.futures.Future[np.ndarray]]:
+        rows = [batch.rows[place] for place in _local_places(policy, batch, batch_size)]
+        reading = {row: pool.submit(read, row) for row in dict.fromkeys(rows)}
+        return [reading[row] for row in rows]
 
     with concurrent.futures.ThreadPoolExecutor(PICTURE_WORKERS) as pool:
         # Two batches are in memory beside the one that is computed.
-        submitted = [[pool.submit(read, row) for row in batch.rows] for batch in batches[:2]]
+        ahead = [submit(batch) for batch in batches[:2]]
         for number, batch in enumerate(batches):
             if number + 2 < len(batches):
-                submitted.append([pool.submit(read, row) for row in batches[number + 2].rows])
-            pixels = [future.result() for future in submitted.pop(0)]
-            yield batch, np.stack(pixels)
+                ahead.append(submit(batches[number + 2]))
+            futures = ahead.pop(0)
+            # A picture that cannot be read on one process ends all of them.
+            yield batch, on_all_processes(functools.partial(_stack, futures))
+
+
+def _stack(futures: Sequence[concurrent.futures.Future[np.ndarray]]) -> np.ndarray:
+    """The arrays of all futures; their first error is raised."""
+    return np.stack([future.result() for future in futures])
+
+
+def _local_places(policy: Policy, batch: Batch, batch_size: int) -> list[int]:
+    """Places in a batch whose pictures this process reads; its last question fills up the call."""
+    places, _ = next(batch_rows(len(batch.rows), batch_size))
+    if policy.sharder is None:
+        return places.tolist()
+    return [int(places[row]) for row in policy.sharder.local_row_ids(batch_size)]
 
 
 def _answer_batch(
@@ -220,16 +252,26 @@ def _answer_batch(
     batch: Batch,
     options: AnswerOptions,
 ) -> list[Answer]:
-    """Answers of one batch, filled up to the size of a call by its last question."""
-    rows, count = next(batch_rows(len(ids), options.batch_size))
+    """Answers of one batch.
+
+    Args:
+      ids: of its prompts.
+      pixels: of this process's rows.
+    """
+    places, count = next(batch_rows(len(ids), options.batch_size))
     tokens, mask = left_pad(ids, policy.tokenizer.pad_id, length=batch.width)
-    prompts = Prompts(tokens[rows], mask[rows], pixels[rows])
+    prompts = Prompts(tokens[places], mask[places], pixels)
+    if policy.sharder is not None:
+        local = list(policy.sharder.local_row_ids(options.batch_size))
+        prompts = policy.sharder.put_batch(
+            Prompts(prompts.tokens[local], prompts.mask[local], pixels)
+        )
+
     # Greedy answers need no keys; the program takes them.
-    keys = prompt_keys(0, "suites/answer", rows, 1)
     rollout = policy.fns.sample_text(
         policy.params,
         prompts,
-        keys,
+        prompt_keys(0, "suites/answer", places, 1),
         policy.fns.sampling_params("text", temperature=0.0),
         options.answer_tokens,
     )
@@ -258,16 +300,19 @@ def _write_batch(
     write_atomically(_path(folder, batch), json.dumps(entries, ensure_ascii=False, indent=1))
 
 
-def _read_batch(
-    folder: pathlib.Path, batch: Batch, questions: Sequence[Question]
+def _read_batches(
+    folder: pathlib.Path, batches: Sequence[Batch], questions: Sequence[Question]
 ) -> dict[int, Answer]:
-    """The answers of a batch on disk; {} where it has not been answered."""
-    path = _path(folder, batch)
-    if not path.exists():
-        return {}
-    content = JsonObject.read(path, advice="remove the file, and its questions are asked again")
+    """The answers on disk, by the place of their questions."""
+    (folder / ANSWERS).mkdir(exist_ok=True)
     answers = {}
-    for row in batch.rows:
-        entry = content.block(questions[row].id)
-        answers[row] = Answer(entry.text("text"), entry.boolean("is_truncated"))
+    for batch in batches:
+        path = _path(folder, batch)
+        if not path.exists():
+            continue
+        advice = "remove the file, and its questions are asked again"
+        content = JsonObject.read(path, advice=advice)
+        for row in batch.rows:
+            entry = content.block(questions[row].id)
+            answers[row] = Answer(entry.text("text"), entry.boolean("is_truncated"))
     return answers

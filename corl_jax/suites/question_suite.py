@@ -45,7 +45,7 @@ def run_question_suite(
         those of the earlier start.
 
     Returns:
-      the metrics.
+      the metrics, on the first process.
 
     Raises:
       UserError: as ``claim_folder`` and ``answer_questions``, or a question without an answer.
@@ -67,21 +67,21 @@ def run_question_suite(
     answers = answer_questions(policy, questions, prompts, options, folder, name)
 
     # Scores, and the files that judges read, are made by the first process alone.
-    thumbnails = {picture_file(question): question.pictures[0] for question in questions}
-    records = [
-        make_record(benchmark, question, answer)
-        for question, answer in zip(questions, answers, strict=True)
-    ]
-    metrics = suite_metrics(records, benchmark.aggregates)
-
-    def write() -> None:
+    def write() -> Estimates:
+        thumbnails = {picture_file(question): question.pictures[0] for question in questions}
         write_thumbnails(folder, thumbnails)
         write_dumps(folder, name, questions, answers)
+
+        records = [
+            make_record(benchmark, question, answer)
+            for question, answer in zip(questions, answers, strict=True)
+        ]
+        metrics = suite_metrics(records, benchmark.aggregates)
         details = {**about, **settings, "judge": benchmark.judge}
         write_results(folder, details, metrics, records)
+        return metrics
 
-    on_first_process(write)
-    return metrics
+    return on_first_process(write) or {}
 
 
 def check_references(benchmark: Benchmark, questions: Sequence[Question]) -> None:
