@@ -8,7 +8,6 @@ of one metric that holds for all looks together (Holm). ``resampling`` says how 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
-from corl_jax.suites.sample_quality import places_by_prompt, pixel_distances
+from corl_jax.evals.statistics import Estimates, estimate
+from corl_jax.suites.sample_quality import pixel_distances, places_by_prompt
 
 NEAR = 0.02
 """Largest mean difference of pixels (five levels of 255) of pictures that count as nearly equal."""
@@ -100,3 +101,17 @@ def _any_near(small: np.ndarray, place: int, candidates: np.ndarray, near: float
         if (pixel_distances(small[place], others) <= near).any():
             return True
     return False
+
+
+def duplicate_estimates(duplicates: Duplicates, prompts: Sequence[str]) -> Estimates:
+    """Shares of pictures with a twin: means over prompts, since pictures of one go together."""
+    flags = {
+        "duplicates": duplicates.equal,
+        "near_duplicates": duplicates.near,
+        "duplicates_of_other_prompts": duplicates.equal_elsewhere,
+        "near_duplicates_of_other_prompts": duplicates.near_elsewhere,
+    }
+    return {
+        name: estimate([values[places].mean() for places in places_by_prompt(values, prompts)])
+        for name, values in flags.items()
+    }
