@@ -31,6 +31,7 @@ from corl_jax.suites.results import SuiteResults
 EXTRA_CSS = """
 .full td:nth-child(2),.full th:nth-child(2){display:table-cell}
 .full td.wrap{white-space:normal;min-width:160px;overflow-wrap:anywhere}
+.full .span{width:110px}.full th,.full td{padding:6px 8px}
 .span .zero{position:absolute;left:50%;top:0;width:1px;height:12px;background:var(--soft)}
 .pill.claim{background:var(--after);color:var(--card)}
 .verdicts li{margin:0 0 8px;overflow-wrap:anywhere}.verdicts{margin:0;padding-left:20px}
@@ -41,6 +42,8 @@ figure.pic{margin:0}.pic figcaption{font-size:11px;width:84px;overflow-wrap:anyw
 .theirs{border-style:dashed}
 @media(max-width:860px){.draw.many{grid-template-columns:minmax(0,1fr)}
 .pic figcaption{width:68px}}
+@media(max-width:520px){.words .say{grid-template-columns:18px 1fr}
+.words .say>.soft.small{grid-column:1/-1}}
 """
 
 

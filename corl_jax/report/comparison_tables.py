@@ -10,10 +10,10 @@ from corl_jax.suites.comparison import NO_DIFFERENCE, Difference
 from corl_jax.suites.published import MODELS, published_rows
 from corl_jax.suites.results import SuiteResults
 
-HEADINGS = ("category", "policy", "A", "policy's", "difference", "95 % interval", "",
-            "verdict", "up / down", "records", "p")  # fmt: skip
-NUMBERS = ("A", "policy's", "difference", "95 % interval", "up / down", "records", "p")
-"""Columns that are aligned to the right."""
+HEADINGS = {"category": "", "policy": "", "verdict": "", "difference": "num",
+            "95 % interval": "num", "": "", "A": "num", "this policy": "num",
+            "up / down": "num", "records": "num", "p": "num"}  # fmt: skip
+"""Columns of a table, and how their cells are aligned."""
 
 
 def is_share(row: Difference) -> bool:
@@ -67,47 +67,44 @@ def render_verdicts(rows: Sequence[Difference], labels: Sequence[str]) -> str:
 
 def render_table(rows: Sequence[Difference], labels: Sequence[str]) -> str:
     """One row per difference, under the name of its metric."""
-    head = "".join(
-        f"<th{' class=num' if name in NUMBERS else ''}>{escape(name)}</th>" for name in HEADINGS
-    )
-    body, metric = "", None
-    for row in rows:
-        if row.metric != metric:
-            metric = row.metric
-            # One scale for all lines of a metric.
-            ends = [
-                abs(end)
-                for it in rows
-                if it.metric == metric
-                for end in (it.low, it.high, it.difference)
-                if math.isfinite(end)
-            ]
-            reach = max(ends, default=0.0) or 1.0
-            body += f'<tr class="head"><td colspan="{len(HEADINGS)}">{escape(metric)}</td></tr>'
-        body += _row(row, labels, reach)
+    # Differences of all records need no column for their category.
+    headings = list(HEADINGS) if any(row.category for row in rows) else list(HEADINGS)[1:]
+    head = "".join(f'<th class="{HEADINGS[name]}">{escape(name)}</th>' for name in headings)
+
+    body = ""
+    for metric in dict.fromkeys(row.metric for row in rows):
+        body += f'<tr class="head"><td colspan="{len(headings)}">{escape(metric)}</td></tr>'
+        lines = [row for row in rows if row.metric == metric]
+        # One scale for all lines of a metric.
+        ends = [abs(end) for row in lines for end in (row.low, row.high, row.difference)]
+        reach = max((end for end in ends if math.isfinite(end)), default=0.0) or 1.0
+        for row in lines:
+            cells = _cells(row, labels, reach)
+            columns = "".join(
+                f'<td class="{HEADINGS[name]}">{cells[name]}</td>' for name in headings
+            )
+            body += f"<tr>{columns}</tr>"
     return f'<div class="card scroll full"><table><tr>{head}</tr>{body}</table></div>'
 
 
-def _row(row: Difference, labels: Sequence[str], reach: float) -> str:
-    """One difference, in the order of ``HEADINGS``."""
+def _cells(row: Difference, labels: Sequence[str], reach: float) -> dict[str, str]:
+    """One difference as HTML by the headings."""
     share = is_share(row)
     look = "pill" if row.verdict == NO_DIFFERENCE else "pill claim"
-    moves = "–" if row.up is None else f"{row.up} / {row.down}"
     lacking = f" ({row.left_out} left out)" if row.left_out else ""
-    cells = [
-        ("", escape(row.category or "all")),
-        ("", escape(labels[row.policy])),
-        ("num", format_value(row.first, share)),
-        ("num", format_value(row.value, share)),
-        ("num", format_change(row.difference, share)),
-        ("num", format_interval(row)),
-        ("", _line(row, reach)),
-        ("", f'<span class="{look}">{row.verdict}</span>'),
-        ("num", moves),
-        ("num", f"{row.records}{lacking}"),
-        ("num", "&lt; 0.001" if row.p_value < 0.001 else f"{row.p_value:.3f}"),
-    ]
-    return "<tr>" + "".join(f'<td class="{kind}">{text}</td>' for kind, text in cells) + "</tr>"
+    return {
+        "category": escape(row.category or "none"),
+        "policy": escape(labels[row.policy]),
+        "verdict": f'<span class="{look}">{row.verdict}</span>',
+        "difference": format_change(row.difference, share),
+        "95 % interval": format_interval(row),
+        "": _line(row, reach),
+        "A": format_value(row.first, share),
+        "this policy": format_value(row.value, share),
+        "up / down": "–" if row.up is None else f"{row.up} / {row.down}",
+        "records": f"{row.records}{lacking}",
+        "p": "&lt; 0.001" if row.p_value < 0.001 else f"{row.p_value:.3f}",
+    }
 
 
 def _line(row: Difference, reach: float) -> str:
