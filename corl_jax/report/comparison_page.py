@@ -32,6 +32,7 @@ EXTRA_CSS = """
 .full td:nth-child(2),.full th:nth-child(2){display:table-cell}
 .full td.wrap{white-space:normal;min-width:160px;overflow-wrap:anywhere}
 .full .span{width:110px}.full th,.full td{padding:6px 8px}
+.full tr:last-child th{border-bottom:0}
 .span .zero{position:absolute;left:50%;top:0;width:1px;height:12px;background:var(--soft)}
 .pill.claim{background:var(--after);color:var(--card)}
 .verdicts li{margin:0 0 8px;overflow-wrap:anywhere}.verdicts{margin:0;padding-left:20px}

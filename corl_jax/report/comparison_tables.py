@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from corl_jax.suites.comparison import NO_DIFFERENCE, Difference
+from corl_jax.suites.differences import NO_DIFFERENCE, Difference
 from corl_jax.suites.published import MODELS, published_rows
 from corl_jax.suites.results import SuiteResults
 

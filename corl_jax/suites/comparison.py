@@ -9,68 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from corl_jax.core.errors import UserError
 from corl_jax.suites import resampling
+from corl_jax.suites.differences import Difference, Pair, compare_pair
 from corl_jax.suites.function_metrics import compare_function
 from corl_jax.suites.pairing import pair_results
 from corl_jax.suites.results import SuiteRecord, SuiteResults
 from corl_jax.suites.sum_metrics import SumMetric, mean_of
 
-ALPHA = 1 - resampling.CONFIDENCE
-NO_DIFFERENCE = "no difference shown"
-
-Verdict = Literal["higher", "lower", "no difference shown"]
-Metrics = Mapping[str, SumMetric | Callable[[Sequence[SuiteRecord]], float]]
+RecordFunction = Callable[[Sequence[SuiteRecord]], float]
+Metrics = Mapping[str, SumMetric | RecordFunction]
 """By name. A function is slower, and is not broken down by category."""
-Pair = tuple[tuple[SuiteRecord, ...], tuple[SuiteRecord, ...]]
-"""The same records under two policies."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Difference:
-    """One metric of a policy beside that of the first policy.
-
-    Attributes:
-      metric: its name; a score means its mean.
-      category: of the records; "" for all of them.
-      policy: place of the policy among those compared; the first has 0.
-      first, value: the metric of the first and of this policy, over the records that both have.
-      low, high: 95 % interval of ``value - first``; infinite where it is unknown.
-      p_value: how often an exchange gives as much; of a category, corrected for all categories.
-      records, clusters: how many were compared.
-      left_out: records where one of the two lacks the score.
-      up, down: records whose score rose or fell; None for a function of records.
-    """
-
-    metric: str
-    category: str
-    policy: int
-    first: float
-    value: float
-    low: float
-    high: float
-    p_value: float
-    records: int
-    clusters: int
-    left_out: int
-    up: int | None
-    down: int | None
-
-    @property
-    def difference(self) -> float:
-        """``value - first``."""
-        return self.value - self.first
-
-    @property
-    def verdict(self) -> Verdict:
-        """What is claimed."""
-        if self.p_value <= ALPHA and self.low > 0:
-            return "higher"
-        return "lower" if self.p_value <= ALPHA and self.high < 0 else NO_DIFFERENCE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +64,8 @@ def compare_results(
 
     Args:
       results: the first is what the others are compared with.
-      metrics: those that are not means of scores, by name.
+      metrics: those that are not means of scores, by name. One with the name of a score is
+        compared in its place.
       seed: of the resampling. It says the same of a metric whatever others are compared.
 
     Raises:
@@ -127,9 +79,14 @@ def compare_results(
             f"{', '.join(repr(str(result.folder)) for result in results)}. Score them first"
         )
     sums = {name: mean_of(name) for name in scores}
-    functions: dict[str, Callable[[Sequence[SuiteRecord]], float]] = {}
+    functions: dict[str, RecordFunction] = {}
     for name, metric in (metrics or {}).items():
         if isinstance(metric, SumMetric):
+            if metric.score not in scores:
+                raise UserError(
+                    f"folders must have the score {metric.score!r}, from which {name!r} is made; "
+                    f"got {', '.join(scores) or 'none'}. Score them first"
+                )
             sums[name] = metric
         else:
             functions[name] = metric
@@ -137,7 +94,7 @@ def compare_results(
     differences, categories = [], []
     for policy, other in enumerate(results[1:], 1):
         pair = (results[0].records, other.records)
-        differences += _compare_pair(pair, sums, policy, "", seed)
+        differences += compare_pair(pair, sums, policy, "", seed)
         differences += [_compare_function(pair, *it, policy, seed) for it in functions.items()]
         categories += _compare_categories(pair, sums, policy, seed)
 
@@ -149,11 +106,17 @@ def compare_results(
 
 
 def _common_scores(results: Sequence[SuiteResults]) -> tuple[str, ...]:
-    """Names that every side has in some record, in the order of the first side."""
-    names = [
-        dict.fromkeys(name for record in side.records for name in record.scores) for side in results
+    """Scores that the first side shares with every other in some record, in its order."""
+    names = dict.fromkeys(name for record in results[0].records for name in record.scores)
+    shared = [
+        {
+            name
+            for record, match in zip(results[0].records, other.records, strict=True)
+            for name in record.scores.keys() & match.scores.keys()
+        }
+        for other in results[1:]
     ]
-    return tuple(name for name in names[0] if all(name in other for other in names[1:]))
+    return tuple(name for name in names if all(name in it for it in shared))
 
 
 def _compare_categories(
@@ -169,7 +132,7 @@ def _compare_categories(
     rows = []
     for category, chosen in places.items():
         part = (tuple(pair[0][i] for i in chosen), tuple(pair[1][i] for i in chosen))
-        rows += _compare_pair(part, metrics, policy, category, seed)
+        rows += compare_pair(part, metrics, policy, category, seed)
 
     corrected = []
     for metric in metrics:
@@ -181,87 +144,18 @@ def _compare_categories(
     return corrected
 
 
-class _Table(NamedTuple):
-    """Columns of one metric under two policies, over the records that have its score in both."""
-
-    name: str
-    metric: SumMetric
-    places: np.ndarray
-    first: np.ndarray
-    second: np.ndarray
-
-
-def _compare_pair(
-    pair: Pair, metrics: Mapping[str, SumMetric], policy: int, category: str, seed: int
-) -> list[Difference]:
-    """All metrics of two policies. Those over the same records share their draws."""
-    groups: dict[bytes, list[_Table]] = {}
-    for name, metric in metrics.items():
-        both = zip(*pair, strict=True)
-        usable = [metric.score in a.scores and metric.score in b.scores for a, b in both]
-        places = np.flatnonzero(usable)
-        # A category may have no record with the score, and then there is nothing to say.
-        if places.size:
-            sides = [metric.columns([side[i] for i in places]) for side in pair]
-            table = _Table(name, metric, places, *sides)
-            groups.setdefault(places.tobytes(), []).append(table)
-
-    rows = []
-    for tables in groups.values():
-        rows += _resample_tables(pair, tables, policy, category, seed)
-    order = {name: place for place, name in enumerate(metrics)}
-    return sorted(rows, key=lambda row: order[row.metric])
-
-
-def _resample_tables(
-    pair: Pair, tables: Sequence[_Table], policy: int, category: str, seed: int
-) -> list[Difference]:
-    """Differences of metrics over the same records."""
-    places = tables[0].places
-    clusters = resampling.number_clusters([pair[0][i].cluster for i in places])
-    first, second = (
-        resampling.cluster_sums(clusters, np.concatenate(columns, axis=1))
-        for columns in ([it.first for it in tables], [it.second for it in tables])
-    )
-    width = first.shape[1]
-    draws = resampling.bootstrap_sums(np.hstack([first, second]), resampling.DRAWS, seed)
-    exchanged = resampling.exchanged_sums(first, second, resampling.DRAWS, seed)
-
-    rows, start = [], 0
-    for table in tables:
-        part = slice(start, start + table.first.shape[1])
-        start = part.stop
-        value = table.metric.value
-        values = [float(value(sums[:, part].sum(axis=0))) for sums in (first, second)]
-        changes = value(draws[:, width:][:, part]) - value(draws[:, :width][:, part])
-        chance = value(exchanged[1][:, part]) - value(exchanged[0][:, part])
-        low, high = resampling.percentile_interval(changes, len(first))
-        scores = [[side[i].scores[table.metric.score] for i in places] for side in pair]
-        moves = np.subtract(scores[1], scores[0])
-        rows.append(
-            Difference(
-                table.name, category, policy, *values, low, high,
-                p_value=resampling.exchange_p_value(values[1] - values[0], chance),
-                records=len(places),
-                clusters=len(first),
-                left_out=len(pair[0]) - len(places),
-                up=int((moves > 0).sum()),
-                down=int((moves < 0).sum()),
-            )
-        )  # fmt: skip
-    return rows
-
-
 def _compare_function(
-    pair: Pair,
-    name: str,
-    function: Callable[[Sequence[SuiteRecord]], float],
-    policy: int,
-    seed: int,
+    pair: Pair, name: str, function: RecordFunction, policy: int, seed: int
 ) -> Difference:
     """A metric that is a function of records."""
     look = compare_function(*pair, function, seed)
     return Difference(
-        name, "", policy, look.first, look.second, look.low, look.high, look.p_value,
-        records=len(pair[0]), clusters=look.clusters, left_out=0, up=None, down=None,
-    )  # fmt: skip
+        metric=name,
+        category="",
+        policy=policy,
+        **look._asdict(),
+        records=len(pair[0]),
+        left_out=0,
+        up=None,
+        down=None,
+    )

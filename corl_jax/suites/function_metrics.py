@@ -22,7 +22,7 @@ class Look(NamedTuple):
     """A metric of two policies, the 95 % interval of its difference, and its p-value."""
 
     first: float
-    second: float
+    value: float
     low: float
     high: float
     p_value: float

@@ -12,7 +12,8 @@ import pytest
 
 from corl_jax.core.errors import UserError
 from corl_jax.suites import resampling
-from corl_jax.suites.comparison import NO_DIFFERENCE, compare_results
+from corl_jax.suites.comparison import compare_results
+from corl_jax.suites.differences import NO_DIFFERENCE
 from corl_jax.suites.sum_metrics import all_right, f1_of, mean_of
 
 make = made_results.make_results
@@ -225,6 +226,14 @@ def test_records_without_a_score_are_left_out_and_counted():
     right, rare = comparison.differences
     assert (right.records, right.left_out, right.difference) == (2, 1, 0)
     assert (rare.records, rare.left_out, rare.difference) == (2, 1, -0.125)
+
+
+def test_a_score_that_no_record_has_on_both_sides_is_not_compared():
+    first = make("a", [{"right": 1.0, "other": 1.0}, {"right": 0.0}])
+    second = make("b", [{"right": 1.0}, {"right": 0.0, "other": 1.0}])
+    assert compare_results([first, second]).scores == ("right",)
+    with pytest.raises(UserError, match="must have the score 'other', from which 'f1' is made"):
+        compare_results([first, second], {"f1": f1_of("other", "yes")})
 
 
 def test_several_policies_and_json():
