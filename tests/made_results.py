@@ -32,7 +32,7 @@ def make_records(scores, *, clusters=None, categories=None, **fields):
     return tuple(records)
 
 
-def make_results(name, scores, *, suite="pope", about=None, **options):
+def make_results(name, scores, *, suite="mmstar", about=None, **options):
     """Results in memory, of a folder that is not there."""
     about = {"suite": suite, "policy": name} | (about or {})
     return SuiteResults(

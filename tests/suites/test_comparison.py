@@ -272,7 +272,7 @@ def test_three_thousand_records_are_fast():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"suite": "mme"}, "'/results/a' and '/results/b' must be of one suite; got 'pope' and 'mme'"),
+        ({"suite": "mme"}, "'/results/a' and '/results/b' must be of one suite; got 'mmstar' and 'mme'"),
         ({"about": {"data": "v2"}}, r"same data \(data in about\); got nothing and 'v2'"),
         ({"ids": {"q1": "q9"}}, "must have the same records; got 'q1' only in '/results/a' (1 of 3"),
         ({"drop": 1}, "got 'q2' only in '/results/a' (1 of 3 are not in '/results/b'"),
