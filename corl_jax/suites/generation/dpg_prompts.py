@@ -68,18 +68,10 @@ def _read_questions(path: pathlib.Path) -> list[GenerationPrompt]:
             )
         questions.setdefault(item, []).append(_question(row, label))
 
-    prompts = []
-    for item in sorted(texts):
-        numbers = {question["proposition_id"] for question in questions[item]}
-        for question in questions[item]:
-            unknown = set(question["dependency"]) - numbers - {0}
-            if unknown:
-                raise UserError(
-                    f"{str(path)!r}: a dependency must be 0 or a question of the same item; got "
-                    f"{min(unknown)} in {item!r}. Get the file again"
-                )
-        prompts.append(GenerationPrompt(item, texts[item], "", {"questions": questions[item]}))
-    return prompts
+    return [
+        GenerationPrompt(item, texts[item], "", {"questions": questions[item]})
+        for item in sorted(texts)
+    ]
 
 
 def _question(row: Mapping[str, str], label: str) -> dict[str, Any]:

@@ -1,49 +1,22 @@
-"""GenEval's rules: from the objects that a detector found to right or wrong, with reasons.
+"""GenEval's rules: from the objects that count in a picture to right or wrong, with reasons.
 
-The facts are those of ``evaluation/evaluate_images.py`` and ``summary_scores.py`` at
-github.com/djghosh13/geneval: thresholds, at most 16 objects of a class, no suppression of boxes that
-overlap, the most certain objects alone are looked at for colour and position.
+The facts are those of ``evaluate`` and ``relative_position`` in ``evaluation/evaluate_images.py`` at
+github.com/djghosh13/geneval: the most certain objects alone are looked at for colour and position.
 """
 
 from __future__ import annotations
 
-import collections
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from corl_jax.evals.statistics import Estimates, estimate
-from corl_jax.suites.generation.geneval_prompts import COLOURS, TAGS
+from corl_jax.suites.generation.geneval_detections import Box, Detection
+from corl_jax.suites.generation.geneval_prompts import COLOURS
 
-THRESHOLD, COUNTING_THRESHOLD = 0.3, 0.9
-"""Scores above which an object counts; the second one for prompts that ask for a number."""
-MAX_OBJECTS = 16
-"""Most objects of one class that count."""
 POSITION_MARGIN = 0.1
 """Share of the sizes of two objects by which their centres may differ and mean nothing."""
-
-Box = tuple[float, float, float, float]
-"""Left, top, right, bottom, in pixels from the top left."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Detection:
-    """An object in a picture.
-
-    Attributes:
-      name: its class.
-      box: where it is.
-      score: how certain that is, 0 to 1.
-      colour: one of ``COLOURS``; "" where nobody has looked.
-    """
-
-    name: str
-    box: Box
-    score: float
-    colour: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,16 +25,6 @@ class Verdict:
 
     is_correct: bool
     reasons: tuple[str, ...]
-
-
-def counted(detections: Sequence[Detection], tag: str) -> dict[str, tuple[Detection, ...]]:
-    """The detections that count, by class and from the most certain to the least."""
-    threshold = COUNTING_THRESHOLD if tag == "counting" else THRESHOLD
-    by_name: dict[str, list[Detection]] = collections.defaultdict(list)
-    for detection in sorted(detections, key=lambda one: one.score, reverse=True):
-        if detection.score > threshold and len(by_name[detection.name]) < MAX_OBJECTS:
-            by_name[detection.name].append(detection)
-    return {name: tuple(group) for name, group in by_name.items() if group}
 
 
 def needing_colours(
@@ -148,39 +111,3 @@ def relative_positions(box: Box, other: Box) -> set[str]:
     x, y = clear / np.linalg.norm(offset)
     sides = {"left of": x < -0.5, "right of": x > 0.5, "above": y < -0.5, "below": y > 0.5}
     return {side for side, holds in sides.items() if holds}
-
-
-def summarize(verdicts: Sequence[tuple[str, str, bool]]) -> Estimates:
-    """GenEval's figures.
-
-    Args:
-      verdicts: tag, prompt id and verdict of every picture.
-
-    Returns:
-      ``geneval/TAG``, the share of right pictures, and ``geneval``, the mean of the tags that there
-      are. Standard errors are those of means over prompts, whose pictures depend on each other;
-      ``n`` counts prompts.
-
-    Raises:
-      ValueError: there are no verdicts.
-    """
-    metrics: Estimates = {}
-    for tag in TAGS:
-        by_prompt: dict[str, list[bool]] = collections.defaultdict(list)
-        for verdict_tag, prompt_id, is_correct in verdicts:
-            if verdict_tag == tag:
-                by_prompt[prompt_id].append(is_correct)
-        if by_prompt:
-            shares = [float(np.mean(group)) for group in by_prompt.values()]
-            pictures = [is_correct for group in by_prompt.values() for is_correct in group]
-            metrics[f"geneval/{tag}"] = estimate(shares) | {"value": float(np.mean(pictures))}
-
-    if not metrics:
-        raise ValueError("verdicts must not be empty, since an empty sequence has no mean")
-    parts = list(metrics.values())
-    errors = [part["stderr"] for part in parts if part["stderr"] is not None]
-    # One prompt of a tag alone says nothing about the spread.
-    stderr = math.hypot(*errors) / len(parts) if len(errors) == len(parts) else None
-    overall = float(np.mean([part["value"] for part in parts]))
-    number = sum(part["n"] for part in parts)
-    return metrics | {"geneval": {"value": overall, "stderr": stderr, "n": number}}
