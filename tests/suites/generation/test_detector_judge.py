@@ -183,15 +183,13 @@ def test_colours_are_those_of_the_nearest_mean_direction(sharder, rng):
 
     # The same from the towers, object by object.
     clip, tokenizer = bind(model.graphdef, model.params), ClipTokenizer.from_model(model)
-    for one, colour in zip(objects, found, strict=True):
-        scores = []
-        for candidate in COLOURS:
-            texts = [text.format(colour=candidate, name=one.name) for text in TEMPLATES]
-            states = np.asarray(clip.text(tokenizer(texts)))
-            mean = (states / np.linalg.norm(states, axis=1, keepdims=True)).mean(0)
-            square = official_crop(picture, one.box, model.cfg.image_size)
-            image = np.asarray(clip.image(((square / 255 - MEAN) / STD)[None].astype(np.float32)))
-            scores.append(image[0] @ mean / np.linalg.norm(mean))
+    squares = [official_crop(picture, one.box, model.cfg.image_size) for one in objects]
+    images = np.asarray(clip.image(((np.stack(squares) / 255 - MEAN) / STD).astype(np.float32)))
+    for one, image, colour in zip(objects, images, found, strict=True):
+        texts = [text.format(colour=c, name=one.name) for c in COLOURS for text in TEMPLATES]
+        states = np.asarray(clip.text(tokenizer(texts)))
+        states = (states / np.linalg.norm(states, axis=1, keepdims=True)).reshape(10, 3, -1)
+        scores = [image @ (mean / np.linalg.norm(mean)) for mean in states.mean(1)]
         assert colour == COLOURS[int(np.argmax(scores))]
     assert ClipColours(model, sharder).colours(picture, []) == []
 
