@@ -19,9 +19,11 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from corl_jax.core.errors import UserError
+from corl_jax.evals.statistics import Estimates
 from corl_jax.suites.generation.detectors import ColourReader, Detector
 from corl_jax.suites.generation.drawing import picture_records
 from corl_jax.suites.generation.geneval_detections import Detection, Thresholds, counted
+from corl_jax.suites.generation.geneval_figures import summarize
 from corl_jax.suites.generation.geneval_rules import Verdict, judge, needing_colours
 from corl_jax.suites.generation.picture_files import read_pictures
 from corl_jax.suites.generation.prompts import GenerationPrompt
@@ -147,3 +149,13 @@ def judge_folder(
         dataclasses.replace(record, scores={SCORE: float(correct[record.picture])})
         for record in records
     )
+
+
+def detector_figures(records: Sequence[SuiteRecord]) -> Estimates:
+    """``geneval_by_detector``, the mean of its tags, and ``geneval_by_detector/TAG``.
+
+    Args:
+      records: from ``judge_folder``.
+    """
+    verdicts = [(record.category, record.cluster, record.scores[SCORE] == 1) for record in records]
+    return summarize(verdicts, SCORE)

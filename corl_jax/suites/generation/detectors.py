@@ -81,10 +81,10 @@ class Owlv2Detector:
 
         try:
             processor = Owlv2Processor.from_pretrained(str(path), local_files_only=True)
-            model, report = Owlv2ForObjectDetection.from_pretrained(
+            loaded: Any = Owlv2ForObjectDetection.from_pretrained(
                 str(path), local_files_only=True, output_loading_info=True
             )
-            model = model.eval().to(torch.device(device))
+            model = loaded[0].eval().to(torch.device(device))
         except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
             raise UserError(
                 f"the detector in {str(path)!r} cannot be loaded ({describe_error(error)}); get "
@@ -92,10 +92,11 @@ class Owlv2Detector:
             ) from None
 
         # transformers fills what is missing with random numbers.
-        if report["missing_keys"]:
+        missing = loaded[1]["missing_keys"]
+        if missing:
             raise UserError(
                 f"the detector in {str(path)!r} must have all of its weights; "
-                f"{min(report['missing_keys'])!r} is missing. Get its folder again"
+                f"{min(missing)!r} is missing. Get its folder again"
             )
         return cls(processor, model, device)
 

@@ -19,7 +19,11 @@ import numpy as np
 from tqdm import tqdm
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.processes.agreement import on_first_process, texts_of_processes
+from corl_jax.core.processes.agreement import (
+    assert_same_on_all,
+    on_first_process,
+    texts_of_processes,
+)
 from corl_jax.core.types import Prompts, Record
 from corl_jax.evals.config import EvalPolicy
 from corl_jax.objectives.sampling_distribution import check_sampling_params
@@ -69,13 +73,18 @@ def draw_suite(
       UserError: on all processes, if a prompt cannot be read by the policy, a setting is out of
         range, the folder has pictures of other settings, or it cannot be written.
     """
+    if not prompts:
+        raise UserError(f"prompts of the suite {suite.name!r} must be at least one; got none")
     suite.check_samples(settings.samples)
     check_sampling_params(guidance_scale=settings.guidance, temperature=settings.temperature)
     batch = _make_prompts(policy, positions, suite, prompts)
     target = folder / PICTURES
 
+    # Hosts read the prompts by themselves, and all of them draw the same.
+    about = _about(suite, prompts, settings, about_policy)
+    assert_same_on_all("list of prompts, or other settings,", json.dumps(about))
+
     def begin() -> str:
-        about = _about(suite, prompts, settings, about_policy)
         keep_settings(folder / DRAWING, about, target, "pictures")
         complete = complete_prompts(target, suite.layout, prompts, settings.samples)
         return "".join("1" if is_complete else "0" for is_complete in complete)

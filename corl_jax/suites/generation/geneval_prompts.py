@@ -24,20 +24,18 @@ COLOURS = (
     "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white",
 )  # fmt: skip
 """Colours that a picture's objects are told apart by."""
-OBJECT_NAMES = tuple(
-    name.strip()
-    for name in """
-    person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light,
-    fire hydrant, stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant,
-    bear, zebra, giraffe, backpack, umbrella, handbag, tie, suitcase, frisbee, skis, snowboard,
-    sports ball, kite, baseball bat, baseball glove, skateboard, surfboard, tennis racket,
-    bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange,
-    broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed,
-    dining table, toilet, tv, laptop, computer mouse, tv remote, computer keyboard, cell phone,
-    microwave, oven, toaster, sink, refrigerator, book, clock, vase, scissors, teddy bear,
-    hair drier, toothbrush
-    """.split(",")
-)
+OBJECT_NAMES = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat",
+    "traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog",
+    "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella",
+    "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball", "kite",
+    "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
+    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich",
+    "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch",
+    "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "computer mouse",
+    "tv remote", "computer keyboard", "cell phone", "microwave", "oven", "toaster", "sink",
+    "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
+)  # fmt: skip
 """The 80 classes of its prompts, those of COCO with three names that say more."""
 RELATIONS = ("left of", "right of", "above", "below")
 """Where an object may have to be, seen from another one."""

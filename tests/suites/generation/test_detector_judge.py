@@ -22,7 +22,7 @@ from corl_jax.reward_models.clip.text_image import MEAN, STD
 from corl_jax.reward_models.clip.tokenizer import ClipTokenizer
 from corl_jax.reward_models.clip.weights import CLIP
 from corl_jax.suites.generation.clip_colours import TEMPLATES, ClipColours, crop
-from corl_jax.suites.generation.detector_judge import DetectorJudge, judge_folder
+from corl_jax.suites.generation.detector_judge import DetectorJudge, detector_figures, judge_folder
 from corl_jax.suites.generation.detectors import Owlv2Detector
 from corl_jax.suites.generation.geneval_detections import OFFICIAL_THRESHOLDS, Detection
 from corl_jax.suites.generation.geneval_prompts import COLOURS
@@ -135,6 +135,13 @@ def test_a_folder_is_judged_once_and_read_by_the_official_summary(judged_folder)
     records = judge_folder(judge, prompts, folder, 2, {"detector": "shapes"}, quiet=True)
     assert [record.scores["geneval_by_detector"] for record in records] == [1, 1, 1, 0, 0, 0]
     assert judge.detector.pictures == 6
+    figures = detector_figures(records)
+    assert {name: figure["value"] for name, figure in figures.items()} == {
+        "geneval_by_detector/single_object": 1,
+        "geneval_by_detector/counting": 0.5,
+        "geneval_by_detector/colors": 0,
+        "geneval_by_detector": 0.5,
+    }
 
     # The columns of evaluate_images.py, of which summary_scores.py reads correct, tag and metadata.
     path = folder / "detector_verdicts.jsonl"

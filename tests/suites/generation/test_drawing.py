@@ -177,6 +177,8 @@ def test_bad_prompts_and_settings_are_one_line(draw, tmp_path):
     with pytest.raises(UserError, match="samples of the suite 'dpg' must be 4"):
         few = dataclasses.replace(SETTINGS, samples=3)
         draw(geneval_prompts(1), tmp_path / "a", few, generation_suites["dpg"])
+    with pytest.raises(UserError, match="at least one; got none"):
+        draw([], tmp_path / "a")
     assert not list((tmp_path / "a").iterdir())
 
 
