@@ -18,7 +18,6 @@ import jax
 from tqdm import tqdm
 
 from corl_jax.core.checks.json_object import JsonObject
-from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_atomically
 from corl_jax.core.processes.agreement import on_first_process, texts_of_processes
 from corl_jax.data.image_files import ImageInput
@@ -32,6 +31,7 @@ from corl_jax.suites.requests import (
     Request,
     check_batch_size,
     check_lengths,
+    make_request,
     plan_batches,
 )
 
@@ -62,22 +62,17 @@ def make_requests(
     Raises:
       UserError: a text that the tokenizer refuses; the error names the question.
     """
-    requests = []
-    for question, prompt in zip(questions, prompts, strict=True):
-        pictures = len(question.pictures)
-        try:
-            ids = policy.tokenizer.content_prompt(
-                prompt.content,
-                pictures,
-                policy.cfg.image_tokens,
-                system=prompt.system,
-                plain_roles=plain_roles,
-            )
-        except UserError as error:
-            raise UserError(f"{question.location}: {error}") from None
-        read = functools.partial(_read_pictures, question)
-        requests.append(Request(ids, pictures, read, question.location))
-    return requests
+    return [
+        make_request(
+            policy,
+            prompt,
+            len(question.pictures),
+            functools.partial(_read_pictures, question),
+            question.location,
+            plain_roles,
+        )
+        for question, prompt in zip(questions, prompts, strict=True)
+    ]
 
 
 def _read_pictures(question: Question) -> list[ImageInput]:

@@ -46,7 +46,7 @@ def prompts_of_batches(
     def submit(batch: Batch) -> list[concurrent.futures.Future[np.ndarray]]:
         if not batch.pictures:
             return []
-        rows = [batch.rows[place] for place in _local_places(policy, batch, batch_size)]
+        rows = [batch.rows[place] for place in local_places(policy, batch, batch_size)]
         reading = {row: pool.submit(read, row) for row in dict.fromkeys(rows)}
         return [reading[row] for row in rows]
 
@@ -78,7 +78,7 @@ def answer_batch(
       length: of the longest answer, in tokens.
       seed: with a request's place among all it gives the key of its answer.
     """
-    keys = _keys(seed, batch, len(prompts.tokens))
+    keys = request_keys(seed, batch, len(prompts.tokens))
     rollout = policy.fns.sample_text(policy.params, prompts, keys, sampling, length)
     tokens = to_host(rollout.tokens)[: len(batch.rows), 0]
     truncated = truncated_rows(tokens, policy.tokenizer.eos_id)
@@ -88,7 +88,7 @@ def answer_batch(
     ]
 
 
-def _keys(seed: int, batch: Batch, batch_size: int) -> jax.Array:
+def request_keys(seed: int, batch: Batch, batch_size: int) -> jax.Array:
     """A key per row of a call, of the request in that row."""
     places, _ = next(batch_rows(len(batch.rows), batch_size))
     return prompt_keys(seed, "suites/answer", np.asarray(batch.rows)[places], 1)
@@ -99,7 +99,7 @@ def _stack(futures: Sequence[concurrent.futures.Future[np.ndarray]]) -> np.ndarr
     return np.stack([future.result() for future in futures]) if futures else None
 
 
-def _local_places(policy: Policy, batch: Batch, batch_size: int) -> list[int]:
+def local_places(policy: Policy, batch: Batch, batch_size: int) -> list[int]:
     """Places in a batch whose rows this process has; its last request fills up the call."""
     places, _ = next(batch_rows(len(batch.rows), batch_size))
     if policy.sharder is None:
@@ -121,6 +121,6 @@ def _prompts(
     """
     ids = [requests[row].ids for row in batch.rows]
     tokens, mask = left_pad(ids, policy.tokenizer.pad_id, length=batch.width)
-    places = _local_places(policy, batch, batch_size)
+    places = local_places(policy, batch, batch_size)
     prompts = Prompts(tokens[places], mask[places], pixels)
     return prompts if policy.sharder is None else policy.sharder.put_batch(prompts)

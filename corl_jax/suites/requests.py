@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from corl_jax.core.errors import UserError
 from corl_jax.data.image_files import ImageInput
 from corl_jax.sampling.policy import Policy
+from corl_jax.suites.prompts import SuitePrompt
 
 WIDTH_STEP = 64
 """Prompts are padded to multiples of so many tokens, so that few programs serve them all."""
@@ -46,7 +47,7 @@ class Batch:
 
     Attributes:
       number: of the batch.
-      rows: places of its requests among all.
+      rows: places of its requests among all, which also give the keys of their answers.
       width: tokens of a prompt, padding included.
       pictures: of each request.
     """
@@ -57,14 +58,51 @@ class Batch:
     pictures: int
 
 
-def plan_batches(requests: Sequence[Request], batch_size: int) -> list[Batch]:
-    """Batches of requests with as many pictures and like lengths, in the order of the requests."""
+def make_request(
+    policy: Policy,
+    prompt: SuitePrompt,
+    pictures: int,
+    read: Callable[[], Sequence[ImageInput]],
+    location: str,
+    plain_roles: bool,
+) -> Request:
+    """The request of a question; see ``Request``.
+
+    Args:
+      prompt: what stands behind the pictures.
+      plain_roles: writes the roles as words.
+
+    Raises:
+      UserError: a text that the tokenizer refuses; the error names the question.
+    """
+    try:
+        ids = policy.tokenizer.content_prompt(
+            prompt.content,
+            pictures,
+            policy.cfg.image_tokens,
+            system=prompt.system,
+            plain_roles=plain_roles,
+        )
+    except UserError as error:
+        raise UserError(f"{location}: {error}") from None
+    return Request(ids, pictures, read, location)
+
+
+def plan_batches(
+    requests: Sequence[Request], batch_size: int, places: Sequence[int] | None = None
+) -> list[Batch]:
+    """Batches of requests with as many pictures and like lengths, in the order of the requests.
+
+    Args:
+      places: of those that are planned; all by default.
+    """
 
     def shape(row: int) -> tuple[int, int]:
         return requests[row].pictures, requests[row].width
 
     batches: list[Batch] = []
-    rows = sorted(range(len(requests)), key=lambda row: (shape(row), row))
+    chosen = range(len(requests)) if places is None else places
+    rows = sorted(chosen, key=lambda row: (shape(row), row))
     for (pictures, width), same_shape in itertools.groupby(rows, key=shape):
         group = tuple(same_shape)
         for start in range(0, len(group), batch_size):
