@@ -18,6 +18,7 @@ from helpers import dot_config, write_byte_tokenizer, write_untrained_policy
 from made_benchmarks import png, write_parquet
 from PIL import Image
 
+from corl_jax.core.errors import UserError
 from corl_jax.core.types import Completion
 from corl_jax.data.answers.reading import extract_answer
 from corl_jax.data.pipeline import held_out_records
@@ -180,3 +181,29 @@ def our_requests(policy, questions):
             make_request(policy, prompt, len(pictures), lambda p=pictures: p, f"{number}", False)
         )
     return requests
+
+
+@needs_lmms_eval
+def test_arguments_and_tasks_that_would_be_ignored_are_refused(policy_folder, monkeypatch):
+    from lmms_eval.models import get_model
+
+    model = get_model("corl_jax")
+    # lmms-eval's own flag is 1 unless someone says otherwise; what is in --model_args counts.
+    flags = {"batch_size": 1, "max_batch_size": None, "device": None}
+    made = model.create_from_arg_string(f"policy={policy_folder},batch_size=8", flags)
+    assert made._batch_size == 8 and made.is_simple
+    with pytest.raises(UserError, match="tasks of one round"):
+        made.generate_until_multi_round([])
+
+    for args, words in {
+        "device=cuda": "device='cuda'. JAX takes all devices",
+        "colour=red": "must be of policy, batch_size, .*; got colour='red'",
+        "batch_size=auto": "batch_size must be a number; got 'auto'",
+        "batch_size=12": "must be a multiple of 8",
+        "plain_roles=3": "plain_roles",
+    }.items():
+        with pytest.raises(UserError, match=words):
+            model.create_from_arg_string(f"policy={policy_folder},{args}", {})
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="one process"):
+        model.create_from_arg_string(f"policy={policy_folder}", {})
