@@ -90,7 +90,7 @@ def test_answers_keep_their_order_and_do_not_depend_on_the_batch(policy):
     done = []
     one = generate_answers(policy, requests, options, 4, 5, done.append)
     assert sum(done) == 11 and len(set(one)) > 5
-    assert generate_answers(policy, requests, options, 3, 5, done.append) == one
+    assert generate_answers(policy, requests, options, 1, 5, done.append) == one
 
     # Another seed changes what is sampled, and nothing else. Two samples of a question differ.
     other = generate_answers(policy, requests, options, 4, 6, done.append)
