@@ -15,6 +15,7 @@ from corl_jax import __version__
 from corl_jax.commands import (
     ask,
     bench,
+    compare,
     doctor,
     evaluate,
     export,
@@ -37,6 +38,7 @@ COMMANDS = (
     ask,
     evaluate,
     score,
+    compare,
     report,
     doctor,
     inspect,

@@ -68,8 +68,8 @@ def run(args: argparse.Namespace) -> int:
     from corl_jax.sampling.policy import Policy
 
     # Everything that can be wrong in the flags is found before a policy is loaded.
-    names = _register_rewards(args.rewards)
-    options = _reward_options(args.set, args.model)
+    names = register_rewards(args.rewards)
+    options = reward_options(args.set, args.model)
     rows = read_records(args.records)
     if args.answer and args.policy is None:
         raise UserError("--answer needs a policy; pass --policy")
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _register_rewards(text: str) -> list[str]:
+def register_rewards(text: str) -> list[str]:
     """Names of the rewards in ``text``; those of the user (``module:function``) are registered.
 
     Raises:
@@ -115,7 +115,7 @@ def _register_rewards(text: str) -> list[str]:
     return names
 
 
-def _reward_options(settings: Sequence[str], models: Sequence[str]) -> RewardOptions:
+def reward_options(settings: Sequence[str], models: Sequence[str]) -> RewardOptions:
     """The options of ``--set`` and the reward models of ``--model``.
 
     Raises:

@@ -77,7 +77,8 @@ def run_question_suite(
             for question, answer in zip(questions, answers, strict=True)
         ]
         metrics = suite_metrics(records, benchmark.aggregates)
-        details = {**about, **settings, "judge": benchmark.judge}
+        data = {"data": settings["questions_digest"]}
+        details = {**about, **settings, **data, "judge": benchmark.judge}
         write_results(folder, details, metrics, records)
         return metrics
 

@@ -79,7 +79,8 @@ def run_world_suite(
     def write() -> None:
         for record in records:
             _save(folder / _question_picture(record), image_of(record))
-        write_results(folder, about, metrics, lines)
+        data = {"data": f"{about['n']} held-out records of seed {about['seed']}"}
+        write_results(folder, {**about, **data}, metrics, lines)
 
     on_first_process(write)
     return metrics

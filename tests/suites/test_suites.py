@@ -207,3 +207,59 @@ def test_questions_without_answers_and_broken_pictures_are_named(policy_folder, 
     error = refused(capsys, line)
     assert "line 9" in error and "not a picture" in error
     assert [path.name for path in (tmp_path / "b" / "answers").iterdir()] == ["00000.json"]
+
+
+def test_geneval_is_drawn_scored_and_described(policy_folder, tmp_path, test_data, capsys):
+    data = test_data("data") / "geneval" / "evaluation_metadata.jsonl"
+    out = tmp_path / "out"
+    line = [
+        "evaluate", "--policy", str(policy_folder), "--suite", "geneval", "--data", str(data), "--n",
+        "3", "--out", str(out), "--scores", "clip_score", "--model", "clip=tiny", "--batch-size", "8",
+    ]  # fmt: skip
+    assert main(line) == 0
+    results = read_results(out)
+    assert len(results.records) == 12 and {r.cluster for r in results.records} == {
+        "00000",
+        "00001",
+        "00002",
+    }
+    assert all(set(r.scores) == {"clip_score", "diversity"} for r in results.records)
+    assert results.metrics["diversity"]["value"] > 0
+    assert results.metrics["duplicates"]["value"] == 0
+    assert results.about["samples"] == 4 and results.about["guidance"] == 5
+    picture = out / "pictures" / "00000" / "samples" / "0000.png"
+    before = picture.stat().st_mtime_ns
+    assert main(line) == 0 and picture.stat().st_mtime_ns == before
+
+    assert "--guidance-scale of geneval must be one number" in refused(
+        capsys, [*line, "--guidance-scale", "1", "5"]
+    )
+    assert "--detector and --judge-clip go together" in refused(capsys, [*line, "--detector", "x"])
+    assert "samples of the suite 'wise' must be 1" in refused(
+        capsys, [*line, "--suite", "wise", "--samples", "3"]
+    )
+
+
+def test_the_embedded_world_leaves_records_that_compare(tmp_path, capsys, monkeypatch):
+    from corl_jax.commands import compare
+
+    assert compare
+    page, numbers = tmp_path / "page.html", tmp_path / "numbers.json"
+    out = tmp_path / "one"
+    flags = ["--suite", "shapes", "--n", "8", "--guidance-scale", "2"]
+    assert main(["evaluate", "--policy", "tiny", *flags, "--out", str(out)]) == 0
+    results = read_results(out)
+    values = {name: metric["value"] for name, metric in results.metrics.items()}
+    strict = [r.scores["t2i_strict@w=2"] for r in results.records if "t2i_strict@w=2" in r.scores]
+    assert len(strict) == 8 and values["t2i_strict@w=2"] == pytest.approx(sum(strict) / 8)
+    greedy = [r.scores["qa_greedy"] for r in results.records if "qa_greedy" in r.scores]
+    assert values["qa_greedy"] == pytest.approx(sum(greedy) / 8)
+    assert all((out / record.picture).is_file() for record in results.records)
+
+    # The same policy against itself: nothing is claimed.
+    command = ["compare", str(out), "tiny", "--suite", "shapes", "--n", "8", "--out", str(page)]
+    monkeypatch.setattr("corl_jax.commands.suite_runs.WORLD_SCALES", [2.0])
+    assert main([*command, "--json", str(numbers)]) == 0
+    rows = json.loads(numbers.read_text())["differences"]
+    assert rows and {row["verdict"] for row in rows} == {"no difference shown"}
+    assert "t2i_strict@w=2" in page.read_text() and "no difference" in capsys.readouterr().out

@@ -6,6 +6,7 @@ import ast
 import base64
 import binascii
 import dataclasses
+import functools
 import hashlib
 import pathlib
 import re
@@ -176,7 +177,16 @@ def base64_picture(text: str, column: str, location: str) -> StoredPicture:
 
 
 def picture_name(picture: Picture) -> str:
-    """A short name that pictures have in common only where they are the same."""
+    """A short name that pictures have in common only where their bytes are the same."""
     if isinstance(picture, pathlib.Path):
-        return hashlib.sha256(str(picture).encode()).hexdigest()[:16]
-    return hashlib.sha256(picture.fetch()).hexdigest()[:16]
+        return _file_name(picture)
+    return _name(picture.fetch())
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _file_name(path: pathlib.Path) -> str:
+    return _name(path.read_bytes())
+
+
+def _name(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Suites of prompts: pictures drawn into the folders that the official judges read, and our scores."""
