@@ -1,0 +1,1 @@
+"""Policies in the harnesses of others; see docs/suites_harness.md."""
