@@ -91,7 +91,10 @@ class PromptTemplate:
         """
         user, assistant = role_names
         turn = self.content_format.format(
-            user=user, assistant=assistant, content=self.image * pictures + content
+            user=user,
+            assistant=assistant,
+            # Janus's processor strips every turn.
+            content=(self.image * pictures + content).strip(),
         )
         return f"{system}\n\n{turn}" if system else turn
 

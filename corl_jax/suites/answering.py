@@ -12,6 +12,7 @@ import functools
 import json
 import pathlib
 import sys
+import time
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -130,13 +131,25 @@ def answer_questions(
         disable=not is_first,
     )
     sampling = policy.fns.sampling_params("text", temperature=0.0)
+    begin = end = time.perf_counter()
+    waited = 0.0
     with bar, policy.on_devices():
         for batch, rows in prompts_of_batches(policy, requests, waiting, options.batch_size):
+            waited += time.perf_counter() - end
             texts = answer_batch(policy, rows, batch, sampling, options.answer_tokens)
             new = dict(zip(batch.rows, texts, strict=True))
             on_first_process(functools.partial(_write_batch, folder, batch, questions, new))
             answers |= new
             bar.update(len(new))
+            end = time.perf_counter()
+
+    if is_first and waiting:
+        count, seconds = sum(len(batch.rows) for batch in waiting), end - begin
+        print(
+            f"{count} questions in {seconds:.1f} s, {count / seconds:.2f} questions/s; "
+            f"{waited:.1f} s of them waiting for pictures",
+            file=sys.stderr,
+        )
     return [answers[row] for row in range(len(questions))] if is_first else []
 
 
