@@ -6,23 +6,16 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from corl_jax.evals.statistics import Estimate, Estimates, difference
-
-QA_DESCRIPTIONS = {
-    "qa_greedy": "right, greedy",
-    "qa_greedy_mc": "right, greedy, multiple choice",
-    "qa_greedy_oe": "right, greedy, open questions",
-    "qa_sampled": "right, sampled",
-    "qa_sampled_strict": "right and well-formed, sampled",
-    "qa_format": "well-formed, sampled",
-    "qa_greedy_format": "well-formed, greedy",
-    "qa_truncated": "cut at the limit of the length, sampled",
-    "qa_greedy_truncated": "cut at the limit of the length, greedy",
-}
-"""Metrics of answers in words, in the order of the table."""
-
-LOWER_IS_BETTER = ("qa_truncated", "qa_greedy_truncated")
-"""Metrics whose rise is coloured as a loss."""
+from corl_jax.evals.statistics import Estimate, Estimates
+from corl_jax.report.metric_text import (
+    QA_DESCRIPTIONS,
+    change_pill,
+    describe,
+    format_estimate,
+    format_number,
+    is_reward,
+    unit_of,
+)
 
 REWARD_TILES = (
     ("reward/image@w={scale}", "Reward of pictures, guidance {scale}"),
@@ -151,14 +144,14 @@ def _row(name: str, before: Estimates, after: Estimates, bold: bool) -> str:
     present = start or end
     change, dots = "", ""
     if start and end:
-        change = _change_pill(name, start, end)
+        change = change_pill(name, start, end)
         # Rewards may be any numbers, which have no place between 0 and 1.
         if not is_reward(name):
             dots = _dots(start, end)
 
     # In the order of the headings: words, name, before, after, dots, change, records.
     cells = f"<td>{describe(name)}</td><td><code>{escape(name)}</code></td>"
-    values = (_value(name, start), _value(name, end))
+    values = (format_estimate(name, start), format_estimate(name, end))
     cells += "".join(f'<td class="num">{value}</td>' for value in values)
     cells += f'<td>{dots}</td><td class="num">{change}</td>'
     cells += f'<td class="num">{present["n"] if present else ""}</td>'
@@ -176,61 +169,13 @@ def _dots(before: Estimate, after: Estimate) -> str:
     return dots + f'<i class="after" style="left:{right:.1f}%"></i></span>'
 
 
-def is_reward(name: str) -> bool:
-    """Whether a metric is a mean reward, whose numbers are as the run computes them."""
-    return name.startswith("reward/")
-
-
-def describe(name: str) -> str:
-    """The name of a metric in words, escaped for HTML."""
-    if is_reward(name):
-        reward, _, variant = name.partition("@")
-        part = reward.split("/", 2)[2:]
-        how = f"guidance {variant.removeprefix('w=')}" if variant.startswith("w=") else variant
-        return escape(f"{part[0] if part else 'total'}, {how or 'sampled'}")
-    metric, _, scale = name.partition("@w=")
-    if scale:
-        words = "exactly right" if metric == "t2i_strict" else "partial credit"
-        return f"{words}, guidance {escape(scale)}"
-    base, _, kind = name.partition("/")
-    words = QA_DESCRIPTIONS[base] if base in QA_DESCRIPTIONS else escape(base)
-    return f"{escape(kind)}: {words}" if kind else words
-
-
-def _number(name: str, value: float) -> str:
-    """A share in per cent; a reward as it is."""
-    return f"{value:.3f}" if is_reward(name) else f"{100 * value:.1f}"
-
-
-def _unit(name: str) -> str:
-    return "" if is_reward(name) else " %"
-
-
-def _value(name: str, estimate: Estimate | None) -> str:
-    """A value with its standard error, or a dash if it was not measured."""
-    if not estimate:
-        return '<span class="soft">&ndash;</span>'
-    error = ""
-    if estimate["stderr"] is not None:
-        error = f' <span class="soft">&plusmn; {_number(name, estimate["stderr"])}</span>'
-    return f"{_number(name, estimate['value'])}{_unit(name)}{error}"
-
-
-def _change_pill(name: str, before: Estimate, after: Estimate) -> str:
-    """The change, of shares in percentage points, coloured if it is significant."""
-    change, _, significant = difference(before, after)
-    look = ("up" if (change > 0) != (name in LOWER_IS_BETTER) else "down") if significant else ""
-    sign = "+" if change >= 0 else "-"
-    return f'<span class="pill {look}">{sign}{_number(name, abs(change))}</span>'
-
-
 def _tile(name: str, title: str, before: Estimate, after: Estimate) -> str:
-    start, end = (_number(name, estimate["value"]) for estimate in (before, after))
+    start, end = (format_number(name, estimate["value"]) for estimate in (before, after))
     error = ""
     if is_reward(name) and after["stderr"] is not None:
-        error = f' <span class="from">&plusmn; {_number(name, after["stderr"])}</span>'
+        error = f' <span class="from">&plusmn; {format_number(name, after["stderr"])}</span>'
     return (
         f'<div class="card tile"><span class="soft small">{escape(title)}</span>'
-        f'<b><span class="from">{start} &rarr;</span> {end}{_unit(name)}{error}</b>'
-        f"{_change_pill(name, before, after)}</div>"
+        f'<b><span class="from">{start} &rarr;</span> {end}{unit_of(name)}{error}</b>'
+        f"{change_pill(name, before, after)}</div>"
     )

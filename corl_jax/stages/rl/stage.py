@@ -132,7 +132,11 @@ class RlStage:
             self.refill_records,
         )
 
-        # What looks at steps from outside.
+        self._build_observers(config)
+        self.fixed_reference: Params = {}
+
+    def _build_observers(self, config: Mapping[str, Any]) -> None:
+        """What looks at steps from outside, and what is measured on held-out records."""
         hooks = config["hooks"]
         self.probe_every, self.interference_every = (
             hooks["probe_every"],
@@ -141,16 +145,15 @@ class RlStage:
         held_out = HeldOutRecords(
             lambda checks: self._open_records("test", checks), self.record_checks, self.cfg.rewards
         )
-        self.probe = HeldOutProbe(setup, self.cfg, self.reward_scorer, held_out, self.seed)
+        self.probe = HeldOutProbe(self.setup, self.cfg, self.reward_scorer, held_out, self.seed)
         self.evaluation: HeldOutEvaluation | None = None
         if "evals" in config and config["evals"]["num_records"]:
             evals = read_block(EvalsConfig, config["evals"], "evals")
             self.evaluation = HeldOutEvaluation(
-                setup, self.cfg, evals, self.reward_scorer, held_out
+                self.setup, self.cfg, evals, self.reward_scorer, held_out
             )
         self.grad_interference = GradInterference(self.task_loss, config["microbatches"])
         self.sample_sheet = SampleSheet(self.cfg.rollout.group_size)
-        self.fixed_reference: Params = {}
 
     @functools.cached_property
     def train_records(self) -> RecordSource:
