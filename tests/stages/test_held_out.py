@@ -270,6 +270,10 @@ def test_a_run_that_goes_on_does_not_measure_before_again(paper_run, tmp_path, m
 
     # The same policy measured anew has the same numbers.
     prepared = prepare(config, copied)
+    trained = prepared.stage.train_records
+    assert numbers(trained) == {*range(1, 21)} - HELD_OUT
+    assert numbers(prepared.evaluation.records) == HELD_OUT
+    assert numbers(prepared.stage.probe.records["image"]) <= HELD_OUT - {4}
     evaluation = RunEvaluation(prepared.setup, Workdir(copied), prepared.evaluation, 2)
     params = prepared.setup.rollout_params(prepared.setup.load_params())
     assert evaluation._evaluate(params, "before") == before["before"]
