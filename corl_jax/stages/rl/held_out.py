@@ -43,7 +43,16 @@ class HeldOutRecords:
         return self._open(self._checks(self._rewards))
 
     def first(self, n: int, seed: int) -> tuple[Record, ...]:
-        """The first ``n`` in the order of a seed."""
+        """The first ``n`` in the order of a seed, ``config.evals.num_records``.
+
+        Raises:
+          UserError: there are fewer.
+        """
+        if n > len(self.source):
+            raise UserError(
+                f"config.evals.num_records must be at most the {len(self.source)} held-out records; "
+                f"got {n}. Lower it, or hold out more (config.data.held_out)"
+            )
         return held_out_records(self.source, n, seed)
 
     def by_task(
@@ -60,7 +69,7 @@ class HeldOutRecords:
         Raises:
           UserError: there are too few records.
         """
-        order = held_out_order(self.source, max(counts.values()), seed)
+        order = held_out_order(self.source, 1, seed)
         found: dict[str, list[Record]] = {task: [] for task in counts}
         trained = tuple(trained)
         for read, row in enumerate(order):
