@@ -49,4 +49,5 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         }
     )
     c.data.source = "data/cold_sft"
+    c.data.held_out = rl.data.held_out
     return c

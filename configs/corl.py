@@ -43,7 +43,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         if stage.model.size == "tiny":
             stage.steps = TINY_STEPS[name]
             stage.hooks.save_every = 10
-        stage.evals.num_records = 0  # all policies are evaluated together at the end
+            stage.evals.num_records = 0  # all policies are evaluated together at the end
         c.train[name] = stage
 
     c.merge = ml_collections.ConfigDict(

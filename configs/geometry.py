@@ -29,4 +29,5 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         c.steps = 2 * SAMPLES // c.rl.rollout.text_prompts
         c.rewards.text = ml_collections.ConfigDict({"symbolic": 1.0, "format": 1.0})
         c.data.source = "geoqa"
+        c.evals.num_records = 64  # about 80 are held out
     return c

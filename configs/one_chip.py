@@ -52,5 +52,7 @@ def fit_one_chip(c: ml_collections.ConfigDict, mesh: str) -> None:
     c.steps = math.ceil(records / values.prompts)
     c.rl.rollout.update({"image_prompts": values.prompts, "text_prompts": values.prompts})
     c.microbatches = values.microbatches
+    # As many records per prompt of a step as on a slice, whose rollouts leave room for them.
+    c.evals.batch_size = 2 * values.prompts
     if c.lora.rank:
         c.lora.base_dtype = values.base_dtype

@@ -14,10 +14,16 @@ PILOT_RECORDS = 16_000
 
 
 def train_only(c: ml_collections.ConfigDict, task: Literal["image", "text"]) -> None:
-    """Trains one task, with 0 prompts of the other."""
+    """Trains one task, with 0 prompts of the other.
+
+    At full size rewards of pictures that are not trained are left out: only probes and evaluations
+    would need them, and their reward models much memory.
+    """
     c.rl.rollout["text_prompts" if task == "image" else "image_prompts"] = 0
     c.rl.advantage.pairing = "separate"
     c.progress_metrics = tuple(name for name in c.progress_metrics if name.startswith(task))
+    if task == "text" and c.model.size != "tiny":
+        c.rewards.image = ml_collections.ConfigDict()
 
 
 def constant_kl(c: ml_collections.ConfigDict, coefficient: float) -> None:

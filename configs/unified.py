@@ -154,8 +154,13 @@ def corl_stage_one(c: ml_collections.ConfigDict, size: str) -> None:
         c.kl[task].update({"schedule": "none", "start": 0.0, "end": 0.0})
 
     c.data.source = "x2x_rft_22k"
-    c.evals.num_records = 0  # the parser of the embedded world reads its own images alone
-    c.hooks.probe_every = 0  # probes need a test.jsonl
+    # The data set has no test split. The paper trains on all of its records; ``steps`` is the paper's.
+    c.data.held_out = 0.01
+    # No parser knows what photographs show, so the run's rewards score them. An evaluation draws as
+    # many pictures as a step, and answers twice as many questions (docs/metrics.md).
+    c.evals.update({"num_records": 128, "scoring": "rewards", "guidance_scales": (5.0,)})
+    c.evals.batch_size = 32  # a prompt each, without samples that share it: fits where a step does
+    c.hooks.probe_every = 100
     c.hooks.save_every = 100
     # This hook holds both gradients, which ``corl plan`` does not count.
     c.hooks.interference_every = 100

@@ -24,6 +24,7 @@ from corl_jax.reward_models.base import load_reward_model
 from corl_jax.stages.rl.config import read_rl_config
 from corl_jax.stages.run import STAGES, optim_config, prepare
 from corl_jax.stages.setup import build_setup
+from corl_jax.stages.whole_config import check_config
 
 PIPELINES = ("corl",)
 NAMES = sorted(
@@ -157,6 +158,31 @@ def test_unified_at_full_size_has_the_papers_values(size):
     assert config["trainable"] == ("language_model/*",)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_full_size_holds_records_out_and_measures_them(name):
+    """By the rewards of the run, at the scale that it samples with; tiny runs measure the world."""
+    config = full_size_config(name)
+    if name in ("tokenizer", "sft"):
+        assert config["data"]["held_out"] == 0
+        return
+    assert config["data"]["held_out"] == 0.01
+    assert get_config(name).data.held_out == 0
+    if name == "cold_sft":
+        return
+    evals, rollout = config["evals"], config["rl"]["rollout"]
+    assert evals["num_records"] == (64 if name == "geometry" else 128)
+    assert (evals["scoring"], evals["guidance_scales"]) == ("rewards", (5.0,))
+    assert rollout["guidance_scale"] == 5.0 and config["hooks"]["probe_every"] == 100
+    assert get_config(name).evals.scoring == "world"
+
+    # A flag switches all of it off again.
+    off = get_config(name, "janus_pro_1b").lock()
+    off.update_from_flattened_dict(
+        {"data.held_out": 0.0, "evals.num_records": 0, "hooks.probe_every": 0}
+    )
+    check_config(off.to_dict())
+
+
 @pytest.mark.parametrize(
     ("size", "chips", "data", "fsdp"),
     [
@@ -187,7 +213,9 @@ def test_stage_two_has_the_papers_values(name, task, prompts):
 
     assert config["init_from"] == "runs/unified"
     assert config["data"]["qa_type"] == {"refined_mc": "MC", "refined_oe": "OE"}.get(name, "")
-    assert set(c.rewards["image"]) == {"cycle_both", "matching"}
+    # Rewards of pictures need reward models, so only a run that trains pictures has them.
+    image_rewards = {"cycle_both", "matching"} if task == "image" else set()
+    assert set(c.rewards["image"]) == image_rewards
     assert set(c.rewards["text"]) == {"accuracy", "format"}
 
 
@@ -198,7 +226,7 @@ def test_stage_two_has_the_papers_values(name, task, prompts):
 def test_the_pilot_has_the_papers_values(name, tasks):
     c = read_rl_config(full_size_config(name), 1)
     assert (c.tasks, c.rollout.group_size, c.needs_reference) == (tasks, 8, False)
-    assert set(c.rewards["image"]) == {"clip"}
+    assert set(c.rewards["image"]) == ({"clip"} if "image" in tasks else set())
     assert c.rollout.alternate_every == (1 if name == "cycle" else 0)
 
 
@@ -303,6 +331,7 @@ def test_a_mesh_of_one_small_chip_sets_a_batch_that_fits_it():
         assert rollout.image_prompts == rollout.text_prompts < paper.rl.rollout.image_prompts
         assert c.steps * rollout.image_prompts == records
         assert rollout.image_prompts % c.microbatches == 0
+        assert c.evals.batch_size / paper.evals.batch_size == rollout.image_prompts / 16
         assert (c.lora.rank, c.lora.base_dtype) == (32, "bfloat16")
         assert make_mesh(c.mesh.to_dict(), jax.devices()[:1]).size == 1
         read_rl_config(c.to_dict(), c.updates_per_step)

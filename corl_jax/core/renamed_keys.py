@@ -101,6 +101,7 @@ RENAMED_VALUES = {
 
 ADDED_KEYS: dict[str, Any] = {
     "data.changed": "refuse",
+    "data.held_out": 0.0,
     "data.template": "as_is",
     "data.stages": [],
     "data.mixture": {},
@@ -110,6 +111,7 @@ ADDED_KEYS: dict[str, Any] = {
     "rl.curriculum.history": "none",
     "hooks.trace_steps": 0,
     "hooks.trace_after": 2,
+    "evals.scoring": "world",
 }
 """Keys that older versions did not have, and the values that do what they did."""
 

@@ -178,11 +178,19 @@ def held_out_records(source: RecordSource, n: int, seed: int = 0) -> tuple[Recor
     Raises:
       UserError: the source has fewer records.
     """
+    # A prefix of one permutation, so that a larger ``n`` keeps the records of a smaller one.
+    return tuple(source[row] for row in held_out_order(source, n, seed)[:n])
+
+
+def held_out_order(source: RecordSource, n: int, seed: int = 0) -> list[int]:
+    """All positions of ``source``, of which ``n`` are needed, in an order that depends on ``seed`` only.
+
+    Raises:
+      UserError: the source has fewer records.
+    """
     if not 1 <= n <= len(source):
         raise UserError(
             f"the number of held-out records must be from 1 to {len(source)}, the number of "
             f"records of the source; got {n}. Lower it, or add records"
         )
-    # A prefix of one permutation, so that a larger ``n`` keeps the records of a smaller one.
-    order = np.random.default_rng(seed).permutation(len(source))
-    return tuple(source[operator.index(row)] for row in order[:n])
+    return np.random.default_rng(seed).permutation(len(source)).tolist()

@@ -16,6 +16,11 @@ from corl_jax.data.answers.reading import is_correct, read_answer
 
 COLUMNS_ADVICE = "Correct or drop the row, or name its column with --config.data.columns"
 LACKS_ADVICE = "add it, name its column with --config.data.columns, or give the task other records"
+ADD_OR_DIVIDE = (
+    "hold out a share of the training records (--config.data.held_out=0.01), or do without held-out "
+    "records (--config.hooks.probe_every=0 --config.evals.num_records=0)"
+)
+"""What to do about a data set that has training records alone."""
 
 QA_TYPES = ("MC", "OE")
 """Multiple choice and open ended."""
@@ -114,13 +119,30 @@ def require(record: Record, task: str, fields: Sequence[str]) -> None:
       UserError: one of them is absent.
     """
     for field in fields:
-        value = vars(record)[field]
-        if value is None or isinstance(value, str) and not value:
+        if _lacks(record, field):
             noun = "picture" if field == "image" else field
             raise UserError(
                 f"{record_label(record)}: {task} needs a {noun}, which the record lacks; "
                 f"{LACKS_ADVICE}"
             )
+
+
+TASK_FIELDS: Mapping[str, Sequence[str]] = {
+    "image": ("prompt",),
+    "text": ("image", "question", "answer"),
+}
+"""Task to what it needs of a record."""
+
+
+def has_task(record: Record, task: str) -> bool:
+    """Whether a record has what ``task`` needs; its image may be a placeholder."""
+    return not any(_lacks(record, field) for field in TASK_FIELDS[task])
+
+
+def _lacks(record: Record, field: str) -> bool:
+    """Whether a field, ``image`` or a text, is absent."""
+    value = vars(record)[field]
+    return value is None or isinstance(value, str) and not value
 
 
 def _check_texts(record: Record, label: str) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 
 from corl_jax.core.types import Params
 from corl_jax.data.text_tokenizer import TextTokenizer
+from corl_jax.sampling.batching import batch_size
 from corl_jax.sampling.generate import PolicyFns
 
 ANSWER_TOKENS = 32
@@ -36,8 +37,14 @@ class EvalSampling:
       batch_size: records per compiled call. The key of a sample does not depend on the call it is
         part of, so this changes no metric beyond rounding.
       answer_tokens: limit on the length of an answer, in tokens.
+      shards: devices that divide the rows of a call.
     """
 
     seed: int
     batch_size: int
     answer_tokens: int = ANSWER_TOKENS
+    shards: int = 1
+
+    def rows_per_call(self, records: int) -> int:
+        """Rows of every compiled call over so many records, a multiple of ``shards``."""
+        return -(-batch_size(records, self.batch_size) // self.shards) * self.shards

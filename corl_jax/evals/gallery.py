@@ -1,7 +1,7 @@
 """A few images and answers of a policy for people to look at, always of the same held-out records.
 
-A ``Gallery`` becomes three files in a folder: ``gallery_NAME.png``, ``gallery_NAME.json`` and
-``answers_NAME.json``. Images inside the JSON files are PNG in base64.
+A ``Gallery`` becomes up to three files in a folder: ``gallery_NAME.png`` and ``gallery_NAME.json``,
+and ``answers_NAME.json``. Images inside the JSON files are PNG in base64.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from corl_jax.core.files import write_atomically
@@ -26,12 +26,15 @@ from corl_jax.data.records import image_of
 from corl_jax.engine.image_grid import image_grid
 from corl_jax.evals.config import EvalPolicy, EvalSampling
 from corl_jax.evals.generation import STRICT_REWARD, generate_all
+from corl_jax.evals.reward_scores import TaskScores, records_to_ask, records_to_draw
 from corl_jax.evals.understanding import answer_all, grade_answers
 from corl_jax.rewards.base import RewardContext, compute_rewards
 
 PROMPTS, QUESTIONS = 8, 12
 CELL_WIDTH = 96
 """Width in pixels that small images are magnified to on the sheet; the factor is a whole number."""
+LARGEST_SIDE = 256
+"""Most pixels of a side of an image in a JSON file; a larger image is scaled down."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +45,9 @@ class Gallery:
       guidance_scale: that the images were sampled with.
       samples: images per prompt, ``G``.
       images: ``B * G`` completions, prompt by prompt.
-      correct: ``[B * G]``, whether an image shows exactly what its caption names.
+      correct: ``[B * G]``, whether an image shows exactly what its caption names; None where nothing
+        can say so.
+      rewards: ``[B * G]``, total reward of an image; None where ``correct`` is known.
       greedy: one answer per question, at temperature 0.
       sampled: one answer per question, at temperature 1.
     """
@@ -50,7 +55,8 @@ class Gallery:
     guidance_scale: float
     samples: int
     images: tuple[Completion, ...]
-    correct: Bool[np.ndarray, " N"]
+    correct: Bool[np.ndarray, " N"] | None
+    rewards: Float[np.ndarray, " N"] | None
     greedy: tuple[Completion, ...]
     sampled: tuple[Completion, ...]
 
@@ -62,8 +68,9 @@ def make_gallery(
     *,
     guidance_scale: float,
     samples: int = 4,
+    scores: TaskScores | None = None,
 ) -> Gallery:
-    """Samples images of eight captions and answers to twelve questions.
+    """Samples images of eight captions and answers to twelve questions, as far as records have them.
 
     Args:
       policy: what generates and answers.
@@ -73,20 +80,32 @@ def make_gallery(
         and the first image of a caption are those that were measured.
       guidance_scale: of classifier-free guidance.
       samples: images per caption.
+      scores: of an evaluation by rewards; None for records of the embedded world.
     """
+    drawn, asked = records, records
+    if scores is not None:
+        drawn, asked = records_to_draw(records, scores), records_to_ask(records)
+
     # One record per caption: of records with the same caption the first one is kept.
-    place_of_caption = {records[place].prompt: place for place in range(len(records))[::-1]}
+    place_of_caption = {drawn[place].prompt: place for place in range(len(drawn))[::-1]}
     captions = sorted(place_of_caption.values())[:PROMPTS]
-    images = generate_all(policy, records, guidance_scale, sampling, samples, captions)
+    images = greedy = sampled = []
+    if captions:
+        images = generate_all(policy, drawn, guidance_scale, sampling, samples, captions)
 
     # Turns by kind, so that twelve questions show as many kinds as possible.
-    questions = interleave_kinds(records)[:QUESTIONS]
-    greedy = answer_all(policy, records, 0.0, sampling, questions)
-    sampled = answer_all(policy, records, 1.0, sampling, questions)
+    if questions := interleave_kinds(asked)[:QUESTIONS]:
+        greedy = answer_all(policy, asked, 0.0, sampling, questions)
+        sampled = answer_all(policy, asked, 1.0, sampling, questions)
 
-    # The strict reward is 0 or 1.
-    correct = compute_rewards(images, {STRICT_REWARD: 1.0}, RewardContext()).total > 0.5
-    return Gallery(guidance_scale, samples, tuple(images), correct, tuple(greedy), tuple(sampled))
+    correct = rewards = None
+    if scores is None:
+        # The strict reward is 0 or 1.
+        correct = compute_rewards(images, {STRICT_REWARD: 1.0}, RewardContext()).total > 0.5
+    elif images:
+        rewards = scores["image"](images).total
+    answers = tuple(greedy), tuple(sampled)
+    return Gallery(guidance_scale, samples, tuple(images), correct, rewards, *answers)
 
 
 def interleave_kinds(records: Sequence[Record]) -> list[int]:
@@ -101,14 +120,30 @@ def interleave_kinds(records: Sequence[Record]) -> list[int]:
 
 
 def write_gallery(folder: pathlib.Path, name: str, gallery: Gallery) -> None:
-    """Writes the three files of ``gallery`` into ``folder`` and replaces older ones.
+    """Writes the files of ``gallery`` into ``folder`` and replaces older ones.
+
+    Without images or without answers their files are not written.
 
     Args:
       folder: it must exist.
       name: part of the file names: ``before`` or ``after``.
       gallery: what to write.
     """
-    # The sheet: one PNG with the caption under every image, two prompts per row.
+    parts: dict[str, object] = {}
+    if gallery.images:
+        write_atomically(folder / f"gallery_{name}.png", _sheet(gallery))
+        parts["gallery"] = {"guidance": gallery.guidance_scale, "prompts": image_entries(gallery)}
+    if gallery.greedy:
+        parts["answers"] = answer_entries(gallery)
+
+    # The same as data, for the report.
+    for part, value in parts.items():
+        text = json.dumps(value, indent=1, ensure_ascii=False)
+        write_atomically(folder / f"{part}_{name}.json", text + "\n")
+
+
+def _sheet(gallery: Gallery) -> bytes:
+    """One PNG with the caption under every image, two prompts per row."""
     pixels = np.stack(
         [completion.pixels for completion in gallery.images if completion.pixels is not None]
     )
@@ -117,26 +152,23 @@ def write_gallery(folder: pathlib.Path, name: str, gallery: Gallery) -> None:
     sheet = image_grid(pixels, captions, gallery.samples * 2, scale=scale)
     png = io.BytesIO()
     sheet.save(png, "PNG")
-    write_atomically(folder / f"gallery_{name}.png", png.getvalue())
-
-    # The same as data, for the report.
-    prompts = {"guidance": gallery.guidance_scale, "prompts": image_entries(gallery)}
-    for part, value in (("gallery", prompts), ("answers", answer_entries(gallery))):
-        text = json.dumps(value, indent=1, ensure_ascii=False)
-        write_atomically(folder / f"{part}_{name}.json", text + "\n")
+    return png.getvalue()
 
 
 def image_entries(gallery: Gallery) -> list[dict[str, Any]]:
-    """Prompts with their images and whether each is correct, as JSON values."""
+    """Prompts with their images and whether each is correct, or its reward, as JSON values."""
     entries = []
     # Completions come prompt by prompt: every `samples` of them share a record.
     for start in range(0, len(gallery.images), gallery.samples):
         group = gallery.images[start : start + gallery.samples]
-        group_correct = gallery.correct[start : start + gallery.samples]
-        pictures = [
-            {"png": png_base64(completion.pixels), "right": bool(correct)}
-            for completion, correct in zip(group, group_correct, strict=True)
-        ]
+        pictures: list[dict[str, Any]] = []
+        for row, completion in enumerate(group, start):
+            picture: dict[str, Any] = {"png": png_base64(completion.pixels)}
+            if gallery.correct is not None:
+                picture["right"] = bool(gallery.correct[row])
+            if gallery.rewards is not None:
+                picture["reward"] = float(gallery.rewards[row])
+            pictures.append(picture)
         record = group[0].record
         entries.append({"id": record.id, "prompt": record.prompt, "pictures": pictures})
     return entries
@@ -176,8 +208,10 @@ def _graded_entries(answers: Sequence[Completion]) -> list[dict[str, Any]]:
 
 
 def png_base64(pixels: UInt8[np.ndarray, "H W 3"] | None) -> str:
-    """An image as a PNG file in base64."""
+    """An image as a PNG file in base64, of at most ``LARGEST_SIDE`` pixels a side."""
     buffer = io.BytesIO()
     # The report contains every image in base64, so small files are worth the time.
-    Image.fromarray(np.asarray(pixels)).save(buffer, "PNG", optimize=True)
+    image = Image.fromarray(np.asarray(pixels))
+    image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+    image.save(buffer, "PNG", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode()

@@ -12,7 +12,7 @@ from corl_jax.core.types import Completion, PromptBatch, Record
 from corl_jax.evals.config import EvalPolicy, EvalSampling
 from corl_jax.evals.statistics import Estimates, estimate
 from corl_jax.rewards.base import RewardContext, compute_rewards
-from corl_jax.sampling.batching import batch_rows, batch_size, prompt_keys, take
+from corl_jax.sampling.batching import batch_rows, prompt_keys, take
 from corl_jax.tasks.text_to_image import TextToImage
 
 STRICT_REWARD, SOFT_REWARD = "shapes_strict", "shapes_soft"
@@ -55,7 +55,7 @@ def generate_all(
     places = np.repeat(places, samples)
 
     completions: list[Completion] = []
-    size = batch_size(len(records), sampling.batch_size)
+    size = sampling.rows_per_call(len(records))
     for images, valid in batch_rows(len(places), size):
         prompts = take(prompt_batch.prompts, places[images])
         rollout = policy.fns.sample_images(

@@ -12,7 +12,7 @@ from corl_jax.core.types import Completion, PromptBatch, Record
 from corl_jax.evals.config import EvalPolicy, EvalSampling
 from corl_jax.evals.statistics import Estimates, estimate
 from corl_jax.rewards.base import RewardContext, compute_rewards
-from corl_jax.sampling.batching import batch_rows, batch_size, prompt_keys, take
+from corl_jax.sampling.batching import batch_rows, prompt_keys, take
 from corl_jax.tasks.visual_qa import VisualQA
 
 CORRECT_REWARD, FORMAT_REWARD = "accuracy", "format"
@@ -49,7 +49,7 @@ def answer_all(
 
     completions: list[Completion] = []
     places = np.arange(len(records)) if rows is None else np.asarray(rows)
-    size = batch_size(len(records), sampling.batch_size)
+    size = sampling.rows_per_call(len(records))
     for questions, valid in batch_rows(len(places), size):
         # The stream name is part of the keys: renaming it would change every sample.
         keys = prompt_keys(sampling.seed, "eval/answer", places[questions], 1)

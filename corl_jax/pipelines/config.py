@@ -111,6 +111,11 @@ def read_pipeline(config: Mapping[str, Any], workdir: str) -> PipelineConfig:
     merge = {name: _merge_stage(name, block) for name, block in config["merge"].items()}
     _check_names(order, train, merge)
     evals = read_block(EvalsConfig, config["evals"], "evals")
+    if evals.num_records and evals.scoring != "world":
+        raise UserError(
+            "config.evals.scoring must be world in a pipeline, which has no rewards of its own; got "
+            f"{evals.scoring!r}. Its stages may be evaluated by theirs, config.train.NAME.evals"
+        )
     pipeline = PipelineConfig(order, train, merge, evals)
 
     # Each stage: what it starts from, and its own config.

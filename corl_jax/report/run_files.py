@@ -88,7 +88,11 @@ def read_galleries(folder: pathlib.Path) -> dict[str, Any]:
             prompt.text("prompt")
             for picture in prompt.blocks("pictures"):
                 picture.text("png")
-                picture.boolean("right")
+                # Where nothing says whether a picture is right, it has its reward instead.
+                if "reward" in picture.entries:
+                    picture.number("reward")
+                else:
+                    picture.boolean("right")
         galleries[side] = gallery.entries
     return galleries
 

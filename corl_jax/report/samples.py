@@ -14,6 +14,10 @@ from corl_jax.core.checks.paths import check_inside
 SHEETS = 12
 """Most sample sheets that are shown; they are evenly spread over the run."""
 SIDES = ("before", "after")
+RIGHT_LEGEND = (
+    "A green frame and tick mean that it shows exactly what was asked for and nothing else."
+)
+REWARD_LEGEND = "The number below a picture is its total reward."
 
 
 def render_images(galleries: Mapping[str, Any]) -> str:
@@ -47,18 +51,28 @@ def render_images(galleries: Mapping[str, Any]) -> str:
             images = "".join(_picture(picture, prompt) for picture in pictures)
             cells += f'<div class="four" data-side="{side if pictures else ""}">{images}</div>'
 
+    has_rewards = any(
+        "reward" in picture
+        for prompts in prompts_by_side
+        for entry in prompts
+        for picture in entry["pictures"]
+    )
+    legend = REWARD_LEGEND if has_rewards else RIGHT_LEGEND
+
     # Both sides were sampled with the guidance scale of training.
     guidance = galleries[sides[0]]["guidance"]
     return (
         '<p class="soft">Held-out prompts, not chosen by hand; pictures are samples at '
-        f"temperature 1, guidance {guidance:g}. A green frame and tick mean that it shows "
-        "exactly what was asked for and nothing else.</p>"
+        f"temperature 1, guidance {guidance:g}. {legend}</p>"
         f'<div class="card scroll"><div class="draw">{cells}</div></div>'
     )
 
 
 def _picture(picture: Mapping[str, Any], prompt: str) -> str:
-    """One image, with a frame and a tick if it is correct."""
+    """One image, with its reward below it, or a frame and a tick if it is correct."""
+    if "reward" in picture:
+        reward = f'<div class="soft small">{picture["reward"]:.2f}</div>'
+        return f'<div class="pic">{image_tag(picture["png"], prompt)}{reward}</div>'
     tick = "<span>&#10003;</span>" if picture["right"] else ""
     look = "pic right" if picture["right"] else "pic"
     return f'<div class="{look}">{image_tag(picture["png"], prompt)}{tick}</div>'

@@ -6,23 +6,22 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from corl_jax.evals.statistics import Estimate, Estimates, difference
+from corl_jax.evals.statistics import Estimate, Estimates
+from corl_jax.report.metric_text import (
+    QA_DESCRIPTIONS,
+    change_pill,
+    describe,
+    format_estimate,
+    format_number,
+    is_reward,
+    unit_of,
+)
 
-QA_DESCRIPTIONS = {
-    "qa_greedy": "right, greedy",
-    "qa_greedy_mc": "right, greedy, multiple choice",
-    "qa_greedy_oe": "right, greedy, open questions",
-    "qa_sampled": "right, sampled",
-    "qa_sampled_strict": "right and well-formed, sampled",
-    "qa_format": "well-formed, sampled",
-    "qa_greedy_format": "well-formed, greedy",
-    "qa_truncated": "cut at the limit of the length, sampled",
-    "qa_greedy_truncated": "cut at the limit of the length, greedy",
-}
-"""Metrics of answers in words, in the order of the table."""
-
-LOWER_IS_BETTER = ("qa_truncated", "qa_greedy_truncated")
-"""Metrics whose rise is coloured as a loss."""
+REWARD_TILES = (
+    ("reward/image@w={scale}", "Reward of pictures, guidance {scale}"),
+    ("reward/text", "Reward of answers, sampled"),
+)
+"""Total rewards and their titles; ``{scale}`` is the guidance scale of training."""
 
 QA_TILES = (
     ("qa_greedy", "Answers right, greedy"),
@@ -38,25 +37,30 @@ def render_tiles(evals: Mapping[str, Any]) -> str:
       evals: content of ``eval.json`` with both ``before`` and ``after``.
     """
     before, after = evals["before"], evals["after"]
-    tiles: list[tuple[str, Estimate, Estimate]] = []
+    tiles: list[tuple[str, str, Estimate, Estimate]] = []
 
     # eval.json has the guidance scale of training once the run has ended.
     if "guidance" in evals:
         scale = f"{evals['guidance']:g}"
         name = f"t2i_strict@w={scale}"
         if name in before and name in after:
-            tiles.append((f"Pictures exactly right, guidance {scale}", before[name], after[name]))
+            title = f"Pictures exactly right, guidance {scale}"
+            tiles.append((name, title, before[name], after[name]))
             # The base may do better at another guidance scale, so its best one is compared too.
             best = best_guidance(before)
             if best is not None and best != name:
                 best_scale = best.partition("=")[2]
                 title = f"The same, base at its best guidance {best_scale}"
-                tiles.append((title, before[best], after[name]))
+                tiles.append((name, title, before[best], after[name]))
 
     # Question answering has no guidance.
-    for name, title in QA_TILES:
+    scale = f"{evals['guidance']:g}" if "guidance" in evals else ""
+    rewards = [
+        (name.format(scale=scale), title.format(scale=scale)) for name, title in REWARD_TILES
+    ]
+    for name, title in (*rewards, *QA_TILES):
         if name in before and name in after:
-            tiles.append((title, before[name], after[name]))
+            tiles.append((name, title, before[name], after[name]))
     return f'<div class="grid tiles">{"".join(_tile(*tile) for tile in tiles)}</div>'
 
 
@@ -79,28 +83,34 @@ def render_table(evals: Mapping[str, Any]) -> str:
         dict(evals[side]) if side in evals else no_metrics for side in ("before", "after")
     )
 
-    # Every metric that either side has, in three groups.
+    # Every metric that either side has, in groups.
     groups: dict[str, list[str]] = {
+        "Rewards of pictures": [],
+        "Rewards of answers": [],
         "Pictures": [],
         "Answers": [],
         "Answers by kind of question": [],
     }
     for name in sorted(dict.fromkeys([*before, *after]), key=sort_key):
-        if name.startswith("t2i"):
+        if is_reward(name):
+            kind = "pictures" if name.startswith("reward/image") else "answers"
+            groups[f"Rewards of {kind}"].append(name)
+        elif name.startswith("t2i"):
             groups["Pictures"].append(name)
         elif "/" in name:
             groups["Answers by kind of question"].append(name)
         else:
             groups["Answers"].append(name)
 
-    # The two metrics that training is judged by are set in bold.
-    main = f"t2i_strict@w={evals['guidance']:g}" if "guidance" in evals else ""
+    # The metrics that training is judged by are set in bold.
+    scale = f"{evals['guidance']:g}" if "guidance" in evals else ""
+    main = (f"t2i_strict@w={scale}", "qa_greedy", f"reward/image@w={scale}", "reward/text")
     body = ""
     for title, names in groups.items():
         if names:
             body += f'<tr class="head"><td colspan="7">{escape(title)}</td></tr>'
         for name in names:
-            body += _row(name, before, after, bold=name in (main, "qa_greedy"))
+            body += _row(name, before, after, bold=name in main)
 
     # The two columns without a heading are the name in eval.json and the dots.
     head = "<tr><th>measure</th><th></th><th class=num>before</th><th class=num>after</th><th></th>"
@@ -116,7 +126,12 @@ def render_table(evals: Mapping[str, Any]) -> str:
 
 
 def sort_key(name: str) -> tuple[int, str]:
-    """Order of the table: strict images, soft images, answers as in ``QA_DESCRIPTIONS``, others."""
+    """Order of the table: strict images, soft images, answers as in ``QA_DESCRIPTIONS``, others by name.
+
+    Total rewards come before their parts.
+    """
+    if is_reward(name):
+        return (name.count("/"), name)
     order = ("t2i_strict", "t2i_soft", *QA_DESCRIPTIONS)
     base = name.partition("@")[0]
     return (order.index(base) if base in order else len(order), name)
@@ -129,57 +144,38 @@ def _row(name: str, before: Estimates, after: Estimates, bold: bool) -> str:
     present = start or end
     change, dots = "", ""
     if start and end:
-        change = _change_pill(start, end, name in LOWER_IS_BETTER)
-
-        # Positions on the line in per cent; a bar joins the two dots.
-        left, right = (
-            100 * min(max(float(estimate["value"] or 0), 0), 1) for estimate in (start, end)
-        )
-        bar = f"left:{min(left, right):.1f}%;width:{abs(left - right):.1f}%"
-        dots = f'<span class="span"><u style="{bar}"></u>'
-        dots += f'<i class="before" style="left:{left:.1f}%"></i>'
-        dots += f'<i class="after" style="left:{right:.1f}%"></i></span>'
+        change = change_pill(name, start, end)
+        # Rewards may be any numbers, which have no place between 0 and 1.
+        if not is_reward(name):
+            dots = _dots(start, end)
 
     # In the order of the headings: words, name, before, after, dots, change, records.
     cells = f"<td>{describe(name)}</td><td><code>{escape(name)}</code></td>"
-    cells += f'<td class="num">{_percent(start)}</td><td class="num">{_percent(end)}</td>'
+    values = (format_estimate(name, start), format_estimate(name, end))
+    cells += "".join(f'<td class="num">{value}</td>' for value in values)
     cells += f'<td>{dots}</td><td class="num">{change}</td>'
     cells += f'<td class="num">{present["n"] if present else ""}</td>'
     return f'<tr class="{"main" if bold else ""}">{cells}</tr>'
 
 
-def describe(name: str) -> str:
-    """The name of a metric in words, escaped for HTML."""
-    metric, _, scale = name.partition("@w=")
-    if scale:
-        words = "exactly right" if metric == "t2i_strict" else "partial credit"
-        return f"{words}, guidance {escape(scale)}"
-    base, _, kind = name.partition("/")
-    words = QA_DESCRIPTIONS[base] if base in QA_DESCRIPTIONS else escape(base)
-    return f"{escape(kind)}: {words}" if kind else words
+def _dots(before: Estimate, after: Estimate) -> str:
+    """Two shares as dots on a line from 0 to 1, which a bar joins."""
+    left, right = (
+        100 * min(max(float(estimate["value"] or 0), 0), 1) for estimate in (before, after)
+    )
+    bar = f"left:{min(left, right):.1f}%;width:{abs(left - right):.1f}%"
+    dots = f'<span class="span"><u style="{bar}"></u>'
+    dots += f'<i class="before" style="left:{left:.1f}%"></i>'
+    return dots + f'<i class="after" style="left:{right:.1f}%"></i></span>'
 
 
-def _percent(estimate: Estimate | None) -> str:
-    """A value with its standard error, or a dash if it was not measured."""
-    if not estimate:
-        return '<span class="soft">&ndash;</span>'
+def _tile(name: str, title: str, before: Estimate, after: Estimate) -> str:
+    start, end = (format_number(name, estimate["value"]) for estimate in (before, after))
     error = ""
-    if estimate["stderr"] is not None:
-        error = f' <span class="soft">&plusmn; {100 * estimate["stderr"]:.1f}</span>'
-    return f"{100 * estimate['value']:.1f} %{error}"
-
-
-def _change_pill(before: Estimate, after: Estimate, lower_is_better: bool = False) -> str:
-    """The change in percentage points, coloured if it is significant."""
-    change, _, significant = difference(before, after)
-    look = ("up" if (change > 0) != lower_is_better else "down") if significant else ""
-    return f'<span class="pill {look}">{100 * change:+.1f}</span>'
-
-
-def _tile(title: str, before: Estimate, after: Estimate) -> str:
-    start, end = (f"{100 * estimate['value']:.1f}" for estimate in (before, after))
+    if is_reward(name) and after["stderr"] is not None:
+        error = f' <span class="from">&plusmn; {format_number(name, after["stderr"])}</span>'
     return (
         f'<div class="card tile"><span class="soft small">{escape(title)}</span>'
-        f'<b><span class="from">{start} &rarr;</span> {end} %</b>'
-        f"{_change_pill(before, after)}</div>"
+        f'<b><span class="from">{start} &rarr;</span> {end}{unit_of(name)}{error}</b>'
+        f"{change_pill(name, before, after)}</div>"
     )

@@ -125,6 +125,10 @@ class MeshConfig:
                 raise FieldError(name, "must be a number of devices, or -1 for all; got 0")
 
 
+SCORINGS = ("world", "rewards")
+"""How held-out records are scored: as pictures and questions of the embedded world, or by the rewards
+of the run."""
+
 ON_CHANGED = ("refuse", "accept")
 """What a run that resumes does about training records that have changed."""
 
@@ -141,6 +145,8 @@ class DataConfig:
       question_kinds: kinds of questions to keep, such as ``count``; () keeps all.
       qa_type: ``MC`` or ``OE``; "" keeps both.
       limit: number of training records to keep, the first ones; 0 keeps all.
+      held_out: share of the training records, by a hash of their ids, that training never sees; they
+        are then the held-out records. 0 takes those of the source's own test split.
       template: how questions are put, a name in ``data.question_templates`` or a text with
         ``{question}``.
       mixture: name to a set of training records with its weights, see ``stages.mixture_config``;
@@ -165,6 +171,9 @@ class DataConfig:
     question_kinds: tuple[str, ...] = ()
     qa_type: Annotated[str, OneOf(("", *QA_TYPES))] = ""
     limit: Count = 0
+    held_out: Annotated[
+        float, Interval(ge=0, lt=1), "It is a share of the training records, such as 0.01"
+    ] = 0.0
     template: Annotated[str, QuestionTemplateName()] = "as_is"
     mixture: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     stages: tuple[PositiveInt, ...] = ()
@@ -210,12 +219,14 @@ class EvalsConfig:
 
     Attributes:
       num_records: held-out records; 0 skips the evaluation.
+      scoring: of ``SCORINGS``.
       guidance_scales: images are sampled at each of them.
       seed: of the records and of sampling.
       batch_size: records per compiled call.
     """
 
     num_records: Count = 0
+    scoring: Annotated[str, OneOf(SCORINGS)] = "world"
     guidance_scales: tuple[Weight, ...] = (1.0,)
     seed: Seed = 0
     batch_size: PositiveInt = 64

@@ -18,19 +18,15 @@ import jax
 from corl_jax.core.checks.json_object import JsonObject
 from corl_jax.core.files import write_json
 from corl_jax.core.provenance import machine, versions
-from corl_jax.core.sharding import sharding_context
-from corl_jax.core.types import Params, Record
-from corl_jax.data.pipeline import held_out_records
+from corl_jax.core.types import Params
 from corl_jax.engine.checkpoints.handoff import load_params
 from corl_jax.engine.checkpoints.step_folders import saved_steps
 from corl_jax.engine.workdir import Workdir
-from corl_jax.evals.config import EvalPolicy, EvalSampling
-from corl_jax.evals.gallery import make_gallery, write_gallery
-from corl_jax.evals.runner import evaluate
+from corl_jax.evals.gallery import write_gallery
 from corl_jax.evals.statistics import Estimates
 from corl_jax.report.page import write_report
-from corl_jax.stages.config import EvalsConfig, read_block
-from corl_jax.stages.setup import Setup, open_records
+from corl_jax.stages.rl.evaluation import HeldOutEvaluation
+from corl_jax.stages.setup import Setup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,34 +38,14 @@ class RunEvaluation:
     Attributes:
       setup: of the run.
       workdir: of the run.
-      config: ``config.evals``, whose guidance scales here include the one of training.
-      records: held out from training.
-      guidance_scale: that images are sampled with in training, and for the gallery.
+      evaluation: measures a policy on held-out records.
       steps: length of the run.
     """
 
     setup: Setup
     workdir: Workdir
-    config: EvalsConfig
-    records: tuple[Record, ...]
-    guidance_scale: float
+    evaluation: HeldOutEvaluation
     steps: int
-
-    @classmethod
-    def from_config(
-        cls, config: Mapping[str, Any], setup: Setup, workdir: Workdir
-    ) -> RunEvaluation | None:
-        """None for a config without a block ``evals``, or with 0 records in it."""
-        if "evals" not in config or config["evals"]["num_records"] == 0:
-            return None
-        evals = read_block(EvalsConfig, config["evals"], "evals")
-        records = held_out_records(open_records(config, "test"), evals.num_records, evals.seed)
-
-        # The guidance scale of training is always measured, since the report highlights it.
-        guidance_scale = config["rl"]["rollout"]["guidance_scale"]
-        scales = sorted({*evals.guidance_scales, guidance_scale})
-        evals = dataclasses.replace(evals, guidance_scales=tuple(scales))
-        return cls(setup, workdir, evals, records, guidance_scale, config["steps"])
 
     @property
     def path(self) -> Path:
@@ -82,8 +58,9 @@ class RunEvaluation:
             return
         # The clock starts before the first evaluation: the report gives the time of everything.
         started = time.time()
-        params = self.setup.merge_adapters(self.setup.load_params())
-        self._write({"before": self._evaluate(params, "before"), "started": started})
+        params = self.setup.rollout_params(self.setup.load_params())
+        metrics = self._evaluate(params, "before")
+        self._write({"before": metrics, "started": started})
 
     def evaluate_after(self) -> None:
         """Evaluates the policy of the last checkpoint, then writes the report."""
@@ -91,10 +68,11 @@ class RunEvaluation:
         if self._read().get("after_step") != self.steps:
             last_step = saved_steps(self.workdir.checkpoints)[-1]
             checkpoint = self.workdir.checkpoints / str(last_step)
-            params = self.setup.merge_adapters(load_params(checkpoint, self.setup.param_specs))
+            params = self.setup.rollout_params(load_params(checkpoint, self.setup.param_specs))
             metrics = self._evaluate(params, "after")
-            entries = {"after": metrics, "after_step": self.steps, "guidance": self.guidance_scale}
-            self._write(entries | {"run": self._run_facts()})
+            entries = {"after": metrics, "after_step": self.steps}
+            entries |= {"guidance": self.evaluation.guidance_scale, "run": self._run_facts()}
+            self._write(entries)
         # An older version was killed between two writes.
         elif "run" not in self._read():
             self._write({"run": self._run_facts()})
@@ -105,25 +83,8 @@ class RunEvaluation:
 
     def _evaluate(self, params: Params, name: str) -> Estimates:
         """Metrics of the policy with ``params``; its gallery is written under ``name``."""
-        policy = EvalPolicy(self.setup.rollout_policy, params, self.setup.tokenizer)
-        config = self.config
-        sampling = EvalSampling(config.seed, config.batch_size)
-
         # All processes sample together; only the first one reports and writes.
-        with sharding_context(self.setup.sharder):
-            metrics = evaluate(
-                policy,
-                self.records,
-                config.guidance_scales,
-                sampling,
-                label=name,
-                quiet=jax.process_index() > 0,
-            )
-
-            gallery = make_gallery(
-                policy, self.records, sampling, guidance_scale=self.guidance_scale
-            )
-
+        metrics, gallery = self.evaluation(params, name)
         if jax.process_index() == 0:
             write_gallery(self.workdir.samples, name, gallery)
         return metrics

@@ -23,6 +23,7 @@ from corl_jax.engine.workdir import Workdir, check_reachable, join_workdir, open
 from corl_jax.stages import preflight
 from corl_jax.stages.config import HooksConfig, ResumeConfig, read_block, without_resume
 from corl_jax.stages.evaluate_run import RunEvaluation
+from corl_jax.stages.rl.evaluation import HeldOutEvaluation
 from corl_jax.stages.rl.stage import RlStage
 from corl_jax.stages.run_inputs import check_resumable, describe_inputs
 from corl_jax.stages.setup import Setup, build_setup, write_tokenizer_files
@@ -60,16 +61,20 @@ traced. Widths change nothing but the padding."""
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PreparedRun(TrainingRun):
-    """A training run with the ``setup`` that its stage was built from."""
+    """A training run with the ``setup`` that its stage was built from, and its evaluation, if any."""
 
     setup: Setup
+    evaluation: HeldOutEvaluation | None
 
 
 def run(config: Mapping[str, Any], workdir: str | Path) -> None:
     """Trains to the end; a config with ``evals`` is evaluated before and after, and reported."""
     prepared = prepare(config, workdir)
-    evaluation = RunEvaluation.from_config(config, prepared.setup, prepared.workdir)
-    if evaluation is not None:
+    evaluation = None
+    if prepared.evaluation is not None:
+        evaluation = RunEvaluation(
+            prepared.setup, prepared.workdir, prepared.evaluation, prepared.cfg.steps
+        )
         evaluation.evaluate_before()
 
     for _ in train(prepared):
@@ -124,6 +129,7 @@ def prepare(config: Mapping[str, Any], workdir: str | Path) -> PreparedRun:
         hooks=(*stage.hooks(hooks), *_profile(hooks, opened)),
         sharder=setup.sharder,
         setup=setup,
+        evaluation=stage.evaluation if isinstance(stage, RlStage) else None,
         inputs=inputs,
         notes=notes,
     )

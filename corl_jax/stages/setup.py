@@ -22,6 +22,7 @@ from corl_jax.core.runtime import DTYPES, compute_dtype
 from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.core.trees import flatten, flatten_abstract, matches, partition
 from corl_jax.core.types import Params
+from corl_jax.data.mixing.mixture import Mixture, Part
 from corl_jax.data.mixing.templated_source import with_template
 from corl_jax.data.selection import records_at, select_rows
 from corl_jax.data.shapes.examples import Split
@@ -46,6 +47,7 @@ from corl_jax.porting.policy_source import PolicySource, config_to_json, open_po
 from corl_jax.sampling.generate import PolicyFns
 from corl_jax.sampling.prompt_layout import SpecialTokenIds
 from corl_jax.stages.config import DataConfig, LoraConfig, MeshConfig, ModelConfig, read_block
+from corl_jax.stages.mixture_config import read_parts
 from corl_jax.stages.param_placement import (
     ParamSpecs,
     cast_matmul_params,
@@ -336,35 +338,58 @@ def open_records(
 ) -> RecordSource:
     """The records that ``config.data`` names; its ``limit`` counts for training alone.
 
+    Held-out records are those of the test split of ``source``; with ``held_out``, those that training
+    leaves out, of all parts of a mixture that have a weight.
+
     Args:
       config: of any stage.
       split: ``train`` or ``test``.
-      checks: what must be true of the texts of every training record. Held-out records are checked
-        where some of them are chosen.
+      checks: what must be true of the texts of every training record. Records of a test split are
+        checked where some of them are chosen.
 
     Raises:
       UserError: an unknown data set, missing files, records that cannot be used, or a selection that
         leaves none.
     """
-    return open_selection(read_block(DataConfig, config["data"], "data"), split, checks)
+    data = read_block(DataConfig, config["data"], "data")
+    if split == "train" or not (data.held_out and data.mixture):
+        return open_selection(data, split, checks)
+    return Mixture(
+        [
+            Part(name, open_selection(part.as_data(data), split, checks, f"data.mixture.{name}"))
+            for name, part in read_parts(data).items()
+            if any((*part.image_weight, *part.text_weight))
+        ]
+    )
 
 
 def open_selection(
     data: DataConfig, split: Split, checks: Sequence[Check] = (), key: str = "data"
 ) -> RecordSource:
     """The records that ``data`` names, see ``open_records``; ``key`` of the block, for errors."""
-    source = open_source(data.source, split, data.columns, cache_dir=data.cache_dir)
-    is_training = split == "train"
+    is_training, is_divided = split == "train", data.held_out > 0
+    opened: Split = "train" if is_divided else split
+    source = open_source(data.source, opened, data.columns, cache_dir=data.cache_dir)
     source = with_template(source, data.template)
-    limit = data.limit if is_training else 0
-    rows = select_rows(source, data.question_kinds, data.qa_type, limit, f"config.{key}")
+    rows = select_rows(
+        source,
+        data.question_kinds,
+        data.qa_type,
+        data.limit if is_training else 0,
+        f"config.{key}",
+        data.held_out,
+        split,
+    )
     part = "" if key == "data" else f"{key.rpartition('.')[2]!r} "
     rows = usable_rows(
         source,
         rows,
         checks,
-        level=data.check if is_training else "none",
+        level=data.check if is_training or is_divided else "none",
         on_bad=data.on_bad,
         label=part + ("training" if is_training else "held-out"),
     )
+    if is_divided and not is_training:
+        # Nothing takes the place of a held-out record that cannot be used.
+        rows = list(dict.fromkeys(rows))
     return records_at(source, rows)

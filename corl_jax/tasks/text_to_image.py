@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from corl_jax.core.types import Completion, PromptBatch, Record, Rollout
-from corl_jax.data.records import require
+from corl_jax.data.records import TASK_FIELDS, require
 from corl_jax.data.text_tokenizer import TextTokenizer
 from corl_jax.tasks.base import check_length, errors_name, pad_prompts
 
@@ -40,7 +40,7 @@ class TextToImage:
 
     def check_record(self, record: Record) -> None:
         """Raises UserError about a record that cannot be a prompt."""
-        require(record, "the image task", ("prompt",))
+        require(record, "the image task", TASK_FIELDS["image"])
         self.prompt_ids(record)
 
     def make_prompts(self, records: Sequence[Record]) -> PromptBatch:

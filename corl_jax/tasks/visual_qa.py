@@ -9,7 +9,7 @@ import numpy as np
 
 from corl_jax.core.types import Completion, PromptBatch, Record, Rollout
 from corl_jax.data.question_templates import fill_in_question
-from corl_jax.data.records import require
+from corl_jax.data.records import TASK_FIELDS, require
 from corl_jax.data.text_tokenizer import TextTokenizer, truncated_rows
 from corl_jax.tasks.base import check_length, errors_name, pad_prompts, stack_images
 
@@ -48,7 +48,7 @@ class VisualQA:
 
     def check_record(self, record: Record) -> None:
         """Raises UserError about a record whose question cannot be asked."""
-        require(record, "the text task", ("image", "question", "answer"))
+        require(record, "the text task", TASK_FIELDS["text"])
         self.prompt_ids(record)
 
     def make_prompts(self, records: Sequence[Record]) -> PromptBatch:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 
 from corl_jax.core.errors import UserError
@@ -71,3 +73,21 @@ def test_no_restriction_returns_the_source_itself(source):
 def test_impossible_selections(source, arguments, message):
     with pytest.raises(UserError, match=message):
         select(source, **arguments)
+
+
+def test_a_share_is_held_out_before_the_limit_counts(source):
+    """The sides are all rows that match, whatever the limit of training is."""
+    held_out, trained = (
+        select_rows(source, ("count",), held_out=0.3, side=side) for side in ("test", "train")
+    )
+    assert sorted((*held_out, *trained)) == list(select_rows(source, ("count",)))
+    ids = {source.text_record(row).id for row in held_out}
+    assert ids == {
+        source[row].id
+        for row in select_rows(source, ("count",))
+        if int(hashlib.sha256(source[row].id.encode()).hexdigest()[:16], 16) < 0.3 * 2**64
+    }
+    limited = select_rows(source, ("count",), limit=2, held_out=0.3, side="train")
+    assert list(limited) == list(trained)[:2]
+    with pytest.raises(UserError, match=f"at most the {len(trained)} selected records; got"):
+        select_rows(source, ("count",), limit=len(trained) + 1, held_out=0.3)

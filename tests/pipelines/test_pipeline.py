@@ -258,6 +258,10 @@ def test_a_stage_made_from_another_policy_is_refused(config, finished, evaluated
         ({"merge__merged__experts": []}, "config.merge.merged.experts must be non-empty; got"),
         ({"seed": -1}, "config.seed must be a whole number from 0 to 4294967295; got -1"),
         ({"merge__merged__experts": ["@later"]}, "starts from @later"),
+        (
+            {"evals__scoring": "rewards"},
+            "config.evals.scoring must be world in a pipeline, .*; got 'rewards'. Its stages may",
+        ),
     ],
 )
 def test_impossible_pipelines_are_refused(config, small_world, tmp_path, changes, message):

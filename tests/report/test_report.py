@@ -200,3 +200,47 @@ def test_moving_mean_keeps_a_straight_line():
     line = np.arange(10.0)
     np.testing.assert_allclose(charts.moving_mean(line, 3)[1:-1], line[1:-1])
     np.testing.assert_allclose(charts.moving_mean(line, 1), line)
+
+
+def test_rewards_are_numbers_and_pictures_have_theirs_in_place_of_ticks(workdir):
+    """Rewards may be any numbers: no per cent, no place on a line from 0 to 1."""
+    values = {"reward/image@w=5": (-1.25, 2.5), "reward/image/clip@w=5": (0.2, 0.21)}
+    values |= {"reward/text": (1.2, 1.1), "reward/text/format@greedy": (0.5, 0.5)}
+    evals = {
+        side: {name: estimate(pair[i]) for name, pair in values.items()}
+        for i, side in enumerate(("before", "after"))
+    }
+    evals["after"]["reward/text/format@greedy"]["stderr"] = None
+    (workdir / "eval.json").write_text(json.dumps(evals | {"guidance": 5.0}))
+    png = png_base64(np.zeros((4, 4, 3), np.uint8))
+    for side, reward in (("before", -0.5), ("after", 12.345)):
+        pictures = [{"png": png, "reward": reward}]
+        prompts = [{"id": "1", "prompt": EVIL, "pictures": pictures}]
+        path = workdir / "samples" / f"gallery_{side}.json"
+        path.write_text(json.dumps({"guidance": 5.0, "prompts": prompts}))
+
+    page = write_report(workdir).read_text()
+    assert not Tags(page).open
+    evaluation, _, samples = page.partition("<h2>What it draws</h2>")
+    assert " %" not in evaluation and 'class="span"' not in evaluation
+    assert "-1.250 &rarr;</span> 2.500" in evaluation
+    assert '<span class="pill up">+3.750</span>' in evaluation
+    assert '<span class="pill down">-0.100</span>' in evaluation
+    assert "clip, guidance 5" in evaluation and "format, greedy" in evaluation
+    names = [name for name in values if evaluation.index(f"<code>{name}</code>")]
+    assert sorted(names, key=lambda name: evaluation.index(f"<code>{name}</code>")) == list(values)
+    assert "total reward" in samples and ">-0.50<" in samples and ">12.35<" in samples
+    assert 'class="pic right"' not in samples
+
+    path.write_text(json.dumps({"guidance": 5.0, "prompts": [{"prompt": "a", "pictures": [
+        {"png": png, "reward": "high"}]}]}))  # fmt: skip
+    with pytest.raises(UserError, match="reward in .* must be a number; got 'high'"):
+        write_report(workdir)
+
+
+def test_large_pictures_are_scaled_down():
+    import base64
+    import io
+
+    data = base64.b64decode(png_base64(np.zeros((900, 300, 3), np.uint8)))
+    assert Image.open(io.BytesIO(data)).size == (85, 256)

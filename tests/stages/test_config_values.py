@@ -150,6 +150,7 @@ TABLE = {
         "question_kinds": TEXTS,
         "qa_type": choice("", "MC", "OE"),
         "limit": COUNT,
+        "held_out": BELOW_ONE,
         "template": TEMPLATE,
         "mixture": Kind("a block of keys", ({}, {"a": {"source": "b"}}), (1, None, NAN, [], "a")),
         "stages": Kind("a tuple such as (1, 2), or ()", ((), (1, 2), [5]), (1, "1", None, NAN, {})),
@@ -176,6 +177,7 @@ TABLE = {
     },
     (EvalsConfig, "evals"): {
         "num_records": COUNT,
+        "scoring": choice("world", "rewards"),
         "guidance_scales": Kind(
             "a tuple such as (1, 2), or ()", ((), (1.0, 2), [0.5]), (1.0, "1", None, NAN, {})
         ),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import types
 
 import pytest
 
 from corl_jax.engine.workdir import open_workdir
 from corl_jax.stages import evaluate_run
-from corl_jax.stages.config import EvalsConfig
 from corl_jax.stages.evaluate_run import RunEvaluation
 
 
@@ -30,10 +30,11 @@ def test_what_is_missing_after_the_training_is_added(tmp_path, monkeypatch, step
     class Setup:
         param_specs = None
 
-        def merge_adapters(self, params):
+        def rollout_params(self, params):
             return params
 
-    evaluation = RunEvaluation(Setup(), workdir, EvalsConfig(2), (), 1.0, steps)
+    measured_with = types.SimpleNamespace(guidance_scale=1.0)
+    evaluation = RunEvaluation(Setup(), workdir, measured_with, steps)
     evaluation.evaluate_after()
     evaluation.evaluate_after()
     entries = json.loads((workdir.path / "eval.json").read_text())

@@ -16,7 +16,7 @@ from corl_jax.core.errors import UserError, describe_error
 from corl_jax.core.types import Record
 from corl_jax.data.image_files import load_image
 from corl_jax.data.prepared.features import read_example, record_features
-from corl_jax.data.records import record_label
+from corl_jax.data.records import ADD_OR_DIVIDE, record_label
 
 DESCRIPTION_FILE = "prepared.json"
 """File in a prepared set that says what it was made of, and by which it is known."""
@@ -41,9 +41,10 @@ class PreparedSource:
         description = JsonObject.read(folder / DESCRIPTION_FILE, str(folder), "prepare it again")
         digests = description.block("digests")
         if not digests.has(split):
+            advice = f", {ADD_OR_DIVIDE}" if split == "test" else ""
             raise UserError(
                 f"the prepared set {str(folder)!r} must have the split {split!r}; it has "
-                f"{', '.join(digests.entries)}. Prepare the set with --splits={split} too"
+                f"{', '.join(digests.entries)}. Prepare the set with --splits={split} too{advice}"
             )
         self._digest, self._folder = digests.text(split), folder
         self._rows = _open_rows(folder, split)

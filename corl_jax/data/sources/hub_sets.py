@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from corl_jax.core.errors import UserError, describe_error
+from corl_jax.data.records import ADD_OR_DIVIDE
 from corl_jax.data.sources.hub_tables import HubTable
 
 if TYPE_CHECKING:
@@ -79,8 +80,7 @@ def open_hub(name: str, label: str, splits: Sequence[str], cache_dir: str) -> Hu
             return HubTable(_undecoded(loaded[split]), label, splits[0], pathlib.Path())
     raise UserError(
         f"{label} must have a split {' or '.join(splits)}; it has {', '.join(loaded)}. Take another "
-        "data set, or do without held-out records (--config.hooks.probe_every=0 "
-        "--config.evals.num_records=0)"
+        f"data set, {ADD_OR_DIVIDE}"
     )
 
 

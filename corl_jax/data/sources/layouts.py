@@ -12,6 +12,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
 from corl_jax.core.errors import UserError
+from corl_jax.data.records import ADD_OR_DIVIDE
 from corl_jax.data.shapes.examples import Split
 from corl_jax.data.sources.hub_sets import FORMATS, open_files, open_saved
 from corl_jax.data.sources.json_tables import SUFFIXES, JsonTable
@@ -23,7 +24,6 @@ SPLIT_NAMES: Mapping[Split, Sequence[str]] = {
     "test": ("test", "validation", "valid", "val", "dev"),
 }
 """Split to its names, of which the first that there is counts."""
-WITHOUT_HELD_OUT = "--config.hooks.probe_every=0 --config.evals.num_records=0"
 
 
 def open_path(path: pathlib.Path, split: Split, cache_dir: str) -> Table:
@@ -108,7 +108,7 @@ def _no_split(path: pathlib.Path, split: str, reason: str) -> UserError:
     advice = (
         "put the records there, one JSON object per line, or give another layout (docs/data.md)"
         if split == "train"
-        else f"add them, or do without held-out records ({WITHOUT_HELD_OUT})"
+        else f"add them, {ADD_OR_DIVIDE}"
     )
     return UserError(
         f"config.data.source={str(path)!r} has no {split}.jsonl and no other {split} records "

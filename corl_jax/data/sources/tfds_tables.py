@@ -12,6 +12,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from corl_jax.core.errors import UserError, describe_error
+from corl_jax.data.records import ADD_OR_DIVIDE
 from corl_jax.data.sources.columns import plain_value, top_columns
 from corl_jax.data.sources.pictures import StoredPicture
 from corl_jax.data.sources.table import Row
@@ -110,8 +111,7 @@ def open_tfds(name: str, splits: Sequence[str], data_dir: str) -> TfdsTable:
     if data is None:
         raise UserError(
             f"{label} must have a split {' or '.join(splits)}; it has {', '.join(available)}. Take "
-            "another data set, or do without held-out records (--config.hooks.probe_every=0 "
-            "--config.evals.num_records=0)"
+            f"another data set, {ADD_OR_DIVIDE}"
         )
     return TfdsTable(data, dict(builder.info.features.items()), label, splits[0])
 

@@ -7,19 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
 
 from corl_jax.core.types import Params, Record
-from corl_jax.data.pipeline import held_out_records
-from corl_jax.data.sources.base import MemorySource, RecordSource
-from corl_jax.data.unusable_records import Check, usable_rows
 from corl_jax.engine.alarms import HELD_OUT_REWARD
 from corl_jax.stages.rl.config import RlConfig
+from corl_jax.stages.rl.held_out import HeldOutRecords
 from corl_jax.stages.rl.reward_step import RewardScorer
 from corl_jax.stages.rl.rollouts import RolloutSampler
 from corl_jax.stages.setup import Setup
-from corl_jax.tasks.joint import JointPrompts
 
 
 class HeldOutProbe:
@@ -30,15 +25,13 @@ class HeldOutProbe:
         setup: Setup,
         cfg: RlConfig,
         reward_scorer: RewardScorer,
-        make_joint_prompts: Callable[[RlConfig, RolloutSampler], JointPrompts],
-        open_records: Callable[[Literal["test"]], RecordSource],
-        record_checks: Callable[[RlConfig], Mapping[str, Sequence[Check]]],
+        held_out: HeldOutRecords,
         seed: int,
     ):
         """Arguments are those of training.
 
         A task that training leaves out is probed with as many prompts as the other, unless it has
-        no rewards in the config.
+        no rewards in the config, or the held-out records lack what it needs.
         """
         # The probe is a small config of its own over training's model and reward models.
         rollout = cfg.rollout
@@ -58,32 +51,26 @@ class HeldOutProbe:
             ),
         )
 
-        self._setup, self._open_records, self._seed = setup, open_records, seed
+        self._setup, self._held_out, self._seed = setup, held_out, seed
+        self._trained, self._counts = cfg.tasks, probe_cfg.rollout.prompts
         self._rollout_sampler = RolloutSampler(setup, probe_cfg, seed, total_steps=1)
-        self._joint_prompts = make_joint_prompts(probe_cfg, self._rollout_sampler)
         self._reward_scorer = reward_scorer.with_config(probe_cfg)
-        self._record_checks = [
-            check for checks in record_checks(probe_cfg).values() for check in checks
-        ]
-
-    def load_reward_models(self) -> None:
-        """Reads the reward models that the probed tasks need."""
-        self._reward_scorer.load_reward_models()
 
     @functools.cached_property
-    def records(self) -> tuple[Record, ...]:
-        """The held-out records."""
-        source = self._open_records("test")
-        return held_out_records(source, self._joint_prompts.batch_size, self._seed)
+    def records(self) -> dict[str, tuple[Record, ...]]:
+        """Task to its held-out records."""
+        return self._held_out.by_task(self._counts, self._seed, self._trained)
 
-    def check_records(self) -> None:
-        """Reads the held-out records, so that one that cannot be used is found before training.
+    def open_inputs(self) -> None:
+        """Reads records and reward models, so that what cannot be used is found before training.
 
         Raises:
-          UserError: there are too few of them, or some cannot be used.
+          UserError: there are too few records, or something cannot be used.
         """
-        source = MemorySource(self.records)
-        usable_rows(source, range(len(source)), self._record_checks, label="held-out")
+        rewards = {task: self._reward_scorer.cfg.rewards[task] for task in self.records}
+        records = [record for records in self.records.values() for record in records]
+        self._held_out.check(records, rewards)
+        self._reward_scorer.load_reward_models(tuple(self.records))
 
     def __call__(self, params: Params) -> dict[str, float]:
         """Mean total reward by task, ``image/held_out_reward`` and ``text/held_out_reward``.
@@ -92,7 +79,12 @@ class HeldOutProbe:
           params: of the policy, as ``Setup.rollout_params`` returns them.
         """
         # Step 0 and a stream of its own: the same prompts with the same keys every time.
-        prompts = self._joint_prompts(self.records, 0)
+        prompts = {
+            task: self._reward_scorer.tasks[task].make_prompts(
+                [records[i] for i in self._rollout_sampler.local_prompt_ids(len(records))]
+            )
+            for task, records in self.records.items()
+        }
         batch = self._rollout_sampler.sample_batch(params, prompts, 0, "probe/")
         metrics = {}
         for task, rollout in batch.rollouts.items():

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from corl_jax.core.processes.agreement import on_all_processes
-from corl_jax.core.types import Params, PromptBatch, Rewards, Rollout
+from corl_jax.core.types import Completion, Params, PromptBatch, Rewards, Rollout
 from corl_jax.engine.stage import HostMetrics
 from corl_jax.objectives.running_moments import RunningMoments
 from corl_jax.reward_models.collection import RewardModels
 from corl_jax.rewards.base import RewardContext, compute_rewards
 from corl_jax.rewards.requirements import required_models
+from corl_jax.sampling.batching import batch_rows
 from corl_jax.sampling.policy_handle import RewardPolicyHandle
 from corl_jax.stages.rl.config import RlConfig
 from corl_jax.stages.rl.rollouts import RolloutBatch
@@ -63,13 +64,13 @@ class RewardScorer:
         """A scorer of another config over the same reward models, which are read once."""
         return RewardScorer(self.setup, cfg, self.tasks, self.reward_models)
 
-    def load_reward_models(self) -> None:
-        """Reads the reward models that the trained tasks need.
+    def load_reward_models(self, tasks: Sequence[str]) -> None:
+        """Reads the reward models that ``tasks`` need.
 
         Raises:
           UserError: one has no source, does not exist, or is damaged.
         """
-        names = {name for task in self.cfg.tasks for name in self.cfg.rewards[task]}
+        names = {name for task in tasks for name in self.cfg.rewards[task]}
         self.reward_models.load(sorted(required_models(names, self.cfg.reward_options)))
 
     def score_rollouts(self, params: Params, batch: RolloutBatch) -> ScoredRollouts:
@@ -91,6 +92,30 @@ class RewardScorer:
           params: of the policy, for rewards that read with it.
           local_rollout: this process's rows, on the host.
         """
+        return self._score(params, task, self.tasks[task].to_completions(prompts, local_rollout))
+
+    def score_completions(
+        self, params: Params, task: str, completions: Sequence[Completion], rows_per_call: int
+    ) -> Rewards:
+        """Rewards of ``N`` completions that every process has, each computed by one of them.
+
+        Args:
+          params: as for ``score_task``.
+          rows_per_call: completions that are scored together; with several processes a multiple of
+            the devices that divide them.
+        """
+        parts = []
+        for rows, valid in batch_rows(len(completions), rows_per_call):
+            # The last call repeats the last row, so that all calls have one shape.
+            local_ids = self.setup.sharder.local_row_ids(rows_per_call)
+            part = self._score(params, task, [completions[rows[row]] for row in local_ids])
+            parts.append((part.matrix[:valid], part.total[:valid]))
+        matrices, totals = zip(*parts, strict=True)
+        names = tuple(self.cfg.rewards[task])
+        return Rewards(names, np.concatenate(matrices), np.concatenate(totals))
+
+    def _score(self, params: Params, task: str, completions: Sequence[Completion]) -> Rewards:
+        """Rewards of all processes' completions, from this process's."""
         # Some rewards read with the policy itself: states of captions, answers about images.
         policy = RewardPolicyHandle(
             self.setup.rollout_policy,
@@ -101,7 +126,6 @@ class RewardScorer:
             self.cfg.rollout.completion_length,
         )
         context = RewardContext(policy, self.reward_models, self.cfg.reward_options)
-        completions = self.tasks[task].to_completions(prompts, local_rollout)
         # Rewards may be the user's code, so that one process may fail and the others not.
         local = on_all_processes(
             lambda: compute_rewards(completions, self.cfg.rewards[task], context)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import grain
@@ -45,11 +45,13 @@ from corl_jax.objectives import kl
 from corl_jax.objectives.running_moments import empty_moments
 from corl_jax.objectives.token_weights import token_weights
 from corl_jax.rewards.record_checks import record_checks
-from corl_jax.stages.config import HooksConfig
+from corl_jax.stages.config import EvalsConfig, HooksConfig, read_block
 from corl_jax.stages.rl.advantage_step import compute_advantages
 from corl_jax.stages.rl.config import RlConfig, read_rl_config
 from corl_jax.stages.rl.curriculum import solved_shares, success_shares, weigh_by_difficulty
+from corl_jax.stages.rl.evaluation import HeldOutEvaluation
 from corl_jax.stages.rl.grad_interference import GradInterference
+from corl_jax.stages.rl.held_out import HeldOutRecords
 from corl_jax.stages.rl.kl_penalty import subtract_kl_penalties
 from corl_jax.stages.rl.loss import policy_loss, summed_reward_moments
 from corl_jax.stages.rl.probe import HeldOutProbe
@@ -113,7 +115,15 @@ class RlStage:
         self.rollout_sampler = RolloutSampler(
             setup, self.cfg, self.seed, config["steps"], config["microbatches"]
         )
-        self.joint_prompts = self.make_joint_prompts(self.cfg, self.rollout_sampler)
+        self.joint_prompts = JointPrompts(
+            self.text_to_image,
+            self.visual_qa,
+            self.cfg.rollout.image_prompts,
+            self.cfg.rollout.text_prompts,
+            self.rollout_sampler.local_prompt_ids,
+            self.cfg.rollout.alternate_every,
+            self._order.text_offset,
+        )
         self.reward_scorer = RewardScorer(setup, self.cfg, tasks)
         self.dynamic_sampling = DynamicSampling(
             self.joint_prompts,
@@ -122,57 +132,51 @@ class RlStage:
             self.refill_records,
         )
 
-        # What looks at steps from outside.
+        self._build_observers(config)
+        self.fixed_reference: Params = {}
+
+    def _build_observers(self, config: Mapping[str, Any]) -> None:
+        """What looks at steps from outside, and what is measured on held-out records."""
         hooks = config["hooks"]
         self.probe_every, self.interference_every = (
             hooks["probe_every"],
             hooks["interference_every"],
         )
-        self.probe = HeldOutProbe(
-            setup,
-            self.cfg,
-            self.reward_scorer,
-            self.make_joint_prompts,
-            lambda split: self._open_records(split),
-            self.record_checks,
-            self.seed,
+        held_out = HeldOutRecords(
+            lambda checks: self._open_records("test", checks), self.record_checks, self.cfg.rewards
         )
+        self.probe = HeldOutProbe(self.setup, self.cfg, self.reward_scorer, held_out, self.seed)
+        self.evaluation: HeldOutEvaluation | None = None
+        if "evals" in config and config["evals"]["num_records"]:
+            evals = read_block(EvalsConfig, config["evals"], "evals")
+            self.evaluation = HeldOutEvaluation(
+                self.setup, self.cfg, evals, self.reward_scorer, held_out
+            )
         self.grad_interference = GradInterference(self.task_loss, config["microbatches"])
         self.sample_sheet = SampleSheet(self.cfg.rollout.group_size)
-        self.fixed_reference: Params = {}
-
-    def make_joint_prompts(self, cfg: RlConfig, rollout_sampler: RolloutSampler) -> JointPrompts:
-        """The transform from records to prompts, of as many rows as ``rollout_sampler`` samples."""
-        return JointPrompts(
-            self.text_to_image,
-            self.visual_qa,
-            cfg.rollout.image_prompts,
-            cfg.rollout.text_prompts,
-            rollout_sampler.local_prompt_ids,
-            cfg.rollout.alternate_every,
-            self._order.text_offset if cfg is self.cfg else 0,
-        )
 
     @functools.cached_property
     def train_records(self) -> RecordSource:
         """The training records, built or opened and checked on first use."""
-        return self._order.open(self.record_checks(self.cfg))
+        return self._order.open(self.record_checks(self.trained_rewards))
 
     def text_checks(self) -> list[Check]:
         """What the tasks and their rewards need of the texts of a record."""
-        return [check for checks in self.record_checks(self.cfg).values() for check in checks]
+        checks = self.record_checks(self.trained_rewards).values()
+        return [check for task_checks in checks for check in task_checks]
 
-    def record_checks(self, cfg: RlConfig) -> dict[str, list[Check]]:
-        """Task to what it and its rewards need of the texts of a record, for the tasks of ``cfg``."""
+    @property
+    def trained_rewards(self) -> dict[str, Iterable[str]]:
+        """Task to the names of its rewards, for the trained tasks."""
+        return {task: self.cfg.rewards[task] for task in self.cfg.tasks}
+
+    def record_checks(self, rewards: Mapping[str, Iterable[str]]) -> dict[str, list[Check]]:
+        """Task to what it and the rewards named for it need of the texts of a record."""
         check = {"image": self.text_to_image.check_record, "text": self.visual_qa.check_record}
+        options, check_question = self.cfg.reward_options, self.visual_qa.prompt_ids
         return {
-            task: [
-                check[task],
-                *record_checks(
-                    sorted(cfg.rewards[task]), cfg.reward_options, self.visual_qa.prompt_ids
-                ),
-            ]
-            for task in cfg.tasks
+            task: [check[task], *record_checks(sorted(names), options, check_question)]
+            for task, names in rewards.items()
         }
 
     @property
@@ -190,11 +194,12 @@ class RlStage:
         Raises:
           UserError: a reward model that cannot be read, or records that cannot be used.
         """
-        self.reward_scorer.load_reward_models()
+        self.reward_scorer.load_reward_models(self.cfg.tasks)
         len(self.train_records)
         if self.probe_every:
-            self.probe.load_reward_models()
-            self.probe.check_records()
+            self.probe.open_inputs()
+        if self.evaluation is not None:
+            self.evaluation.open_inputs()
 
     def init_state(self) -> TrainState:
         """The initial policy, with a copy of its trainable part as reference where one is needed.

@@ -20,6 +20,7 @@ from corl_jax.data.prepared.prepare import finish, partial_folder, prepare_split
 from corl_jax.data.prepared.row_pass import RowPass
 from corl_jax.data.prepared.source import PreparedSource
 from corl_jax.data.prepared.summary import reason_kind
+from corl_jax.data.selection import select_rows
 from corl_jax.data.sources.addresses import open_source
 
 ROW = {
@@ -245,3 +246,20 @@ def test_every_field_of_a_record_is_a_feature():
     # But for the template, which a run chooses.
     fields = {field.name for field in dataclasses.fields(Record)} - {"template"}
     assert record_features().keys() == fields
+
+
+def test_the_same_records_are_held_out_of_a_prepared_set(write_folder, tmp_path):
+    """A row that is left out changes no other's side."""
+    rows = [{"id": f"row {i}", "prompt": f"{i}", "real_image": "a.png"} for i in range(20)]
+    rows[3]["real_image"] = "broken.png"
+    data = encoded(np.zeros((4, 4, 3), np.uint8), "PNG")
+    folder, out = write_folder(rows, {"a.png": data, "broken.png": data[:40]}), tmp_path / "out"
+    run(folder, out)
+    for side in ("train", "test"):
+        ids = []
+        for address in (folder, out):
+            source = open_source(str(address), "train")
+            chosen = select_rows(source, held_out=0.4, side=side)
+            ids.append([source.text_record(row).id for row in chosen])
+        assert ids[1] == [record_id for record_id in ids[0] if record_id != "row 3"]
+        assert 4 < len(ids[1]) < 15

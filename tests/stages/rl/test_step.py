@@ -294,7 +294,7 @@ def test_grad_interference_compares_the_gradients_of_the_tasks(take_step, rl_con
 def test_the_probe_measures_a_task_that_is_not_trained_too(take_step):
     stage = take_step(**{"rl.rollout.text_prompts": 0, "hooks.probe_every": 1}).stage
     with sharding_context(stage.setup.sharder):
-        stage._open_records = lambda split: [example(split, i) for i in range(20)]
+        stage._open_records = lambda split, checks: [example(split, i) for i in range(20)]
         metrics = stage.probe(stage.init_state().params)
     assert set(metrics) == HELD_OUT_REWARDS
 
@@ -302,7 +302,7 @@ def test_the_probe_measures_a_task_that_is_not_trained_too(take_step):
 def test_the_probe_samples_the_same_held_out_prompts_every_time(first):
     stage, opened_splits = first.stage, []
 
-    def open_records(split):
+    def open_records(split, checks):
         opened_splits.append(split)
         return [example(split, i) for i in range(20)]
 
