@@ -387,3 +387,24 @@ def test_what_a_fusion_does_not_use_is_not_read():
     for name, moved in expected.items():
         instruction = module.entry.instructions[name]
         assert moved_bytes.hbm_bytes(module, module.entry, instruction) == moved
+
+
+def test_attributes_of_a_kernel_may_have_lines_of_their_own():
+    # As libtpu prints what Pallas says of a kernel.
+    text = """HloModule m
+
+%other (q: f32[2]) -> f32[2] {
+  ROOT %q = f32[2]{0} parameter(0)
+}, execution_thread="sparsecore"
+
+ENTRY %main (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0} parameter(0)
+  %k = f32[8]{0} custom-call(%p), custom_call_target="kernel", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block = q\\": 256}"
+}}, metadata={op_name="a = b"}
+  ROOT %n = f32[8]{0} negate(%k)
+}
+"""
+    module = hlo.parse(text)
+    assert set(module.computations) == {"other", "main"}
+    assert list(module.entry.instructions) == ["p", "k", "n"] and module.entry.root.name == "n"

@@ -28,6 +28,7 @@ _NAME = re.compile(r"%([\w.\-]+)")
 _CALLED = re.compile(
     r"(?:calls|to_apply|body|condition|branch_computations)=(?:\{([^}]*)\}|(%[\w.\-]+))"
 )
+_COMPUTATION_END = re.compile(r"\}(,? *execution_thread=.*)?\s*$")
 _COMPUTATION_HEAD = re.compile(r"^(ENTRY )?%([\w.\-]+) \(")
 _MEMORY_SPACE = re.compile(r"S\((\d+)\)")
 
@@ -196,11 +197,11 @@ def parse(text: str) -> Module:
             # A computation begins: ``%name (parameters) -> type {``.
             name, instructions = head.group(2), {}
             entry_name = name if head.group(1) else entry_name
-        elif line.startswith("}") and name:
-            # It ends.
+        elif _COMPUTATION_END.match(line) and name:
+            # It ends. Attributes of a kernel may have lines of their own, which begin with braces.
             computations[name] = Computation(name, instructions)
             name = ""
-        elif name and " = " in line:
+        elif name and line.startswith(" ") and " = " in line:
             instruction = _parse_instruction(line)
             instructions[instruction.name] = instruction
 
