@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     from corl_jax.report.comparison_page import make_labels, render_comparison
     from corl_jax.report.comparison_tables import format_verdict
     from corl_jax.suites.benchmarks import benchmarks
-    from corl_jax.suites.comparison import compare_results
+    from corl_jax.suites.comparing.comparison import compare_results
     from corl_jax.suites.results import read_results
 
     folders = [_results_folder(folder, number, args) for number, folder in enumerate(args.folders)]

@@ -56,11 +56,42 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="scales of classifier-free guidance, 1 for none (default: 1 1.5 2 of shapes, else 5)",
     )
+    _add_questions(parser)
+    _add_pictures(parser)
+
+    # Where the numbers go.
+    parser.add_argument(
+        "--out",
+        type=path_flag,
+        required=True,
+        help="folder for the results; the same command goes on in it. For shapes also a .json file, "
+        "for the metrics alone",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace that file")
+
+
+def _add_questions(parser: argparse.ArgumentParser) -> None:
+    """Adds flags of how questions are asked."""
     parser.add_argument(
         "--completion-length",
         type=number(PositiveInt),
         help="most tokens of an answer (default: that of the benchmark)",
     )
+    parser.add_argument(
+        "--plain-roles",
+        action="store_true",
+        help="write User and Assistant as words, as VLMEvalKit does for Janus",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=number(PositiveInt),
+        default=BATCH_SIZE,
+        help=f"questions or pictures per call (default: {BATCH_SIZE})",
+    )
+
+
+def _add_pictures(parser: argparse.ArgumentParser) -> None:
+    """Adds flags of how pictures are drawn, scored and judged."""
     parser.add_argument(
         "--samples", type=number(Samples), help="pictures per prompt (default: as the suite needs)"
     )
@@ -84,27 +115,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--detector", default="", help="folder of an OWLv2 that judges GenEval")
     parser.add_argument("--judge-clip", default="", help="CLIP of that judge, which names colours")
-    parser.add_argument(
-        "--plain-roles",
-        action="store_true",
-        help="write User and Assistant as words, as VLMEvalKit does for Janus",
-    )
-    parser.add_argument(
-        "--batch-size",
-        type=number(PositiveInt),
-        default=BATCH_SIZE,
-        help=f"questions or pictures per call (default: {BATCH_SIZE})",
-    )
-
-    # Where the numbers go.
-    parser.add_argument(
-        "--out",
-        type=path_flag,
-        required=True,
-        help="folder for the results; the same command goes on in it. For shapes also a .json file, "
-        "for the metrics alone",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace that file")
 
 
 def run(args: argparse.Namespace) -> int:

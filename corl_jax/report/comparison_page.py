@@ -23,7 +23,7 @@ from corl_jax.report.comparison_tables import (
 )
 from corl_jax.report.samples import placeholder
 from corl_jax.report.style import CSS
-from corl_jax.suites.comparison import Comparison
+from corl_jax.suites.comparing.comparison import Comparison
 from corl_jax.suites.results import SuiteResults
 
 # .full keeps the second column on narrow screens, .zero is the line of no difference, .words may

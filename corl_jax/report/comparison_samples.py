@@ -14,7 +14,7 @@ from PIL import Image
 
 from corl_jax.core.checks.paths import check_inside
 from corl_jax.data.image_files import load_image
-from corl_jax.suites.comparison import Comparison
+from corl_jax.suites.comparing.comparison import Comparison
 from corl_jax.suites.results import SuiteRecord
 
 LIMIT = 40

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from corl_jax.suites.differences import NO_DIFFERENCE, Difference
-from corl_jax.suites.published import MODELS, published_rows
+from corl_jax.suites.comparing.differences import NO_DIFFERENCE, Difference
+from corl_jax.suites.comparing.published import MODELS, published_rows
 from corl_jax.suites.results import SuiteResults
 
 HEADINGS = {"category": "", "policy": "", "verdict": "", "difference": "num",

@@ -18,14 +18,14 @@ from corl_jax.rewards.config import RewardOptions
 from corl_jax.sampling.policy import Policy
 from corl_jax.sampling.policy_handle import RewardPolicyHandle
 from corl_jax.suites.duplicates import duplicate_estimates, find_duplicates, hash_pictures
-from corl_jax.suites.generation.detector_judge import detector_figures, judge_folder
 from corl_jax.suites.generation.drawing import draw_suite
-from corl_jax.suites.generation.open_judge import open_owlv2_judge
 from corl_jax.suites.generation.picture_files import read_pictures
 from corl_jax.suites.generation.picture_stream import DrawSettings
 from corl_jax.suites.generation.prompts import GenerationPrompt
 from corl_jax.suites.generation.scoring import score_pictures
 from corl_jax.suites.generation.suite import GenerationSuite
+from corl_jax.suites.judging.detector_judge import detector_figures, judge_folder
+from corl_jax.suites.judging.open_judge import open_owlv2_judge
 from corl_jax.suites.results import PICTURES, SuiteRecord, write_results
 from corl_jax.suites.sample_quality import diversity, diversity_estimate, shrink_pictures
 from corl_jax.suites.scoring.aggregates import mean_estimate

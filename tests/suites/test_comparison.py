@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from corl_jax.core.errors import UserError
-from corl_jax.suites import resampling
-from corl_jax.suites.comparison import compare_results
-from corl_jax.suites.differences import NO_DIFFERENCE
-from corl_jax.suites.sum_metrics import all_right, f1_of, mean_of
+from corl_jax.suites.comparing import resampling
+from corl_jax.suites.comparing.comparison import compare_results
+from corl_jax.suites.comparing.differences import NO_DIFFERENCE
+from corl_jax.suites.comparing.sum_metrics import all_right, f1_of, mean_of
 
 make = made_results.make_results
 

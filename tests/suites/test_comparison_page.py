@@ -13,10 +13,10 @@ from made_results import make_results, noise_picture, write_folder
 from corl_jax.commands.cli import main
 from corl_jax.evals.statistics import estimate
 from corl_jax.report.comparison_page import make_labels, render_comparison
-from corl_jax.suites.comparison import compare_results
-from corl_jax.suites.published import MODELS, PUBLISHED, published_rows
+from corl_jax.suites.comparing.comparison import compare_results
+from corl_jax.suites.comparing.published import MODELS, PUBLISHED, published_rows
+from corl_jax.suites.comparing.sum_metrics import f1_of
 from corl_jax.suites.results import read_results
-from corl_jax.suites.sum_metrics import f1_of
 
 EVIL = "<script>alert('x')</script>&\""
 

@@ -21,15 +21,15 @@ from corl_jax.reward_models.base import load_reward_model
 from corl_jax.reward_models.clip.text_image import MEAN, STD
 from corl_jax.reward_models.clip.tokenizer import ClipTokenizer
 from corl_jax.reward_models.clip.weights import CLIP
-from corl_jax.suites.generation.clip_colours import TEMPLATES, ClipColours, crop
-from corl_jax.suites.generation.detector_judge import DetectorJudge, detector_figures, judge_folder
-from corl_jax.suites.generation.detectors import Owlv2Detector
-from corl_jax.suites.generation.geneval_detections import OFFICIAL_THRESHOLDS, Detection
 from corl_jax.suites.generation.geneval_prompts import COLOURS
-from corl_jax.suites.generation.open_judge import open_owlv2_judge
 from corl_jax.suites.generation.picture_files import write_pictures
 from corl_jax.suites.generation.prompts import GenerationPrompt
 from corl_jax.suites.generation.suite import generation_suites
+from corl_jax.suites.judging.clip_colours import TEMPLATES, ClipColours, crop
+from corl_jax.suites.judging.detector_judge import DetectorJudge, detector_figures, judge_folder
+from corl_jax.suites.judging.detectors import Owlv2Detector
+from corl_jax.suites.judging.geneval_detections import OFFICIAL_THRESHOLDS, Detection
+from corl_jax.suites.judging.open_judge import open_owlv2_judge
 
 sys.path.insert(0, str(Path(__file__).parent))
 from tiny_owlv2 import write_tiny_owlv2  # noqa: E402
@@ -286,7 +286,7 @@ def test_nothing_here_imports_torch_before_a_detector_is_loaded():
     import subprocess
 
     code = (
-        "import sys, corl_jax.suites.generation.open_judge; "
+        "import sys, corl_jax.suites.judging.open_judge; "
         "sys.exit(any(name.split('.')[0] == 'torch' for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -6,15 +6,15 @@ import math
 
 import pytest
 
-from corl_jax.suites.generation.geneval_detections import (
+from corl_jax.suites.generation.geneval_prompts import OBJECT_NAMES
+from corl_jax.suites.judging.geneval_detections import (
     Detection,
     Thresholds,
     box_overlap,
     counted,
 )
-from corl_jax.suites.generation.geneval_figures import summarize
-from corl_jax.suites.generation.geneval_prompts import OBJECT_NAMES
-from corl_jax.suites.generation.geneval_rules import judge, needing_colours, relative_positions
+from corl_jax.suites.judging.geneval_figures import summarize
+from corl_jax.suites.judging.geneval_rules import judge, needing_colours, relative_positions
 
 
 def one(name, score=0.95, x=0.0, y=0.0, colour="", side=10.0):

@@ -23,8 +23,8 @@ from corl_jax.reward_models.base import LoadedModel
 from corl_jax.reward_models.batched import map_in_batches
 from corl_jax.reward_models.clip.text_image import MEAN, STD, resize_and_crop
 from corl_jax.reward_models.clip.tokenizer import ClipTokenizer
-from corl_jax.suites.generation.geneval_detections import Box, Detection
 from corl_jax.suites.generation.geneval_prompts import COLOURS
+from corl_jax.suites.judging.geneval_detections import Box, Detection
 
 TEMPLATES = (
     "a photo of a {colour} {name}",

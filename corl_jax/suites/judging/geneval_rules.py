@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from corl_jax.suites.generation.geneval_detections import Box, Detection
 from corl_jax.suites.generation.geneval_prompts import COLOURS
+from corl_jax.suites.judging.geneval_detections import Box, Detection
 
 POSITION_MARGIN = 0.1
 """Share of the sizes of two objects by which their centres may differ and mean nothing."""

@@ -20,7 +20,7 @@ from PIL import Image
 from corl_jax.core.checks.json_object import JsonObject
 from corl_jax.core.checks.paths import user_path
 from corl_jax.core.errors import UserError, describe_error
-from corl_jax.suites.generation.geneval_detections import Detection
+from corl_jax.suites.judging.geneval_detections import Detection
 
 JUDGE_LIBRARIES = ("torch", "scipy")
 """What the extra ``judges`` installs."""

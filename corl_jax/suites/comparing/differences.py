@@ -8,9 +8,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from corl_jax.suites import resampling
+from corl_jax.suites.comparing import resampling
+from corl_jax.suites.comparing.sum_metrics import SumMetric
 from corl_jax.suites.results import SuiteRecord
-from corl_jax.suites.sum_metrics import SumMetric
 
 ALPHA = 1 - resampling.CONFIDENCE
 """How often a difference may be claimed where there is none."""

@@ -8,10 +8,10 @@ from corl_jax.core.provenance import versions_of
 from corl_jax.core.sharding import Sharder
 from corl_jax.reward_models.base import load_reward_model
 from corl_jax.reward_models.clip.weights import CLIP
-from corl_jax.suites.generation.clip_colours import ClipColours
-from corl_jax.suites.generation.detector_judge import OWLV2_THRESHOLDS, DetectorJudge
-from corl_jax.suites.generation.detectors import Owlv2Detector
 from corl_jax.suites.generation.geneval_prompts import OBJECT_NAMES
+from corl_jax.suites.judging.clip_colours import ClipColours
+from corl_jax.suites.judging.detector_judge import OWLV2_THRESHOLDS, DetectorJudge
+from corl_jax.suites.judging.detectors import Owlv2Detector
 
 NOTICE = (
     "judged by OWLv2 on boxes, not by GenEval's own Mask2Former on masks: compare these figures "

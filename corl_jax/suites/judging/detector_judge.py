@@ -20,16 +20,16 @@ from tqdm import tqdm
 
 from corl_jax.core.errors import UserError
 from corl_jax.evals.statistics import Estimates
-from corl_jax.suites.generation.detectors import ColourReader, Detector
 from corl_jax.suites.generation.drawing import picture_records
-from corl_jax.suites.generation.geneval_detections import Detection, Thresholds, counted
-from corl_jax.suites.generation.geneval_figures import summarize
-from corl_jax.suites.generation.geneval_rules import Verdict, judge, needing_colours
 from corl_jax.suites.generation.picture_files import read_pictures
 from corl_jax.suites.generation.prompts import GenerationPrompt
 from corl_jax.suites.generation.settings_file import keep_settings
 from corl_jax.suites.generation.suite import generation_suites
-from corl_jax.suites.generation.verdict_file import append_lines, read_verdicts, verdict_line
+from corl_jax.suites.judging.detectors import ColourReader, Detector
+from corl_jax.suites.judging.geneval_detections import Detection, Thresholds, counted
+from corl_jax.suites.judging.geneval_figures import summarize
+from corl_jax.suites.judging.geneval_rules import Verdict, judge, needing_colours
+from corl_jax.suites.judging.verdict_file import append_lines, read_verdicts, verdict_line
 from corl_jax.suites.results import PICTURES, SuiteRecord
 
 VERDICTS, JUDGE = "detector_verdicts.jsonl", "detector_judge.json"

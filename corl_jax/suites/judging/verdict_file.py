@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from corl_jax.core.checks.json_object import JsonObject
 from corl_jax.core.checks.json_reader import parse_json, read_lines
 from corl_jax.core.files import name_write_errors, sync, write_atomically
-from corl_jax.suites.generation.geneval_detections import Detection
-from corl_jax.suites.generation.geneval_rules import Verdict
 from corl_jax.suites.generation.prompts import GenerationPrompt
+from corl_jax.suites.judging.geneval_detections import Detection
+from corl_jax.suites.judging.geneval_rules import Verdict
 from corl_jax.suites.results import SuiteRecord
 
 

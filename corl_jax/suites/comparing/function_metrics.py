@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from corl_jax.suites import resampling
+from corl_jax.suites.comparing import resampling
 from corl_jax.suites.results import SuiteRecord
 
 DRAWS = 300

@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from corl_jax.core.errors import UserError
-from corl_jax.suites import resampling
-from corl_jax.suites.differences import Difference, Pair, compare_pair
-from corl_jax.suites.function_metrics import compare_function
-from corl_jax.suites.pairing import pair_results
+from corl_jax.suites.comparing import resampling
+from corl_jax.suites.comparing.differences import Difference, Pair, compare_pair
+from corl_jax.suites.comparing.function_metrics import compare_function
+from corl_jax.suites.comparing.pairing import pair_results
+from corl_jax.suites.comparing.sum_metrics import SumMetric, mean_of
 from corl_jax.suites.results import SuiteRecord, SuiteResults
-from corl_jax.suites.sum_metrics import SumMetric, mean_of
 
 RecordFunction = Callable[[Sequence[SuiteRecord]], float]
 Metrics = Mapping[str, SumMetric | RecordFunction]

@@ -1,0 +1,1 @@
+"""Which differences of results are real: pairs of records, resampled by cluster."""
