@@ -36,7 +36,7 @@ def main() -> int:
         place = pathlib.Path(folder)
         decoder = dataclasses.replace(MID.decoder, vocab_size=272, depth=2, width=256, heads=4,
                                       kv_heads=4, mlp_dim=512)  # fmt: skip
-        cfg = dataclasses.replace(MID, decoder=decoder)
+        cfg = dataclasses.replace(MID, decoder=decoder, gen_head_dim=256)
         policy = write_untrained_policy(cfg, place / "policy", 0, write_byte_tokenizer)
         rows = [
             {
