@@ -56,10 +56,13 @@ def run_world(args: argparse.Namespace) -> dict[str, Any]:
         check_file(args.out, "--out", args.overwrite)
 
     # Imported after the checks, so that help and errors are quick.
+    import jax
+
     from corl_jax.data.pipeline import held_out_records
     from corl_jax.data.shapes import builder
     from corl_jax.evals.config import EvalPolicy, EvalSampling
     from corl_jax.evals.runner import evaluate
+    from corl_jax.sampling.image_codec import ImageCodec
     from corl_jax.sampling.policy import Policy
     from corl_jax.suites.world_suite import run_world_suite
 
@@ -74,7 +77,10 @@ def run_world(args: argparse.Namespace) -> dict[str, Any]:
 
     with policy.on_devices():
         if not is_file:
-            return run_world_suite(evaluated, records, scales, sampling, args.out, about)
+            # The codec runs on one device, for which a process must have all parameters.
+            alone = jax.process_count() == 1
+            codec = ImageCodec.of_policy(policy.cfg, policy.params) if alone else None
+            return run_world_suite(evaluated, records, scales, sampling, args.out, about, codec)
         metrics = evaluate(evaluated, records, scales, sampling)
     write_json(args.out, {**metrics, "about": about})
     return metrics

@@ -62,6 +62,23 @@ class ImageCodec:
             source.cfg, {name.removeprefix(PARAM_PREFIX): leaf for name, leaf in params.items()}
         )
 
+    @classmethod
+    def of_policy(cls, cfg: JanusConfig, params: Params) -> ImageCodec:
+        """The image tokenizer of a policy that is loaded already, on the first device.
+
+        Args:
+          params: of the whole policy, on devices of this process.
+        """
+        device = jax.local_devices()[0]
+        return cls(
+            cfg,
+            {
+                path.removeprefix(PARAM_PREFIX): jax.device_put(np.asarray(leaf), device)
+                for path, leaf in params.items()
+                if path.startswith(PARAM_PREFIX)
+            },
+        )
+
     def encode(self, images: Sequence[ImageInput]) -> np.ndarray:
         """Image tokens of images, which are resized and padded as for understanding.
 

@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from corl_jax.core.processes.agreement import on_first_process
@@ -15,6 +16,7 @@ from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.evals.config import EvalPolicy
 from corl_jax.evals.statistics import Estimate, Estimates
 from corl_jax.rewards.config import RewardOptions
+from corl_jax.sampling.image_codec import ImageCodec
 from corl_jax.sampling.policy import Policy
 from corl_jax.sampling.policy_handle import RewardPolicyHandle
 from corl_jax.suites.duplicates import duplicate_estimates, find_duplicates, hash_pictures
@@ -27,7 +29,13 @@ from corl_jax.suites.generation.suite import GenerationSuite
 from corl_jax.suites.judging.detector_judge import detector_figures, judge_folder
 from corl_jax.suites.judging.open_judge import open_owlv2_judge
 from corl_jax.suites.results import PICTURES, SuiteRecord, write_results
-from corl_jax.suites.sample_quality import diversity, diversity_estimate, shrink_pictures
+from corl_jax.suites.sample_quality import (
+    code_estimates,
+    code_usage,
+    diversity,
+    diversity_estimate,
+    shrink_pictures,
+)
 from corl_jax.suites.scoring.aggregates import mean_estimate
 
 DIVERSITY = "diversity"
@@ -101,8 +109,13 @@ def run_generation_suite(
         records = _merge(records, judged)
         details["judge"] = about_judge
 
+    # The codec runs on one device of one process, which has all parameters only where it is alone.
+    codec = ImageCodec.of_policy(policy.cfg, policy.params) if jax.process_count() == 1 else None
+
     def write() -> Estimates:
-        described, quality = describe_samples(suite, prompts, folder, settings.samples, records)
+        described, quality = describe_samples(
+            suite, prompts, folder, settings.samples, records, codec
+        )
         for name in dict.fromkeys(name for record in described for name in record.scores):
             value, stderr = mean_estimate([r for r in described if name in r.scores], name)
             metrics.setdefault(name, Estimate(value=value, stderr=stderr, n=len(described)))
@@ -130,21 +143,25 @@ def describe_samples(
     folder: pathlib.Path,
     samples: int,
     records: Sequence[SuiteRecord],
+    codec: ImageCodec | None,
 ) -> tuple[tuple[SuiteRecord, ...], Estimates]:
     """Whether pictures differ: a score of each, and estimates of the whole folder.
 
     Args:
       records: of the pictures, prompt by prompt.
+      codec: reads the pictures as image tokens, whose variety is told; None for none.
 
     Returns:
       records with the score ``diversity`` where a prompt has several, and the estimates of
       ``sample_quality`` and ``duplicates``.
     """
-    small, digests = [], []
+    small, digests, tokens = [], [], []
     for prompt in prompts:
         pictures = read_pictures(folder / PICTURES, suite.layout, prompt, samples)
         small.append(shrink_pictures(pictures))
         digests += hash_pictures(pictures)
+        if codec is not None:
+            tokens.append(codec.encode(list(pictures)))
     clusters = [record.cluster for record in records]
     all_small = np.concatenate(small)
     distances = diversity(all_small, clusters)
@@ -155,5 +172,8 @@ def describe_samples(
         for record, distance in zip(records, distances, strict=True)
     )
     duplicates = find_duplicates(digests, all_small, clusters)
-    estimates = diversity_estimate(distances, clusters)
-    return described, estimates | duplicate_estimates(duplicates, clusters)
+    estimates = diversity_estimate(distances, clusters) | duplicate_estimates(duplicates, clusters)
+    if codec is not None:
+        usage = code_usage(np.concatenate(tokens), codec.cfg.image_vocab_size)
+        estimates |= code_estimates(usage, len(records))
+    return described, estimates

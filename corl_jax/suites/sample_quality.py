@@ -16,7 +16,7 @@ from jaxtyping import Float64, Integer, UInt8
 from PIL import Image
 
 from corl_jax.data.images import resize_image
-from corl_jax.evals.statistics import Estimates, estimate
+from corl_jax.evals.statistics import Estimate, Estimates, estimate
 
 SIDE = 32
 """Side in pixels at which pictures are compared, so that fine noise does not count as variety."""
@@ -127,3 +127,9 @@ def code_usage(tokens: Integer[np.ndarray, "N S"], codebook_size: int) -> CodeUs
     shares = counts[counts > 0] / tokens.size
     entropy = -(shares * np.log(shares)).sum()
     return CodeUsage(len(shares), len(shares) / codebook_size, float(np.exp(entropy)))
+
+
+def code_estimates(usage: CodeUsage, pictures: int) -> Estimates:
+    """``codes_used``, a share of the codebook, and ``code_perplexity``, without standard errors."""
+    values = {"codes_used": usage.share, "code_perplexity": usage.perplexity}
+    return {name: Estimate(value=value, stderr=None, n=pictures) for name, value in values.items()}

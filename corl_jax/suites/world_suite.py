@@ -1,6 +1,6 @@
 """The embedded world as a suite: pictures of held-out captions and answers, one record for each.
 
-The metrics are those of ``evals.runner.evaluate``.
+The metrics are those of ``evals.runner.evaluate``, and how much the pictures differ.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ from corl_jax.evals.runner import check_evaluation
 from corl_jax.evals.statistics import Estimates
 from corl_jax.evals.understanding import answer_all, grade_answers, understanding_metrics
 from corl_jax.rewards.base import RewardContext, compute_rewards
+from corl_jax.sampling.image_codec import ImageCodec
+from corl_jax.suites.duplicates import duplicate_estimates, find_duplicates, hash_pictures
 from corl_jax.suites.results import PICTURES, SuiteRecord, write_results
+from corl_jax.suites.sample_quality import code_estimates, code_usage, shrink_pictures
 from corl_jax.suites.settings import claim_folder
 
 SETTINGS = ("suite", "policy", "identity", "dtype", "n", "seed")
@@ -42,6 +45,7 @@ def run_world_suite(
     sampling: EvalSampling,
     folder: pathlib.Path,
     about: Mapping[str, Any],
+    codec: ImageCodec | None,
 ) -> Estimates:
     """Draws and answers all records and writes a folder of results.
 
@@ -52,6 +56,7 @@ def run_world_suite(
       sampling: seed, batch size and length of answers.
       folder: of the results.
       about: policy, suite and versions.
+      codec: reads the pictures as image tokens, whose variety is told; None for none.
 
     Raises:
       UserError: as ``evals.runner.evaluate`` and ``claim_folder``.
@@ -66,7 +71,7 @@ def run_world_suite(
     with tqdm(total=total, desc="shapes", ascii=True, mininterval=1.0, unit="sample") as bar:
         for scale in guidance_scales:
             images = generate_all(policy, records, scale, sampling, on_batch=bar.update)
-            metrics |= generation_metrics(images, scale)
+            metrics |= generation_metrics(images, scale) | _variety(images, scale, codec)
             lines += _draw_records(images, scale)
             on_first_process(functools.partial(_write_pictures, folder, images, scale))
 
@@ -84,6 +89,22 @@ def run_world_suite(
 
     on_first_process(write)
     return metrics
+
+
+def _variety(images: Sequence[Completion], scale: float, codec: ImageCodec | None) -> Estimates:
+    """Whether captions get pictures of their own, and how much of the codebook these use."""
+    pictures = [np.asarray(completion.pixels) for completion in images]
+    ids = [completion.record.id for completion in images]
+    duplicates = find_duplicates(hash_pictures(pictures), shrink_pictures(pictures), ids)
+    estimates = {
+        name: value
+        for name, value in duplicate_estimates(duplicates, ids).items()
+        if name.endswith("_of_other_prompts")
+    }
+    if codec is not None:
+        usage = code_usage(codec.encode(pictures), codec.cfg.image_vocab_size)
+        estimates |= code_estimates(usage, len(pictures))
+    return {f"{name}@w={scale:g}": value for name, value in estimates.items()}
 
 
 def _draw_records(images: Sequence[Completion], scale: float) -> Iterator[SuiteRecord]:

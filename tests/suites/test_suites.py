@@ -226,6 +226,8 @@ def test_geneval_is_drawn_scored_and_described(policy_folder, tmp_path, test_dat
     assert all(set(r.scores) == {"clip_score", "diversity"} for r in results.records)
     assert results.metrics["diversity"]["value"] > 0
     assert results.metrics["duplicates"]["value"] == 0
+    assert 0 < results.metrics["codes_used"]["value"] <= 1
+    assert 1 < results.metrics["code_perplexity"]["value"] <= 32
     assert results.about["samples"] == 4 and results.about["guidance"] == 5
     picture = out / "pictures" / "00000" / "samples" / "0000.png"
     before = picture.stat().st_mtime_ns
@@ -252,6 +254,8 @@ def test_the_embedded_world_leaves_records_that_compare(tmp_path, capsys, monkey
     values = {name: metric["value"] for name, metric in results.metrics.items()}
     strict = [r.scores["t2i_strict@w=2"] for r in results.records if "t2i_strict@w=2" in r.scores]
     assert len(strict) == 8 and values["t2i_strict@w=2"] == pytest.approx(sum(strict) / 8)
+    assert 0 < values["codes_used@w=2"] <= 1 and values["code_perplexity@w=2"] > 1
+    assert 0 <= values["near_duplicates_of_other_prompts@w=2"] <= 1
     greedy = [r.scores["qa_greedy"] for r in results.records if "qa_greedy" in r.scores]
     assert values["qa_greedy"] == pytest.approx(sum(greedy) / 8)
     assert all((out / record.picture).is_file() for record in results.records)
