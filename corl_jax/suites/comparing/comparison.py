@@ -125,7 +125,9 @@ def _compare_categories(
     """All metrics within each category, their p-values corrected for the number of categories."""
     places: dict[str, list[int]] = {}
     for place, record in enumerate(pair[0]):
-        places.setdefault(record.category, []).append(place)
+        # Pictures of the embedded world have none: they are compared as a whole alone.
+        if record.category:
+            places.setdefault(record.category, []).append(place)
     if len(places) < 2:
         return []
 
