@@ -10,6 +10,8 @@ import contextlib
 import io
 import os
 import stat
+import threading
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import UInt8
@@ -66,12 +68,23 @@ def load_image(source: ImageInput, location: str = "") -> UInt8[np.ndarray, "H W
         ) from None
 
 
+_IN_MEMORY = threading.Lock()
+"""Held while a PIL image of the caller is read: it may be a file that Pillow reads when its pixels
+are first wanted, which two threads must not do at once."""
+
+
+@contextlib.contextmanager
+def _in_memory(image: Image.Image) -> Iterator[Image.Image]:
+    with _IN_MEMORY:
+        yield image
+
+
 def _open(
     source: Image.Image | str | os.PathLike[str] | bytes, name: str
 ) -> contextlib.AbstractContextManager[Image.Image]:
     """The picture, of which only the header is read; it is closed unless the caller opened it."""
     if isinstance(source, Image.Image):
-        return contextlib.nullcontext(source)
+        return _in_memory(source)
     if isinstance(source, bytes):
         return Image.open(io.BytesIO(source), formats=FORMATS)
 

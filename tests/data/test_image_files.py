@@ -6,6 +6,7 @@ import io
 import os
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -392,3 +393,13 @@ def test_readers_of_records_name_the_row(tmp_path):
         UserError, match=r"line 2 of '.*train.jsonl'\): image '.*cut.png' cannot be"
     ):
         open_source(str(tmp_path), "train")[1]
+
+
+def test_threads_may_read_one_lazy_image(tmp_path):
+    # Pillow reads the file of an opened image when its pixels are first wanted.
+    pixels = np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    for _ in range(10):
+        with Image.open(tmp_path / "a.png") as image, ThreadPoolExecutor(8) as pool:
+            for read in pool.map(load_image, [image] * 8):
+                np.testing.assert_array_equal(read, pixels)
