@@ -44,7 +44,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed",
         type=number(Seed),
-        default=0,
         help="of the choice of records and of sampling (default: 0)",
     )
     # ``--guidance`` is short for it.
@@ -98,7 +97,6 @@ def _add_pictures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--temperature",
         type=number(Weight),
-        default=1.0,
         help="of the pictures of a generation suite (default: 1)",
     )
     parser.add_argument(

@@ -18,6 +18,24 @@ DRAW_SCALE = 5.0
 CLIP_SCORE = "clip_score"
 
 
+# Flags that only some suites take, by their place in the parsed flags.
+WORLD_FLAGS = ("seed", "guidance_scales", "overwrite")
+QUESTION_FLAGS = ("data", "completion_length", "plain_roles")
+DRAWING_FLAGS = (
+    "data",
+    "seed",
+    "guidance_scales",
+    "samples",
+    "temperature",
+    "scores",
+    "model",
+    "detector",
+    "judge_clip",
+)
+FLAG_NAMES = {"guidance_scales": "guidance_scale"}
+"""Places that have another name than their flag."""
+
+
 def run_suite(args: argparse.Namespace) -> dict[str, Any]:
     """Runs the suite that the flags name; metrics by name.
 
@@ -25,6 +43,7 @@ def run_suite(args: argparse.Namespace) -> dict[str, Any]:
       UserError: an unknown suite, or flags that it does not take.
     """
     if args.suite == WORLD:
+        _check_flags(args, WORLD_FLAGS)
         return run_world(args)
 
     from corl_jax.suites.benchmarks import benchmarks
@@ -38,7 +57,25 @@ def run_suite(args: argparse.Namespace) -> dict[str, Any]:
             f"--suite {args.suite} needs --data, the file or folder as its owner publishes it "
             "(docs/suites.md says which)"
         )
-    return run_questions(args) if args.suite in benchmarks else run_generation(args)
+    if args.suite in benchmarks:
+        _check_flags(args, QUESTION_FLAGS)
+        return run_questions(args)
+    _check_flags(args, DRAWING_FLAGS)
+    return run_generation(args)
+
+
+def _check_flags(args: argparse.Namespace, taken: tuple[str, ...]) -> None:
+    """Refuses flags that would change nothing."""
+    for place in dict.fromkeys((*WORLD_FLAGS, *QUESTION_FLAGS, *DRAWING_FLAGS)):
+        value = vars(args)[place]
+        # A flag that is not given is None, False, "" or an empty list; 0 is a value.
+        is_given = value is not None and value is not False and value not in ("", [])
+        if is_given and place not in taken:
+            name = FLAG_NAMES.get(place, place).replace("_", "-")
+            raise UserError(
+                f"--{name} is not for --suite {args.suite}, where it would change nothing; got "
+                f"{value!r}. Leave it out"
+            )
 
 
 def run_world(args: argparse.Namespace) -> dict[str, Any]:
@@ -47,13 +84,11 @@ def run_world(args: argparse.Namespace) -> dict[str, Any]:
     The file has metrics by name, as each side of a run's ``eval.json`` has, and ``about``: what was
     evaluated.
     """
-    if args.data is not None:
-        raise UserError(
-            f"--data is for benchmarks, the embedded world has its own; got {args.data}"
-        )
     is_file = args.out.suffix == ".json"
     if is_file:
         check_file(args.out, "--out", args.overwrite)
+    elif args.overwrite:
+        raise UserError("--overwrite is for a .json file; results in a folder are never replaced")
 
     # Imported after the checks, so that help and errors are quick.
     import jax
@@ -67,19 +102,22 @@ def run_world(args: argparse.Namespace) -> dict[str, Any]:
     from corl_jax.suites.world_suite import run_world_suite
 
     # The records depend on ``n`` and ``seed`` alone, so that policies are compared on the same.
+    if jax.process_count() > 1:
+        raise UserError(
+            f"--suite {WORLD} runs as one process, its pictures are small; leave out --coordinator "
+            "and --distributed"
+        )
     policy = Policy.load(args.policy, devices=args.devices)
-    count = args.n or 512
-    records = held_out_records(builder.source(split="test"), count, args.seed)
-    about = _about(args.policy, policy) | {"suite": WORLD, "n": count, "seed": args.seed}
+    count, seed = args.n or 512, args.seed or 0
+    records = held_out_records(builder.source(split="test"), count, seed)
+    about = _about(args.policy, policy) | {"suite": WORLD, "n": count, "seed": seed}
     evaluated = EvalPolicy(policy.fns, policy.params, policy.tokenizer)
-    sampling = EvalSampling(args.seed, args.batch_size)
+    sampling = EvalSampling(seed, args.batch_size)
     scales = args.guidance_scales or WORLD_SCALES
 
     with policy.on_devices():
         if not is_file:
-            # The codec runs on one device, for which a process must have all parameters.
-            alone = jax.process_count() == 1
-            codec = ImageCodec.of_policy(policy.cfg, policy.params) if alone else None
+            codec = ImageCodec.of_policy(policy.cfg, policy.params)
             return run_world_suite(evaluated, records, scales, sampling, args.out, about, codec)
         metrics = evaluate(evaluated, records, scales, sampling)
     write_json(args.out, {**metrics, "about": about})
@@ -138,7 +176,8 @@ def run_generation(args: argparse.Namespace) -> dict[str, Any]:
     from corl_jax.sampling.policy import Policy
 
     policy = Policy.load(args.policy, devices=args.devices, data_parallel=True)
-    settings = DrawSettings(samples, args.seed, scales[0], args.temperature, args.batch_size)
+    temperature = 1.0 if args.temperature is None else args.temperature
+    settings = DrawSettings(samples, args.seed or 0, scales[0], temperature, args.batch_size)
     scoring = Scoring(tuple(names), options, args.detector, args.judge_clip)
     about = _about(args.policy, policy)
     return run_generation_suite(suite, prompts, policy, settings, scoring, args.out, about)

@@ -35,8 +35,9 @@ from corl_jax.sampling.prompt_layout import (
 from corl_jax.sampling.row_levels import SEGMENT
 
 SHORT_SEGMENT = 48
-"""The same for separate layers over a cache that is made once, the form on a GPU, where the part of
-a window that is not written yet was a tenth of what 128 samples of Janus-Pro 1B read."""
+"""Tokens of a segment of separate layers over a cache that is made once, the form on a GPU. The part
+of its window that is not written yet is .07 of what 128 samples of Janus-Pro 1B read; shorter segments
+read less in vain and compile longer (docs/planning.md)."""
 
 NOISE_BYTES = 2**26
 """Random numbers of a segment are drawn ahead in one call if they fit in so many bytes."""

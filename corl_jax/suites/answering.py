@@ -56,24 +56,37 @@ class AnswerOptions:
 
 
 def make_requests(
-    policy: Policy, questions: Sequence[Question], prompts: Sequence[SuitePrompt], plain_roles: bool
+    policy: Policy,
+    questions: Sequence[Question],
+    prompts: Sequence[SuitePrompt],
+    options: AnswerOptions,
 ) -> list[Request]:
-    """The requests of all questions.
+    """The requests of all questions; nothing is written or asked yet.
+
+    Args:
+      policy: what will answer.
+      questions: of the benchmark.
+      prompts: one per question.
+      options: how they are asked.
 
     Raises:
-      UserError: a text that the tokenizer refuses; the error names the question.
+      UserError: a batch size that the copies of the policy do not share evenly, or a prompt that is
+        too long or that the tokenizer refuses; the error names the question.
     """
-    return [
+    check_batch_size(policy, options.batch_size, "--batch-size")
+    requests = [
         make_request(
             policy,
             prompt,
             len(question.pictures),
             functools.partial(_read_pictures, question),
             question.location,
-            plain_roles,
+            options.plain_roles,
         )
         for question, prompt in zip(questions, prompts, strict=True)
     ]
+    check_lengths(policy, requests, options.answer_tokens, "--completion-length")
+    return requests
 
 
 def _read_pictures(question: Question) -> list[ImageInput]:
@@ -86,7 +99,7 @@ def _read_pictures(question: Question) -> list[ImageInput]:
 def answer_questions(
     policy: Policy,
     questions: Sequence[Question],
-    prompts: Sequence[SuitePrompt],
+    requests: Sequence[Request],
     options: AnswerOptions,
     folder: pathlib.Path,
     label: str,
@@ -96,7 +109,7 @@ def answer_questions(
     Args:
       policy: what answers; with ``data_parallel`` over all devices.
       questions: of the benchmark.
-      prompts: one per question.
+      requests: theirs, from ``make_requests``.
       options: how they are asked.
       folder: of the results; answers that it has are not asked for again.
       label: of the progress bar.
@@ -105,12 +118,9 @@ def answer_questions(
       one answer per question on the first process, none on the others.
 
     Raises:
-      UserError: a prompt or a picture that cannot be read, or answers on disk that are damaged.
-        What was answered stays.
+      UserError: a picture that cannot be read, or answers on disk that are damaged. What was
+        answered stays.
     """
-    check_batch_size(policy, options.batch_size, "--batch-size")
-    requests = make_requests(policy, questions, prompts, options.plain_roles)
-    check_lengths(policy, requests, options.answer_tokens, "--completion-length")
     batches = plan_batches(requests, options.batch_size)
 
     # The first process knows what is on disk, and it alone has the answers in the end.

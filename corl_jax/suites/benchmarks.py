@@ -124,7 +124,10 @@ benchmarks.register("mmmu_pro")(
 )
 benchmarks.register("mmmu_pro_vision")(
     Benchmark(
-        layouts=(Layout(("id", "image", "options", "answer"), owners.read_mmmu_pro_vision), TABLE),
+        layouts=(
+            Layout(("id", "image", "options", "answer"), owners.read_mmmu_pro_vision),
+            Layout(("index", "image", "answer", "A", "B")),
+        ),
         prompt=prompts.mmmu_pro_vision,
         scores=rules.choice_scores,
         judge=MATCHING_JUDGE,
@@ -133,7 +136,7 @@ benchmarks.register("mmmu_pro_vision")(
 benchmarks.register("mmstar")(
     Benchmark(
         layouts=(
-            Layout(("index", "question", "A", "B"), None),
+            Layout((*COLUMNS, "A", "B")),
             Layout(("index", "question", "image", "answer", "category"), owners.read_mmstar),
         ),
         prompt=prompts.multiple_choice,
@@ -159,7 +162,7 @@ benchmarks.register("mathvista")(
         ),
         prompt=prompts.as_published,
         scores=rules.mathvista_scores,
-        from_table=table_facts.with_listed_choices,
+        from_table=table_facts.with_task,
         judge=EXTRACTING_JUDGE,
         answer_tokens=512,
     )
@@ -255,17 +258,21 @@ def read_questions(name: str, path: pathlib.Path) -> list[Question]:
         questions = [benchmark.from_table(question) for question in read_table(rows, folder)]
     else:
         questions = [read(Cells(row, folder)) for row in rows]
-    _check_ids(questions)
+    _check(questions, is_text_needed=benchmark.prompt is not prompts.mmmu_pro_vision)
     return questions
 
 
-def _check_ids(questions: Sequence[Question]) -> None:
-    """Refuses ids that are not unique."""
-    seen: dict[str, str] = {}
+def _check(questions: Sequence[Question], *, is_text_needed: bool) -> None:
+    """Refuses ids that are not unique, and questions without a text where one is asked."""
+    locations: dict[str, str] = {}
     for question in questions:
-        if question.id in seen:
+        if is_text_needed and not question.text:
             raise UserError(
-                f"{question.location} has the id {question.id!r} of {seen[question.id]}; ids must "
-                "be unique. Get the file again"
+                f"{question.location}: question must be a text; got nothing. Get the file again"
             )
-        seen[question.id] = question.location
+        if question.id in locations:
+            raise UserError(
+                f"{question.location} has the id {question.id!r} of {locations[question.id]}; ids "
+                "must be unique. Get the file again"
+            )
+        locations[question.id] = question.location

@@ -85,7 +85,6 @@ def run_generation_suite(
     Raises:
       UserError: as ``draw_suite``, ``score_pictures`` and ``judge_folder``.
     """
-    on_first_process(lambda: folder.mkdir(parents=True, exist_ok=True))
     identity = {name: about[name] for name in ("policy", "identity", "dtype")}
     positions = policy.cfg.decoder.max_length
     with policy.on_devices():

@@ -11,13 +11,19 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.processes.agreement import on_first_process
 from corl_jax.evals.statistics import Estimate, Estimates
 from corl_jax.sampling.policy import Answer, Policy
-from corl_jax.suites.answering import AnswerOptions, answer_questions
+from corl_jax.suites.answering import AnswerOptions, answer_questions, make_requests
 from corl_jax.suites.benchmarks import Benchmark, benchmarks
 from corl_jax.suites.dumps import write_dumps
 from corl_jax.suites.questions.fields import picture_name
 from corl_jax.suites.questions.question import Question
-from corl_jax.suites.results import SuiteRecord, write_results
-from corl_jax.suites.scoring.aggregates import Aggregate, cluster_estimates, mean_estimate
+from corl_jax.suites.results import PICTURES, SuiteRecord, write_results
+from corl_jax.suites.scoring.aggregates import (
+    CORRECT,
+    Aggregate,
+    cluster_estimates,
+    mean_estimate,
+)
+from corl_jax.suites.scoring.rules import no_scores
 from corl_jax.suites.settings import claim_folder, questions_digest
 from corl_jax.suites.thumbnails import write_thumbnails
 
@@ -48,7 +54,8 @@ def run_question_suite(
       the metrics, on the first process.
 
     Raises:
-      UserError: as ``claim_folder`` and ``answer_questions``, or a question without an answer.
+      UserError: as ``make_requests``, ``claim_folder`` and ``answer_questions``, or a question
+        without an answer.
     """
     benchmark = benchmarks[name]
     check_references(benchmark, questions)
@@ -61,10 +68,11 @@ def run_question_suite(
         "questions_digest": questions_digest(questions),
         **dataclasses.asdict(options),
     }
-    claim_folder(folder, settings)
-
+    # What cannot be asked is an error before anything is written.
     prompts = [benchmark.prompt(question) for question in questions]
-    answers = answer_questions(policy, questions, prompts, options, folder, name)
+    requests = make_requests(policy, questions, prompts, options)
+    claim_folder(folder, settings)
+    answers = answer_questions(policy, questions, requests, options, folder, name)
 
     # Scores, and the files that judges read, are made by the first process alone.
     def write() -> Estimates:
@@ -86,15 +94,19 @@ def run_question_suite(
 
 
 def check_references(benchmark: Benchmark, questions: Sequence[Question]) -> None:
-    """Refuses a question that the rules cannot score, since its file has no answer."""
-    example = next((question for question in questions if question.answer), None)
-    if example is not None and not benchmark.scores(example, ""):
+    """Refuses a question that the rules cannot score, since its file has no answer.
+
+    Raises:
+      UserError: there is one.
+    """
+    # A judge has answers of its own.
+    if benchmark.scores is no_scores:
         return
     for question in questions:
         if not question.answer:
             raise UserError(
                 f"{question.location}: answer must be a text; got nothing. Use the part of the "
-                "benchmark whose answers are published, or --suite table for answers alone"
+                "benchmark whose answers are published"
             )
 
 
@@ -109,7 +121,7 @@ def make_record(benchmark: Benchmark, question: Question, answer: Answer) -> Sui
         prompt=question.text + options,
         reference=question.answer,
         output=answer.text,
-        picture=f"pictures/{picture_file(question)}",
+        picture=f"{PICTURES}/{picture_file(question)}",
         scores=scores | {TRUNCATED: float(answer.is_truncated)},
     )
 
@@ -135,10 +147,9 @@ def suite_metrics(records: Sequence[SuiteRecord], aggregates: Mapping[str, Aggre
     for record in records:
         for part in filter(None, (part.strip() for part in record.category.split(","))):
             by_category.setdefault(part, []).append(record)
-    first_score = next(iter(records[0].scores))
-    if len(by_category) > 1:
+    if CORRECT in records[0].scores and len(by_category) > 1:
         for category in sorted(by_category):
-            metrics[f"{first_score}/{category}"] = _mean(by_category[category], first_score)
+            metrics[f"{CORRECT}/{category}"] = _mean(by_category[category], CORRECT)
     return metrics
 
 

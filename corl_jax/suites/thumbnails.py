@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from PIL import Image
 
 from corl_jax.core.files import write_atomically
-from corl_jax.data.image_files import load_image
-from corl_jax.data.sources.pictures import Picture, StoredPicture
+from corl_jax.data.sources.pictures import Picture, picture_pixels
 from corl_jax.suites.results import PICTURES
 
 SIZE = 256
@@ -32,9 +31,7 @@ def write_thumbnails(folder: pathlib.Path, pictures: Mapping[str, Picture]) -> N
         path = folder / PICTURES / name
         if path.exists():
             return
-        picture = pictures[name]
-        pixels = load_image(picture.fetch() if isinstance(picture, StoredPicture) else picture)
-        image, content = Image.fromarray(pixels), io.BytesIO()
+        image, content = Image.fromarray(picture_pixels(pictures[name], name)), io.BytesIO()
         image.thumbnail((SIZE, SIZE))
         image.save(content, "JPEG", quality=85)
         write_atomically(path, content.getvalue())

@@ -1,11 +1,10 @@
-"""The embedded world as a suite: pictures of held-out captions and answers, one record for each.
+"""The embedded world as a suite, in one process: a record for each picture and each answer.
 
 The metrics are those of ``evals.runner.evaluate``, and how much the pictures differ.
 """
 
 from __future__ import annotations
 
-import functools
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,7 +13,6 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from corl_jax.core.processes.agreement import on_first_process
 from corl_jax.core.types import Completion, Record
 from corl_jax.data.records import image_of
 from corl_jax.evals.config import EvalPolicy, EvalSampling
@@ -45,7 +43,7 @@ def run_world_suite(
     sampling: EvalSampling,
     folder: pathlib.Path,
     about: Mapping[str, Any],
-    codec: ImageCodec | None,
+    codec: ImageCodec,
 ) -> Estimates:
     """Draws and answers all records and writes a folder of results.
 
@@ -56,7 +54,7 @@ def run_world_suite(
       sampling: seed, batch size and length of answers.
       folder: of the results.
       about: policy, suite and versions.
-      codec: reads the pictures as image tokens, whose variety is told; None for none.
+      codec: reads the pictures as image tokens, whose variety is told.
 
     Raises:
       UserError: as ``evals.runner.evaluate`` and ``claim_folder``.
@@ -73,7 +71,7 @@ def run_world_suite(
             images = generate_all(policy, records, scale, sampling, on_batch=bar.update)
             metrics |= generation_metrics(images, scale) | _variety(images, scale, codec)
             lines += _draw_records(images, scale)
-            on_first_process(functools.partial(_write_pictures, folder, images, scale))
+            _write_pictures(folder, images, scale)
 
         greedy = answer_all(policy, records, 0.0, sampling, on_batch=bar.update)
         sampled = answer_all(policy, records, 1.0, sampling, on_batch=bar.update)
@@ -81,17 +79,14 @@ def run_world_suite(
         lines += _answer_records(greedy, "qa_greedy")
         lines += _answer_records(sampled, "qa_sampled")
 
-    def write() -> None:
-        for record in records:
-            _save(folder / _question_picture(record), image_of(record))
-        data = {"data": f"{about['n']} held-out records of seed {about['seed']}"}
-        write_results(folder, {**about, **data}, metrics, lines)
-
-    on_first_process(write)
+    for record in records:
+        _save(folder / _question_picture(record), image_of(record))
+    data = {"data": f"{about['n']} held-out records of seed {about['seed']}"}
+    write_results(folder, {**about, **data}, metrics, lines)
     return metrics
 
 
-def _variety(images: Sequence[Completion], scale: float, codec: ImageCodec | None) -> Estimates:
+def _variety(images: Sequence[Completion], scale: float, codec: ImageCodec) -> Estimates:
     """Whether captions get pictures of their own, and how much of the codebook these use."""
     pictures = [np.asarray(completion.pixels) for completion in images]
     ids = [completion.record.id for completion in images]
@@ -101,9 +96,8 @@ def _variety(images: Sequence[Completion], scale: float, codec: ImageCodec | Non
         for name, value in duplicate_estimates(duplicates, ids).items()
         if name.endswith("_of_other_prompts")
     }
-    if codec is not None:
-        usage = code_usage(codec.encode(pictures), codec.cfg.image_vocab_size)
-        estimates |= code_estimates(usage, len(pictures))
+    usage = code_usage(codec.encode(pictures), codec.cfg.image_vocab_size)
+    estimates |= code_estimates(usage, len(pictures))
     return {f"{name}@w={scale:g}": value for name, value in estimates.items()}
 
 

@@ -209,7 +209,7 @@ def test_doctor_has_no_limit_for_an_int8_sampler(capsys, tiny_policy_folder, mon
         ("ask --policy POLICY --image TEXT --question circle", "not a picture"),
         ("ask --policy POLICY --image PICTURE --question EMPTY", "empty"),
         ("evaluate --policy POLICY --suite birds --out NEW", "birds"),
-        ("evaluate --policy POLICY --out HOME", "--out must be a new folder, or one of the same"),
+        ("evaluate --policy POLICY --out HOME", "must be a new folder, or have settings.json"),
         ("report --workdir NEW", "config.json"),
         ("doctor --policy NEW", "is not a folder"),
     ],

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import sys
 import types
 
 import numpy as np
 import pytest
-from helpers import dot_config, write_byte_tokenizer, write_untrained_policy
 from made_benchmarks import make_picture, png_base64, write_tsv
 
 from corl_jax.core.errors import UserError
@@ -21,16 +19,6 @@ from corl_jax.suites.prompts import MMVET_SYSTEM, SuitePrompt, multiple_choice
 from corl_jax.suites.questions.rows import read_rows
 from corl_jax.suites.questions.tables import read_table
 from corl_jax.suites.requests import make_request, plan_batches
-
-
-@pytest.fixture(scope="module")
-def policy_folder(tmp_path_factory):
-    cfg = dot_config()
-    decoder = dataclasses.replace(cfg.decoder, vocab_size=272, max_length=1024)
-    folder = tmp_path_factory.mktemp("policies") / "bytes"
-    return write_untrained_policy(
-        dataclasses.replace(cfg, decoder=decoder), folder, 0, write_byte_tokenizer
-    )
 
 
 @pytest.fixture(scope="module")

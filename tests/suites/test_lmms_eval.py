@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import io
 import json
@@ -14,7 +13,6 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import dot_config, write_byte_tokenizer, write_untrained_policy
 from made_benchmarks import png, write_parquet
 from PIL import Image
 
@@ -27,7 +25,7 @@ from corl_jax.data.shapes import builder
 from corl_jax.data.sources.pictures import StoredPicture
 from corl_jax.evals.understanding import grade_answers
 from corl_jax.sampling.policy import Policy
-from corl_jax.suites.answering import AnswerOptions, answer_questions
+from corl_jax.suites.answering import AnswerOptions, answer_questions, make_requests
 from corl_jax.suites.harness.continuations import continuation_ids, likelihoods
 from corl_jax.suites.prompts import SuitePrompt
 from corl_jax.suites.questions.question import Question
@@ -37,17 +35,6 @@ HERE = pathlib.Path(__file__).resolve().parent
 needs_lmms_eval = pytest.mark.skipif(
     importlib.util.find_spec("lmms_eval") is None, reason="lmms-eval is not installed"
 )
-
-
-@pytest.fixture(scope="module")
-def policy_folder(tmp_path_factory):
-    """An untrained policy that reads any text and has room for long prompts."""
-    cfg = dot_config()
-    decoder = dataclasses.replace(cfg.decoder, vocab_size=272, max_length=1024)
-    folder = tmp_path_factory.mktemp("policies") / "bytes"
-    return write_untrained_policy(
-        dataclasses.replace(cfg, decoder=decoder), folder, 0, write_byte_tokenizer
-    )
 
 
 def run_lmms_eval(folder, policy, tasks, questions, *flags):
@@ -163,9 +150,9 @@ def test_several_pictures_and_none_give_the_answers_of_our_suites(policy_folder,
         SuitePrompt(f"\n{q.text.strip()}" if q.pictures else q.text.strip()) for q in questions
     ]
     (tmp_path / "ours").mkdir()
-    answers = answer_questions(
-        policy, questions, prompts, AnswerOptions(9, 4), tmp_path / "ours", "ours"
-    )
+    options = AnswerOptions(9, 4)
+    requests = make_requests(policy, questions, prompts, options)
+    answers = answer_questions(policy, questions, requests, options, tmp_path / "ours", "ours")
     found = [line["filtered_resps"] for line in samples["corl_answers"]]
     assert found == [extract_answer(answer.text) for answer in answers]
     assert len(set(found)) > 3

@@ -134,6 +134,30 @@ def test_options_in_one_text():
     assert split_options("nothing") == {}
 
 
+def test_a_table_lacks_what_its_rules_read(tmp_path):
+    image = png_base64(1)
+    row = {"index": 1, "question": "?", "answer": "A", "image": image}
+    for suite, column in {
+        "mathvista": "answer_type",
+        "mathvision": "choices",
+        "mathverse": "problem_version",
+        "wemath": "key",
+        "logicvista": "skill",
+    }.items():
+        path = write_tsv(tmp_path / f"{suite}.tsv", [row])
+        assert f"{column} must be a text; got nothing" in refused(suite, path)
+    empty = {**row, "index": 2, "question": ""}
+    assert "question must be a text" in refused(
+        "mmbench", write_tsv(tmp_path / "t.tsv", [row, empty])
+    )
+
+
+def test_the_question_of_a_table_may_be_in_its_picture(tmp_path):
+    row = {"index": 1, "A": "x", "B": "y", "answer": "A", "image": png_base64(1)}
+    (question,) = read_questions("mmmu_pro_vision", write_tsv(tmp_path / "V.tsv", [row]))
+    assert question.text == "" and question.choices == {"A": "x", "B": "y"}
+
+
 def refused(name, path):
     with pytest.raises(UserError) as caught:
         read_questions(name, path)
@@ -235,5 +259,7 @@ def test_paths_that_are_no_benchmarks_are_refused(tmp_path):
     assert "there is no" in refused("pope", tmp_path / "none")
     (tmp_path / "empty").mkdir()
     assert "has neither" in refused("pope", tmp_path / "empty")
+    (tmp_path / "nothing.json").write_text("")
+    assert "has no rows" in refused("pope", tmp_path / "nothing.json")
     (tmp_path / "a.pdf").write_text("x")
     assert "must end in one of" in refused("pope", tmp_path / "a.pdf")

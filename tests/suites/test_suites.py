@@ -14,7 +14,6 @@ import time
 
 import openpyxl
 import pytest
-from helpers import dot_config, write_byte_tokenizer, write_untrained_policy
 from made_benchmarks import MAKERS, make_picture, write_lines
 
 from corl_jax.commands.cli import main
@@ -23,19 +22,6 @@ from corl_jax.suites.scoring.yes_no import pope_answer
 
 CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def policy_folder(tmp_path_factory):
-    """An untrained policy that reads any text and has room for long prompts."""
-    import dataclasses
-
-    cfg = dot_config()
-    decoder = dataclasses.replace(cfg.decoder, vocab_size=272, max_length=1024)
-    folder = tmp_path_factory.mktemp("policies") / "bytes"
-    return write_untrained_policy(
-        dataclasses.replace(cfg, decoder=decoder), folder, 0, write_byte_tokenizer
-    )
 
 
 @pytest.fixture(scope="module")
@@ -179,14 +165,16 @@ def test_refusals_write_nothing_and_keep_answers(policy_folder, pope_file, tmp_p
     # Results of other settings, of other questions, and other files are left alone.
     assert main(line) == 0
     before = sorted((path, path.stat().st_mtime_ns) for path in out.rglob("*"))
-    assert "results of another answer tokens: 8" in refused(
+    assert "made with one setting of 'answer_tokens'; got 9, and 8 before" in refused(
         capsys, [*line, "--completion-length", "9"]
     )
-    assert "results of another questions: 20" in refused(capsys, [*line[:-1], "21"])
+    assert "made with one setting of 'questions'; got 21, and 20 before" in refused(
+        capsys, [*line[:-1], "21"]
+    )
     assert sorted((path, path.stat().st_mtime_ns) for path in out.rglob("*")) == before
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
-    assert "has other files" in refused(
+    assert "it has other files alone" in refused(
         capsys, command(policy_folder, "pope", pope_file, tmp_path / "other")
     )
 
@@ -243,9 +231,6 @@ def test_geneval_is_drawn_scored_and_described(policy_folder, tmp_path, test_dat
 
 
 def test_the_embedded_world_leaves_records_that_compare(tmp_path, capsys, monkeypatch):
-    from corl_jax.commands import compare
-
-    assert compare
     page, numbers = tmp_path / "page.html", tmp_path / "numbers.json"
     out = tmp_path / "one"
     flags = ["--suite", "shapes", "--n", "8", "--guidance-scale", "2"]
@@ -267,3 +252,48 @@ def test_the_embedded_world_leaves_records_that_compare(tmp_path, capsys, monkey
     rows = json.loads(numbers.read_text())["differences"]
     assert rows and {row["verdict"] for row in rows} == {"no difference shown"}
     assert "t2i_strict@w=2" in page.read_text() and "no difference" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "suite, flags, name",
+    [
+        ("pope", ["--samples", "2"], "--samples"),
+        ("pope", ["--seed", "0"], "--seed"),
+        ("pope", ["--guidance-scale", "5"], "--guidance-scale"),
+        ("geneval", ["--plain-roles"], "--plain-roles"),
+        ("geneval", ["--completion-length", "4"], "--completion-length"),
+        ("shapes", ["--data", "x"], "--data"),
+        ("shapes", ["--scores", "clip_score"], "--scores"),
+    ],
+)
+def test_flags_that_would_change_nothing_are_refused(suite, flags, name, tmp_path, capsys):
+    data = [] if suite == "shapes" else ["--data", "x"]
+    line = ["evaluate", "--policy", "p", "--suite", suite, *data, "--out", str(tmp_path / "out")]
+    error = refused(capsys, [*line, *flags])
+    assert f"{name} is not for --suite {suite}" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_asked_or_drawn_leaves_no_folder(policy_folder, tmp_path, capsys):
+    data = MAKERS["pope"](tmp_path)
+    line = command(policy_folder, "pope", data, tmp_path / "out")
+    assert "prompts must have at most" in refused(capsys, [*line, "--completion-length", "1000"])
+
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat " * 300)
+    draw = [
+        "evaluate",
+        "--policy",
+        str(policy_folder),
+        "--suite",
+        "prompts",
+        "--data",
+        str(prompts),
+    ]
+    error = refused(capsys, [*draw, "--out", str(tmp_path / "out")])
+    assert "positions of the policy" in error and not (tmp_path / "out").exists()
+
+    (tmp_path / "file").write_text("mine")
+    prompts.write_text("a cat")
+    error = refused(capsys, [*draw, "--out", str(tmp_path / "file")])
+    assert "--out must be a folder" in error and (tmp_path / "file").read_text() == "mine"

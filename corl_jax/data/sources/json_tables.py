@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 from corl_jax.core.checks.json_object import JsonObject
@@ -73,7 +74,7 @@ class JsonTable:
             ``problem``.
         """
         check_text_file(path)
-        read = {".json": _read_list, ".csv": _read_csv}.get(path.suffix, _read_lines)
+        read = {".json": read_json_list, ".csv": read_csv}.get(path.suffix, read_json_lines)
         rows = list(read(path))
         if not rows:
             raise UserError(f"{str(path)!r} has no records; write one JSON object per line")
@@ -99,23 +100,25 @@ class JsonTable:
         return iter(self._rows)
 
 
-def _read_lines(path: pathlib.Path) -> Iterator[Row]:
+def read_json_lines(path: pathlib.Path) -> Iterator[Row]:
+    """A row for each line; one that is no object has a ``problem``."""
     for number, line in read_lines(path):
         location = f"line {number} of {str(path)!r}"
-        yield _row(
+        yield _json_row(
             lambda text=line, at=location: parse_json(text, at, ADVICE), location, path, number
         )
 
 
-def _read_list(path: pathlib.Path) -> Iterator[Row]:
+def read_json_list(path: pathlib.Path) -> Iterator[Row]:
+    """A row for each item of a list; one that is no object has a ``problem``."""
     content = read_json(path)
     if not isinstance(content, list):
         raise UserError(f"{str(path)!r} must be a JSON list of objects; got another value")
     for number, value in enumerate(content, 1):
-        yield _row(lambda item=value: item, f"object {number} of {str(path)!r}", path, number)
+        yield _json_row(lambda item=value: item, f"object {number} of {str(path)!r}", path, number)
 
 
-def _row(read, location: str, path: pathlib.Path, number: int) -> Row:
+def _json_row(read, location: str, path: pathlib.Path, number: int) -> Row:
     """A row, or what is wrong with it."""
     name = f"{path.stem}-{number}"
     try:
@@ -124,10 +127,13 @@ def _row(read, location: str, path: pathlib.Path, number: int) -> Row:
         return Row(location, name, {}, str(error))
 
 
-def _read_csv(path: pathlib.Path) -> Iterator[Row]:
+def read_csv(path: pathlib.Path, delimiter: str = ",") -> Iterator[Row]:
+    """A row for each line of a table, without its empty cells."""
+    # A cell may hold pictures in base64.
+    csv.field_size_limit(sys.maxsize)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
+            reader = csv.DictReader(file, delimiter=delimiter, strict=True)
             for number, values in enumerate(reader, 1):
                 location = f"row {number} of {str(path)!r}"
                 yield _csv_row(values, location, f"{path.stem}-{number}")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
 from corl_jax.core.sharding import Sharder
@@ -106,8 +106,11 @@ def make_cosine_program(model: LoadedModel) -> jax.stages.Wrapped:
 
     @jax.jit
     def run(params: Params, images: jax.Array, ids: jax.Array) -> jax.Array:
-        # uint8 travels to the device, a quarter of float32.
-        normalized = (images.astype(jnp.float32) / 255 - jnp.asarray(MEAN)) / jnp.asarray(STD)
-        return bind(model.graphdef, params).cosine(normalized, ids)
+        return bind(model.graphdef, params).cosine(normalize(images), ids)
 
     return run
+
+
+def normalize(images: UInt8[Array, "N H W 3"]) -> Float[Array, "N H W 3"]:
+    """Images as the network takes them; uint8 travels to the device, a quarter of float32."""
+    return (images.astype(jnp.float32) / 255 - jnp.asarray(MEAN)) / jnp.asarray(STD)

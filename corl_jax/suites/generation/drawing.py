@@ -34,9 +34,9 @@ from corl_jax.suites.generation.picture_files import (
 )
 from corl_jax.suites.generation.picture_stream import DrawSettings, draw_pictures
 from corl_jax.suites.generation.prompts import GenerationPrompt
-from corl_jax.suites.generation.settings_file import keep_settings
 from corl_jax.suites.generation.suite import GenerationSuite
 from corl_jax.suites.results import PICTURES, SuiteRecord
+from corl_jax.suites.settings import keep_settings, make_results_folder
 from corl_jax.tasks.text_to_image import TextToImage
 
 DRAWING = "drawing.json"
@@ -60,7 +60,7 @@ def draw_suite(
       positions: tokens that it can read and write in one sequence.
       suite: its layout is that of the folder.
       prompts: from ``suite.read``, all or some of them.
-      folder: of the results; it exists, on the first process.
+      folder: of the results; it is made, on the first process.
       settings: the picture of a sample depends on the seed, the prompt's id and the number of the
         sample, whatever else is drawn.
       about_policy: JSON values that tell policies apart; a folder has the pictures of one.
@@ -85,7 +85,8 @@ def draw_suite(
     assert_same_on_all("list of prompts, or other settings,", json.dumps(about))
 
     def begin() -> str:
-        keep_settings(folder / DRAWING, about, target, "pictures")
+        make_results_folder(folder)
+        keep_settings(folder / DRAWING, about, "pictures", has_output=target.exists())
         complete = complete_prompts(target, suite.layout, prompts, settings.samples)
         return "".join("1" if is_complete else "0" for is_complete in complete)
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -21,7 +20,7 @@ from corl_jax.core.trees import bind
 from corl_jax.core.types import Params
 from corl_jax.reward_models.base import LoadedModel
 from corl_jax.reward_models.batched import map_in_batches
-from corl_jax.reward_models.clip.text_image import MEAN, STD, resize_and_crop
+from corl_jax.reward_models.clip.text_image import normalize, resize_and_crop
 from corl_jax.reward_models.clip.tokenizer import ClipTokenizer
 from corl_jax.suites.generation.geneval_prompts import COLOURS
 from corl_jax.suites.judging.geneval_detections import Box, Detection
@@ -54,8 +53,7 @@ class ClipColours:
 
         @jax.jit
         def embed_images(params: Params, images: jax.Array) -> jax.Array:
-            normalized = (images.astype(jnp.float32) / 255 - jnp.asarray(MEAN)) / jnp.asarray(STD)
-            return bind(model.graphdef, params).image(normalized)
+            return bind(model.graphdef, params).image(normalize(images))
 
         @jax.jit
         def embed_texts(params: Params, ids: jax.Array) -> jax.Array:

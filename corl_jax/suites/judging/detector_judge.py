@@ -23,7 +23,6 @@ from corl_jax.evals.statistics import Estimates
 from corl_jax.suites.generation.drawing import picture_records
 from corl_jax.suites.generation.picture_files import read_pictures
 from corl_jax.suites.generation.prompts import GenerationPrompt
-from corl_jax.suites.generation.settings_file import keep_settings
 from corl_jax.suites.generation.suite import generation_suites
 from corl_jax.suites.judging.detectors import ColourReader, Detector
 from corl_jax.suites.judging.geneval_detections import Detection, Thresholds, counted
@@ -31,6 +30,7 @@ from corl_jax.suites.judging.geneval_figures import summarize
 from corl_jax.suites.judging.geneval_rules import Verdict, judge, needing_colours
 from corl_jax.suites.judging.verdict_file import append_lines, read_verdicts, verdict_line
 from corl_jax.suites.results import PICTURES, SuiteRecord
+from corl_jax.suites.settings import keep_settings
 
 VERDICTS, JUDGE = "detector_verdicts.jsonl", "detector_judge.json"
 """Files of a folder of results: a line per picture, and what judged."""
@@ -122,7 +122,8 @@ def judge_folder(
     thresholds = dataclasses.asdict(judge_picture.thresholds)
     about = dict(about_judge) | thresholds | {"other_classes": list(judge_picture.other_classes)}
     path = folder / VERDICTS
-    keep_settings(folder / JUDGE, about | {"is_official": False}, path, "verdicts")
+    about_file = about | {"is_official": False}
+    keep_settings(folder / JUDGE, about_file, "verdicts", has_output=path.exists())
     correct = read_verdicts(path)
 
     records = picture_records(suite, prompts, samples)

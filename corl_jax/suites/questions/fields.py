@@ -17,7 +17,12 @@ from typing import NoReturn
 from corl_jax.core.checks.json_reader import show_value
 from corl_jax.core.errors import UserError
 from corl_jax.data.sources.columns import plain_value
-from corl_jax.data.sources.pictures import Picture, StoredPicture, read_picture
+from corl_jax.data.sources.pictures import (
+    Picture,
+    StoredPicture,
+    picture_bytes,
+    read_picture,
+)
 from corl_jax.data.sources.table import Row
 
 LETTERS = string.ascii_uppercase
@@ -142,7 +147,8 @@ def lettered(options: Sequence[str]) -> dict[str, str]:
 def split_options(text: str) -> dict[str, str]:
     """Options in one text, ``A. 4; B. 5`` or ``A: 4, B: 5``, by letter; {} where there are none.
 
-    Only letters that follow each other begin an option.
+    Only letters that follow each other begin an option. Characters stay as they are, since they
+    become a prompt; ``data.answers.options.list_options`` makes them canonical.
     """
     # Where each letter begins its option, and where the text of the option begins.
     marks: list[tuple[int, int]] = []
@@ -177,15 +183,18 @@ def base64_picture(text: str, column: str, location: str) -> StoredPicture:
 
 
 def picture_name(picture: Picture) -> str:
-    """A short name that pictures have in common only where their bytes are the same."""
-    if isinstance(picture, pathlib.Path):
-        return _file_name(picture)
-    return _name(picture.fetch())
+    """A short name that pictures have in common only where their bytes are the same.
+
+    Raises:
+      UserError: a file that cannot be read.
+    """
+    # Many questions may be about one file.
+    return _file_name(picture) if isinstance(picture, pathlib.Path) else _name(picture.fetch())
 
 
 @functools.lru_cache(maxsize=1 << 16)
 def _file_name(path: pathlib.Path) -> str:
-    return _name(path.read_bytes())
+    return _name(picture_bytes(path, "a question"))
 
 
 def _name(content: bytes) -> str:

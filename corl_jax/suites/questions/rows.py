@@ -6,16 +6,20 @@ Arrow files and folders of these, and MME's folders of pictures and texts.
 
 from __future__ import annotations
 
-import csv
+import itertools
 import pathlib
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 from corl_jax.core.checks.json_object import JsonObject
-from corl_jax.core.checks.json_reader import parse_json, read_json, read_lines
-from corl_jax.core.errors import UserError, describe_error
+from corl_jax.core.checks.json_reader import parse_json, read_lines
+from corl_jax.core.errors import UserError
 from corl_jax.data.sources.hub_sets import FORMATS, open_files, open_saved
-from corl_jax.data.sources.json_tables import check_text_file
+from corl_jax.data.sources.json_tables import (
+    check_text_file,
+    read_csv,
+    read_json_lines,
+    read_json_list,
+)
 from corl_jax.data.sources.table import Row
 
 KEY = "key"
@@ -49,7 +53,8 @@ def _read_file(path: pathlib.Path) -> Iterator[Row]:
     if suffix in FORMATS:
         yield from _read_hub_files([path], path.parent)
     elif suffix in DELIMITERS:
-        yield from _read_table(path, DELIMITERS[suffix])
+        check_text_file(path)
+        yield from read_csv(path, DELIMITERS[suffix])
     elif suffix in (".jsonl", ".json"):
         yield from _read_json(path)
     else:
@@ -81,25 +86,6 @@ def _read_hub_files(files: Sequence[pathlib.Path], folder: pathlib.Path) -> Iter
     yield from table.rows(table.columns)
 
 
-def _read_table(path: pathlib.Path, delimiter: str) -> Iterator[Row]:
-    check_text_file(path)
-    # A cell may hold several pictures in base64.
-    csv.field_size_limit(sys.maxsize)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            for number, values in enumerate(csv.DictReader(file, delimiter=delimiter), 1):
-                location = f"row {number} of {str(path)!r}"
-                problem = ""
-                if None in values or None in values.values():
-                    problem = f"{location} must have as many cells as the head; got more or fewer"
-                cells = {key: value for key, value in values.items() if value}
-                yield Row(location, f"{path.stem}-{number}", cells, problem)
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{str(path)!r} must be a table in UTF-8; got {describe_error(error)}; get it again"
-        ) from None
-
-
 def _read_json(path: pathlib.Path) -> Iterator[Row]:
     """A list, an object of objects, or a line for each row, which some files call ``.json``."""
     check_text_file(path)
@@ -107,36 +93,27 @@ def _read_json(path: pathlib.Path) -> Iterator[Row]:
         start = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
 
     if start.startswith(b"["):
-        items = read_json(path)
-        assert isinstance(items, list)
-        for number, item in enumerate(items, 1):
-            yield _json_row(item, f"object {number} of {str(path)!r}", f"{path.stem}-{number}")
+        yield from read_json_list(path)
     elif _is_one_object(path):
-        for key, item in JsonObject.read(path).entries.items():
-            row = _json_row(item, f"{key!r} in {str(path)!r}", key)
-            yield Row(row.location, row.id, {KEY: key, **row.values})
+        content = JsonObject.read(path)
+        for key in content.entries:
+            row = content.block(key)
+            yield Row(f"{key!r} in {str(path)!r}", key, {KEY: key, **row.entries})
     else:
-        for number, line in read_lines(path):
-            location = f"line {number} of {str(path)!r}"
-            value = parse_json(line, location, "get the file again")
-            yield _json_row(value, location, f"{path.stem}-{number}")
+        yield from read_json_lines(path)
 
 
 def _is_one_object(path: pathlib.Path) -> bool:
     """Whether a file that begins with ``{`` is one object of objects and not one in each line."""
-    lines = read_lines(path)
-    _, first = next(lines)
+    lines = [line for _, line in itertools.islice(read_lines(path), 2)]
+    if not lines:
+        return False
     try:
-        value = parse_json(first, repr(str(path)))
+        value = parse_json(lines[0], repr(str(path)))
     except UserError:
         # An object that goes on in the next line; a damaged first line is named when it is read.
-        return next(lines, None) is not None and path.suffix == ".json"
+        return len(lines) > 1 and path.suffix == ".json"
     return isinstance(value, dict) and all(isinstance(item, dict) for item in value.values())
-
-
-def _json_row(value: object, location: str, row_id: str) -> Row:
-    entries = JsonObject.check(value, location).entries
-    return Row(location, row_id, {key: item for key, item in entries.items() if item is not None})
 
 
 def _read_mme_text(text: pathlib.Path, folder: pathlib.Path) -> Iterator[Row]:

@@ -32,25 +32,38 @@ def with_circular_cluster(question: Question) -> Question:
     return dataclasses.replace(question, cluster=str(int(question.id) % CIRCULAR_STEP))
 
 
-def with_listed_choices(question: Question) -> Question:
-    """MathVista and MATH-Vision: options are a list in one column, ``choices``.
+def with_task(question: Question) -> Question:
+    """MathVista: options are a list in ``choices``, ``answer_type`` says what a free answer is.
 
     Raises:
-      UserError: it is no list.
+      UserError: a column that is missing, or no list.
     """
-    text = question.facts.get("choices", "")
+    _fact(question, "answer_type")
+    kind = _fact(question, "question_type")
+    choices = _listed(question) if kind == "multi_choice" else {}
+    return dataclasses.replace(question, choices=choices, category=_fact(question, "task"))
+
+
+def with_listed_choices(question: Question) -> Question:
+    """MATH-Vision: options are a list in ``choices``, empty where the answer is free.
+
+    Raises:
+      UserError: the column is missing, or no list.
+    """
+    return dataclasses.replace(question, choices=_listed(question))
+
+
+def _listed(question: Question) -> dict[str, str]:
+    text = _fact(question, "choices")
     try:
-        choices = ast.literal_eval(text) if text else []
-    except (ValueError, SyntaxError):
+        choices = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
         choices = None
     if not isinstance(choices, list):
         raise UserError(
             f"{question.location}: choices must be a list; got {text[:80]!r}. Get the file again"
         )
-    category = question.facts.get("task", question.category)
-    return dataclasses.replace(
-        question, choices=lettered([str(choice) for choice in choices]), category=category
-    )
+    return lettered([str(choice) for choice in choices])
 
 
 def with_problem_version(question: Question) -> Question:

@@ -36,7 +36,7 @@ def read_table(rows: Sequence[Row], folder: pathlib.Path) -> list[Question]:
       folder: that ``image_path`` is relative to.
 
     Raises:
-      UserError: a row without a question or without a picture that can be named.
+      UserError: a row without an index, or without a picture that can be named.
     """
     all_cells = [Cells(row, folder) for row in rows]
     images = {cells.text("index"): _base64(cells) for cells in all_cells}
@@ -57,7 +57,7 @@ def _question(
     return Question(
         id=cells.required_text("index"),
         cluster="+".join(picture_name(picture) for picture in pictures),
-        text=cells.required_text("question"),
+        text=cells.text("question"),
         choices=choices,
         hint=cells.text("hint"),
         answer=cells.text("answer"),

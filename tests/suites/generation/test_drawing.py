@@ -160,7 +160,7 @@ def test_a_folder_has_the_pictures_of_one_setting(unbroken, draw, change, expect
 
 def test_pictures_of_unknown_origin_stay(draw, tmp_path):
     (tmp_path / "out/pictures").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"must not be there without drawing\.json"):
+    with pytest.raises(UserError, match=r"must be a new folder, or have drawing\.json"):
         draw(geneval_prompts(1), tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["pictures"]
 
