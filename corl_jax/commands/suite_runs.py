@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pathlib
+import sys
 from typing import Any
 
 from corl_jax.commands.common import check_file
@@ -142,9 +143,11 @@ def run_questions(args: argparse.Namespace) -> dict[str, Any]:
     options = AnswerOptions(
         args.completion_length or benchmark.answer_tokens, args.batch_size, args.plain_roles
     )
-    return run_question_suite(
+    metrics = run_question_suite(
         args.suite, questions, policy, options, args.out, _about(args.policy, policy)
     )
+    _print_note(benchmark.judge)
+    return metrics
 
 
 def run_generation(args: argparse.Namespace) -> dict[str, Any]:
@@ -153,6 +156,7 @@ def run_generation(args: argparse.Namespace) -> dict[str, Any]:
     from corl_jax.suites.generation.picture_stream import DrawSettings
     from corl_jax.suites.generation.suite import generation_suites
     from corl_jax.suites.generation_suite import Scoring, run_generation_suite
+    from corl_jax.suites.judging.open_judge import NOTICE
 
     # Everything that can be wrong in the flags is found before a policy is loaded.
     suite = generation_suites[args.suite]
@@ -180,7 +184,15 @@ def run_generation(args: argparse.Namespace) -> dict[str, Any]:
     settings = DrawSettings(samples, args.seed or 0, scales[0], temperature, args.batch_size)
     scoring = Scoring(tuple(names), options, args.detector, args.judge_clip)
     about = _about(args.policy, policy)
-    return run_generation_suite(suite, prompts, policy, settings, scoring, args.out, about)
+    metrics = run_generation_suite(suite, prompts, policy, settings, scoring, args.out, about)
+    _print_note(NOTICE if args.detector else "")
+    return metrics
+
+
+def _print_note(text: str) -> None:
+    """What has to stand beside the figures, if anything."""
+    if text:
+        print(f"note: {text}", file=sys.stderr)
 
 
 def _about(name: str, policy: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from helpers import byte_tokenizer
 
 from corl_jax.core.errors import UserError
 from corl_jax.data.prompts import JANUS_TEMPLATE
@@ -188,3 +189,18 @@ def test_roles_are_plain_words_if_the_tokenizer_has_no_role_tokens(folder, tmp_p
     assert prompt[1] == ids["User"] and prompt[-3] == ids["Assistant"]
     assert prompt[-1] == tokenizer.boi_id
     assert ids["User"] in tokenizer.question_prompt("how many?", 3)
+
+
+def test_a_turn_with_pictures_is_stripped_as_a_whole():
+    # Janus's processor does so, and keeps the line end between a picture and the question.
+    tokenizer = TextTokenizer(byte_tokenizer())
+    ids = tokenizer.content_prompt("\nwhy? ", 2, 3, system="Think.")
+    marks = (
+        f"{JANUS_TEMPLATE.begin_of_image}{JANUS_TEMPLATE.image * 3}{JANUS_TEMPLATE.end_of_image}"
+    )
+    text = f"Think.\n\n<|User|>: {marks * 2}\nwhy?\n\n<|Assistant|>:"
+    assert ids == [tokenizer.bos_id, *tokenizer.encode(text)]
+    assert tokenizer.content_prompt(" why? ", 0, 3) == tokenizer.content_prompt("why?", 0, 3)
+
+    plain = tokenizer.content_prompt("why?", 0, 3, plain_roles=True)
+    assert plain == [tokenizer.bos_id, *tokenizer.encode("User: why?\n\nAssistant:")]

@@ -33,6 +33,23 @@ def test_rows_without_placeholders_are_plain_text(model, rng):
     np.testing.assert_array_equal(model.embed_prompt(tokens, images, IMAGE_ID), text)
 
 
+def test_several_images_of_a_prompt_follow_each_other(model, rng):
+    size, count = 16, 16
+    images = jnp.asarray(rng.uniform(-1, 1, (2, 2, size, size, 3)), jnp.float32)
+    tokens = np.full((2, 2 * count + 3), 1)
+    tokens[:, 1 : 1 + count] = tokens[:, 2 + count : 2 + 2 * count] = IMAGE_ID
+    # The second prompt has a single image; its other one is not read.
+    tokens[1, 2 + count :] = 1
+    x = model.embed_prompt(jnp.asarray(tokens), images, IMAGE_ID)
+
+    states = model.embed_images(images.reshape(4, size, size, 3))
+    np.testing.assert_allclose(x[0, 1 : 1 + count], states[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(x[0, 2 + count : 2 + 2 * count], states[1], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(x[1, 1 : 1 + count], states[2], rtol=1e-5, atol=1e-5)
+    text = model.embed_text(jnp.asarray(tokens))
+    np.testing.assert_array_equal(x[1, 1 + count :], text[1, 1 + count :])
+
+
 def test_patches_are_numbered_row_by_row(model):
     """A change in one patch changes the embedding of that patch only."""
     black = jnp.zeros((1, 16, 16, 3))

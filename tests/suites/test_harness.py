@@ -213,4 +213,4 @@ def test_vlmevalkit_lets_the_policy_think_in_mmvet_alone(kit, policy_folder, mon
     message = [{"type": "text", "value": "Why? "}]
     assert model.generate(message, "MMVet") == "red"
     assert kit.CorlJax(str(policy_folder), keep_tags=True).generate(message) != "red"
-    assert prompts == [SuitePrompt("Why?", MMVET_SYSTEM), SuitePrompt("Why?")]
+    assert prompts == [SuitePrompt("Why? ", MMVET_SYSTEM), SuitePrompt("Why? ")]

@@ -95,9 +95,7 @@ class CorlJax(BaseModel):
             cannot be read.
         """
         pictures = [part["value"] for part in message if part["type"] == "image"]
-        text = "".join(part["value"] for part in message if part["type"] == "text")
-        # Janus strips the whole turn, whose beginning is a picture where there is one.
-        content = text.rstrip() if pictures else text.strip()
+        content = "".join(part["value"] for part in message if part["type"] == "text")
         system = prompts.MMVET_SYSTEM if dataset is not None and MMVET in dataset else ""
         request = make_request(
             self._policy,
