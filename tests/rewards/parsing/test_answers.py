@@ -190,4 +190,5 @@ def test_long_texts_take_bounded_time(name):
     is_correct(LONG_TEXTS[name], "B", "MC", CHOICES)
     is_correct(LONG_TEXTS[name], "B", "OE")
     token_f1(LONG_TEXTS[name], "a red circle")
-    assert time.process_time() - start < 1.5
+    # Below a second on a quiet machine; a pattern that goes back over such a text takes minutes.
+    assert time.process_time() - start < 10
