@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import ml_collections
 
-from configs import sft, unified
+from corl_jax.configs import sft, unified
 
 RECORDS = 22_479 + 2 * 22_000
 """``x2x_rft_22k``, and 22,000 each of multiple choice and of open questions."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import ml_collections
 
-from configs import common, refined_mc, refined_oe, refined_t2i, unified
+from corl_jax.configs import common, refined_mc, refined_oe, refined_t2i, unified
 
 STAGES = {
     "unified": unified,

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import ml_collections
 
-from configs import recipes, unified
+from corl_jax.configs import recipes, unified
 
 SAMPLES = 8_000
 

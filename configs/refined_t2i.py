@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import ml_collections
 
-from configs import recipes, unified
+from corl_jax.configs import recipes, unified
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import ml_collections
 
-from configs import common
+from corl_jax.configs import common
 from corl_jax.stages.sft import SftConfig
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ml_collections
 
-from configs import common
+from corl_jax.configs import common
 from corl_jax.stages.tokenizer import TokenizerConfig
 
 

@@ -29,8 +29,8 @@ from __future__ import annotations
 
 import ml_collections
 
-from configs import common
-from configs.one_chip import fit_one_chip
+from corl_jax.configs import common
+from corl_jax.configs.one_chip import fit_one_chip
 from corl_jax.core.errors import UserError
 from corl_jax.objectives.kl import KlConfig
 from corl_jax.rewards.config import RewardOptions

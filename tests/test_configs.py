@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs.one_chip import ONE_CHIP
+from corl_jax.configs.one_chip import ONE_CHIP
 from corl_jax.core.errors import UserError
 from corl_jax.core.sharding import make_mesh
 from corl_jax.core.trees import count

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ml_collections
 
-from configs import unified
+from corl_jax.configs import unified
 
 STEPS = 8
 SAVE_EVERY = 2

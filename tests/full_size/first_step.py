@@ -42,7 +42,7 @@ TEXTS = ("prompt", "qa_problem", "qa_solution", "qa_type")
 SCHEMA = pyarrow.schema([("real_image", PICTURE), *((name, pyarrow.string()) for name in TEXTS)])
 
 CONFIG = """
-from configs import unified
+from corl_jax.configs import unified
 
 
 def get_config(arg=None):

@@ -18,7 +18,7 @@ from first_step import CONFIG, FLAGS, write_policy
 
 from corl_jax.bench.workloads import DOT, MID
 
-SFT_CONFIG = "from configs.cold_sft import get_config\n"
+SFT_CONFIG = "from corl_jax.configs.cold_sft import get_config\n"
 SFT_FLAGS = {
     "steps": 2,
     "hooks.sample_every": 0,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import metric_rows
 
-from configs import unified
+from corl_jax.configs import unified
 from corl_jax.stages.run import run
 
 FULL_SIZE = {
