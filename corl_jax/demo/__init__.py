@@ -1,0 +1,1 @@
+"""The page of ``corl demo``: draw, ask, watch a run, compare two policies."""
