@@ -47,12 +47,14 @@ class RunConfig:
     """The keys of a config that are no blocks and that every stage has.
 
     Attributes:
-      stage: a name in ``stages.run.STAGES``.
+      stage: what is trained: ``tokenizer``, ``sft`` or ``rl``; it belongs to the config file.
       seed: of everything random.
       steps: length of the run.
       microbatches: parts of a batch whose gradients are added up one after another.
       updates_per_step: updates with the same rollouts; 1 outside reinforcement learning.
-      init_from: where the initial parameters come from, see ``setup.parse_init_from``.
+      init_from: where the initial parameters come from: ``tiny`` (the shipped base), a Hugging Face
+        folder or id, a work directory, PATTERN=SOURCE pairs for parts of several, or "" for random
+        ones; see ``setup.parse_init_from``.
       progress_metrics: columns on the progress bar.
     """
 
