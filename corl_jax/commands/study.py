@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import datetime
 import pathlib
-import runpy
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 from corl_jax.commands.common import number, path_flag
 from corl_jax.core.checks.config_block import Interval
 from corl_jax.core.checks.paths import check_writable
+from corl_jax.core.config_files import find_config, load_module
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_atomically, write_json
 
@@ -25,14 +25,13 @@ if TYPE_CHECKING:
 Seeds = Annotated[int, Interval(ge=1, le=100)]
 # The shipped studies.
 FILE = "configs/studies.py"
+DEFINES = "STUDIES"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command."""
     parser.add_argument("name", help=f"a study in {FILE}")
-    parser.add_argument(
-        "--file", type=path_flag, default=pathlib.Path(FILE), help=f"default: {FILE}"
-    )
+    parser.add_argument("--file", default=FILE, help=f"default: {FILE}")
     parser.add_argument(
         "--out", type=path_flag, help="folder of the study (default: runs/studies/NAME)"
     )
@@ -93,19 +92,22 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def load_study(file: pathlib.Path, name: str) -> Study:
+def load_study(file: str, name: str) -> Study:
     """A study by name.
 
+    Args:
+      file: see ``core.config_files.find_config``.
+      name: of the study.
+
     Raises:
-      UserError: no such file or study.
+      UserError: no such file or study, or an error in the file.
     """
-    if not file.is_file():
+    studies = vars(load_module(find_config(file, "--file", DEFINES), "--file")).get(DEFINES)
+    if studies is None:
         raise UserError(
-            f"--file {str(file)!r} does not exist; run this in the folder of the project, or pass "
-            "another --file"
+            f"--file must be a file that defines {DEFINES}, a study by its name; {file!r} does not. "
+            f"See {FILE} of the package"
         )
-    # Configs are not part of the package, so the file is run and not imported.
-    studies = runpy.run_path(str(file))["STUDIES"]
     if name not in studies:
         raise UserError(f"unknown study {name!r}; expected one of {', '.join(studies)}")
     return studies[name]

@@ -28,6 +28,19 @@ from corl_jax.report.page import write_report
 from corl_jax.stages.rl.evaluation import HeldOutEvaluation
 from corl_jax.stages.setup import Setup
 
+EVAL_FILE = "eval.json"
+
+
+def is_evaluated(workdir: Workdir, steps: int) -> bool:
+    """Whether the policy after ``steps`` steps has been evaluated, and the facts of its run are there.
+
+    Raises:
+      UserError: ``eval.json`` is damaged.
+    """
+    path = workdir.path / EVAL_FILE
+    entries = JsonObject.read(path).entries if path.exists() else {}
+    return "run" in entries and entries.get("after_step") == steps
+
 
 @dataclasses.dataclass(frozen=True)
 class RunEvaluation:
@@ -50,7 +63,7 @@ class RunEvaluation:
     @property
     def path(self) -> Path:
         """``eval.json``."""
-        return self.workdir.path / "eval.json"
+        return self.workdir.path / EVAL_FILE
 
     def evaluate_before(self) -> None:
         """Evaluates the policy that the run starts from, and notes the time of the start."""

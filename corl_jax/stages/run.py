@@ -14,7 +14,7 @@ import jax
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import name_write_errors
-from corl_jax.core.processes.agreement import on_first_process
+from corl_jax.core.processes.agreement import on_first_process, texts_of_processes
 from corl_jax.engine.alarms import AlarmConfig
 from corl_jax.engine.hooks import Profile
 from corl_jax.engine.loop import LoopConfig, TrainingRun, train
@@ -23,6 +23,7 @@ from corl_jax.engine.workdir import Workdir, check_reachable, join_workdir, open
 from corl_jax.stages import preflight
 from corl_jax.stages.config import HooksConfig, ResumeConfig, read_block, without_resume
 from corl_jax.stages.evaluate_run import RunEvaluation
+from corl_jax.stages.finished_run import finished_run
 from corl_jax.stages.rl.evaluation import HeldOutEvaluation
 from corl_jax.stages.rl.stage import RlStage
 from corl_jax.stages.run_inputs import check_resumable, describe_inputs
@@ -68,7 +69,20 @@ class PreparedRun(TrainingRun):
 
 
 def run(config: Mapping[str, Any], workdir: str | Path) -> None:
-    """Trains to the end; a config with ``evals`` is evaluated before and after, and reported."""
+    """Trains to the end; a config with ``evals`` is evaluated before and after, and reported.
+
+    Of a run that is complete one line is printed, and nothing in its work directory changes.
+    """
+    preflight.check_accelerator_free(jax.config.jax_platforms)  # type: ignore[attr-defined]
+    _check_stage(config)
+    check_config(config)
+    # The first process sees the work directory, and all end or go on together.
+    line = on_first_process(lambda: finished_run(config, workdir, MAY_DIFFER))
+    if line := texts_of_processes(line or "")[0]:
+        if jax.process_index() == 0:
+            print(line, flush=True)
+        return
+
     prepared = prepare(config, workdir)
     evaluation = None
     if prepared.evaluation is not None:
