@@ -16,12 +16,12 @@ from typing import Any
 from corl_jax import __version__
 from corl_jax.report import comparison_samples
 from corl_jax.report.comparison_tables import (
+    placeholder,
     render_metrics,
     render_published,
     render_table,
     render_verdicts,
 )
-from corl_jax.report.samples import placeholder
 from corl_jax.report.style import CSS
 from corl_jax.suites.comparing.comparison import Comparison
 from corl_jax.suites.results import SuiteResults

@@ -166,3 +166,8 @@ def render_published(suite: str) -> str:
         "and scales do where these are shares (0.73 is 73 %). † measured by the authors of CoRL; "
         "other values of Janus-Pro are quoted by them.</p>"
     )
+
+
+def placeholder(text: str) -> str:
+    """A box that says which part is missing."""
+    return f'<p class="empty">{escape(text)}</p>'

@@ -19,7 +19,7 @@ from corl_jax.data.prepared.prepare import PreparedSplit
 from corl_jax.data.prepared.summary import DUPLICATE, REJECTED
 from corl_jax.engine.image_grid import image_grid
 from corl_jax.report.style import CSS
-from corl_jax.report.svg import PALETTE, add_grid, render_svg
+from corl_jax.report.svg import PALETTE, add_grid, draw_svg
 
 PAGE_FILE, SHEET_FILE = "statistics.html", "pictures-{split}.jpg"
 MOST_VALUES = 12
@@ -119,6 +119,6 @@ def _render_histogram(split: str, name: str, counts: Counter[int]) -> str:
         axes.hist(values, bins=min(BINS, len(values)), weights=weights, color=PALETTE[0])
         add_grid(axes, "y")
 
-    svg = render_svg(f"{split} {name}", 1.9, plot)
+    svg = draw_svg(f"{split} {name}", 1.9, plot)
     note = f"from {values[0]:,} to {values[-1]:,}, median {median:,}"
     return f'<div class="card"><h3>{escape(name)}</h3><p class="soft small">{note}</p>{svg}</div>'
