@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import toy_stage
+from corl_jax.engine.tensorboard import TensorBoard
 from helpers import metric_rows
 from PIL import Image
 
@@ -19,7 +20,6 @@ from corl_jax.engine.checkpoints import step_folders
 from corl_jax.engine.checkpoints.abandoned_tasks import hidden_abandoned_tasks
 from corl_jax.engine.checkpoints.step_folders import saved_steps
 from corl_jax.engine.hooks import PeriodicHook, Report
-from corl_jax.engine.tensorboard import TensorBoard
 from corl_jax.engine.writers import JsonLines
 
 DEV_FULL = Path("/dev/full")
