@@ -22,9 +22,9 @@ from corl_jax.engine.completions import (
     rewind_completions,
     write_completions,
 )
-from corl_jax.engine.progress import TrainingProgress
 from corl_jax.engine.run_history import RunHistory
 from corl_jax.engine.trackers.collection import Trackers
+from corl_jax.engine.training_progress import TrainingProgress
 from corl_jax.engine.workdir import Workdir
 from corl_jax.engine.writers import JsonLines, read_rows, rewind_metrics
 

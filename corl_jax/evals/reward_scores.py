@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from corl_jax.core.progress import ProgressBar
 from corl_jax.core.types import Completion, Record, Rewards
 from corl_jax.data.records import has_task
-from corl_jax.engine.progress import ProgressBar
 from corl_jax.evals.config import EvalPolicy, EvalSampling
 from corl_jax.evals.generation import generate_all
 from corl_jax.evals.runner import check_evaluation

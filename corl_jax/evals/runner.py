@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.progress import ProgressBar
 from corl_jax.core.types import Record
-from corl_jax.engine.progress import ProgressBar
 from corl_jax.evals.config import EvalPolicy, EvalSampling
 from corl_jax.evals.generation import generate_all, generation_metrics
 from corl_jax.evals.statistics import Estimates

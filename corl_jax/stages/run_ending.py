@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from corl_jax.core.checks.json_object import JsonObject
+from corl_jax.core.progress import format_seconds
 from corl_jax.engine.checkpoints.step_folders import saved_steps
-from corl_jax.engine.progress import format_seconds
 from corl_jax.engine.run_history import RunHistory
 from corl_jax.engine.workdir import Workdir
 from corl_jax.engine.writers import read_rows

@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from types import TracebackType
 
 from tqdm import tqdm
@@ -32,10 +31,21 @@ class ProgressBar:
       label: what it is.
       unit: one of them.
       quiet: prints nothing.
+      delay: seconds until it appears; what is shorter is not worth a bar.
     """
 
-    def __init__(self, total: int, *, label: str, unit: str, done: int = 0, quiet: bool = False):
+    def __init__(
+        self,
+        total: int,
+        *,
+        label: str,
+        unit: str,
+        done: int = 0,
+        quiet: bool = False,
+        delay: float = 0.0,
+    ):
         self._total, self._done, self._label, self._unit = total, done, label, unit
+        self._delay = delay
         self._quiet, self._is_terminal = quiet, sys.stderr.isatty()
         self._status, self._details = "", ""
         self._begin = self._last_line = time.monotonic()
@@ -51,6 +61,7 @@ class ProgressBar:
             dynamic_ncols=True,
             unit=unit,
             bar_format=BAR,
+            delay=delay,
             disable=quiet or not self._is_terminal,
         )
         self._thread = threading.Thread(target=self._tick, name=f"progress: {label}", daemon=True)
@@ -117,7 +128,7 @@ class ProgressBar:
 
     def _print_progress(self) -> None:
         """The state as a line of a log."""
-        if self._quiet or self._is_terminal:
+        if self._quiet or self._is_terminal or self.seconds < self._delay:
             return
         self._last_line = time.monotonic()
         text = self._status or self._details
@@ -138,45 +149,3 @@ def format_seconds(seconds: float) -> str:
     """Such as ``42 s`` or ``12 min 05 s``."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
-class TrainingProgress:
-    """The bar of a run, with some metrics.
-
-    Args:
-      total_steps: steps of the run.
-      steps_done: steps that were done before.
-      columns: metrics to show, in order, under their whole names; those that a row lacks are left
-        out.
-      label: of the run.
-      quiet: no bar.
-    """
-
-    def __init__(
-        self,
-        total_steps: int,
-        steps_done: int,
-        columns: tuple[str, ...],
-        label: str = "training",
-        quiet: bool = False,
-    ):
-        self._columns, self._steps_done = columns, steps_done
-        self._bar = ProgressBar(total_steps, done=steps_done, label=label, unit="step", quiet=quiet)
-
-    def say(self, status: str) -> None:
-        """Says what is being done until the next row, such as ``compiling``."""
-        self._bar.say(status)
-
-    def write(self, step: int, row: Mapping[str, float]) -> None:
-        """Moves the bar to ``step``."""
-        values = [f"{name}={row[name]:.3g}" for name in self._columns if name in row]
-        self._bar.update(step - self._steps_done, " ".join(values))
-        self._steps_done = step
-
-    def print_line(self, text: str) -> None:
-        """Prints a line above the bar."""
-        self._bar.print_line(text)
-
-    def close(self) -> None:
-        """Ends the bar's line."""
-        self._bar.close()
