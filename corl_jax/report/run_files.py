@@ -6,6 +6,7 @@ People copy and edit these files. A value that is missing or of another type is 
 from __future__ import annotations
 
 import pathlib
+import re
 from typing import Any
 
 from corl_jax.core.checks.json_object import JsonObject
@@ -87,7 +88,7 @@ def read_galleries(folder: pathlib.Path) -> dict[str, Any]:
         for prompt in gallery.blocks("prompts"):
             prompt.text("prompt")
             for picture in prompt.blocks("pictures"):
-                picture.text("png")
+                _check_png(picture)
                 # Where nothing says whether a picture is right, it has its reward instead.
                 if "reward" in picture.entries:
                     picture.number("reward")
@@ -108,8 +109,9 @@ def read_transcripts(folder: pathlib.Path) -> dict[str, Any]:
         # The file is a list, and an object around it has the methods to check it.
         questions = JsonObject({"questions": read_json(path, ADVICE)}, repr(str(path)), ADVICE)
         for question in questions.blocks("questions"):
-            for name in ("question", "kind", "reference", "png"):
+            for name in ("question", "kind", "reference"):
                 question.text(name)
+            _check_png(question)
             for decoding in ("greedy", "sampled"):
                 answer = question.block(decoding)
                 answer.text("text")
@@ -117,6 +119,12 @@ def read_transcripts(folder: pathlib.Path) -> dict[str, Any]:
                 answer.boolean("well_formed")
         transcripts[side] = questions.entries["questions"]
     return transcripts
+
+
+def _check_png(block: JsonObject) -> None:
+    """Raises UserError for a picture that is not base64, which no page could show."""
+    if re.fullmatch(r"[A-Za-z0-9+/]+=*", block.text("png")) is None:
+        block.refuse("png", "a PNG file in base64")
 
 
 def _open(path: pathlib.Path, folder: pathlib.Path) -> JsonObject:

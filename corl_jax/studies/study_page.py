@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from corl_jax.evals.statistics import format_percent
 from corl_jax.report.style import CSS
-from corl_jax.report.svg import GREY, INK, PALETTE, add_grid, render_svg
+from corl_jax.report.svg import GREY, INK, PALETTE, add_grid, draw_svg
 from corl_jax.studies.comparison import Cell, CommandRun, Study
 
 Cells = Mapping[str, Mapping[str, Cell]]
@@ -31,7 +31,7 @@ def render_study_page(
     """
     # One card per metric.
     plots = "".join(
-        f'<div class="card">{render_svg(metric, _height(cells), _plotter(metric, cells))}</div>'
+        f'<div class="card">{draw_svg(metric, _height(cells), _plotter(metric, cells))}</div>'
         for metric in study.metrics
     )
 
@@ -58,7 +58,7 @@ def render_study_svg(name: str, study: Study, cells: Cells) -> str:
     """All plots in one SVG file."""
     # A file has no page to take its colour from, so it gets a grey that both themes can show.
     plotters = [_plotter(metric, cells) for metric in study.metrics]
-    return render_svg(name, _height(cells), *plotters, ink=GREY) + "\n"
+    return draw_svg(name, _height(cells), *plotters, ink=GREY) + "\n"
 
 
 def _table(study: Study, cells: Cells) -> str:
