@@ -18,9 +18,13 @@ from corl_jax import __version__
 from corl_jax.core.checks.paths import check_writable, user_path
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_atomically
+from corl_jax.core.progress import format_seconds
+from corl_jax.core.provenance import reduce_paths
 from corl_jax.engine.alarms import Alarm, AlarmConfig
 from corl_jax.engine.remote_workdir import require_local_path
 from corl_jax.report import charts, run_files, samples, tables
+from corl_jax.report.completions_section import read_shown_steps
+from corl_jax.report.provenance import LONGEST, provenance_facts
 from corl_jax.report.rendering import render
 
 REPORT_FILE = "report.html"
@@ -72,7 +76,7 @@ def render_page(folder: pathlib.Path) -> str:
     rows = run_files.read_metrics(folder)
     evals = run_files.read_evals(folder)
 
-    stage = config["stage"]
+    stage = config_file.text("stage")
     stage = STAGE_TITLES.get(stage, stage)
     return render(
         "run.html",
@@ -82,7 +86,8 @@ def render_page(folder: pathlib.Path) -> str:
         name=folder.resolve().name,
         version=__version__,
         written=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        run_facts=_run_facts(folder, config, rows, evals["run"]),
+        run_facts=provenance_facts(run_files.read_starts(folder), evals["run"])
+        | _run_facts(folder, config, rows),
         # Measures.
         sides={side: evals.get(side, {}) for side in samples.SIDES},
         tiles=tables.make_tiles(evals),
@@ -92,6 +97,7 @@ def render_page(folder: pathlib.Path) -> str:
         gallery=samples.pair_galleries(run_files.read_galleries(folder)),
         answers=samples.pair_answers(run_files.read_transcripts(folder)),
         sheets=samples.read_sheets(folder),
+        completions=read_shown_steps(folder),
         # The course of the run.
         alarms=_alarms(alarm_config, rows),
         charts=charts.draw_charts(rows),
@@ -100,42 +106,31 @@ def render_page(folder: pathlib.Path) -> str:
 
 
 def _within_pipeline(text: str, folder: pathlib.Path) -> str:
-    """``text`` with the folders of other stages of a pipeline by their names.
+    """``text`` with the folders of other stages of a pipeline by their names, and no other folders.
 
     A pipeline puts their full paths into configs, and a report goes to people who should not see
     where its author's files are.
     """
-    return text.replace(f"{folder.resolve().parent}/", "")
+    return reduce_paths(text.replace(f"{folder.resolve().parent}/", ""))
 
 
 def _run_facts(
-    folder: pathlib.Path, config: Mapping[str, Any], rows: Sequence[Row], run: Mapping[str, Any]
+    folder: pathlib.Path, config: Mapping[str, Any], rows: Sequence[Row]
 ) -> dict[str, str]:
     """What the head says about the run, name to text."""
     # A metric may be absent from a row, and it is NaN where it was not finite.
     times = (row["time/step"] for row in rows if "time/step" in row)
     seconds = sum(time for time in times if math.isfinite(time))
     last_step = rows[-1]["step"] if rows else 0
-    total = f", {_duration(run['seconds'])} from start to report" if "seconds" in run else ""
 
     # The digest tells runs of different configs apart at a glance.
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
     init_from = _within_pipeline(config["init_from"], folder) or "scratch"
     return {
-        "command": run["command"],
         "config": f"sha256 {digest[:16]}, seed {config['seed']}, starts from {init_from}",
         "steps": f"{last_step} of {config['steps']}",
-        "time": f"{_duration(seconds)} in training steps" + total,
-        "date": run["date"],
-        "machine": run["machine"],
-        "versions": ", ".join(f"{name} {value}" for name, value in run["versions"].items()),
+        "in steps": format_seconds(min(max(seconds, 0), LONGEST)),
     }
-
-
-def _duration(seconds: float) -> str:
-    # Bounded, since a file may have any number there.
-    minutes, rest = divmod(round(min(max(seconds, 0), 1e12)), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _alarms(alarm_config: AlarmConfig, rows: Sequence[Row]) -> list[str]:

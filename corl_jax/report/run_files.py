@@ -14,6 +14,7 @@ from corl_jax.core.checks.json_reader import read_json
 from corl_jax.core.checks.paths import check_inside
 from corl_jax.core.renamed_keys import rename_keys
 from corl_jax.engine.alarms import AlarmConfig
+from corl_jax.engine.run_history import Start, read_history
 from corl_jax.engine.writers import read_rows
 from corl_jax.evals.statistics import read_estimates
 from corl_jax.report.samples import SIDES
@@ -74,6 +75,12 @@ def read_evals(folder: pathlib.Path) -> dict[str, Any]:
     if "seconds" in run.entries:
         run.number("seconds")
     return evals | {"run": UNKNOWN_RUN | dict(run.entries)}
+
+
+def read_starts(folder: pathlib.Path) -> tuple[Start, ...]:
+    """``run.json``: the starts of the run; none for a run of an older version."""
+    check_inside(folder / "run.json", folder)
+    return read_history(folder)
 
 
 def read_galleries(folder: pathlib.Path) -> dict[str, Any]:
