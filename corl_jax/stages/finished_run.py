@@ -63,6 +63,7 @@ def check_length(workdir: Workdir, steps: int) -> int:
 
 def _is_reported(config: Mapping[str, Any], workdir: Workdir) -> bool:
     """Whether the page of a run is there, and the evaluation after its last step if it has one."""
-    has_evaluation = config["stage"] == "rl" and config["evals"]["num_records"] > 0
+    has_evals = config["stage"] == "rl" and "evals" in config
+    has_evaluation = has_evals and config["evals"]["num_records"] > 0
     is_complete = not has_evaluation or is_evaluated(workdir, config["steps"])
     return is_complete and (workdir.path / REPORT_FILE).exists()

@@ -94,7 +94,8 @@ class PreparedRun(TrainingRun):
 def run(config: Mapping[str, Any], workdir: str | Path) -> None:
     """Trains to the end; a config with ``evals`` is evaluated before and after.
 
-    A run that ends, or stops after a signal, leaves its page. Of a run that is complete one line is printed, and nothing in its work directory changes.
+    A run that ends, or stops after a signal, leaves its page. Of a run that is
+    complete one line is printed, and nothing in its work directory changes.
     """
     preflight.check_accelerator_free(jax.config.jax_platforms)  # type: ignore[attr-defined]
     _check_stage(config)
