@@ -2,9 +2,9 @@ import json
 
 import numpy as np
 import pytest
-from corl_jax.engine.trackers.tensorboard import TensorBoard
 
 from corl_jax.engine.image_grid import image_grid
+from corl_jax.engine.trackers.tensorboard import TensorBoard
 from corl_jax.engine.writers import JsonLines
 
 
