@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from corl_jax.engine.checkpoints.step_folders import latest_step
+from corl_jax.engine.run_history import read_history
 from corl_jax.main import main, parse_command_line
 
 ROOT = Path(__file__).parents[1]
@@ -92,7 +93,9 @@ def test_a_real_run_of_two_steps(start, tiny_policy_folder, tmp_path):
     folder = tmp_path / "run"
     assert [row["step"] for row in read_metrics(folder)] == [1, 2] and latest_step(folder) == 2
     evals = json.loads((folder / "eval.json").read_text())
-    assert {"before", "after", "run"} <= set(evals) and evals["before"]["qa_greedy"]["n"] == 2
+    assert {"before", "after"} <= set(evals) and evals["before"]["qa_greedy"]["n"] == 2
+    assert [start.last_step for start in read_history(folder)] == [2]
+    assert err.splitlines()[-1].endswith(f"report: {folder}/report.html")
     assert (folder / "report.html").stat().st_size > 1000
 
 

@@ -6,6 +6,7 @@ does, as during a compilation. All is ASCII, so that any terminal and any log ca
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -15,9 +16,14 @@ from tqdm import tqdm
 
 LINE_SECONDS = 30.0
 """Between two lines of a log."""
+USUAL_SIZE = (120, 24)
+"""Columns and rows of a terminal without a size, as under ``docker run -t`` or ``script``."""
+WIDE = 120
+"""From so many columns on there is room for the bar itself beside the numbers."""
 REFRESH_SECONDS = 1.0
 """Between two looks of the thread, also how often a bar is drawn anew."""
 BAR = "{desc}: {percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+NARROW_BAR = "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 BUSY_BAR = "{desc}: {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 """Of a bar; while it says what it is busy with, there is no rate."""
 
@@ -51,6 +57,7 @@ class ProgressBar:
         self._begin = self._last_line = time.monotonic()
         self._lock, self._ended = threading.Lock(), threading.Event()
 
+        columns = _terminal_columns()
         self._bar = tqdm(
             total=total,
             initial=done,
@@ -58,7 +65,9 @@ class ProgressBar:
             file=sys.stderr,
             ascii=True,
             mininterval=1.0,
-            dynamic_ncols=True,
+            dynamic_ncols=columns > 0,
+            ncols=None if columns else USUAL_SIZE[0],
+            nrows=None if columns else USUAL_SIZE[1],
             unit=unit,
             bar_format=BAR,
             delay=delay,
@@ -92,7 +101,8 @@ class ProgressBar:
         with self._lock:
             self._done, self._details = self._done + count, details
             was_busy, self._status = bool(self._status), ""
-            self._bar.bar_format = BAR
+            is_narrow = 0 < _terminal_columns() < WIDE
+            self._bar.bar_format = NARROW_BAR if is_narrow else BAR
             self._bar.set_postfix_str(details, refresh=False)
             self._bar.update(count)
             # In a log the first unit is news: whatever was waited for is there.
@@ -143,6 +153,14 @@ class ProgressBar:
     def seconds(self) -> float:
         """Since it began."""
         return time.monotonic() - self._begin
+
+
+def _terminal_columns() -> int:
+    """Columns of the terminal; 0 where nobody knows."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):  # stderr is no terminal, or no file at all
+        return 0
 
 
 def format_seconds(seconds: float) -> str:

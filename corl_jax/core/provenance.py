@@ -83,7 +83,7 @@ def _git(root: pathlib.Path, *arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-PATH = re.compile(r"""(?<![\w.:/~-])(?:~[\w-]*)?/(?:[^/\s'"<>,:;|\\]+/+)*([^/\s'"<>,:;|\\]*)/*""")
+PATH = re.compile(r"""(?<![\w.:/~-])(?:~[\w-]*)?/(?:[^/\s'"<>,:;|\\]+/+)*([^/\s'"<>,:;|\\]+)/*""")
 """An absolute path, or one of a home folder; its last name is a group. An address such as
 ``gs://bucket/folder`` is none."""
 
@@ -93,4 +93,4 @@ def reduce_paths(text: str) -> str:
 
     Commands, configs and pages go to people who should not see where their author's files are.
     """
-    return PATH.sub(lambda match: f".../{match[1]}" if match[1] else match[0], text)
+    return PATH.sub(r".../\1", text)

@@ -126,8 +126,10 @@ def rewind_completions(folder: Path, step: int) -> None:
 
 def saved_steps(folder: Path) -> list[int]:
     """Steps whose completions a work directory has, ascending."""
-    matches = (re.fullmatch(r"step_(\d+)\.jsonl", path.name) for path in _files(folder))
-    return sorted(int(match[1]) for match in matches if match)
+    names = [path.name for path in _files(folder)]
+    matches = (re.fullmatch(r"step_(\d+)\.jsonl", name) for name in names)
+    steps = {int(match[1]) for match in matches if match}
+    return sorted(step for step in steps if f"{_stem(step)}.jsonl" in names)
 
 
 def read_completions(folder: Path, step: int) -> list[SavedSample]:
@@ -146,7 +148,7 @@ def read_completions(folder: Path, step: int) -> list[SavedSample]:
     return samples
 
 
-def describe(samples: Sequence[StepSample]) -> str:
+def describe_samples(samples: Sequence[StepSample]) -> str:
     """Samples as plain text, for trackers: a paragraph each, pictures by their rewards alone."""
     paragraphs = []
     for sample in samples:

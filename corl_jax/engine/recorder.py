@@ -18,7 +18,7 @@ from corl_jax.core.files import write_atomically
 from corl_jax.engine.alarms import Alarm, AlarmConfig
 from corl_jax.engine.completions import (
     StepSample,
-    describe,
+    describe_samples,
     rewind_completions,
     write_completions,
 )
@@ -154,7 +154,7 @@ class Recorder:
 
         # What the run itself needs is on the disk by now.
         pixels = {name: np.asarray(image) for name, image in images.items()}
-        texts = {"completions": describe(samples)} if samples else {}
+        texts = {"completions": describe_samples(samples)} if samples else {}
         self._trackers.write(step, row, pixels, texts)
 
     def log(self, text: str) -> None:

@@ -125,7 +125,7 @@ def _small_png(path: pathlib.Path | None) -> str:
     """A picture of at most ``LARGEST_SIDE`` pixels a side, in base64; "" for none."""
     if path is None:
         return ""
-    image = Image.fromarray(load_image(path, f"completions of step {path.stem[5:11]}"))
+    image = Image.fromarray(load_image(path, "completions"))
     image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
     png = io.BytesIO()
     image.save(png, "PNG", optimize=True)

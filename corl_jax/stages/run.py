@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -116,10 +117,15 @@ def run(config: Mapping[str, Any], workdir: str | Path) -> None:
         is_whole = True
     except Preempted:
         is_whole = True
-        _leave_report(observed, workdir)
+        # All is saved: a page that cannot be written does not make an error of a stop.
+        try:
+            _leave_report(observed, workdir)
+        except UserError as error:
+            print(f"no report is written: {error}", file=sys.stderr)
         raise
     finally:
-        on_first_process(lambda: observed.trackers.close(is_whole))
+        # Without an exchange, since the other processes may not come here.
+        observed.trackers.close(is_whole)
     _leave_report(observed, workdir)
 
 

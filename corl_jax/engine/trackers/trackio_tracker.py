@@ -84,8 +84,11 @@ class TrackioTracker:
 
     def close(self, is_complete: bool) -> None:
         """Waits until everything is written, at most half a minute."""
+        import trackio
+
+        # Its own function, or trackio would end the run once more when Python ends.
         with contextlib.redirect_stdout(sys.stderr):
-            self._run.finish()
+            trackio.finish()
 
 
 def check_trackio() -> Any:
