@@ -1,33 +1,56 @@
 """A grid of captioned images, for people to look at.
 
-In: uint8 images and a label for each. Out: one PIL image.
+In: uint8 images and a label for each. Out: one PIL image. Its PNG file also holds labels and places
+as JSON (a text chunk ``cells``), so that a page can show whole texts beside single images.
 """
 
 from __future__ import annotations
 
+import io
+import json
+import pathlib
 import textwrap
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngImageFile, PngInfo
+
+from corl_jax.core.checks.json_object import JsonObject
+from corl_jax.core.checks.json_reader import parse_json
+from corl_jax.core.errors import UserError, describe_error
 
 # Pixels around each cell; size of a letter; largest number of lines of a label.
-MARGIN, FONT_SIZE, MAX_LINES = 8, 13, 4
+MARGIN, FONT_SIZE, MAX_LINES = 8, 13, 6
 LINE_HEIGHT = FONT_SIZE + 4
+CELL_WIDTH = 96
+"""Width in pixels that small images are magnified to; the factor is a whole number."""
+CELLS = "cells"
+ADVICE = "remove the file"
+
+
+def magnification(width: int) -> int:
+    """The ``scale`` for images of ``width`` pixels."""
+    return max(1, CELL_WIDTH // width)
 
 
 def image_grid(
-    images: np.ndarray, labels: Sequence[str], columns: int, scale: int = 1, text_width: int = 0
+    images: np.ndarray,
+    labels: Sequence[str],
+    columns: int,
+    scale: int = 1,
+    notes: Sequence[str] = (),
 ) -> Image.Image:
     """Arranges images row by row on white, each with its label below.
 
     Args:
       images: uint8 ``[N, H, W, 3]``.
-      labels: ``N`` captions. Line breaks are kept and long lines wrap; at most four lines are
-        shown.
+      labels: ``N`` captions. Line breaks are kept and long lines wrap; at most six lines are
+        drawn.
       columns: images per row.
       scale: integer magnification, without smoothing.
-      text_width: smallest width of a cell in pixels, for long captions under small images.
+      notes: a line below each label, such as a reward, for which there is always room; none where
+        it is empty.
 
     Returns:
       one RGB image.
@@ -41,36 +64,88 @@ def image_grid(
         raise ValueError(
             f"images must be uint8 [N, H, W, 3]; got {images.dtype}{list(images.shape)}"
         )
-    if len(labels) != len(images) or columns < 1 or scale < 1:
+    if len(labels) != len(images) or len(notes) not in (0, len(images)) or columns < 1 or scale < 1:
         raise ValueError(
-            "images and labels must be as many, columns and scale at least 1; "
-            f"got {len(images)} images, {len(labels)} labels, {columns} columns, scale {scale}"
+            "images, labels and notes must be as many, columns and scale at least 1; got "
+            f"{len(images)} images, {len(labels)} labels, {len(notes)} notes, {columns} columns, "
+            f"scale {scale}"
         )
 
     # All cells have one size: that of the images, with room for the longest label below.
     height, width = images.shape[1] * scale, images.shape[2] * scale
     font = ImageFont.load_default(FONT_SIZE)
-    cell_width = max(width, text_width)
-    letters_per_line = max(4, int(cell_width / font.getlength("n")))
-    wrapped_labels = [_wrap(label, letters_per_line) for label in labels]
+    letters_per_line = max(4, int(width / font.getlength("n")))
+    notes = notes or [""] * len(images)
+    wrapped_labels = [
+        _wrap(label, letters_per_line) + ([note] if note else [])
+        for label, note in zip(labels, notes, strict=True)
+    ]
     cell_height = height + 4 + LINE_HEIGHT * max(len(lines) for lines in wrapped_labels)
 
     grid_rows = -(-len(images) // columns)
     grid_columns = min(columns, len(images))
-    sheet_width = MARGIN + grid_columns * (cell_width + MARGIN)
+    sheet_width = MARGIN + grid_columns * (width + MARGIN)
     sheet_height = MARGIN + grid_rows * (cell_height + MARGIN)
     sheet = Image.new("RGB", (sheet_width, sheet_height), "white")
 
     # Image ``i`` is in row ``i // columns`` and column ``i % columns``.
     draw = ImageDraw.Draw(sheet)
+    cells = []
     for i, (pixels, lines) in enumerate(zip(images, wrapped_labels, strict=True)):
-        x = MARGIN + (i % columns) * (cell_width + MARGIN)
+        x = MARGIN + (i % columns) * (width + MARGIN)
         y = MARGIN + (i // columns) * (cell_height + MARGIN)
         image = Image.fromarray(pixels).resize((width, height), Image.Resampling.NEAREST)
         sheet.paste(image, (x, y))
         for n, line in enumerate(lines):
             draw.text((x, y + height + 4 + n * LINE_HEIGHT), line, fill="black", font=font)
+        cells.append({"label": labels[i], "note": notes[i], "left": x, "top": y})
+    sheet.info[CELLS] = json.dumps(
+        {"width": width // scale, "height": height // scale, "scale": scale, CELLS: cells}
+    )
     return sheet
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """A PNG file of any image; that of a grid holds its labels and places too."""
+    texts = PngInfo()
+    if CELLS in image.info:
+        texts.add_itxt(CELLS, image.info[CELLS])
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", pnginfo=texts)
+    return buffer.getvalue()
+
+
+def read_cells(path: pathlib.Path) -> list[tuple[str, str, Image.Image]]:
+    """Label, note and image of each cell of a PNG file; none of an image that is no grid.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            assert isinstance(image, PngImageFile)
+            text, sheet = image.text.get(CELLS), image.convert("RGB")
+    # The library raises nothing narrower for damaged files.
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"{str(path)!r} must be a PNG file; got {describe_error(error)}; {ADVICE}"
+        ) from None
+    if text is None:
+        return []
+
+    label = f"the text {CELLS!r} of {str(path)!r}"
+    content = JsonObject.check(parse_json(text.encode(), label, ADVICE), label, ADVICE)
+    scale = content.integer("scale", low=1, high=max(sheet.size))
+    width = content.integer("width", low=1, high=sheet.width // scale)
+    height = content.integer("height", low=1, high=sheet.height // scale)
+    cells = []
+    for cell in content.blocks(CELLS):
+        x = cell.integer("left", high=sheet.width - width * scale)
+        y = cell.integer("top", high=sheet.height - height * scale)
+        picture = sheet.crop((x, y, x + width * scale, y + height * scale))
+        picture = picture.resize((width, height), Image.Resampling.NEAREST)
+        cells.append((cell.text("label"), cell.text("note"), picture))
+    return cells
 
 
 def _wrap(label: str, letters_per_line: int) -> list[str]:

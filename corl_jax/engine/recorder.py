@@ -6,7 +6,6 @@ files, the progress bar.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping
 
@@ -16,6 +15,7 @@ from PIL import Image
 
 from corl_jax.core.files import write_atomically
 from corl_jax.engine.alarms import Alarm, AlarmConfig
+from corl_jax.engine.image_grid import png_bytes
 from corl_jax.engine.tensorboard import TensorBoard
 from corl_jax.engine.workdir import Workdir
 from corl_jax.engine.writers import JsonLines, Progress, read_rows, rewind_metrics
@@ -111,9 +111,7 @@ class Recorder:
 
         for name, image in images.items():
             file_name = f"step_{step:06d}_{name.replace('/', '_')}.png"
-            png = io.BytesIO()
-            image.save(png, "PNG")
-            write_atomically(self._workdir.samples / file_name, png.getvalue())
+            write_atomically(self._workdir.samples / file_name, png_bytes(image))
             if writes_events:
                 self._events.write_image(step, name, np.asarray(image))
 
