@@ -156,18 +156,28 @@ def _folder_tokenizer(folder: pathlib.Path, special_tokens: SpecialTokens) -> to
     config_path = folder / "tokenizer_config.json"
     raw = read_json(folder, config_path.name) if config_path.is_file() else {}
     config = JsonObject(raw, f"{config_path.name} of {str(folder)!r}")
-    settings = {
-        "lowercase": config.boolean("do_lower_case", True),
-        "handle_chinese_chars": config.boolean("tokenize_chinese_chars", True),
-        "strip_accents": config.boolean("strip_accents") if config.has("strip_accents") else None,
-    }
+    strip_accents = config.boolean("strip_accents") if config.has("strip_accents") else None
     return read_tokenizer(
-        folder, lambda words: word_pieces(words, special_tokens, repr(str(folder)), **settings)
+        folder,
+        lambda words: word_pieces(
+            words,
+            special_tokens,
+            repr(str(folder)),
+            lowercase=config.boolean("do_lower_case", True),
+            split_chinese=config.boolean("tokenize_chinese_chars", True),
+            strip_accents=strip_accents,
+        ),
     )
 
 
 def word_pieces(
-    words: Sequence[str], special_tokens: SpecialTokens, source: str, **settings: bool | None
+    words: Sequence[str],
+    special_tokens: SpecialTokens,
+    source: str,
+    *,
+    lowercase: bool = True,
+    split_chinese: bool = True,
+    strip_accents: bool | None = None,
 ) -> tokenizers.Tokenizer:
     """BERT's tokenizer over the pieces ``words``, whose ids are their indices.
 
@@ -175,7 +185,9 @@ def word_pieces(
       words: pieces; ``##`` in front of one means that it continues a word.
       special_tokens: among them.
       source: names the words in errors.
-      **settings: of the library's tokenizer; its defaults are those of ``BertTokenizer``.
+      lowercase: whether letters lose their case.
+      split_chinese: whether each Chinese character is a word.
+      strip_accents: whether letters lose their accents; None where they do with their case.
 
     Raises:
       UserError: a special token is missing.
@@ -188,7 +200,9 @@ def word_pieces(
         sep_token=special_tokens.end,
         cls_token=special_tokens.start,
         pad_token=special_tokens.pad,
-        **settings,
+        lowercase=lowercase,
+        handle_chinese_chars=split_chinese,
+        strip_accents=strip_accents,
     )
     return as_plain(tokenizers.Tokenizer.from_str(tokenizer.to_str()))
 
