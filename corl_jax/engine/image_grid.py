@@ -1,24 +1,16 @@
 """A grid of captioned images, for people to look at.
 
-In: uint8 images and a label for each. Out: one PIL image. Its PNG file also holds labels and places
-as JSON (a text chunk ``cells``), so that a page can show whole texts beside single images.
+In: uint8 images and a label for each. Out: one PIL image, which carries labels and places as JSON.
 """
 
 from __future__ import annotations
 
-import io
 import json
-import pathlib
 import textwrap
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from PIL.PngImagePlugin import PngImageFile, PngInfo
-
-from corl_jax.core.checks.json_object import JsonObject
-from corl_jax.core.checks.json_reader import parse_json
-from corl_jax.core.errors import UserError, describe_error
 
 # Pixels around each cell; size of a letter; largest number of lines of a label.
 MARGIN, FONT_SIZE, MAX_LINES = 8, 13, 6
@@ -26,7 +18,7 @@ LINE_HEIGHT = FONT_SIZE + 4
 CELL_WIDTH = 96
 """Width in pixels that small images are magnified to; the factor is a whole number."""
 CELLS = "cells"
-ADVICE = "remove the file"
+"""Name of the text with labels and places, in ``info`` of the image."""
 
 
 def magnification(width: int) -> int:
@@ -103,49 +95,6 @@ def image_grid(
         {"width": width // scale, "height": height // scale, "scale": scale, CELLS: cells}
     )
     return sheet
-
-
-def png_bytes(image: Image.Image) -> bytes:
-    """A PNG file of any image; that of a grid holds its labels and places too."""
-    texts = PngInfo()
-    if CELLS in image.info:
-        texts.add_itxt(CELLS, image.info[CELLS])
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", pnginfo=texts)
-    return buffer.getvalue()
-
-
-def read_cells(path: pathlib.Path) -> list[tuple[str, str, Image.Image]]:
-    """Label, note and image of each cell of a PNG file; none of an image that is no grid.
-
-    Raises:
-      UserError: it cannot be read.
-    """
-    try:
-        with Image.open(path, formats=["PNG"]) as image:
-            assert isinstance(image, PngImageFile)
-            text, sheet = image.text.get(CELLS), image.convert("RGB")
-    # The library raises nothing narrower for damaged files.
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"{str(path)!r} must be a PNG file; got {describe_error(error)}; {ADVICE}"
-        ) from None
-    if text is None:
-        return []
-
-    label = f"the text {CELLS!r} of {str(path)!r}"
-    content = JsonObject.check(parse_json(text.encode(), label, ADVICE), label, ADVICE)
-    scale = content.integer("scale", low=1, high=max(sheet.size))
-    width = content.integer("width", low=1, high=sheet.width // scale)
-    height = content.integer("height", low=1, high=sheet.height // scale)
-    cells = []
-    for cell in content.blocks(CELLS):
-        x = cell.integer("left", high=sheet.width - width * scale)
-        y = cell.integer("top", high=sheet.height - height * scale)
-        picture = sheet.crop((x, y, x + width * scale, y + height * scale))
-        picture = picture.resize((width, height), Image.Resampling.NEAREST)
-        cells.append((cell.text("label"), cell.text("note"), picture))
-    return cells
 
 
 def _wrap(label: str, letters_per_line: int) -> list[str]:

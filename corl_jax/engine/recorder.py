@@ -15,7 +15,7 @@ from PIL import Image
 
 from corl_jax.core.files import write_atomically
 from corl_jax.engine.alarms import Alarm, AlarmConfig
-from corl_jax.engine.image_grid import png_bytes
+from corl_jax.engine.grid_files import png_bytes
 from corl_jax.engine.tensorboard import TensorBoard
 from corl_jax.engine.workdir import Workdir
 from corl_jax.engine.writers import JsonLines, Progress, read_rows, rewind_metrics

@@ -23,7 +23,8 @@ from PIL import Image
 from corl_jax.core.files import write_atomically
 from corl_jax.core.types import Completion, Record
 from corl_jax.data.records import image_of
-from corl_jax.engine.image_grid import image_grid, magnification, png_bytes
+from corl_jax.engine.grid_files import png_bytes
+from corl_jax.engine.image_grid import image_grid, magnification
 from corl_jax.evals.config import EvalPolicy, EvalSampling
 from corl_jax.evals.generation import STRICT_REWARD, generate_all
 from corl_jax.evals.reward_scores import TaskScores, records_to_ask, records_to_draw

@@ -13,7 +13,7 @@ import numpy as np
 
 from corl_jax.core.checks.paths import check_inside
 from corl_jax.core.errors import UserError
-from corl_jax.engine.image_grid import read_cells
+from corl_jax.engine.grid_files import read_cells
 from corl_jax.evals.gallery import png_base64
 
 SHEETS = 12

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from corl_jax.core.errors import UserError
-from corl_jax.engine.image_grid import image_grid, png_bytes, read_cells
+from corl_jax.engine.grid_files import png_bytes, read_cells
+from corl_jax.engine.image_grid import image_grid
 from corl_jax.engine.tensorboard import TensorBoard
 from corl_jax.engine.writers import JsonLines, Progress
 
