@@ -1,10 +1,18 @@
-"""Writes a policy as a model folder, in the layout of transformers or of the original code."""
+"""Writes a policy as a model folder, or its adapters for PEFT, and uploads it if asked to."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import pathlib
+import tempfile
+from typing import TYPE_CHECKING
 
 from corl_jax.commands.common import add_policy, path_flag
+from corl_jax.core.errors import UserError
+
+if TYPE_CHECKING:
+    from corl_jax.porting.policy_source import PolicySource
 
 # Repeated from ``porting``, which help must not wait for.
 LAYOUTS = ("transformers", "original")
@@ -16,9 +24,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_policy(parser)
     parser.add_argument(
         "--out",
-        required=True,
         type=path_flag,
-        help="new folder; it is complete when it appears",
+        help="new folder; it is complete when it appears (may be left out with --push)",
     )
     parser.add_argument(
         "--layout", choices=LAYOUTS, default="transformers", help="names of tensors and settings"
@@ -29,33 +36,29 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default="stored",
         help="of the weights written (default: as the policy has them)",
     )
+    parser.add_argument(
+        "--adapters",
+        action="store_true",
+        help="write the adapters of a run with config.lora alone, as PEFT reads them",
+    )
+    parser.add_argument(
+        "--base-model",
+        default="",
+        help="where others find what the run started from: an id on the Hugging Face hub",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Loads the policy, writes the folder and prints its path."""
     # Imported here, so that help is quick.
-    from corl_jax.models.janus.model import JANUS_TEXT_HEAD
-    from corl_jax.porting.janus.layouts import get_layout
+    from corl_jax.porting.new_folder import check_new_folder
     from corl_jax.porting.policy_source import open_policy_source
-    from corl_jax.porting.writer import check_new_folder, passthrough_entries, save_folder
-    from corl_jax.sampling.policy import Policy
 
     check_new_folder(args.out)
-    source, layout = open_policy_source(args.policy), get_layout(args.layout)
+    source = open_policy_source(args.policy)
     source.check_links()
-    policy = Policy.load(args.policy)
-
-    # The head stands for all weights of the language model, which are stored in one dtype.
-    stored_dtype = str(policy.params[JANUS_TEXT_HEAD].dtype)
-    save_folder(
-        policy.params,
-        policy.cfg,
-        source.tokenizer_folder,
-        args.out,
-        layout=layout,
-        dtype=stored_dtype if args.dtype == "stored" else args.dtype,
-        # Tensors of the policy's files that are not parameters of the model.
-        passthrough=passthrough_entries(source.janus_folder, layout),
-    )
+    if args.adapters:
+        from corl_jax.porting.adapters.writing import load_adapters, save_adapters
+        save_adapters(load_adapters(source.workdir), source.cfg, args.base_model, args.out)
     print(args.out)
     return 0
