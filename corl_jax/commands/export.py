@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import pathlib
-import tempfile
 from typing import TYPE_CHECKING
 
 from corl_jax.commands.common import add_policy, path_flag
-from corl_jax.core.errors import UserError
 
 if TYPE_CHECKING:
-    from corl_jax.porting.policy_source import PolicySource
+    pass
 
 # Repeated from ``porting``, which help must not wait for.
 LAYOUTS = ("transformers", "original")
@@ -59,6 +55,9 @@ def run(args: argparse.Namespace) -> int:
     source.check_links()
     if args.adapters:
         from corl_jax.porting.adapters.writing import load_adapters, save_adapters
-        save_adapters(load_adapters(source.workdir), source.cfg, args.base_model, args.out)
+
+        save_adapters(
+            load_adapters(source.workdir, args.policy), source.cfg, args.base_model, args.out
+        )
     print(args.out)
     return 0

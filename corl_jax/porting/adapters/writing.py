@@ -47,21 +47,25 @@ class RunAdapters:
     scale: float
 
 
-def load_adapters(workdir: pathlib.Path) -> RunAdapters:
+def load_adapters(workdir: pathlib.Path | None, name: str) -> RunAdapters:
     """Reads the adapters of the newest checkpoint onto one device, and nothing of their base.
 
+    Args:
+      workdir: of the run; None for a policy of another kind.
+      name: of the policy, for errors.
+
     Raises:
-      UserError: the run has no adapters, or its checkpoint is damaged.
+      UserError: there is no run, it has no adapters, or its checkpoint is damaged.
     """
     device = SingleDeviceSharding(jax.local_devices()[0])
     structs = {
         path: struct.update(sharding=device)
-        for path, struct in saved_shapes(workdir).items()
+        for path, struct in (saved_shapes(workdir) if workdir else {}).items()
         if is_adapter(path)
     }
-    if not structs:
+    if workdir is None or not structs:
         raise UserError(
-            f"--adapters needs a run with adapters (config.lora.rank above 0); {str(workdir)!r} has "
+            f"--adapters needs a run with adapters (config.lora.rank above 0); {name!r} has "
             "none. Leave --adapters out to export the whole policy"
         )
     ranks = {struct.shape[-1] for path, struct in structs.items() if path.endswith("lora_a")}
