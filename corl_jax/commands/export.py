@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import pathlib
+import tempfile
 from typing import TYPE_CHECKING
 
 from corl_jax.commands.common import add_policy, path_flag
+from corl_jax.commands.export_options import (
+    add_card_flags,
+    add_upload_flags,
+    check_flags,
+    upload_of,
+)
 
 if TYPE_CHECKING:
-    pass
+    from corl_jax.porting.policy_source import PolicySource
+    from corl_jax.report.card.facts import Layout
 
 # Repeated from ``porting``, which help must not wait for.
 LAYOUTS = ("transformers", "original")
@@ -40,24 +50,100 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--base-model",
         default="",
-        help="where others find what the run started from: an id on the Hugging Face hub",
+        help="where others find what the policy was made from: an id on the Hugging Face hub",
     )
+    add_card_flags(parser)
+    add_upload_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Loads the policy, writes the folder and prints its path."""
+    """Checks everything, writes the folder, uploads it if asked to, and prints where it is."""
     # Imported here, so that help is quick.
     from corl_jax.porting.new_folder import check_new_folder
     from corl_jax.porting.policy_source import open_policy_source
 
-    check_new_folder(args.out)
+    # Nothing is written, nor read from the policy, before all of this holds.
+    check_flags(args)
+    if args.out is not None:
+        check_new_folder(args.out)
+    destination = None
+    if args.push is not None:
+        from corl_jax.porting.hub_upload import check_destination
+
+        destination = check_destination(upload_of(args))
     source = open_policy_source(args.policy)
     source.check_links()
-    if args.adapters:
-        from corl_jax.porting.adapters.writing import load_adapters, save_adapters
 
-        save_adapters(
-            load_adapters(source.workdir, args.policy), source.cfg, args.base_model, args.out
-        )
-    print(args.out)
+    with contextlib.ExitStack() as stack:
+        out = args.out
+        if out is None:
+            out = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory())) / "export"
+        write = _write_adapters if args.adapters else _write_policy
+        write(args, source, out)
+        if destination is None:
+            print(out)
+            return 0
+
+        from corl_jax.porting.hub_upload import check_content, upload_folder
+
+        check_content(out, args.push)
+        print(upload_folder(destination, out))
     return 0
+
+
+def _write_policy(args: argparse.Namespace, source: PolicySource, out: pathlib.Path) -> None:
+    """Writes the whole policy, with adapters merged into their kernels."""
+    from corl_jax.models.janus.model import JANUS_TEXT_HEAD
+    from corl_jax.porting.janus.layouts import get_layout
+    from corl_jax.porting.writer import passthrough_entries, save_folder
+    from corl_jax.sampling.policy import Policy
+
+    # The head stands for all weights of the language model, which are stored in one dtype.
+    layout = get_layout(args.layout)
+    dtype = str(source.param_dtype(JANUS_TEXT_HEAD)) if args.dtype == "stored" else args.dtype
+    card = _card(args, source, args.layout, dtype, args.base_model)
+    policy = Policy.load(args.policy)
+    save_folder(
+        policy.params,
+        policy.cfg,
+        source.tokenizer_folder,
+        out,
+        layout=layout,
+        dtype=dtype,
+        # Tensors of the policy's files that are not parameters of the model.
+        passthrough=passthrough_entries(source.janus_folder, layout),
+        extra_files=card,
+    )
+
+
+def _write_adapters(args: argparse.Namespace, source: PolicySource, out: pathlib.Path) -> None:
+    """Writes the adapters of a run alone."""
+    from corl_jax.porting.adapters.writing import load_adapters, save_adapters
+    from corl_jax.report.card.run_facts import base_of_adapters
+
+    workdir = source.workdir if source.adapters is None else None
+    adapters = load_adapters(workdir, args.policy)
+    assert workdir is not None  # or there would be none
+    base = base_of_adapters(workdir, args.base_model)
+    dtype = "float32" if args.dtype == "stored" else args.dtype
+    card = _card(args, source, "adapters", dtype, base)
+    save_adapters(adapters, source.cfg, base, out, dtype=dtype, extra_files=card)
+
+
+def _card(
+    args: argparse.Namespace, source: PolicySource, layout: Layout, dtype: str, base: str
+) -> dict[str, bytes]:
+    """The card's files by their path; none with ``--no-card``."""
+    if args.no_card:
+        return {}
+    from corl_jax.report.card.policy_card import make_card
+
+    return make_card(
+        source,
+        args.push or args.out.name,
+        layout,
+        dtype,
+        license=args.license,
+        base_model=base,
+        results=args.results,
+    )
