@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from corl_jax.commands.common import path_flag
@@ -14,9 +15,14 @@ if TYPE_CHECKING:
 
 MESSAGE = "Upload a policy of corl_jax"
 LICENSE = r"[a-z0-9][a-z0-9.-]*"
-UPLOAD_FLAGS = {"private": False, "revision": None, "message": None, "overwrite": False}
+UPLOAD_FLAGS: Mapping[str, object] = {
+    "private": False,
+    "revision": None,
+    "message": None,
+    "overwrite": False,
+}
 """Flags that mean nothing without ``--push``, with their values where they are not given."""
-CARD_FLAGS = {"license": "", "results": []}
+CARD_FLAGS: Mapping[str, object] = {"license": "", "results": []}
 
 
 def add_card_flags(parser: argparse.ArgumentParser) -> None:
@@ -55,8 +61,10 @@ def check_flags(args: argparse.Namespace) -> None:
     """
     if args.out is None and args.push is None:
         raise UserError("corl export needs --out FOLDER or --push OWNER/NAME; got neither")
-    groups = [(args.push is None, UPLOAD_FLAGS, "goes with --push, which is missing; add it")]
-    groups.append((args.no_card, CARD_FLAGS, "is about the card; leave --no-card out"))
+    groups = (
+        (args.push is None, UPLOAD_FLAGS, "goes with --push, which is missing; add it"),
+        (args.no_card, CARD_FLAGS, "is about the card; leave --no-card out"),
+    )
     for is_useless, flags, problem in groups:
         for name, default in flags.items():
             if is_useless and vars(args)[name] != default:

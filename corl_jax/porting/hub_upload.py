@@ -100,7 +100,7 @@ def check_destination(upload: Upload) -> Destination:
     has_branch = True
     api = huggingface_hub.HfApi()
     try:
-        info = api.repo_info(upload.repo, revision=upload.revision, files_metadata=False)
+        info = api.model_info(upload.repo, revision=upload.revision)
     except RevisionNotFoundError:
         return Destination(upload, exists=True, has_branch=False, commit=None)
     except RepositoryNotFoundError:
@@ -146,7 +146,7 @@ def upload_folder(destination: Destination, folder: pathlib.Path) -> str:
         )
     except Exception as error:  # as above
         raise UserError(
-            f"{upload.repo!r} could not be uploaded ({describe_error(error)}); give the same command "
+            f"{upload.repo!r} could not be uploaded ({_reason(error)}); give the same command "
             f"again, which sends only what is missing, or: hf upload {upload.repo} FOLDER"
         ) from None
     return str(commit.commit_url)
@@ -229,9 +229,15 @@ def _unreachable(error: Exception) -> UserError:
     if isinstance(error, OfflineModeIsEnabled):
         return UserError("--push needs the network, and HF_HUB_OFFLINE is set; unset it")
     return UserError(
-        f"the Hugging Face hub cannot be reached ({describe_error(error)}); try again, or export "
+        f"the Hugging Face hub cannot be reached ({_reason(error)}); try again, or export "
         "with --out and upload later: hf upload OWNER/NAME FOLDER"
     )
+
+
+def _reason(error: Exception) -> str:
+    """What the hub said, or else what its client did."""
+    said = error.server_message if isinstance(error, HfHubHTTPError) else None
+    return " ".join(said.split()) if said else describe_error(error)
 
 
 def _is_exported(name: str) -> bool:

@@ -55,6 +55,7 @@ class RunFacts:
       samples: what the sheet of samples shows; "" where there is none.
       prompts: of the rows of the sheet.
       has_curves: whether there is a picture of curves.
+      guidance: scale of classifier-free guidance of its rollouts; None where it has none.
     """
 
     title: str
@@ -68,6 +69,7 @@ class RunFacts:
     samples: str
     prompts: tuple[str, ...]
     has_curves: bool
+    guidance: float | None
 
 
 @dataclasses.dataclass(frozen=True)

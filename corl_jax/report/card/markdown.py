@@ -22,9 +22,11 @@ def escape(value: object) -> Markdown:
         return value
     text = html.escape(_one_line(str(value)), quote=False)
     text = re.sub(r"([\\`*_{}\[\]()#~|$!@])", r"\\\1", text)
-    # Addresses would become links, and signs at the start of a line lists.
+    # Addresses would become links.
     text = text.replace("://", "&#58;//").replace("www.", "www&#46;")
-    return Markdown(re.sub(r"^([-+=]|\d+(?=[.)]))", r"&#8203;\1", text))
+    # What begins a line may begin a list, a rule or a heading.
+    text = re.sub(r"^([-+=])(?=[-+=\s]|$)", r"\\\1", text)
+    return Markdown(re.sub(r"^(\d+)([.)])(?=\s|$)", r"\1\\\2", text))
 
 
 def code(text: str) -> Markdown:

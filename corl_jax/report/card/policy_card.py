@@ -42,7 +42,8 @@ def make_card(
     Raises:
       UserError: a file of the run cannot be read, or results are of another policy.
     """
-    run, pictures, started_from = None, {}, ""
+    run, started_from = None, ""
+    pictures: dict[str, bytes] = {}
     if source.workdir is not None and source.adapters is None:
         run, pictures, started_from = read_run(source.workdir)
 

@@ -42,6 +42,12 @@ def recipe_of(config: Config) -> Pairs:
     return tuple((key, text) for key, text in pairs if text)
 
 
+def guidance_of(config: Config) -> float | None:
+    """The guidance scale of a run's rollouts; None for a run without any."""
+    values = dict(_values(config, ("rl.rollout.guidance_scale",)))
+    return float(values.popitem()[1]) if values else None
+
+
 def config_text(config: Config) -> str:
     """All of a config as JSON."""
     return json.dumps(reduce_values(dict(config)), indent=2, sort_keys=True, ensure_ascii=False)

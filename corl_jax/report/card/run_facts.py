@@ -15,7 +15,14 @@ from corl_jax.report import run_files
 from corl_jax.report.card.facts import CURVES, SAMPLES, Pairs, RunFacts
 from corl_jax.report.card.measures import compare_sides
 from corl_jax.report.card.pictures import draw_curves, draw_samples
-from corl_jax.report.card.recipe import config_text, data_of, datasets_of, recipe_of, start_of
+from corl_jax.report.card.recipe import (
+    config_text,
+    data_of,
+    datasets_of,
+    guidance_of,
+    recipe_of,
+    start_of,
+)
 from corl_jax.report.page import STAGE_TITLES
 
 HISTORY_FILE = "run.json"
@@ -59,6 +66,7 @@ def read_run(workdir: pathlib.Path) -> tuple[RunFacts, dict[str, bytes], str]:
         samples=samples,
         prompts=prompts,
         has_curves=CURVES in pictures,
+        guidance=guidance_of(config),
     )
     return facts, pictures, base
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from corl_jax.porting.policy_source import TINY
 from corl_jax.report.card.facts import CardFacts
 from corl_jax.report.card.markdown import Markdown, code_block
@@ -10,7 +12,7 @@ CORL_JAX = """\
 from corl_jax import Policy
 
 policy = Policy.load({name})
-images = policy.generate(["a red circle left of a blue square"], samples=4, seed=0, guidance=2.0)
+images = policy.generate(["a red circle left of a blue square"], samples=4, seed=0{guidance})
 print(policy.answer([images[0, 0]], ["what colour is the circle?"]))  # uint8 [1, 4, H, W, 3]
 """
 
@@ -43,7 +45,7 @@ prompt = processor.apply_chat_template(
 )
 inputs = processor(text=prompt, generation_mode="image", return_tensors="pt")
 image_tokens = model.generate(
-    **inputs, generation_mode="image", do_sample=True, top_k=0, guidance_scale=2.0
+    **inputs, generation_mode="image", do_sample=True, top_k=0{guidance}
 )
 pixels = (model.decode_image_tokens(image_tokens) + 1) / 2 * 255
 pixels = pixels.clamp(0, 255).byte().numpy()  # uint8 [1, H, W, 3]
@@ -62,19 +64,22 @@ CITATION = """\
 
 def snippets(facts: CardFacts) -> list[tuple[Markdown, Markdown]]:
     """Pairs of a sentence and the code that it introduces."""
-    name = repr(facts.name)
-    pairs = [("With corl_jax:", CORL_JAX.format(name=name))]
+    name, scale = json.dumps(facts.name), facts.run.guidance if facts.run else None
+    guidance = "" if scale is None else f", guidance={scale}"
+    pairs = [("With corl_jax:", CORL_JAX.format(name=name, guidance=guidance))]
+    guidance = "" if scale is None else f", guidance_scale={scale}"
     if facts.layout == "transformers":
-        code = TRANSFORMERS.format(base=name, imports="", adapters="")
+        code = TRANSFORMERS.format(base=name, imports="", adapters="", guidance=guidance)
         pairs.append(("With transformers:", code))
     elif facts.layout == "adapters":
         # The base that comes with the package is a folder once it is exported.
         base = "base" if facts.base_policy == TINY else facts.base_policy
         first = f" (after `corl export --policy {TINY} --out base`)" if base == "base" else ""
         code = TRANSFORMERS.format(
-            base=repr(base),
+            base=json.dumps(base),
             imports="from peft import PeftModel\n",
             adapters=f"model = PeftModel.from_pretrained(model, {name})\n",
+            guidance=guidance,
         )
         pairs.append((f"With transformers and peft{first}:", code))
     return [
