@@ -157,12 +157,13 @@ def check_content(folder: pathlib.Path, repo: str) -> None:
 
     Args:
       folder: that would be uploaded.
-      repo: its name may be in the files, also where the owner is called like the user here.
+      repo: names of its owner may be in the files, also where the owner is called like the user here.
 
     Raises:
       UserError: a file that must not be uploaded.
     """
     secrets, names = (huggingface_hub.get_token() or "",), machine_names()
+    owner = repo.partition("/")[0]
     for path in _files(folder):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink() or not _is_exported(name):
@@ -172,7 +173,7 @@ def check_content(folder: pathlib.Path, repo: str) -> None:
             )
         if path.suffix not in TEXT_SUFFIXES or name in VOCABULARIES:
             continue
-        text = path.read_text("utf-8").replace(repo, "")
+        text = re.sub(rf"\b{re.escape(owner)}/[\w.-]+", "", path.read_text("utf-8"))
         if found := find_private(text, secrets, names):
             raise UserError(
                 f"{name} must have nothing private in it to be uploaded; got {found}. Take it out of "

@@ -42,8 +42,9 @@ def read_run(workdir: pathlib.Path) -> tuple[RunFacts, dict[str, bytes], str]:
     Raises:
       UserError: a file is damaged.
     """
-    config = run_files.read_config(workdir).entries
-    manifest = saved_manifest(workdir)
+    config_file = run_files.read_config(workdir)
+    _check_data(config_file.block("data"))
+    config, manifest = config_file.entries, saved_manifest(workdir)
     evals = run_files.read_evals(workdir)
     base, start = start_of(config, manifest.inputs)
 
@@ -69,6 +70,16 @@ def read_run(workdir: pathlib.Path) -> tuple[RunFacts, dict[str, bytes], str]:
         guidance=guidance_of(config),
     )
     return facts, pictures, base
+
+
+def _check_data(data: JsonObject) -> None:
+    """Checks what the card says about records; other keys are shown as they are."""
+    data.text("source")
+    data.number("held_out", 0.0)
+    data.integer("limit", 0)
+    mixture = data.optional_block("mixture")
+    for name in mixture.entries:
+        mixture.block(name).text("source")
 
 
 def base_of_adapters(workdir: pathlib.Path, base_model: str) -> str:
