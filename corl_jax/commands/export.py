@@ -98,9 +98,12 @@ def _write_policy(args: argparse.Namespace, source: PolicySource, out: pathlib.P
     from corl_jax.porting.writer import passthrough_entries, save_folder
     from corl_jax.sampling.policy import Policy
 
-    # The head stands for all weights of the language model, which are stored in one dtype.
-    layout = get_layout(args.layout)
-    dtype = str(source.param_dtype(JANUS_TEXT_HEAD)) if args.dtype == "stored" else args.dtype
+    # The head stands for all weights of the language model, which are stored in one dtype. Adapters
+    # are added in float32, and fewer bits would lose small ones.
+    layout, dtype = get_layout(args.layout), args.dtype
+    if dtype == "stored":
+        is_merged = source.adapters is not None
+        dtype = "float32" if is_merged else str(source.param_dtype(JANUS_TEXT_HEAD))
     card = _card(args, source, args.layout, dtype, args.base_model)
     policy = Policy.load(args.policy)
     save_folder(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import getpass
-import os
 import pathlib
 import re
 import socket
@@ -72,6 +71,12 @@ def machine_names() -> tuple[str, ...]:
     )
 
 
+def _is_absolute(match: re.Match[str]) -> bool:
+    """Whether a location is a path from the root or from a home folder, of two names or more."""
+    path = match[0].rstrip("/")
+    return match["scheme"] is None and path.startswith(("/", "~")) and path.count("/") >= 2
+
+
 def find_private(text: str, secrets: Iterable[str] = (), names: Iterable[str] = ()) -> str | None:
     """What a text says that nobody else should read, in words that do not repeat it; None for nothing.
 
@@ -82,8 +87,7 @@ def find_private(text: str, secrets: Iterable[str] = (), names: Iterable[str] = 
     """
     if TOKENS.search(text) or any(secret in text for secret in secrets if secret):
         return "a token or key"
-    folders = (os.getcwd(), str(pathlib.Path.home()))
-    if HOME_PATHS.search(text) or any(len(path) > 2 and path in text for path in folders):
+    if HOME_PATHS.search(text) or any(map(_is_absolute, LOCATION.finditer(text))):
         return "a path of this machine"
     for name in names:
         if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text):

@@ -156,6 +156,7 @@ SECRETS = {
     "token": "see hf_" + "a" * 34,
     "home": "/home/bob/models/janus",
     "mac": "/Users/bob/x",
+    "data": "made from /data/secret and more",
     "login": f"token={TOKEN}",
     "host": "made on quiet-otter-7 at night",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import grain
+import huggingface_hub
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -279,6 +280,33 @@ def test_the_identity_changes_with_the_adapters(written, tmp_path):
     set_entries(lora_alpha=11)(tmp_path)
     after = open_policy_source(str(tmp_path)).identity()
     assert before["base"] == after["base"] and before["adapters"] != after["adapters"]
+
+
+def test_the_card_of_adapters(written, dot_policy_folder):
+    text = written["README.md"].decode()
+    head = huggingface_hub.ModelCard(text).data
+    assert head.library_name == "peft" and "lora" in head.tags and head.base_model is None
+    assert f"PeftModel.from_pretrained(model, {json.dumps('out')})" in text
+    assert json.loads(written["adapter_config.json"])["base_model_name_or_path"] == str(
+        dot_policy_folder
+    )
+
+
+def test_adapters_need_a_base_that_others_have(write_run, dot_policy_folder, tmp_path, capsys):
+    run = write_run(DECODER)
+    flags = ["export", "--policy", str(run), "--adapters", "--no-card", "--out"]
+    for init_from, base in (("tiny", "tiny"), (str(dot_policy_folder), None)):
+        config = {"stage": "rl", "init_from": init_from, "seed": 0, "steps": 1}
+        (run / "config.json").write_text(json.dumps(config))
+        out = tmp_path / f"out_{base}"
+        assert main([*flags, str(out)]) == (2 if base is None else 0)
+        if base:
+            assert (
+                f'"base_model_name_or_path": "{base}"' in (out / "adapter_config.json").read_text()
+            )
+    error = capsys.readouterr().err
+    assert "--base-model must say where others find" in error and str(tmp_path) not in error
+    assert not out.exists()
 
 
 def test_only_runs_with_adapters_have_some_to_write(tmp_path, capsys):

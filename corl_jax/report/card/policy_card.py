@@ -44,7 +44,9 @@ def make_card(
     """
     run, started_from = None, ""
     pictures: dict[str, bytes] = {}
-    if source.workdir is not None and source.adapters is None:
+    is_run = source.workdir is not None and source.adapters is None
+    # Checkpoints that were copied alone say nothing about their run.
+    if source.workdir is not None and is_run and (source.workdir / "config.json").is_file():
         run, pictures, started_from = read_run(source.workdir)
 
     # A copy of a model of the hub is made from it, too, and so are merged adapters from their base.

@@ -132,7 +132,8 @@ def _add_samples(workdir: pathlib.Path, pictures: dict[str, bytes]) -> tuple[str
     check_inside(sheets[-1], workdir)
     pictures[SAMPLES] = sheets[-1].read_bytes()
     step = sheets[-1].stem.split("_")[1]
-    return f"Samples of training prompts in step {int(step)}.", ()
+    when = f" in step {int(step)}" if step.isdigit() else ""
+    return f"Samples of training prompts{when}.", ()
 
 
 def _provenance(
