@@ -84,7 +84,8 @@ def run(args: argparse.Namespace) -> int:
             print(out)
             return 0
 
-        from corl_jax.porting.hub_upload import check_content, upload_folder
+        from corl_jax.porting.hub_content import check_content
+        from corl_jax.porting.hub_upload import upload_folder
 
         check_content(out, args.push)
         print(upload_folder(destination, out))

@@ -7,10 +7,8 @@ an upload that broke off goes on where it was when the same command is given aga
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import pathlib
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import huggingface_hub
@@ -25,24 +23,8 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 
 from corl_jax.core.errors import UserError, describe_error
-from corl_jax.core.private_text import find_private, machine_names
-from corl_jax.porting.adapters.settings import SETTINGS_FILE, WEIGHTS_FILE
-from corl_jax.porting.janus.sidecar_files import SIDECAR_FILES
+from corl_jax.porting.hub_content import EXPORTED, is_exported
 
-CARD_FILE = "README.md"
-EXPORTED = (
-    CARD_FILE,
-    "card/*.png",
-    *SIDECAR_FILES,
-    "model*.safetensors",
-    "model.safetensors.index.json",
-    SETTINGS_FILE,
-    WEIGHTS_FILE,
-)
-"""Patterns of the files of an export; nothing else is uploaded, and nothing else is replaced."""
-TEXT_SUFFIXES = (".json", ".jinja", ".md")
-VOCABULARIES = ("tokenizer.json", "added_tokens.json", "special_tokens_map.json")
-"""Files whose texts are pieces of words, among which any name may be."""
 MAIN = "main"
 
 
@@ -109,7 +91,7 @@ def check_destination(upload: Upload) -> Destination:
         raise _unreachable(error) from None
 
     files = sorted(sibling.rfilename for sibling in info.siblings or [])
-    replaced = [file for file in files if _is_exported(file)]
+    replaced = [file for file in files if is_exported(file)]
     if replaced and not upload.overwrite:
         raise UserError(
             f"{upload.repo!r} has {replaced[0]} on branch {upload.revision!r}, which would be "
@@ -120,7 +102,7 @@ def check_destination(upload: Upload) -> Destination:
 
 
 def upload_folder(destination: Destination, folder: pathlib.Path) -> str:
-    """Uploads a folder that ``check_content`` has passed, in one commit.
+    """Uploads a folder that ``hub_content.check_content`` has passed, in one commit.
 
     Returns:
       The address of the commit.
@@ -150,35 +132,6 @@ def upload_folder(destination: Destination, folder: pathlib.Path) -> str:
             f"again, which sends only what is missing, or: hf upload {upload.repo} FOLDER"
         ) from None
     return str(commit.commit_url)
-
-
-def check_content(folder: pathlib.Path, repo: str) -> None:
-    """Refuses a folder with other files than those of an export, or with anything private in them.
-
-    Args:
-      folder: that would be uploaded.
-      repo: names of its owner may be in the files, also where the owner is called like the user here.
-
-    Raises:
-      UserError: a file that must not be uploaded.
-    """
-    secrets, names = (huggingface_hub.get_token() or "",), machine_names()
-    owner = repo.partition("/")[0]
-    for path in _files(folder):
-        name = path.relative_to(folder).as_posix()
-        if path.is_symlink() or not _is_exported(name):
-            raise UserError(
-                f"only the files of an export are uploaded; got {name!r} in {str(folder)!r}. "
-                "Move it to another folder"
-            )
-        if path.suffix not in TEXT_SUFFIXES or name in VOCABULARIES:
-            continue
-        text = re.sub(rf"\b{re.escape(owner)}/[\w.-]+", "", path.read_text("utf-8"))
-        if found := find_private(text, secrets, names):
-            raise UserError(
-                f"{name} must have nothing private in it to be uploaded; got {found}. Take it out of "
-                "the files of the policy, or leave the card out: --no-card"
-            )
 
 
 def _check_names(upload: Upload) -> None:
@@ -239,11 +192,3 @@ def _reason(error: Exception) -> str:
     """What the hub said, or else what its client did."""
     said = error.server_message if isinstance(error, HfHubHTTPError) else None
     return " ".join(said.split()) if said else describe_error(error)
-
-
-def _is_exported(name: str) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in EXPORTED)
-
-
-def _files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())

@@ -12,7 +12,7 @@ from local_hub import TOKEN, Commit, local_hub
 from corl_jax import Policy
 from corl_jax.commands.cli import main
 from corl_jax.core.errors import UserError
-from corl_jax.porting import hub_upload
+from corl_jax.porting import hub_content, hub_upload
 
 REPO = "alice/janus-shapes"
 
@@ -180,7 +180,7 @@ def test_nothing_private_goes_up(hub, push, monkeypatch, dot_policy_folder, tmp_
 
 def test_other_files_do_not_go_up(hub, tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    hub_upload.check_content(tmp_path, REPO)
+    hub_content.check_content(tmp_path, REPO)
     (tmp_path / "id_rsa").write_text("x")
     with pytest.raises(UserError, match="only the files of an export are uploaded; got 'id_rsa'"):
-        hub_upload.check_content(tmp_path, REPO)
+        hub_content.check_content(tmp_path, REPO)

@@ -62,7 +62,8 @@ def _measure(name: str, before: Estimate | None, after: Estimate | None) -> Meas
     if before and after:
         moved, stderr, _ = difference(before, after)
         change = f"{_signed(name, moved)}{_unit(name)}"
-        if stderr is not None:
+        # Values that are all alike say nothing about how far their mean may be off.
+        if stderr:
             low, high = moved - Z_95 * stderr, moved + Z_95 * stderr
             change += f" [{_signed(name, low)}, {_signed(name, high)}]"
     # Descriptions are written for pages.

@@ -10,7 +10,7 @@ from corl_jax import __version__
 from corl_jax.core.trees import flatten_abstract
 from corl_jax.models.janus.model import abstract
 from corl_jax.porting import hub
-from corl_jax.porting.hub_upload import CARD_FILE
+from corl_jax.porting.hub_content import CARD_FILE
 from corl_jax.porting.policy_source import PolicySource
 from corl_jax.report.card.facts import CardFacts, Layout
 from corl_jax.report.card.measures import read_suite

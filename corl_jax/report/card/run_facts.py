@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 from corl_jax.core.checks.json_object import JsonObject
 from corl_jax.core.checks.paths import check_inside
 from corl_jax.core.errors import UserError
-from corl_jax.core.private_text import reduce_private
 from corl_jax.engine.checkpoints.handoff import saved_manifest
 from corl_jax.report import run_files
-from corl_jax.report.card.facts import CURVES, SAMPLES, Pairs, RunFacts
+from corl_jax.report.card.facts import CURVES, SAMPLES, RunFacts
 from corl_jax.report.card.measures import compare_sides
 from corl_jax.report.card.pictures import draw_curves, draw_samples
+from corl_jax.report.card.provenance import provenance_of
 from corl_jax.report.card.recipe import (
     config_text,
     data_of,
@@ -24,9 +22,6 @@ from corl_jax.report.card.recipe import (
     start_of,
 )
 from corl_jax.report.page import STAGE_TITLES
-
-HISTORY_FILE = "run.json"
-TEXTS = ("command", "date", "machine", "commit")
 
 
 def read_run(workdir: pathlib.Path) -> tuple[RunFacts, dict[str, bytes], str]:
@@ -60,7 +55,7 @@ def read_run(workdir: pathlib.Path) -> tuple[RunFacts, dict[str, bytes], str]:
         start=start,
         data=data_of(config, records),
         recipe=recipe_of(config),
-        provenance=_provenance(workdir, evals["run"], manifest.step, manifest.versions),
+        provenance=provenance_of(workdir, evals["run"], manifest.step, manifest.versions),
         datasets=datasets_of(config),
         config=config_text(config),
         measures=compare_sides(evals),
@@ -134,33 +129,3 @@ def _add_samples(workdir: pathlib.Path, pictures: dict[str, bytes]) -> tuple[str
     step = sheets[-1].stem.split("_")[1]
     when = f" in step {int(step)}" if step.isdigit() else ""
     return f"Samples of training prompts{when}.", ()
-
-
-def _provenance(
-    workdir: pathlib.Path, run: Mapping[str, Any], step: int, versions: Mapping[str, str]
-) -> Pairs:
-    """Command, commit, steps, machine and versions, as far as they were recorded."""
-    facts = {name: str(run[name]) for name in TEXTS if run.get(name)}
-    starts = _starts(workdir)
-    if starts:
-        facts |= {name: starts[-1].text(name) for name in TEXTS if starts[-1].has(name)}
-    known = {name: reduce_private(facts[name]) for name in TEXTS if facts.get(name)}
-    known["steps done"] = str(step)
-    if len(starts) > 1:
-        known["times started"] = str(len(starts))
-    if "seconds" in run:
-        known["minutes from start to report"] = f"{run['seconds'] / 60:.1f}"
-    libraries = {**versions, **run["versions"]}
-    known["versions"] = ", ".join(f"{name} {libraries[name]}" for name in sorted(libraries))
-    return tuple(
-        (name, value) for name, value in known.items() if value and value != run_files.UNKNOWN
-    )
-
-
-def _starts(workdir: pathlib.Path) -> Sequence[JsonObject]:
-    """The entries of ``run.json``, one for each start; none for a run of an older version."""
-    path = workdir / HISTORY_FILE
-    if not path.is_file():
-        return ()
-    check_inside(path, workdir)
-    return JsonObject.read(path, advice=run_files.ADVICE).blocks("starts")
