@@ -130,22 +130,23 @@ def moving_mean(values: Float[np.ndarray, " N"], window: int) -> Float[np.ndarra
 
 def draw_panel(panel: Panel, rows: Sequence[Mapping[str, float]]) -> Markup:
     """A panel as an SVG element: thin lines for the values, strong lines for their moving mean."""
+    return draw_svg(panel.title, 2.7, lambda axes: plot_panel(axes, panel, rows))
 
-    def plot(axes: Axes) -> None:
-        for position, column in enumerate(panel.columns):
-            colour = _colour(column, position, panel)
-            _plot_curve(axes, rows, column, colour, curve_label(column, panel))
 
-        axes.set_xlabel("step")
-        axes.set_ylabel(panel.unit)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-        add_grid(axes, "y")
-        # A single curve is named by the title.
-        if len(panel.columns) > 1:
-            axes.legend(frameon=False, fontsize=8.5, handlelength=1.4)
+def plot_panel(axes: Axes, panel: Panel, rows: Sequence[Mapping[str, float]]) -> None:
+    """Draws the curves of a panel on ``axes``."""
+    for position, column in enumerate(panel.columns):
+        colour = _colour(column, position, panel)
+        _plot_curve(axes, rows, column, colour, curve_label(column, panel))
 
-    return draw_svg(panel.title, 2.7, plot)
+    axes.set_xlabel("step")
+    axes.set_ylabel(panel.unit)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    add_grid(axes, "y")
+    # A single curve is named by the title.
+    if len(panel.columns) > 1:
+        axes.legend(frameon=False, fontsize=8.5, handlelength=1.4)
 
 
 def _plot_curve(
