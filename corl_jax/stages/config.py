@@ -47,7 +47,7 @@ class RunConfig:
     """The keys of a config that are no blocks and that every stage has.
 
     Attributes:
-      stage: a name in ``stages.run.STAGES``.
+      stage: a name in ``stages.start_checks.STAGES``.
       seed: of everything random.
       steps: length of the run.
       microbatches: parts of a batch whose gradients are added up one after another.

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,45 +18,15 @@ from corl_jax.core.processes.agreement import on_first_process
 from corl_jax.engine.alarms import AlarmConfig
 from corl_jax.engine.hooks import Profile
 from corl_jax.engine.loop import LoopConfig, TrainingRun, train
-from corl_jax.engine.optim import Optimizer, make_optimizer
-from corl_jax.engine.workdir import Workdir, check_reachable, join_workdir, open_workdir
+from corl_jax.engine.workdir import Workdir, has_steps, join_workdir, open_workdir, undo_of
 from corl_jax.stages import preflight
 from corl_jax.stages.config import HooksConfig, ResumeConfig, read_block, without_resume
 from corl_jax.stages.evaluate_run import RunEvaluation
 from corl_jax.stages.rl.evaluation import HeldOutEvaluation
 from corl_jax.stages.rl.stage import RlStage
 from corl_jax.stages.run_inputs import check_resumable, describe_inputs
-from corl_jax.stages.setup import Setup, build_setup, write_tokenizer_files
-from corl_jax.stages.sft import SftStage
-from corl_jax.stages.tokenizer import TokenizerStage
-from corl_jax.stages.whole_config import check_config, optim_config
-
-STAGES: dict[str, Callable[[Mapping[str, Any], Setup, Optimizer], Any]] = {
-    "tokenizer": TokenizerStage,
-    "sft": SftStage,
-    "rl": RlStage,
-}
-"""Stage name in a config to its class. Beside the protocol of ``engine.stage`` a stage has ``setup``,
-``train_records``, ``rows_per_step`` (how many of them a step reads, by name), ``open_inputs`` (reads
-what it needs before anything is written) and ``hooks``."""
-
-
-MAY_DIFFER = (
-    "steps",
-    "data.check",
-    "data.workers",
-    "data.on_bad",
-    "hooks.trace_steps",
-    "hooks.trace_after",
-    "rewards.options.timeout",
-    "rl.rollout.image_prompt_length",
-    "rl.rollout.text_prompt_length",
-    "sft.generation_prompt_length",
-    "sft.understanding_prompt_length",
-    "sft.target_length",
-)
-"""Keys that a resumed run may change: how long it is, what mends an error in its middle, and what is
-traced. Widths change nothing but the padding."""
+from corl_jax.stages.setup import Setup, write_tokenizer_files
+from corl_jax.stages.start_checks import MAY_DIFFER, check_start
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,8 +38,23 @@ class PreparedRun(TrainingRun):
 
 
 def run(config: Mapping[str, Any], workdir: str | Path) -> None:
-    """Trains to the end; a config with ``evals`` is evaluated before and after, and reported."""
+    """Trains to the end; a config with ``evals`` is evaluated before and after, and reported.
+
+    A run that ends with an error of the user before its first step is done leaves no work directory
+    behind: the mended command may have another config.
+    """
+    undo = undo_of(workdir)
     prepared = prepare(config, workdir)
+    try:
+        _train(prepared)
+    except UserError:
+        if jax.process_index() == 0 and not has_steps(prepared.workdir):
+            undo()
+        raise
+
+
+def _train(prepared: PreparedRun) -> None:
+    """Trains to the end, with the evaluation around it."""
     evaluation = None
     if prepared.evaluation is not None:
         evaluation = RunEvaluation(
@@ -85,44 +70,40 @@ def run(config: Mapping[str, Any], workdir: str | Path) -> None:
 
 
 def prepare(config: Mapping[str, Any], workdir: str | Path) -> PreparedRun:
-    """Builds everything that training needs, and only then opens the work directory.
+    """Builds and checks everything that training needs, and only then opens the work directory.
 
     Raises:
-      UserError: a value of the config that is wrong, or a work directory of another run. Nothing
-        has been written then.
+      UserError: all that is wrong with the config, the records, the policy or the work directory.
+        Nothing has been written then.
     """
-    preflight.check_accelerator_free(jax.config.jax_platforms)  # type: ignore[attr-defined]
-    preflight.check_same_config(config)
-    _check_stage(config)
-    run_config = check_config(config)
-    on_first_process(lambda: check_reachable(workdir))
+    start = check_start(config, workdir)
+    setup, stage = start.setup, start.stage
     resume = read_block(ResumeConfig, config["resume"], "resume")
     hooks = read_block(HooksConfig, config["hooks"], "hooks")
     loop_config = LoopConfig(
-        steps=run_config.steps,
-        microbatches=run_config.microbatches,
+        steps=start.run_config.steps,
+        microbatches=start.run_config.microbatches,
         save_every=hooks.save_every,
         keep_checkpoints=hooks.keep_checkpoints,
         tensorboard_every=hooks.tensorboard_every,
-        progress_metrics=run_config.progress_metrics,
+        progress_metrics=start.run_config.progress_metrics,
         alarms=read_block(AlarmConfig, config["alarms"], "alarms"),
         fallback=resume.fallback,
     )
 
-    # From here on model folders and records are read, but nothing is written.
-    optimizer = make_optimizer(optim_config(config))
-    setup = build_setup(config)
-    stage = STAGES[run_config.stage](config, setup, optimizer)
-    _check_rows(stage.rows_per_step, len(stage.train_records), run_config.microbatches)
-    stage.open_inputs()
-
     # All that can be wrong is known now: the work directory may be touched.
     policies = [policy for _, policy in setup.sources]
     inputs = on_first_process(lambda: describe_inputs(policies, stage.train_records)) or {}
-    opened, notes = _open_workdir(config, workdir, setup, inputs, resume)
+    undo = undo_of(workdir)
+    try:
+        opened, notes = _open_workdir(config, workdir, setup, inputs, resume)
+    except UserError:
+        if jax.process_index() == 0:
+            undo()
+        raise
     return PreparedRun(
         stage=stage,
-        optimizer=optimizer,
+        optimizer=start.optimizer,
         cfg=loop_config,
         workdir=opened,
         model=setup.model_json(),
@@ -140,32 +121,6 @@ def _profile(hooks: HooksConfig, workdir: Workdir) -> tuple[Profile, ...]:
     if not hooks.trace_steps:
         return ()
     return (Profile(workdir.path / "trace", hooks.trace_after, hooks.trace_steps),)
-
-
-def _check_stage(config: Mapping[str, Any]) -> None:
-    """Raises UserError for a stage that the config file is not for."""
-    # A stage has a block of its name, which a config file for another stage lacks.
-    if config["stage"] in STAGES and config["stage"] not in config:
-        expected = ", ".join(name for name in STAGES if name in config) or "pipeline"
-        raise UserError(
-            f"config.stage must be the stage that the config file is for, {expected}; got "
-            f"{config['stage']!r}. Choose another --config"
-        )
-
-
-def _check_rows(rows_per_step: Mapping[str, int], records: int, microbatches: int) -> None:
-    """Raises UserError where a step needs more records than there are, or rows do not divide."""
-    for name, rows in rows_per_step.items():
-        if not 0 <= rows <= records:
-            raise UserError(
-                f"{name} must be at most the number of training records, {records}; got {rows}. "
-                "Ask for fewer"
-            )
-        if rows % microbatches:
-            raise UserError(
-                f"{name} must divide into config.microbatches={microbatches}; got {rows}. "
-                "Choose a divisor"
-            )
 
 
 def _open_workdir(
