@@ -84,7 +84,9 @@ class Kind:
         remedy = f", set {' '.join(flags)}" if flags else ""
         if self.is_misfit:
             remedy = ", choose rewards that these records fit (docs/rewards.md lists them)"
-        return f"{head}{listed.rstrip('.')}{rest}. Correct the data{remedy}{drop}"
+        # A text that was cut ends in dots, others in one.
+        end = listed if listed.endswith("...") or rest else listed.removesuffix(".")
+        return f"{head}{end}{rest}. Correct the data{remedy}{drop}"
 
     def _listed_words(self) -> str:
         words = sorted(self.words)

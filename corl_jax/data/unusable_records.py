@@ -65,6 +65,7 @@ def usable_rows(
     level: str = "all",
     on_bad: str = "error",
     label: str = "training",
+    quiet: bool = False,
 ) -> Sequence[int]:
     """``rows`` in which other records take the places of those that cannot be used.
 
@@ -78,6 +79,7 @@ def usable_rows(
       level: of ``CHECK_LEVELS``.
       on_bad: of ``ON_BAD``.
       label: what the records are, for messages.
+      quiet: says nothing of those that are replaced.
 
     Raises:
       UserError: there are records that cannot be used, and they are not to be replaced, or all of
@@ -93,7 +95,7 @@ def usable_rows(
         problems = findings.describe(label, len(rows), can_drop=not is_all)
         raise UserError(problems[0]) if len(problems) == 1 else SeveralProblems(problems)
 
-    if jax.process_index() == 0:
+    if jax.process_index() == 0 and not quiet:
         for line in findings.describe(label, len(rows), can_drop=False):
             print(f"{line}. Others take their place", file=sys.stderr, flush=True)
     return _replace(rows, unusable)

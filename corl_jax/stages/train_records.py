@@ -63,6 +63,7 @@ class TrainRecords:
           UserError: weights that leave a task without records, or that part what is paired.
         """
         self._data = read_block(DataConfig, config["data"], "data")
+        self._quiet = False
         self._seed = config["seed"]
         starts = (0, *self._data.stages)
 
@@ -120,7 +121,8 @@ class TrainRecords:
           UserError: missing data, or records that cannot be used.
         """
         if not self._parts:
-            return open_selection(self._data, "train", _checks_of(checks, self._tasks))
+            task_checks = _checks_of(checks, self._tasks)
+            return open_selection(self._data, "train", task_checks, quiet=self._quiet)
         parts, problems = [], Problems()
         for name, part in self._parts.items():
             tasks = [task for task, values in self._weights[name].items() if any(values)]
@@ -131,6 +133,7 @@ class TrainRecords:
                     "train",
                     _checks_of(checks, tasks),
                     key=f"data.mixture.{name}",
+                    quiet=self._quiet,
                 )
                 parts.append(Part(name, on_all_processes(open_part)))
         problems.raise_if_any()
@@ -140,6 +143,7 @@ class TrainRecords:
         """The same records, of which those that cannot be used are left out without a word."""
         copied = copy.copy(self)
         copied._data = dataclasses.replace(self._data, check="none", on_bad="drop")
+        copied._quiet = True
         return copied
 
     def batches(self, records: RecordSource, transform: Transform[T]) -> grain.DatasetIterator[T]:

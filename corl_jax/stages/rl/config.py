@@ -9,7 +9,7 @@ import bisect
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from corl_jax.core.checks.config_block import check_value
 from corl_jax.core.errors import UserError
@@ -120,7 +120,9 @@ def read_rl_config(config: Mapping[str, Any], updates_per_step: int) -> RlConfig
     check_keys(config["rewards"], {*TASKS, "options"}, "rewards")
 
     # Each block by itself, so that all problems are found.
-    problems, blocks, kl = Problems(), {}, {}
+    problems = Problems()
+    blocks: dict[str, Any] = {}
+    kl: dict[str, KlConfig] = {}
     for name, cls in BLOCKS.items():
         with problems.collect():
             blocks[name] = read_block(cls, config["rl"][name], f"rl.{name}")
@@ -137,7 +139,7 @@ def read_rl_config(config: Mapping[str, Any], updates_per_step: int) -> RlConfig
     weights = {task: dict(config["rewards"][task]) for task in TASKS}
     starts = (0, *config["data"]["stages"])
     c = RlConfig(
-        **cast(dict[str, Any], blocks),
+        **blocks,
         stage_starts=starts,
         kl=kl,
         rewards=weights,
