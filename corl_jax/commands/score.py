@@ -15,8 +15,6 @@ from corl_jax.core.files import write_json
 if TYPE_CHECKING:
     from corl_jax.rewards.config import RewardOptions
 
-# Side in pixels that images are resized to where there is no policy, which has a size of its own.
-IMAGE_SIZE = 384
 # Fields of ``RewardOptions`` that ``--set`` accepts.
 OPTIONS = ("captioner", "image_distance", "normalization", "open_ended", "similarity")
 
@@ -25,7 +23,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command."""
     # What is scored, and where the numbers go.
     parser.add_argument(
-        "--records", type=path_flag, required=True, help="JSON Lines, see docs/rewards.md"
+        "--records",
+        type=path_flag,
+        required=True,
+        help="a .jsonl, .json or .csv file, see docs/rewards.md",
     )
     parser.add_argument(
         "--rewards", required=True, help="names, separated by commas; your own as module:function"
@@ -63,21 +64,20 @@ def run(args: argparse.Namespace) -> int:
 
     # Imported after the check, so that help and errors are quick.
     from corl_jax.core import provenance
-    from corl_jax.data.record_files import read_records
+    from corl_jax.data.scored_rows import read_scored_rows
     from corl_jax.evals.offline_rewards import score_rows
     from corl_jax.sampling.policy import Policy
 
     # Everything that can be wrong in the flags is found before a policy is loaded.
     names = register_rewards(args.rewards)
     options = reward_options(args.set, args.model)
-    rows = read_records(args.records)
+    rows = read_scored_rows(args.records)
     if args.answer and args.policy is None:
         raise UserError("--answer needs a policy; pass --policy")
     policy = None if args.policy is None else Policy.load(args.policy)
 
-    image_size = IMAGE_SIZE if policy is None else policy.cfg.image_size
     answer_length = args.completion_length if args.answer else 0
-    scores = score_rows(rows, names, options, policy, image_size, answer_length)
+    scores = score_rows(rows, names, options, policy, answer_length)
     if truncated := sum(row["truncated"] for row in scores["rows"]):
         length = args.completion_length
         note = f"{truncated} answers were cut at {length} tokens; raise --completion-length"

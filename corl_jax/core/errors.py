@@ -4,9 +4,9 @@
 class UserError(Exception):
     """Bad input: a config value, a path, a file, a prompt.
 
-    The message is one line that names the value, what was expected and the next step. Commands
-    print it without a traceback and exit with code 2. Nothing has been overwritten when it is
-    raised.
+    The message is one line that names the value, what was expected and the next step; a start with
+    several problems lists them, one per line (``core.problems``). Commands print it without a
+    traceback and exit with code 2. Nothing has been overwritten when it is raised.
     """
 
 

@@ -65,6 +65,10 @@ class TextTooLong(UserError):
         self.problem, self.key, self.tokens = problem, key, tokens
 
 
+class RewardMisfit(UserError):
+    """A record that a reward of the run cannot score."""
+
+
 def record_label(record: Record) -> str:
     """A record in an error text: its id, and its line and file if it comes from one."""
     return f"record {record.id!r}" + (f" ({record.location})" if record.location else "")
@@ -136,7 +140,12 @@ TASK_FIELDS: Mapping[str, Sequence[str]] = {
 
 def has_task(record: Record, task: str) -> bool:
     """Whether a record has what ``task`` needs; its image may be a placeholder."""
-    return not any(_lacks(record, field) for field in TASK_FIELDS[task])
+    return has_fields(record, TASK_FIELDS[task])
+
+
+def has_fields(record: Record, fields: Sequence[str]) -> bool:
+    """Whether a record has these fields, ``image`` or texts; its image may be a placeholder."""
+    return not any(_lacks(record, field) for field in fields)
 
 
 def _lacks(record: Record, field: str) -> bool:

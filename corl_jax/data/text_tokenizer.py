@@ -22,6 +22,22 @@ from corl_jax.data.prompts import (
 from corl_jax.data.tokenizer_files import as_plain, call_library, check_encodable, open_tokenizer
 
 
+class UnknownWords(UserError):
+    """A text with words that a tokenizer of a fixed list of words does not have.
+
+    Attributes:
+      words: those words.
+      label: what the tokenizer is called.
+    """
+
+    def __init__(self, label: str, words: Sequence[str], known: str):
+        super().__init__(
+            f"{label} does not know {', '.join(map(repr, words))}; "
+            f"use words that the model was trained on: {known}"
+        )
+        self.label, self.words = label, tuple(words)
+
+
 class TextTokenizer:
     """A tokenizer in Hugging Face format together with the prompt template of its model family.
 
@@ -103,8 +119,8 @@ class TextTokenizer:
         """Ids of ``text``. Special tokens in it are recognized, none are added.
 
         Raises:
-          UserError: the tokenizer has a fixed list of words and ``text`` has other words; or
-            ``text`` is too long, or is none.
+          UnknownWords: the tokenizer has a fixed list of words and ``text`` has other words.
+          UserError: ``text`` is too long, or is none.
         """
         check_encodable(text)
         encoding = call_library(
@@ -119,10 +135,7 @@ class TextTokenizer:
                 text[start:end] for (start, end), token_id in spans if token_id == self._unknown_id
             )
             if unknown_words:
-                raise UserError(
-                    f"{self._label} does not know {', '.join(map(repr, unknown_words))}; "
-                    f"use words that the model was trained on: {self._known_words()}"
-                )
+                raise UnknownWords(self._label, tuple(unknown_words), self._known_words())
         return encoding.ids
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:

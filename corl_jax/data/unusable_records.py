@@ -7,8 +7,6 @@ With several processes each reads a share of them, and all get the same result.
 from __future__ import annotations
 
 import concurrent.futures
-import dataclasses
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,10 +15,10 @@ from typing import Protocol
 import jax
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.processes.agreement import texts_of_processes
+from corl_jax.core.problems import SeveralProblems
 from corl_jax.core.progress import ProgressBar
 from corl_jax.core.types import Record
-from corl_jax.data.records import TextTooLong
+from corl_jax.data.findings import IMAGE, ROW, Findings
 
 CHECK_LEVELS = ("all", "texts", "none")
 """What is checked: texts and pictures, texts alone, or only what opening the records shows."""
@@ -28,10 +26,6 @@ CHECK_LEVELS = ("all", "texts", "none")
 ON_BAD = ("error", "drop")
 """What happens to records that cannot be used: the run ends, or others take their place."""
 
-LISTED = 10
-"""Most records that an error lists."""
-MAX_TEXT = 240
-"""Most characters of what an error says about one record."""
 ROWS_PER_BLOCK = 512
 """Records that are read before the next ones are given to the threads."""
 
@@ -63,50 +57,6 @@ class CheckedSource(Protocol):
         ...
 
 
-@dataclasses.dataclass
-class Findings:
-    """Records that cannot be used.
-
-    Attributes:
-      rows: their positions in the source, ascending.
-      examples: position and reason of the first ``LISTED`` of them.
-      widths: config key of a width that is too small to the tokens that would do for all.
-    """
-
-    rows: list[int] = dataclasses.field(default_factory=list)
-    examples: list[tuple[int, str]] = dataclasses.field(default_factory=list)
-    widths: dict[str, int] = dataclasses.field(default_factory=dict)
-
-    def add(self, row: int, errors: Sequence[Exception]) -> None:
-        """Adds what was found about the record at ``row``."""
-        self.rows.append(row)
-        for error in errors:
-            if isinstance(error, TextTooLong) and error.key:
-                self.widths[error.key] = max(self.widths.get(error.key, 0), error.tokens)
-        if len(self.examples) < LISTED:
-            reasons = (_shorten(error_text(error)) for error in errors)
-            self.examples.append((row, "; ".join(dict.fromkeys(reasons))))
-
-    @classmethod
-    def of_all_processes(cls, findings: Findings) -> Findings:
-        """The findings of all processes as one, the same on each of them."""
-        parts = map(json.loads, texts_of_processes(json.dumps(dataclasses.asdict(findings))))
-        merged = cls()
-        for part in parts:
-            merged.rows += part["rows"]
-            merged.examples += [(row, text) for row, text in part["examples"]]
-            for key, tokens in part["widths"].items():
-                merged.widths[key] = max(merged.widths.get(key, 0), tokens)
-        return cls(sorted(merged.rows), sorted(merged.examples)[:LISTED], merged.widths)
-
-    def describe(self, label: str, total: int) -> str:
-        """One line that names the records, with what is wrong with each."""
-        listed = "; ".join(text for _, text in self.examples)
-        more = len(self.rows) - len(self.examples)
-        rest = f"; and {more} more" if more else ""
-        return f"{len(self.rows)} of {total} {label} records cannot be used: {listed}{rest}"
-
-
 def usable_rows(
     source: CheckedSource,
     rows: Sequence[int],
@@ -115,6 +65,7 @@ def usable_rows(
     level: str = "all",
     on_bad: str = "error",
     label: str = "training",
+    quiet: bool = False,
 ) -> Sequence[int]:
     """``rows`` in which other records take the places of those that cannot be used.
 
@@ -128,6 +79,7 @@ def usable_rows(
       level: of ``CHECK_LEVELS``.
       on_bad: of ``ON_BAD``.
       label: what the records are, for messages.
+      quiet: says nothing of those that are replaced.
 
     Raises:
       UserError: there are records that cannot be used, and they are not to be replaced, or all of
@@ -137,18 +89,15 @@ def usable_rows(
     if not findings.rows:
         return rows
 
-    description = findings.describe(label, len(rows))
     unusable = set(findings.rows)
-    if on_bad == "error" or len(unusable) == len(set(rows)):
-        flags = [f"--config.{key}={tokens}" for key, tokens in sorted(findings.widths.items())]
-        remedy = f", set {' '.join(flags)}" if flags else ""
-        raise UserError(
-            f"{description}. Correct the data{remedy}, or set --config.data.on_bad=drop to take "
-            "other records in their place"
-        )
+    is_all = len(unusable) == len(set(rows))
+    if on_bad == "error" or is_all:
+        problems = findings.describe(label, len(rows), can_drop=not is_all)
+        raise UserError(problems[0]) if len(problems) == 1 else SeveralProblems(problems)
 
-    if jax.process_index() == 0:
-        print(f"{description}. Others take their place", file=sys.stderr, flush=True)
+    if jax.process_index() == 0 and not quiet:
+        for line in findings.describe(label, len(rows), can_drop=False):
+            print(f"{line}. Others take their place", file=sys.stderr, flush=True)
     return _replace(rows, unusable)
 
 
@@ -163,7 +112,7 @@ def _find(
         candidates = [row for row in rows if row in source.unreadable]
     share = candidates[jax.process_index() :: jax.process_count()]
 
-    def errors_of(row: int) -> list[Exception]:
+    def errors_of(row: int) -> list[tuple[str, Exception]]:
         return list(record_errors(source, row, checks, with_images))
 
     # A bar appears only where the check takes long enough to wonder about.
@@ -186,23 +135,26 @@ def _find(
 
 def record_errors(
     source: CheckedSource, row: int, checks: Sequence[Check], with_image: bool = False
-) -> Iterator[Exception]:
-    """All errors about one record: about its texts, and about its image if that is to be read."""
+) -> Iterator[tuple[str, Exception]]:
+    """All errors about one record, each with its kind, see ``data.findings``.
+
+    They are about its texts, and about its image if that is to be read.
+    """
     try:
         record = source.text_record(row)
     except UserError as error:
-        yield error
+        yield ROW, error
         return
-    for check in checks:
+    for number, check in enumerate(checks):
         try:
             check(record)
         except (UserError, ValueError) as error:
-            yield error
+            yield f"check {number:03}", error
     if with_image:
         try:
             source.check_image(row)
         except UserError as error:
-            yield error
+            yield IMAGE, error
 
 
 def _replace(rows: Sequence[int], unusable: set[int]) -> list[int]:
@@ -213,12 +165,3 @@ def _replace(rows: Sequence[int], unusable: set[int]) -> list[int]:
         next_usable = next_usable if row in unusable else row
         replaced.append(next_usable)
     return replaced[::-1]
-
-
-def error_text(error: Exception) -> str:
-    """What an error says about a record, on one line."""
-    return error.problem if isinstance(error, TextTooLong) else " ".join(str(error).split())
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "..."

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from typing import Any
 from etils import epath
 
 from corl_jax.core.checks.json_object import JsonObject
-from corl_jax.core.checks.paths import user_path
+from corl_jax.core.checks.paths import check_writable, user_path
 from corl_jax.core.errors import UserError, describe_error
 from corl_jax.core.files import write_atomically
 from corl_jax.core.renamed_keys import rename_keys
+from corl_jax.engine.checkpoints.step_folders import saved_steps
 from corl_jax.engine.remote_workdir import (
     CHECKPOINTS,
     RemoteWorkdir,
@@ -111,16 +113,9 @@ def open_workdir(
     config = json.loads(json.dumps(config_json, allow_nan=False))
 
     # Refuse first, so that nothing has been written when an error is raised.
-    if workdir.path.exists() and not workdir.path.is_dir():
-        raise UserError(f"workdir {workdir} is a file; expected a folder or a new path")
+    _check_there(workdir, config, may_differ)
     if workdir.config.exists():
-        _check_same_config(workdir, config, may_differ)
         check(workdir)
-    elif not _is_empty(workdir):
-        raise UserError(
-            f"workdir {workdir} is not empty and has no config.json, so it is not a run of "
-            "corl_jax; choose an empty or new --workdir"
-        )
 
     # Then create whatever is missing.
     try:
@@ -157,6 +152,72 @@ def find_workdir(
         return None
     config = json.loads(json.dumps(config_json, allow_nan=False))
     return None if _differences(workdir, config, may_differ) else workdir
+
+
+def check_workdir(
+    path: str | Path, config_json: Mapping[str, Any], may_differ: Sequence[str]
+) -> None:
+    """Checks what ``open_workdir`` would refuse, and changes nothing.
+
+    Of an address only whether it answers is known before it is opened.
+
+    Raises:
+      UserError: the folder is of something else or of a run of another config, or it cannot be made
+        or written.
+    """
+    check_reachable(path)
+    if is_address(path):
+        return
+    workdir = _locate(path)
+    _check_there(workdir, json.loads(json.dumps(config_json)), may_differ)
+    check_writable(workdir.path, "--workdir")
+
+
+def undo_of(path: str | Path) -> Callable[[], None]:
+    """A function that removes a work directory again, with the folders above it that are missing now.
+
+    It does nothing if a run is there already, or at an address.
+    """
+    if is_address(path):
+        return lambda: None
+    workdir = _locate(path)
+    if workdir.config.exists():
+        return lambda: None
+    missing = [place for place in (workdir.path, *workdir.path.parents) if not place.exists()]
+
+    def undo() -> None:
+        # An empty folder of the user stays.
+        for entry in workdir.path.iterdir() if workdir.path.exists() else ():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        with contextlib.suppress(OSError):  # somebody else has put something there meanwhile
+            for place in missing:
+                place.rmdir()
+
+    return undo
+
+
+def has_steps(workdir: Workdir) -> bool:
+    """Whether a run has finished a step: there is a checkpoint, or a row of one."""
+    if saved_steps(workdir.checkpoints):
+        return True
+    rows = workdir.metrics.read_text("utf-8").splitlines() if workdir.metrics.exists() else []
+    return any(json.loads(row)["step"] > 0 for row in rows)
+
+
+def _check_there(workdir: Workdir, config: dict[str, Any], may_differ: Sequence[str]) -> None:
+    """Raises UserError unless a work directory is new, empty, or of a run of the same config."""
+    if workdir.path.exists() and not workdir.path.is_dir():
+        raise UserError(f"workdir {workdir} is a file; expected a folder or a new path")
+    if workdir.config.exists():
+        _check_same_config(workdir, config, may_differ)
+    elif not _is_empty(workdir):
+        raise UserError(
+            f"workdir {workdir} is not empty and has no config.json, so it is not a run of "
+            "corl_jax; choose an empty or new --workdir"
+        )
 
 
 def join_workdir(path: str | Path) -> Workdir:

@@ -11,8 +11,8 @@ from tqdm import tqdm
 from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.core.types import Completion
 from corl_jax.data.images import resize_image
-from corl_jax.data.record_files import RecordRow
 from corl_jax.data.records import image_of
+from corl_jax.data.scored_rows import ScoredRow
 from corl_jax.reward_models.collection import RewardModels
 from corl_jax.rewards.base import RewardContext, compute_rewards
 from corl_jax.rewards.config import RewardOptions
@@ -24,21 +24,20 @@ BATCH_SIZE = 16
 
 
 def score_rows(
-    rows: Sequence[RecordRow],
+    rows: Sequence[ScoredRow],
     names: Sequence[str],
     options: RewardOptions,
     policy: Policy | None,
-    image_size: int,
     answer_length: int,
 ) -> dict[str, Any]:
     """Computes every reward of every row.
 
     Args:
-      rows: from ``data.record_files.read_records``.
+      rows: from ``data.scored_rows.read_scored_rows``.
       names: of the rewards.
       options: choices that several rewards share.
-      policy: for rewards that use one, or None.
-      image_size: side in pixels that images are resized to first, as those of a policy are.
+      policy: for rewards that use one, or None. Pictures are resized to the size of its images;
+        without one they keep their own.
       answer_length: lets the policy answer the questions of rows without a completion, in so many
         tokens at most; 0 does not.
 
@@ -57,16 +56,16 @@ def score_rows(
         text, truncated = row.completion, False
         if i in answers:
             text, truncated = answers[i].text, answers[i].is_truncated
-        pixels = resize_image(row.image, (image_size, image_size))
+        pixels = row.image
+        if policy is not None and pixels is not None:
+            pixels = resize_image(pixels, (policy.cfg.image_size, policy.cfg.image_size))
         completions.append(Completion(row.record, text, pixels, truncated))
 
     # Every reward has weight 1, since only the values of each are reported and not the total.
     weights = dict.fromkeys(names, 1.0)
-    batches = [
-        compute_rewards(completions[start : start + BATCH_SIZE], weights, context).matrix
-        for start in tqdm(range(0, len(rows), BATCH_SIZE), desc="score", unit="batch", delay=1)
-    ]
-    matrix = np.concatenate(batches)
+    matrix = np.zeros((len(rows), len(names)), np.float32)
+    for batch in tqdm(_batches(completions), desc="score", unit="batch", delay=1):
+        matrix[batch] = compute_rewards([completions[i] for i in batch], weights, context).matrix
 
     # Columns of the matrix are rewards, rows are completions.
     statistics = {
@@ -79,6 +78,19 @@ def score_rows(
         entry["truncated"] = completion.is_truncated
         row_entries.append(entry | dict(zip(names, map(float, values), strict=True)))
     return {"rewards": statistics, "rows": row_entries}
+
+
+def _batches(completions: Sequence[Completion]) -> list[list[int]]:
+    """Positions of completions, those of a batch with pictures of one size, since rewards stack them."""
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for i, completion in enumerate(completions):
+        shape = () if completion.pixels is None else completion.pixels.shape
+        by_shape.setdefault(shape, []).append(i)
+    return [
+        rows[start : start + BATCH_SIZE]
+        for rows in by_shape.values()
+        for start in range(0, len(rows), BATCH_SIZE)
+    ]
 
 
 def _reward_context(
@@ -95,7 +107,7 @@ def _reward_context(
 
 
 def _missing_answers(
-    rows: Sequence[RecordRow], policy: Policy, answer_length: int
+    rows: Sequence[ScoredRow], policy: Policy, answer_length: int
 ) -> dict[int, Answer]:
     """The policy's answers to the questions of rows without a completion, by row."""
     missing = [i for i, row in enumerate(rows) if row.completion is None]

@@ -209,10 +209,12 @@ def open_step(config: Mapping[str, Any], devices: Sequence[jax.Device] | None) -
     if devices is not None and changed["model"]["compute_dtype"] == "auto":
         changed["model"]["compute_dtype"] = "bfloat16"
 
-    # The stage, as ``stages.run.prepare`` builds it.
+    # The stage, as ``stages.start_checks`` builds it.
     optimizer = make_optimizer(optim_config(changed))
     setup = build_setup(changed, devices)
     stage = RlStage(changed, setup, optimizer)
+    for task in stage.cfg.tasks:
+        stage.rollout_sampler.check_length(task)
 
     # The state that the update of that stage receives.
     state, microbatches = _abstract_state(stage), changed["microbatches"]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Record
 from corl_jax.data.question_templates import QuestionField, fill_in_question
-from corl_jax.data.records import record_label, require
+from corl_jax.data.records import RewardMisfit, record_label, require
 from corl_jax.data.shapes.captions import parse_caption
 from corl_jax.rewards.config import RewardOptions
 from corl_jax.rewards.solutions import Check, solution_checks
@@ -38,7 +37,7 @@ def record_checks(
     checks: list[Check] = solution_checks(names, options)
     for name in names:
         if name in IMAGE_REWARDS:
-            checks.append(functools.partial(require, task=f"reward {name!r}", fields=("image",)))
+            checks.append(_image_check(name))
         if name in ("shapes_strict", "shapes_soft") or (
             name in ("cycle", "cycle_both") and options.captioner == "shapes_parser"
         ):
@@ -50,6 +49,18 @@ def record_checks(
     return checks
 
 
+def _image_check(name: str) -> Check:
+    """The record has a picture."""
+
+    def check(record: Record) -> None:
+        try:
+            require(record, f"reward {name!r}", ("image",))
+        except UserError as error:
+            raise RewardMisfit(str(error)) from None
+
+    return check
+
+
 def _caption_check(name: str) -> Check:
     """Parses the prompt as a caption of the embedded world."""
 
@@ -57,7 +68,7 @@ def _caption_check(name: str) -> Check:
         try:
             parse_caption(record.prompt)
         except UserError as error:
-            raise UserError(f"{record_label(record)}, reward {name!r}: {error}") from None
+            raise RewardMisfit(f"{record_label(record)}, reward {name!r}: {error}") from None
 
     return check
 
@@ -77,7 +88,7 @@ def _question_check(name: str, check_question: Check) -> Check:
 
     def check(record: Record) -> None:
         if not vars(record)[field]:
-            raise UserError(
+            raise RewardMisfit(
                 f"{record_label(record)}: reward {name!r} needs {field}, which is absent. "
                 "Add its column"
             )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Completion, Record
-from corl_jax.data.records import record_label
+from corl_jax.data.records import RewardMisfit, record_label
 from corl_jax.rewards.base import RewardContext, rewards
 from corl_jax.rewards.config import RewardOptions
 
@@ -58,7 +58,7 @@ def _check_solution(
     field = REFERENCE_FIELDS[name]
     reference = vars(record)[field]
     if not reference:
-        raise UserError(
+        raise RewardMisfit(
             f"{record_label(record)}: reward {name!r} needs {field}, which is empty. Add it, or "
             "choose another reward"
         )
@@ -73,7 +73,7 @@ def _check_solution(
         )
         problems[key] = _find_problem(name, completion, context)
     if problems[key]:
-        raise UserError(f"{record_label(record)}: reward {name!r}: {problems[key]}")
+        raise RewardMisfit(f"{record_label(record)}: reward {name!r}: {problems[key]}")
 
 
 def _find_problem(name: str, completion: Completion, context: RewardContext) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,10 @@ from corl_jax.engine.alarms import AlarmConfig
 from corl_jax.engine.checkpoints.step_folders import saved_steps
 from corl_jax.engine.hooks import Preempted, Profile
 from corl_jax.engine.loop import LoopConfig, TrainingRun, train
-from corl_jax.engine.optim import Optimizer, make_optimizer
 from corl_jax.engine.remote_workdir import is_address
 from corl_jax.engine.run_history import RunHistory
-from corl_jax.engine.trackers.collection import Trackers, check_packages
-from corl_jax.engine.workdir import Workdir, check_reachable, join_workdir, open_workdir
+from corl_jax.engine.trackers.collection import Trackers
+from corl_jax.engine.workdir import Workdir, has_steps, join_workdir, open_workdir, undo_of
 from corl_jax.stages import preflight
 from corl_jax.stages.config import (
     HooksConfig,
@@ -39,44 +38,8 @@ from corl_jax.stages.rl.evaluation import HeldOutEvaluation
 from corl_jax.stages.rl.stage import RlStage
 from corl_jax.stages.run_ending import leave_report
 from corl_jax.stages.run_inputs import check_resumable, describe_inputs
-from corl_jax.stages.setup import Setup, build_setup, write_tokenizer_files
-from corl_jax.stages.sft import SftStage
-from corl_jax.stages.tokenizer import TokenizerStage
-from corl_jax.stages.whole_config import check_config, optim_config
-
-STAGES: dict[str, Callable[[Mapping[str, Any], Setup, Optimizer], Any]] = {
-    "tokenizer": TokenizerStage,
-    "sft": SftStage,
-    "rl": RlStage,
-}
-"""Stage name in a config to its class. Beside the protocol of ``engine.stage`` a stage has ``setup``,
-``train_records``, ``rows_per_step`` (how many of them a step reads, by name), ``open_inputs`` (reads
-what it needs before anything is written), ``hooks`` and ``label`` (what it trains, for people)."""
-
-
-MAY_DIFFER = (
-    "steps",
-    "data.check",
-    "data.workers",
-    "data.on_bad",
-    "hooks.completions_every",
-    "hooks.completions_groups",
-    "hooks.keep_completions",
-    "hooks.trace_steps",
-    "hooks.trace_after",
-    "rewards.options.timeout",
-    "rl.rollout.image_prompt_length",
-    "rl.rollout.text_prompt_length",
-    "sft.generation_prompt_length",
-    "sft.understanding_prompt_length",
-    "sft.target_length",
-    "trackers.names",
-    "trackers.every",
-    "trackers.project",
-    "trackers.run_name",
-)
-"""Keys that a resumed run may change: how long it is, what mends an error in its middle, and what is
-traced, shown and kept for people. Widths change nothing but the padding."""
+from corl_jax.stages.setup import Setup, write_tokenizer_files
+from corl_jax.stages.start_checks import MAY_DIFFER, check_start
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,12 +58,12 @@ class PreparedRun(TrainingRun):
 def run(config: Mapping[str, Any], workdir: str | Path) -> None:
     """Trains to the end; a config with ``evals`` is evaluated before and after.
 
-    A run that ends, or stops after a signal, leaves its page. Of a run that is
-    complete one line is printed, and nothing in its work directory changes.
+    A run that ends, or stops after a signal, leaves its page. Of a run that is complete one line is
+    printed, and nothing in its work directory changes. One that ends with an error of the user before
+    its first step is done leaves no work directory behind: the mended command may have another
+    config.
     """
     preflight.check_accelerator_free(jax.config.jax_platforms)  # type: ignore[attr-defined]
-    _check_stage(config)
-    check_config(config)
     # The first process sees the work directory, and all end or go on together.
     line = on_first_process(lambda: finished_run(config, workdir, MAY_DIFFER))
     if line := texts_of_processes(line or "")[0]:
@@ -108,25 +71,34 @@ def run(config: Mapping[str, Any], workdir: str | Path) -> None:
             print(line, flush=True)
         return
 
+    undo = undo_of(workdir)
     prepared = prepare(config, workdir)
-    observed = _observe(prepared, config)
+    try:
+        _run(_observe(prepared, config), workdir)
+    except UserError:
+        if jax.process_index() == 0 and not has_steps(prepared.workdir):
+            undo()
+        raise
 
+
+def _run(run: PreparedRun, workdir: str | Path) -> None:
+    """Trains and evaluates, closes the trackers, and leaves the page."""
     is_whole = False
     try:
-        _train_and_evaluate(observed)
+        _train_and_evaluate(run)
         is_whole = True
     except Preempted:
         is_whole = True
         # All is saved: a page that cannot be written does not make an error of a stop.
         try:
-            _leave_report(observed, workdir)
+            _leave_report(run, workdir)
         except UserError as error:
             print(f"no report is written: {error}", file=sys.stderr)
         raise
     finally:
         # Without an exchange, since the other processes may not come here.
-        observed.trackers.close(is_whole)
-    _leave_report(observed, workdir)
+        run.trackers.close(is_whole)
+    _leave_report(run, workdir)
 
 
 def _train_and_evaluate(run: PreparedRun) -> None:
@@ -172,46 +144,40 @@ def _leave_report(run: PreparedRun, name: str | Path) -> None:
 
 
 def prepare(config: Mapping[str, Any], workdir: str | Path) -> PreparedRun:
-    """Builds everything that training needs, and only then opens the work directory.
+    """Builds and checks everything that training needs, and only then opens the work directory.
 
     Raises:
-      UserError: a value of the config that is wrong, or a work directory of another run. Nothing
-        has been written then.
+      UserError: all that is wrong with the config, the records, the policy or the work directory.
+        Nothing has been written then.
     """
-    preflight.check_accelerator_free(jax.config.jax_platforms)  # type: ignore[attr-defined]
-    preflight.check_same_config(config)
-    _check_stage(config)
-    run_config = check_config(config)
-    on_first_process(lambda: check_reachable(workdir))
-    trackers = read_block(TrackersConfig, config["trackers"], "trackers")
-    on_first_process(lambda: check_packages(trackers.names))
+    start = check_start(config, workdir)
+    setup, stage = start.setup, start.stage
     resume = read_block(ResumeConfig, config["resume"], "resume")
     hooks = read_block(HooksConfig, config["hooks"], "hooks")
     loop_config = LoopConfig(
-        steps=run_config.steps,
-        microbatches=run_config.microbatches,
+        steps=start.run_config.steps,
+        microbatches=start.run_config.microbatches,
         save_every=hooks.save_every,
         keep_checkpoints=hooks.keep_checkpoints,
         keep_completions=hooks.keep_completions,
-        progress_metrics=run_config.progress_metrics,
+        progress_metrics=start.run_config.progress_metrics,
         alarms=read_block(AlarmConfig, config["alarms"], "alarms"),
         fallback=resume.fallback,
     )
 
-    # From here on model folders and records are read, but nothing is written.
-    optimizer = make_optimizer(optim_config(config))
-    setup = build_setup(config)
-    stage = STAGES[run_config.stage](config, setup, optimizer)
-    _check_rows(stage.rows_per_step, len(stage.train_records), run_config.microbatches)
-    stage.open_inputs()
-
     # All that can be wrong is known now: the work directory may be touched.
     policies = [policy for _, policy in setup.sources]
     inputs = on_first_process(lambda: describe_inputs(policies, stage.train_records)) or {}
-    opened, notes = _open_workdir(config, workdir, setup, inputs, resume)
+    undo = undo_of(workdir)
+    try:
+        opened, notes = _open_workdir(config, workdir, setup, inputs, resume)
+    except UserError:
+        if jax.process_index() == 0:
+            undo()
+        raise
     return PreparedRun(
         stage=stage,
-        optimizer=optimizer,
+        optimizer=start.optimizer,
         cfg=loop_config,
         workdir=opened,
         model=setup.model_json(),
@@ -238,32 +204,6 @@ def _profile(hooks: HooksConfig, workdir: Workdir) -> tuple[Profile, ...]:
     if not hooks.trace_steps:
         return ()
     return (Profile(workdir.path / "trace", hooks.trace_after, hooks.trace_steps),)
-
-
-def _check_stage(config: Mapping[str, Any]) -> None:
-    """Raises UserError for a stage that the config file is not for."""
-    # A stage has a block of its name, which a config file for another stage lacks.
-    if config["stage"] in STAGES and config["stage"] not in config:
-        expected = ", ".join(name for name in STAGES if name in config) or "pipeline"
-        raise UserError(
-            f"config.stage must be the stage that the config file is for, {expected}; got "
-            f"{config['stage']!r}. Choose another --config"
-        )
-
-
-def _check_rows(rows_per_step: Mapping[str, int], records: int, microbatches: int) -> None:
-    """Raises UserError where a step needs more records than there are, or rows do not divide."""
-    for name, rows in rows_per_step.items():
-        if not 0 <= rows <= records:
-            raise UserError(
-                f"{name} must be at most the number of training records, {records}; got {rows}. "
-                "Ask for fewer"
-            )
-        if rows % microbatches:
-            raise UserError(
-                f"{name} must divide into config.microbatches={microbatches}; got {rows}. "
-                "Choose a divisor"
-            )
 
 
 def _open_workdir(

@@ -364,9 +364,18 @@ def open_records(
 
 
 def open_selection(
-    data: DataConfig, split: Split, checks: Sequence[Check] = (), key: str = "data"
+    data: DataConfig,
+    split: Split,
+    checks: Sequence[Check] = (),
+    key: str = "data",
+    quiet: bool = False,
 ) -> RecordSource:
-    """The records that ``data`` names, see ``open_records``; ``key`` of the block, for errors."""
+    """The records that ``data`` names, see ``open_records``.
+
+    Args:
+      key: of the block, for errors.
+      quiet: says nothing of records that are replaced.
+    """
     is_training, is_divided = split == "train", data.held_out > 0
     opened: Split = "train" if is_divided else split
     source = open_source(data.source, opened, data.columns, cache_dir=data.cache_dir)
@@ -388,6 +397,7 @@ def open_selection(
         level=data.check if is_training or is_divided else "none",
         on_bad=data.on_bad,
         label=part + ("training" if is_training else "held-out"),
+        quiet=quiet,
     )
     if is_divided and not is_training:
         # Nothing takes the place of a held-out record that cannot be used.

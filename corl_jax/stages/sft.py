@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import grain
@@ -91,7 +91,7 @@ class SftStage:
             "config.sft.understanding_rows": c.understanding_rows,
         }
         rows = {"image": self.batch_size, "text": c.understanding_rows}
-        self._order = TrainRecords(config, rows, is_paired=True)
+        self.records_order = TrainRecords(config, rows, is_paired=True)
         self.make_sft_batch = MakeSftBatch(
             tokenizer=setup.tokenizer,
             image_tokens=setup.cfg.image_tokens,
@@ -104,7 +104,7 @@ class SftStage:
             generation_prompt_length=c.generation_prompt_length,
             understanding_prompt_length=c.understanding_prompt_length,
             target_length=c.target_length,
-            parse_images=self._order.addresses == {SHAPES},
+            parse_images=self.records_order.addresses == {SHAPES},
             local_row_ids=setup.sharder.local_row_ids,
         )
 
@@ -112,15 +112,15 @@ class SftStage:
     def train_records(self) -> RecordSource:
         """The training records, built or opened and checked on first use."""
         checks = self.text_checks()
-        return self._order.open({"image": checks, "text": checks})
+        return self.records_order.open({"image": checks, "text": checks})
 
     def text_checks(self) -> list[Check]:
         """What must be true of the texts of every training record."""
-        return [self.make_sft_batch.check_record]
+        return self.make_sft_batch.checks
 
-    def open_inputs(self) -> None:
-        """Reads records, before anything is written."""
-        len(self.train_records)
+    def input_checks(self) -> Iterator[Callable[[], object]]:
+        """Reads records before anything is written."""
+        yield lambda: len(self.train_records)
 
     def init_state(self) -> TrainState:
         """The image tokenizer of ``init_from`` and, usually, random parameters beside it."""
@@ -128,11 +128,11 @@ class SftStage:
 
     def data_iterator(self) -> grain.DatasetIterator:
         """Prompts with their targets."""
-        return self._order.batches(self.train_records, self.make_sft_batch)
+        return self.records_order.batches(self.train_records, self.make_sft_batch)
 
     def record_ids(self, step: int) -> tuple[str, ...]:
         """Ids of the records of a step."""
-        return self._order.record_ids(self.train_records, step)
+        return self.records_order.record_ids(self.train_records, step)
 
     def batches(
         self, state: TrainState, raw: SftBatch, step: int

@@ -10,8 +10,8 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.types import Record
 from corl_jax.data.unusable_records import Check
 from corl_jax.engine.optim import make_optimizer
-from corl_jax.stages.run import STAGES
 from corl_jax.stages.setup import build_setup
+from corl_jax.stages.start_checks import STAGES
 from corl_jax.stages.whole_config import check_config, optim_config
 
 

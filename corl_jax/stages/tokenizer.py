@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any
 
 import grain
@@ -78,12 +78,12 @@ class TokenizerStage:
         self.graphdef = nnx.split(abstract_module)[0]
         self.cfg = read_block(TokenizerConfig, config["tokenizer"], "tokenizer")
         self._open_records = functools.partial(open_records, config)
-        self._order = TrainRecords(config, {"image": self.batch_size}, is_paired=True)
+        self.records_order = TrainRecords(config, {"image": self.batch_size}, is_paired=True)
 
     @functools.cached_property
     def train_records(self) -> RecordSource:
         """The training records, built or opened and checked on first use."""
-        return self._order.open({"image": self.text_checks()})
+        return self.records_order.open({"image": self.text_checks()})
 
     @functools.cached_property
     def held_out(self) -> tuple[Record, ...]:
@@ -94,10 +94,10 @@ class TokenizerStage:
         """What must be true of every training record: it has an image."""
         return [functools.partial(require, task="the image tokenizer", fields=("image",))]
 
-    def open_inputs(self) -> None:
-        """Reads records, before anything is written."""
-        len(self.train_records)
-        len(self.held_out)
+    def input_checks(self) -> Iterator[Callable[[], object]]:
+        """Reads records before anything is written, see ``RlStage.input_checks``."""
+        yield lambda: len(self.train_records)
+        yield lambda: len(self.held_out)
 
     def init_state(self) -> TrainState:
         """Random parameters, or those of ``init_from``."""
@@ -106,11 +106,11 @@ class TokenizerStage:
     def data_iterator(self) -> grain.DatasetIterator:
         """Images in [-1, 1]."""
         transform = StackImages(self.setup.cfg.image_size, self.setup.sharder.local_row_ids)
-        return self._order.batches(self.train_records, transform)
+        return self.records_order.batches(self.train_records, transform)
 
     def record_ids(self, step: int) -> tuple[str, ...]:
         """Ids of the records of a step."""
-        return self._order.record_ids(self.train_records, step)
+        return self.records_order.record_ids(self.train_records, step)
 
     def batches(self, state: TrainState, raw: Any, step: int) -> Iterator[tuple[Any, HostMetrics]]:
         """The images, with equal weights that add up to 1."""

@@ -7,6 +7,9 @@ seed alone. With one, every step has rows of all parts. Held-out records are alw
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, TypeVar
@@ -14,6 +17,8 @@ from typing import Any, TypeVar
 import grain
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.problems import Problems
+from corl_jax.core.processes.agreement import on_all_processes
 from corl_jax.data.mixing.epochs import Epochs
 from corl_jax.data.mixing.history import HistoryIterator
 from corl_jax.data.mixing.mixture import Mixture, Part
@@ -58,6 +63,7 @@ class TrainRecords:
           UserError: weights that leave a task without records, or that part what is paired.
         """
         self._data = read_block(DataConfig, config["data"], "data")
+        self._quiet = False
         self._seed = config["seed"]
         starts = (0, *self._data.stages)
 
@@ -95,6 +101,11 @@ class TrainRecords:
         )
 
     @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks whose records these are."""
+        return self._tasks
+
+    @property
     def addresses(self) -> set[str]:
         """Where the training records come from."""
         parts = self._parts.values()
@@ -110,18 +121,30 @@ class TrainRecords:
           UserError: missing data, or records that cannot be used.
         """
         if not self._parts:
-            return open_selection(self._data, "train", _checks_of(checks, self._tasks))
-        parts = []
+            task_checks = _checks_of(checks, self._tasks)
+            return open_selection(self._data, "train", task_checks, quiet=self._quiet)
+        parts, problems = [], Problems()
         for name, part in self._parts.items():
             tasks = [task for task, values in self._weights[name].items() if any(values)]
-            records = open_selection(
-                part.as_data(self._data),
-                "train",
-                _checks_of(checks, tasks),
-                key=f"data.mixture.{name}",
-            )
-            parts.append(Part(name, records))
+            with problems.collect():
+                open_part = functools.partial(
+                    open_selection,
+                    part.as_data(self._data),
+                    "train",
+                    _checks_of(checks, tasks),
+                    key=f"data.mixture.{name}",
+                    quiet=self._quiet,
+                )
+                parts.append(Part(name, on_all_processes(open_part)))
+        problems.raise_if_any()
         return Mixture(parts)
+
+    def without_checks(self) -> TrainRecords:
+        """The same records, of which those that cannot be used are left out without a word."""
+        copied = copy.copy(self)
+        copied._data = dataclasses.replace(self._data, check="none", on_bad="drop")
+        copied._quiet = True
+        return copied
 
     def batches(self, records: RecordSource, transform: Transform[T]) -> grain.DatasetIterator[T]:
         """Endless batches of ``records``, which ``open`` gave."""

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from corl_jax.core.checks.config_block import Interval, PositiveInt, check_value
 from corl_jax.core.errors import UserError
+from corl_jax.core.problems import Problems
 from corl_jax.engine.alarms import AlarmConfig
 from corl_jax.engine.optim import OptimConfig
 from corl_jax.stages.config import (
@@ -63,7 +64,7 @@ def check_config(config: Mapping[str, Any]) -> RunConfig:
       the keys that every stage has.
 
     Raises:
-      UserError: a missing or unknown key, or a value that it cannot have.
+      UserError: a missing or unknown key, or values that they cannot have, all of them.
     """
     run = read_run_config(config)
     if run.stage not in STAGE_KEYS:
@@ -74,21 +75,29 @@ def check_config(config: Mapping[str, Any]) -> RunConfig:
         raise UserError(f"the config must have the key {missing[0]}; it is missing. Add it")
 
     # The blocks of all stages, then those of this one.
+    problems, are_right = Problems(), set()
     for key, cls in BLOCKS.items():
-        read_block(cls, config[key], key)
-    optim_config(config)
+        with problems.collect():
+            read_block(cls, config[key], key)
+            are_right.add(key)
+    with problems.collect():
+        optim_config(config)
     if "evals" in config:
-        read_block(EvalsConfig, config["evals"], "evals")
-    if "batch_size" in keys:
-        check_key(config, "batch_size", PositiveInt)
-    if "trainable" in keys:
-        check_key(config, "trainable", Trainable)
-    if run.stage == "tokenizer":
-        read_block(TokenizerConfig, config["tokenizer"], "tokenizer")
-    elif run.stage == "sft":
-        read_block(SftConfig, config["sft"], "sft")
-    else:
-        read_rl_config(config, run.updates_per_step)
+        with problems.collect():
+            read_block(EvalsConfig, config["evals"], "evals")
+    for key, annotation in (("batch_size", PositiveInt), ("trainable", Trainable)):
+        if key in keys:
+            with problems.collect():
+                check_key(config, key, annotation)
+    with problems.collect():
+        if run.stage == "tokenizer":
+            read_block(TokenizerConfig, config["tokenizer"], "tokenizer")
+        elif run.stage == "sft":
+            read_block(SftConfig, config["sft"], "sft")
+        # Some of its rules are about the stages of a curriculum, which the block data has.
+        elif "data" in are_right:
+            read_rl_config(config, run.updates_per_step)
+    problems.raise_if_any()
     return run
 
 

@@ -55,7 +55,7 @@ def errors_name(record: Record) -> Iterator[None]:
     except TextTooLong:
         raise
     except UserError as error:
-        raise UserError(f"{record_label(record)}: {error}") from None
+        raise UserError(f"{record_label(record)}: {error}") from error
 
 
 def check_length(

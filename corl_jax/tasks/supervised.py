@@ -7,6 +7,7 @@ records of other data sets bring the text to imitate as their ``solution``.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Prompts, Record, pytree
 from corl_jax.data.question_templates import fill_in_question
-from corl_jax.data.records import image_of, record_label, require
+from corl_jax.data.records import has_fields, image_of, record_label, require
 from corl_jax.data.shapes.captions import canonical_caption, list_objects
 from corl_jax.data.shapes.parser import parse_batch
 from corl_jax.data.shapes.vocabulary import DESCRIBE
@@ -141,26 +142,29 @@ class MakeSftBatch:
             stack_target_images(tuple(generation.values()), self.image_size),
         )
 
-    def check_record(self, record: Record) -> None:
-        """Checks every text that a batch may make of a record, whatever its format and its epoch.
+    @property
+    def checks(self) -> list[Callable[[Record], object]]:
+        """Checks of every text that a batch may make of a record, whatever its format and its epoch.
 
-        Not the targets of the embedded world, which are read off images.
-
-        Raises:
-          UserError: one of them cannot be used.
+        Each raises UserError. A record that lacks something is refused by the first alone. Targets of
+        the embedded world are not checked, since they are read off images.
         """
         # Every record is drawn; those that are read may ask for its caption.
-        require(record, "supervised training", ("prompt", "image"))
-        formats = (CAPTION, WELL_FORMED) if self.caption_share < 1 else (CAPTION,)
-        if WELL_FORMED in formats:
-            require(record, "supervised training", ("question", "answer"))
+        is_asked = self.caption_share < 1
+        fields = ("prompt", "image", *(("question", "answer") if is_asked else ()))
 
-        self._prompt_ids(record)
-        for format_ in formats:
-            self._question_ids_of(record, format_)
-        if not self.parse_images:
-            for format_ in formats:
-                self._target_ids(record, self._text_from_record(record, format_))
+        def check_fields(record: Record) -> None:
+            require(record, "supervised training", fields)
+
+        def if_whole(make_ids: Callable[[Record], object]) -> Callable[[Record], object]:
+            return lambda record: has_fields(record, fields) and make_ids(record)
+
+        checks = [check_fields, if_whole(self._prompt_ids)]
+        for format_ in (CAPTION, WELL_FORMED) if is_asked else (CAPTION,):
+            checks.append(if_whole(functools.partial(self._question_ids_of, format_=format_)))
+            if not self.parse_images:
+                checks.append(if_whole(functools.partial(self._target_ids_of, format_=format_)))
+        return checks
 
     def _sample_format(self, rng: np.random.Generator) -> str:
         """The format of the target of an understanding row; ``CAPTION`` if it is a caption."""
@@ -248,6 +252,9 @@ class MakeSftBatch:
             tokens[i, : len(ids)] = ids
             mask[i, : len(ids)] = True
         return tokens, mask
+
+    def _target_ids_of(self, record: Record, format_: str) -> list[int]:
+        return self._target_ids(record, self._text_from_record(record, format_))
 
     def _target_ids(self, record: Record, text: str) -> list[int]:
         """Tokens of a target. The end token is part of it: the model must learn to stop."""

@@ -6,9 +6,14 @@ import json
 import re
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from corl_jax.commands.cli import main
+from corl_jax.data.shapes.captions import canonical_caption
+from corl_jax.data.shapes.render import render
+from corl_jax.data.shapes.scene import Scene, Shape
 from corl_jax.rewards.base import rewards
 
 
@@ -35,6 +40,30 @@ def test_photographs_are_scored(photographs, tmp_path, capsys):
         assert row["perceptual"] == pytest.approx(1, abs=1e-5) and row["pixel"] == 1
         assert 0.5 <= row["cycle_both"] <= 1 and 0 <= row["clip"] <= 1
     assert len({row["clip"] for row in values["rows"]}) == 12
+
+
+def test_pictures_of_any_size_without_a_policy(tmp_path, capsys):
+    """Each keeps its size: the world's own pictures are read, beside those of 384 px."""
+    scene = Scene((Shape(1, 1, "red", "circle", 0, 0),))
+    caption = canonical_caption(scene)
+    pictures = {"own.png": render(scene), "other.png": np.zeros((384, 384, 3), np.uint8)}
+    for name, pixels in pictures.items():
+        Image.fromarray(pixels).save(tmp_path / name)
+
+    def score(reward, *names):
+        rows = [{"prompt": caption, "image": "own.png", "picture": name} for name in names]
+        (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        flags = ["--records", str(tmp_path / "rows.jsonl"), "--overwrite", "--rewards", reward]
+        code = main(["score", *flags, "--out", str(tmp_path / "out.json")])
+        return code or [
+            row[reward] for row in json.loads((tmp_path / "out.json").read_text())["rows"]
+        ]
+
+    assert score("shapes_strict", "own.png") == [1]
+    first, second, third = score("pixel", "own.png", "other.png", "own.png")
+    assert first == third == 1 and 0 < second < 1
+    assert score("shapes_strict", "other.png") == 2
+    assert "uint8 [N, 48, 48, 3]; got uint8 [1, 384, 384, 3]" in capsys.readouterr().err
 
 
 def test_a_custom_reward_is_imported_from_the_current_folder(photographs, tmp_path, monkeypatch):

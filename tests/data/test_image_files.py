@@ -14,7 +14,7 @@ from PIL import Image, features
 
 from corl_jax.core.errors import UserError
 from corl_jax.data.image_files import MAX_PIXELS, load_image
-from corl_jax.data.record_files import read_records
+from corl_jax.data.scored_rows import read_scored_rows
 from corl_jax.data.sources.addresses import open_source
 
 hypothesis = pytest.importorskip("hypothesis", reason="pip install -e '.[test]'")
@@ -387,8 +387,10 @@ def test_readers_of_records_name_the_row(tmp_path):
         '"qa_type": "OE"}'
     )
     (tmp_path / "train.jsonl").write_text(f"{row}\n{row}\n", "utf-8")
-    with pytest.raises(UserError, match=r"line 1 of '.*train.jsonl': image '.*cut.png' cannot be"):
-        read_records(tmp_path / "train.jsonl")
+    with pytest.raises(
+        UserError, match=r"line 1 of '.*train.jsonl'\): image '.*cut.png' cannot be"
+    ):
+        read_scored_rows(tmp_path / "train.jsonl")
     with pytest.raises(
         UserError, match=r"line 2 of '.*train.jsonl'\): image '.*cut.png' cannot be"
     ):

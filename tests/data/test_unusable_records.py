@@ -9,10 +9,15 @@ import pytest
 from PIL import Image
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.problems import SeveralProblems
+from corl_jax.data.findings import EXAMPLES, NUMBERED
 from corl_jax.data.records import TextTooLong
 from corl_jax.data.selection import select_rows
+from corl_jax.data.shapes.vocabulary import build_tokenizer
 from corl_jax.data.sources.addresses import open_source
-from corl_jax.data.unusable_records import LISTED, usable_rows
+from corl_jax.data.text_tokenizer import TextTokenizer
+from corl_jax.data.unusable_records import usable_rows
+from corl_jax.tasks.base import errors_name
 
 ROW = {
     "prompt": "a cat",
@@ -48,7 +53,6 @@ def check_width(record):
 def message_of(source, rows, checks=(check_width,), **options):
     with pytest.raises(UserError) as error:
         usable_rows(source, rows, checks, **options)
-    assert "\n" not in str(error.value)
     return str(error.value)
 
 
@@ -61,29 +65,30 @@ def test_everything_that_is_wrong_is_named_at_once(open_folder):
         {"real_image": "nowhere.png"},
         {"prompt": "a cat on a chair"},
     )
-    message = message_of(source, range(6))
-    assert message.startswith(
-        "5 of 6 training records cannot be used: record 'train-2': its prompt"
-    )
-    assert "record 'train-2' (line 2 of " in message and "damaged.png" in message
-    for part in (
-        "line 3 of",
-        "record 'train-4' (line 4 of",
-        "nowhere.png",
-        "record 'train-6': its",
-    ):
-        assert part in message
-    # One flag is enough for both prompts.
-    assert message.endswith(
-        "Correct the data, set --config.rl.w=16, or set --config.data.on_bad=drop to take "
-        "other records in their place"
-    )
+    with pytest.raises(SeveralProblems) as error:
+        usable_rows(source, range(6), [check_width])
+    rows, widths, image = error.value.problems
+
+    # The rows that are no records; prompts, for both of which one flag is enough; a picture.
+    assert rows.startswith("3 of 6 training records cannot be used: ")
+    for part in ("line 3 of", "record 'train-4' (line 4 of", "nowhere.png"):
+        assert part in rows
+    assert widths.startswith("2 of 6 training records cannot be used: record 'train-2': its prompt")
+    assert "record 'train-6': its" in widths
+    drop = "or set --config.data.on_bad=drop to take other records in their place"
+    assert widths.endswith(f"Correct the data, set --config.rl.w=16, {drop}")
+    assert image.startswith("1 of 6") and "record 'train-2' (line 2 of " in image
+    assert "damaged.png" in image and image.endswith(f"Correct the data, {drop}")
+    assert str(error.value).splitlines() == [
+        "3 problems, and nothing was written:",
+        *(f"  {n}. {text}" for n, text in enumerate((rows, widths, image), 1)),
+    ]
 
 
 def test_levels_of_the_check(open_folder):
     source = open_folder({}, {"real_image": "damaged.png"}, {"prompt": "a cat on a mat"}, "{")
     for level, rows in (("all", [1, 2, 3]), ("texts", [2, 3]), ("none", [3])):
-        assert message_of(source, range(4), level=level).startswith(f"{len(rows)} of 4 training")
+        assert message_of(source, range(4), level=level).count("1 of 4 training") == len(rows)
         usable = usable_rows(source, range(4), [check_width], level=level, on_bad="drop")
         assert not set(usable) & set(rows) and len(usable) == 4
     assert usable_rows(source, [0], [check_width]) == [0]
@@ -103,8 +108,28 @@ def test_others_take_the_places_of_records_that_cannot_be_used(open_folder, caps
 def test_many_are_counted_and_some_are_listed(open_folder):
     source = open_folder(*[{"prompt": "a cat on a mat" + "!" * i} for i in range(600)])
     message = message_of(source, range(600))
-    assert message.startswith("600 of 600") and f"; and {600 - LISTED} more. " in message
-    assert message.count("record 'train-") == LISTED and "--config.rl.w=613" in message
+    more = 600 - EXAMPLES - NUMBERED
+    assert message.startswith("600 of 600") and "; also number 4, 5, 6, " in message
+    assert f" and {more} more. " in message and "\n" not in message
+    assert message.count("record 'train-") == EXAMPLES and "--config.rl.w=613" in message
+    # None would be left.
+    assert "on_bad" not in message
+
+
+def test_unknown_words_are_listed_once(open_folder):
+    tokenizer = TextTokenizer(build_tokenizer())
+    source = open_folder(
+        *[{"prompt": f"a {word} cat"} for word in ("teal", "red", "ivory", "teal")]
+    )
+
+    def check(record):
+        with errors_name(record):
+            tokenizer.image_generation_prompt(record.prompt)
+
+    message = message_of(source, range(4), [check])
+    assert message.startswith("4 of 4 training records cannot be used: ")
+    assert "does not know 'cat', 'ivory', 'teal' (in number 1, 2, 3, 4)" in message
+    assert "corl init --out FOLDER" in message
 
 
 def test_a_selection_keeps_rows_that_may_belong_to_it(open_folder):

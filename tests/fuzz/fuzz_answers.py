@@ -18,6 +18,7 @@ import atheris
 
 with atheris.instrument_imports(include=["corl_jax.data.answers", "corl_jax.rewards.parsing"]):
     from corl_jax.core.errors import UserError
+    from corl_jax.core.problems import problems_of
     from corl_jax.data.answers.characters import canonical_text
     from corl_jax.data.answers.options import LETTERS, extract_option, list_options
     from corl_jax.data.answers.reading import is_correct, read_answer
@@ -32,9 +33,11 @@ with atheris.instrument_imports(include=["corl_jax.data.answers", "corl_jax.rewa
 
 import numpy as np  # noqa: E402
 
-from corl_jax.data.record_files import parse_record, read_columns  # noqa: E402
+from corl_jax.data.record_fields import make_record  # noqa: E402
 from corl_jax.data.records import check_record  # noqa: E402
+from corl_jax.data.scored_rows import read_scored_rows  # noqa: E402
 from corl_jax.data.sources.addresses import open_source  # noqa: E402
+from corl_jax.data.sources.columns import read_fields, resolve_columns  # noqa: E402
 
 IMAGE = np.zeros((1, 1, 3), np.uint8)
 FILE = pathlib.Path(tempfile.mkdtemp()) / "records.jsonl"
@@ -89,7 +92,8 @@ def check_answers(text: str, other: str, choices: list[str]) -> None:
 def check_columns(columns: dict[str, str]) -> None:
     """Reads a record: it is refused, or its solution is right."""
     try:
-        record = check_record(parse_record(columns, "x", IMAGE))
+        fields = read_fields(columns, resolve_columns(columns, {}, "x"), "x")
+        record = check_record(make_record(fields, "x", IMAGE))
     except UserError as error:
         check_error(error)
         return
@@ -99,14 +103,12 @@ def check_columns(columns: dict[str, str]) -> None:
 
 
 def check_file() -> None:
-    """Reads the file by both of its doors, for rewards of outputs and for training."""
+    """Reads the file, for rewards of outputs and for training."""
     try:
-        rows = read_columns(FILE)
+        read_scored_rows(FILE)
     except UserError as error:
-        check_error(error)
-        rows = []
-    for row in rows:
-        check_columns(row.columns)
+        for text in problems_of(error):
+            assert "\n" not in text
 
     try:
         source = open_source(str(FILE), "train")

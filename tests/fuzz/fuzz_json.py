@@ -14,10 +14,11 @@ import atheris
 with atheris.instrument_imports(
     include=["corl_jax.core.checks.json_reader", "corl_jax.core.checks.json_object"]
 ):
+    from corl_jax.core.checks.json_object import JsonObject
     from corl_jax.core.checks.json_reader import parse_json
     from corl_jax.core.errors import UserError
 
-from corl_jax.data.record_files import _parse_line
+from corl_jax.data.sources.columns import read_fields, resolve_columns
 from corl_jax.models.janus.config import TINY
 from corl_jax.porting.janus import hf_config, original_config
 from corl_jax.porting.janus.layouts import detect_layout
@@ -44,11 +45,16 @@ def fuzz(data: bytes) -> None:
             content[:position] + piece + content[position + provider.ConsumeIntInRange(0, 24) :]
         )
 
-    for read in (_parse_line, _read_config):
+    for read in (_read_row, _read_config):
         try:
             read(content, "x")
         except UserError as error:
             assert "\n" not in str(error)
+
+
+def _read_row(content: bytes, label: str) -> None:
+    row = JsonObject.check(parse_json(content, label), label).entries
+    read_fields(row, resolve_columns(row, {}, label), label)
 
 
 def _read_config(content: bytes, label: str) -> None:

@@ -25,8 +25,8 @@ from corl_jax.planner.search import candidate_configs
 from corl_jax.reward_models.base import load_reward_model
 from corl_jax.reward_models.collection import SPECS
 from corl_jax.stages.rl.stage import RlStage
-from corl_jax.stages.run import optim_config
 from corl_jax.stages.setup import build_setup
+from corl_jax.stages.whole_config import optim_config
 
 CONFIG = "--config=configs/unified.py"
 PHASES_WITHOUT_REWARDS = ("rollout_image", "rollout_text", "log_probs", "update")

@@ -11,8 +11,8 @@ from corl_jax.core.sharding import sharding_context
 from corl_jax.engine.optim import make_optimizer
 from corl_jax.engine.update import make_update
 from corl_jax.stages.rl.stage import RlStage
-from corl_jax.stages.run import optim_config
 from corl_jax.stages.setup import build_setup
+from corl_jax.stages.whole_config import optim_config
 
 
 @pytest.fixture(scope="session", autouse=True)

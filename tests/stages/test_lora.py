@@ -23,9 +23,10 @@ from corl_jax.engine.update import make_update
 from corl_jax.models.lora import is_adapter, without_adapters
 from corl_jax.porting.janus.folder import load_params as load_folder
 from corl_jax.stages.rl.stage import RlStage
-from corl_jax.stages.run import optim_config, run
+from corl_jax.stages.run import run
 from corl_jax.stages.setup import Setup, build_setup
 from corl_jax.stages.sft import SftStage
+from corl_jax.stages.whole_config import optim_config
 
 TASKS = ("image", "text")
 RANK = {"lora.rank": 4}

@@ -25,8 +25,9 @@ from corl_jax.engine.optim import make_optimizer
 from corl_jax.engine.update import make_update
 from corl_jax.models.janus.config import ImageTokenizerConfig, JanusConfig, VisionConfig
 from corl_jax.models.language_model import DecoderConfig
-from corl_jax.stages.run import STAGES, optim_config
 from corl_jax.stages.setup import build_setup
+from corl_jax.stages.start_checks import STAGES
+from corl_jax.stages.whole_config import optim_config
 
 ROWS, WIDTH, MLP, LAYERS = 8, 64, 96, 2
 LENGTHS = {"rl": 64 + 2 * 3, "sft": 64 + 16 - 1}

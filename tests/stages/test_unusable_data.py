@@ -51,7 +51,7 @@ def prepare_with(small_config, small_world, tmp_path):
 def error_of(prepare_with, tmp_path, *args, **options):
     with pytest.raises(UserError) as error:
         prepare_with(*args, **options)
-    assert not (tmp_path / "run").exists() and "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
     return str(error.value)
 
 
@@ -85,8 +85,12 @@ def test_the_cases_of_the_data(test_data, prepare_with, tmp_path, name, problem,
 def test_what_rewards_need_of_records(prepare_with, tmp_path):
     rows = [{}, {"cls_problem": "how many objects are there?", "cls_solution": "circle"}, {}]
     message = error_of(prepare_with, tmp_path, rows, image_reward="self_classes")
-    assert message.startswith("2 of 3") and "record 'r0'" in message and "record 'r2'" in message
+    # Both columns are missing, which is two problems of the same records.
+    assert message.startswith("2 problems, and nothing was written:\n  1. 2 of 3 training records")
+    for line in message.splitlines()[1:]:
+        assert "record 'r0'" in line and "record 'r2'" in line and "'r1'" not in line
     assert "reward 'self_classes' needs class_question, which is absent" in message
+    assert "reward 'self_classes' needs class_answer, which is empty" in message
 
     rows = [{}, {"qa_solution": "a red circle"}]
     message = error_of(prepare_with, tmp_path, rows, text_reward="numeric")
@@ -111,7 +115,9 @@ def test_supervised_training_checks_every_width(prepare_with, tmp_path):
 
 def test_held_out_records_of_probes_are_read_before_the_run(prepare_with, tmp_path):
     message = error_of(prepare_with, tmp_path, [{}, {}], **{"hooks.probe_every": 1})
-    assert "has no test.jsonl" in message
+    # The flag that the first names would lead to the second.
+    assert "1. " in message and "has no test.jsonl" in message
+    assert "need 2 held-out records, and there are 2 records in all" in message
 
 
 def test_widths_and_limits_may_change_in_a_run(prepare_with):

@@ -7,7 +7,7 @@ import copy
 import pytest
 
 from corl_jax.core.errors import UserError
-from corl_jax.stages.run import STAGES
+from corl_jax.stages.start_checks import STAGES
 from corl_jax.stages.whole_config import STAGE_KEYS, check_config
 
 

@@ -16,10 +16,11 @@ from typing import Protocol
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Record
 from corl_jax.core.workers.pool import WorkerPool
+from corl_jax.data.findings import error_text
 from corl_jax.data.prepared.features import TEXT_FIELDS
 from corl_jax.data.prepared.picture_facts import PictureFacts, picture_facts
 from corl_jax.data.records import record_label
-from corl_jax.data.unusable_records import Check, CheckedSource, error_text, record_errors
+from corl_jax.data.unusable_records import Check, CheckedSource, record_errors
 
 ROWS_AHEAD = 4
 """Rows per worker process that are read before the first of them is done."""
@@ -102,7 +103,7 @@ class RowPass:
 
     def _start(self, row: int, with_thumbnail: bool) -> Callable[[], CheckedRow]:
         """Reads a row and lets its picture be decoded; the result is what waits for that."""
-        problems = [error_text(error) for error in record_errors(self.source, row, self.checks)]
+        problems = [error_text(error) for _, error in record_errors(self.source, row, self.checks)]
         if row in self.source.unreadable:
             return lambda: CheckedRow(row, tuple(problems))
 

@@ -114,7 +114,7 @@ class TableSource:
         for row in table.rows(tuple(resolved.values())):
             record, picture = None, None
             try:
-                record, picture = _read_row(row, resolved, table.folder, ids)
+                record, picture = read_row(row, resolved, table.folder, ids)
                 ids.add(record.id)
             except UserError as error:
                 self.unreadable[len(self._records)] = str(error)
@@ -195,7 +195,7 @@ class TableSource:
 _TEXT_FIELDS = tuple(name for name in COLUMN_FIELDS if name != "image")
 
 
-def _read_row(
+def read_row(
     row: Row, columns: Mapping[str, str], folder: pathlib.Path, ids: set[str]
 ) -> tuple[Record, Picture | None]:
     """The record of a row without its image, and where the image is.
@@ -205,6 +205,9 @@ def _read_row(
       columns: field to column.
       folder: that paths of pictures are relative to.
       ids: of the rows before.
+
+    Raises:
+      UserError: it is no record.
     """
     if row.problem:
         raise UserError(row.problem)

@@ -117,6 +117,9 @@ class JanusConfig:
         return math.isqrt(self.image_tokens)
 
 
+TEXT_POSITIONS = 1472
+"""Positions beside an image in a policy that ``corl init`` makes."""
+
 # For tests and tutorials; a CPU trains it in minutes.
 TINY = JanusConfig(
     vision=VisionConfig(image_size=48, patch_size=8, width=128, depth=3, heads=4, mlp_dim=352),
@@ -141,6 +144,31 @@ TINY = JanusConfig(
     gen_head_dim=128,
 )
 
+# Images of 384 px in 576 tokens as those of the released models have, in a model that one CPU trains:
+# for trying records and rewards of one's own.
+SMALL = JanusConfig(
+    vision=VisionConfig(image_size=384, patch_size=16, width=128, depth=3, heads=4, mlp_dim=352),
+    decoder=DecoderConfig(
+        vocab_size=4096,
+        width=128,
+        depth=4,
+        heads=4,
+        kv_heads=4,
+        head_size=32,
+        mlp_dim=352,
+        max_length=2048,
+    ),
+    image_tokenizer=ImageTokenizerConfig(
+        codebook_size=1024,
+        code_dim=8,
+        latent_channels=64,
+        base_channels=32,
+        channel_multipliers=(1, 1, 1, 1, 2),
+        res_blocks=0,
+    ),
+    gen_head_dim=128,
+)
+
 # The defaults of the dataclasses are those of the 1B model.
 JANUS_PRO_1B = JanusConfig()
 
@@ -151,6 +179,28 @@ JANUS_PRO_7B = JanusConfig(
 )
 
 SIZES = {"tiny": TINY, "janus_pro_1b": JANUS_PRO_1B, "janus_pro_7b": JANUS_PRO_7B}
+
+
+NEW_SIZES = {"tiny": TINY, "small": SMALL}
+"""Sizes of policies that ``corl init`` makes, up to their image size and vocabulary."""
+
+
+def resized(size: JanusConfig, image_size: int, vocab_size: int) -> JanusConfig:
+    """``size`` for other images and another tokenizer, with room for texts beside the longer images.
+
+    Raises:
+      UserError: images that do not divide into the patches of ``size``.
+    """
+    patch = size.vision.patch_size
+    if image_size < 2 * patch or image_size % patch:
+        raise UserError(
+            f"--image-size must be a multiple of {patch}, and at least {2 * patch}; got {image_size}"
+        )
+    vision = dataclasses.replace(size.vision, image_size=image_size)
+    # Positions cost nothing but a number, since they are rotations.
+    longest = max(size.decoder.max_length, TEXT_POSITIONS + vision.tokens)
+    decoder = dataclasses.replace(size.decoder, vocab_size=vocab_size, max_length=longest)
+    return dataclasses.replace(size, vision=vision, decoder=decoder)
 
 
 def named_size(name: str) -> JanusConfig:

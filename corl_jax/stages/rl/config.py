@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 from corl_jax.core.checks.config_block import check_value
 from corl_jax.core.errors import UserError
+from corl_jax.core.problems import Problems
 from corl_jax.objectives.kl import KlConfig
 from corl_jax.objectives.sampling_distribution import SamplingParams
 from corl_jax.rewards.base import rewards
@@ -114,31 +116,70 @@ def read_rl_config(config: Mapping[str, Any], updates_per_step: int) -> RlConfig
       UserError: a value or a combination of values that cannot be trained with.
     """
     check_keys(config["rl"], set(BLOCKS), "rl")
-    blocks: dict[str, Any] = {
-        name: read_block(cls, config["rl"][name], f"rl.{name}") for name, cls in BLOCKS.items()
-    }
     check_keys(config["kl"], set(TASKS), "kl")
-    kl = {task: read_block(KlConfig, config["kl"][task], f"kl.{task}") for task in TASKS}
-
-    # Custom rewards have to be known before the tables of rewards are checked against the registry.
     check_keys(config["rewards"], {*TASKS, "options"}, "rewards")
-    options = read_block(RewardOptions, config["rewards"]["options"], "rewards.options")
-    register_custom(options.custom)
-    with within("rewards.options"):
-        check_reward_options(options)
-    for task in TASKS:
-        with within("rewards"):
-            check_value(task, config["rewards"][task], RewardWeights)
-        for name in config["rewards"][task]:
-            rewards.require(name)
-    weights = {task: dict(config["rewards"][task]) for task in TASKS}
 
+    # Each block by itself, so that all problems are found.
+    problems = Problems()
+    blocks: dict[str, Any] = {}
+    kl: dict[str, KlConfig] = {}
+    for name, cls in BLOCKS.items():
+        with problems.collect():
+            blocks[name] = read_block(cls, config["rl"][name], f"rl.{name}")
+    for task in TASKS:
+        with problems.collect():
+            kl[task] = read_block(KlConfig, config["kl"][task], f"kl.{task}")
+    with problems.collect():
+        options = _read_reward_options(config["rewards"]["options"])
+    for task in TASKS:
+        with problems.collect():
+            _check_reward_weights(task, config["rewards"][task], config["rewards"]["options"])
+    problems.raise_if_any()
+
+    weights = {task: dict(config["rewards"][task]) for task in TASKS}
     starts = (0, *config["data"]["stages"])
-    c = RlConfig(**blocks, stage_starts=starts, kl=kl, rewards=weights, reward_options=options)
-    _check_tasks(c)
-    _check_off_policy(c, updates_per_step)
-    _check_curriculum(c)
+    c = RlConfig(
+        **blocks,
+        stage_starts=starts,
+        kl=kl,
+        rewards=weights,
+        reward_options=options,
+    )
+    # The rules between blocks.
+    for check in (
+        _check_tasks,
+        functools.partial(_check_off_policy, updates_per_step=updates_per_step),
+        _check_curriculum,
+    ):
+        with problems.collect():
+            check(c)
+    problems.raise_if_any()
     return c
+
+
+def _read_reward_options(block: Mapping[str, Any]) -> RewardOptions:
+    """``config.rewards.options``. The user's rewards are registered, so that they have names."""
+    options = read_block(RewardOptions, block, "rewards.options")
+    problems = Problems()
+    with problems.collect():
+        register_custom(options.custom)
+    with problems.collect(), within("rewards.options"):
+        check_reward_options(options)
+    problems.raise_if_any()
+    return options
+
+
+def _check_reward_weights(task: str, weights: Any, options: Mapping[str, Any]) -> None:
+    """Checks ``config.rewards.image`` or ``.text``; the user's rewards must be registered."""
+    with within("rewards"):
+        check_value(task, weights, RewardWeights)
+    # One of the user that could not be registered is an error of its own.
+    own = {str(entry).rpartition(":")[2] for entry in options.get("custom", ())}
+    problems = Problems()
+    for name in weights.keys() - own:
+        with problems.collect():
+            rewards.require(name)
+    problems.raise_if_any()
 
 
 def _check_tasks(c: RlConfig) -> None:

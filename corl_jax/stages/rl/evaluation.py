@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.problems import problems_of
 from corl_jax.core.sharding import sharding_context
 from corl_jax.core.types import Completion, Params, Record, Rewards
+from corl_jax.data.sources.base import RecordSource
 from corl_jax.evals.config import ANSWER_TOKENS, EvalPolicy, EvalSampling
 from corl_jax.evals.gallery import Gallery, make_gallery
 from corl_jax.evals.generation import STRICT_REWARD
@@ -28,6 +31,9 @@ from corl_jax.stages.rl.held_out import HeldOutRecords
 from corl_jax.stages.rl.reward_step import RewardScorer
 from corl_jax.stages.setup import Setup
 
+EXAMPLES = 16
+"""Training records that are looked at where there are no held-out ones yet."""
+
 WORLD_REWARDS = {"image": (STRICT_REWARD,), "text": (CORRECT_REWARD,)}
 """Rewards that the evaluation in the embedded world computes, whatever the run's are."""
 
@@ -37,7 +43,11 @@ class HeldOutEvaluation:
 
     Attributes:
       guidance_scale: that images are sampled with in training, and for the gallery.
+      tasks: whose rewards are computed, once ``input_checks`` has read the records; none where
+        ``scoring`` is of the embedded world.
     """
+
+    tasks: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -67,28 +77,59 @@ class HeldOutEvaluation:
         """The held-out records, in a fixed order."""
         return self._held_out.first(self._config.num_records, self._config.seed)
 
-    def open_inputs(self) -> None:
-        """Reads and checks records and reads reward models, before anything is written.
+    @property
+    def num_records(self) -> int:
+        """Held-out records that are asked for."""
+        return self._config.num_records
+
+    def input_checks(self) -> Iterator[Callable[[], object]]:
+        """Reads and checks records before anything is written, see ``RlStage.input_checks``."""
+        yield lambda: self.records
+        yield lambda: check_evaluation(self._some_records(), self._scales, self._sampling)
+        yield lambda: self._check_records(self._some_records())
+
+    def check_scoring(self, records: RecordSource) -> None:
+        """Checks that records like the first of ``records`` can be scored.
 
         Raises:
-          UserError: one of them cannot be used.
+          UserError: they are not of the embedded world, and ``scoring`` is of that world.
         """
-        check_evaluation(self.records, self._scales, self._sampling)
+        if self._by_rewards:
+            return
+        examples = []
+        for i in range(min(len(records), EXAMPLES)):
+            # A picture that cannot be read is named by whoever checks the training records.
+            with contextlib.suppress(UserError):
+                examples.append(records[i])
+        self._check_records(examples)
+
+    def _some_records(self) -> tuple[Record, ...]:
+        """The held-out records, or all that there are where there are fewer."""
+        return self._held_out.at_most(self._config.num_records, self._config.seed)
+
+    def _check_records(self, records: Sequence[Record]) -> None:
+        """Raises UserError unless these records can be scored."""
         if not self._by_rewards:
-            self._held_out.check(self.records, WORLD_REWARDS, is_whole=True)
+            try:
+                self._held_out.check(records, WORLD_REWARDS, is_whole=True)
+            except UserError as error:
+                raise UserError(
+                    "config.evals.scoring='world' must have held-out records of the embedded world; "
+                    f"got others ({problems_of(error)[0].partition('; ')[0]}). Set --config.evals.scoring=rewards to "
+                    "score them by the rewards of the run"
+                ) from None
             return
 
-        self._held_out.check(self.records, self._cfg.rewards)
+        self._held_out.check(records, self._cfg.rewards)
         scores = self._scores({})
-        drawn, asked = records_to_draw(self.records, scores), records_to_ask(self.records)
-        if not drawn and not asked:
+        scored = {"image": records_to_draw(records, scores), "text": records_to_ask(records)}
+        self.tasks = tuple(task for task in scores if scored[task])
+        if not any(scored.values()):
             raise UserError(
-                f"the {len(self.records)} held-out records must have captions and image rewards, or "
+                f"the {len(records)} held-out records must have captions and image rewards, or "
                 "questions about pictures; got neither. Set config.evals.num_records=0, or name "
                 "their columns with --config.data.columns"
             )
-        scored = {"image": drawn, "text": asked}
-        self._reward_scorer.load_reward_models([task for task in scores if scored[task]])
 
     def __call__(self, params: Params, label: str) -> tuple[Estimates, Gallery]:
         """Metrics and a gallery of the policy with ``params``. All processes call it together.

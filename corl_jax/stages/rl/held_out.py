@@ -20,7 +20,12 @@ class HeldOutRecords:
     """Records that training never sees. They are opened once, on first use.
 
     A record may lack a caption or a question; it then takes part in what it has.
+
+    Attributes:
+      is_open: whether they have been.
     """
+
+    is_open = False
 
     def __init__(
         self,
@@ -40,7 +45,9 @@ class HeldOutRecords:
     @functools.cached_property
     def source(self) -> RecordSource:
         """All of them."""
-        return self._open(self._checks(self._rewards))
+        source = self._open(self._checks(self._rewards))
+        self.is_open = True
+        return source
 
     def first(self, n: int, seed: int) -> tuple[Record, ...]:
         """The first ``n`` in the order of a seed, ``config.evals.num_records``.
@@ -54,6 +61,10 @@ class HeldOutRecords:
                 f"got {n}. Lower it, or hold out more (config.data.held_out)"
             )
         return held_out_records(self.source, n, seed)
+
+    def at_most(self, n: int, seed: int) -> tuple[Record, ...]:
+        """Those of ``first``, or all where there are fewer."""
+        return held_out_records(self.source, min(n, len(self.source)), seed)
 
     def by_task(
         self, counts: Mapping[str, int], seed: int, trained: Iterable[str]
@@ -113,6 +124,21 @@ class HeldOutRecords:
             for task, checks in self._record_checks(rewards).items()
             for check in checks
         ]
+
+
+def check_enough(records: int, counts: Iterable[int]) -> None:
+    """Checks that a share of so many records can be held out for all that needs some.
+
+    Raises:
+      UserError: more than half of them would be, or all.
+    """
+    needed = max(counts, default=0)
+    if 2 * needed > records:
+        raise UserError(
+            f"evaluations and probes need {needed} held-out records, and there are {records} records "
+            f"in all; set --config.evals.num_records and the prompts of a step to at most "
+            f"{records // 4}, or both off (--config.evals.num_records=0 --config.hooks.probe_every=0)"
+        )
 
 
 def _check_if_possible(task: str, check: Check, record: Record) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 
 from corl_jax.core.types import Params, Record
 from corl_jax.engine.alarms import HELD_OUT_REWARD
@@ -18,7 +19,13 @@ from corl_jax.stages.setup import Setup
 
 
 class HeldOutProbe:
-    """Samples the same held-out prompts with the same keys every time, as many as a step has."""
+    """Samples the same held-out prompts with the same keys every time, as many as a step has.
+
+    Attributes:
+      tasks: those that are probed, once ``open_inputs`` has read their records.
+    """
+
+    tasks: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -61,8 +68,13 @@ class HeldOutProbe:
         """Task to its held-out records."""
         return self._held_out.by_task(self._counts, self._seed, self._trained)
 
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Task to the held-out prompts that it is probed with."""
+        return self._counts
+
     def open_inputs(self) -> None:
-        """Reads records and reward models, so that what cannot be used is found before training.
+        """Reads records, so that what cannot be used is found before training.
 
         Raises:
           UserError: there are too few records, or something cannot be used.
@@ -70,7 +82,7 @@ class HeldOutProbe:
         rewards = {task: self._reward_scorer.cfg.rewards[task] for task in self.records}
         records = [record for records in self.records.values() for record in records]
         self._held_out.check(records, rewards)
-        self._reward_scorer.load_reward_models(tuple(self.records))
+        self.tasks = tuple(self.records)
 
     def __call__(self, params: Params) -> dict[str, float]:
         """Mean total reward by task, ``image/held_out_reward`` and ``text/held_out_reward``.

@@ -64,14 +64,18 @@ class RewardScorer:
         """A scorer of another config over the same reward models, which are read once."""
         return RewardScorer(self.setup, cfg, self.tasks, self.reward_models)
 
-    def load_reward_models(self, tasks: Sequence[str]) -> None:
-        """Reads the reward models that ``tasks`` need.
+    def required_models(self, tasks: Sequence[str]) -> list[str]:
+        """Names of the reward models that ``tasks`` need."""
+        names = {name for task in tasks for name in self.cfg.rewards[task]}
+        return sorted(required_models(names, self.cfg.reward_options))
+
+    def load_reward_model(self, name: str) -> None:
+        """Reads a reward model.
 
         Raises:
-          UserError: one has no source, does not exist, or is damaged.
+          UserError: it has no source, does not exist, or is damaged.
         """
-        names = {name for task in tasks for name in self.cfg.rewards[task]}
-        self.reward_models.load(sorted(required_models(names, self.cfg.reward_options)))
+        self.reward_models.load([name])
 
     def score_rollouts(self, params: Params, batch: RolloutBatch) -> ScoredRollouts:
         """Rewards of a whole step, task by task as the devices finish its rollouts."""

@@ -67,13 +67,7 @@ class RolloutSampler:
     def __init__(
         self, setup: Setup, cfg: RlConfig, seed: int, total_steps: int, microbatches: int = 1
     ):
-        """``total_steps`` of the run; ``microbatches`` of the update that gets the rollouts.
-
-        Raises:
-          UserError: prompt and completion of a task are longer than the policy has positions.
-        """
-        for task in cfg.tasks:
-            setup.check_length(_sequence_lengths(setup, cfg, task))
+        """``total_steps`` of the run; ``microbatches`` of the update that gets the rollouts."""
         self.setup, self.cfg, self.seed = setup, cfg, seed
         self.total_steps, self.microbatches = total_steps, microbatches
         self.policy, self.quantize = quantized_policy(
@@ -83,6 +77,14 @@ class RolloutSampler:
             cache_dtype=cfg.rollout.cache_dtype,
         )
         self.prefetched: RolloutBatch | None = None
+
+    def check_length(self, task: str) -> None:
+        """Checks the widths of a task.
+
+        Raises:
+          UserError: prompt and completion are longer together than the policy has positions.
+        """
+        self.setup.check_length(_sequence_lengths(self.setup, self.cfg, task))
 
     def step_rollouts(self, state: TrainState, params: Params, raw: Any, step: int) -> RolloutBatch:
         """The rollouts of a step.

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import grain
@@ -52,7 +52,7 @@ from corl_jax.stages.rl.config import RlConfig, read_rl_config
 from corl_jax.stages.rl.curriculum import solved_shares, success_shares, weigh_by_difficulty
 from corl_jax.stages.rl.evaluation import HeldOutEvaluation
 from corl_jax.stages.rl.grad_interference import GradInterference
-from corl_jax.stages.rl.held_out import HeldOutRecords
+from corl_jax.stages.rl.held_out import HeldOutRecords, check_enough
 from corl_jax.stages.rl.kl_penalty import subtract_kl_penalties
 from corl_jax.stages.rl.loss import policy_loss, summed_reward_moments
 from corl_jax.stages.rl.probe import HeldOutProbe
@@ -92,7 +92,7 @@ class RlStage:
         self.cfg: RlConfig = read_rl_config(config, self.updates_per_step)
         self.loss = functools.partial(policy_loss, setup.trained_policy, self.cfg)
         self._open_records = functools.partial(open_records, config)
-        self._order = TrainRecords(
+        self.records_order = TrainRecords(
             config,
             self.cfg.rollout.prompts,
             is_paired=self.cfg.advantage.pairing != "separate",
@@ -123,7 +123,7 @@ class RlStage:
             self.cfg.rollout.text_prompts,
             self.rollout_sampler.local_prompt_ids,
             self.cfg.rollout.alternate_every,
-            self._order.text_offset,
+            self.records_order.text_offset,
         )
         self.reward_scorer = RewardScorer(setup, self.cfg, tasks)
         self.dynamic_sampling = DynamicSampling(
@@ -143,15 +143,17 @@ class RlStage:
             hooks["probe_every"],
             hooks["interference_every"],
         )
-        held_out = HeldOutRecords(
+        self.held_out = HeldOutRecords(
             lambda checks: self._open_records("test", checks), self.record_checks, self.cfg.rewards
         )
-        self.probe = HeldOutProbe(self.setup, self.cfg, self.reward_scorer, held_out, self.seed)
+        self.probe = HeldOutProbe(
+            self.setup, self.cfg, self.reward_scorer, self.held_out, self.seed
+        )
         self.evaluation: HeldOutEvaluation | None = None
         if "evals" in config and config["evals"]["num_records"]:
             evals = read_block(EvalsConfig, config["evals"], "evals")
             self.evaluation = HeldOutEvaluation(
-                self.setup, self.cfg, evals, self.reward_scorer, held_out
+                self.setup, self.cfg, evals, self.reward_scorer, self.held_out
             )
         self.grad_interference = GradInterference(self.task_loss, config["microbatches"])
         self.sample_sheet = SampleSheet(self.cfg.rollout.group_size)
@@ -170,7 +172,7 @@ class RlStage:
     @functools.cached_property
     def train_records(self) -> RecordSource:
         """The training records, built or opened and checked on first use."""
-        return self._order.open(self.record_checks(self.trained_rewards))
+        return self.records_order.open(self.record_checks(self.trained_rewards))
 
     def text_checks(self) -> list[Check]:
         """What the tasks and their rewards need of the texts of a record."""
@@ -200,18 +202,39 @@ class RlStage:
             "config.rl.rollout.text_prompts": rollout.text_prompts,
         }
 
-    def open_inputs(self) -> None:
-        """Reads reward models and records, before anything is written.
+    def input_checks(self) -> Iterator[Callable[[], object]]:
+        """Reads all inputs before anything is written, each by a call of its own.
 
-        Raises:
-          UserError: a reward model that cannot be read, or records that cannot be used.
+        A call raises UserError: widths that the policy has no positions for, records that cannot be
+        used, held-out records that are missing, a reward model that cannot be read.
         """
-        self.reward_scorer.load_reward_models(self.cfg.tasks)
-        len(self.train_records)
+        for task in self.cfg.tasks:
+            yield functools.partial(self.rollout_sampler.check_length, task)
+        yield lambda: len(self.train_records)
         if self.probe_every:
-            self.probe.open_inputs()
+            yield self.probe.open_inputs
         if self.evaluation is not None:
-            self.evaluation.open_inputs()
+            yield from self.evaluation.input_checks()
+
+        # Last, since they may take long to read.
+        tasks = {*self.cfg.tasks}
+        if self.probe_every:
+            tasks |= {*self.probe.tasks}
+        if self.evaluation is not None:
+            tasks |= {*self.evaluation.tasks}
+        for name in self.reward_scorer.required_models(sorted(tasks)):
+            yield functools.partial(self.reward_scorer.load_reward_model, name)
+
+    def held_out_problems(self, records: RecordSource) -> Iterator[Callable[[], object]]:
+        """Where the held-out records cannot be opened: whether records like ``records`` would do.
+
+        They are some of those that could be held out.
+        """
+        counts = [max(self.probe.counts.values())] if self.probe_every else []
+        if self.evaluation is not None:
+            counts.append(self.evaluation.num_records)
+            yield functools.partial(self.evaluation.check_scoring, records)
+        yield functools.partial(check_enough, len(records), counts)
 
     def init_state(self) -> TrainState:
         """The initial policy, with a copy of its trainable part as reference where one is needed.
@@ -265,21 +288,23 @@ class RlStage:
         """Prompts of both tasks; one step off policy, those of two steps at a time."""
         # Prompts are made ahead of time in threads; only this process's rows are read.
         if self.cfg.curriculum.history != "none":
-            self._history = self._order.unsolved_batches(self.train_records, self.joint_prompts)
+            self._history = self.records_order.unsolved_batches(
+                self.train_records, self.joint_prompts
+            )
             return self._history
-        iterator = self._order.batches(self.train_records, self.joint_prompts)
+        iterator = self.records_order.batches(self.train_records, self.joint_prompts)
         return PairWithNext(iterator) if self.cfg.rollout.one_step_off_policy else iterator
 
     def record_ids(self, step: int) -> tuple[str, ...]:
         """Ids of the records of a step, before dynamic sampling replaces any."""
         if self._history is not None:
             return ids_of_rows(self.train_records, self._history.rows(step))
-        return self._order.record_ids(self.train_records, step)
+        return self.records_order.record_ids(self.train_records, step)
 
     def refill_records(self, step: int, round_number: int) -> SelectedRecords:
         """The records of a round of dynamic sampling: as many as a step has, of the whole set."""
         records, name = self.train_records, f"refill {round_number}"
-        order = self._order.order(records)
+        order = self.records_order.order(records)
         if order is not None:
             rows = order.with_seed_of(name)(step)
         else:

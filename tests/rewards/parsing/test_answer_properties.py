@@ -19,8 +19,9 @@ from corl_jax.data.answers.options import LETTERS, extract_option, list_options 
 from corl_jax.data.answers.reading import is_correct, read_answer  # noqa: E402
 from corl_jax.data.answers.words import same_text  # noqa: E402
 from corl_jax.data.answers.wrappers import unwrap  # noqa: E402
-from corl_jax.data.record_files import parse_record  # noqa: E402
+from corl_jax.data.record_fields import make_record  # noqa: E402
 from corl_jax.data.records import check_record  # noqa: E402
+from corl_jax.data.sources.columns import read_fields, resolve_columns  # noqa: E402
 from corl_jax.rewards.parsing.answers import token_f1  # noqa: E402
 from corl_jax.rewards.parsing.boxes import box_score  # noqa: E402
 from corl_jax.rewards.parsing.classes import class_f1  # noqa: E402
@@ -162,7 +163,9 @@ types = st.sampled_from(["MC", "mc", "Multiple-choice", "OE", "open ended", "Ｍ
 def test_a_record_that_is_read_has_a_correct_solution(row, qa_type, has_options):
     if has_options:
         row = row | {"qa_problem": row["qa_problem"] + "\nOptions:\nA. red\nB. blue\nC. 3.5"}
-    record = parse_record(row | {"qa_type": qa_type}, "x", IMAGE, "line 1 of 'x.jsonl'")
+    location, row = "line 1 of 'x.jsonl'", row | {"qa_type": qa_type}
+    fields = read_fields(row, resolve_columns(row, {}, "x"), location)
+    record = make_record(fields, "x", IMAGE, location)
     try:
         check_record(record)
     except UserError as error:
