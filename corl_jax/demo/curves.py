@@ -26,8 +26,9 @@ from corl_jax.report.charts import (
 )
 from corl_jax.report.svg import add_grid, render_svg
 
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
-"""The palette of Okabe and Ito without black and yellow: told apart by colour-blind people."""
+COLOURS = ("#3f83f8", "#e69f00", "#12a07a", "#cc79a7", "#e0662b", "#7fa3b5")
+"""Hues of the palette of Okabe and Ito, which colour-blind people tell apart, as light as can be read
+on light pages and on dark ones."""
 DASHES = ("solid", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 MOST_POINTS = 1500
 """More points of a curve would be finer than a screen."""
@@ -139,5 +140,6 @@ def _plot_curve(
         linestyle=DASHES[place % len(DASHES)],
         marker="o" if len(values) <= FEW_VALUES else "",
         markersize=3,
-        label=curve_label(column, panel),
+        # A dollar would begin a formula.
+        label=curve_label(column, panel).replace("$", r"\$"),
     )

@@ -90,6 +90,8 @@ def make_look() -> dict[str, Any]:
         block_info_text_color_dark="*neutral_300",
         block_label_text_color="*neutral_700",
         block_title_text_color="*neutral_700",
+        checkbox_border_color="*neutral_500",
+        checkbox_border_color_dark="*neutral_400",
     )
     return {"theme": theme, "css": CSS}
 

@@ -111,7 +111,7 @@ def _add_widgets(folder: gr.Dropdown) -> Widgets:
     charts = gr.HTML("", elem_classes="watched")
     gr.HTML("<h2>Samples</h2>")
     step = gr.Dropdown([], label="Step", elem_id="step")
-    samples = gr.HTML("", elem_classes="watched")
+    samples = gr.HTML("", elem_classes="watched", elem_id="samples")
     with gr.Accordion("Answers of the evaluation, before and after", open=False):
         transcripts = gr.HTML("", elem_classes="watched")
     return Widgets(
@@ -174,7 +174,10 @@ def refresh_run(
     # Another name in the input shows nothing until its button is pressed.
     if seen is None or seen[0] != name:
         return {widgets.status: gr.skip()}
-    folder = pathlib.Path(check_run(name))
+    try:
+        folder = check_run(name)
+    except UserError as error:
+        return {widgets.status: problem(error)}
     run = read_run(folder)
     outputs: dict[Any, Any] = {widgets.status: render("run_status.html", run=run)}
     new = fingerprint(folder)
