@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gradio as gr
@@ -36,8 +36,10 @@ def add_compare_tab(policies: Policies, second: str, offered: list[str], typed: 
       typed: whether another name may be typed.
     """
     tokenizer = policies.get().tokenizer
+    names = sorted({*offered, *([second] if second else [])})
+    allowed = None if typed else names
     name = gr.Dropdown(
-        sorted({*offered, *([second] if second else [])}),
+        names,
         value=second or None,
         allow_custom_value=typed,
         label=f"Compare {policies.first} with",
@@ -67,7 +69,7 @@ def add_compare_tab(policies: Policies, second: str, offered: list[str], typed: 
 
     def on_draw(other: str | None, *values: Any) -> Iterator[tuple[Any, ...]]:
         try:
-            names = ["", check_second(policies, other)]
+            names = ["", check_second(policies, other, allowed)]
         except UserError as error:
             yield problem(error), gr.skip(), gr.skip()
             return
@@ -75,7 +77,7 @@ def add_compare_tab(policies: Policies, second: str, offered: list[str], typed: 
 
     def on_ask(other: str | None, *values: Any) -> Iterator[tuple[Any, ...]]:
         try:
-            names = ["", check_second(policies, other)]
+            names = ["", check_second(policies, other, allowed)]
         except UserError as error:
             yield problem(error), gr.skip()
             return
@@ -96,11 +98,16 @@ def add_compare_tab(policies: Policies, second: str, offered: list[str], typed: 
     return CompareTab(pictures, drawn, asking)
 
 
-def check_second(policies: Policies, name: str | None) -> str:
+def check_second(policies: Policies, name: str | None, allowed: Sequence[str] | None = None) -> str:
     """The name of the other policy.
 
+    Args:
+      policies: the first of them is compared.
+      name: as it was chosen or typed.
+      allowed: names that may be loaded, None for all.
+
     Raises:
-      UserError: it is missing, or is the first policy itself.
+      UserError: it is missing, is the first policy itself, or may not be loaded.
     """
     text = (name or "").strip()
     if not text or text == policies.first:
@@ -108,4 +115,6 @@ def check_second(policies: Policies, name: str | None) -> str:
             f"the other policy must be another one than {policies.first}; got "
             f"{repr(text) if text else 'none'}. Name a work directory or a Hugging Face folder"
         )
+    if allowed is not None and text not in allowed:
+        raise UserError(f"the other policy must be one of those offered; got {text!r}")
     return text

@@ -85,7 +85,7 @@ def draw_on_page(
             images = policies.run(program, functools.partial(draw, policy, request))
             # Where several draw, their names tell the pictures and the files apart.
             is_alone = len(names) == 1
-            title = f"“{request.prompt.strip()}”" if is_alone else label
+            title = "Pictures" if is_alone else label
             prefix = "" if is_alone else f"{slug(label)}-"
             sets.append(make_set(images, request, title, prefix, first=len(drawn)))
             drawn += list(images)

@@ -41,9 +41,10 @@ class DrawRequest:
     seed: Seed = 0
 
     def describe(self) -> str:
-        """The settings in words, to draw the same pictures again."""
+        """All of it but the number, to draw the same pictures again."""
         return (
-            f"seed {self.seed}, guidance scale {self.guidance:g}, temperature {self.temperature:g}"
+            f"“{self.prompt.strip()}”, seed {self.seed}, guidance scale {self.guidance:g}, "
+            f"temperature {self.temperature:g}"
         )
 
 
@@ -118,7 +119,12 @@ def make_set(
         DrawnPicture(first + i, i, pixels, f"{stem}-{i:02d}.png") for i, pixels in enumerate(images)
     )
     return PictureSet(
-        title, request.describe(), request.prompt, pictures, make_sheet(images), f"{stem}-grid.png"
+        title,
+        request.describe(),
+        request.prompt.strip(),
+        pictures,
+        make_sheet(images),
+        f"{stem}-grid.png",
     )
 
 

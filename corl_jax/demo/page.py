@@ -46,7 +46,7 @@ def make_page(policies: Policies, config: PageConfig) -> gr.Blocks:
     questions = question_examples(policy.tokenizer)
     offered = [name for name in ("tiny", *config.runs) if name != policies.first]
 
-    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=False) as page:
+    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
         gr.HTML(_header(policies))
         with gr.Tabs(selected="watch" if config.run else "draw", overflow_behavior="wrap") as tabs:
             with gr.Tab("Draw", id="draw"):

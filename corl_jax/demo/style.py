@@ -7,14 +7,14 @@ MONO_FONTS = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"
 
 # .drawn holds pictures with buttons, .watched parts of a run, .answers what a policy wrote.
 CSS = """
-.gradio-container{padding:0!important}.main.app{max-width:1280px;padding:14px 28px!important}
+.gradio-container{padding:0!important}.main.app{max-width:1280px!important;margin:0 auto!important;padding:14px 28px!important}
 .html-container{padding:0!important}
 .top h1{font-size:26px;margin:4px 0 0;letter-spacing:-.02em}
 .top p{margin:0}
 h2{font-size:19px;margin:22px 0 0}h3{font-size:16px;margin:14px 0 2px}
 h4{font-size:15px;margin:0 0 4px;white-space:pre-line}
 .soft{color:var(--body-text-color-subdued);font-size:14px;margin:0 0 8px}
-.status p{margin:6px 0;padding:8px 12px;border-radius:8px;border-left:4px solid transparent;
+.status p{margin:0!important;padding:8px 12px;border-radius:8px;border-left:4px solid transparent;
 overflow-wrap:anywhere}
 .status .busy{border-color:var(--color-accent);background:var(--background-fill-secondary)}
 .status .done{padding-left:0;font-weight:600}
@@ -26,10 +26,10 @@ grid-template-columns:repeat(auto-fill,minmax(140px,1fr))}
 .pictures li{margin:0}.pictures figure{margin:0}
 .pictures img,.question img{width:100%;aspect-ratio:1;object-fit:contain;border-radius:10px;
 border:1px solid var(--border-color-primary);display:block}
-.drawn .pictures{grid-template-columns:repeat(auto-fill,minmax(150px,1fr))}
+.drawn .pictures{grid-template-columns:repeat(auto-fill,minmax(118px,1fr))}
 img.coarse{image-rendering:pixelated}
 .drawn figcaption{display:flex;align-items:stretch;gap:6px;margin-top:6px}
-.drawn button{margin:0!important;font:inherit;font-size:14px;min-height:36px;padding:4px 12px;border-radius:8px;
+.drawn button{margin:0!important;font:inherit;font-size:14px;min-height:36px;padding:4px 8px;border-radius:8px;
 border:1px solid var(--border-color-primary);background:var(--button-secondary-background-fill);
 color:var(--button-secondary-text-color);cursor:pointer;flex:1}
 .drawn .sheet button{flex:none}

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from corl_jax.core.errors import UserError
+from corl_jax.demo.compare_tab import check_second
 from corl_jax.demo.draw_tab import draw_on_page
 from corl_jax.demo.drawing import DrawRequest, make_set, make_sheet
 from corl_jax.demo.policies import LARGE_WAIT, SMALL_WAIT, Policies
@@ -109,6 +110,20 @@ def test_only_two_policies_are_kept(dot_policy, monkeypatch):
     for name in ("", "a", "b", "", "b", "c", "a", "c", "b"):
         policies.get(name)
     assert loads == ["a", "b", "c", "b"] and set(policies.loaded) == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed", "text"),
+    [
+        (None, None, "must be another one than tiny; got none"),
+        (" tiny ", None, "must be another one than tiny; got 'tiny'"),
+        ("/home/other", ["runs/a"], "must be one of those offered; got '/home/other'"),
+    ],
+)
+def test_the_other_policy_is_checked(policies, name, allowed, text):
+    with pytest.raises(UserError, match=text):
+        check_second(policies, name, allowed)
+    assert check_second(policies, "runs/a", allowed) == "runs/a"
 
 
 def test_the_grid_is_nearly_square():

@@ -197,7 +197,9 @@ def test_what_cannot_be_done_is_said_in_the_page(page):
     page.get_by_text("does not know 'bicycle'").wait_for()
     # An example mends it.
     page.get_by_role("button", name=PROMPT).locator("visible=true").click()
+    page.wait_for_function(f"document.querySelector('textarea').value === '{PROMPT}'")
     page.get_by_role("button", name="Draw", exact=True).click()
+    page.locator(".drawn:visible").get_by_text(f"“{PROMPT}”, seed 3").first.wait_for()
     page.locator(".status .done:visible").wait_for()
 
     open_tab(page, "Ask")
