@@ -16,6 +16,7 @@ from corl_jax.commands import (
     ask,
     bench,
     compare,
+    demo,
     doctor,
     evaluate,
     export,
@@ -38,6 +39,7 @@ from corl_jax.core.processes.ending import run_program
 COMMANDS = (
     sample,
     ask,
+    demo,
     evaluate,
     score,
     compare,
