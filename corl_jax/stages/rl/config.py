@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from corl_jax.core.checks.config_block import check_value
+from corl_jax.core.checks.config_block import config_block
 from corl_jax.core.errors import UserError
 from corl_jax.objectives.kl import KlConfig
 from corl_jax.objectives.sampling_distribution import SamplingParams
@@ -44,6 +44,19 @@ BLOCKS = {
 
 RewardWeights = Mapping[str, float]
 """Reward name to weight, which may be negative."""
+
+
+@config_block
+class RewardTables:
+    """The tables of ``config.rewards``; ``options`` stands beside them.
+
+    Attributes:
+      image: reward name to its weight in the reward of a drawn image.
+      text: reward name to its weight in the reward of an answer.
+    """
+
+    image: RewardWeights
+    text: RewardWeights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,12 +139,13 @@ def read_rl_config(config: Mapping[str, Any], updates_per_step: int) -> RlConfig
     register_custom(options.custom)
     with within("rewards.options"):
         check_reward_options(options)
-    for task in TASKS:
-        with within("rewards"):
-            check_value(task, config["rewards"][task], RewardWeights)
-        for name in config["rewards"][task]:
-            rewards.require(name)
-    weights = {task: dict(config["rewards"][task]) for task in TASKS}
+    tables = {task: config["rewards"][task] for task in TASKS}
+    weights = {
+        task: dict(table)
+        for task, table in vars(read_block(RewardTables, tables, "rewards")).items()
+    }
+    for name in (name for table in weights.values() for name in table):
+        rewards.require(name)
 
     starts = (0, *config["data"]["stages"])
     c = RlConfig(**blocks, stage_starts=starts, kl=kl, rewards=weights, reward_options=options)
