@@ -21,6 +21,7 @@ from corl_jax.stages.config import (
     RunConfig,
     ShardingRulesConfig,
     StageKeys,
+    TrackersConfig,
     check_key,
     check_keys,
     read_block,
@@ -37,6 +38,7 @@ BLOCKS = {
     "sharding_rules": ShardingRulesConfig,
     "data": DataConfig,
     "hooks": HooksConfig,
+    "trackers": TrackersConfig,
     "alarms": AlarmConfig,
     "resume": ResumeConfig,
 }
