@@ -34,6 +34,7 @@ from corl_jax.core.types import COLUMN_FIELDS
 from corl_jax.data.question_templates import QuestionTemplateName
 from corl_jax.data.records import QA_TYPES
 from corl_jax.data.unusable_records import CHECK_LEVELS, ON_BAD
+from corl_jax.engine.trackers.collection import TRACKERS
 from corl_jax.models.attention_kernels import kernels
 from corl_jax.models.janus.config import SIZES
 from corl_jax.models.layers import REMAT_POLICIES
@@ -198,7 +199,10 @@ class HooksConfig:
       sample_every: sheets of sampled images.
       probe_every: rewards of held-out prompts.
       interference_every: cosine of the gradients of both tasks.
-      tensorboard_every: rows of TensorBoard.
+      completions_every: samples of a step with prompts, rewards and advantages, in ``completions/``;
+        above 0 also those of the first and the last step. Reinforcement learning alone has some.
+      completions_groups: prompts of each task whose samples are written.
+      keep_completions: newest steps whose completions are kept.
       keep_checkpoints: newest checkpoints to keep.
       trace_steps: steps in a trace of JAX's profiler, in ``trace/`` of the work directory; 0 for no
         trace.
@@ -209,10 +213,33 @@ class HooksConfig:
     sample_every: Count = 0
     probe_every: Count = 0
     interference_every: Count = 0
-    tensorboard_every: Count = 10
+    completions_every: Count = 25
+    completions_groups: PositiveInt = 2
+    keep_completions: PositiveInt = 8
     keep_checkpoints: PositiveInt = 2
     trace_steps: Count = 0
     trace_after: Count = 2
+
+
+@config_block
+class TrackersConfig:
+    """``config.trackers``: what shows the curves of a run beside its own files, docs/trackers.md.
+
+    Attributes:
+      names: of ``engine.trackers.collection.TRACKERS``; () for none.
+      every: steps from one row to the next; 0 for none. ``metrics.jsonl`` has every step.
+      project: that Weights & Biases and trackio file the run under.
+      run_name: of the run there; "" is the name of its work directory.
+    """
+
+    names: tuple[Annotated[str, OneOf(TRACKERS)], ...] = ("tensorboard",)
+    every: Count = 10
+    project: Annotated[str, NotEmpty()] = "corl_jax"
+    run_name: str = ""
+
+    def __post_init__(self):
+        if len(set(self.names)) < len(self.names):
+            raise FieldError("names", f"must differ; got {self.names}. Name each once")
 
 
 @config_block

@@ -59,6 +59,7 @@ class SftStage:
     """Trains what ``config.trainable`` names; the image tokenizer stays as it is."""
 
     name = "sft"
+    label = "supervised learning"
 
     def __init__(self, config: Mapping[str, Any], setup: Setup, optimizer: Optimizer):
         self.setup, self.optimizer, self.seed = setup, optimizer, config["seed"]

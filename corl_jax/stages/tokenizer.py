@@ -63,6 +63,7 @@ class TokenizerStage:
     """Trains the image tokenizer alone; its checkpoints hold nothing else."""
 
     name = "tokenizer"
+    label = "image tokenizer"
 
     def __init__(self, config: Mapping[str, Any], setup: Setup, optimizer: Optimizer):
         self.setup, self.optimizer, self.seed = setup, optimizer, config["seed"]

@@ -19,6 +19,7 @@ from corl_jax.stages.config import (
     ModelConfig,
     ResumeConfig,
     RunConfig,
+    TrackersConfig,
     Trainable,
     check_key,
     check_keys,
@@ -36,6 +37,7 @@ BLOCKS = {
     "mesh": MeshConfig,
     "data": DataConfig,
     "hooks": HooksConfig,
+    "trackers": TrackersConfig,
     "alarms": AlarmConfig,
     "resume": ResumeConfig,
 }

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from corl_jax.engine.image_grid import image_grid
-from corl_jax.engine.tensorboard import TensorBoard
-from corl_jax.engine.writers import JsonLines, Progress
+from corl_jax.engine.trackers.tensorboard import TensorBoard
+from corl_jax.engine.writers import JsonLines
 
 
 def test_lines_are_sorted_flushed_and_strict_json(tmp_path):
@@ -23,17 +23,6 @@ def test_events_are_written_on_first_use_only(tmp_path):
     events.write_image(1, "grid", np.zeros((4, 4, 3), np.uint8))
     events.close()
     assert list((tmp_path / "tb").iterdir())
-
-
-def test_progress_is_printed_on_stderr(capsys):
-    progress = Progress(4, 2, ("loss", "rewards/cycle"))
-    progress.write(3, {"loss": 0.5})
-    progress.print_line("hello")
-    progress.write(4, {"loss": 0.25, "rewards/cycle": 1})
-    progress.close()
-    stdout, stderr = capsys.readouterr()
-    assert stdout == "" and stderr.isascii()
-    assert "hello" in stderr and "4/4" in stderr and "loss=0.25 cycle=1" in stderr
 
 
 def test_grid_has_images_with_captions_below():

@@ -25,7 +25,7 @@ SMALL = {
     "hooks.save_every": 1,
     "hooks.sample_every": 0,
     "hooks.probe_every": 0,
-    "hooks.tensorboard_every": 0,
+    "trackers.every": 0,
     "rl.rollout.image_prompts": 0,
     "rl.rollout.text_prompts": 4,
     "rl.rollout.group_size": 2,
