@@ -73,7 +73,6 @@ import sys
 
 import matplotlib.pyplot as plt
 import numpy as np
-
 from absl import logging
 
 from corl_jax import ImageCodec
@@ -157,7 +156,9 @@ panels[2].axis("off")
 figure.colorbar(image, ax=panels[2], shrink=0.8)
 for axes in panels:
     corner = (x * side - 0.5, y * side - 0.5)
-    axes.add_patch(plt.Rectangle(corner, side, side, fill=False, edgecolor="#e2588b", linewidth=1.5))
+    axes.add_patch(
+        plt.Rectangle(corner, side, side, fill=False, edgecolor="#e2588b", linewidth=1.5)
+    )
 plt.show()
 
 near = (slice(max(0, y - 1) * side, (y + 2) * side), slice(max(0, x - 1) * side, (x + 2) * side))

@@ -75,7 +75,7 @@ import time
 
 import matplotlib.pyplot as plt
 import numpy as np
-from IPython.display import HTML, display
+from IPython.display import display
 from PIL import Image
 
 # The whole recipe has 200 steps. Half of them, with a quarter of its evaluation, take some minutes on
@@ -113,7 +113,9 @@ run(
     f"--config.steps={STEPS}",
     f"--config.evals.num_records={RECORDS}",
 )
-print(f"{STEPS} steps with evaluations before and after: {(time.time() - started) / 60:.1f} minutes")
+print(
+    f"{STEPS} steps with evaluations before and after: {(time.time() - started) / 60:.1f} minutes"
+)
 
 # %% [markdown]
 # ## 2. Curves
@@ -197,9 +199,7 @@ for line, caption_figure in enumerate(figure.subfigures(CAPTIONS, 1)):
     panels = caption_figure.subplots(1, 9, width_ratios=[1, 1, 1, 1, 0.3, 1, 1, 1, 1])
     panels[4].axis("off")
     for start, moment in ((0, "before"), (5, "after")):
-        for axes, picture in zip(
-            panels[start:], galleries[moment][line]["pictures"], strict=False
-        ):
+        for axes, picture in zip(panels[start:], galleries[moment][line]["pictures"], strict=False):
             axes.imshow(Image.open(io.BytesIO(base64.b64decode(picture["png"]))))
             axes.set(xticks=[], yticks=[], xlabel=moment if line == CAPTIONS - 1 else "")
             axes.spines[:].set(color="#22a99a" if picture["right"] else "#dddddd", linewidth=3)
@@ -228,7 +228,8 @@ for answer in answers[:6]:
 import html
 
 page = (WORKDIR / "report.html").read_text()
-display(HTML(f'<iframe srcdoc="{html.escape(page)}" style="width:100%;height:800px"></iframe>'))
+frame = f'<iframe srcdoc="{html.escape(page)}" style="width:100%;height:800px"></iframe>'
+display({"text/html": frame}, raw=True)
 
 # %% [markdown]
 # | next | |

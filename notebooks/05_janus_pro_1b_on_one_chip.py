@@ -9,6 +9,8 @@
 # %% [markdown]
 # # Janus-Pro-1B on one chip
 #
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/corl_jax/blob/main/notebooks/05_janus_pro_1b_on_one_chip.ipynb)
+#
 # Reinforcement learning of a model with two billion parameters on the single chip that Colab or Kaggle lends: a TPU v5e, an L4
 # or an A100. The base stays frozen in bfloat16, and *adapters* (LoRA) of rank 32 are trained.
 #
@@ -17,7 +19,51 @@
 # connected, takes about two minutes on two CPU cores, and learns nothing. By default the chip decides.
 
 # %%
-pass
+# Installs corl_jax for the accelerator of this machine, unless it is installed already.
+import glob
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+
+REPOSITORY = "https://github.com/OWNER/corl_jax"  # where there is neither checkout nor wheel
+
+
+def extra_of_this_machine():
+    """The extra with JAX for the TPU or GPU that is here, found without starting JAX."""
+    if glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*"):
+        return "[tpu]"
+    if shutil.which("nvidia-smi") is None:
+        return ""
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    driver = subprocess.run(query, capture_output=True, text=True).stdout.partition(".")[0]
+    # CUDA 13 needs driver 580. A plug-in of CUDA 12 that is here already is better renewed.
+    is_new = driver.isdigit() and int(driver) >= 580
+    has_cuda12 = importlib.util.find_spec("jax_cuda12_plugin") is not None
+    return "" if not driver.isdigit() else "[cuda]" if is_new and not has_cuda12 else "[cuda12]"
+
+
+if importlib.util.find_spec("corl_jax") is None:
+    extra, wheels = extra_of_this_machine(), sorted(glob.glob("corl_jax*.whl"))
+    source = f"corl_jax{extra} @ git+{REPOSITORY}"
+    if os.path.isdir("../corl_jax"):
+        source = f"{os.path.abspath('..')}{extra}"
+    elif wheels:
+        source = f"./{wheels[-1]}{extra}"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", source], check=True)
+    importlib.invalidate_caches()
+
+# What was in memory before the installation stays there until the runtime starts again.
+for name in ("numpy", "jax", "jaxlib", "flax"):
+    version = importlib.metadata.version(name)
+    if name in sys.modules and sys.modules[name].__version__ != version:
+        raise SystemExit(
+            f"{name} {version} is installed, but {sys.modules[name].__version__} is in memory: "
+            "choose Runtime > Restart session, then Run all."
+        )
+print(f"corl_jax is installed, with jax {importlib.metadata.version('jax')}; go on")
 
 # %%
 import dataclasses
@@ -74,7 +120,9 @@ class Plan:
 PLANS = (
     Plan("TPU v5e", "janus_pro_1b,lora=32,mesh=v5e-1", 12.1, 16.0, (3.50, 3.12, 1.66, 0.35)),
     Plan("L4", "janus_pro_1b,lora=32,mesh=l4x1", 14.2, 16.5, (9.98, 9.72, 7.06, 1.00)),
-    Plan("A100, 40 GB", "janus_pro_1b,lora=32,mesh=a100_40x1", 24.1, 29.6, (4.79, 4.29, 5.01, 0.76)),
+    Plan(
+        "A100, 40 GB", "janus_pro_1b,lora=32,mesh=a100_40x1", 24.1, 29.6, (4.79, 4.29, 5.01, 0.76)
+    ),
     Plan("A100, 80 GB", "janus_pro_1b,lora=32", 43.2, 59.4, (6.52, 5.66, 7.42, 1.15)),
     Plan("H100", "janus_pro_1b,lora=32", 43.2, 59.3, (4.00, 3.54, 4.57, 0.71)),
 )
@@ -97,7 +145,9 @@ assert all(plan.peak < plan.usable for plan in PLANS)
 # passes once through its records:
 
 # %%
-print(f"{'chip':12} {'prompts':>7} {'questions':>9} {'samples':>7} {'micro-batches':>13} {'steps':>6}")
+print(
+    f"{'chip':12} {'prompts':>7} {'questions':>9} {'samples':>7} {'micro-batches':>13} {'steps':>6}"
+)
 for plan in PLANS:
     config = unified.get_config(plan.argument)
     rollout = config.rl.rollout
@@ -155,7 +205,9 @@ if DRY:
     # Sixteen pictures of a square and a circle, each with a caption and a question.
     rows = []
     for n, (square, circle) in enumerate(
-        (a, b) for a in ("red", "green", "blue", "orange") for b in ("red", "green", "blue", "orange")
+        (a, b)
+        for a in ("red", "green", "blue", "orange")
+        for b in ("red", "green", "blue", "orange")
     ):
         picture = Image.new("RGB", (96, 96), "white")
         draw = ImageDraw.Draw(picture)
@@ -223,7 +275,7 @@ flags = [
     f"--config.data.source={SOURCE}",
     f"--config.steps={STEPS}",
     "--config.rewards.options.image_distance=ssim",
-    "--config.evals.num_records=8",
+    "--config.evals.num_records=4",
 ]
 if DRY:
     flags += [
@@ -241,7 +293,9 @@ run("corl_jax.main", *flags)
 rows = [json.loads(line) for line in (WORKDIR / "metrics.jsonl").read_text().splitlines()]
 figure, panels = plt.subplots(1, 2, figsize=(8, 2.8), layout="constrained")
 for axes, task, colour in zip(panels, ("image", "text"), COLOURS, strict=False):
-    axes.plot([row["step"] for row in rows], [row[f"{task}/reward"] for row in rows], "o-", color=colour)
+    axes.plot(
+        [row["step"] for row in rows], [row[f"{task}/reward"] for row in rows], "o-", color=colour
+    )
     axes.set(xlabel="step", ylabel="mean reward", title=task)
     axes.set_xticks([row["step"] for row in rows][:: max(1, STEPS // 8)])
 plt.show()

@@ -9,12 +9,58 @@
 # %% [markdown]
 # # Your own data and your own reward
 #
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/corl_jax/blob/main/notebooks/06_own_data_and_own_reward.ipynb)
+#
 # What to bring: pictures with captions and questions as one line of JSON each, and a function that gives a number to each
 # sample. Here both are made in the notebook, one line is wrong on purpose, and a short training makes the policy do what
 # the function pays for. It takes some minutes on two CPU cores.
 
 # %%
-pass
+# Installs corl_jax for the accelerator of this machine, unless it is installed already.
+import glob
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+
+REPOSITORY = "https://github.com/OWNER/corl_jax"  # where there is neither checkout nor wheel
+
+
+def extra_of_this_machine():
+    """The extra with JAX for the TPU or GPU that is here, found without starting JAX."""
+    if glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*"):
+        return "[tpu]"
+    if shutil.which("nvidia-smi") is None:
+        return ""
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    driver = subprocess.run(query, capture_output=True, text=True).stdout.partition(".")[0]
+    # CUDA 13 needs driver 580. A plug-in of CUDA 12 that is here already is better renewed.
+    is_new = driver.isdigit() and int(driver) >= 580
+    has_cuda12 = importlib.util.find_spec("jax_cuda12_plugin") is not None
+    return "" if not driver.isdigit() else "[cuda]" if is_new and not has_cuda12 else "[cuda12]"
+
+
+if importlib.util.find_spec("corl_jax") is None:
+    extra, wheels = extra_of_this_machine(), sorted(glob.glob("corl_jax*.whl"))
+    source = f"corl_jax{extra} @ git+{REPOSITORY}"
+    if os.path.isdir("../corl_jax"):
+        source = f"{os.path.abspath('..')}{extra}"
+    elif wheels:
+        source = f"./{wheels[-1]}{extra}"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", source], check=True)
+    importlib.invalidate_caches()
+
+# What was in memory before the installation stays there until the runtime starts again.
+for name in ("numpy", "jax", "jaxlib", "flax"):
+    version = importlib.metadata.version(name)
+    if name in sys.modules and sys.modules[name].__version__ != version:
+        raise SystemExit(
+            f"{name} {version} is installed, but {sys.modules[name].__version__} is in memory: "
+            "choose Runtime > Restart session, then Run all."
+        )
+print(f"corl_jax is installed, with jax {importlib.metadata.version('jax')}; go on")
 
 # %%
 import base64
@@ -28,7 +74,7 @@ import sys
 
 import matplotlib.pyplot as plt
 import numpy as np
-from IPython.display import HTML, display
+from IPython.display import display
 from PIL import Image, ImageDraw
 
 STEPS = int(os.environ.get("CORL_NOTEBOOK_STEPS", 40))
@@ -118,7 +164,7 @@ def blueness(completions, context):
     is_blue = pictures[..., 2] - pictures[..., 0] > 80
     return np.minimum(1, 4 * is_blue.mean((1, 2)))
 ''')
-(FOLDER / "my_config.py").write_text('''
+(FOLDER / "my_config.py").write_text("""
 from corl_jax.configs import unified
 
 
@@ -128,13 +174,11 @@ def get_config(arg=None):
     c.data.held_out = 0.2
     c.rewards.options.custom = ("my_rewards:blueness",)
     c.rewards.image = {"blueness": 1.0}
-    c.rl.rollout.text_prompts = 8
-    c.rl.rollout.image_prompt_length = 32
     c.evals.scoring = "rewards"
     c.evals.guidance_scales = (2.0,)
     c.evals.num_records = 8
     return c
-''')
+""")
 print((FOLDER / "my_config.py").read_text())
 
 # %% [markdown]
@@ -216,7 +260,8 @@ for name in evaluation["before"]:
 
 # %% tags=["live"]
 page = (WORKDIR / "report.html").read_text()
-display(HTML(f'<iframe srcdoc="{html.escape(page)}" style="width:100%;height:800px"></iframe>'))
+frame = f'<iframe srcdoc="{html.escape(page)}" style="width:100%;height:800px"></iframe>'
+display({"text/html": frame}, raw=True)
 
 # %% [markdown]
 # | next | |

@@ -45,6 +45,7 @@ for cell in sys.argv[2:]:
     reply = client.execute_interactive(code, timeout=3600, output_hook=show)
     statuses.append(reply["content"]["status"])
     print(f"    {statuses[-1]} after {time.time() - started:.1f} s", flush=True)
+client.stop_channels()
 manager.shutdown_kernel(now=True)
 sys.exit(statuses[-1] != "ok")
 """
@@ -88,7 +89,9 @@ def unmet_requirements(env_python: pathlib.Path) -> list[str]:
     """The lines of ``pip check`` about corl_jax or what it requires directly."""
     names = "import importlib.metadata as m; print('\\n'.join(m.requires('corl_jax')))"
     output = subprocess.run([env_python, "-c", names], capture_output=True, text=True, check=True)
-    required = {line.split(";")[0].split(">")[0].split("[")[0] for line in output.stdout.split("\n")}
+    required = {
+        line.split(";")[0].split(">")[0].split("[")[0] for line in output.stdout.split("\n")
+    }
     check = subprocess.run([env_python, "-m", "pip", "check"], capture_output=True, text=True)
     is_ours = {name.strip().lower().replace("_", "-") for name in required} | {"corl-jax"}
     lines = check.stdout.splitlines()
@@ -99,7 +102,9 @@ def main() -> int:
     """Prints what each cell prints and how long it takes; 0 if all of it works."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--python", default="python3.13", help="Colab's version of Python")
-    parser.add_argument("--env", type=pathlib.Path, required=True, help="new folder, or one of before")
+    parser.add_argument(
+        "--env", type=pathlib.Path, required=True, help="new folder, or one of before"
+    )
     parser.add_argument("--wheel", type=pathlib.Path, help="install this instead of the checkout")
     args = parser.parse_args()
 

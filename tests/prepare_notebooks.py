@@ -1,7 +1,7 @@
 """Prepares and executes the notebooks: their common cells, their outputs, and the minutes they take.
 
-    python tests/notebooks.py                     common cells of all scripts, and their notebooks
-    python tests/notebooks.py --execute 01 04     also runs these and keeps their outputs
+    python tests/prepare_notebooks.py                     common cells of all scripts, and their notebooks
+    python tests/prepare_notebooks.py --execute 01 04     also runs these and keeps their outputs
 
 The scripts are the sources (jupytext's percent format). Every notebook begins with a badge, and its
 first code cell is ``notebooks/first_cell.py``; both are written here, so that an address changes in
@@ -51,6 +51,8 @@ def with_common_cells(notebook: nbformat.NotebookNode, stem: str) -> nbformat.No
         rest.pop(0)
     notebook.cells[0].source = "\n".join([title, "", badge(stem), "", *rest])
     next(cell for cell in notebook.cells if cell.cell_type == "code").source = FIRST_CELL
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number}"  # jupytext's are random, and would change every time
     return notebook
 
 
@@ -90,7 +92,7 @@ def main() -> None:
         source.metadata = {"kernelspec": KERNEL}
         jupytext.write(source, script, fmt=HEADER)
         path = script.with_suffix(".ipynb")
-        notebook = jupytext.read(script)  # as a reader of the script has it
+        notebook = with_common_cells(jupytext.read(script), script.stem)
         if script.stem[:2] in args.execute:
             minutes = execute(notebook)
             print(f"{script.stem}: {minutes:.1f} minutes", flush=True)
