@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from docs_site.markdown import indent_lists, without_remote_pictures
+
 Pictures = dict[str, bytes]
 """Name of a file beside the page to its bytes."""
 
@@ -19,7 +21,7 @@ def notebook_page(path: Path) -> tuple[str, Pictures]:
     for number, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
         text = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
-            parts.append(text)
+            parts.append(indent_lists(without_remote_pictures(text)))
         elif cell["cell_type"] == "code":
             parts.append(f"```python\n{text}\n```")
             for place, output in enumerate(cell["outputs"]):

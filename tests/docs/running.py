@@ -68,6 +68,9 @@ RUN_ELSEWHERE = {
     "python -m corl_jax.main --config=configs/corl.py --workdir=runs/corl": (
         "tests/pipelines/test_pipeline.py"
     ),
+    "python -m corl_jax.main --config=configs/unified.py "
+    "--config.rewards.options.custom=my_rewards:brightness "
+    "--config.rewards.image.brightness=0.5": "tests/rewards/test_custom.py",
     "corl report --workdir runs/unified": "tests/report/test_report.py",
     "corl evaluate --policy runs/unified --suite pope --data POPE.json --out results/pope": (
         "tests/suites/test_suites.py"

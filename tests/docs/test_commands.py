@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 import tomllib
 
 import pytest
@@ -18,6 +19,7 @@ from corl_jax.commands.cli import make_parser
 from corl_jax.core.errors import UserError
 from corl_jax.main import parse_command_line
 from corl_jax.pipelines.config import read_pipeline
+from corl_jax.rewards.base import rewards
 from corl_jax.stages.whole_config import check_config
 from docs_site.command_pages import subcommands
 from docs_site.config_keys import ALL_BLOCKS, documented_keys, find_key
@@ -81,8 +83,32 @@ def test_the_pages_have_commands():
     assert {"README.md", "tpu/README.md", "docs/lora.md"} <= set(PAGES)
 
 
+@pytest.fixture
+def write_files(tmp_path, monkeypatch):
+    """A function that writes the files that a page shows, where Python finds them.
+
+    They are the blocks of Python that begin with their name: ``# my_rewards.py, ...``.
+    """
+
+    def write(page):
+        for block in blocks(page):
+            name = re.match(r"# (\w+\.py)\b", block.text)
+            if block.language == "python" and name:
+                (tmp_path / name[1]).write_text(block.text)
+                # Another test may have imported a file of that name, or may want to.
+                monkeypatch.delitem(sys.modules, name[1].removesuffix(".py"), raising=False)
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setattr(rewards, "_entries", dict(rewards._entries))
+
+    imported = set(sys.modules)
+    yield write
+    for name in [name for name in set(sys.modules) - imported if name.startswith("my_")]:
+        del sys.modules[name]
+
+
 @pytest.mark.parametrize("page", PAGES)
-def test_every_command_would_be_accepted(page):
+def test_every_command_would_be_accepted(page, write_files):
+    write_files(page)
     problems = []
     for line in EVERY_LINE:
         if line.place.startswith(f"{page}:"):

@@ -13,7 +13,6 @@ from PIL import Image
 from running import RUN, RUN_ELSEWHERE
 
 from corl_jax.commands import cli
-from corl_jax.core.types import Completion
 
 
 @pytest.fixture(scope="module")
@@ -89,22 +88,9 @@ def test_the_python_of_the_readme(capsys):
     assert capsys.readouterr().out.startswith("[")
 
 
-def test_the_python_of_own_rewards():
-    reward, config = python_blocks("docs/rewards.md")
-    values: dict[str, object] = {}
-    exec(reward, values)
-    white = Completion(record=None, pixels=np.full((4, 4, 3), 255, np.uint8), text=None)
-    np.testing.assert_array_equal(values["brightness"]([white], None), [1.0])
-
-    from corl_jax.configs.unified import get_config
-
-    c = get_config()
-    exec(config, {"c": c})
-    assert c.rewards.image.brightness == 0.5 and c.rewards.options.custom
-
-
 PYTHON_ELSEWHERE = {
     "docs/export.md": "tests/stages/test_export.py runs the same calls of transformers",
+    "docs/rewards.md": "tests/rewards/test_custom.py runs every block",
     "docs/suites_harness.md": "needs VLMEvalKit",
 }
 """Pages whose Python is not run here, and why."""
@@ -112,5 +98,5 @@ PYTHON_ELSEWHERE = {
 
 @pytest.mark.parametrize("page", sorted({line.place.partition(":")[0] for line in EVERY_LINE}))
 def test_all_python_is_run_or_has_a_reason(page):
-    if python_blocks(page) and page not in ("README.md", "docs/rewards.md"):
+    if python_blocks(page) and page != "README.md":
         assert page in PYTHON_ELSEWHERE, f"{page} has Python that nothing runs"
