@@ -24,7 +24,7 @@ from corl_jax.report.charts import (
     make_panels,
     moving_mean,
 )
-from corl_jax.report.svg import add_grid, render_svg
+from corl_jax.report.svg import add_grid, draw_svg
 
 COLOURS = ("#3f83f8", "#e69f00", "#12a07a", "#cc79a7", "#e0662b", "#7fa3b5")
 """Hues of the palette of Okabe and Ito, which colour-blind people tell apart, as light as can be read
@@ -96,7 +96,7 @@ def _chart(panel: Panel, rows: Sequence[Row], window: int) -> Chart:
         (column, *(f"{value:.4g}" for value in (v[0], v[-1], v.min(), v.max())))
         for column, (_, v) in curves.items()
     )
-    return Chart(panel.title, Markup(render_svg(panel.title, 2.7, plot)), numbers)
+    return Chart(panel.title, Markup(draw_svg(panel.title, 2.7, plot)), numbers)
 
 
 def read_curve(rows: Sequence[Row], column: str) -> tuple[np.ndarray, np.ndarray]:

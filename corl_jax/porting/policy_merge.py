@@ -43,7 +43,7 @@ class MergeSettings:
     """How policies are merged.
 
     Attributes:
-      method: a name in ``objectives.weight_merging.merges``.
+      method: how the experts' changes of the base are put together.
       lam: lambda of the method ``gaussian``.
       weights: one weight per expert for the method ``linear``; () for equal weights.
       dtype: of the weights written: ``stored`` (that of the base), ``float32`` or ``bfloat16``.

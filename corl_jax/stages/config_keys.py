@@ -11,37 +11,34 @@ from corl_jax.core.checks.field_docs import FieldDoc, field_docs
 from corl_jax.engine.optim import OptimConfig
 from corl_jax.objectives.kl import KlConfig
 from corl_jax.rewards.config import RewardOptions
-from corl_jax.stages.config import EvalsConfig, RunConfig, as_tuple
+from corl_jax.stages.config import EvalsConfig, RunConfig, StageKeys, as_tuple
 from corl_jax.stages.rl.config import BLOCKS as RL_BLOCKS
+from corl_jax.stages.rl.config import RewardTables
 from corl_jax.stages.rl.config_blocks import TASKS
 from corl_jax.stages.sft import SftConfig
 from corl_jax.stages.tokenizer import TokenizerConfig
-from corl_jax.stages.whole_config import BLOCKS
+from corl_jax.stages.whole_config import BLOCKS, WarmupConfig
 
-BLOCK_CLASSES: Mapping[str, type] = {
-    "": RunConfig,
-    **BLOCKS,
-    "optim": OptimConfig,
-    "evals": EvalsConfig,
-    "tokenizer": TokenizerConfig,
-    "sft": SftConfig,
-    **{f"rl.{name}": cls for name, cls in RL_BLOCKS.items()},
-    "rewards.options": RewardOptions,
-    **{f"kl.{task}": KlConfig for task in TASKS},
-}
-"""Dotted key of a block to its class; "" is the config itself."""
-OTHER_KEYS: Mapping[str, str] = {
-    "batch_size": "records of a step",
-    "trainable": "patterns of the paths of parameters that are trained",
-    "optim.warmup_ratio": "share of all updates in which the learning rate rises to its peak",
-    "rewards.image": "rewards of images by name, and their weights; names are in docs/rewards.md",
-    "rewards.text": "rewards of answers by name, and their weights; names are in docs/rewards.md",
-    "sharding_rules.update": "logical axis to mesh axes, where the update differs from the defaults",
-    "sharding_rules.rollout": "the same for rollouts",
+BLOCK_CLASSES: tuple[tuple[str, type], ...] = (
+    ("", RunConfig),
+    ("", StageKeys),
+    *BLOCKS.items(),
+    ("optim", OptimConfig),
+    ("optim", WarmupConfig),
+    ("evals", EvalsConfig),
+    ("tokenizer", TokenizerConfig),
+    ("sft", SftConfig),
+    *((f"rl.{name}", cls) for name, cls in RL_BLOCKS.items()),
+    ("rewards", RewardTables),
+    ("rewards.options", RewardOptions),
+    *((f"kl.{task}", KlConfig) for task in TASKS),
+)
+"""Dotted keys of blocks and their classes; "" is the config itself."""
+PIPELINE_KEYS: Mapping[str, str] = {
     "order": "stages of the pipeline, first to last",
     "merge": "stages that merge policies",
 }
-"""Keys and blocks that are no fields, and their meanings."""
+"""Keys of a pipeline, which is above the stages, and their meanings."""
 WIDTH = 100
 
 
@@ -79,8 +76,8 @@ def config_keys(config: Mapping[str, Any]) -> Iterator[ConfigKey]:
 
 def _known_docs() -> dict[str, FieldDoc]:
     """Dotted key to what is known of it."""
-    docs = {key: FieldDoc(text, "") for key, text in OTHER_KEYS.items()}
-    for block, cls in BLOCK_CLASSES.items():
+    docs = {key: FieldDoc(text, "") for key, text in PIPELINE_KEYS.items()}
+    for block, cls in BLOCK_CLASSES:
         for name, doc in field_docs(cls).items():
             docs[f"{block}.{name}" if block else name] = doc
     return docs
