@@ -53,7 +53,11 @@ if importlib.util.find_spec("corl_jax") is None:
         source = f"{os.path.abspath('..')}{extra}"
     elif wheels:
         source = f"./{wheels[-1]}{extra}"
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", source], check=True)
+    pip = [sys.executable, "-m", "pip"]
+    subprocess.run([*pip, "install", "-q", source], check=True)
+    if "cuda" not in extra:  # Colab has a plug-in for GPUs without one, and of another jax
+        plugins = ["jax-cuda12-plugin", "jax-cuda12-pjrt"]
+        subprocess.run([*pip, "uninstall", "-q", "-y", *plugins], check=True)
     importlib.invalidate_caches()
 
 # What was in memory before the installation stays there until the runtime starts again.
@@ -79,7 +83,7 @@ from corl_jax import ImageCodec
 from corl_jax.data.shapes.examples import example
 
 # Steps of the training in section 4. 2000 are the whole recipe, about 5 minutes on two CPU cores.
-STEPS = int(os.environ.get("CORL_NOTEBOOK_STEPS", 400))
+STEPS = max(10, int(os.environ.get("CORL_NOTEBOOK_STEPS", 400)))
 # Janus-Pro's weights for section 5, such as "deepseek-community/Janus-Pro-1B" (downloads 4 GB).
 JANUS_PRO = ""
 

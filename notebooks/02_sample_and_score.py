@@ -51,7 +51,11 @@ if importlib.util.find_spec("corl_jax") is None:
         source = f"{os.path.abspath('..')}{extra}"
     elif wheels:
         source = f"./{wheels[-1]}{extra}"
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", source], check=True)
+    pip = [sys.executable, "-m", "pip"]
+    subprocess.run([*pip, "install", "-q", source], check=True)
+    if "cuda" not in extra:  # Colab has a plug-in for GPUs without one, and of another jax
+        plugins = ["jax-cuda12-plugin", "jax-cuda12-pjrt"]
+        subprocess.run([*pip, "uninstall", "-q", "-y", *plugins], check=True)
     importlib.invalidate_caches()
 
 # What was in memory before the installation stays there until the runtime starts again.

@@ -52,7 +52,11 @@ if importlib.util.find_spec("corl_jax") is None:
         source = f"{os.path.abspath('..')}{extra}"
     elif wheels:
         source = f"./{wheels[-1]}{extra}"
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", source], check=True)
+    pip = [sys.executable, "-m", "pip"]
+    subprocess.run([*pip, "install", "-q", source], check=True)
+    if "cuda" not in extra:  # Colab has a plug-in for GPUs without one, and of another jax
+        plugins = ["jax-cuda12-plugin", "jax-cuda12-pjrt"]
+        subprocess.run([*pip, "uninstall", "-q", "-y", *plugins], check=True)
     importlib.invalidate_caches()
 
 # What was in memory before the installation stays there until the runtime starts again.
@@ -177,7 +181,7 @@ for moment, offset, colour in (("before", -0.2, "#b8bfc9"), ("after", 0.2, "#3f8
 axes.set_yticks(places, NAMES.values())
 axes.invert_yaxis()
 axes.set(xlim=(0, 112), xlabel=f"per cent of {RECORDS} held-out records")
-axes.legend(loc="lower right", frameon=False)
+axes.legend(loc="upper right", frameon=False)
 plt.show()
 
 # %% [markdown]
@@ -188,12 +192,12 @@ plt.show()
 import base64
 import io
 
-CAPTIONS = 5
+CAPTIONS = 4
 galleries = {
     moment: json.loads((WORKDIR / "samples" / f"gallery_{moment}.json").read_text())["prompts"]
     for moment in ("before", "after")
 }
-figure = plt.figure(figsize=(9, 7.6), layout="constrained")
+figure = plt.figure(figsize=(8, 5.4), layout="constrained")
 for line, caption_figure in enumerate(figure.subfigures(CAPTIONS, 1)):
     caption_figure.suptitle(galleries["before"][line]["prompt"], fontsize=10)
     panels = caption_figure.subplots(1, 9, width_ratios=[1, 1, 1, 1, 0.3, 1, 1, 1, 1])

@@ -49,7 +49,11 @@ if importlib.util.find_spec("corl_jax") is None:
         source = f"{os.path.abspath('..')}{extra}"
     elif wheels:
         source = f"./{wheels[-1]}{extra}"
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", source], check=True)
+    pip = [sys.executable, "-m", "pip"]
+    subprocess.run([*pip, "install", "-q", source], check=True)
+    if "cuda" not in extra:  # Colab has a plug-in for GPUs without one, and of another jax
+        plugins = ["jax-cuda12-plugin", "jax-cuda12-pjrt"]
+        subprocess.run([*pip, "uninstall", "-q", "-y", *plugins], check=True)
     importlib.invalidate_caches()
 
 # What was in memory before the installation stays there until the runtime starts again.
@@ -77,7 +81,7 @@ import numpy as np
 from IPython.display import display
 from PIL import Image, ImageDraw
 
-STEPS = int(os.environ.get("CORL_NOTEBOOK_STEPS", 40))
+STEPS = int(os.environ.get("CORL_NOTEBOOK_STEPS", 30))
 FOLDER = pathlib.Path("runs/own")
 DATA, WORKDIR = FOLDER / "data", FOLDER / "run"
 DATA.mkdir(parents=True, exist_ok=True)
@@ -190,7 +194,7 @@ print((FOLDER / "my_config.py").read_text())
 # %%
 broken = [dict(row) for row in rows]
 broken[3]["real_image"] = "missing.png"
-broken[10]["prompt"] = "a turquoise circle"
+broken[12]["prompt"] = "a turquoise circle"
 del broken[20]["qa_solution"]
 write_table(broken)
 

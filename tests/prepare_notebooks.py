@@ -15,6 +15,7 @@ import pathlib
 import re
 import tempfile
 import time
+from collections.abc import Sequence
 
 import jupytext
 import nbformat
@@ -56,14 +57,13 @@ def with_common_cells(notebook: nbformat.NotebookNode, stem: str) -> nbformat.No
     return notebook
 
 
-def execute(notebook: nbformat.NotebookNode) -> float:
-    """Runs the cells from the first to the last in an empty folder; returns the minutes."""
+def execute(notebook: nbformat.NotebookNode, folder: pathlib.Path) -> float:
+    """Runs the cells from the first to the last in a folder; returns the minutes."""
     from nbclient import NotebookClient
 
     started = time.time()
-    with tempfile.TemporaryDirectory() as folder:
-        client = NotebookClient(notebook, timeout=3600, resources={"metadata": {"path": folder}})
-        client.execute()
+    client = NotebookClient(notebook, timeout=3600, resources={"metadata": {"path": str(folder)}})
+    client.execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
@@ -82,19 +82,26 @@ def kept_outputs(outputs: list[nbformat.NotebookNode]) -> list[nbformat.Notebook
 
 
 def main() -> None:
-    """Writes scripts and notebooks, and prints how long those took that ran."""
+    """Reads the flags."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--execute", nargs="*", default=[], help="numbers of notebooks to run")
+    parser.add_argument("--folder", type=pathlib.Path, help="keep their runs in this folder")
     args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        prepare(args.execute, args.folder or pathlib.Path(scratch))
 
+
+def prepare(numbers: Sequence[str], folder: pathlib.Path) -> None:
+    """Writes scripts and notebooks, of which those of ``numbers`` run below ``folder``."""
     for script in scripts():
         source = with_common_cells(jupytext.read(script), script.stem)
         source.metadata = {"kernelspec": KERNEL}
         jupytext.write(source, script, fmt=HEADER)
         path = script.with_suffix(".ipynb")
         notebook = with_common_cells(jupytext.read(script), script.stem)
-        if script.stem[:2] in args.execute:
-            minutes = execute(notebook)
+        if script.stem[:2] in numbers:
+            (folder / script.stem).mkdir(parents=True, exist_ok=True)
+            minutes = execute(notebook, folder / script.stem)
             print(f"{script.stem}: {minutes:.1f} minutes", flush=True)
         elif path.exists():
             keep_outputs(notebook, jupytext.read(path))
