@@ -10,7 +10,7 @@ from corl_jax.engine.trackers.collection import Trackers
 from corl_jax.engine.workdir import open_workdir
 from corl_jax.evals.gallery import Gallery
 from corl_jax.stages import evaluate_run
-from corl_jax.stages.evaluate_run import RunEvaluation
+from corl_jax.stages.evaluate_run import RunEvaluation, is_evaluated
 
 
 @pytest.mark.parametrize("steps", [2, 3])
@@ -42,10 +42,10 @@ def test_what_is_missing_after_the_training_is_added(tmp_path, monkeypatch, step
             tracked.append((side, step, metrics))
 
     evaluation = RunEvaluation(Setup(), workdir, Evaluation(), steps, NotedTrackers())
-    assert evaluation.is_complete() is (steps == 2)
+    assert is_evaluated(workdir, steps) is (steps == 2)
     evaluation.evaluate_after()
     evaluation.evaluate_after()
-    assert evaluation.is_complete()
+    assert is_evaluated(workdir, steps)
     entries = json.loads((workdir.path / "eval.json").read_text())
     assert labels == (["evaluating after training"] if steps == 3 else [])
     assert tracked == ([("after", 3, {"a": 2})] if steps == 3 else [])
