@@ -127,7 +127,7 @@ def write_results(
     from corl_jax.core import provenance
     from corl_jax.studies.comparison import make_table, render_markdown
     from corl_jax.studies.study_page import render_study_page, render_study_svg
-    from corl_jax.studies.verdicts import describe_seeds, judge_claim
+    from corl_jax.studies.verdicts import judge_claim
 
     table = make_table(study, finished)
     verdicts = judge_claim(study, table)
@@ -144,7 +144,6 @@ def write_results(
     # The question, what became of the claim, the figures.
     lines = [study.question, "", study.claim, ""]
     lines += [f"* {it.outcome}: {it.expectation} ({it.figures or 'no runs'})" for it in verdicts]
-    lines += ["", describe_seeds(table, study.metrics[0])] if verdicts else []
     lines += ["", render_markdown(study, table), "", about, ""]
     write_atomically(out / "study.md", "\n".join(lines))
     write_atomically(out / "study.svg", render_study_svg(name, study, table))

@@ -14,7 +14,6 @@ from corl_jax.report.svg import GREY, INK, PALETTE, add_grid, draw_svg
 from corl_jax.studies.comparison import CommandRun, Study, format_cell
 from corl_jax.studies.verdicts import (
     Cells,
-    describe_seeds,
     judge_claim,
     list_differences,
     summarize,
@@ -44,7 +43,6 @@ def render_study_page(
         # What the figures say of the claim.
         verdicts=verdicts,
         outcome=summarize(verdicts),
-        caution=describe_seeds(cells, study.metrics[0]),
         # The figures.
         table={
             arm: [format_cell(metric, row[metric]) for metric in study.metrics]
