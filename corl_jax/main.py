@@ -30,6 +30,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from corl_jax.core.accelerators import leave_out_missing_accelerators
 from corl_jax.core.config_files import load_config, package_configs
 from corl_jax.core.errors import UserError
 from corl_jax.core.processes.ending import run_program
@@ -220,6 +221,7 @@ def train_from_command_line(argv: list[str]) -> int:
     Raises:
       UserError: bad input, or an error in the middle of a run that a user can mend.
     """
+    leave_out_missing_accelerators()
     config, workdir, hosts = parse_command_line(argv)
 
     from absl import flags, logging
