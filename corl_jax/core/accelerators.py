@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
+import pathlib
 import sys
 from collections.abc import Mapping, MutableMapping, Sequence
 from importlib import metadata
@@ -19,17 +20,27 @@ DEVICE_FILES = (
     "/dev/dxg",  # NVIDIA under Windows' Linux
 )
 """Patterns of files that a machine has where one of these plug-ins finds a device."""
+PCI_FOLDER = pathlib.Path("/sys/bus/pci/devices")
+GOOGLE = "0x1ae0"
+OTHER_CLASSES = ("0x01", "0x02")
+"""Google's vendor number, and the classes of its disks and network cards; the rest are TPUs."""
 PLATFORMS = "JAX_PLATFORMS"
 """The variable that JAX reads when it is imported."""
 
 
-def has_accelerator(patterns: Sequence[str] = DEVICE_FILES) -> bool:
-    """Whether there may be an accelerator, by the files of its driver.
+def has_accelerator(
+    patterns: Sequence[str] = DEVICE_FILES, pci_folder: pathlib.Path = PCI_FOLDER
+) -> bool:
+    """Whether there may be an accelerator, by the files of its driver or its place on the bus.
 
     Where a plug-in for another kind of device is installed, there may be one too.
     """
     if any(glob.glob(pattern) for pattern in patterns):
         return True
+    for device in pci_folder.glob("*/"):
+        vendor, kind = ((device / name).read_text().strip() for name in ("vendor", "class"))
+        if vendor == GOOGLE and not kind.startswith(OTHER_CLASSES):
+            return True
     plugins = {entry.name for entry in metadata.entry_points(group="jax_plugins")}
     return any(not name.startswith("xla_cuda") for name in plugins)
 

@@ -24,16 +24,33 @@ def plugins(monkeypatch):
 
 
 def test_files_of_a_driver_or_another_plug_in(plugins, tmp_path):
-    patterns = (str(tmp_path / "accel*"), str(tmp_path / "vfio" / "[0-9]*"))
-    assert not has_accelerator(patterns)
+    patterns, bus = (str(tmp_path / "accel*"), str(tmp_path / "vfio" / "[0-9]*")), tmp_path / "pci"
+    assert not has_accelerator(patterns, bus)
     plugins.append("xla_cuda13")
     (tmp_path / "vfio").mkdir()
     (tmp_path / "vfio" / "vfio").write_text("")  # there on any machine with the module
-    assert not has_accelerator(patterns)
+    assert not has_accelerator(patterns, bus)
     (tmp_path / "vfio" / "0").write_text("")
-    assert has_accelerator(patterns)
+    assert has_accelerator(patterns, bus)
     plugins.append("metal")
-    assert has_accelerator(())
+    assert has_accelerator((), bus)
+
+
+@pytest.mark.parametrize(
+    ("vendor", "kind", "is_chip"),
+    [
+        ("0x1ae0", "0x120000", True),  # a TPU
+        ("0x1ae0", "0x020000", False),  # a network card of a cloud VM
+        ("0x1ae0", "0x010802", False),  # its disk
+        ("0x8086", "0x120000", False),
+    ],
+)
+def test_chips_on_the_bus(plugins, tmp_path, vendor, kind, is_chip):
+    device = tmp_path / "0000:00:05.0"
+    device.mkdir()
+    (device / "vendor").write_text(f"{vendor}\n")
+    (device / "class").write_text(f"{kind}\n")
+    assert has_accelerator((), tmp_path) is is_chip
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="device files are those of Linux")
