@@ -19,7 +19,17 @@ TEXTS = ("command", "date", "machine", "commit")
 def provenance_of(
     workdir: pathlib.Path, run: Mapping[str, Any], step: int, versions: Mapping[str, str]
 ) -> Pairs:
-    """Command, commit, steps, machine and versions, as far as they were recorded."""
+    """Command, commit, steps, machine and versions, as far as they were recorded.
+
+    Args:
+      workdir: of the run; its ``run.json`` has an entry for each start.
+      run: the block of that name in ``eval.json``.
+      step: of the newest checkpoint.
+      versions: that its manifest names.
+
+    Raises:
+      UserError: ``run.json`` is damaged.
+    """
     facts = {name: str(run[name]) for name in TEXTS if run.get(name)}
     starts = _starts(workdir)
     if starts:
