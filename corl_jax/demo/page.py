@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -29,13 +29,13 @@ class PageConfig:
     Attributes:
       second: policy to compare with, "" for none.
       run: work directory to watch, "" for none.
-      runs: work directories to choose from.
+      find_runs: finds the work directories to choose from.
       typed: whether other folders of this machine may be typed: only where nobody else reaches it.
     """
 
     second: str = ""
     run: str = ""
-    runs: Sequence[str] = ()
+    find_runs: Callable[[], list[str]] = list
     typed: bool = True
 
 
@@ -44,7 +44,8 @@ def make_page(policies: Policies, config: PageConfig) -> gr.Blocks:
     policy = policies.get()
     prompts = prompt_examples(policy.tokenizer)
     questions = question_examples(policy.tokenizer)
-    offered = [name for name in ("tiny", *config.runs) if name != policies.first]
+    runs = config.find_runs()
+    offered = [name for name in ("tiny", *runs) if name != policies.first]
 
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
         gr.HTML(_header(policies))
@@ -54,7 +55,7 @@ def make_page(policies: Policies, config: PageConfig) -> gr.Blocks:
             with gr.Tab("Ask", id="ask"):
                 asking = add_ask_tab(policies, questions)
             with gr.Tab("Watch", id="watch"):
-                watching = add_watch_tab(config.run, config.runs, config.typed)
+                watching = add_watch_tab(config.run, runs, config.typed)
             with gr.Tab("Compare", id="compare"):
                 comparing = add_compare_tab(policies, config.second, offered, config.typed)
 
@@ -70,6 +71,9 @@ def make_page(policies: Policies, config: PageConfig) -> gr.Blocks:
         comparing.pictures.ask(take_compared, comparing.drawn, comparing.asking.picture, **quiet)
         if config.run:
             page.load(watching.show, watching.inputs, watching.outputs, **quiet)
+        # Runs that began since are offered to whoever opens the page anew.
+        if config.typed:
+            page.load(lambda: gr.Dropdown(config.find_runs()), None, watching.folder, **quiet)
 
     return page.queue(api_open=False)
 

@@ -7,7 +7,8 @@ MONO_FONTS = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"
 
 # .drawn holds pictures with buttons, .watched parts of a run, .answers what a policy wrote.
 CSS = """
-.gradio-container{padding:0!important}.main.app{max-width:1280px!important;margin:0 auto!important;padding:14px 28px!important}
+.gradio-container{padding:0!important}.main.app{max-width:1280px!important;margin:0 auto!important;
+padding:14px 28px!important}
 .html-container{padding:0!important}
 .top h1{font-size:26px;margin:4px 0 0;letter-spacing:-.02em}
 .top p{margin:0}

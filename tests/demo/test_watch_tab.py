@@ -11,7 +11,7 @@ gr = pytest.importorskip("gradio", reason="needs pip install 'corl_jax[demo]'")
 @pytest.fixture
 def tab():
     """Functions that show and refresh a run, by the names of the outputs."""
-    from corl_jax.demo import watch_tab
+    from corl_jax.demo import watch_outputs, watch_tab
 
     with gr.Blocks(analytics_enabled=False):
         widgets = watch_tab._add_widgets(gr.Dropdown())
@@ -23,11 +23,11 @@ def tab():
     class Tab:
         @staticmethod
         def show(*args):
-            return by_name(watch_tab.show_run(widgets, *args))
+            return by_name(watch_outputs.show_run(widgets, *args))
 
         @staticmethod
         def refresh(*args):
-            return by_name(watch_tab.refresh_run(widgets, *args))
+            return by_name(watch_outputs.refresh_run(widgets, *args))
 
     return Tab
 
