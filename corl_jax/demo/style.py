@@ -23,7 +23,7 @@ overflow-wrap:anywhere}
 .problem{border-left:4px solid #d92d20!important;background:var(--background-fill-secondary);
 padding:8px 12px;border-radius:8px;margin:6px 0;overflow-wrap:anywhere}
 .pictures{list-style:none;margin:6px 0;padding:0;display:grid;gap:14px;
-grid-template-columns:repeat(auto-fill,minmax(140px,1fr))}
+grid-template-columns:repeat(auto-fill,minmax(122px,1fr))}
 .pictures li{margin:0}.pictures figure{margin:0}
 .pictures img,.question img{width:100%;aspect-ratio:1;object-fit:contain;border-radius:10px;
 border:1px solid var(--border-color-primary);display:block}
