@@ -66,8 +66,8 @@ def run(args: argparse.Namespace) -> int:
         from corl_jax.demo.page import PageConfig, make_look, make_page
 
         # Whoever reaches the page may read what it shows of folders that are typed.
-        typed = args.host in server.LOOPBACK and not args.share
-        page = make_page(policies, PageConfig(args.compare, watched, _offered_runs, typed))
+        is_local = args.host in server.LOOPBACK and not args.share
+        page = make_page(policies, PageConfig(args.compare, watched, _offered_runs, is_local))
         server.bypass_proxy()
         server.serve(page, args.host, args.port, args.share, _announce, **make_look())
     return 0

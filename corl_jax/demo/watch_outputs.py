@@ -28,7 +28,7 @@ class Widgets:
     step: gr.Dropdown
     samples: gr.HTML
     transcripts: gr.HTML
-    seen: gr.State
+    version: gr.State
 
     def all(self) -> list[Any]:
         """All of them."""
@@ -67,9 +67,9 @@ def show_run(
         folder = choose_run(name, allowed)
     except UserError as error:
         empty = dict.fromkeys((widgets.charts, widgets.samples, widgets.transcripts), "")
-        return {widgets.status: problem(error), widgets.seen: None, **empty}
+        return {widgets.status: problem(error), widgets.version: None, **empty}
 
-    seen = fingerprint(folder)
+    version = fingerprint(folder)
     run = read_run(folder)
     chosen = default_columns(run.rows)
     steps = list_steps(run)
@@ -81,7 +81,7 @@ def show_run(
         widgets.step: gr.Dropdown(steps, value=step),
         widgets.samples: guarded(lambda: render_step(folder, step)),
         widgets.transcripts: guarded(lambda: render_transcripts(run)),
-        widgets.seen: (name, seen, steps),
+        widgets.version: (name, version, steps),
     }
 
 
@@ -91,17 +91,17 @@ def refresh_run(
     window: int,
     columns: list[str],
     step: str | None,
-    seen: tuple[str, str, list[str]] | None,
+    version: tuple[str, str, list[str]] | None,
 ) -> dict[Any, Any]:
     """What has changed since a run was shown; what the visitor chose stays chosen.
 
     Args:
       widgets: to fill.
       name, window, columns, step: inputs of the page.
-      seen: name, fingerprint and steps of what is shown, None for nothing.
+      version: name, fingerprint and steps of what is shown, None for nothing.
     """
     # Another name in the input shows nothing until its button is pressed.
-    if seen is None or seen[0] != name:
+    if version is None or version[0] != name:
         return {widgets.status: gr.skip()}
     try:
         folder = check_run(name)
@@ -110,13 +110,13 @@ def refresh_run(
     run = read_run(folder)
     outputs: dict[Any, Any] = {widgets.status: render("run_status.html", run=run)}
     new = fingerprint(folder)
-    if new == seen[1]:
+    if new == version[1]:
         return outputs
 
     # Whoever looks at the last step follows the run.
     steps = list_steps(run)
-    if steps != seen[2]:
-        follows = not seen[2] or step == seen[2][0] or step not in steps
+    if steps != version[2]:
+        follows = not version[2] or step == version[2][0] or step not in steps
         step = (steps[0] if steps else None) if follows else step
         outputs |= {
             widgets.step: gr.Dropdown(steps, value=step),
@@ -130,7 +130,7 @@ def refresh_run(
     return outputs | {
         widgets.columns: gr.CheckboxGroup(available, value=[c for c in chosen if c in available]),
         widgets.charts: render("charts.html", charts=charts),
-        widgets.seen: (name, new, steps),
+        widgets.version: (name, new, steps),
     }
 
 

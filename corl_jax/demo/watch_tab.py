@@ -32,22 +32,22 @@ class WatchTab:
     outputs: list[Any]
 
 
-def add_watch_tab(run: str, offered: Sequence[str], typed: bool) -> WatchTab:
+def add_watch_tab(run: str, offered: Sequence[str], is_local: bool) -> WatchTab:
     """Adds the contents of the tab.
 
     Args:
       run: work directory to begin with, "" for none.
       offered: work directories to choose from.
-      typed: whether another folder may be typed; not where others reach this machine.
+      is_local: whether another folder may be typed; not where others reach this machine.
     """
     choices = list(dict.fromkeys([*([run] if run else []), *offered]))
     with gr.Row(elem_classes="run-choice"):
         folder = gr.Dropdown(
             choices,
             value=run or (choices[0] if choices else None),
-            allow_custom_value=typed,
+            allow_custom_value=is_local,
             label="Work directory",
-            info="folders in runs/, or the path of another one" if typed else "folders in runs/",
+            info="folders in runs/, or the path of another one" if is_local else "folders in runs/",
             scale=4,
             min_width=240,
             elem_id="run",
@@ -56,13 +56,13 @@ def add_watch_tab(run: str, offered: Sequence[str], typed: bool) -> WatchTab:
     refresh = gr.Checkbox(False, label=f"Refresh every {REFRESH_SECONDS} s", elem_id="refresh")
     widgets = _add_widgets(folder)
     timer = gr.Timer(REFRESH_SECONDS, active=False)
-    allowed = None if typed else choices
+    allowed = None if is_local else choices
 
     def show(name: str | None, window: int) -> dict[Any, Any]:
         return show_run(widgets, name, window, allowed)
 
-    def tick(name: str | None, window: int, columns: list[str], step: str, seen: Any) -> dict:
-        return refresh_run(widgets, name, window, columns, step, seen)
+    def tick(name: str | None, window: int, columns: list[str], step: str, version: Any) -> dict:
+        return refresh_run(widgets, name, window, columns, step, version)
 
     def on_columns(name: str | None, window: int, columns: list[str]) -> str:
         return guarded(lambda: render_charts(choose_run(name, allowed), columns, window))
@@ -83,7 +83,7 @@ def add_watch_tab(run: str, offered: Sequence[str], typed: bool) -> WatchTab:
     widgets.step.input(on_step, [folder, widgets.step], widgets.samples, **quiet)
 
     refresh.change(lambda on: gr.Timer(active=on), refresh, timer, queue=False)
-    state = [*inputs, widgets.columns, widgets.step, widgets.seen]
+    state = [*inputs, widgets.columns, widgets.step, widgets.version]
     timer.tick(tick, state, widgets.all(), **quiet)
     return WatchTab(folder, show, inputs, widgets.all())
 
