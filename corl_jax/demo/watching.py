@@ -118,7 +118,7 @@ def describe_progress(
     if steps is not None and step >= steps:
         return f"Finished at step {step}{total}."
     if age < patience:
-        return f"Running: step {step}{total}, the last one {max(age, 0):.0f} s ago."
+        return f"Running: step {step}{total}, the last one {_duration(max(age, 0))} ago."
     return f"At step {step}{total}; nothing was written for {_duration(age)}."
 
 
@@ -139,7 +139,8 @@ def fingerprint(folder: pathlib.Path) -> str:
 
 def _patience(rows: Sequence[Mapping[str, float]]) -> float:
     """Seconds after which a run without a new row seems to stand still."""
-    times = [row["time/step"] for row in rows if "time/step" in row]
+    # The first step also compiles.
+    times = [row["time/step"] for row in rows[1:] if "time/step" in row]
     return max(FRESH_SECONDS, FRESH_STEPS * statistics.median(times)) if times else FRESH_SECONDS
 
 

@@ -32,7 +32,7 @@ def folder(tmp_path):
     ("step", "steps", "age", "text"),
     [
         (0, 100, 5, "No step is done yet"),
-        (40, 100, 5, "Running: step 40 of 100, the last one 5 s ago."),
+        (40, 100, 5, "Running: step 40 of 100, the last one 5 seconds ago."),
         (40, 100, 600, "At step 40 of 100; nothing was written for 10 minutes."),
         (40, None, 5 * 86400, "At step 40; nothing was written for 5 days."),
         (100, 100, 5, "Finished at step 100 of 100."),
