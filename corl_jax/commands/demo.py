@@ -53,25 +53,30 @@ def run(args: argparse.Namespace) -> int:
             f"--compare must be another policy than --policy; got {args.policy!r} twice"
         )
 
-    from corl_jax.demo.watching import check_run, find_runs
+    from corl_jax.demo.policies import Policies
+    from corl_jax.demo.watching import check_run
 
     watched = "" if args.workdir is None else str(check_run(args.workdir))
+    policies = Policies(args.policy, args.devices)
+    policies.get()
+    if args.compare:
+        policies.get(args.compare)
+
     with server.private_files():
         from corl_jax.demo.page import PageConfig, make_look, make_page
-        from corl_jax.demo.policies import Policies
-
-        policies = Policies(args.policy, args.devices)
-        policies.get()
-        if args.compare:
-            policies.get(args.compare)
 
         # Whoever reaches the page may read what it shows of folders that are typed.
-        typed = args.host in server.LOOPBACK and not args.share
-        config = PageConfig(args.compare, watched, [str(path) for path in find_runs(RUNS)], typed)
-        page = make_page(policies, config)
+        is_local = args.host in server.LOOPBACK and not args.share
+        page = make_page(policies, PageConfig(args.compare, watched, _offered_runs, is_local))
         server.bypass_proxy()
         server.serve(page, args.host, args.port, args.share, _announce, **make_look())
     return 0
+
+
+def _offered_runs() -> list[str]:
+    from corl_jax.demo.watching import find_runs
+
+    return [str(path) for path in find_runs(RUNS)]
 
 
 def _announce(address: str) -> None:

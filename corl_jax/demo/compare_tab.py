@@ -22,26 +22,28 @@ class CompareTab:
     """What the page joins: the place of pictures with its event, their arrays, the picture input."""
 
     pictures: gr.HTML
-    drawn: gr.State
+    images: gr.State
     asking: controls.Asking
 
 
-def add_compare_tab(policies: Policies, second: str, offered: list[str], typed: bool) -> CompareTab:
+def add_compare_tab(
+    policies: Policies, second: str, offered: list[str], is_local: bool
+) -> CompareTab:
     """Adds the contents of the tab.
 
     Args:
       policies: the first of them is compared.
       second: the other one, "" to choose it on the page.
       offered: names to choose from.
-      typed: whether another name may be typed.
+      is_local: whether another name may be typed.
     """
     tokenizer = policies.get().tokenizer
     names = sorted({*offered, *([second] if second else [])})
-    allowed = None if typed else names
+    allowed = None if is_local else names
     name = gr.Dropdown(
         names,
         value=second or None,
-        allow_custom_value=typed,
+        allow_custom_value=is_local,
         label=f"Compare {policies.first} with",
         info="a work directory, a Hugging Face folder or tiny",
         elem_id="second",
@@ -65,7 +67,7 @@ def add_compare_tab(policies: Policies, second: str, offered: list[str], typed: 
                 "under one above."
             )
             answers = gr.HTML("", elem_classes="answers")
-    drawn = gr.State([])
+    images = gr.State([])
 
     def on_draw(other: str | None, *values: Any) -> Iterator[tuple[Any, ...]]:
         try:
@@ -84,7 +86,7 @@ def add_compare_tab(policies: Policies, second: str, offered: list[str], typed: 
         yield from ask_on_page(policies, names, values)
 
     for trigger, action, inputs, outputs in (
-        (draw_button.click, on_draw, sampling.inputs(), [draw_status, pictures, drawn]),
+        (draw_button.click, on_draw, sampling.inputs(), [draw_status, pictures, images]),
         (ask_button.click, on_ask, asking.inputs(), [ask_status, answers]),
     ):
         trigger(
@@ -95,7 +97,7 @@ def add_compare_tab(policies: Policies, second: str, offered: list[str], typed: 
             api_visibility="private",
             **controls.DEVICE,
         )
-    return CompareTab(pictures, drawn, asking)
+    return CompareTab(pictures, images, asking)
 
 
 def check_second(policies: Policies, name: str | None, allowed: Sequence[str] | None = None) -> str:

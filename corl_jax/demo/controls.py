@@ -134,4 +134,4 @@ def add_status(text: str = "") -> gr.HTML:
 
 def add_pictures() -> gr.HTML:
     """Adds the place of pictures, whose buttons trigger the event ``ask``."""
-    return gr.HTML("", elem_classes="drawn", js_on_load=PICTURE_SCRIPT)
+    return gr.HTML("", elem_classes="results", js_on_load=PICTURE_SCRIPT)

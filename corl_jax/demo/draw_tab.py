@@ -25,11 +25,11 @@ class DrawTab:
 
     Attributes:
       pictures: their place, with the event ``ask``.
-      drawn: arrays of its pictures, by index.
+      images: arrays of its pictures, by index.
     """
 
     pictures: gr.HTML
-    drawn: gr.State
+    images: gr.State
 
 
 def add_draw_tab(policies: Policies, prompts: list[str]) -> DrawTab:
@@ -43,7 +43,7 @@ def add_draw_tab(policies: Policies, prompts: list[str]) -> DrawTab:
                 f"The first picture compiles its program, {policies.guess()}."
             )
             pictures = controls.add_pictures()
-    drawn = gr.State([])
+    images = gr.State([])
 
     def on_draw(*values: Any) -> Iterator[tuple[Any, ...]]:
         yield from draw_on_page(policies, [""], values)
@@ -52,12 +52,12 @@ def add_draw_tab(policies: Policies, prompts: list[str]) -> DrawTab:
         [button.click, sampling.prompt.submit],
         on_draw,
         sampling.inputs(),
-        [status, pictures, drawn],
+        [status, pictures, images],
         show_progress_on=status,
         api_visibility="private",
         **controls.DEVICE,
     )
-    return DrawTab(pictures, drawn)
+    return DrawTab(pictures, images)
 
 
 def draw_on_page(
@@ -73,7 +73,7 @@ def draw_on_page(
     try:
         request = DrawRequest(*values)
         started, sets = time.monotonic(), []
-        drawn: list[np.ndarray] = []
+        all_images: list[np.ndarray] = []
         for name in names:
             label = name or policies.first
             if label not in policies.loaded:
@@ -87,12 +87,12 @@ def draw_on_page(
             is_alone = len(names) == 1
             title = "Pictures" if is_alone else label
             prefix = "" if is_alone else f"{slug(label)}-"
-            sets.append(make_set(images, request, title, prefix, first=len(drawn)))
-            drawn += list(images)
+            sets.append(make_set(images, request, title, prefix, first=len(all_images)))
+            all_images += list(images)
     except UserError as error:
         yield problem(error), gr.skip(), gr.skip()
         return
 
-    number = f"{len(drawn)} pictures" if len(drawn) > 1 else "A picture"
+    number = f"{len(all_images)} pictures" if len(all_images) > 1 else "A picture"
     text = f"{number} in {time.monotonic() - started:.1f} s."
-    yield done(text), render("pictures.html", sets=sets), drawn
+    yield done(text), render("pictures.html", sets=sets), all_images

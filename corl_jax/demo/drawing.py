@@ -49,7 +49,7 @@ class DrawRequest:
 
 
 @dataclasses.dataclass(frozen=True)
-class DrawnPicture:
+class Picture:
     """A picture on the page.
 
     Attributes:
@@ -81,7 +81,7 @@ class PictureSet:
     title: str
     about: str
     prompt: str
-    pictures: tuple[DrawnPicture, ...]
+    pictures: tuple[Picture, ...]
     sheet: Image.Image
     sheet_name: str
 
@@ -116,7 +116,7 @@ def make_set(
     # The prompt, the seed and the number: two downloads of different pictures differ in name.
     stem = f"{label}{slug(request.prompt)}-seed{request.seed}"
     pictures = tuple(
-        DrawnPicture(first + i, i, pixels, f"{stem}-{i:02d}.png") for i, pixels in enumerate(images)
+        Picture(first + i, i, pixels, f"{stem}-{i:02d}.png") for i, pixels in enumerate(images)
     )
     return PictureSet(
         title,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -29,14 +29,14 @@ class PageConfig:
     Attributes:
       second: policy to compare with, "" for none.
       run: work directory to watch, "" for none.
-      runs: work directories to choose from.
-      typed: whether other folders of this machine may be typed: only where nobody else reaches it.
+      find_runs: finds the work directories to choose from.
+      is_local: whether other folders of this machine may be typed: only where nobody else reaches it.
     """
 
     second: str = ""
     run: str = ""
-    runs: Sequence[str] = ()
-    typed: bool = True
+    find_runs: Callable[[], list[str]] = list
+    is_local: bool = True
 
 
 def make_page(policies: Policies, config: PageConfig) -> gr.Blocks:
@@ -44,7 +44,8 @@ def make_page(policies: Policies, config: PageConfig) -> gr.Blocks:
     policy = policies.get()
     prompts = prompt_examples(policy.tokenizer)
     questions = question_examples(policy.tokenizer)
-    offered = [name for name in ("tiny", *config.runs) if name != policies.first]
+    runs = config.find_runs()
+    offered = [name for name in ("tiny", *runs) if name != policies.first]
 
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
         gr.HTML(_header(policies))
@@ -54,22 +55,27 @@ def make_page(policies: Policies, config: PageConfig) -> gr.Blocks:
             with gr.Tab("Ask", id="ask"):
                 asking = add_ask_tab(policies, questions)
             with gr.Tab("Watch", id="watch"):
-                watching = add_watch_tab(config.run, config.runs, config.typed)
+                watching = add_watch_tab(config.run, runs, config.is_local)
             with gr.Tab("Compare", id="compare"):
-                comparing = add_compare_tab(policies, config.second, offered, config.typed)
+                comparing = add_compare_tab(policies, config.second, offered, config.is_local)
 
         # A picture that was drawn becomes the one that is asked about.
-        def take_drawn(images: list[np.ndarray], event: gr.EventData) -> tuple[Any, Any]:
+        def take_picture(images: list[np.ndarray], event: gr.EventData) -> tuple[Any, Any]:
             return images[event.index], gr.Tabs(selected="ask")
 
-        def take_compared(images: list[np.ndarray], event: gr.EventData) -> np.ndarray:
+        def take_compared_picture(images: list[np.ndarray], event: gr.EventData) -> np.ndarray:
             return images[event.index]
 
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        drawing.pictures.ask(take_drawn, drawing.drawn, [asking.picture, tabs], **quiet)
-        comparing.pictures.ask(take_compared, comparing.drawn, comparing.asking.picture, **quiet)
+        drawing.pictures.ask(take_picture, drawing.images, [asking.picture, tabs], **quiet)
+        comparing.pictures.ask(
+            take_compared_picture, comparing.images, comparing.asking.picture, **quiet
+        )
         if config.run:
             page.load(watching.show, watching.inputs, watching.outputs, **quiet)
+        # Runs that began since are offered to whoever opens the page anew.
+        if config.is_local:
+            page.load(lambda: gr.Dropdown(config.find_runs()), None, watching.folder, **quiet)
 
     return page.queue(api_open=False)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 MONO_FONTS = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
-# .drawn holds pictures with buttons, .watched parts of a run, .answers what a policy wrote.
+# .results holds pictures with buttons, .watched parts of a run, .answers what a policy wrote.
 CSS = """
-.gradio-container{padding:0!important}
-.main.app{max-width:1280px!important;margin:0 auto!important;padding:14px 28px!important}
+.gradio-container{padding:0!important}.main.app{max-width:1280px!important;margin:0 auto!important;
+padding:14px 28px!important}
 .html-container{padding:0!important}
 .top h1{font-size:26px;margin:4px 0 0;letter-spacing:-.02em}
 .top p{margin:0}
@@ -23,18 +23,18 @@ overflow-wrap:anywhere}
 .problem{border-left:4px solid #d92d20!important;background:var(--background-fill-secondary);
 padding:8px 12px;border-radius:8px;margin:6px 0;overflow-wrap:anywhere}
 .pictures{list-style:none;margin:6px 0;padding:0;display:grid;gap:14px;
-grid-template-columns:repeat(auto-fill,minmax(140px,1fr))}
+grid-template-columns:repeat(auto-fill,minmax(122px,1fr))}
 .pictures li{margin:0}.pictures figure{margin:0}
 .pictures img,.question img{width:100%;aspect-ratio:1;object-fit:contain;border-radius:10px;
 border:1px solid var(--border-color-primary);display:block}
-.drawn .pictures{grid-template-columns:repeat(auto-fill,minmax(118px,1fr))}
+.results .pictures{grid-template-columns:repeat(auto-fill,minmax(118px,1fr))}
 img.coarse{image-rendering:pixelated}
-.drawn figcaption{display:flex;align-items:stretch;gap:6px;margin-top:6px}
-.drawn button{margin:0!important;font:inherit;font-size:14px;min-height:36px;padding:4px 8px;border-radius:8px;
+.results figcaption{display:flex;align-items:stretch;gap:6px;margin-top:6px}
+.results button{margin:0!important;font:inherit;font-size:14px;min-height:36px;padding:4px 8px;border-radius:8px;
 border:1px solid var(--border-color-primary);background:var(--button-secondary-background-fill);
 color:var(--button-secondary-text-color);cursor:pointer;flex:1}
-.drawn .sheet button{flex:none}
-.drawn button:hover{background:var(--button-secondary-background-fill-hover)}
+.results .sheet button{flex:none}
+.results button:hover{background:var(--button-secondary-background-fill-hover)}
 .picture-input img{image-rendering:pixelated;object-fit:contain;width:100%;height:100%}
 .answer,.group,.chart{border:1px solid var(--border-color-primary);border-radius:12px;
 padding:14px;margin:10px 0;background:var(--block-background-fill);overflow-wrap:anywhere}
@@ -72,7 +72,7 @@ th,td{text-align:left;padding:4px 10px 4px 0;white-space:nowrap}td.num{text-alig
 :focus-visible,button:focus-visible,input:focus-visible,textarea:focus-visible,
 summary:focus-visible,[role=tab]:focus-visible{outline:3px solid var(--color-accent)!important;
 outline-offset:2px!important}
-@media(max-width:600px){.pictures,.drawn .pictures{grid-template-columns:1fr 1fr}
+@media(max-width:600px){.pictures,.results .pictures{grid-template-columns:1fr 1fr}
 .main.app{padding:8px 12px!important}.question{grid-template-columns:72px 1fr}}
 @media(prefers-reduced-motion:reduce){*{animation:none!important;transition:none!important}}
 """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
@@ -19,8 +20,8 @@ from corl_jax.report.run_files import read_config, read_metrics, read_transcript
 T = TypeVar("T")
 
 CONFIG, METRICS, COMPLETIONS, SAMPLES = "config.json", "metrics.jsonl", "completions", "samples"
-FRESH_SECONDS = 60.0
-"""A run whose last row is younger counts as going on."""
+FRESH_SECONDS, FRESH_STEPS = 60.0, 5.0
+"""A run counts as going on as long as its last row is younger than this, or than so many steps take."""
 NEWEST = 50
 """So many work directories are offered, those of the newest metrics."""
 
@@ -91,7 +92,7 @@ def read_run(folder: pathlib.Path, now: float | None = None) -> Run:
     age = (time.time() if now is None else now) - _last_write(folder)
     return Run(
         folder=folder,
-        status=describe_progress(int(rows[-1]["step"]) if rows else 0, steps, age),
+        status=describe_progress(int(rows[-1]["step"]) if rows else 0, steps, age, _patience(rows)),
         rows=rows,
         sheets=attempt(list_sheets, {}),
         completion_steps=attempt(_completion_steps, ()),
@@ -100,21 +101,24 @@ def read_run(folder: pathlib.Path, now: float | None = None) -> Run:
     )
 
 
-def describe_progress(step: int, steps: int | None, age: float) -> str:
+def describe_progress(
+    step: int, steps: int | None, age: float, patience: float = FRESH_SECONDS
+) -> str:
     """How far a run is.
 
     Args:
       step: of the last row, 0 for none.
       steps: of the whole run, None where they are not known.
       age: seconds since the last row.
+      patience: seconds from which on it is said that nothing is written.
     """
     if step == 0:
         return "No step is done yet: the first one compiles."
     total = "" if steps is None else f" of {steps}"
     if steps is not None and step >= steps:
         return f"Finished at step {step}{total}."
-    if age < FRESH_SECONDS:
-        return f"Running: step {step}{total}, the last one {age:.0f} s ago."
+    if age < patience:
+        return f"Running: step {step}{total}, the last one {_duration(max(age, 0))} ago."
     return f"At step {step}{total}; nothing was written for {_duration(age)}."
 
 
@@ -131,6 +135,13 @@ def fingerprint(folder: pathlib.Path) -> str:
             continue
         parts.append(f"{path.name} {facts.st_size} {facts.st_mtime_ns}")
     return "\n".join(parts)
+
+
+def _patience(rows: Sequence[Mapping[str, float]]) -> float:
+    """Seconds after which a run without a new row seems to stand still."""
+    # The first step also compiles.
+    times = [row["time/step"] for row in rows[1:] if "time/step" in row]
+    return max(FRESH_SECONDS, FRESH_STEPS * statistics.median(times)) if times else FRESH_SECONDS
 
 
 def _total_steps(folder: pathlib.Path) -> int | None:

@@ -23,9 +23,9 @@ def decode(html):
 
 def test_pictures_are_those_of_the_policy(policies, dot_policy):
     values = ("a red circle", 2, 1.5, 0.9, 7)
-    busy, (status, html, drawn) = draw_on_page(policies, [""], values)
+    busy, (status, html, images) = draw_on_page(policies, [""], values)
     expected = dot_policy.generate(["a red circle"], 2, seed=7, guidance=1.5, temperature=0.9)[0]
-    np.testing.assert_array_equal(drawn, expected)
+    np.testing.assert_array_equal(images, expected)
     np.testing.assert_array_equal(decode(html)[:2], expected)
     np.testing.assert_array_equal(decode(html)[2], np.asarray(make_sheet(expected)))
 
@@ -67,15 +67,15 @@ def test_waiting_is_announced_only_where_something_compiles(policies):
     ],
 )
 def test_bad_requests_are_sentences(policies, values, text):
-    *_, (status, html, drawn) = draw_on_page(policies, [""], values)
+    *_, (status, html, images) = draw_on_page(policies, [""], values)
     assert text in status and 'role="alert"' in status
-    assert html == drawn == {"__type__": "update"}
+    assert html == images == {"__type__": "update"}
 
 
 def test_two_policies_draw_from_one_seed(policies, dot_policy):
     policies.loaded["other"] = dot_policy
-    *_, (_, html, drawn) = draw_on_page(policies, ["", "other"], ("a red circle", 2, 2, 1, 0))
-    np.testing.assert_array_equal(drawn[:2], drawn[2:])
+    *_, (_, html, images) = draw_on_page(policies, ["", "other"], ("a red circle", 2, 2, 1, 0))
+    np.testing.assert_array_equal(images[:2], images[2:])
     assert re.findall('data-ask="([0-9]+)"', html) == ["0", "1", "2", "3"]
     assert 'data-download="tiny-a-red' in html and 'data-download="other-a-red' in html
 

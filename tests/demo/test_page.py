@@ -129,15 +129,15 @@ def open_tab(page, name):
 
 def press_until(page, name, tag="BUTTON", most=60):
     """Presses the tab key until an element has the focus, which must be visible all the way."""
-    seen = []
+    passed = []
     for _ in range(most):
         page.keyboard.press("Tab")
         focused_tag, focused_name, is_visible = page.evaluate(FOCUSED)
         assert is_visible or focused_tag == "BODY", (focused_tag, focused_name)
-        seen.append(focused_name)
+        passed.append(focused_name)
         if (focused_tag, focused_name) == (tag, name):
             return
-    raise AssertionError(f"no {name} in {seen}")
+    raise AssertionError(f"no {name} in {passed}")
 
 
 def saved_picture(download):
@@ -156,7 +156,7 @@ def test_by_keyboard_pictures_are_drawn_and_asked_about(page, expected):
     page.keyboard.press("Enter")
     page.locator(".status .busy").wait_for()
     assert "compiles its program, about" in page.locator(".status .busy").inner_text()
-    page.locator(".drawn img:visible").nth(3).wait_for()
+    page.locator(".results img:visible").nth(3).wait_for()
     assert "4 pictures in" in page.locator(".status .done").inner_text()
 
     # The pictures are those of the policy, and so are the files.
@@ -199,7 +199,7 @@ def test_what_cannot_be_done_is_said_in_the_page(page):
     page.get_by_role("button", name=PROMPT).locator("visible=true").click()
     page.wait_for_function(f"document.querySelector('textarea').value === '{PROMPT}'")
     page.get_by_role("button", name="Draw", exact=True).click()
-    page.locator(".drawn:visible").get_by_text(f"“{PROMPT}”, seed 3").first.wait_for()
+    page.locator(".results:visible").get_by_text(f"“{PROMPT}”, seed 3").first.wait_for()
     page.locator(".status .done:visible").wait_for()
 
     open_tab(page, "Ask")
@@ -253,10 +253,10 @@ def test_a_damaged_file_is_a_sentence_beside_the_rest(page, folder):
 def test_two_policies_are_compared(page):
     open_tab(page, "Compare")
     page.get_by_role("button", name="Draw with both").click()
-    page.locator(".drawn:visible section").nth(1).wait_for()
-    names = page.locator(".drawn:visible h3").all_inner_texts()
+    page.locator(".results:visible section").nth(1).wait_for()
+    names = page.locator(".results:visible h3").all_inner_texts()
     assert names == ["tiny", "second"]
-    sizes = page.locator(".drawn:visible figure img").evaluate_all(
+    sizes = page.locator(".results:visible figure img").evaluate_all(
         "all => all.map(i => i.naturalWidth)"
     )
     assert sizes == [48] * 4 + [16] * 4

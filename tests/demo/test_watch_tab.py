@@ -11,7 +11,7 @@ gr = pytest.importorskip("gradio", reason="needs pip install 'corl_jax[demo]'")
 @pytest.fixture
 def tab():
     """Functions that show and refresh a run, by the names of the outputs."""
-    from corl_jax.demo import watch_tab
+    from corl_jax.demo import watch_outputs, watch_tab
 
     with gr.Blocks(analytics_enabled=False):
         widgets = watch_tab._add_widgets(gr.Dropdown())
@@ -23,11 +23,11 @@ def tab():
     class Tab:
         @staticmethod
         def show(*args):
-            return by_name(watch_tab.show_run(widgets, *args))
+            return by_name(watch_outputs.show_run(widgets, *args))
 
         @staticmethod
         def refresh(*args):
-            return by_name(watch_tab.refresh_run(widgets, *args))
+            return by_name(watch_outputs.refresh_run(widgets, *args))
 
     return Tab
 
@@ -41,7 +41,7 @@ def test_only_what_is_offered_is_shown_where_others_reach_the_page(tab, run, tmp
     secret = write_run(tmp_path / "secret")
     shown = tab.show(str(secret), 5, [str(run)])
     assert "must be one of those offered" in shown["status"] and shown["charts"] == ""
-    assert shown["seen"] is None
+    assert shown["version"] is None
     assert "step 40" in tab.show(str(run), 5, [str(run)])["status"]
     assert "step 40" in tab.show(str(secret), 5, None)["status"]
 
@@ -54,27 +54,27 @@ def test_what_is_no_run_is_a_sentence(tab, name, text):
 
 def test_a_refresh_shows_what_is_new_and_keeps_what_was_chosen(tab, run):
     name = str(run)
-    seen = tab.show(name, 5, None)["seen"]
+    version = tab.show(name, 5, None)["version"]
     columns = ["time/step"]
 
     # Nothing new: only the sentence, since its time goes on.
-    assert set(tab.refresh(name, 5, columns, "step 40", seen)) == {"status"}
+    assert set(tab.refresh(name, 5, columns, "step 40", version)) == {"status"}
 
     # A new row changes the curves that were chosen, and no more.
     with (run / "metrics.jsonl").open("a") as file:
         file.write(metrics_line(41))
-    outputs = tab.refresh(name, 5, columns, "step 20", seen)
+    outputs = tab.refresh(name, 5, columns, "step 20", version)
     assert "samples" not in outputs and outputs["columns"].value == columns
     assert "Time per step" in outputs["charts"] and "Reward" not in outputs["charts"]
-    seen = outputs["seen"]
+    version = outputs["version"]
 
     # A new step: who looks at the last one follows, who looks at another one stays.
     write_completions(run, 41)
-    assert tab.refresh(name, 5, columns, "step 40", seen)["step"].value == "step 41"
-    assert tab.refresh(name, 5, columns, "step 20", seen)["step"].value == "step 20"
+    assert tab.refresh(name, 5, columns, "step 40", version)["step"].value == "step 41"
+    assert tab.refresh(name, 5, columns, "step 20", version)["step"].value == "step 20"
 
     # A name that was typed and not shown yet is left alone.
-    assert tab.refresh("other", 5, columns, "step 20", seen) == {
+    assert tab.refresh("other", 5, columns, "step 20", version) == {
         "status": {"__type__": "update"},
     }
 
@@ -86,15 +86,15 @@ def test_a_run_that_begins_gets_its_curves_with_the_first_row(tab, tmp_path):
     assert "No samples yet" in shown["samples"]
     with (run / "metrics.jsonl").open("a") as file:
         file.write(metrics_line(1))
-    outputs = tab.refresh(str(run), 5, [], None, shown["seen"])
+    outputs = tab.refresh(str(run), 5, [], None, shown["version"])
     assert "Reward" in outputs["charts"] and "Running: step 1 of 100" in outputs["status"]
 
 
 def test_a_run_that_is_removed_while_it_is_watched_is_a_sentence(tab, run):
-    seen = tab.show(str(run), 5, None)["seen"]
+    version = tab.show(str(run), 5, None)["version"]
     for path in (run / "config.json", run / "metrics.jsonl"):
         path.unlink()
-    assert "which has neither" in tab.refresh(str(run), 5, [], "step 40", seen)["status"]
+    assert "which has neither" in tab.refresh(str(run), 5, [], "step 40", version)["status"]
 
 
 def test_numbers_of_a_hostile_file_do_no_harm(tab, run):

@@ -32,7 +32,7 @@ def folder(tmp_path):
     ("step", "steps", "age", "text"),
     [
         (0, 100, 5, "No step is done yet"),
-        (40, 100, 5, "Running: step 40 of 100, the last one 5 s ago."),
+        (40, 100, 5, "Running: step 40 of 100, the last one 5 seconds ago."),
         (40, 100, 600, "At step 40 of 100; nothing was written for 10 minutes."),
         (40, None, 5 * 86400, "At step 40; nothing was written for 5 days."),
         (100, 100, 5, "Finished at step 100 of 100."),
@@ -47,6 +47,10 @@ def test_a_run_is_read(folder):
     assert len(run.rows) == 40 and run.completion_steps == (40, 20) and not run.problems
     assert run.status.startswith("Running: step 40 of 100")
     assert list_steps(run) == ["step 40", "step 20"]
+    # Steps of a minute each: a few minutes without a row are nothing special.
+    path = folder / "metrics.jsonl"
+    path.write_text(path.read_text().replace('"time/step": 1.0', '"time/step": 60.0'))
+    assert read_run(folder, now=time.time() + 200).status.startswith("Running")
     later = read_run(folder, now=time.time() + 7200)
     assert "nothing was written for 2 hours" in later.status
 
