@@ -77,7 +77,6 @@ import sys
 
 import matplotlib.pyplot as plt
 import numpy as np
-from absl import logging
 
 from corl_jax import ImageCodec
 from corl_jax.data.shapes.examples import example
@@ -87,7 +86,6 @@ STEPS = max(10, int(os.environ.get("CORL_NOTEBOOK_STEPS", 400)))
 # Janus-Pro's weights for section 5, such as "deepseek-community/Janus-Pro-1B" (downloads 4 GB).
 JANUS_PRO = ""
 
-logging.set_verbosity(logging.ERROR)  # of the library that reads checkpoints
 codec = ImageCodec.load("tiny")
 cfg = codec.cfg
 print(f"{cfg.image_size} px a side, {cfg.image_tokens} tokens, {cfg.image_vocab_size} codes")

@@ -246,7 +246,8 @@ def draw(policy, name):
     """Four pictures of a policy."""
     out = FOLDER / name
     flags = [f"--policy={policy}", f"--prompt={PROMPT}", "--n=4", f"--out={out}"]
-    run(CORL, "sample", *flags, f"--guidance-scale={GUIDANCE}")
+    if not out.exists():
+        run(CORL, "sample", *flags, f"--guidance-scale={GUIDANCE}")
     pictures = [Image.open(path) for path in sorted(out.glob("*.png"))]
     figure, panels = plt.subplots(1, len(pictures), figsize=(9, 2.6), layout="constrained")
     noise = ", which is noise: the policy is random" if DRY else ""
@@ -317,12 +318,14 @@ assert len(rows) == STEPS and all(np.isfinite(row["loss"]) for row in rows)
 # A folder for `transformers`, with the adapters merged into their kernels. `corl export --help` has the other layouts.
 
 # %%
-run(CORL, "export", f"--policy={WORKDIR}", f"--out={FOLDER / 'exported'}", "--dtype=bfloat16")
-for path in sorted((FOLDER / "exported").iterdir()):
+exported = FOLDER / "exported"
+if not exported.exists():
+    run(CORL, "export", f"--policy={WORKDIR}", f"--out={exported}", "--dtype=bfloat16")
+for path in sorted(exported.iterdir()):
     print(f"{path.stat().st_size / 1e6:8.2f} MB  {path.name}")
 
 # %%
-draw(FOLDER / "exported", "after")
+draw(exported, "after")
 
 # %% [markdown]
 # | next | |

@@ -110,7 +110,7 @@ def run(*command):
 COLOURS = {"red": "#d8322b", "green": "#23963a", "blue": "#2a54e0", "purple": "#7e22b4"}
 generator = np.random.default_rng(0)
 rows = []
-for number in range(64):
+for number in range(160):
     colour, shape = generator.choice(list(COLOURS)), generator.choice(["circle", "square"])
     picture = Image.new("RGB", (200, 200), "#f0f0f0")
     x, y = generator.integers(20, 110, 2)
@@ -175,7 +175,7 @@ from corl_jax.configs import unified
 def get_config(arg=None):
     c = unified.get_config(arg)
     c.data.source = "data"
-    c.data.held_out = 0.2
+    c.data.held_out = 0.25
     c.rewards.options.custom = ("my_rewards:blueness",)
     c.rewards.image = {"blueness": 1.0}
     c.evals.scoring = "rewards"

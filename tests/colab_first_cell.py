@@ -37,7 +37,7 @@ def show(message):
     if message["msg_type"] in ("stream", "error"):
         print(content.get("text") or f"{content['ename']}: {content['evalue']}\\n", end="")
 
-manager, client = start_new_kernel(cwd=sys.argv[1])
+manager, client = start_new_kernel(startup_timeout=600, cwd=sys.argv[1])
 statuses = []
 for cell in sys.argv[2:]:
     started = time.time()

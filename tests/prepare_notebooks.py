@@ -62,7 +62,8 @@ def execute(notebook: nbformat.NotebookNode, folder: pathlib.Path) -> float:
     from nbclient import NotebookClient
 
     started = time.time()
-    client = NotebookClient(notebook, timeout=3600, resources={"metadata": {"path": str(folder)}})
+    place = {"metadata": {"path": str(folder)}}
+    client = NotebookClient(notebook, timeout=7200, startup_timeout=600, resources=place)
     client.execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)

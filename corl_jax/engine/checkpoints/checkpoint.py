@@ -12,7 +12,6 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-import absl.logging
 import grain
 import orbax.checkpoint as ocp
 from etils import epath
@@ -40,9 +39,6 @@ from corl_jax.engine.checkpoints.step_folders import (
 from corl_jax.engine.checkpoints.writing import Saving, StepWriter, make_orbax_checkpointer
 from corl_jax.engine.remote_workdir import is_address
 from corl_jax.engine.state import TrainState, named_arrays
-
-# Orbax logs every save and restore at INFO.
-absl.logging.set_verbosity(absl.logging.ERROR)
 
 FALLBACK_FLAG = "--config.resume.fallback=True"
 
