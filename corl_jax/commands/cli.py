@@ -15,6 +15,7 @@ from corl_jax import __version__
 from corl_jax.commands import (
     ask,
     bench,
+    check,
     compare,
     doctor,
     evaluate,
@@ -43,6 +44,7 @@ COMMANDS = (
     report,
     doctor,
     init,
+    check,
     inspect,
     tokenize,
     prepare,

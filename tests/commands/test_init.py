@@ -149,6 +149,19 @@ def test_own_records_train_from_it(policy_folder, records, tmp_path):
     assert set(stage.evaluation.tasks) == {"image", "text"}
 
 
+def test_a_check_names_what_would_train_and_writes_nothing(
+    policy_folder, records, tmp_path, capsys
+):
+    changes = [f"config.init_from={policy_folder}", f"config.data.source={records}"]
+    line = ["check", "--config=configs/own_records.py", "--workdir", str(tmp_path / "run")]
+    assert main([*line, *changes, "config.evals.num_records=1"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("ready: ") and "image: 4 prompts of at most 128 tokens" in out
+    assert main([*line, *changes, "config.evals.num_records=1", "config.data.held_out=0"]) == 2
+    assert "has no test.jsonl" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_own_records_that_do_not_fit_are_refused_at_once(policy_folder, records, tmp_path):
     flags = (
         "--config.rl.rollout.image_prompt_length=8",
