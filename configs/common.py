@@ -16,6 +16,7 @@ from corl_jax.stages.config import (
     LoraConfig,
     ModelConfig,
     ResumeConfig,
+    TrackersConfig,
 )
 
 
@@ -132,6 +133,7 @@ def base(stage: str, arg: dict[str, str]) -> ml_collections.ConfigDict:
     )
 
     c.hooks = defaults(HooksConfig)
+    c.trackers = defaults(TrackersConfig)
     # How one start goes on with a run, such as after damage: docs/resuming.md.
     c.resume = defaults(ResumeConfig)
     c.progress_metrics = ("loss",)

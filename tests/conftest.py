@@ -221,7 +221,7 @@ def small_config(dot_policy_folder):
             "init_from": f"image_tokenizer/*={policy}" if config.stage == "sft" else str(policy),
             "hooks.save_every": 0,
             "hooks.sample_every": 0,
-            "hooks.tensorboard_every": 0,
+            "trackers.every": 0,
             "optim.warmup_ratio": 0.0,
             **SMALL_VALUES[config.stage],
         }

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from corl_jax.engine.checkpoints.step_folders import latest_step
-from corl_jax.main import main
+from corl_jax.engine.run_history import read_history
+from corl_jax.main import main, parse_command_line
 
 ROOT = Path(__file__).parents[1]
 STEPS = 300
@@ -92,7 +93,9 @@ def test_a_real_run_of_two_steps(start, tiny_policy_folder, tmp_path):
     folder = tmp_path / "run"
     assert [row["step"] for row in read_metrics(folder)] == [1, 2] and latest_step(folder) == 2
     evals = json.loads((folder / "eval.json").read_text())
-    assert {"before", "after", "run"} <= set(evals) and evals["before"]["qa_greedy"]["n"] == 2
+    assert {"before", "after"} <= set(evals) and evals["before"]["qa_greedy"]["n"] == 2
+    assert [start.last_step for start in read_history(folder)] == [2]
+    assert err.splitlines()[-1].endswith(f"report: {folder}/report.html")
     assert (folder / "report.html").stat().st_size > 1000
 
 
@@ -209,9 +212,16 @@ def refused(capsys, monkeypatch, small_world):
     ("line", "message"),
     [
         ("", "--config is missing; expected for example --config=configs/unified.py"),
-        ("--config", "config file '--workdir=.*cannot be read"),
-        ("--config=configs/nowhere.py", "'configs/nowhere.py' cannot be read"),
-        ("--config=README.md", "expected for example"),
+        ("--config", "--config must be a file; got '--workdir=.*Write for example --config=confi"),
+        (
+            "--config=configs/nowhere.py",
+            "must be a file that exists, or one of the package, configs/cold_sft.py, .*; got "
+            "'configs/nowhere.py'",
+        ),
+        ("--config=README.md", "README.md' fails: SyntaxError"),
+        (f"{UNIFIED} --config.rewards.image.beauty=1", "unknown reward 'beauty'; expected one of"),
+        (f"{UNIFIED} --config.rewards.image.cycle=much", "could not convert string to float"),
+        ("--config=configs/tokenizer.py --config.rewards.text.numeric=1", "no such key: 'rewards'"),
         (f"{UNIFIED}:huge", "model size must be one of tiny, .*; got 'huge'"),
         (f"{UNIFIED}:colour=red", "config argument must be one of .*; got 'colour'"),
         (f"{UNIFIED} --colour=red", "Unknown command line flag 'colour'"),
@@ -287,12 +297,23 @@ def test_a_folder_that_is_not_of_this_run_is_left_as_it_is(refused, stopped_run,
 def test_a_run_cannot_get_shorter_than_it_is_or_change_its_stage(refused, stopped_run):
     folder, flags = stopped_run.folder, stopped_run.flags
     before = contents(folder)
-    message = f"config.steps must be at least {STEPS}, the steps that are done in .*; got 2"
-    assert re.search(message, refused(*flags, "--config.steps=2"))
+    message = f"is already at step {STEPS}; got config.steps=2. Raise config.steps to train on"
+    assert message in refused(*flags, "--config.steps=2")
     for stage in ("sft", "pipeline"):
         error = refused(*flags, f"--config.stage={stage}")
         assert "config.stage must be the stage that the config file is for" in error
     assert contents(folder) == before
+
+
+def test_a_complete_run_is_left_as_it_is(stopped_run, small_world, capsys, monkeypatch):
+    """Started again it says so on one line, and touches no file."""
+    monkeypatch.chdir(ROOT)
+    folder = stopped_run.folder
+    before = {path: path.stat().st_mtime_ns for path in (folder, *folder.rglob("*"))}
+    assert main(["main", *stopped_run.flags]) == 0
+    out = capsys.readouterr().out
+    assert f"is already at step {STEPS} of {STEPS}" in out and out.count("\n") == 1
+    assert {path: path.stat().st_mtime_ns for path in (folder, *folder.rglob("*"))} == before
 
 
 def test_a_truncated_checkpoint(refused, stopped_run):
@@ -315,5 +336,24 @@ def test_a_truncated_checkpoint(refused, stopped_run):
     assert before.keys() == after.keys()
 
 
-def test_help(capsys):
-    assert main(["main", "--help"]) == 0 and "--workdir" in capsys.readouterr().out
+def test_both_forms_of_the_flag_from_any_directory(tmp_path, monkeypatch):
+    """And changes may come before the config that they change; of two configs the last one counts."""
+    monkeypatch.chdir(tmp_path)
+    command = ["main", "--config.seed=3", "--config=configs/sft.py"]
+    for flags in (["--config=configs/unified.py:mesh=cpu"], ["--config", "unified.py:mesh=cpu"]):
+        config, workdir, _ = parse_command_line([*command, *flags])
+        assert (config["stage"], config["seed"], config["mesh"]["data"]) == ("rl", 3, 1)
+        assert workdir == "runs/unified"
+
+
+def test_a_weight_of_a_reward_that_the_config_does_not_have():
+    flags = ["--config.rewards.text.numeric", "2", "--config.rewards.image.clip=0.5"]
+    config, _, _ = parse_command_line(["main", UNIFIED, *flags])
+    assert config["rewards"]["text"] == {"accuracy": 1.0, "format": 1.0, "numeric": 2.0}
+    assert config["rewards"]["image"] == {"shapes_strict": 0.5, "shapes_soft": 0.5, "clip": 0.5}
+
+    # Of a pipeline, in the stage that is named.
+    flags = ["--config=configs/corl.py", "--config.train.refined_mc.rewards.text.numeric=1"]
+    stages = parse_command_line(["main", *flags])[0]["train"]
+    assert stages["refined_mc"]["rewards"]["text"]["numeric"] == 1.0
+    assert "numeric" not in stages["unified"]["rewards"]["text"]

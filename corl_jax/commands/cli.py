@@ -17,6 +17,7 @@ from corl_jax.commands import (
     bench,
     check,
     compare,
+    demo,
     doctor,
     evaluate,
     export,
@@ -31,6 +32,7 @@ from corl_jax.commands import (
     study,
     tokenize,
 )
+from corl_jax.core.accelerators import leave_out_missing_accelerators
 from corl_jax.core.errors import UserError
 from corl_jax.core.processes.ending import run_program
 
@@ -38,6 +40,7 @@ from corl_jax.core.processes.ending import run_program
 COMMANDS = (
     sample,
     ask,
+    demo,
     evaluate,
     score,
     compare,
@@ -89,6 +92,7 @@ def main(argv: list[str] | None = None) -> int:
 
     # UserError is the only error a user is meant to read; others are bugs, with a traceback.
     def run_command() -> int:
+        leave_out_missing_accelerators()
         args = make_parser().parse_args(argv)
         return args.run(args)
 

@@ -42,7 +42,7 @@ def add_policy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--policy",
         required=True,
-        help="tiny (the shipped base), a Hugging Face folder or a work directory",
+        help="tiny (the shipped base), a Hugging Face folder or id, a work directory, or PEFT adapters",
     )
 
 

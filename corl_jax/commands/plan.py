@@ -61,8 +61,6 @@ def run(args: argparse.Namespace) -> int:
     if not set(phase_names) <= set(PHASES):
         raise UserError(f"--phases must be some of {','.join(PHASES)}; got {args.phases!r}")
 
-    # Configs import each other from the working directory, as they can under python -m.
-    sys.path.insert(0, "")
     config, _, _ = parse_command_line(
         ["plan", f"--config={args.config}", *(f"--{change}" for change in args.changes)]
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import pathlib
-import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -155,8 +154,6 @@ def _read_config(args: argparse.Namespace, columns: Mapping[str, str]) -> Mappin
 
     from corl_jax.main import parse_command_line
 
-    # Configs import each other from the working directory, as they can under python -m.
-    sys.path.insert(0, "")
     changes = [f"config.data.source={args.source}", *args.changes]
     changes += [f"config.data.columns.{field}={column}" for field, column in columns.items()]
     flags_of_config = [f"--{change}" for change in changes]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 
 from corl_jax.commands.common import (
     Samples,
@@ -16,6 +15,7 @@ from corl_jax.commands.common import (
 from corl_jax.core.checks.config_block import Seed, Weight
 from corl_jax.core.checks.paths import make_folder
 from corl_jax.core.errors import UserError
+from corl_jax.core.files import slug
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -85,9 +85,3 @@ def run(args: argparse.Namespace) -> int:
         Image.fromarray(image).save(path)
         print(path)
     return 0
-
-
-def slug(prompt: str) -> str:
-    """The prompt as a file name: letters and digits joined by hyphens, at most 60 characters."""
-    # A prompt without letters and digits needs some name too.
-    return re.sub(r"\W+", "-", prompt.lower()).strip("-_")[:60].strip("-_") or "picture"

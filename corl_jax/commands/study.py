@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import datetime
 import pathlib
-import runpy
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 from corl_jax.commands.common import number, path_flag
 from corl_jax.core.checks.config_block import Interval
 from corl_jax.core.checks.paths import check_writable
+from corl_jax.core.config_files import find_config, load_module
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_atomically, write_json
 
@@ -25,14 +25,13 @@ if TYPE_CHECKING:
 Seeds = Annotated[int, Interval(ge=1, le=100)]
 # The shipped studies.
 FILE = "configs/studies.py"
+DEFINES = "STUDIES"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command."""
     parser.add_argument("name", help=f"a study in {FILE}")
-    parser.add_argument(
-        "--file", type=path_flag, default=pathlib.Path(FILE), help=f"default: {FILE}"
-    )
+    parser.add_argument("--file", default=FILE, help=f"default: {FILE}")
     parser.add_argument(
         "--out", type=path_flag, help="folder of the study (default: runs/studies/NAME)"
     )
@@ -93,19 +92,22 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def load_study(file: pathlib.Path, name: str) -> Study:
+def load_study(file: str, name: str) -> Study:
     """A study by name.
 
+    Args:
+      file: see ``core.config_files.find_config``.
+      name: of the study.
+
     Raises:
-      UserError: no such file or study.
+      UserError: no such file or study, or an error in the file.
     """
-    if not file.is_file():
+    studies = vars(load_module(find_config(file, "--file", DEFINES), "--file")).get(DEFINES)
+    if studies is None:
         raise UserError(
-            f"--file {str(file)!r} does not exist; run this in the folder of the project, or pass "
-            "another --file"
+            f"--file must be a file that defines {DEFINES}, a study by its name; {file!r} does not. "
+            f"See {FILE} of the package"
         )
-    # Configs are not part of the package, so the file is run and not imported.
-    studies = runpy.run_path(str(file))["STUDIES"]
     if name not in studies:
         raise UserError(f"unknown study {name!r}; expected one of {', '.join(studies)}")
     return studies[name]
@@ -125,8 +127,10 @@ def write_results(
     from corl_jax.core import provenance
     from corl_jax.studies.comparison import make_table, render_markdown
     from corl_jax.studies.study_page import render_study_page, render_study_svg
+    from corl_jax.studies.verdicts import describe_seeds, judge_claim
 
     table = make_table(study, finished)
+    verdicts = judge_claim(study, table)
     about = f"{provenance.machine()}; {datetime.date.today()}; corl study {name}"
 
     # For programs: JSON. For people: Markdown, a plot and a page.
@@ -134,9 +138,15 @@ def write_results(
         arm: {metric: dataclasses.asdict(cell) for metric, cell in row.items()}
         for arm, row in table.items()
     }
-    write_json(out / "study.json", {"about": about, "cells": cells})
-    markdown = render_markdown(study, table)
-    write_atomically(out / "study.md", f"{study.question}\n\n{markdown}\n\n{about}\n")
+    claim = [verdict._asdict() for verdict in verdicts]
+    write_json(out / "study.json", {"about": about, "claim": claim, "cells": cells})
+
+    # The question, what became of the claim, the figures.
+    lines = [study.question, "", study.claim, ""]
+    lines += [f"* {it.outcome}: {it.expectation} ({it.figures or 'no runs'})" for it in verdicts]
+    lines += ["", describe_seeds(table, study.metrics[0])] if verdicts else []
+    lines += ["", render_markdown(study, table), "", about, ""]
+    write_atomically(out / "study.md", "\n".join(lines))
     write_atomically(out / "study.svg", render_study_svg(name, study, table))
     write_atomically(out / "study.html", render_study_page(name, study, table, finished, about))
 

@@ -9,6 +9,7 @@ import contextlib
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,12 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def slug(prompt: str) -> str:
+    """The prompt as a file name: letters and digits joined by hyphens, at most 60 characters."""
+    # A prompt without letters and digits needs some name too.
+    return re.sub(r"\W+", "-", prompt.lower()).strip("-_")[:60].strip("-_") or "picture"
 
 
 def sync(path: Path) -> None:

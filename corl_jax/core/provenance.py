@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import platform
+import re
+import subprocess
 from importlib import metadata
 
 import jax
@@ -44,3 +47,50 @@ def _processor_name() -> str:
     lines = path.read_text("utf-8").splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return " ".join(names[0].split()) if names else platform.processor()
+
+
+def commit() -> str | None:
+    """The commit of this package, from its checkout or from its installation; None where neither says.
+
+    Files that differ from the commit add ``, changed``.
+    """
+    root = pathlib.Path(__file__).parents[2]
+    if (root / ".git").exists():
+        head = _git(root, "rev-parse", "HEAD")
+        if head is None:
+            return None
+        changes = _git(root, "status", "--porcelain", "--untracked-files=no")
+        return head + (", changed" if changes else "")
+
+    # pip writes this file for what it installs from a repository.
+    direct_url = metadata.distribution("corl_jax").read_text("direct_url.json")
+    source = json.loads(direct_url) if direct_url else {}
+    return source["vcs_info"]["commit_id"] if "vcs_info" in source else None
+
+
+def _git(root: pathlib.Path, *arguments: str) -> str | None:
+    """What git prints, or None where it is missing or refuses."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+PATH = re.compile(r"""(?<![\w.:/~-])(?:~[\w-]*)?/(?:[^/\s'"<>,:;|\\]+/+)*([^/\s'"<>,:;|\\]+)/*""")
+"""An absolute path, or one of a home folder; its last name is a group. An address such as
+``gs://bucket/folder`` is none."""
+
+
+def reduce_paths(text: str) -> str:
+    """``text`` with the last name of every absolute path in the path's place.
+
+    Commands, configs and pages go to people who should not see where their author's files are.
+    """
+    return PATH.sub(r".../\1", text)

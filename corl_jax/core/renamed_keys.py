@@ -1,4 +1,4 @@
-"""Config keys that had other names before release 0.1.0: for errors, and to resume older runs."""
+"""Config keys that had other names in older versions: for errors, and to resume older runs."""
 
 from __future__ import annotations
 
@@ -82,6 +82,7 @@ RENAMED_KEYS = {
     "evals.guidances": "evals.guidance_scales",
     "evals.batch": "evals.batch_size",
     "hooks.keep": "hooks.keep_checkpoints",
+    "hooks.tensorboard_every": "trackers.every",
     "show": "progress_metrics",
     "alarm.watch": "alarms.watch",
     "alarm.patience": "alarms.patience",
@@ -109,9 +110,15 @@ ADDED_KEYS: dict[str, Any] = {
     "rl.curriculum.success_at": 1.0,
     "rl.curriculum.difficulty": ["none"],
     "rl.curriculum.history": "none",
+    "hooks.completions_every": 0,
+    "hooks.completions_groups": 2,
+    "hooks.keep_completions": 8,
     "hooks.trace_steps": 0,
     "hooks.trace_after": 2,
     "evals.scoring": "world",
+    "trackers.names": ["tensorboard"],
+    "trackers.project": "corl_jax",
+    "trackers.run_name": "",
 }
 """Keys that older versions did not have, and the values that do what they did."""
 

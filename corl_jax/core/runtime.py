@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from corl_jax.core.accelerators import leave_out_missing_accelerators
 from corl_jax.core.errors import UserError
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -27,8 +28,10 @@ def cache_folder() -> pathlib.Path:
 def set_up_jax() -> None:
     """Turns on the persistent compilation cache, and random numbers that do not depend on the mesh.
 
+    On a machine without an accelerator it chooses the CPU, see ``core.accelerators``.
     A cache folder that the user chose (``JAX_COMPILATION_CACHE_DIR``) stays.
     """
+    leave_out_missing_accelerators()
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
         # JAX's default, one second, would leave out many programs of a small model.

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import jax
-from tqdm import tqdm
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.problems import SeveralProblems
+from corl_jax.core.progress import ProgressBar
 from corl_jax.core.types import Record
 from corl_jax.data.findings import IMAGE, ROW, Findings
 
@@ -116,14 +116,12 @@ def _find(
         return list(record_errors(source, row, checks, with_images))
 
     # A bar appears only where the check takes long enough to wonder about.
-    bar = tqdm(
-        total=len(share),
-        desc=f"checking {label} records",
-        file=sys.stderr,
-        ascii=True,
-        mininterval=1.0,
+    bar = ProgressBar(
+        len(share),
+        label=f"checking {label} records",
+        unit="record",
+        quiet=jax.process_index() > 0,
         delay=3.0,
-        disable=jax.process_index() > 0,
     )
     with bar, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(share), ROWS_PER_BLOCK):

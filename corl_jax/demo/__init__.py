@@ -1,1 +1,1 @@
-"""The page of ``corl demo``: draw, ask, watch a run, compare two policies."""
+"""A page in the browser: draw pictures, ask about them, watch a run, compare two policies."""

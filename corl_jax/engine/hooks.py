@@ -1,7 +1,7 @@
 """Hooks run between steps: evaluation, samples, profiles. Also here: stopping on a signal.
 
-In: the number of steps done, and the train state. Out: a ``Report`` of metrics and images, which
-the loop writes.
+In: the number of steps done, and the train state. Out: a ``Report`` of metrics, images and samples,
+which the loop writes.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from PIL import Image
 
 from corl_jax.core.processes.agreement import any_process
 from corl_jax.core.time_limits import stop_running_call
+from corl_jax.engine.completions import StepSample
 from corl_jax.engine.state import TrainState
 
 
@@ -28,11 +29,13 @@ class Report:
 
     Attributes:
       metrics: more columns for the row of the step.
-      images: name to image, for the folder ``samples/`` and TensorBoard.
+      images: name to image, for the folder ``samples/`` and the trackers.
+      samples: of the step, for the folder ``completions/`` and the trackers.
     """
 
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     images: Mapping[str, Image.Image] = dataclasses.field(default_factory=dict)
+    samples: tuple[StepSample, ...] = ()
 
 
 class Hook(Protocol):

@@ -23,17 +23,23 @@ from corl_jax.engine.alarms import SKIPPED_UPDATES, AlarmConfig
 from corl_jax.engine.checkpoints.checkpoint import Checkpointer
 from corl_jax.engine.checkpoints.manifest import RunIdentity
 from corl_jax.engine.checkpoints.step_folders import saved_steps
+from corl_jax.engine.completions import StepSample
 from corl_jax.engine.device_clock import DEVICE_CLOCK, DeviceTime
 from corl_jax.engine.hooks import Hook, Preempted, Preemption
 from corl_jax.engine.optim import Optimizer
-from corl_jax.engine.recorder import Recorder
+from corl_jax.engine.recorder import Recorder, RecorderConfig
+from corl_jax.engine.run_history import RunHistory
 from corl_jax.engine.stage import HostMetrics, Stage
 from corl_jax.engine.state import TrainState, abstract
+from corl_jax.engine.trackers.collection import Trackers
 from corl_jax.engine.update import make_update
 from corl_jax.engine.workdir import Workdir
 
 # So many steps in a row without a finite loss and gradient are no accident.
 MAX_SKIPPED_STEPS = 3
+
+# What the progress bar says until the numbers of the first step are there.
+COMPILING = "compiling the first step"
 
 # So many records of a step are named in an error.
 NAMED_RECORDS = 16
@@ -48,8 +54,7 @@ class LoopConfig:
       microbatches: parts of a batch whose gradients are added up one after another.
       save_every: steps between checkpoints; 0 saves at the end only.
       keep_checkpoints: newest checkpoints to keep.
-      tensorboard_every: steps between rows of TensorBoard; 0 writes none. ``metrics.jsonl`` has
-        every step.
+      keep_completions: newest steps whose completions stay.
       progress_metrics: columns on the progress bar.
       alarms: columns to watch.
       fallback: whether to resume from an earlier checkpoint where the newest one is damaged.
@@ -60,7 +65,7 @@ class LoopConfig:
     microbatches: int = 1
     save_every: int = 0
     keep_checkpoints: int = 2
-    tensorboard_every: int = 1
+    keep_completions: int = 8
     progress_metrics: tuple[str, ...] = ("loss",)
     alarms: AlarmConfig = AlarmConfig()
     fallback: bool = False
@@ -81,6 +86,9 @@ class TrainingRun:
       notes: sentences for the user, printed before the first step.
       hooks: run between steps, in this order.
       sharder: mesh and sharding rules; None for one device.
+      label: of the run, on its progress bar.
+      trackers: what shows the rows beside ``metrics.jsonl``; whoever opened them closes them.
+      history: of the starts of the run, on the first process; None for none.
     """
 
     stage: Stage
@@ -92,6 +100,9 @@ class TrainingRun:
     sharder: Sharder | None = None
     inputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    label: str = "training"
+    trackers: Trackers = dataclasses.field(default_factory=Trackers)
+    history: RunHistory | None = None
 
 
 class NotFinite(UserError):
@@ -142,7 +153,9 @@ def train(run: TrainingRun) -> Iterator[StepResult]:
             stage.loss, stage.update_algo_state, run.optimizer, cfg.microbatches, state
         )
         if first_step == 0 and session.is_hook_due(0, is_last=False):
+            session.recorder.say("measuring before the first step")
             yield session.finish(_PendingStep(0, [], {}), state, is_last=False)
+        session.recorder.say(COMPILING)
 
         pending: _PendingStep | None = None
         for step in range(first_step, cfg.steps):
@@ -264,15 +277,16 @@ class _Session:
             self.first_step, self.first_state = restored.step, restored.state
             notes += restored.notes
 
-        self.recorder = Recorder(
-            workdir,
+        shown = RecorderConfig(
             cfg.steps,
-            -1 if saved_step is None else self.first_step,
             cfg.progress_metrics,
             cfg.alarms,
-            cfg.tensorboard_every,
+            cfg.keep_completions,
+            run.label,
             cfg.quiet,
         )
+        steps_done = -1 if saved_step is None else self.first_step
+        self.recorder = Recorder(workdir, shown, steps_done, run.trackers, run.history)
         for note in notes:
             self.recorder.log(note)
         if saved_step is not None:
@@ -357,13 +371,17 @@ class _Session:
         row["time/checkpoint"], self.held_seconds = self.held_seconds, 0.0
 
         images: dict[str, Image.Image] = {}
+        samples: list[StepSample] = []
         for hook in self.run.hooks:
             if state is not None and hook.is_due(pending.step, is_last):
                 report = hook.run(pending.step, state)
                 row.update(report.metrics)
                 images.update(report.images)
+                samples.extend(report.samples)
         with self._writing():
-            complete_row = on_all_processes(lambda: self.recorder.record(pending.step, row, images))
+            complete_row = on_all_processes(
+                lambda: self.recorder.record(pending.step, row, images, samples)
+            )
             if self.recorder.skipped_steps >= MAX_SKIPPED_STEPS:
                 raise self._not_finite_error(pending.step)
         if self.whole_step is not None and self.whole_step.pending is pending:
@@ -396,6 +414,7 @@ class _Session:
 
     def wait_for_checkpoint(self) -> None:
         """Returns once the newest checkpoint is complete."""
+        self.recorder.say("writing the checkpoint")
         with self._writing():
             self.checkpointer.wait()
 

@@ -43,13 +43,14 @@ class OptimConfig:
     """AdamW and its schedule. All counts of steps are counts of updates.
 
     Attributes:
-      learning_rate: the peak.
+      learning_rate: the peak of the learning rate.
       total_steps: updates after which ``linear`` and ``cosine`` reach their end; ``constant``
         ignores it.
       warmup_steps: update ``i`` of these has ``(i + 1) / warmup_steps`` of the peak.
       schedule: what follows the warm-up: ``constant``, ``linear`` or ``cosine``.
       final_fraction: the last learning rate as a fraction of the peak.
-      b1, b2, eps: of Adam.
+      b1, b2: decay of the first and of the second moment of Adam.
+      eps: added to the root of Adam's second moment.
       weight_decay: decoupled; applied to arrays of rank 2 and more that ``no_decay`` does not name.
       no_decay: path patterns that never decay. They are needed for norms, which have a second axis
         where layers are stacked.

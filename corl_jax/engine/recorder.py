@@ -1,14 +1,13 @@
 """All writers of a run behind one call per step.
 
-In: the row and the images of a step. Out: a line of ``metrics.jsonl``, TensorBoard events, PNG
-files, the progress bar.
+In: the row, the images and the samples of a step. Out: a line of ``metrics.jsonl``, PNG files, lines
+of ``completions/``, what the trackers show, the progress bar.
 """
 
 from __future__ import annotations
 
-import io
-import math
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -16,57 +15,87 @@ from PIL import Image
 
 from corl_jax.core.files import write_atomically
 from corl_jax.engine.alarms import Alarm, AlarmConfig
-from corl_jax.engine.tensorboard import TensorBoard
+from corl_jax.engine.completions import (
+    StepSample,
+    describe_samples,
+    rewind_completions,
+    write_completions,
+)
+from corl_jax.engine.grid_files import png_bytes
+from corl_jax.engine.run_history import RunHistory
+from corl_jax.engine.trackers.collection import Trackers
+from corl_jax.engine.training_progress import TrainingProgress
 from corl_jax.engine.workdir import Workdir
-from corl_jax.engine.writers import JsonLines, Progress, read_rows, rewind_metrics
+from corl_jax.engine.writers import JsonLines, read_rows, rewind_metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class RecorderConfig:
+    """What a run shows and keeps of its steps.
+
+    Attributes:
+      total_steps: steps of the run.
+      progress_metrics: columns on the progress bar.
+      alarms: the columns to watch.
+      keep_completions: newest steps whose completions stay.
+      label: of the run, on the progress bar.
+      quiet: no progress bar.
+    """
+
+    total_steps: int
+    progress_metrics: tuple[str, ...] = ("loss",)
+    alarms: AlarmConfig = AlarmConfig()
+    keep_completions: int = 8
+    label: str = "training"
+    quiet: bool = False
 
 
 class Recorder:
     """Writes on the first process; on the others it only watches for alarms.
 
     Args:
-      workdir: its ``metrics.jsonl`` is first cut back to ``steps_done`` steps.
-      total_steps: steps of the run.
+      workdir: its ``metrics.jsonl`` and ``completions/`` are first cut back to ``steps_done`` steps.
+        On resume the old rows are read again, for the alarms and the trackers. Missing rows are
+        named.
+      cfg: what to show and keep.
       steps_done: steps that the run resumes from; -1 for a new run.
-      progress_metrics: columns on the progress bar.
-      alarms: the columns to watch. On resume the old rows are read again, for the alarms' state.
-        Missing rows are named.
-      tensorboard_every: steps between rows of TensorBoard; 0 for none.
-      quiet: no progress bar.
+      trackers: what else shows the rows; whoever opened them closes them.
+      history: of the run, brought up to date with every checkpoint; None for none.
     """
 
     def __init__(
         self,
         workdir: Workdir,
-        total_steps: int,
+        cfg: RecorderConfig,
         steps_done: int,
-        progress_metrics: tuple[str, ...],
-        alarms: AlarmConfig,
-        tensorboard_every: int = 1,
-        quiet: bool = False,
+        trackers: Trackers | None = None,
+        history: RunHistory | None = None,
     ):
-        self._workdir = workdir
-        self._tensorboard_every = tensorboard_every
+        self._workdir, self._cfg = workdir, cfg
+        self._trackers, self._history = trackers or Trackers(), history
         self._is_writer = jax.process_index() == 0
-        self._alarm = Alarm(alarms)
+        self._alarm = Alarm(cfg.alarms)
+        self._last_step = max(steps_done, 0)
 
-        # For a new run -1 removes all rows, also that of step 0; bar and events start at 0.
-        first_step = max(steps_done, 0)
+        # For a new run -1 removes all rows, also that of step 0; the bar starts at 0.
         missing: list[int] = []
         if self._is_writer:
             missing = rewind_metrics(workdir.metrics, steps_done)
+            rewind_completions(workdir.path, steps_done)
             self._lines = JsonLines(workdir.metrics)
-            self._events = TensorBoard(workdir.tensorboard, first_step)
 
         # Other processes have a bar too, which prints nothing.
-        self._progress = Progress(
-            total_steps, first_step, progress_metrics, quiet or not self._is_writer
+        quiet = cfg.quiet or not self._is_writer
+        self._progress = TrainingProgress(
+            cfg.total_steps, self._last_step, cfg.progress_metrics, cfg.label, quiet
         )
 
         # The alarms' state after the rows on disk; every process needs it to stop where all do.
-        for _, row in read_rows(workdir.metrics):
-            if row["step"] <= steps_done:
-                self._alarm.update(row)
+        rows = [row for _, row in read_rows(workdir.metrics) if row["step"] <= steps_done]
+        for row in rows:
+            self._alarm.update(row)
+        if self._is_writer:
+            self._trackers.rewind(steps_done, rows)
         if missing:
             self.log(
                 f"{workdir}/metrics.jsonl has no row for {len(missing)} of the {steps_done} steps "
@@ -78,10 +107,18 @@ class Recorder:
         """How many steps in a row, up to the newest, had updates that were skipped."""
         return self._alarm.skipped_steps
 
+    def say(self, status: str) -> None:
+        """Shows what is being done until the next row."""
+        self._progress.say(status)
+
     def record(
-        self, step: int, row: Mapping[str, float], images: Mapping[str, Image.Image]
+        self,
+        step: int,
+        row: Mapping[str, float],
+        images: Mapping[str, Image.Image],
+        samples: Sequence[StepSample] = (),
     ) -> dict[str, float]:
-        """Writes the row and the images of a step.
+        """Writes the row, the images and the samples of a step.
 
         Returns:
           the row, with the number of active ``alarms`` added.
@@ -89,7 +126,8 @@ class Recorder:
         messages = self._alarm.update(row)
         complete_row = {**row, "alarms": float(self._alarm.active)}
         if self._is_writer:
-            self._write_files(step, complete_row, images)
+            self._write_files(step, complete_row, images, samples)
+        self._last_step = step
 
         # On the terminal, first the new alarms, then the bar below them.
         for message in messages:
@@ -98,24 +136,24 @@ class Recorder:
         return complete_row
 
     def _write_files(
-        self, step: int, row: Mapping[str, float], images: Mapping[str, Image.Image]
+        self,
+        step: int,
+        row: Mapping[str, float],
+        images: Mapping[str, Image.Image],
+        samples: Sequence[StepSample],
     ) -> None:
         self._lines.write(step, row)
 
-        # TensorBoard cannot show numbers that are not finite. Images always come with their row.
-        every = self._tensorboard_every
-        writes_events = every > 0 and (step % every == 0 or bool(images))
-        if writes_events:
-            finite = {name: value for name, value in row.items() if math.isfinite(value)}
-            self._events.write(step, finite)
-
         for name, image in images.items():
             file_name = f"step_{step:06d}_{name.replace('/', '_')}.png"
-            png = io.BytesIO()
-            image.save(png, "PNG")
-            write_atomically(self._workdir.samples / file_name, png.getvalue())
-            if writes_events:
-                self._events.write_image(step, name, np.asarray(image))
+            write_atomically(self._workdir.samples / file_name, png_bytes(image))
+        if samples:
+            write_completions(self._workdir.path, step, samples, self._cfg.keep_completions)
+
+        # What the run itself needs is on the disk by now.
+        pixels = {name: np.asarray(image) for name, image in images.items()}
+        texts = {"completions": describe_samples(samples)} if samples else {}
+        self._trackers.write(step, row, pixels, texts)
 
     def log(self, text: str) -> None:
         """Prints a line on stderr, above the progress bar."""
@@ -126,13 +164,14 @@ class Recorder:
         """Brings all rows and images to disk or bucket; no checkpoint may be ahead of them."""
         if self._is_writer:
             self._lines.flush()
-            self._events.flush()
+            self._trackers.flush()
+            if self._history is not None:
+                self._history.update(self._last_step)
             self._workdir.push()
 
     def close(self) -> None:
-        """Closes every file."""
+        """Closes every file; the trackers stay open."""
         self._progress.close()
         if self._is_writer:
             self._lines.close()
-            self._events.close()
             self._workdir.push()

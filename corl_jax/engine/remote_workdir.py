@@ -118,7 +118,7 @@ class RemoteWorkdir:
             self._synced[name] = _stamp(local_path)
 
     def push(self) -> None:
-        """Uploads files that are new or have changed since the last copy."""
+        """Uploads files that are new or have changed since the last copy, and removes those that are gone."""
         files = {
             str(path.relative_to(self.local)): path
             for path in self.local.rglob("*")
@@ -133,6 +133,11 @@ class RemoteWorkdir:
                 (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (self.folder / name).write_bytes(files[name].read_bytes())
                 self._synced[name] = stamp
+
+        # Of completions the newest steps stay alone, also in the bucket.
+        for name in self._synced.keys() - files.keys():
+            (self.folder / name).unlink(missing_ok=True)
+            del self._synced[name]
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -133,6 +133,27 @@ def open_workdir(
     return workdir
 
 
+def find_workdir(
+    path: str | Path, config_json: Mapping[str, Any], may_differ: Sequence[str]
+) -> Workdir | None:
+    """The work directory of a run of this config, to look at before anything is built for it.
+
+    Args:
+      path, config_json, may_differ: as for ``open_workdir``.
+
+    Returns:
+      None where there is no run, or one of another config, which ``open_workdir`` refuses.
+
+    Raises:
+      UserError: the path cannot be read.
+    """
+    workdir = _locate(path)
+    if not workdir.config.is_file():
+        return None
+    config = json.loads(json.dumps(config_json, allow_nan=False))
+    return None if _differences(workdir, config, may_differ) else workdir
+
+
 def check_workdir(
     path: str | Path, config_json: Mapping[str, Any], may_differ: Sequence[str]
 ) -> None:
@@ -261,6 +282,19 @@ def _is_empty(workdir: Workdir) -> bool:
 
 def _check_same_config(workdir: Workdir, config: dict[str, Any], may_differ: Sequence[str]) -> None:
     """Raises UserError unless saved config and ``config`` are equal in all but ``may_differ``."""
+    differences = _differences(workdir, config, may_differ)
+    # Three of them are enough to recognise the other config.
+    if differences:
+        more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
+        raise UserError(
+            f"workdir {workdir} belongs to a run of another config: "
+            f"{'; '.join(differences[:3])}{more}; choose another --workdir, or the same config "
+            f"to resume (only {' and '.join(may_differ)} may differ)"
+        )
+
+
+def _differences(workdir: Workdir, config: dict[str, Any], may_differ: Sequence[str]) -> list[str]:
+    """What differs between the saved config and ``config``, but for ``may_differ``."""
     label, advice = f"{workdir}/config.json", "choose another --workdir"
     saved_config = rename_keys(JsonObject.read(workdir.config, label, advice).entries)
 
@@ -274,15 +308,7 @@ def _check_same_config(workdir: Workdir, config: dict[str, Any], may_differ: Seq
             differences.append(
                 f"{key} was {saved.get(key, 'absent')!r} and is now {current.get(key, 'absent')!r}"
             )
-
-    # Three of them are enough to recognise the other config.
-    if differences:
-        more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
-        raise UserError(
-            f"workdir {workdir} belongs to a run of another config: "
-            f"{'; '.join(differences[:3])}{more}; choose another --workdir, or the same config "
-            f"to resume (only {' and '.join(may_differ)} may differ)"
-        )
+    return differences
 
 
 def _equal_json(value: object, other: object) -> bool:

@@ -1,19 +1,12 @@
-"""Where metrics of a run go: JSON lines, and a progress bar on the terminal.
-
-In: one row of floats per step. Out: ``metrics.jsonl``, which a resumed run cuts back, and lines on
-stderr.
-"""
+"""Where metrics of a run go: one JSON line per step in ``metrics.jsonl``, which a resumed run cuts back."""
 
 from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TextIO
-
-from tqdm import tqdm
 
 from corl_jax.core.checks.json_object import JsonObject
 from corl_jax.core.checks.json_reader import parse_json, read_lines
@@ -102,47 +95,3 @@ def _parse_row(line: bytes, label: str) -> dict[str, float]:
     row.integer("step")
     values = {name: row.optional_number(name) for name in row.entries}
     return {name: math.nan if value is None else value for name, value in values.items()}
-
-
-class Progress:
-    """A progress bar on stderr, followed by some metrics.
-
-    Args:
-      total_steps: steps of the run.
-      steps_done: steps that were done before.
-      columns: metrics to show, in order; those that a row lacks are left out.
-      quiet: no bar.
-    """
-
-    def __init__(
-        self, total_steps: int, steps_done: int, columns: tuple[str, ...], quiet: bool = False
-    ):
-        self._columns = columns
-
-        # On stderr, so that stdout is free for results; ASCII for logs of any terminal.
-        self._bar = tqdm(
-            total=total_steps,
-            initial=steps_done,
-            file=sys.stderr,
-            ascii=True,
-            mininterval=1.0,
-            unit="step",
-            disable=quiet,
-        )
-
-    def write(self, step: int, row: Row) -> None:
-        """Moves the bar to ``step``."""
-        # The last part of a name is enough on a narrow terminal.
-        values = [
-            f"{name.rsplit('/', 1)[-1]}={row[name]:.3g}" for name in self._columns if name in row
-        ]
-        self._bar.set_postfix_str(" ".join(values), refresh=False)
-        self._bar.update(step - self._bar.n)
-
-    def print_line(self, text: str) -> None:
-        """Prints a line above the bar."""
-        self._bar.write(text, file=sys.stderr)
-
-    def close(self) -> None:
-        """Ends the bar's line."""
-        self._bar.close()

@@ -5,12 +5,11 @@ A record takes part in what it has: its caption is drawn, its question is answer
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from tqdm import tqdm
 
+from corl_jax.core.progress import ProgressBar
 from corl_jax.core.types import Completion, Record, Rewards
 from corl_jax.data.records import has_task
 from corl_jax.evals.config import EvalPolicy, EvalSampling
@@ -68,15 +67,13 @@ def evaluate_rewards(
 
     # The same seed everywhere: scales and temperatures are compared on common random numbers.
     metrics: Estimates = {}
-    with tqdm(
-        total=len(drawn) * len(guidance_scales) + 2 * len(asked),
-        desc=label,
-        file=sys.stderr,
-        ascii=True,
-        mininterval=1.0,
+    with ProgressBar(
+        len(drawn) * len(guidance_scales) + 2 * len(asked),
+        label=label,
         unit="sample",
-        disable=quiet,
+        quiet=quiet,
     ) as bar:
+        bar.say("compiling")
         for scale in guidance_scales if drawn else ():
             images = generate_all(policy, drawn, scale, sampling, on_batch=bar.update)
             metrics |= reward_metrics("image", scores["image"](images), f"@w={scale:g}")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 
-from tqdm import tqdm
-
 from corl_jax.core.errors import UserError
+from corl_jax.core.progress import ProgressBar
 from corl_jax.core.types import Record
 from corl_jax.evals.config import EvalPolicy, EvalSampling
 from corl_jax.evals.generation import generate_all, generation_metrics
@@ -47,15 +45,13 @@ def evaluate(
     # Every record is sampled once per guidance scale, and answered greedily and at temperature 1.
     total = len(records) * (len(guidance_scales) + 2)
     metrics: Estimates = {}
-    with tqdm(
-        total=total,
-        desc=label,
-        file=sys.stderr,
-        ascii=True,
-        mininterval=1.0,
+    with ProgressBar(
+        total,
+        label=label,
         unit="sample",
-        disable=quiet,
+        quiet=quiet,
     ) as bar:
+        bar.say("compiling")
         # The same seed everywhere: scales and temperatures are compared on common random numbers.
         for scale in guidance_scales:
             images = generate_all(policy, records, scale, sampling, on_batch=bar.update)

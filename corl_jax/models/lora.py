@@ -40,7 +40,7 @@ class Lora:
     """Which kernels have adapters, and of what size.
 
     Attributes:
-      rank: of the adapters; 0 for none.
+      rank: of the adapters; 0 trains whole parameters.
       alpha: divided by the rank, it is the weight of the adapters' product.
       target: patterns of the paths of kernels that have an adapter.
     """

@@ -60,7 +60,7 @@ class KlConfig:
     """The coefficient of the KL term for one task.
 
     Attributes:
-      schedule: a name in ``schedules``; ``none`` trains without a KL term.
+      schedule: of the coefficient over the updates; ``none`` trains without a KL term.
       start: the first coefficient; the constant one for ``constant``; beta_min for ``grpo_d``.
       end: the last coefficient; beta_max for ``grpo_d``. ``none``, ``constant`` and ``adaptive``
         ignore it.
@@ -68,8 +68,8 @@ class KlConfig:
         exploration phase, ``w / t``; 0.3 in the paper.
       target_kl: for ``adaptive``, the KL divergence per token that it steers to.
       adaptation_rate: for ``adaptive``, the largest relative change of the coefficient per update.
-      estimator: a name in ``estimators``.
-      placement: of ``PLACEMENTS``.
+      estimator: of the divergence, from tokens that were sampled.
+      placement: whether the term is in the loss of every token or taken off the rewards.
     """
 
     # Misspelt names should fail when the config is read, not in the first update.

@@ -49,7 +49,7 @@ class PipelineConfig:
     """The stages of a pipeline.
 
     Attributes:
-      order: names of all stages, first to last.
+      order: names of all stages of a pipeline, first to last.
       train: by name, the complete config of every stage that trains; ``@NAME`` in its ``init_from``
         is the policy of the stage NAME.
       merge: by name, the stages that merge.

@@ -33,7 +33,7 @@ def evaluate_policies(
     The records are held-out ones of the embedded world.
 
     Args:
-      workdir: of the pipeline; ``results.json`` in it is written after every policy.
+      workdir: of the pipeline; ``results.json`` in it is written after every evaluation.
       policies: by name, as ``Policy.load`` takes them.
       policy_ids: by name, a text that differs between different policies.
       config: with 0 records nothing is evaluated.
@@ -51,12 +51,13 @@ def evaluate_policies(
             results[name] = entry
         else:
             results[name] = key | {"numbers": _evaluate_policy(name, policy, config)}
+            # Keep the entries of policies that are still to come, in case this is interrupted.
+            write_json(path, {"policies": saved | results, "about": _about()})
 
-        # Keep the entries of policies that are still to come, in case this is interrupted.
-        write_json(path, {"policies": saved | results, "about": _about()})
-
-    # Entries of policies that are no longer in the pipeline are dropped at the end.
-    write_json(path, {"policies": results, "about": _about()})
+    # Entries of policies that are no longer in the pipeline are dropped at the end. The file of a
+    # pipeline that was finished before stays as it is.
+    if results != saved:
+        write_json(path, {"policies": results, "about": _about()})
     return results
 
 
@@ -133,5 +134,7 @@ def write_table(workdir: Path, results: Results) -> None:
     note = "Not measured."
     if records:
         note = f"Per cent of {records} held-out records; start: what the first stage began from."
-    write_atomically(workdir / "results.md", f"{table}\n\n{note}\n")
+    path, text = workdir / "results.md", f"{table}\n\n{note}\n"
+    if not path.exists() or path.read_bytes() != text.encode("utf-8"):
+        write_atomically(path, text)
     print(table, flush=True)

@@ -10,6 +10,7 @@ import huggingface_hub
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
 from corl_jax.core.errors import UserError
+from corl_jax.porting.adapters.settings import SETTINGS_FILE
 from corl_jax.porting.tensors import WEIGHT_PATTERNS
 
 SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
@@ -25,7 +26,7 @@ def is_id(name: str) -> bool:
 def download(
     name: str,
     weight_patterns: Sequence[str] = WEIGHT_PATTERNS,
-    config_files: Sequence[str] = ("config.json",),
+    config_files: Sequence[str] = ("config.json", SETTINGS_FILE),
 ) -> pathlib.Path:
     """The folder of a model in the local cache. Downloads it first if the cache does not have it.
 
@@ -33,7 +34,8 @@ def download(
       name: id on the hub.
       weight_patterns: patterns of weight files; only files of the first pattern that matches are
         downloaded.
-      config_files: names of the file with the sizes, of which a folder has one; () where a model
+      config_files: names of the file with the sizes or the settings of adapters, of which a
+        folder has one; () where a model
         has none, which is then cached as soon as its weights are.
 
     Raises:

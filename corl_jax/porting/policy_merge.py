@@ -26,13 +26,9 @@ from corl_jax.models.janus.model import JANUS_TEXT_HEAD, abstract
 from corl_jax.objectives.weight_merging import merges
 from corl_jax.porting.janus.folder import janus_tensors
 from corl_jax.porting.janus.layouts import LAYOUTS
+from corl_jax.porting.new_folder import check_new_folder
 from corl_jax.porting.policy_source import PolicySource, open_policy_source
-from corl_jax.porting.writer import (
-    EXPORT_DTYPES,
-    check_new_folder,
-    passthrough_entries,
-    save_folder,
-)
+from corl_jax.porting.writer import EXPORT_DTYPES, passthrough_entries, save_folder
 
 STORED = "stored"
 """The dtype in which the base stores its weights."""
@@ -47,7 +43,7 @@ class MergeSettings:
     """How policies are merged.
 
     Attributes:
-      method: a name in ``objectives.weight_merging.merges``.
+      method: how the experts' changes of the base are put together.
       lam: lambda of the method ``gaussian``.
       weights: one weight per expert for the method ``linear``; () for equal weights.
       dtype: of the weights written: ``stored`` (that of the base), ``float32`` or ``bfloat16``.

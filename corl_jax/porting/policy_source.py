@@ -1,18 +1,18 @@
 """Opens a policy by the name that a user gives: ``tiny``, a folder, a hub id or a work directory.
 
+A folder of PEFT's adapters is a policy too: the one that it names as its base, with them added.
+
 Whatever the kind, an opened policy has the sizes of its model, a tokenizer, and parameters that are
 read onto the devices.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
-import hashlib
 import importlib.resources
 import json
 import pathlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -21,14 +21,19 @@ import numpy as np
 from corl_jax.core.checks.json_object import JsonObject
 from corl_jax.core.checks.paths import check_inside, user_path
 from corl_jax.core.errors import UserError
+from corl_jax.core.trees import flatten_abstract
 from corl_jax.core.types import Params
 from corl_jax.data.text_tokenizer import TextTokenizer
 from corl_jax.engine.checkpoints.handoff import saved_manifest, saved_shapes, step_folder
 from corl_jax.engine.checkpoints.manifest import json_digest
 from corl_jax.engine.remote_workdir import require_local_path
 from corl_jax.models.janus.config import ImageTokenizerConfig, JanusConfig, VisionConfig
+from corl_jax.models.janus.model import abstract
 from corl_jax.models.language_model import DecoderConfig
 from corl_jax.porting import hub
+from corl_jax.porting.adapters.folder import AdapterFolder
+from corl_jax.porting.adapters.settings import SETTINGS_FILE, is_adapter_folder, read_settings
+from corl_jax.porting.file_digests import files_digest
 from corl_jax.porting.janus.folder import JanusFolder
 from corl_jax.porting.size_limits import FIELD_LIMITS, MAX_LEVELS, MAX_WIDTH
 from corl_jax.porting.workdir_policy import load_merged_params
@@ -90,6 +95,7 @@ class PolicySource:
       janus_folder: the opened Hugging Face folder; None for a work directory.
       workdir: the work directory; None for a Hugging Face folder.
       revision: commit of a model of the Hugging Face hub; None for a folder.
+      adapters: that are added to the kernels of all of the above; None for none.
     """
 
     name: str
@@ -98,6 +104,7 @@ class PolicySource:
     janus_folder: JanusFolder | None = None
     workdir: pathlib.Path | None = None
     revision: str | None = None
+    adapters: AdapterFolder | None = None
 
     def identity(self) -> dict[str, Any]:
         """What tells this policy from another one that may come to have its name, as JSON.
@@ -105,6 +112,9 @@ class PolicySource:
         A work directory has the step and the digest in its newest manifest, a model of the hub its
         revision, and a folder the hash of its weight files, which are read for that.
         """
+        if self.adapters is not None:
+            base = dataclasses.replace(self, adapters=None).identity()
+            return {"base": base, "adapters": self.adapters.digest()}
         if self.workdir is not None:
             manifest = saved_manifest(self.workdir)
             arrays = manifest.arrays or {}
@@ -130,6 +140,10 @@ class PolicySource:
         Args:
           structs: shape, dtype and sharding of each parameter to read, by path.
         """
+        if self.adapters is not None:
+            base = dataclasses.replace(self, adapters=None)
+            return self.adapters.load_merged(base.load_params, structs)
+
         # Exactly one of workdir and janus_folder is set.
         if self.workdir is not None:
             return load_merged_params(self.workdir, structs)
@@ -139,8 +153,12 @@ class PolicySource:
     def param_dtype(self, path: str) -> np.dtype:
         """The dtype for a parameter that is not trained.
 
-        It is float32 for the image tokenizer and for work directories, else as stored.
+        It is float32 for the image tokenizer, for work directories and for kernels with adapters,
+        else as stored.
         """
+        # A kernel of few bits would lose small adapters.
+        if self.adapters is not None and path in self.adapters.shapes:
+            return np.dtype(np.float32)
         # Rounding the image tokenizer would change the images that given tokens decode to.
         if self.janus_folder is None or path.startswith("image_tokenizer/"):
             return np.dtype(np.float32)
@@ -174,12 +192,20 @@ def open_policy_source(name: str) -> PolicySource:
     """Opens a policy.
 
     Args:
-      name: ``tiny``, a Hugging Face folder, the id of a model on the Hugging Face hub, or a work
-        directory.
+      name: ``tiny``, a Hugging Face folder, the id of a model on the Hugging Face hub, a work
+        directory, or a folder or hub id of adapters as PEFT stores them.
 
     Raises:
       UserError: there is nothing of that name, or it is not a policy that corl_jax builds.
     """
+    folder, revision = _find_folder(name)
+    if is_adapter_folder(folder):
+        return _open_adapters(name, folder)
+    return _open_whole(name, folder, revision)
+
+
+def _find_folder(name: str) -> tuple[pathlib.Path, str | None]:
+    """The folder of a policy, downloaded if it is on the hub, and the commit that it is of there."""
     # Addresses of buckets are refused; a name is expanded like a path of the shell.
     require_local_path(name)
     folder = tiny_folder() if name == TINY else user_path(name, "the policy")
@@ -194,7 +220,11 @@ def open_policy_source(name: str) -> PolicySource:
             f"policy {name!r} is not a folder; choose {TINY!r}, a Hugging Face folder or hub id, "
             "or a work directory"
         )
+    return folder, revision
 
+
+def _open_whole(name: str, folder: pathlib.Path, revision: str | None) -> PolicySource:
+    """A policy that is no adapters."""
     # Only work directories have a folder of checkpoints.
     if (folder / "checkpoints").is_dir():
         model = JsonObject(saved_manifest(folder).model, f"the manifest of {name!r}", ADVICE)
@@ -206,15 +236,29 @@ def open_policy_source(name: str) -> PolicySource:
     )
 
 
-def files_digest(files: Collection[pathlib.Path]) -> str:
-    """Hash of the names and the bytes of some files."""
+def _open_adapters(name: str, folder: pathlib.Path) -> PolicySource:
+    """The policy that a folder of adapters names as its base, with the adapters."""
+    if (folder / "config.json").exists():
+        raise UserError(
+            f"policy {name!r} must have config.json, as a model, or {SETTINGS_FILE}, as adapters; "
+            "got both. Move the files of one of them to a folder of their own"
+        )
+    settings = read_settings(folder)
+    try:
+        base_folder, revision = _find_folder(settings.base)
+    except UserError as error:
+        raise UserError(
+            f"the base of the adapters in {name!r} cannot be opened: {error}. It is "
+            f"base_model_name_or_path in their {SETTINGS_FILE}"
+        ) from None
+    if is_adapter_folder(base_folder):
+        raise UserError(
+            f"the base of the adapters in {name!r} must be a whole policy; got the adapters "
+            f"{settings.base!r}. Merge those with their base first, by corl export, and name what "
+            f"comes out in {SETTINGS_FILE}"
+        )
 
-    def digest(file: pathlib.Path) -> str:
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-
-    # Hashing lets other threads run.
-    ordered = sorted(files)
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        digests = list(pool.map(digest, ordered))
-    return json_digest(dict(zip((file.name for file in ordered), digests, strict=True)))
+    base = _open_whole(name, base_folder, revision)
+    shapes = {path: leaf.shape for path, leaf in flatten_abstract(abstract(base.cfg)).items()}
+    adapters = AdapterFolder.open(folder, settings, base.cfg, shapes)
+    return dataclasses.replace(base, adapters=adapters)

@@ -35,7 +35,7 @@ def load_merged_params(folder: pathlib.Path, structs: Mapping[str, jax.ShapeDtyp
     }
     # An adapter is small, so every device receives all of it.
     adapter_structs = {
-        path: struct.update(sharding=_replicated(structs[kernel_of(path)].sharding))
+        path: struct.update(sharding=replicated(structs[kernel_of(path)].sharding))
         for path, struct in saved.items()
         if is_adapter(path) and kernel_of(path) in structs
     }
@@ -43,11 +43,11 @@ def load_merged_params(folder: pathlib.Path, structs: Mapping[str, jax.ShapeDtyp
 
     # Kernels and adapters are added in float32, whatever dtype is requested.
     if adapter_structs:
-        params = merge_adapters(params, _adapter_scale(folder), structs)
+        params = merge_adapters(params, adapter_scale(folder), structs)
     return {path: leaf.astype(structs[path].dtype) for path, leaf in params.items()}
 
 
-def _adapter_scale(folder: pathlib.Path) -> float:
+def adapter_scale(folder: pathlib.Path) -> float:
     """The factor of the adapters' product: alpha divided by rank."""
     # A run with adapters adds their scale to the sizes in its manifest.
     model = JsonObject(saved_manifest(folder).model, f"the manifest of {folder}")
@@ -59,7 +59,7 @@ def _adapter_scale(folder: pathlib.Path) -> float:
     return model.block("lora").number("scale")
 
 
-def _replicated(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:
+def replicated(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:
     """A sharding with everything on each of the same devices."""
     if isinstance(sharding, NamedSharding):
         return NamedSharding(sharding.mesh, PartitionSpec())

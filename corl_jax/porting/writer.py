@@ -10,8 +10,6 @@ import functools
 import json
 import math
 import pathlib
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
@@ -21,7 +19,7 @@ import numpy as np
 from huggingface_hub import split_state_dict_into_shards_factory
 from tqdm import tqdm
 
-from corl_jax.core.checks.paths import check_writable, user_path
+from corl_jax.core.checks.paths import user_path
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Params
 from corl_jax.data.text_tokenizer import TextTokenizer
@@ -29,6 +27,7 @@ from corl_jax.models.janus.config import JanusConfig
 from corl_jax.porting.janus.folder import JanusFolder, janus_tensors
 from corl_jax.porting.janus.layouts import LAYOUTS, CheckpointLayout
 from corl_jax.porting.janus.sidecar_files import write_sidecar_files
+from corl_jax.porting.new_folder import check_new_folder, new_folder, write_files
 from corl_jax.porting.rules import CheckpointTensor, ParamSlice
 from corl_jax.porting.tensors import SAFETENSORS_DTYPES, TensorHeader, all_finite
 
@@ -62,6 +61,7 @@ def save_folder(
     dtype: str = "float32",
     passthrough: Mapping[str, TensorEntry] | None = None,
     shard_bytes: int = SHARD_BYTES,
+    extra_files: Mapping[str, bytes] | None = None,
 ) -> None:
     """Writes configuration, weights, tokenizer and processor files to ``out``.
 
@@ -76,6 +76,7 @@ def save_folder(
       dtype: one of ``EXPORT_DTYPES``.
       passthrough: tensors of the layout that are no parameters and are written unchanged.
       shard_bytes: largest size of a weight file.
+      extra_files: content of more files by their path in the folder, such as the card.
 
     Raises:
       UserError: ``out`` exists and is not empty, the disk is too small, or writing fails.
@@ -90,47 +91,10 @@ def save_folder(
     entries = checkpoint_entries(params, cfg, layout, EXPORT_DTYPES[dtype])
     entries |= dict(passthrough or {})
 
-    # The temporary folder is next to ``out``, as renaming works within one file system only.
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _check_disk_space(out.parent, sum(entry.nbytes for entry in entries.values()))
-        unfinished = pathlib.Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    except OSError as error:
-        raise UserError(
-            f"{str(out)!r} cannot be written ({error}); choose another folder"
-        ) from None
-
-    try:
+    with new_folder(out, sum(entry.nbytes for entry in entries.values())) as unfinished:
         write_sidecar_files(cfg, tokenizer, pathlib.Path(sidecar_folder), unfinished, layout, dtype)
+        write_files(extra_files or {}, unfinished)
         write_weights(entries, unfinished, shard_bytes)
-
-        # mkdtemp makes a folder that only this user may read.
-        unfinished.chmod(0o755)
-        for file in unfinished.iterdir():
-            file.chmod(0o644)
-        if out.exists():
-            out.rmdir()
-        unfinished.rename(out)
-
-    # Whatever happens, no unfinished folder stays.
-    except OSError as error:
-        shutil.rmtree(unfinished)
-        raise UserError(
-            f"{str(out)!r} could not be written ({error}); the unfinished folder was deleted; "
-            "free some disk space or choose another folder"
-        ) from None
-    except BaseException:  # also when the user interrupts
-        shutil.rmtree(unfinished)
-        raise
-
-
-def check_new_folder(out: pathlib.Path) -> None:
-    """Raises UserError if ``out`` is a file or a folder that is not empty, or cannot be made."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(
-            f"{str(out)!r} exists and is not empty; choose another folder or delete it first"
-        )
-    check_writable(out, "the new folder")
 
 
 def checkpoint_entries(
@@ -181,15 +145,6 @@ def _get_slice(params: Params, param_slice: ParamSlice) -> np.ndarray:
     return np.asarray(jax.lax.dynamic_index_in_dim(param, param_slice.layer, keepdims=False))
 
 
-def _check_disk_space(folder: pathlib.Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise UserError(
-            f"the weights take {needed / 1e9:.1f} GB and {str(folder)!r} has {free / 1e9:.1f} GB "
-            "free; free some disk space or choose another --out"
-        )
-
-
 def write_weights(
     entries: Mapping[str, TensorEntry], folder: pathlib.Path, shard_bytes: int
 ) -> None:
@@ -207,7 +162,7 @@ def write_weights(
     with tqdm(total=total, desc="write weights", unit="B", unit_scale=True, delay=1) as bar:
         for file, names in split.filename_to_tensors.items():
             with (folder / file).open("wb") as stream:
-                for nbytes in _write_safetensors({name: entries[name] for name in names}, stream):
+                for nbytes in write_safetensors({name: entries[name] for name in names}, stream):
                     bar.update(nbytes)
 
     # Readers find the file of a tensor in the index; a single file needs none.
@@ -217,7 +172,7 @@ def write_weights(
         (folder / "model.safetensors.index.json").write_text(text, "utf-8")
 
 
-def _write_safetensors(entries: Mapping[str, TensorEntry], stream: BinaryIO) -> Iterator[int]:
+def write_safetensors(entries: Mapping[str, TensorEntry], stream: BinaryIO) -> Iterator[int]:
     """Writes a file in the safetensors format; yields the bytes of each tensor once written.
 
     The library of that format takes all tensors at once, which can need more memory than there is.

@@ -1,4 +1,4 @@
-"""Curves of a run as HTML: rows of ``metrics.jsonl`` become panels, each with an inline SVG."""
+"""Curves of a run: rows of ``metrics.jsonl`` become panels, each with an inline SVG."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
-from html import escape
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from corl_jax.report.svg import PALETTE, add_grid, render_svg
+from corl_jax.report.svg import PALETTE, add_grid, draw_svg
 
 TASK_COLOURS = {"image": "#3f83f8", "text": "#f2853c"}
 TASK_LABELS = {"image": "pictures", "text": "answers"}
@@ -67,6 +68,13 @@ class Panel:
     columns: tuple[str, ...]
 
 
+class Chart(NamedTuple):
+    """A chart that is drawn."""
+
+    title: str
+    svg: Markup
+
+
 def make_panels(columns: Sequence[str]) -> tuple[list[Panel], list[Panel]]:
     """Sorts columns into panels.
 
@@ -92,33 +100,21 @@ def make_panels(columns: Sequence[str]) -> tuple[list[Panel], list[Panel]]:
     return main, more + [Panel(column, "", (column,)) for column in remaining]
 
 
-def render_charts(rows: Sequence[Mapping[str, float]]) -> str:
-    """All charts of a run as HTML, those of less interest folded away; "" without rows.
+def draw_charts(rows: Sequence[Mapping[str, float]]) -> dict[str, list[Chart]] | None:
+    """Charts of a run, ``main`` and ``more``; None without rows.
 
     Args:
       rows: of ``metrics.jsonl``, NaN for null.
     """
     if not rows:
-        return ""
+        return None
     # A column that is finite in no row has nothing to draw.
     columns = sorted({name for row in rows for name, value in row.items() if math.isfinite(value)})
-    main, more = make_panels(columns)
-
-    text = (
-        '<p class="soft">Thin lines are steps, strong lines their mean. '
-        "Blue is pictures, orange is answers.</p>"
+    main, more = (
+        [Chart(panel.title, draw_panel(panel, rows)) for panel in panels]
+        for panels in make_panels(columns)
     )
-    text += f'<div class="grid charts">{"".join(_card(panel, rows) for panel in main)}</div>'
-
-    if more:
-        text += f'<details><summary>{len(more)} more</summary><div class="grid charts">'
-        text += "".join(_card(panel, rows) for panel in more) + "</div></details>"
-    return text
-
-
-def _card(panel: Panel, rows: Sequence[Mapping[str, float]]) -> str:
-    svg = render_panel(panel, rows)
-    return f'<div class="card"><h3>{escape(panel.title)}</h3>{svg}</div>'
+    return {"main": main, "more": more}
 
 
 def moving_mean(values: Float[np.ndarray, " N"], window: int) -> Float[np.ndarray, " N"]:
@@ -132,24 +128,25 @@ def moving_mean(values: Float[np.ndarray, " N"], window: int) -> Float[np.ndarra
     return (total[high] - total[low]) / (high - low)
 
 
-def render_panel(panel: Panel, rows: Sequence[Mapping[str, float]]) -> str:
+def draw_panel(panel: Panel, rows: Sequence[Mapping[str, float]]) -> Markup:
     """A panel as an SVG element: thin lines for the values, strong lines for their moving mean."""
+    return draw_svg(panel.title, 2.7, lambda axes: plot_panel(axes, panel, rows))
 
-    def plot(axes: Axes) -> None:
-        for position, column in enumerate(panel.columns):
-            colour = _colour(column, position, panel)
-            _plot_curve(axes, rows, column, colour, curve_label(column, panel))
 
-        axes.set_xlabel("step")
-        axes.set_ylabel(panel.unit)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-        add_grid(axes, "y")
-        # A single curve is named by the title.
-        if len(panel.columns) > 1:
-            axes.legend(frameon=False, fontsize=8.5, handlelength=1.4)
+def plot_panel(axes: Axes, panel: Panel, rows: Sequence[Mapping[str, float]]) -> None:
+    """Draws the curves of a panel on ``axes``."""
+    for position, column in enumerate(panel.columns):
+        colour = _colour(column, position, panel)
+        _plot_curve(axes, rows, column, colour, curve_label(column, panel))
 
-    return render_svg(panel.title, 2.7, plot)
+    axes.set_xlabel("step")
+    axes.set_ylabel(panel.unit)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    add_grid(axes, "y")
+    # A single curve is named by the title.
+    if len(panel.columns) > 1:
+        axes.legend(frameon=False, fontsize=8.5, handlelength=1.4)
 
 
 def _plot_curve(

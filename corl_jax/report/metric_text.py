@@ -1,8 +1,6 @@
-"""How one metric of ``eval.json`` reads: its name in words, its numbers, and the change of it as HTML."""
+"""How one metric of ``eval.json`` reads: its name in words, its numbers, and the change of it."""
 
 from __future__ import annotations
-
-from html import escape
 
 from corl_jax.evals.statistics import Estimate, difference
 
@@ -29,19 +27,19 @@ def is_reward(name: str) -> bool:
 
 
 def describe(name: str) -> str:
-    """The name of a metric in words, escaped for HTML."""
+    """The name of a metric in words."""
     if is_reward(name):
         reward, _, variant = name.partition("@")
         part = reward.split("/", 2)[2:]
         how = f"guidance {variant.removeprefix('w=')}" if variant.startswith("w=") else variant
-        return escape(f"{part[0] if part else 'total'}, {how or 'sampled'}")
+        return f"{part[0] if part else 'total'}, {how or 'sampled'}"
     metric, _, scale = name.partition("@w=")
     if scale:
         words = "exactly right" if metric == "t2i_strict" else "partial credit"
-        return f"{words}, guidance {escape(scale)}"
+        return f"{words}, guidance {scale}"
     base, _, kind = name.partition("/")
-    words = QA_DESCRIPTIONS[base] if base in QA_DESCRIPTIONS else escape(base)
-    return f"{escape(kind)}: {words}" if kind else words
+    words = QA_DESCRIPTIONS.get(base, base)
+    return f"{kind}: {words}" if kind else words
 
 
 def format_number(name: str, value: float) -> str:
@@ -54,19 +52,8 @@ def unit_of(name: str) -> str:
     return "" if is_reward(name) else " %"
 
 
-def format_estimate(name: str, estimate: Estimate | None) -> str:
-    """A value with its standard error, or a dash if it was not measured."""
-    if not estimate:
-        return '<span class="soft">&ndash;</span>'
-    error = ""
-    if estimate["stderr"] is not None:
-        error = f' <span class="soft">&plusmn; {format_number(name, estimate["stderr"])}</span>'
-    return f"{format_number(name, estimate['value'])}{unit_of(name)}{error}"
-
-
-def change_pill(name: str, before: Estimate, after: Estimate) -> str:
-    """The change, of shares in percentage points, coloured if it is significant."""
+def change_of(name: str, before: Estimate, after: Estimate) -> tuple[str, str]:
+    """The change, of shares in percentage points, and ``up`` or ``down`` if it is significant."""
     change, _, significant = difference(before, after)
     look = ("up" if (change > 0) != (name in LOWER_IS_BETTER) else "down") if significant else ""
-    sign = "+" if change >= 0 else "-"
-    return f'<span class="pill {look}">{sign}{format_number(name, abs(change))}</span>'
+    return f"{'+' if change >= 0 else '-'}{format_number(name, abs(change))}", look

@@ -6,6 +6,7 @@ People copy and edit these files. A value that is missing or of another type is 
 from __future__ import annotations
 
 import pathlib
+import re
 from typing import Any
 
 from corl_jax.core.checks.json_object import JsonObject
@@ -13,6 +14,7 @@ from corl_jax.core.checks.json_reader import read_json
 from corl_jax.core.checks.paths import check_inside
 from corl_jax.core.renamed_keys import rename_keys
 from corl_jax.engine.alarms import AlarmConfig
+from corl_jax.engine.run_history import Start, read_history
 from corl_jax.engine.writers import read_rows
 from corl_jax.evals.statistics import read_estimates
 from corl_jax.report.samples import SIDES
@@ -75,6 +77,12 @@ def read_evals(folder: pathlib.Path) -> dict[str, Any]:
     return evals | {"run": UNKNOWN_RUN | dict(run.entries)}
 
 
+def read_starts(folder: pathlib.Path) -> tuple[Start, ...]:
+    """``run.json``: the starts of the run; none for a run of an older version."""
+    check_inside(folder / "run.json", folder)
+    return read_history(folder)
+
+
 def read_galleries(folder: pathlib.Path) -> dict[str, Any]:
     """``samples/gallery_SIDE.json`` by side, as far as they are there."""
     galleries: dict[str, Any] = {}
@@ -87,7 +95,7 @@ def read_galleries(folder: pathlib.Path) -> dict[str, Any]:
         for prompt in gallery.blocks("prompts"):
             prompt.text("prompt")
             for picture in prompt.blocks("pictures"):
-                picture.text("png")
+                _check_png(picture)
                 # Where nothing says whether a picture is right, it has its reward instead.
                 if "reward" in picture.entries:
                     picture.number("reward")
@@ -108,8 +116,9 @@ def read_transcripts(folder: pathlib.Path) -> dict[str, Any]:
         # The file is a list, and an object around it has the methods to check it.
         questions = JsonObject({"questions": read_json(path, ADVICE)}, repr(str(path)), ADVICE)
         for question in questions.blocks("questions"):
-            for name in ("question", "kind", "reference", "png"):
+            for name in ("question", "kind", "reference"):
                 question.text(name)
+            _check_png(question)
             for decoding in ("greedy", "sampled"):
                 answer = question.block(decoding)
                 answer.text("text")
@@ -117,6 +126,12 @@ def read_transcripts(folder: pathlib.Path) -> dict[str, Any]:
                 answer.boolean("well_formed")
         transcripts[side] = questions.entries["questions"]
     return transcripts
+
+
+def _check_png(block: JsonObject) -> None:
+    """Raises UserError for a picture that is not base64, which no page could show."""
+    if re.fullmatch(r"[A-Za-z0-9+/]+=*", block.text("png")) is None:
+        block.refuse("png", "a PNG file in base64")
 
 
 def _open(path: pathlib.Path, folder: pathlib.Path) -> JsonObject:

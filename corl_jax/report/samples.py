@@ -1,176 +1,132 @@
-"""Samples of a run as HTML: galleries and answers before and after it, and sheets from training."""
+"""Samples of a run: galleries and answers before and after it, and sheets from training."""
 
 from __future__ import annotations
 
 import base64
+import dataclasses
+import itertools
 import pathlib
-import re
-from collections.abc import Mapping
-from html import escape
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from corl_jax.core.checks.paths import check_inside
+from corl_jax.core.errors import UserError
+from corl_jax.engine.grid_files import read_cells
+from corl_jax.evals.gallery import png_base64
 
 SHEETS = 12
 """Most sample sheets that are shown; they are evenly spread over the run."""
+SMALL = 128
+"""Most pixels of a side of a picture of a sheet."""
 SIDES = ("before", "after")
-RIGHT_LEGEND = (
-    "A green frame and tick mean that it shows exactly what was asked for and nothing else."
-)
-REWARD_LEGEND = "The number below a picture is its total reward."
 
 
-def render_images(galleries: Mapping[str, Any]) -> str:
-    """Prompts with their images before and after the run, next to each other.
+def pair_galleries(galleries: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Prompts with their pictures by side; None without a gallery.
 
     Args:
       galleries: content of ``gallery_SIDE.json`` by side; one side may be missing.
 
-    Returns:
-      HTML, or "" if both are missing.
+    Raises:
+      UserError: the sides have different prompts.
     """
-    sides = [side for side in SIDES if side in galleries]
-    if not sides:
-        return ""
-
-    prompts_by_side = [galleries[side]["prompts"] for side in sides]
-
-    # The first row of the grid: headings of its three columns.
-    cells = '<div class="soft small">prompt</div>'
-    for side in SIDES:
-        cells += f'<div class="soft small">{side if side in sides else ""}</div>'
-
-    # Both sides have the same prompts in the same order.
-    for entries in zip(*prompts_by_side, strict=True):
-        prompt = entries[0]["prompt"]
-        cells += f'<div class="rule"></div><div>{escape(prompt)}</div>'
-        entry_by_side = dict(zip(sides, entries, strict=True))
-        # A side that is missing keeps its column, so that the grid stays aligned.
-        for side in SIDES:
-            pictures = entry_by_side[side]["pictures"] if side in entry_by_side else []
-            images = "".join(_picture(picture, prompt) for picture in pictures)
-            cells += f'<div class="four" data-side="{side if pictures else ""}">{images}</div>'
-
-    has_rewards = any(
-        "reward" in picture
-        for prompts in prompts_by_side
-        for entry in prompts
-        for picture in entry["pictures"]
-    )
-    legend = REWARD_LEGEND if has_rewards else RIGHT_LEGEND
-
-    # Both sides were sampled with the guidance scale of training.
-    guidance = galleries[sides[0]]["guidance"]
-    return (
-        '<p class="soft">Held-out prompts, not chosen by hand; pictures are samples at '
-        f"temperature 1, guidance {guidance:g}. {legend}</p>"
-        f'<div class="card scroll"><div class="draw">{cells}</div></div>'
-    )
+    if not galleries:
+        return None
+    rows = _pair({side: gallery["prompts"] for side, gallery in galleries.items()}, "prompt")
+    prompts = [
+        {
+            "prompt": next(iter(row.values()))["prompt"],
+            "pictures": {side: entry["pictures"] for side, entry in row.items()},
+        }
+        for row in rows
+    ]
+    pictures = [it for row in prompts for shown in row["pictures"].values() for it in shown]
+    return {
+        "sides": list(galleries),
+        # Both sides were sampled with the guidance scale of training.
+        "guidance": next(iter(galleries.values()))["guidance"],
+        "has_rewards": any("reward" in picture for picture in pictures),
+        "prompts": prompts,
+    }
 
 
-def _picture(picture: Mapping[str, Any], prompt: str) -> str:
-    """One image, with its reward below it, or a frame and a tick if it is correct."""
-    if "reward" in picture:
-        reward = f'<div class="soft small">{picture["reward"]:.2f}</div>'
-        return f'<div class="pic">{image_tag(picture["png"], prompt)}{reward}</div>'
-    tick = "<span>&#10003;</span>" if picture["right"] else ""
-    look = "pic right" if picture["right"] else "pic"
-    return f'<div class="{look}">{image_tag(picture["png"], prompt)}{tick}</div>'
-
-
-def render_answers(transcripts: Mapping[str, Any]) -> str:
-    """Questions with their image, the reference answer, and the answers before and after the run.
+def pair_answers(transcripts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Questions with up to four answers each: greedy and sampled, before and after the run.
 
     Args:
       transcripts: content of ``answers_SIDE.json`` by side; one side may be missing.
 
-    Returns:
-      HTML, or "" if both are missing.
+    Raises:
+      UserError: the sides have different questions.
     """
-    sides = [side for side in SIDES if side in transcripts]
-    if not sides:
-        return ""
+    questions = []
+    for row in _pair(transcripts, "question"):
+        entry = next(iter(row.values()))
+        # The options of a question follow on lines of their own.
+        question, *options = entry["question"].split("\n")
+        answers = {
+            f"{side}, {decoding}": answer[decoding]
+            for side, answer in row.items()
+            for decoding in ("greedy", "sampled")
+        }
+        questions.append(entry | {"question": question, "options": options, "answers": answers})
+    return questions
 
-    # One card per question, with up to four answers: greedy and sampled, before and after.
-    cards = ""
-    for entries in zip(*(transcripts[side] for side in sides), strict=True):
-        answers = ""
-        for side, entry in zip(sides, entries, strict=True):
-            for decoding in ("greedy", "sampled"):
-                answers += _answer(f"{side}, {decoding}", entry[decoding])
 
-        # The question is the same on both sides. Its options follow on lines of their own.
-        entry = entries[0]
-        question, _, options = escape(entry["question"]).partition("\n")
-        options = f'<p class="small">{options.replace(chr(10), " &emsp; ")}</p>' if options else ""
-
-        cards += (
-            f'<div class="card talk">{image_tag(entry["png"], "picture of the question")}'
-            f"<div><h3>{question}</h3>{options}"
-            f'<p class="soft small">{escape(entry["kind"])} &middot; '
-            f"right: <b>{escape(entry['reference'])}</b></p>"
-            f'<div class="say">{answers}</div></div></div>'
+def _pair(sides: Mapping[str, Sequence[Any]], key: str) -> list[dict[str, Any]]:
+    """The entries of both sides, one row for each ``key``."""
+    keys = {side: [entry[key] for entry in entries] for side, entries in sides.items()}
+    if len({tuple(texts) for texts in keys.values()}) > 1:
+        raise UserError(
+            f"samples/*_before.json and samples/*_after.json must have the same {key}s in the "
+            "same order; got others. Take both files of one run, or remove one of them"
         )
-    return f'<div class="grid talks">{cards}</div>'
+    rows = zip(*sides.values(), strict=True)
+    return [dict(zip(sides, row, strict=True)) for row in rows]
 
 
-def _answer(label: str, answer: Mapping[str, Any]) -> str:
-    """One answer: who gave it, whether it is correct, and its text with the tags set apart."""
-    mark = (
-        '<span class="ok">&#10003;</span>'
-        if answer["right"]
-        else '<span class="no">&#10007;</span>'
-    )
-    # The text is escaped first, so a tag such as <think> reads &lt;think&gt; by now.
-    text = re.sub(r"(&lt;/?\w+&gt;)", r'<span class="tag">\1</span>', escape(answer["text"]))
-    note = "" if answer["well_formed"] else ' <span class="tag">(malformed)</span>'
-    return (
-        f'<span class="soft small">{label}</span>{mark}'
-        f"<span>{text or '<i>nothing</i>'}{note}</span>"
-    )
+@dataclasses.dataclass(frozen=True)
+class Sheet:
+    """Pictures that were sampled in one step of training.
+
+    Attributes:
+      title: the step, and what the pictures are.
+      png: the whole sheet in base64; "" where its pictures are known one by one.
+      groups: pictures under one caption: the caption, then note and PNG of each.
+    """
+
+    title: str
+    png: str
+    groups: list[tuple[str, list[tuple[str, str]]]]
 
 
-def render_sheets(folder: pathlib.Path) -> str:
-    """Sample sheets that were written in training, as a strip to scroll; "" if there are none.
+def read_sheets(folder: pathlib.Path) -> list[Sheet]:
+    """Sheets that were written in training, evenly spread over the run.
 
     Args:
       folder: the work directory.
 
     Raises:
-      UserError: a sheet is a link to a file outside of it.
+      UserError: a sheet is a link to a file outside of it, or cannot be read.
     """
     paths = sorted((folder / "samples").glob("step_*.png"))
     if len(paths) > SHEETS:
         # The first and the last sheet are always among them.
         paths = [paths[round(i * (len(paths) - 1) / (SHEETS - 1))] for i in range(SHEETS)]
 
-    figures = ""
+    sheets = []
     for path in paths:
         check_inside(path, folder)
         # step_000025_rollout.png
         step, _, name = path.stem.removeprefix("step_").partition("_")
-        caption = escape(f"step {int(step)}: {name}" if step.isdigit() else path.stem)
-        png = base64.b64encode(path.read_bytes()).decode()
-        figures += f"<figure>{image_tag(png, caption)}<figcaption>{caption}</figcaption></figure>"
-    return f'<div class="card"><div class="sheets">{figures}</div></div>' if figures else ""
-
-
-def image_tag(png: str, text: str) -> str:
-    """An ``img`` element that contains its image.
-
-    Args:
-      png: PNG file in base64.
-      text: shown where the image is not.
-
-    Raises:
-      ValueError: ``png`` is not base64; nothing else may get into the attribute.
-    """
-    # Base64 contains no quotation mark or angle bracket, so this is as safe as escaping.
-    if re.fullmatch(r"[A-Za-z0-9+/=]*", png) is None:
-        raise ValueError("an image in the work directory is not base64")
-    return f'<img loading="lazy" src="data:image/png;base64,{png}" alt="{escape(text)}">'
-
-
-def placeholder(text: str) -> str:
-    """A box that says which part is missing."""
-    return f'<p class="empty">{escape(text)}</p>'
+        title = f"step {int(step)}: {name}" if step.isdigit() else path.stem
+        groups = [
+            (caption, [(note, png_base64(np.asarray(image), SMALL)) for _, note, image in cells])
+            for caption, cells in itertools.groupby(read_cells(path), lambda cell: cell[0])
+        ]
+        # Sheets of older runs are only pictures of themselves.
+        png = "" if groups else base64.b64encode(path.read_bytes()).decode()
+        sheets.append(Sheet(title, png, groups))
+    return sheets

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import matplotlib
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -23,12 +24,12 @@ WIDTH = 4.6
 """Width of a plot, in inches."""
 
 
-def render_svg(
+def draw_svg(
     name: str,
     height: float,
     *plotters: Callable[[Axes], object],
     ink: str = "currentColor",
-) -> str:
+) -> Markup:
     """Draws one plot per plotter, in two columns if there are several, each without a frame.
 
     Args:
@@ -45,6 +46,8 @@ def render_svg(
         "svg.fonttype": "none",
         "svg.hashsalt": name,
         "font.size": 9.5,
+        # Names of metrics and files are no formulas.
+        "text.parse_math": False,
     } | dict.fromkeys(ink_keys, INK)
 
     with matplotlib.rc_context(settings):
@@ -66,9 +69,9 @@ def render_svg(
     # matplotlib cannot write currentColor, so the placeholder is replaced in the text.
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(INK, ink)
-    # Without width and height the element fills its card.
-    return re.sub(
-        r'^<svg height="[^"]*"( [^>]*?) width="[^"]*"', r'<svg role="img"\1', text, count=1
+    # Without width and height the element fills its card. Matplotlib has escaped all texts.
+    return Markup(
+        re.sub(r'^<svg height="[^"]*"( [^>]*?) width="[^"]*"', r'<svg role="img"\1', text, count=1)
     )
 
 

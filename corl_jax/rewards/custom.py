@@ -14,7 +14,8 @@ def register_custom(names: Sequence[str]) -> None:
 
     Args:
       names: ``module:function`` each, for functions ``(completions, context) -> floats``. Modules
-        are imported as Python imports them, from the working directory too.
+        are imported as Python imports them; ``core.config_files`` adds the folder of the config and
+        the working directory to the places that it looks in.
 
     Raises:
       UserError: a module or function that does not exist or cannot be called, or a name that
@@ -35,7 +36,8 @@ def register_custom(names: Sequence[str]) -> None:
             raise UserError(
                 "config.rewards.options.custom must list modules that can be imported; "
                 f"got {name!r} ({error}). "
-                "Check the module's name, and that it is in the working directory or installed."
+                "Check the module's name, and that it is beside the config, in the working directory "
+                "or installed."
             ) from error
 
         # A function, a class or any other callable will do.

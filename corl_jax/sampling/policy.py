@@ -85,10 +85,10 @@ class Policy:
         *,
         data_parallel: bool = False,
     ) -> Policy:
-        """Opens the shipped base, a Hugging Face folder or hub id, or a work directory.
+        """Opens the shipped base, a Hugging Face folder or hub id, a work directory, or adapters of PEFT.
 
         Args:
-          path: ``tiny`` is the shipped base.
+          path: ``tiny`` is the shipped base. Adapters are added to the base that they name.
           dtype: of activations: ``auto`` (float32 on a CPU, else bfloat16), ``float32`` or
             ``bfloat16``.
           devices: devices of this host that share the model; they must divide its key/value heads.

@@ -34,6 +34,7 @@ from corl_jax.core.types import COLUMN_FIELDS
 from corl_jax.data.question_templates import QuestionTemplateName
 from corl_jax.data.records import QA_TYPES
 from corl_jax.data.unusable_records import CHECK_LEVELS, ON_BAD
+from corl_jax.engine.trackers.collection import TRACKERS
 from corl_jax.models.attention_kernels import kernels
 from corl_jax.models.janus.config import SIZES
 from corl_jax.models.layers import REMAT_POLICIES
@@ -47,13 +48,16 @@ class RunConfig:
     """The keys of a config that are no blocks and that every stage has.
 
     Attributes:
-      stage: a name in ``stages.start_checks.STAGES``.
-      seed: of everything random.
-      steps: length of the run.
+      stage: what is trained: ``rl``, ``sft`` or ``tokenizer``, or ``pipeline`` for
+        several one after the other. The config file sets it.
+      seed: of everything random: order of the data, rollouts, new parameters.
+      steps: length of the run. A step is one batch of prompts or records.
       microbatches: parts of a batch whose gradients are added up one after another.
       updates_per_step: updates with the same rollouts; 1 outside reinforcement learning.
-      init_from: where the initial parameters come from, see ``setup.parse_init_from``.
-      progress_metrics: columns on the progress bar.
+      init_from: where the initial parameters come from: "" for random ones, ``tiny`` (the shipped
+        base), a Hugging Face folder or id, a work directory; or several, ``PATTERN=SOURCE,...``, each
+        for the parameters that its pattern names.
+      progress_metrics: columns of ``metrics.jsonl`` on the progress bar.
     """
 
     stage: str
@@ -78,14 +82,15 @@ class ModelConfig:
     """``config.model``.
 
     Attributes:
-      size: a name in ``models.janus.config.SIZES``; a policy in ``init_from`` brings its own.
+      size: of the model; a policy in ``init_from`` brings its own.
       compute_dtype: of activations; ``auto`` is float32 on a CPU, else bfloat16.
       param_dtype: of parameters between updates; bfloat16 keeps no float32 master copy, see
         ``param_placement.with_param_dtype``.
-      remat: what the backward pass recomputes, a name in ``models.layers.REMAT_POLICIES``.
+      remat: what the backward pass computes again instead of keeping it: nothing, everything of a
+        layer, or all but products of matrices.
       unroll: layers per turn of the loop over layers. 0 is all of them on a CPU, which runs a few
         layers a third faster without a loop, and 1 elsewhere, where compiling takes longer.
-      attention: a name in ``models.attention_kernels``.
+      attention: the kernel: ``einsum`` everywhere, ``cudnn`` on GPUs, ``splash`` on TPUs.
     """
 
     size: Annotated[str, OneOf(SIZES)] = "tiny"
@@ -112,7 +117,10 @@ class MeshConfig:
     """``config.mesh``: devices along each axis, see ``core.sharding.make_mesh``.
 
     Attributes:
-      data, fsdp, tensor: a size; -1 for all that remain; -n for at most n of them.
+      data: devices that each have rows of the batch and all parameters.
+      fsdp: devices that share the parameters and have rows of their own.
+      tensor: devices that share each product of matrices. Of one of the three sizes -1 stands for
+        all devices that remain, -n for at most n of them.
     """
 
     data: int = 1
@@ -138,25 +146,25 @@ class DataConfig:
     """``config.data``: where records come from, and which of them are used.
 
     Attributes:
-      source: address of the data, see ``data.sources.addresses.open_source``; ``shapes`` is the
-        embedded world.
+      source: address of the data, a folder, a file, ``hub:NAME``, ``tfds:NAME`` or a preset;
+        ``shapes`` is the embedded world.
       cache_dir: folder for data sets that are built or downloaded; "" is the user's cache.
       columns: field of a record to the column of the source that has it; "" is the usual one.
       question_kinds: kinds of questions to keep, such as ``count``; () keeps all.
-      qa_type: ``MC`` or ``OE``; "" keeps both.
+      qa_type: ``MC`` (multiple choice) or ``OE`` (open ended); "" keeps both.
       limit: number of training records to keep, the first ones; 0 keeps all.
       held_out: share of the training records, by a hash of their ids, that training never sees; they
         are then the held-out records. 0 takes those of the source's own test split.
-      template: how questions are put, a name in ``data.question_templates`` or a text with
+      template: how questions are put: ``as_is``, another name of docs/mixtures.md, or a text with
         ``{question}``.
-      mixture: name to a set of training records with its weights, see ``stages.mixture_config``;
-        they take the place of ``source`` in training. {} is none.
+      mixture: name to a set of training records with its weights; they take the place of ``source``
+        in training. An empty block is none.
       stages: first steps of the stages of a curriculum, after the one at 0; what changes by stage
         has one value for the whole run, or one per stage.
-      check: what of the training records is checked before the first step, of
-        ``data.unusable_records.CHECK_LEVELS``.
-      on_bad: what happens if some cannot be used, of ``data.unusable_records.ON_BAD``.
-      changed: whether a run goes on after its training records have changed, of ``ON_CHANGED``.
+      check: what of the training records is checked before the first step.
+      on_bad: what happens if some cannot be used: the run ends with all that is wrong, or takes other
+        records in their place.
+      changed: whether a run that resumes goes on after its training records have changed.
       workers: processes that decode and resize pictures during a step, as far as they are needed; 0
         does it in threads of the run.
     """
@@ -192,25 +200,53 @@ class HooksConfig:
     """``config.hooks``: steps from one run of a hook to the next; 0 never runs it.
 
     Attributes:
-      save_every: checkpoints; 0 saves at the end only.
-      sample_every: sheets of sampled images.
-      probe_every: rewards of held-out prompts.
-      interference_every: cosine of the gradients of both tasks.
-      tensorboard_every: rows of TensorBoard.
-      keep_checkpoints: newest checkpoints to keep.
+      save_every: steps from one checkpoint to the next; 0 saves at the end only.
+      sample_every: steps between sheets of sampled images; 0 for none.
+      probe_every: steps between rewards of held-out prompts; 0 for none.
+      interference_every: steps between measurements of the cosine of both tasks' gradients; 0 for
+        none.
+      completions_every: steps between samples with prompts, rewards and advantages in
+        ``completions/``; above 0 also those of the first and the last step. Reinforcement learning
+        alone has some.
+      completions_groups: prompts of each task whose samples are written.
+      keep_completions: newest steps whose completions are kept.
+      keep_checkpoints: how many of the newest checkpoints are kept.
       trace_steps: steps in a trace of JAX's profiler, in ``trace/`` of the work directory; 0 for no
         trace.
-      trace_after: steps before it, so that compilation is not in it.
+      trace_after: steps before the trace, so that compilation is not in it.
     """
 
     save_every: Count = 0
     sample_every: Count = 0
     probe_every: Count = 0
     interference_every: Count = 0
-    tensorboard_every: Count = 10
+    completions_every: Count = 25
+    completions_groups: PositiveInt = 2
+    keep_completions: PositiveInt = 8
     keep_checkpoints: PositiveInt = 2
     trace_steps: Count = 0
     trace_after: Count = 2
+
+
+@config_block
+class TrackersConfig:
+    """``config.trackers``: what shows the curves of a run beside its own files, docs/trackers.md.
+
+    Attributes:
+      names: of ``engine.trackers.collection.TRACKERS``; () for none.
+      every: steps from one row to the next; 0 for none. ``metrics.jsonl`` has every step.
+      project: that Weights & Biases and trackio file the run under.
+      run_name: of the run there; "" is the name of its work directory.
+    """
+
+    names: tuple[Annotated[str, OneOf(TRACKERS)], ...] = ("tensorboard",)
+    every: Count = 10
+    project: Annotated[str, NotEmpty()] = "corl_jax"
+    run_name: str = ""
+
+    def __post_init__(self):
+        if len(set(self.names)) < len(self.names):
+            raise FieldError("names", f"must differ; got {self.names}. Name each once")
 
 
 @config_block
@@ -218,9 +254,10 @@ class EvalsConfig:
     """``config.evals``: the evaluation before and after a run, on held-out records.
 
     Attributes:
-      num_records: held-out records; 0 skips the evaluation.
-      scoring: of ``SCORINGS``.
-      guidance_scales: images are sampled at each of them.
+      num_records: how many held-out records; 0 skips the evaluation.
+      scoring: how they are scored: as pictures and questions of the embedded world, or by the rewards
+        of the run.
+      guidance_scales: scales of classifier-free guidance; images are sampled at each of them.
       seed: of the records and of sampling.
       batch_size: records per compiled call.
     """
@@ -238,6 +275,32 @@ Trainable = Annotated[
     "Name parameters by patterns such as 'language_model/*'",
 ]
 """``config.trainable``: patterns of the paths of parameters that a stage trains."""
+
+
+@config_block
+class StageKeys:
+    """The keys of a config that are no blocks and that only some stages have.
+
+    Attributes:
+      batch_size: records of a step.
+      trainable: patterns of the paths of parameters that are trained, such as ``language_model/*``.
+    """
+
+    batch_size: PositiveInt
+    trainable: Trainable
+
+
+@config_block
+class ShardingRulesConfig:
+    """``config.sharding_rules``: changes to the rules of ``core.sharding``.
+
+    Attributes:
+      update: logical axis to the mesh axes that split it in the update; "" for none.
+      rollout: the same in rollouts, which replicate the weights that they read at every token.
+    """
+
+    update: Mapping[str, str]
+    rollout: Mapping[str, str]
 
 
 @contextlib.contextmanager
@@ -287,8 +350,8 @@ class ResumeConfig:
     """``config.resume``: how one start goes on with a run. It is no part of the run's config.
 
     Attributes:
-      fallback: from an earlier checkpoint, where the newest one is damaged.
-      accept_init_from: although a policy of ``init_from`` has changed since the run began.
+      fallback: goes on from an earlier checkpoint, where the newest one is damaged.
+      accept_init_from: goes on although a policy of ``init_from`` has changed since the run began.
     """
 
     fallback: bool = False

@@ -1,4 +1,4 @@
-"""From a config to a finished run: the stage, the training loop, and the evaluation around it.
+"""From a config to a finished run: the stage, the training loop, the evaluation around it, its page.
 
 ``run`` starts a run in a new work directory and resumes one that is there.
 """
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,28 @@ import jax
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import name_write_errors
-from corl_jax.core.processes.agreement import on_first_process
+from corl_jax.core.processes.agreement import on_first_process, texts_of_processes
 from corl_jax.engine.alarms import AlarmConfig
-from corl_jax.engine.hooks import Profile
+from corl_jax.engine.checkpoints.step_folders import saved_steps
+from corl_jax.engine.hooks import Preempted, Profile
 from corl_jax.engine.loop import LoopConfig, TrainingRun, train
+from corl_jax.engine.remote_workdir import is_address
+from corl_jax.engine.run_history import RunHistory
+from corl_jax.engine.trackers.collection import Trackers
 from corl_jax.engine.workdir import Workdir, has_steps, join_workdir, open_workdir, undo_of
 from corl_jax.stages import preflight
-from corl_jax.stages.config import HooksConfig, ResumeConfig, read_block, without_resume
+from corl_jax.stages.config import (
+    HooksConfig,
+    ResumeConfig,
+    TrackersConfig,
+    read_block,
+    without_resume,
+)
 from corl_jax.stages.evaluate_run import RunEvaluation
+from corl_jax.stages.finished_run import finished_run
 from corl_jax.stages.rl.evaluation import HeldOutEvaluation
 from corl_jax.stages.rl.stage import RlStage
+from corl_jax.stages.run_ending import leave_report
 from corl_jax.stages.run_inputs import check_resumable, describe_inputs
 from corl_jax.stages.setup import Setup, write_tokenizer_files
 from corl_jax.stages.start_checks import MAY_DIFFER, check_start
@@ -31,42 +44,103 @@ from corl_jax.stages.start_checks import MAY_DIFFER, check_start
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PreparedRun(TrainingRun):
-    """A training run with the ``setup`` that its stage was built from, and its evaluation, if any."""
+    """A training run with the ``setup`` that its stage was built from, and its evaluation, if any.
 
+    Attributes:
+      name: of the work directory, without the folders above it.
+    """
+
+    name: str
     setup: Setup
     evaluation: HeldOutEvaluation | None
 
 
 def run(config: Mapping[str, Any], workdir: str | Path) -> None:
-    """Trains to the end; a config with ``evals`` is evaluated before and after, and reported.
+    """Trains to the end; a config with ``evals`` is evaluated before and after.
 
-    A run that ends with an error of the user before its first step is done leaves no work directory
-    behind: the mended command may have another config.
+    A run that ends, or stops after a signal, leaves its page. Of a run that is complete one line is
+    printed, and nothing in its work directory changes. One that ends with an error of the user before
+    its first step is done leaves no work directory behind: the mended command may have another
+    config.
     """
+    preflight.check_accelerator_free(jax.config.jax_platforms)  # type: ignore[attr-defined]
+    # The first process sees the work directory, and all end or go on together.
+    line = on_first_process(lambda: finished_run(config, workdir, MAY_DIFFER))
+    if line := texts_of_processes(line or "")[0]:
+        if jax.process_index() == 0:
+            print(line, flush=True)
+        return
+
     undo = undo_of(workdir)
     prepared = prepare(config, workdir)
     try:
-        _train(prepared)
+        _run(_observe(prepared, config), workdir)
     except UserError:
         if jax.process_index() == 0 and not has_steps(prepared.workdir):
             undo()
         raise
 
 
-def _train(prepared: PreparedRun) -> None:
-    """Trains to the end, with the evaluation around it."""
-    evaluation = None
-    if prepared.evaluation is not None:
-        evaluation = RunEvaluation(
-            prepared.setup, prepared.workdir, prepared.evaluation, prepared.cfg.steps
-        )
+def _run(run: PreparedRun, workdir: str | Path) -> None:
+    """Trains and evaluates, closes the trackers, and leaves the page."""
+    is_whole = False
+    try:
+        _train_and_evaluate(run)
+        is_whole = True
+    except Preempted:
+        is_whole = True
+        # All is saved: a page that cannot be written does not make an error of a stop.
+        try:
+            _leave_report(run, workdir)
+        except UserError as error:
+            print(f"no report is written: {error}", file=sys.stderr)
+        raise
+    finally:
+        # Without an exchange, since the other processes may not come here.
+        run.trackers.close(is_whole)
+    _leave_report(run, workdir)
+
+
+def _train_and_evaluate(run: PreparedRun) -> None:
+    evaluation = _evaluation(run)
+    if evaluation is not None:
         evaluation.evaluate_before()
-
-    for _ in train(prepared):
+    for _ in train(run):
         pass
-
     if evaluation is not None:
         evaluation.evaluate_after()
+
+
+def _evaluation(run: PreparedRun) -> RunEvaluation | None:
+    if run.evaluation is None:
+        return None
+    return RunEvaluation(run.setup, run.workdir, run.evaluation, run.cfg.steps, run.trackers)
+
+
+def _observe(run: PreparedRun, config: Mapping[str, Any]) -> PreparedRun:
+    """The run with its trackers and its history, which the first process opens."""
+    trackers = read_block(TrackersConfig, config["trackers"], "trackers")
+
+    def open_trackers() -> Trackers:
+        return Trackers.open(
+            trackers.names,
+            trackers.every,
+            run.workdir.path,
+            project=trackers.project,
+            run_name=trackers.run_name or run.name,
+            config=without_resume(config),
+        )
+
+    opened = on_first_process(open_trackers) or Trackers()
+    steps_done = max(saved_steps(run.workdir.checkpoints), default=0)
+    history = on_first_process(lambda: RunHistory(run.workdir.path, steps_done))
+    return dataclasses.replace(run, trackers=opened, history=history)
+
+
+def _leave_report(run: PreparedRun, name: str | Path) -> None:
+    """Writes the page on the first process, which has the history."""
+    if run.history is not None:
+        leave_report(run.workdir, run.history, run.cfg.steps, run.cfg.progress_metrics, str(name))
 
 
 def prepare(config: Mapping[str, Any], workdir: str | Path) -> PreparedRun:
@@ -85,7 +159,7 @@ def prepare(config: Mapping[str, Any], workdir: str | Path) -> PreparedRun:
         microbatches=start.run_config.microbatches,
         save_every=hooks.save_every,
         keep_checkpoints=hooks.keep_checkpoints,
-        tensorboard_every=hooks.tensorboard_every,
+        keep_completions=hooks.keep_completions,
         progress_metrics=start.run_config.progress_metrics,
         alarms=read_block(AlarmConfig, config["alarms"], "alarms"),
         fallback=resume.fallback,
@@ -109,11 +183,20 @@ def prepare(config: Mapping[str, Any], workdir: str | Path) -> PreparedRun:
         model=setup.model_json(),
         hooks=(*stage.hooks(hooks), *_profile(hooks, opened)),
         sharder=setup.sharder,
+        label=f"{_name(workdir)}: {stage.label}",
+        name=_name(workdir),
         setup=setup,
         evaluation=stage.evaluation if isinstance(stage, RlStage) else None,
         inputs=inputs,
         notes=notes,
     )
+
+
+def _name(workdir: str | Path) -> str:
+    """The last name of a folder or an address."""
+    if is_address(workdir):
+        return str(workdir).rstrip("/").rpartition("/")[2]
+    return Path(workdir).expanduser().absolute().name
 
 
 def _profile(hooks: HooksConfig, workdir: Workdir) -> tuple[Profile, ...]:

@@ -20,6 +20,7 @@ from corl_jax.engine.checkpoints.step_folders import saved_steps
 from corl_jax.engine.workdir import Workdir
 from corl_jax.porting.policy_source import PolicySource
 from corl_jax.stages.config import ResumeConfig
+from corl_jax.stages.finished_run import check_length
 
 
 def describe_inputs(policies: Sequence[PolicySource], records: RecordSource) -> dict[str, Any]:
@@ -61,12 +62,7 @@ def check_resumable(
     Raises:
       UserError: more steps are done than ``steps``, or an input has changed.
     """
-    done = max(saved_steps(workdir.checkpoints), default=0)
-    if done > steps:
-        raise UserError(
-            f"config.steps must be at least {done}, the steps that are done in workdir {workdir}; "
-            f"got {steps}. Leave the flag out, or choose another --workdir"
-        )
+    done = check_length(workdir, steps)
 
     # Older manifests have no inputs; resuming from one says so. A complete run reads none of them.
     is_complete = done == steps and not resume.fallback

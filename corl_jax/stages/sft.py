@@ -41,7 +41,9 @@ class SftConfig:
       caption_share: share of the understanding rows that ask for a caption.
       malformed_share: share of the answers that are in a wrong form on purpose.
       cfg_dropout: share of the captions that are dropped, for classifier-free guidance.
-      generation_prompt_length, understanding_prompt_length, target_length: widths in tokens.
+      generation_prompt_length: width in tokens of captions to draw.
+      understanding_prompt_length: width in tokens of questions.
+      target_length: width in tokens of answers.
       image_weight: weight of the loss of image tokens; 1 for text.
     """
 
@@ -59,6 +61,7 @@ class SftStage:
     """Trains what ``config.trainable`` names; the image tokenizer stays as it is."""
 
     name = "sft"
+    label = "supervised learning"
 
     def __init__(self, config: Mapping[str, Any], setup: Setup, optimizer: Optimizer):
         self.setup, self.optimizer, self.seed = setup, optimizer, config["seed"]

@@ -22,9 +22,16 @@ from corl_jax.core.processes.agreement import on_all_processes, on_first_process
 from corl_jax.data.sources.addresses import SHAPES
 from corl_jax.data.sources.base import RecordSource
 from corl_jax.engine.optim import Optimizer, make_optimizer
+from corl_jax.engine.trackers.collection import check_packages
 from corl_jax.engine.workdir import check_workdir
 from corl_jax.stages import preflight
-from corl_jax.stages.config import DataConfig, RunConfig, read_block, without_resume
+from corl_jax.stages.config import (
+    DataConfig,
+    RunConfig,
+    TrackersConfig,
+    read_block,
+    without_resume,
+)
 from corl_jax.stages.mixture_config import read_parts
 from corl_jax.stages.rl.stage import RlStage
 from corl_jax.stages.setup import Setup, build_setup, open_records, open_selection
@@ -41,13 +48,17 @@ STAGES: dict[str, Callable[[Mapping[str, Any], Setup, Optimizer], Any]] = {
 }
 """Stage name in a config to its class. Beside the protocol of ``engine.stage`` a stage has ``setup``,
 ``train_records``, ``rows_per_step`` (how many of them a step reads, by name), ``input_checks`` (calls
-that read what it needs before anything is written) and ``hooks``."""
+that read what it needs before anything is written), ``hooks`` and ``label`` (what it trains, for
+people)."""
 
 MAY_DIFFER = (
     "steps",
     "data.check",
     "data.workers",
     "data.on_bad",
+    "hooks.completions_every",
+    "hooks.completions_groups",
+    "hooks.keep_completions",
     "hooks.trace_steps",
     "hooks.trace_after",
     "rewards.options.timeout",
@@ -56,9 +67,13 @@ MAY_DIFFER = (
     "sft.generation_prompt_length",
     "sft.understanding_prompt_length",
     "sft.target_length",
+    "trackers.names",
+    "trackers.every",
+    "trackers.project",
+    "trackers.run_name",
 )
 """Keys that a resumed run may change: how long it is, what mends an error in its middle, and what is
-traced. Widths change nothing but the padding."""
+traced, shown and kept for people. Widths change nothing but the padding."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +120,7 @@ def check_start(config: Mapping[str, Any], workdir: str | Path) -> CheckedStart:
     problems = StartProblems()
     run_config = problems.find(lambda: check_config(config))
     problems.find(lambda: on_first_process(lambda: _check_workdir(config, workdir)))
+    problems.find(lambda: on_first_process(lambda: _check_trackers(config)))
 
     # The policy and the stage need a config that is right.
     setup = stage = None
@@ -176,6 +192,11 @@ def _uses_held_out_records(config: Mapping[str, Any]) -> bool:
 def _check_workdir(config: Mapping[str, Any], workdir: str | Path) -> None:
     """Raises UserError unless the run can begin or go on in its work directory."""
     check_workdir(workdir, without_resume(config), MAY_DIFFER)
+
+
+def _check_trackers(config: Mapping[str, Any]) -> None:
+    """Raises UserError unless the packages of the trackers are installed."""
+    check_packages(read_block(TrackersConfig, config["trackers"], "trackers").names)
 
 
 def _check_stage(config: Mapping[str, Any]) -> None:

@@ -44,10 +44,10 @@ class TokenizerConfig:
     """``config.tokenizer``: weights of the terms of the loss, see ``objectives.reconstruction``.
 
     Attributes:
-      l2_weight, l1_weight: of the squared and absolute error of pixels.
-      codebook_weight, commitment_weight: of the distance of codes to latents and of latents to
-        codes.
-      usage_weight: of the entropy term that keeps all codes in use.
+      l2_weight, l1_weight: weights of the squared and of the absolute error of pixels.
+      codebook_weight, commitment_weight: weights of the distance of codes to latents, and of latents
+        to codes.
+      usage_weight: weight of the entropy term that keeps all codes in use.
       usage_temperature: softness of the assignment of codes in that term.
     """
 
@@ -63,6 +63,7 @@ class TokenizerStage:
     """Trains the image tokenizer alone; its checkpoints hold nothing else."""
 
     name = "tokenizer"
+    label = "image tokenizer"
 
     def __init__(self, config: Mapping[str, Any], setup: Setup, optimizer: Optimizer):
         self.setup, self.optimizer, self.seed = setup, optimizer, config["seed"]

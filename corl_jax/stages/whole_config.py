@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from corl_jax.core.checks.config_block import Interval, PositiveInt, check_value
+from corl_jax.core.checks.config_block import Interval, config_block, field_annotations
 from corl_jax.core.errors import UserError
 from corl_jax.core.problems import Problems
 from corl_jax.engine.alarms import AlarmConfig
@@ -20,12 +20,13 @@ from corl_jax.stages.config import (
     ModelConfig,
     ResumeConfig,
     RunConfig,
-    Trainable,
+    ShardingRulesConfig,
+    StageKeys,
+    TrackersConfig,
     check_key,
     check_keys,
     read_block,
     read_run_config,
-    within,
 )
 from corl_jax.stages.rl.config import read_rl_config
 from corl_jax.stages.sft import SftConfig
@@ -35,8 +36,10 @@ BLOCKS = {
     "model": ModelConfig,
     "lora": LoraConfig,
     "mesh": MeshConfig,
+    "sharding_rules": ShardingRulesConfig,
     "data": DataConfig,
     "hooks": HooksConfig,
+    "trackers": TrackersConfig,
     "alarms": AlarmConfig,
     "resume": ResumeConfig,
 }
@@ -48,9 +51,19 @@ STAGE_KEYS = {
 }
 """Stage to the keys and blocks that it alone has."""
 
-WarmupRatio = Annotated[float, Interval(ge=0, lt=1), "It is a share of all updates"]
 DERIVED = {"total_steps", "warmup_steps", "no_decay"}
 """Fields of ``OptimConfig`` that the block ``optim`` does not hold; it has ``warmup_ratio``."""
+
+
+@config_block
+class WarmupConfig:
+    """What the block ``optim`` has beside the fields of ``OptimConfig``.
+
+    Attributes:
+      warmup_ratio: share of all updates in which the learning rate rises to its peak.
+    """
+
+    warmup_ratio: Annotated[float, Interval(ge=0, lt=1), "It is a share of all updates"] = 0.0
 
 
 def check_config(config: Mapping[str, Any]) -> RunConfig:
@@ -83,7 +96,7 @@ def check_config(config: Mapping[str, Any]) -> RunConfig:
     if "evals" in config:
         with problems.collect():
             read_block(EvalsConfig, config["evals"], "evals")
-    for key, annotation in (("batch_size", PositiveInt), ("trainable", Trainable)):
+    for key, annotation in field_annotations(StageKeys).items():
         if key in keys:
             with problems.collect():
                 check_key(config, key, annotation)
@@ -105,8 +118,7 @@ def optim_config(config: Mapping[str, Any]) -> OptimConfig:
     check_keys(config["optim"], names | {"warmup_ratio"}, "optim")
     block = dict(config["optim"])
     warmup_ratio = block.pop("warmup_ratio")
-    with within("optim"):
-        check_value("warmup_ratio", warmup_ratio, WarmupRatio)
+    read_block(WarmupConfig, {"warmup_ratio": warmup_ratio}, "optim")
 
     # A step may have several updates, and schedules count updates.
     updates = config["steps"] * config["updates_per_step"]

@@ -19,7 +19,7 @@ from corl_jax.engine.checkpoints import step_folders
 from corl_jax.engine.checkpoints.abandoned_tasks import hidden_abandoned_tasks
 from corl_jax.engine.checkpoints.step_folders import saved_steps
 from corl_jax.engine.hooks import PeriodicHook, Report
-from corl_jax.engine.tensorboard import TensorBoard
+from corl_jax.engine.trackers.tensorboard import TensorBoard
 from corl_jax.engine.writers import JsonLines
 
 DEV_FULL = Path("/dev/full")
@@ -153,7 +153,7 @@ def test_events_on_a_full_disk_end_at_once(tmp_path, monkeypatch):
 def test_event_files_name_no_host(tmp_path):
     import socket
 
-    events = TensorBoard(tmp_path / "tb", first_step=3)
+    events = TensorBoard(tmp_path / "tb")
     events.write(4, {"loss": 1.0})
     events.close()
     (path,) = (tmp_path / "tb").iterdir()

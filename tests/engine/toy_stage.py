@@ -94,9 +94,7 @@ def start(path, steps, stage=None, hooks=(), save_every=4, **options):
         loop.TrainingRun(
             stage=stage,
             optimizer=stage.optimizer,
-            cfg=loop.LoopConfig(
-                steps=steps, save_every=save_every, quiet=True, tensorboard_every=0, **options
-            ),
+            cfg=loop.LoopConfig(steps=steps, save_every=save_every, quiet=True, **options),
             workdir=workdir.join_workdir(path),
             model={"width": stage.width},
             hooks=tuple(hooks),

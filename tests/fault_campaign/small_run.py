@@ -36,6 +36,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         c.kl[task].update({"schedule": "adaptive", "start": 0.1})
 
     c.evals.num_records = 0
-    c.hooks.update({"save_every": SAVE_EVERY, "sample_every": 4, "tensorboard_every": 2})
+    c.hooks.update({"save_every": SAVE_EVERY, "sample_every": 4})
+    c.trackers.every = 2
     c.hooks.update({"probe_every": 0, "interference_every": 0})
     return c

@@ -74,7 +74,7 @@ def write_files(folder, files=None):
 @pytest.fixture
 def without_charts(monkeypatch):
     """No charts, which take most of the time of a page."""
-    monkeypatch.setattr(page.charts, "render_charts", lambda rows: "")
+    monkeypatch.setattr(page.charts, "draw_charts", lambda rows: None)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def without_charts(monkeypatch):
         ("samples/gallery_after.json", {"guidance": 1, "prompts": [{"prompt": 1}]},
          r"prompts\[0\].prompt in .*gallery_after.json' must be a text; got 1"),
         ("samples/gallery_after.json", {"guidance": 1, "prompts": [{"prompt": "a", "pictures": [
-            {"png": '">', "right": True}]}]}, "an image in the work directory is not base64"),
+            {"png": '">', "right": True}]}]}, "png in .*gallery_after.json' must be a PNG file in base64"),
         ("samples/answers_after.json", {"a": 1}, "questions in .* must be a list of objects"),
         ("samples/answers_after.json", [{"question": "?"}], r"questions\[0\].kind in .*; got nothing"),
         ("metrics.jsonl", {"step": "1"}, "step in line 1 of .*metrics.jsonl' .*; got '1'"),
@@ -113,7 +113,7 @@ def test_what_is_wrong_is_named(tmp_path, without_charts, file, content, message
 def test_no_file_ends_in_a_traceback(tmp_path_factory, file, files):
     if isinstance(files, dict) and file in files:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(page.charts, "render_charts", lambda rows: "")
+            patch.setattr(page.charts, "draw_charts", lambda rows: None)
             folder = write_files(tmp_path_factory.getbasetemp(), {file: files[file]})
             raises_at_most_a_user_error(render_page, folder)
 
@@ -126,7 +126,8 @@ def test_no_estimates_end_in_a_traceback(content):
 
 def test_numbers_of_any_size_are_drawn():
     rows = [{"step": step, "loss": value} for step, value in enumerate((1e308, -1e308, 1e-320))]
-    assert charts.render_charts([*rows, {"step": 2**62, "loss": float("nan")}]).count("<svg") == 1
+    drawn = charts.draw_charts([*rows, {"step": 2**62, "loss": float("nan")}])
+    assert drawn and [chart.svg.count("<svg") for chart in drawn["main"] + drawn["more"]] == [1]
 
 
 @pytest.mark.parametrize("name", [*FILES, "samples/step_000001_rollout.png", "samples"])

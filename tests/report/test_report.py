@@ -223,7 +223,7 @@ def test_rewards_are_numbers_and_pictures_have_theirs_in_place_of_ticks(workdir)
     assert not Tags(page).open
     evaluation, _, samples = page.partition("<h2>What it draws</h2>")
     assert " %" not in evaluation and 'class="span"' not in evaluation
-    assert "-1.250 &rarr;</span> 2.500" in evaluation
+    assert re.search(r">-1.250 →</span>\s+<span class=\"now\">2.500</span>", evaluation)
     assert '<span class="pill up">+3.750</span>' in evaluation
     assert '<span class="pill down">-0.100</span>' in evaluation
     assert "clip, guidance 5" in evaluation and "format, greedy" in evaluation

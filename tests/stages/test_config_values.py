@@ -25,6 +25,7 @@ from corl_jax.stages.config import (
     MeshConfig,
     ModelConfig,
     RunConfig,
+    TrackersConfig,
     read_block,
 )
 from corl_jax.stages.rl.config_blocks import (
@@ -164,10 +165,18 @@ TABLE = {
         "sample_every": COUNT,
         "probe_every": COUNT,
         "interference_every": COUNT,
-        "tensorboard_every": COUNT,
+        "completions_every": COUNT,
+        "completions_groups": POSITIVE,
+        "keep_completions": POSITIVE,
         "keep_checkpoints": POSITIVE,
         "trace_steps": COUNT,
         "trace_after": COUNT,
+    },
+    (TrackersConfig, "trackers"): {
+        "names": dataclasses.replace(TEXTS, good=((), ("wandb",), ["tensorboard", "trackio"])),
+        "every": COUNT,
+        "project": dataclasses.replace(TEXT, good=("a",)),
+        "run_name": TEXT,
     },
     (AlarmConfig, "alarms"): {
         "watch": TEXTS,

@@ -1,31 +1,26 @@
-"""The evaluation of a run that was killed in the middle of it."""
+"""The evaluation of a run that was killed in the middle of it, and what the trackers get of it."""
 
 from __future__ import annotations
 
 import json
-import types
 
 import pytest
 
+from corl_jax.engine.trackers.collection import Trackers
 from corl_jax.engine.workdir import open_workdir
+from corl_jax.evals.gallery import Gallery
 from corl_jax.stages import evaluate_run
 from corl_jax.stages.evaluate_run import RunEvaluation
 
 
 @pytest.mark.parametrize("steps", [2, 3])
 def test_what_is_missing_after_the_training_is_added(tmp_path, monkeypatch, steps):
-    """``after`` of so many steps is not measured again; facts of the run that lack are written."""
+    """``after`` of so many steps is not measured again."""
     workdir = open_workdir(tmp_path / "w", {"steps": steps})
     (workdir.checkpoints / str(steps)).mkdir()
-    before = {"before": {}, "started": 1.0, "after": {"a": 1}, "after_step": 2, "guidance": 1.0}
+    before = {"before": {}, "after": {"a": 1}, "after_step": 2, "guidance": 1.0}
     (workdir.path / "eval.json").write_text(json.dumps(before))
-
-    reports, measured = [], []
-    monkeypatch.setattr(evaluate_run, "write_report", reports.append)
     monkeypatch.setattr(evaluate_run, "load_params", lambda *args: {})
-    monkeypatch.setattr(
-        RunEvaluation, "_evaluate", lambda self, params, name: measured.append(name) or {"a": 2}
-    )
 
     class Setup:
         param_specs = None
@@ -33,12 +28,25 @@ def test_what_is_missing_after_the_training_is_added(tmp_path, monkeypatch, step
         def rollout_params(self, params):
             return params
 
-    measured_with = types.SimpleNamespace(guidance_scale=1.0)
-    evaluation = RunEvaluation(Setup(), workdir, measured_with, steps)
+    labels, tracked = [], []
+
+    class Evaluation:
+        guidance_scale = 1.0
+
+        def __call__(self, params, label):
+            labels.append(label)
+            return {"a": {"value": 2}}, Gallery(1.0, 1, (), None, None, (), ())
+
+    class NotedTrackers(Trackers):
+        def write_evaluation(self, side, step, metrics):
+            tracked.append((side, step, metrics))
+
+    evaluation = RunEvaluation(Setup(), workdir, Evaluation(), steps, NotedTrackers())
+    assert evaluation.is_complete() is (steps == 2)
     evaluation.evaluate_after()
     evaluation.evaluate_after()
+    assert evaluation.is_complete()
     entries = json.loads((workdir.path / "eval.json").read_text())
-    assert entries["run"]["seconds"] > 0 and "command" in entries["run"]
-    assert measured == (["after"] if steps == 3 else [])
-    assert entries["after"] == ({"a": 2} if steps == 3 else {"a": 1})
-    assert reports == [workdir.path] * 2
+    assert labels == (["evaluating after training"] if steps == 3 else [])
+    assert tracked == ([("after", 3, {"a": 2})] if steps == 3 else [])
+    assert entries["after"] == ({"a": {"value": 2}} if steps == 3 else {"a": 1})

@@ -22,6 +22,7 @@ from PIL import Image
 from corl_jax.core.errors import UserError
 from corl_jax.core.processes.connection import DistributedConfig, connect_processes
 from corl_jax.engine.checkpoints.step_folders import latest_step
+from corl_jax.engine.completions import read_completions, saved_steps
 
 ROOT = pathlib.Path(__file__).parents[2]
 DEVICES = 4
@@ -84,6 +85,21 @@ def assert_same_rows(rows, expected_rows):
             np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-5, err_msg=name)
 
 
+def assert_same_samples(workdir, expected_workdir):
+    """What the first process has written of its samples is what one process writes of them."""
+    assert saved_steps(workdir) == saved_steps(expected_workdir) == [1, 3]
+    for step in (1, 3):
+        samples, expected = (
+            {(it.task, it.record_id, it.sample): it for it in read_completions(folder, step)}
+            for folder in (workdir, expected_workdir)
+        )
+        shared = samples.keys() & expected.keys()
+        assert {task for task, _, _ in shared} == {"image", "text"} and len(shared) == len(samples)
+        for key in shared:
+            assert samples[key].rewards == pytest.approx(expected[key].rewards, abs=0.011)
+            assert samples[key].completion == expected[key].completion
+
+
 @pytest.fixture(scope="module")
 def config(rl_config):
     """Images and answers in different numbers of rows, on a mesh with two axes."""
@@ -128,6 +144,8 @@ def workdir_of_two(config, folder, rows_of_one_process):
 def test_two_processes_train_as_one(rows_of_one_process, workdir_of_two):
     assert_same_rows(metric_rows(workdir_of_two), rows_of_one_process)
     assert len(list((workdir_of_two / "samples").glob("*.png"))) == 3
+    assert (workdir_of_two / "report.html").exists()
+    assert_same_samples(workdir_of_two, workdir_of_two.with_name("one"))
 
     # What is compared is alive.
     first_row = rows_of_one_process[0]

@@ -102,8 +102,8 @@ def test_questions_where_policies_differ(question_folders):
     verdict = page.index(
         "B: corl is higher than A: base (50.0 % and 71.7 %; difference +21.7 points"
     )
-    assert verdict < page.index("<table>")
-    assert re.search(r"\+21\.7</td><td class=\"num\">\+1\d\.\d to \+3\d\.\d</td>", page)
+    assert verdict < page.index("<table ")
+    assert re.search(r">\+21\.7</td>\s*<td [^>]*>\+1\d\.\d to \+3\d\.\d</td>", page)
     assert ">30 / 4</td>" in page and "corrected for the number of categories (Holm)" in page
 
     # 40 of the 34 that differ would be all of them; each has both answers and their marks.
@@ -113,7 +113,7 @@ def test_questions_where_policies_differ(question_folders):
     assert page.count("<img") == 34 and "image/jpeg" in page
 
     # Settings that differ are shown, others are folded away; metrics are those of the folders.
-    assert "<th>seed</th>" in page and "<th>n</th>" not in page
+    assert ">seed</th>" in page and ">n</th>" not in page
     assert "0.5 ± 0.0458" in page
 
 

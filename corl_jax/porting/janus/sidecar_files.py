@@ -83,6 +83,8 @@ def write_sidecar_files(
         entries = _update_nested(source_entries[name], new_entries.get(name, {}))
         if name == "config.json":
             entries = _with_dtype(entries, dtype)
+            # Where somebody once read the source from.
+            entries.pop("_name_or_path", None)
         if name == "processor_config.json":
             entries = {key: value for key, value in entries.items() if key not in NESTED_BLOCKS}
         if entries:

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from corl_jax.core.checks.config_block import check_value
+from corl_jax.core.checks.config_block import check_value, config_block, field_annotations
 from corl_jax.core.errors import UserError
 from corl_jax.core.problems import Problems
 from corl_jax.objectives.kl import KlConfig
@@ -46,6 +46,19 @@ BLOCKS = {
 
 RewardWeights = Mapping[str, float]
 """Reward name to weight, which may be negative."""
+
+
+@config_block
+class RewardTables:
+    """The tables of ``config.rewards``; ``options`` stands beside them.
+
+    Attributes:
+      image: reward name to its weight in the reward of a drawn image.
+      text: reward name to its weight in the reward of an answer.
+    """
+
+    image: RewardWeights
+    text: RewardWeights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +185,7 @@ def _read_reward_options(block: Mapping[str, Any]) -> RewardOptions:
 def _check_reward_weights(task: str, weights: Any, options: Mapping[str, Any]) -> None:
     """Checks ``config.rewards.image`` or ``.text``; the user's rewards must be registered."""
     with within("rewards"):
-        check_value(task, weights, RewardWeights)
+        check_value(task, weights, field_annotations(RewardTables)[task])
     # One of the user that could not be registered is an error of its own.
     own = {str(entry).rpartition(":")[2] for entry in options.get("custom", ())}
     problems = Problems()

@@ -51,7 +51,7 @@ class RolloutConfig:
       alternate_every: trains the tasks in turns of so many steps, images first; 0 trains both in
         every step.
       guidance_scale: of classifier-free guidance while images are sampled; 1 is none.
-      temperature: of both tasks.
+      temperature: of sampling, in both tasks.
       image_prompt_length, text_prompt_length: width in tokens that prompts are padded to.
       completion_length: most tokens of an answer. An image always has the model's image tokens.
       weights_dtype: dtype of the sampler's weights: ``same`` as the policy's, or ``int8``.
@@ -96,13 +96,13 @@ class AdvantageConfig:
     """``config.rl.advantage``: how rewards become advantages.
 
     Attributes:
-      pairing: how the tasks share rewards, see ``objectives.advantages.paired_advantages``.
+      pairing: how the tasks share rewards: an image and an answer have the advantage of their
+        common reward (``unified``) or the sum of their advantages, or each task has its own.
       pairing_text_weight: weight of the answer's reward in a pair.
-      baseline: what is subtracted from a reward, a name in ``objectives.advantages.baselines``.
-      normalization: what the difference is divided by, a name in
-        ``objectives.advantages.normalizations``.
-      resample_rounds: most rounds per step that replace groups whose rewards are all equal, see
-        ``stages.rl.resample``; 0 keeps them.
+      baseline: what is subtracted from a reward.
+      normalization: what the difference is divided by.
+      resample_rounds: most rounds per step that replace groups whose rewards are all equal; 0
+        keeps them.
     """
 
     pairing: Annotated[str, OneOf(PAIRINGS)] = "separate"
@@ -117,15 +117,14 @@ class LossConfig:
     """``config.rl.loss``: from advantages to the loss.
 
     Attributes:
-      aggregation: how token losses are weighted, a name in
-        ``objectives.token_weights.aggregations``.
-      clip: kind of clipping, see ``objectives.policy_gradient.clipped_surrogate``.
+      aggregation: how the losses of tokens are weighted.
+      clip: how the ratio of the policy to the sampler is clipped.
       clip_low, clip_high: the ratio is clipped to ``[1 - clip_low, 1 + clip_high]``.
       clip_ceiling: largest ratio where the advantage is negative, for ``clip=two_sided``.
       task_weight: task to its weight in the loss.
       entropy_bonus: task to what a nat of entropy per token subtracts from its loss.
-      importance_cap: largest importance weight of a token whose sampler differed from the policy,
-        see ``objectives.policy_gradient.importance_weights``; 0 uses no such weights.
+      importance_cap: largest importance weight of a token whose sampler differed from the policy; 0
+        uses no such weights.
     """
 
     aggregation: Annotated[str, OneOf(aggregations)] = "sequence_mean"
@@ -183,8 +182,8 @@ class CurriculumConfig:
       success: task to the reward that says whether a sample succeeded, one of the task's rewards;
         "" for a task whose success is not measured.
       success_at: the least value of that reward that is a success.
-      difficulty: how the share of samples of a group that succeeded weighs its advantages, a name in
-        ``objectives.difficulty``; one for the whole run, or one per stage of ``config.data.stages``.
+      difficulty: how the share of samples of a group that succeeded weighs its advantages; one
+        for the whole run, or one per stage of ``config.data.stages``.
       history: ``unsolved`` leaves records out of the next epoch whose samples all succeeded.
     """
 
@@ -211,7 +210,7 @@ class ReferenceConfig:
 
     Attributes:
       update_every: steps from one move of the reference to the next; 0 keeps it fixed.
-      mix: share of the policy in a moved reference, see ``engine.reference_policy``.
+      mix: share of the policy in a reference that has moved.
     """
 
     update_every: Count = 0

@@ -47,6 +47,7 @@ from corl_jax.objectives.token_weights import token_weights
 from corl_jax.rewards.record_checks import record_checks
 from corl_jax.stages.config import EvalsConfig, HooksConfig, read_block
 from corl_jax.stages.rl.advantage_step import compute_advantages
+from corl_jax.stages.rl.completion_log import CompletionLog
 from corl_jax.stages.rl.config import RlConfig, read_rl_config
 from corl_jax.stages.rl.curriculum import solved_shares, success_shares, weigh_by_difficulty
 from corl_jax.stages.rl.evaluation import HeldOutEvaluation
@@ -156,6 +157,17 @@ class RlStage:
             )
         self.grad_interference = GradInterference(self.task_loss, config["microbatches"])
         self.sample_sheet = SampleSheet(self.cfg.rollout.group_size)
+        self.completion_log = CompletionLog(
+            read_block(HooksConfig, hooks, "hooks"),
+            config["steps"],
+            self.reward_scorer.tasks,
+            self.rollout_sampler,
+        )
+
+    @property
+    def label(self) -> str:
+        """Of the progress bar: what is trained."""
+        return " + ".join(self.cfg.tasks)
 
     @functools.cached_property
     def train_records(self) -> RecordSource:
@@ -351,6 +363,7 @@ class RlStage:
             metrics |= self.grad_interference(state, policy_batch)
         if "image" in local_rollouts:
             self.sample_sheet.remember(prompts["image"], local_rollouts["image"], rewards["image"])
+        self.completion_log.remember(step + 1, prompts, local_rollouts, rewards, advantages)
         for _ in range(self.updates_per_step):
             yield policy_batch, metrics
 
@@ -462,12 +475,13 @@ class RlStage:
         return next_algo
 
     def hooks(self, hooks: HooksConfig) -> list[Hook]:
-        """A sheet of the newest images, and rewards of held-out prompts."""
+        """A sheet of the newest images, samples of both tasks, and rewards of held-out prompts."""
 
         def probe(done: int, state: TrainState) -> Report:
             return Report(self.probe(self.setup.rollout_params(state.params)))
 
         return [
             PeriodicHook(hooks.sample_every, self.sample_sheet.report),
+            self.completion_log,
             PeriodicHook(hooks.probe_every, probe, at_end=False),
         ]

@@ -1,0 +1,1 @@
+"""Where the curves of a run go beside its files: TensorBoard, Weights & Biases, trackio."""
