@@ -9,12 +9,12 @@ some seconds on 2 CPU cores (docs/own_data.md); the policy is random, so its pic
 what such a run shows is that records, rewards and flags fit together.
 Expected: rewards that are finite and differ within groups, and a report.
 
-Size, images and tokenizer are those of the policy in ``config.init_from``, which may be any: the
-prompts of ``configs/unified.py:janus_pro_1b`` and its batch are for a released model. Pictures are
-compared with that of the record (``pixel``), answers with the reference answer. A fifth of the
-records is held out, and four of these are evaluated by the same rewards.
+Size, images and tokenizer are those of the policy in ``config.init_from``. Pictures are compared with
+that of the record (``pixel``), answers with the reference answer. A fifth of the records is held out,
+and four of these are evaluated by the same rewards.
 
     configs/own_records.py:rewards=matching+pixel    rewards of images by name, of equal weight
+    configs/own_records.py:janus_pro_1b,lora=32      the batch of CoRL's Stage I on a released model
 """
 
 from __future__ import annotations
@@ -22,25 +22,26 @@ from __future__ import annotations
 import ml_collections
 
 from corl_jax.configs import common, unified
-from corl_jax.core.errors import UserError
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """The config of an argument.
 
     Args:
-      arg: ``mesh``, ``lora`` (a rank), and ``rewards`` of images by name, joined by ``+``.
+      arg: ``size``, ``mesh``, ``lora`` (a rank), and ``rewards`` of images by name, joined by ``+``.
     """
     values = common.parse_arg(arg, rewards="pixel")
-    if values["size"] != "tiny":
-        raise UserError(
-            "the size of configs/own_records.py is that of the policy in config.init_from; got "
-            f"{values['size']!r}. Leave it out, or take configs/unified.py:{values['size']}"
-        )
-    c = unified.embedded_world(values)
+    c = unified.get_config(",".join(f"{name}={value}" for name, value in values.items()))
+    c.data.source = ""
+    if values["size"] == "tiny":
+        small_batch(c)
+    return c
+
+
+def small_batch(c: ml_collections.ConfigDict) -> None:
+    """A batch that one CPU trains at 384 px, from any policy, and few held-out records."""
     c.steps = 20
     c.init_from = ""
-    c.data.source = ""
     c.data.held_out = 0.2
 
     # An image of 576 tokens and its question have room; an answer is short.
@@ -59,9 +60,5 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     for task in ("image", "text"):
         c.kl[task].update({"schedule": "none", "start": 0.0, "end": 0.0})
 
-    names = values["rewards"].split("+")
-    c.rewards.image = ml_collections.ConfigDict(dict.fromkeys(names, 1.0))
-
     c.evals.update({"num_records": 4, "scoring": "rewards", "guidance_scales": (), "batch_size": 4})
     c.hooks.update({"save_every": 10, "sample_every": 5, "probe_every": 0, "interference_every": 0})
-    return c

@@ -28,10 +28,13 @@ from corl_jax.stages.start_checks import STAGES
 from corl_jax.stages.whole_config import check_config, optim_config
 
 PIPELINES = ("corl",)
+OWN_RECORDS = ("own_records",)
+"""Configs that train nothing without a policy and records of the user (``tests/commands/test_init.py``)."""
 NAMES = sorted(
     path.stem
     for path in (Path(__file__).parents[1] / "configs").glob("*.py")
-    if path.stem not in ("__init__", "common", *PIPELINES) and "def get_config" in path.read_text()
+    if path.stem not in ("__init__", "common", *PIPELINES, *OWN_RECORDS)
+    and "def get_config" in path.read_text()
 )
 BASES = ("tokenizer", "sft", "unified")
 """Configs that stand for themselves; the others are recipes that change one of these."""

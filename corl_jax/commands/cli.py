@@ -15,6 +15,7 @@ from corl_jax import __version__
 from corl_jax.commands import (
     ask,
     bench,
+    check,
     compare,
     demo,
     doctor,
@@ -46,6 +47,7 @@ COMMANDS = (
     report,
     doctor,
     init,
+    check,
     inspect,
     tokenize,
     prepare,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import pathlib
 import tempfile
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 from corl_jax.commands.common import number, path_flag
 from corl_jax.core.checks.config_block import Interval, PositiveInt, Seed
@@ -52,13 +52,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Writes the folder and prints what it holds."""
     # Imported here, so that help is quick.
-    import jax
-
-    from corl_jax.core.runtime import set_up_jax
-    from corl_jax.core.trees import flatten
+    from corl_jax.core.types import Params
     from corl_jax.data.new_tokenizer import write_new_tokenizer
     from corl_jax.models.janus.config import NEW_SIZES, resized
-    from corl_jax.models.janus.model import initialise
+    from corl_jax.models.janus.model import abstract
+    from corl_jax.models.random_params import random_params
     from corl_jax.porting.writer import check_new_folder, save_folder
 
     check_new_folder(args.out)
@@ -67,11 +65,10 @@ def run(args: argparse.Namespace) -> int:
     resized(size, image_size, size.decoder.vocab_size)  # the flag is checked before texts are read
     tokenizer = make_tokenizer(args)
 
-    set_up_jax()
     with tempfile.TemporaryDirectory() as folder:
         text_tokenizer = write_new_tokenizer(tokenizer, pathlib.Path(folder))
         cfg = resized(size, image_size, text_tokenizer.vocab_size)
-        _, params = flatten(initialise(cfg, jax.random.key(args.seed)))
+        params = cast(Params, random_params(abstract(cfg), args.seed))
         save_folder(params, cfg, folder, args.out)
 
     total = sum(array.size for array in params.values())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from corl_jax.core.errors import UserError
+from corl_jax.core.problems import SeveralProblems
+from corl_jax.rewards.base import rewards
 from corl_jax.stages.run import prepare, run
 
 NO_KL = {f"kl.{task}.schedule": "none" for task in ("image", "text")}
@@ -362,6 +364,47 @@ def test_a_prompt_that_is_too_long_is_an_error_of_the_user(
     """The threads that read ahead pass a UserError on as it is."""
     with small_world(), pytest.raises(UserError, match=f"at most {value} are allowed"):
         run(small_config("unified", **{key: value}), tmp_path / "new")
+
+
+def test_several_values_are_named_at_once(small_config, small_world, tmp_path):
+    """Also those of several blocks, and what is wrong with the work directory."""
+    (tmp_path / "file").write_text("")
+    values = {"rl.rollout.group_size": 1, "kl.text.schedule": "odd", "optim.b1": 2.0}
+    config = small_config("unified", **values)
+    config["rewards"]["image"]["beauty"] = 1.0
+    with small_world(), pytest.raises(SeveralProblems) as error:
+        prepare(config, tmp_path)
+    for part in ("rollout.group_size must", "kl.text.schedule must", "optim.b1 must", "'beauty'"):
+        assert sum(part in problem for problem in error.value.problems) == 1
+    assert "is not empty and has no config.json" in error.value.problems[-1]
+    assert len(error.value.problems) == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_first_step_that_fails_leaves_no_folder_behind(small_config, small_world, tmp_path):
+    """The mended command may have other rewards, so it must find no run of these."""
+
+    def broken(completions, context):
+        raise ZeroDivisionError("no reward")
+
+    config = small_config("unified", **{"rl.rollout.text_prompts": 0})
+    config["rewards"]["image"] = {"broken": 1.0}
+    config["hooks"]["probe_every"] = 0
+    with pytest.MonkeyPatch.context() as patch, small_world():
+        patch.setattr(rewards, "_entries", {**rewards._entries, "broken": broken})
+        with pytest.raises(UserError, match="reward 'broken' failed on"):
+            run(config, tmp_path / "new" / "run")
+        assert not (tmp_path / "new").exists()
+
+        # A folder of the user stays, and so does a run that was there before.
+        (tmp_path / "mine").mkdir()
+        with pytest.raises(UserError, match="reward 'broken' failed on"):
+            run(config, tmp_path / "mine")
+        assert not list((tmp_path / "mine").iterdir())
+        prepare(config, tmp_path / "mine")
+        with pytest.raises(UserError, match="reward 'broken' failed on"):
+            run(config, tmp_path / "mine")
+        assert (tmp_path / "mine" / "config.json").exists()
 
 
 def test_another_config_in_the_same_folder(small_config, small_world, tmp_path):
