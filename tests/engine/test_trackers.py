@@ -312,10 +312,13 @@ def test_trackio_in_a_local_folder(tmp_path):
         rows = database.execute(
             "select step, run_name, metrics from metrics order by id"
         ).fetchall()
-        everything = "\n".join(database.iterdump())
     run_id = json.loads((tmp_path / "w" / "trackers.json").read_text())["trackio"]["id"]
     assert {name for _, name, _ in rows} == {f"n-{run_id}"}
-    losses = [(step, json.loads(text)["loss"]) for step, _, text in rows if '"loss"' in text]
+    values = [(step, json.loads(text)) for step, _, text in rows]
+    losses = [(step, row["loss"]) for step, row in values if "loss" in row]
     assert losses == [(step, float(step)) for step in range(1, 7)]
-    assert list((tmp_path / "trackio").rglob("*.png")) and "evaluation/qa" in everything
-    assert_nothing_private(everything, str(tmp_path))
+    assert list((tmp_path / "trackio").rglob("*.png")) and values[-1][1] == {"evaluation/qa": 0.5}
+    # The file itself, which has the config as well.
+    files = [file.read_bytes().decode("latin-1") for file in path.parent.glob(f"{path.name}*")]
+    assert "init_from" in "".join(files)
+    assert_nothing_private("".join(files), str(tmp_path))
