@@ -7,10 +7,12 @@ the recipes, and the same number in every run.
 
 from __future__ import annotations
 
-from corl_jax.studies.comparison import Command, Study
+from corl_jax.studies.comparison import Command, Expectation, Study
 
 METRICS = ("t2i_strict@w=1.5", "t2i_soft@w=1.5", "qa_greedy", "qa_sampled_strict")
 """Metrics of images and of answers."""
+PICTURES, ANSWERS = "t2i_strict@w=1.5", "qa_sampled_strict"
+"""Those of them that claims about images and about answers are held against."""
 QUESTION_KIND_METRICS = (
     "qa_greedy/count",
     "qa_greedy/relation",
@@ -108,6 +110,14 @@ PARADIGMS = Study(
         "unified": evaluated(rl_command("unified")),
     },
     METRICS,
+    (
+        Expectation("pictures_alone", "like", "base", PICTURES),
+        Expectation("answers_alone", "like", "base", ANSWERS),
+        Expectation("base", "above", "answers_alone", PICTURES),
+        Expectation("base", "above", "pictures_alone", ANSWERS),
+        Expectation("unified", "above", "pictures_alone", PICTURES),
+        Expectation("unified", "above", "answers_alone", ANSWERS),
+    ),
 )
 
 KL = Study(
@@ -123,6 +133,12 @@ KL = Study(
         "adaptive": kl_arm("adaptive", 0.01, 0.0),
     },
     METRICS,
+    (
+        Expectation("grpo_d", "above", "constant_0.01", PICTURES),
+        Expectation("grpo_d", "above", "constant_0.03", PICTURES),
+        Expectation("grpo_d", "above", "constant_0.01", ANSWERS),
+        Expectation("grpo_d", "above", "constant_0.03", ANSWERS),
+    ),
 )
 
 GUIDANCE = Study(
@@ -152,6 +168,12 @@ STAGES = Study(
         "unified_refined": evaluated(refine_command("{unified/train}")),
     },
     METRICS,
+    (
+        Expectation("unified_refined", "above", "unified", PICTURES),
+        Expectation("unified_refined", "above", "refined", PICTURES),
+        Expectation("unified_refined", "above", "sft_refined", PICTURES),
+        Expectation("sft_refined", "like", "unified_refined", ANSWERS),
+    ),
 )
 
 # The arms differ in the rewards of images, an argument of the config file.
@@ -170,6 +192,11 @@ REWARDS = Study(
         }.items()
     },
     METRICS,
+    (
+        Expectation("cycle", "above", "matching", PICTURES),
+        Expectation("cycle_and_matching", "above", "cycle", PICTURES),
+        Expectation("cycle_and_matching", "above", "matching", PICTURES),
+    ),
 )
 
 # Counting has 100 records, as in OThink-MR1; the questions about relation are not limited.
@@ -185,6 +212,12 @@ TRANSFER = Study(
         "relation_sft": sft_arm("relation"),
     },
     QUESTION_KIND_METRICS,
+    (
+        Expectation("count_rl", "above", "base", "qa_greedy/relation"),
+        Expectation("relation_rl", "above", "base", "qa_greedy/count"),
+        Expectation("count_sft", "like", "base", "qa_greedy/relation"),
+        Expectation("relation_sft", "like", "base", "qa_greedy/count"),
+    ),
 )
 
 STUDIES = {

@@ -125,8 +125,10 @@ def write_results(
     from corl_jax.core import provenance
     from corl_jax.studies.comparison import make_table, render_markdown
     from corl_jax.studies.study_page import render_study_page, render_study_svg
+    from corl_jax.studies.verdicts import describe_seeds, judge_claim
 
     table = make_table(study, finished)
+    verdicts = judge_claim(study, table)
     about = f"{provenance.machine()}; {datetime.date.today()}; corl study {name}"
 
     # For programs: JSON. For people: Markdown, a plot and a page.
@@ -134,9 +136,15 @@ def write_results(
         arm: {metric: dataclasses.asdict(cell) for metric, cell in row.items()}
         for arm, row in table.items()
     }
-    write_json(out / "study.json", {"about": about, "cells": cells})
-    markdown = render_markdown(study, table)
-    write_atomically(out / "study.md", f"{study.question}\n\n{markdown}\n\n{about}\n")
+    claim = [verdict._asdict() for verdict in verdicts]
+    write_json(out / "study.json", {"about": about, "claim": claim, "cells": cells})
+
+    # The question, what became of the claim, the figures.
+    lines = [study.question, "", study.claim, ""]
+    lines += [f"* {it.outcome}: {it.expectation} ({it.figures or 'no runs'})" for it in verdicts]
+    lines += ["", describe_seeds(table, study.metrics[0])] if verdicts else []
+    lines += ["", render_markdown(study, table), "", about, ""]
+    write_atomically(out / "study.md", "\n".join(lines))
     write_atomically(out / "study.svg", render_study_svg(name, study, table))
     write_atomically(out / "study.html", render_study_page(name, study, table, finished, about))
 

@@ -1,10 +1,11 @@
 """A grid of captioned images, for people to look at.
 
-In: uint8 images and a label for each. Out: one PIL image.
+In: uint8 images and a label for each. Out: one PIL image, which carries labels and places as JSON.
 """
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Sequence
 
@@ -12,22 +13,36 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 # Pixels around each cell; size of a letter; largest number of lines of a label.
-MARGIN, FONT_SIZE, MAX_LINES = 8, 13, 4
+MARGIN, FONT_SIZE, MAX_LINES = 8, 13, 6
 LINE_HEIGHT = FONT_SIZE + 4
+CELL_WIDTH = 96
+"""Width in pixels that small images are magnified to; the factor is a whole number."""
+CELLS = "cells"
+"""Name of the text with labels and places, in ``info`` of the image."""
+
+
+def magnification(width: int) -> int:
+    """The ``scale`` for images of ``width`` pixels."""
+    return max(1, CELL_WIDTH // width)
 
 
 def image_grid(
-    images: np.ndarray, labels: Sequence[str], columns: int, scale: int = 1, text_width: int = 0
+    images: np.ndarray,
+    labels: Sequence[str],
+    columns: int,
+    scale: int = 1,
+    notes: Sequence[str] = (),
 ) -> Image.Image:
     """Arranges images row by row on white, each with its label below.
 
     Args:
       images: uint8 ``[N, H, W, 3]``.
-      labels: ``N`` captions. Line breaks are kept and long lines wrap; at most four lines are
-        shown.
+      labels: ``N`` captions. Line breaks are kept and long lines wrap; at most six lines are
+        drawn.
       columns: images per row.
       scale: integer magnification, without smoothing.
-      text_width: smallest width of a cell in pixels, for long captions under small images.
+      notes: a line below each label, such as a reward, for which there is always room; none where
+        it is empty.
 
     Returns:
       one RGB image.
@@ -41,35 +56,44 @@ def image_grid(
         raise ValueError(
             f"images must be uint8 [N, H, W, 3]; got {images.dtype}{list(images.shape)}"
         )
-    if len(labels) != len(images) or columns < 1 or scale < 1:
+    if len(labels) != len(images) or len(notes) not in (0, len(images)) or columns < 1 or scale < 1:
         raise ValueError(
-            "images and labels must be as many, columns and scale at least 1; "
-            f"got {len(images)} images, {len(labels)} labels, {columns} columns, scale {scale}"
+            "images, labels and notes must be as many, columns and scale at least 1; got "
+            f"{len(images)} images, {len(labels)} labels, {len(notes)} notes, {columns} columns, "
+            f"scale {scale}"
         )
 
     # All cells have one size: that of the images, with room for the longest label below.
     height, width = images.shape[1] * scale, images.shape[2] * scale
     font = ImageFont.load_default(FONT_SIZE)
-    cell_width = max(width, text_width)
-    letters_per_line = max(4, int(cell_width / font.getlength("n")))
-    wrapped_labels = [_wrap(label, letters_per_line) for label in labels]
+    letters_per_line = max(4, int(width / font.getlength("n")))
+    notes = notes or [""] * len(images)
+    wrapped_labels = [
+        _wrap(label, letters_per_line) + ([note] if note else [])
+        for label, note in zip(labels, notes, strict=True)
+    ]
     cell_height = height + 4 + LINE_HEIGHT * max(len(lines) for lines in wrapped_labels)
 
     grid_rows = -(-len(images) // columns)
     grid_columns = min(columns, len(images))
-    sheet_width = MARGIN + grid_columns * (cell_width + MARGIN)
+    sheet_width = MARGIN + grid_columns * (width + MARGIN)
     sheet_height = MARGIN + grid_rows * (cell_height + MARGIN)
     sheet = Image.new("RGB", (sheet_width, sheet_height), "white")
 
     # Image ``i`` is in row ``i // columns`` and column ``i % columns``.
     draw = ImageDraw.Draw(sheet)
+    cells = []
     for i, (pixels, lines) in enumerate(zip(images, wrapped_labels, strict=True)):
-        x = MARGIN + (i % columns) * (cell_width + MARGIN)
+        x = MARGIN + (i % columns) * (width + MARGIN)
         y = MARGIN + (i // columns) * (cell_height + MARGIN)
         image = Image.fromarray(pixels).resize((width, height), Image.Resampling.NEAREST)
         sheet.paste(image, (x, y))
         for n, line in enumerate(lines):
             draw.text((x, y + height + 4 + n * LINE_HEIGHT), line, fill="black", font=font)
+        cells.append({"label": labels[i], "note": notes[i], "left": x, "top": y})
+    sheet.info[CELLS] = json.dumps(
+        {"width": width // scale, "height": height // scale, "scale": scale, CELLS: cells}
+    )
     return sheet
 
 

@@ -7,7 +7,6 @@ of ``completions/``, what the trackers show, the progress bar.
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -22,6 +21,7 @@ from corl_jax.engine.completions import (
     rewind_completions,
     write_completions,
 )
+from corl_jax.engine.grid_files import png_bytes
 from corl_jax.engine.run_history import RunHistory
 from corl_jax.engine.trackers.collection import Trackers
 from corl_jax.engine.training_progress import TrainingProgress
@@ -146,9 +146,7 @@ class Recorder:
 
         for name, image in images.items():
             file_name = f"step_{step:06d}_{name.replace('/', '_')}.png"
-            png = io.BytesIO()
-            image.save(png, "PNG")
-            write_atomically(self._workdir.samples / file_name, png.getvalue())
+            write_atomically(self._workdir.samples / file_name, png_bytes(image))
         if samples:
             write_completions(self._workdir.path, step, samples, self._cfg.keep_completions)
 

@@ -23,7 +23,8 @@ from PIL import Image
 from corl_jax.core.files import write_atomically
 from corl_jax.core.types import Completion, Record
 from corl_jax.data.records import image_of
-from corl_jax.engine.image_grid import image_grid
+from corl_jax.engine.grid_files import png_bytes
+from corl_jax.engine.image_grid import image_grid, magnification
 from corl_jax.evals.config import EvalPolicy, EvalSampling
 from corl_jax.evals.generation import STRICT_REWARD, generate_all
 from corl_jax.evals.reward_scores import TaskScores, records_to_ask, records_to_draw
@@ -31,8 +32,6 @@ from corl_jax.evals.understanding import answer_all, grade_answers
 from corl_jax.rewards.base import RewardContext, compute_rewards
 
 PROMPTS, QUESTIONS = 8, 12
-CELL_WIDTH = 96
-"""Width in pixels that small images are magnified to on the sheet; the factor is a whole number."""
 LARGEST_SIDE = 256
 """Most pixels of a side of an image in a JSON file; a larger image is scaled down."""
 
@@ -143,16 +142,19 @@ def write_gallery(folder: pathlib.Path, name: str, gallery: Gallery) -> None:
 
 
 def _sheet(gallery: Gallery) -> bytes:
-    """One PNG with the caption under every image, two prompts per row."""
+    """One PNG with caption and reward or verdict under every image, two prompts per row."""
     pixels = np.stack(
         [completion.pixels for completion in gallery.images if completion.pixels is not None]
     )
     captions = [completion.record.prompt for completion in gallery.images]
-    scale = max(1, CELL_WIDTH // pixels.shape[2])
-    sheet = image_grid(pixels, captions, gallery.samples * 2, scale=scale)
-    png = io.BytesIO()
-    sheet.save(png, "PNG")
-    return png.getvalue()
+    if gallery.rewards is not None:
+        notes = [f"{reward:.2f}" for reward in gallery.rewards]
+    elif gallery.correct is not None:
+        notes = ["right" if correct else "wrong" for correct in gallery.correct]
+    else:
+        notes = []
+    scale = magnification(pixels.shape[2])
+    return png_bytes(image_grid(pixels, captions, gallery.samples * 2, scale, notes))
 
 
 def image_entries(gallery: Gallery) -> list[dict[str, Any]]:
@@ -207,11 +209,11 @@ def _graded_entries(answers: Sequence[Completion]) -> list[dict[str, Any]]:
     ]
 
 
-def png_base64(pixels: UInt8[np.ndarray, "H W 3"] | None) -> str:
-    """An image as a PNG file in base64, of at most ``LARGEST_SIDE`` pixels a side."""
+def png_base64(pixels: UInt8[np.ndarray, "H W 3"] | None, largest_side: int = LARGEST_SIDE) -> str:
+    """An image as a PNG file in base64, of at most ``largest_side`` pixels a side."""
     buffer = io.BytesIO()
     # The report contains every image in base64, so small files are worth the time.
     image = Image.fromarray(np.asarray(pixels))
-    image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+    image.thumbnail((largest_side, largest_side))
     image.save(buffer, "PNG", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode()

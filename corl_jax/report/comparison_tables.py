@@ -6,13 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from corl_jax.report.metric_text import is_reward
 from corl_jax.suites.comparing.differences import NO_DIFFERENCE, Difference
 from corl_jax.suites.results import SuiteResults
 
 
 def is_share(row: Difference) -> bool:
-    """Whether a metric is shown in per cent: both values are from 0 to 1."""
-    return 0 <= row.first <= 1 and 0 <= row.value <= 1
+    """Whether a metric is shown in per cent: no reward, and both values are from 0 to 1."""
+    return not is_reward(row.metric) and 0 <= row.first <= 1 and 0 <= row.value <= 1
 
 
 def format_value(value: float, share: bool) -> str:
@@ -35,15 +36,20 @@ def format_interval(row: Difference) -> str:
     return "–" if "–" in ends else " to ".join(ends)
 
 
-def format_verdict(row: Difference, labels: Sequence[str]) -> str:
-    """One difference as a sentence."""
+def format_figures(row: Difference, counted: str) -> str:
+    """Both values, their difference with its interval, and how many ``counted`` they are over."""
     share = is_share(row)
     values = f"{format_value(row.first, share)} and {format_value(row.value, share)}"
     unit = " points" if share else ""
-    numbers = (
+    return (
         f"{values}; difference {format_change(row.difference, share)}{unit}, "
-        f"95 % interval {format_interval(row)}, {row.records} records"
+        f"95 % interval {format_interval(row)}, {row.records} {counted}"
     )
+
+
+def format_verdict(row: Difference, labels: Sequence[str]) -> str:
+    """One difference as a sentence."""
+    numbers = format_figures(row, "records")
     if row.verdict == NO_DIFFERENCE:
         return f"no difference shown between {labels[0]} and {labels[row.policy]} ({numbers})"
     return f"{labels[row.policy]} is {row.verdict} than {labels[0]} ({numbers})"

@@ -76,7 +76,7 @@ def render_page(folder: pathlib.Path) -> str:
     rows = run_files.read_metrics(folder)
     evals = run_files.read_evals(folder)
 
-    stage = config_file.text("stage")
+    stage = str(config["stage"])
     stage = STAGE_TITLES.get(stage, stage)
     return render(
         "run.html",

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from corl_jax.core.checks.paths import check_inside
 from corl_jax.core.errors import UserError
+from corl_jax.engine.grid_files import read_cells
+from corl_jax.evals.gallery import png_base64
 
 SHEETS = 12
 """Most sample sheets that are shown; they are evenly spread over the run."""
+SMALL = 128
+"""Most pixels of a side of a picture of a sheet."""
 SIDES = ("before", "after")
 
 
@@ -86,11 +93,13 @@ class Sheet:
 
     Attributes:
       title: the step, and what the pictures are.
-      png: the sheet in base64.
+      png: the whole sheet in base64; "" where its pictures are known one by one.
+      groups: pictures under one caption: the caption, then note and PNG of each.
     """
 
     title: str
     png: str
+    groups: list[tuple[str, list[tuple[str, str]]]]
 
 
 def read_sheets(folder: pathlib.Path) -> list[Sheet]:
@@ -100,7 +109,7 @@ def read_sheets(folder: pathlib.Path) -> list[Sheet]:
       folder: the work directory.
 
     Raises:
-      UserError: a sheet is a link to a file outside of it.
+      UserError: a sheet is a link to a file outside of it, or cannot be read.
     """
     paths = sorted((folder / "samples").glob("step_*.png"))
     if len(paths) > SHEETS:
@@ -113,5 +122,11 @@ def read_sheets(folder: pathlib.Path) -> list[Sheet]:
         # step_000025_rollout.png
         step, _, name = path.stem.removeprefix("step_").partition("_")
         title = f"step {int(step)}: {name}" if step.isdigit() else path.stem
-        sheets.append(Sheet(title, base64.b64encode(path.read_bytes()).decode()))
+        groups = [
+            (caption, [(note, png_base64(np.asarray(image), SMALL)) for _, note, image in cells])
+            for caption, cells in itertools.groupby(read_cells(path), lambda cell: cell[0])
+        ]
+        # Sheets of older runs are only pictures of themselves.
+        png = "" if groups else base64.b64encode(path.read_bytes()).decode()
+        sheets.append(Sheet(title, png, groups))
     return sheets

@@ -11,13 +11,14 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from corl_jax.core.checks.json_object import JsonObject
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_json
-from corl_jax.evals.statistics import format_percent
+from corl_jax.report.metric_text import format_number
 
 NOT_METRICS = ("about",)
 """Entries of the file of ``corl evaluate`` that are not metrics."""
@@ -40,6 +41,23 @@ class Command:
     trains: bool = True
 
 
+class Expectation(NamedTuple):
+    """A part of a claim that figures can decide.
+
+    Attributes:
+      arm: of the study.
+      relation: ``above``: its metric is higher than that of ``other``; ``like``: there is no
+        difference, which figures can contradict but not show.
+      other: the arm that it is compared with.
+      metric: of the study.
+    """
+
+    arm: str
+    relation: Literal["above", "like"]
+    other: str
+    metric: str
+
+
 @dataclasses.dataclass(frozen=True)
 class Study:
     """What is compared.
@@ -50,12 +68,14 @@ class Study:
       arms: commands by arm, in the order of the table. The last command of an arm leaves
         ``eval.json``. The first arm is what the others are compared with.
       metrics: names in ``eval.json``, the columns of the table.
+      expectations: what the claim says of these arms and metrics; none where it says nothing.
     """
 
     question: str
     claim: str
     arms: Mapping[str, tuple[Command, ...]]
     metrics: tuple[str, ...]
+    expectations: tuple[Expectation, ...] = ()
 
     def __post_init__(self):
         for name, commands in self.arms.items():
@@ -63,6 +83,13 @@ class Study:
                 raise UserError(
                     f"an arm of a study must have at least one command; {name!r} has none. "
                     "Add the command that leaves its eval.json"
+                )
+        for arm, _, other, metric in self.expectations:
+            if not {arm, other} <= self.arms.keys() or metric not in self.metrics:
+                raise UserError(
+                    "an expectation must be of arms and a metric of its study; got "
+                    f"{arm!r}, {other!r} and {metric!r}. Expected two of {', '.join(self.arms)} "
+                    f"and one of {', '.join(self.metrics)}"
                 )
 
 
@@ -239,13 +266,19 @@ def make_table(study: Study, finished: Sequence[CommandRun]) -> dict[str, dict[s
     }
 
 
+def format_cell(name: str, cell: Cell) -> str:
+    """Mean and standard error over seeds: of shares in per cent, of rewards as they are."""
+    error = "" if cell.stderr is None else f" ± {format_number(name, cell.stderr)}"
+    return format_number(name, cell.mean) + error
+
+
 def render_markdown(study: Study, cells: Mapping[str, Mapping[str, Cell]]) -> str:
-    """The table in per cent: mean and standard error over seeds."""
+    """The table: mean and standard error over seeds."""
     # Head, rule, then one line per arm.
     lines = ["| | " + " | ".join(f"`{name}`" for name in study.metrics) + " | seeds |"]
     lines.append("|---|" + "---|" * (len(study.metrics) + 1))
     for arm, row in cells.items():
-        texts = [format_percent(row[name].mean, row[name].stderr) for name in study.metrics]
+        texts = [format_cell(name, row[name]) for name in study.metrics]
         seeds = len(row[study.metrics[0]].values)
         lines.append(f"| {arm} | {' | '.join(texts)} | {seeds} |")
     return "\n".join(lines)

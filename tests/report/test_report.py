@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import html.parser
 import json
-import math
 import re
 
 import numpy as np
 import pytest
+from made_report import ALARM, EVIL, estimate, write_run
 from PIL import Image
 
 from corl_jax.core.errors import UserError
@@ -16,91 +16,11 @@ from corl_jax.evals.gallery import png_base64
 from corl_jax.report import charts
 from corl_jax.report.page import write_report
 
-ALARM = {"watch": ("*/reward",), "patience": 2, "dominant_share": 0.95, "diverging_probes": 3}
-EVIL = "<script>alert('x')</script>&\""
-
-
-def estimate(value):
-    return {"value": value, "stderr": 0.02, "n": 512}
-
 
 @pytest.fixture
 def workdir(tmp_path):
     """A finished run, with hostile text wherever text can be."""
-    config = {
-        "stage": "rl",
-        "seed": 0,
-        "steps": 40,
-        "init_from": "tiny",
-        "note": EVIL,
-        "alarms": ALARM,
-    }
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    write_evaluation(tmp_path / "eval.json")
-
-    rows = [
-        {"step": step, "image/reward": math.sin(step), "text/kl": step / 40, "strange": None}
-        for step in range(1, 41)
-    ]
-    rows[5]["eval/odd"] = 1.0
-    # The last line is still being written.
-    lines = "".join(json.dumps(row) + "\n" for row in rows) + '{"step": 41, "ima'
-    (tmp_path / "metrics.jsonl").write_text(lines)
-
-    (tmp_path / "samples").mkdir()
-    Image.new("RGB", (8, 8)).save(tmp_path / "samples" / "step_000025_rollout.png")
-    for side in ("before", "after"):
-        write_samples(tmp_path / "samples", side)
-    return tmp_path
-
-
-def write_evaluation(path):
-    """``eval.json`` of a finished run."""
-    names = (
-        "t2i_strict@w=1.5",
-        "t2i_strict@w=2",
-        "qa_greedy",
-        "qa_sampled_strict",
-        "qa_format",
-        f"qa_greedy/{EVIL}",
-    )
-    evals = {
-        side: {name: estimate(value) for name in names}
-        for side, value in {"before": 0.3, "after": 0.5}.items()
-    }
-    evals["before"]["t2i_strict@w=1.5"] = estimate(0.41)
-    evals["after"]["qa_greedy"] = estimate(0.33)
-    evals["run"] = {
-        "command": EVIL,
-        "date": "2026-01-01",
-        "machine": EVIL,
-        "versions": {"jax": "1"},
-        "seconds": 90.0,
-    }
-    path.write_text(json.dumps(evals | {"guidance": 2.0}))
-
-
-def write_samples(folder, side):
-    """A gallery and a transcript with one entry each."""
-    png = png_base64(np.zeros((4, 4, 3), np.uint8))
-    gallery = {
-        "guidance": 2.0,
-        "prompts": [{"id": "1", "prompt": EVIL, "pictures": [{"png": png, "right": True}]}],
-    }
-    answer = {"text": f"<think> {EVIL} </think>", "right": True, "well_formed": False}
-    question = {
-        "id": "1",
-        "question": f"{EVIL}\nA. one",
-        "reference": EVIL,
-        "qa_type": "OE",
-        "choices": [],
-        "kind": EVIL,
-        "png": png,
-        "greedy": answer,
-        "sampled": answer,
-    }
-    (folder / f"gallery_{side}.json").write_text(json.dumps(gallery))
-    (folder / f"answers_{side}.json").write_text(json.dumps([question]))
+    return write_run(tmp_path)
 
 
 class Tags(html.parser.HTMLParser):
@@ -128,7 +48,10 @@ def test_complete_report_is_safe_and_self_contained(workdir):
     assert "script" not in tags and "link" not in tags and "alert('x')</script>" not in page
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
     assert "url(http" not in page and "@import" not in page
-    assert tags.count("img") == 2 + 1 + 1
+    assert tags.count("img") == 2 + 1 + 1 + 3
+    sheet = page[page.index("step 30: rollout") :]
+    assert sheet.count('<p class="words small">') == 2 and ">0.25</div>" in sheet
+    assert "step 25: rollout</figcaption>\n<img" in page
     assert "no evaluation yet" not in page and "1 min 30 s" in page
     assert page.count("<svg") == 3
 

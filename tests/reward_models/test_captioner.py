@@ -16,9 +16,10 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.sharding import Sharder, make_mesh
 from corl_jax.core.trees import bind, flatten_abstract
 from corl_jax.reward_models.base import load_reward_model
+from corl_jax.reward_models.bert.tokenizer import BERT_SPECIAL_TOKENS, word_pieces
 from corl_jax.reward_models.blip.captioner import Captioner
 from corl_jax.reward_models.blip.model import BlipConfig, BlipModel
-from corl_jax.reward_models.blip.tokenizer import TINY_WORDS, word_piece_tokenizer
+from corl_jax.reward_models.blip.tokenizer import TINY_WORDS
 from corl_jax.reward_models.blip.weights import CAPTIONER
 
 
@@ -48,7 +49,8 @@ def test_tiny_writes_a_caption_for_every_row(tiny):
 
 
 def test_pieces_are_joined_to_words_as_in_bert():
-    tokenizer = word_piece_tokenizer(["[PAD]", "[SEP]", "red", "##dish", "dog", "'", "s", ",", "a"])
+    pieces = ["red", "##dish", "dog", "'", "s", ",", "a"]
+    tokenizer = word_pieces(["[PAD]", "[SEP]", *pieces, "[CLS]", "[UNK]"], BERT_SPECIAL_TOKENS, "x")
     ids = [99, 8, 2, 3, 4, 5, 6, 7, 2, 1, 0, 0]
     assert tokenizer.decode(ids, skip_special_tokens=True) == "a reddish dog ' s, red"
 
@@ -83,9 +85,12 @@ def test_bad_input_is_named(tiny, sharder, tmp_path):
     other_folder = dataclasses.replace(model, folder=tmp_path)
     with pytest.raises(UserError, match="must hold tokenizer.json or vocab.txt .*; got neither"):
         Captioner(other_folder, sharder)
-    (tmp_path / "vocab.txt").write_text("red\ngreen\n")
+    (tmp_path / "vocab.txt").write_text("red\n[PAD]\n[UNK]\n")
+    with pytest.raises(UserError, match=r"lacks \[CLS\], \[SEP\]; take the tokenizer files"):
+        Captioner(other_folder, sharder)
+    (tmp_path / "vocab.txt").write_text("red\n[PAD]\n[UNK]\n[CLS]\n[SEP]\n")
     with pytest.raises(
-        UserError, match=r"must have at most .* and '\[SEP\]' at id 3.*; got 2 tokens and None"
+        UserError, match=r"must have at most .* and '\[SEP\]' at id 3.*; got 5 tokens and '\[CLS"
     ):
         Captioner(other_folder, sharder)
     (tmp_path / "tokenizer.json").write_text("{")

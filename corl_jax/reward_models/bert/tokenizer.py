@@ -3,8 +3,8 @@
 In: a folder (none for the tiny models) and texts. Out: rows of token ids.
 
 ``tokenizer.json`` is used as it is. Without it, ``vocab.txt`` is read with the rules of BERT
-(Devlin et al. 2019) as ``BertTokenizer`` of transformers applies them, and
-``tokenizer_config.json`` decides about lower case.
+(Devlin et al. 2019), which the tokenizers library has, and ``tokenizer_config.json`` decides about
+lower case.
 """
 
 from __future__ import annotations
@@ -12,14 +12,20 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import tokenizers
-from tokenizers import models, normalizers, pre_tokenizers
+from tokenizers.implementations import BertWordPieceTokenizer
 
 from corl_jax.core.checks.json_object import JsonObject
 from corl_jax.core.errors import UserError
-from corl_jax.data.tokenizer_files import MAX_TOKENS, call_library, check_encodable, open_tokenizer
+from corl_jax.data.tokenizer_files import (
+    MAX_TOKENS,
+    as_plain,
+    call_library,
+    check_encodable,
+    open_tokenizer,
+)
 from corl_jax.porting.janus.folder import read_json
 
 
@@ -72,7 +78,7 @@ class WordPieceTokenizer:
         """
         if folder is None:
             source = "the tiny vocabulary"
-            self._tokenizer = _tiny_tokenizer(special_tokens)
+            self._tokenizer = word_pieces(_tiny_words(special_tokens), special_tokens, source)
         else:
             source = repr(str(folder))
             self._tokenizer = _folder_tokenizer(folder, special_tokens)
@@ -82,15 +88,7 @@ class WordPieceTokenizer:
 
         # The tokenizer must fit the encoder: its special tokens, and no id beyond the table.
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
-        missing = [
-            token for token in dataclasses.astuple(special_tokens) if token not in vocabulary
-        ]
-        if missing:
-            raise UserError(
-                f"the tokenizer in {source} lacks {', '.join(missing)}; "
-                "take the tokenizer files of the same checkpoint"
-            )
-
+        check_special_tokens(vocabulary, special_tokens, source)
         largest_id = max(vocabulary.values())
         if largest_id >= vocab_size:
             raise UserError(
@@ -158,36 +156,72 @@ def _folder_tokenizer(folder: pathlib.Path, special_tokens: SpecialTokens) -> to
     config_path = folder / "tokenizer_config.json"
     raw = read_json(folder, config_path.name) if config_path.is_file() else {}
     config = JsonObject(raw, f"{config_path.name} of {str(folder)!r}")
-    return read_tokenizer(folder, lambda words: _bert_tokenizer(words, special_tokens, config))
+    strip_accents = config.boolean("strip_accents") if config.has("strip_accents") else None
+    return read_tokenizer(
+        folder,
+        lambda words: word_pieces(
+            words,
+            special_tokens,
+            repr(str(folder)),
+            lowercase=config.boolean("do_lower_case", True),
+            split_chinese=config.boolean("tokenize_chinese_chars", True),
+            strip_accents=strip_accents,
+        ),
+    )
 
 
-def _bert_tokenizer(
-    words: Sequence[str], special_tokens: SpecialTokens, config: JsonObject
+def word_pieces(
+    words: Sequence[str],
+    special_tokens: SpecialTokens,
+    source: str,
+    *,
+    lowercase: bool = True,
+    split_chinese: bool = True,
+    strip_accents: bool | None = None,
 ) -> tokenizers.Tokenizer:
-    """A BERT tokenizer over the pieces ``words``.
+    """BERT's tokenizer over the pieces ``words``, whose ids are their indices.
 
-    ``config`` is the content of ``tokenizer_config.json``; defaults are those of ``BertTokenizer``.
+    Args:
+      words: pieces; ``##`` in front of one means that it continues a word.
+      special_tokens: among them.
+      source: names the words in errors.
+      lowercase: whether letters lose their case.
+      split_chinese: whether each Chinese character is a word.
+      strip_accents: whether letters lose their accents; None where they do with their case.
+
+    Raises:
+      UserError: a special token is missing.
     """
     vocabulary = {word: i for i, word in enumerate(words)}
-    tokenizer = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token=special_tokens.unknown))
-
-    # Clean-up and lower case, then words split at white space and punctuation.
-    tokenizer.normalizer = normalizers.BertNormalizer(
-        lowercase=config.boolean("do_lower_case", True),
-        handle_chinese_chars=config.boolean("tokenize_chinese_chars", True),
-        strip_accents=config.boolean("strip_accents") if config.has("strip_accents") else None,
+    check_special_tokens(vocabulary, special_tokens, source)
+    tokenizer = BertWordPieceTokenizer(
+        vocabulary,
+        unk_token=special_tokens.unknown,
+        sep_token=special_tokens.end,
+        cls_token=special_tokens.start,
+        pad_token=special_tokens.pad,
+        lowercase=lowercase,
+        handle_chinese_chars=split_chinese,
+        strip_accents=strip_accents,
     )
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    return tokenizer
+    return as_plain(tokenizers.Tokenizer.from_str(tokenizer.to_str()))
 
 
-def _tiny_tokenizer(special_tokens: SpecialTokens) -> tokenizers.Tokenizer:
-    """A tokenizer of single characters, which can write any ASCII word."""
+def check_special_tokens(
+    vocabulary: Mapping[str, int], special_tokens: SpecialTokens, source: str
+) -> None:
+    """Raises UserError if a special token is missing."""
+    if missing := [
+        token for token in dataclasses.astuple(special_tokens) if token not in vocabulary
+    ]:
+        raise UserError(
+            f"the tokenizer in {source} lacks {', '.join(missing)}; "
+            "take the tokenizer files of the same checkpoint"
+        )
+
+
+def _tiny_words(special_tokens: SpecialTokens) -> list[str]:
+    """Single characters, which can write any ASCII word."""
     letters = string.ascii_lowercase + string.digits
-    words = [
-        *dataclasses.astuple(special_tokens),
-        *letters,
-        *(f"##{letter}" for letter in letters),
-        *string.punctuation,
-    ]
-    return _bert_tokenizer(words, special_tokens, JsonObject({}, "the defaults"))
+    continued = (f"##{letter}" for letter in letters)
+    return [*dataclasses.astuple(special_tokens), *letters, *continued, *string.punctuation]

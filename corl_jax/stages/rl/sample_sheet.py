@@ -6,7 +6,7 @@ import numpy as np
 
 from corl_jax.core.types import PromptBatch, Rewards, Rollout
 from corl_jax.engine.hooks import Report
-from corl_jax.engine.image_grid import image_grid
+from corl_jax.engine.image_grid import image_grid, magnification
 from corl_jax.engine.state import TrainState
 
 PROMPTS = 4
@@ -20,6 +20,7 @@ class SampleSheet:
         self.group_size = group_size
         self.images: np.ndarray | None = None
         self.labels: list[str] = []
+        self.notes: list[str] = []
 
     def remember(self, prompts: PromptBatch, local_rollout: Rollout, rewards: Rewards) -> None:
         """Keeps the images of the first prompts, labelled with prompt and total reward."""
@@ -29,15 +30,13 @@ class SampleSheet:
 
         # A prompt has as many images in a row as the batch has columns.
         texts = [record.prompt for record in prompts.records for _ in range(pixels.shape[1])]
-        self.labels = [
-            f"{text}\n{reward:.2f}"
-            for text, reward in zip(texts[:count], rewards.total, strict=False)
-        ]
+        self.labels = texts[:count]
+        self.notes = [f"{reward:.2f}" for reward in rewards.total[: len(self.labels)]]
 
     def report(self, done: int, state: TrainState) -> Report:
         """The sheet, or nothing before the first step."""
         if self.images is None:
             return Report()
-        return Report(
-            {}, {"rollout": image_grid(self.images, self.labels, self.group_size, scale=2)}
-        )
+        scale = magnification(self.images.shape[2])
+        sheet = image_grid(self.images, self.labels, self.group_size, scale, self.notes)
+        return Report({}, {"rollout": sheet})

@@ -94,10 +94,14 @@ def percentile_interval(draws: Float64[np.ndarray, " D"], clusters: int) -> tupl
 def normal_interval(
     value: float, draws: Float64[np.ndarray, " D"], clusters: int
 ) -> tuple[float, float]:
-    """``value`` and Student's t times the standard deviation of draws, where these are few."""
+    """``value`` and Student's t times the standard deviation of draws, where these are few.
+
+    Draws from ``clusters`` spread less than the whole from which these come, by the factor that
+    ``percentile_interval`` makes up for too; of a mean the result is the interval of the t-test.
+    """
     if clusters < 2 or not np.isfinite(draws).all():
         return -math.inf, math.inf
-    reach = _t_quantile(clusters) * float(draws.std(ddof=1))
+    reach = _t_quantile(clusters) * math.sqrt(clusters / (clusters - 1)) * float(draws.std(ddof=1))
     return value - reach, value + reach
 
 
