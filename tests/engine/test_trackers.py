@@ -28,7 +28,7 @@ class Shown:
     """What a service has of one run, at all of its starts."""
 
     def __init__(self):
-        self.rows, self.images, self.texts, self.closed, self.ids = [], [], [], [], []
+        self.rows, self.images, self.closed, self.ids = [], [], [], []
 
 
 class FakeTracker:
@@ -45,16 +45,11 @@ class FakeTracker:
     def rewind(self, steps_done):
         pass
 
-    def write(self, step, row):
+    def write(self, step, row, images, texts):
         if step == self.fail_at:
             raise ConnectionError("no\nnetwork")
         self.shown.rows.append((step, row))
-
-    def write_image(self, step, name, pixels):
-        self.shown.images.append((step, name, pixels.shape))
-
-    def write_text(self, step, name, text):
-        self.shown.texts.append((step, name, text))
+        self.shown.images += [(step, name, pixels.shape) for name, pixels in images.items()]
 
     def write_evaluation(self, side, step, metrics):
         self.shown.rows.append((step, metrics))
@@ -196,8 +191,7 @@ def test_tensorboard_has_config_evaluation_texts_and_hides_what_comes_again(tmp_
         tracker = TensorBoard(tmp_path / "tb", {"a": 1})
         tracker.rewind(steps_done)
         assert tracker.last_step == steps_done
-        tracker.write(steps_done + 2, {"loss": 1.0})
-        tracker.write_text(steps_done + 2, "completions", "a\n# b")
+        tracker.write(steps_done + 2, {"loss": 1.0}, {}, {"completions": "a\n# b"})
         tracker.write_evaluation("before", 0, {"qa": 0.5})
         tracker.close()
     events, hidden = read_events(tmp_path / "tb")
@@ -221,19 +215,24 @@ trackers.rewind(first - 1, [{"step": step, "loss": float(step)} for step in rang
 for step in range(first, last + 1):
     pixels = {"grid": np.zeros((4, 4, 3), np.uint8)} if step == 3 else {}
     trackers.write(step, {"loss": float(step)}, pixels, {"completions": "<b>a</b>"} if pixels else {})
+if last == 4:
+    import os, time
+    # Time for what is written every second; then killed, so that nothing is closed.
+    time.sleep(2.5)
+    os.kill(os.getpid(), 9)
 trackers.write_evaluation("after", last, {"qa": 0.5})
 trackers.close()
 """
 
 
 def run_real(name, folder, first, last, **environment):
-    """Steps ``first..last`` in a process of its own, which prints nothing on stdout."""
+    """Steps ``first..last`` in a process that prints nothing on stdout; after step 4 it is killed."""
     command = [sys.executable, "-c", REAL, name, str(folder), str(first), str(last)]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment
     done = subprocess.run(
         command, env=env, capture_output=True, text=True, timeout=120, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == (-9 if last == 4 else 0), done.stderr
     assert done.stdout == ""
 
 
@@ -313,10 +312,13 @@ def test_trackio_in_a_local_folder(tmp_path):
         rows = database.execute(
             "select step, run_name, metrics from metrics order by id"
         ).fetchall()
-        everything = "\n".join(database.iterdump())
     run_id = json.loads((tmp_path / "w" / "trackers.json").read_text())["trackio"]["id"]
     assert {name for _, name, _ in rows} == {f"n-{run_id}"}
-    losses = [(step, json.loads(text)["loss"]) for step, _, text in rows if '"loss"' in text]
+    values = [(step, json.loads(text)) for step, _, text in rows]
+    losses = [(step, row["loss"]) for step, row in values if "loss" in row]
     assert losses == [(step, float(step)) for step in range(1, 7)]
-    assert list((tmp_path / "trackio").rglob("*.png")) and "evaluation/qa" in everything
-    assert_nothing_private(everything, str(tmp_path))
+    assert list((tmp_path / "trackio").rglob("*.png")) and values[-1][1] == {"evaluation/qa": 0.5}
+    # The file itself, which has the config as well.
+    files = [file.read_bytes().decode("latin-1") for file in path.parent.glob(f"{path.name}*")]
+    assert "init_from" in "".join(files)
+    assert_nothing_private("".join(files), str(tmp_path))

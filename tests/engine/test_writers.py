@@ -22,8 +22,7 @@ def test_lines_are_sorted_flushed_and_strict_json(tmp_path):
 def test_events_are_written_on_first_use_only(tmp_path):
     events = TensorBoard(tmp_path / "tb")
     assert not (tmp_path / "tb").exists()
-    events.write(1, {"loss": 1.0})
-    events.write_image(1, "grid", np.zeros((4, 4, 3), np.uint8))
+    events.write(1, {"loss": 1.0}, {"grid": np.zeros((4, 4, 3), np.uint8)})
     events.close()
     assert list((tmp_path / "tb").iterdir())
 

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import UInt8
 
+Pixels = UInt8[np.ndarray, "H W 3"]
+
 
 @dataclasses.dataclass(frozen=True)
 class TrackedRun:
@@ -37,7 +39,7 @@ class TrackedRun:
 
 
 class Tracker(Protocol):
-    """Shows rows, images and texts by step.
+    """Shows steps: rows, images and texts.
 
     Attributes:
       last_step: the newest step that it has already; steps up to it are not written again.
@@ -52,16 +54,20 @@ class Tracker(Protocol):
         """Told before the first row: so many steps are done (-1: a new run), later ones come again."""
         ...
 
-    def write(self, step: int, row: Mapping[str, float]) -> None:
-        """Adds every value of ``row``, all of them finite, to the curve of its name."""
-        ...
+    def write(
+        self,
+        step: int,
+        row: Mapping[str, float],
+        images: Mapping[str, Pixels],
+        texts: Mapping[str, str],
+    ) -> None:
+        """Adds a step.
 
-    def write_image(self, step: int, name: str, pixels: UInt8[np.ndarray, "H W 3"]) -> None:
-        """Shows an image."""
-        ...
-
-    def write_text(self, step: int, name: str, text: str) -> None:
-        """Shows a text, in which Markdown and HTML mean nothing."""
+        Args:
+          row: values, all of them finite, each for the curve of its name.
+          images: by name.
+          texts: by name; Markdown and HTML mean nothing in them.
+        """
         ...
 
     def write_evaluation(self, side: str, step: int, metrics: Mapping[str, float]) -> None:

@@ -17,13 +17,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from corl_jax.core.checks.json_object import JsonObject
 from corl_jax.core.errors import describe_error
 from corl_jax.core.files import write_json
 from corl_jax.core.provenance import reduce_paths
-from corl_jax.engine.trackers.base import TrackedRun, Tracker
+from corl_jax.engine.trackers.base import Pixels, TrackedRun, Tracker
 from corl_jax.engine.trackers.tensorboard import TensorBoard
 from corl_jax.engine.trackers.trackio_tracker import TrackioTracker, check_trackio
 from corl_jax.engine.trackers.wandb_tracker import WandbTracker, check_wandb
@@ -131,7 +129,7 @@ class Trackers:
         self,
         step: int,
         row: Mapping[str, float],
-        images: Mapping[str, np.ndarray] | None = None,
+        images: Mapping[str, Pixels] | None = None,
         texts: Mapping[str, str] | None = None,
     ) -> None:
         """Adds a step to every tracker that does not have it, if it is one to be shown."""
@@ -144,11 +142,7 @@ class Trackers:
             if step <= opened.last_step:
                 continue
             with self._errors_of(opened):
-                opened.tracker.write(step, finite)
-                for name, pixels in images.items():
-                    opened.tracker.write_image(step, name, pixels)
-                for name, text in texts.items():
-                    opened.tracker.write_text(step, name, text)
+                opened.tracker.write(step, finite, images, texts)
                 opened.last_step = step
         self._write_state()
 

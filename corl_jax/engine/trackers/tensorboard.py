@@ -11,10 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from corl_jax.core.files import name_write_errors
-from corl_jax.engine.trackers.base import TrackedRun
+from corl_jax.engine.trackers.base import Pixels, TrackedRun
 
 FOLDER = "tb"
 """Of the event files, in a work directory."""
@@ -55,22 +53,26 @@ class TensorBoard:
         if self._has_events:
             self._first_step, self.last_step = steps_done + 1, steps_done
 
-    def write(self, step: int, row: Mapping[str, float]) -> None:
-        """Adds every value of ``row`` as a scalar."""
+    def write(
+        self,
+        step: int,
+        row: Mapping[str, float],
+        images: Mapping[str, Pixels] | None = None,
+        texts: Mapping[str, str] | None = None,
+    ) -> None:
+        """Adds every value of ``row`` as a scalar, and images and texts beside them."""
         from tensorboardX import summary
 
         for name, value in row.items():
             self._add(step, summary=summary.scalar(name, value))
+        for name, pixels in (images or {}).items():
+            self._add(step, summary=summary.image(name, pixels, dataformats="HWC"))
+        for name, text in (texts or {}).items():
+            self._add_text(step, name, text)
         # Whoever watches a run sees its newest row.
         self.flush()
 
-    def write_image(self, step: int, name: str, pixels: np.ndarray) -> None:
-        """Adds a uint8 ``[H, W, 3]`` image."""
-        from tensorboardX import summary
-
-        self._add(step, summary=summary.image(name, pixels, dataformats="HWC"))
-
-    def write_text(self, step: int, name: str, text: str) -> None:
+    def _add_text(self, step: int, name: str, text: str) -> None:
         """Adds a text, set as it is."""
         from tensorboardX import summary
 
@@ -122,5 +124,5 @@ class TensorBoard:
                 self._writer.write(event.SerializeToString())
             if not self._has_events and self._config is not None:
                 text = json.dumps(self._config, indent=2, sort_keys=True)
-                self.write_text(0, "config", text)
+                self._add_text(0, "config", text)
         return self._writer

@@ -11,10 +11,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from corl_jax.core.errors import UserError
-from corl_jax.engine.trackers.base import TrackedRun
+from corl_jax.engine.trackers.base import Pixels, TrackedRun
 
 
 class TrackioTracker:
@@ -57,27 +55,28 @@ class TrackioTracker:
     def rewind(self, steps_done: int) -> None:
         """Does nothing: steps that it has are the same when they come again."""
 
-    def write(self, step: int, row: Mapping[str, float]) -> None:
-        """Adds the row."""
-        self._run.log(dict(row), step=step)
-
-    def write_image(self, step: int, name: str, pixels: np.ndarray) -> None:
-        """Adds the image."""
+    def write(
+        self,
+        step: int,
+        row: Mapping[str, float],
+        images: Mapping[str, Pixels],
+        texts: Mapping[str, str],
+    ) -> None:
+        """Adds the step."""
         import trackio
 
-        self._run.log({name: trackio.Image(pixels)}, step=step)
-
-    def write_text(self, step: int, name: str, text: str) -> None:
-        """Adds the text, set as it is."""
-        import trackio
-
-        # Four spaces begin a line of code in Markdown.
-        code = "".join(f"    {line}\n" for line in text.splitlines())
-        self._run.log({name: trackio.Markdown(code)}, step=step)
+        values: dict[str, Any] = dict(row)
+        values |= {name: trackio.Image(pixels) for name, pixels in images.items()}
+        for name, text in texts.items():
+            # Four spaces begin a line of code in Markdown.
+            code = "".join(f"    {line}\n" for line in text.splitlines())
+            values[name] = trackio.Markdown(code)
+        self._run.log(values, step=step)
 
     def write_evaluation(self, side: str, step: int, metrics: Mapping[str, float]) -> None:
         """Adds the metrics: a curve has its value before the run and the one after it."""
-        self.write(step, {f"evaluation/{name}": value for name, value in metrics.items()})
+        values = {f"evaluation/{name}": value for name, value in metrics.items()}
+        self._run.log(values, step=step)
 
     def flush(self) -> None:
         """Does nothing: a thread writes twice a second."""

@@ -11,10 +11,8 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-import numpy as np
-
 from corl_jax.core.errors import UserError
-from corl_jax.engine.trackers.base import TrackedRun
+from corl_jax.engine.trackers.base import Pixels, TrackedRun
 
 START_SECONDS, FINISH_SECONDS = 60.0, 120.0
 """How long the first answer may take, and the last upload. What is late stays on the disk."""
@@ -34,8 +32,10 @@ QUIET_SETTINGS: dict[str, Any] = {
     "x_disable_meta": True,
     "x_disable_stats": True,
     "x_save_requirements": False,
+    "x_transaction_log_flush_interval": 1.0,
 }
-"""Nothing goes out but what this class writes: no code, output, packages, host, user or git remote."""
+"""Nothing goes out but what this class writes: no code, output, packages, host, user or git remote. Its
+file is written every second, so that a run that is killed offline has its rows."""
 
 
 class WandbTracker:
@@ -73,23 +73,23 @@ class WandbTracker:
     def rewind(self, steps_done: int) -> None:
         """Does nothing: steps that it has are the same when they come again."""
 
-    def write(self, step: int, row: Mapping[str, float]) -> None:
-        """Adds the row; its curves are complete once the next step is written."""
-        self._run.log(dict(row), step=step)
-
-    def write_image(self, step: int, name: str, pixels: np.ndarray) -> None:
-        """Adds the image to the step."""
+    def write(
+        self,
+        step: int,
+        row: Mapping[str, float],
+        images: Mapping[str, Pixels],
+        texts: Mapping[str, str],
+    ) -> None:
+        """Hands the step over as a whole, so that a run that is killed has lost none."""
         import wandb
 
-        self._run.log({name: wandb.Image(pixels)}, step=step)
-
-    def write_text(self, step: int, name: str, text: str) -> None:
-        """Adds the text to the step, set as it is."""
-        import wandb
-
+        values: dict[str, Any] = dict(row)
+        values |= {name: wandb.Image(pixels) for name, pixels in images.items()}
         # A table would be an artifact, whose record has a path of this machine.
-        html = f'<pre style="white-space:pre-wrap">{escape(text)}</pre>'
-        self._run.log({name: wandb.Html(html, inject=False)}, step=step)
+        for name, text in texts.items():
+            html = f'<pre style="white-space:pre-wrap">{escape(text)}</pre>'
+            values[name] = wandb.Html(html, inject=False)
+        self._run.log(values, step=step, commit=True)
 
     def write_evaluation(self, side: str, step: int, metrics: Mapping[str, float]) -> None:
         """Adds the metrics to the summary, where they need no step."""
