@@ -37,7 +37,9 @@ others. This page is made from the classes that check the values.
 
 def keys_page() -> str:
     """Every key of every config."""
-    lines = ["# Config keys", "", INTRODUCTION]
+    # Whoever searches for a key wants this page first.
+    head = ["---", "search:", "  boost: 3", "---", ""]
+    lines = [*head, "# Config keys", "", INTRODUCTION]
     defaults = base_values()
     for block in ALL_BLOCKS:
         is_pipeline = block is PIPELINE_BLOCKS[0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 import sys
 import tomllib
 
@@ -56,14 +57,27 @@ def check(line):
             require(extra in known["optional-dependencies"], f"no extra {extra}")
     elif program.startswith("tpu/"):
         require((ROOT / program).is_file(), f"no script {program}")
-        if program == "tpu/run.sh":
-            check_training([word for word in arguments[2:] if word != "--"])
+        check_tpu_flags(program, arguments)
     elif program in COMMANDS_OF_OTHERS or program == "python":
         require(line.not_run, "no test runs it; say why before its block: <!-- not run: REASON -->")
     else:
         words = list(line.words)
         is_known = any(words[: len(start)] == start for start in SET_UP)
         require(is_known, f"no test knows the program {program!r}")
+
+
+def check_tpu_flags(program, arguments):
+    """The flags of a script of the TPU kit are in its help; those of a run are a run's."""
+    # "--" ends them: what comes behind is gcloud's.
+    arguments = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    usage = subprocess.run(
+        ["bash", program, "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    if program == "tpu/run.sh" and "--again" not in arguments:
+        check_training(arguments[2:])
+        arguments = arguments[:2]
+    for flag in (word.partition("=")[0] for word in arguments if word.startswith("--")):
+        require(re.search(rf"{flag}\b", usage), f"{program} has no flag {flag}")
 
 
 def require(condition, problem):
@@ -128,6 +142,7 @@ def test_a_command_with_a_mistake_is_found():
         "corl plan --config=configs/unified.py --topology=v5e:2x4 config.microbatch=4",
         "pip install 'corl_jax[tpuu]'",
         "tpu/crate.sh --name demo",
+        "tpu/create.sh --name demo --spott",
         "gcloud auth login",
         "rm -rf runs",
     ):
