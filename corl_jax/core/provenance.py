@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 import platform
-import re
 import subprocess
 from importlib import metadata
 
@@ -81,16 +80,3 @@ def _git(root: pathlib.Path, *arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
-
-
-PATH = re.compile(r"""(?<![\w.:/~-])(?:~[\w-]*)?/(?:[^/\s'"<>,:;|\\]+/+)*([^/\s'"<>,:;|\\]+)/*""")
-"""An absolute path, or one of a home folder; its last name is a group. An address such as
-``gs://bucket/folder`` is none."""
-
-
-def reduce_paths(text: str) -> str:
-    """``text`` with the last name of every absolute path in the path's place.
-
-    Commands, configs and pages go to people who should not see where their author's files are.
-    """
-    return PATH.sub(r".../\1", text)

@@ -18,7 +18,8 @@ import jax
 
 from corl_jax.core.checks.json_object import JsonObject
 from corl_jax.core.files import write_json
-from corl_jax.core.provenance import commit, machine, reduce_paths, versions
+from corl_jax.core.private_text import reduce_private
+from corl_jax.core.provenance import commit, machine, versions
 
 FILE = "run.json"
 ADVICE = "repair or remove the file"
@@ -62,7 +63,7 @@ class RunHistory:
         self._path, self._begin = folder / FILE, time.monotonic()
         self._earlier = read_history(folder)
         self._start = Start(
-            command=reduce_paths(" ".join(["python -m corl_jax.main", *sys.argv[1:]])),
+            command=reduce_private(" ".join(["python -m corl_jax.main", *sys.argv[1:]])),
             date=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
             machine=machine(),
             processes=jax.process_count(),

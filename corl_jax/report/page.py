@@ -18,8 +18,8 @@ from corl_jax import __version__
 from corl_jax.core.checks.paths import check_writable, user_path
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_atomically
+from corl_jax.core.private_text import reduce_private
 from corl_jax.core.progress import format_seconds
-from corl_jax.core.provenance import reduce_paths
 from corl_jax.engine.alarms import Alarm, AlarmConfig
 from corl_jax.engine.remote_workdir import require_local_path
 from corl_jax.report import charts, run_files, samples, tables
@@ -111,7 +111,7 @@ def _within_pipeline(text: str, folder: pathlib.Path) -> str:
     A pipeline puts their full paths into configs, and a report goes to people who should not see
     where its author's files are.
     """
-    return reduce_paths(text.replace(f"{folder.resolve().parent}/", ""))
+    return reduce_private(text.replace(f"{folder.resolve().parent}/", ""))
 
 
 def _run_facts(

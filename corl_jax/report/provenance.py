@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from corl_jax.core.private_text import reduce_private
 from corl_jax.core.progress import format_seconds
-from corl_jax.core.provenance import reduce_paths
 from corl_jax.engine.run_history import Start
 
 LONGEST = 1e9
@@ -22,7 +22,7 @@ def provenance_facts(starts: Sequence[Start], run: Mapping[str, Any]) -> dict[st
     """
     if not starts:
         facts = {
-            "command": reduce_paths(run["command"]),
+            "command": reduce_private(run["command"]),
             "date": run["date"],
             "machine": run["machine"],
             "versions": _version_text(run["versions"]),

@@ -20,7 +20,7 @@ from typing import Any
 from corl_jax.core.checks.json_object import JsonObject
 from corl_jax.core.errors import describe_error
 from corl_jax.core.files import write_json
-from corl_jax.core.provenance import reduce_paths
+from corl_jax.core.private_text import reduce_values
 from corl_jax.engine.trackers.base import Pixels, TrackedRun, Tracker
 from corl_jax.engine.trackers.tensorboard import TensorBoard
 from corl_jax.engine.trackers.trackio_tracker import TrackioTracker, check_trackio
@@ -92,7 +92,7 @@ class Trackers:
         """
         trackers = cls(folder / STATE_FILE, every)
         known = _read_state(trackers._path) if trackers._path else {}
-        shown = json.loads(reduce_paths(json.dumps(config)))
+        shown = reduce_values(json.loads(json.dumps(config)))
         try:
             for name in names if every else ():
                 state = known.get(name)
