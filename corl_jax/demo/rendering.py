@@ -5,12 +5,18 @@ from __future__ import annotations
 import base64
 import functools
 import io
+import math
+import pathlib
 
 import jinja2
 import numpy as np
 from PIL import Image
 
 from corl_jax.core.errors import UserError
+from corl_jax.data.image_files import load_image
+from corl_jax.demo.answering import AnswerParts, split_answer
+from corl_jax.engine.completions import SavedSample
+from corl_jax.report.rendering import page_templates
 
 THUMBNAIL = 192
 """Longer sides of pictures in sheets of a run are scaled down to so many pixels."""
@@ -18,15 +24,13 @@ THUMBNAIL = 192
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    # A name that a template uses and nobody passes is an error, and never an empty place.
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("corl_jax.demo"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"data_uri": data_uri, "decimals": decimals}
+    environment = page_templates("corl_jax.demo")
+    environment.filters |= {
+        "data_uri": data_uri,
+        "thumbnail_uri": thumbnail_uri,
+        "parts": answer_parts,
+        "decimals": decimals,
+    }
     return environment
 
 
@@ -76,13 +80,22 @@ def data_uri(pixels: np.ndarray | Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(png_bytes(pixels)).decode()
 
 
-def thumbnail(pixels: np.ndarray) -> np.ndarray:
-    """An image, uint8 ``[H, W, 3]``, with sides of at most ``THUMBNAIL``."""
-    image = Image.fromarray(pixels)
+def thumbnail_uri(path: pathlib.Path) -> str:
+    """``data_uri`` of a picture file, with sides of at most ``THUMBNAIL``.
+
+    Raises:
+      UserError: the file is missing or damaged.
+    """
+    image = Image.fromarray(load_image(path))
     image.thumbnail((THUMBNAIL, THUMBNAIL))
-    return np.asarray(image)
+    return data_uri(image)
 
 
-def decimals(value: float | None) -> str:
+def answer_parts(sample: SavedSample) -> AnswerParts:
+    """The thinking and the answer of a sample of a run."""
+    return split_answer(sample.completion or "", sample.is_truncated)
+
+
+def decimals(value: float) -> str:
     """A reward or an advantage; a dash where there is none."""
-    return "–" if value is None else f"{value:.2f}"
+    return "–" if math.isnan(value) else f"{value:.2f}"

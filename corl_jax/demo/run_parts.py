@@ -7,10 +7,11 @@ import pathlib
 import numpy as np
 
 from corl_jax.data.image_files import load_image
-from corl_jax.demo.completions import MOST_GROUPS, make_groups, read_completions
+from corl_jax.demo.groups import MOST_GROUPS, make_groups
 from corl_jax.demo.rendering import render
 from corl_jax.demo.transcripts import make_transcripts
 from corl_jax.demo.watching import Run, list_sheets
+from corl_jax.engine.completions import read_completions
 
 PREFIX = "step "
 
@@ -34,11 +35,11 @@ def render_step(folder: pathlib.Path, choice: str | None) -> str:
         return render("no_samples.html")
     number = choice.removeprefix(PREFIX)
     if number.isdigit():
-        completions = read_completions(folder, int(number))
+        samples = read_completions(folder, int(number))
         return render(
             "samples.html",
-            pictures=make_groups(completions, "image"),
-            answers=make_groups(completions, "text"),
+            pictures=make_groups(samples, "image"),
+            answers=make_groups(samples, "text"),
             most=MOST_GROUPS,
         )
 

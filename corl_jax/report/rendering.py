@@ -15,16 +15,21 @@ from markupsafe import Markup
 from corl_jax.report import metric_text
 
 
-@functools.cache
-def _environment() -> jinja2.Environment:
+def page_templates(package: str) -> jinja2.Environment:
+    """The templates of HTML in ``templates/`` of a package."""
     # A name that a template uses and nobody passes is an error, and never an empty place.
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("corl_jax.report"),
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader(package),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = page_templates("corl_jax.report")
     environment.globals["metric"] = metric_text
     environment.filters["tags_apart"] = _tags_apart
     return environment

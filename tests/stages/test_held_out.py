@@ -255,9 +255,9 @@ def test_a_run_that_goes_on_does_not_measure_before_again(paper_run, tmp_path, m
     measured = []
     evaluate = RunEvaluation._evaluate
 
-    def note(self, params, name):
+    def note(self, params, name, step):
         measured.append(name)
-        return evaluate(self, params, name)
+        return evaluate(self, params, name, step)
 
     monkeypatch.setattr(RunEvaluation, "_evaluate", note)
     run(config, copied)
@@ -273,7 +273,7 @@ def test_a_run_that_goes_on_does_not_measure_before_again(paper_run, tmp_path, m
     assert numbers(prepared.stage.probe.records["image"]) <= HELD_OUT - {4}
     evaluation = RunEvaluation(prepared.setup, Workdir(copied), prepared.evaluation, 2)
     params = prepared.setup.rollout_params(prepared.setup.load_params())
-    assert evaluation._evaluate(params, "before") == before["before"]
+    assert evaluation._evaluate(params, "before", 0) == before["before"]
 
 
 def test_a_left_out_task_is_probed_where_records_have_what_it_needs(small_config, tmp_path):
