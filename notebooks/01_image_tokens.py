@@ -72,6 +72,7 @@ print(f"corl_jax is installed, with jax {importlib.metadata.version('jax')}; go 
 
 # %%
 import os
+import shutil
 import subprocess
 import sys
 
@@ -199,7 +200,8 @@ assert used > 30
 # ## 4. Less and more training
 #
 # The shipped tokenizer was trained for 2000 steps of the command below. With fewer steps it gets the colours first, then
-# the places, then the edges. One run keeps checkpoints on its way, and `ImageCodec.load` opens each of them. It trains on
+# the places, then the edges. One run keeps checkpoints on its way; a folder with one of them is a work directory that
+# `ImageCodec.load` opens. It trains on
 # the CPU, since this notebook may hold the accelerator.
 
 # %%
@@ -209,8 +211,11 @@ command += ["--workdir=runs/image_tokens", f"--config.steps={STEPS}"]
 command += [f"--config.hooks.save_every={every}", "--config.hooks.keep_checkpoints=10"]
 subprocess.run(command, check=True, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True)
 
-checkpoints = {every * n: f"runs/image_tokens/checkpoints/{every * n}" for n in (1, 4, 10)}
-sources = checkpoints | {2000: "tiny"}
+sources = {every * n: f"runs/image_tokens_{every * n}" for n in (1, 4, 10)}
+for steps, source in sources.items():
+    checkpoint, copy = f"runs/image_tokens/checkpoints/{steps}", f"{source}/checkpoints/{steps}"
+    shutil.copytree(checkpoint, copy, dirs_exist_ok=True)
+sources[2000] = "tiny"
 reconstructions = {}
 for steps, source in sources.items():
     trained = ImageCodec.load(source)
