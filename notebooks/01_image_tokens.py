@@ -72,6 +72,7 @@ print(f"corl_jax is installed, with jax {importlib.metadata.version('jax')}; go 
 
 # %%
 import os
+import shutil
 import subprocess
 import sys
 
@@ -138,7 +139,8 @@ assert psnr(pictures, decoded).mean() > 25
 # ## 2. What one token decides
 #
 # Replace one token after the other by the most frequent one, and decode. Below is the token that decides the most. The
-# decoder, too, looks beyond a square: most of the change lies within one square around the token's own.
+# decoder, too, looks beyond a square: this one token decides the colour of a whole object, and most of the change lies
+# within one square around the token's own.
 
 # %%
 frequent = np.bincount(tokens.reshape(-1)).argmax()
@@ -171,8 +173,9 @@ assert difference.max() > 50 and share > 0.5
 # %% [markdown]
 # ## 3. What the codebook holds
 #
-# A code means something only to this decoder. To see what, decode pictures that consist of one code, and keep the middle.
-# The codes are sorted by how often they occur in 256 held-out pictures.
+# A code is a vector that means something to this decoder, beside its neighbours. Pictures that consist of one code alone show
+# it: the frequent ones are empty ground, and others, which belong to edges and corners, make no sense without what they are
+# the edge of. The codes are sorted by how often they occur in 256 held-out pictures; the tiles are the middles.
 
 # %%
 counts = np.bincount(tokens.reshape(-1), minlength=cfg.image_vocab_size)
@@ -198,8 +201,9 @@ assert used > 30
 # %% [markdown]
 # ## 4. Less and more training
 #
-# The shipped tokenizer was trained for 2000 steps of the command below. With fewer steps it gets the colours first, then
-# the places, then the edges. One run keeps checkpoints on its way, and `ImageCodec.load` opens each of them. It trains on
+# The shipped tokenizer was trained for 2000 steps of the command below. With fewer steps it finds the places
+# first, then the edges, and the colours last. One run keeps checkpoints on its way; a folder with one of them is a work directory that
+# `ImageCodec.load` opens. It trains on
 # the CPU, since this notebook may hold the accelerator.
 
 # %%
@@ -209,8 +213,11 @@ command += ["--workdir=runs/image_tokens", f"--config.steps={STEPS}"]
 command += [f"--config.hooks.save_every={every}", "--config.hooks.keep_checkpoints=10"]
 subprocess.run(command, check=True, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True)
 
-checkpoints = {every * n: f"runs/image_tokens/checkpoints/{every * n}" for n in (1, 4, 10)}
-sources = checkpoints | {2000: "tiny"}
+sources = {every * n: f"runs/image_tokens_{every * n}" for n in (1, 4, 10)}
+for steps, source in sources.items():
+    checkpoint, copy = f"runs/image_tokens/checkpoints/{steps}", f"{source}/checkpoints/{steps}"
+    shutil.copytree(checkpoint, copy, dirs_exist_ok=True)
+sources[2000] = "tiny"
 reconstructions = {}
 for steps, source in sources.items():
     trained = ImageCodec.load(source)
