@@ -80,15 +80,20 @@ def data_uri(pixels: np.ndarray | Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(png_bytes(pixels)).decode()
 
 
+def thumbnail(pixels: np.ndarray) -> np.ndarray:
+    """An image, uint8 ``[H, W, 3]``, with sides of at most ``THUMBNAIL``."""
+    image = Image.fromarray(pixels)
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    return np.asarray(image)
+
+
 def thumbnail_uri(path: pathlib.Path) -> str:
     """``data_uri`` of a picture file, with sides of at most ``THUMBNAIL``.
 
     Raises:
       UserError: the file is missing or damaged.
     """
-    image = Image.fromarray(load_image(path))
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    return data_uri(image)
+    return data_uri(thumbnail(load_image(path)))
 
 
 def answer_parts(sample: SavedSample) -> AnswerParts:

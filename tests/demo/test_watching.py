@@ -21,8 +21,8 @@ from corl_jax.demo.curves import (
 )
 from corl_jax.demo.groups import make_groups
 from corl_jax.demo.run_parts import list_steps, render_step, render_transcripts
-from corl_jax.engine.completions import read_completions
 from corl_jax.demo.watching import check_run, describe_progress, find_runs, fingerprint, read_run
+from corl_jax.engine.completions import read_completions
 
 
 @pytest.fixture
