@@ -123,7 +123,7 @@ def remove_file(folder):
 @pytest.mark.parametrize(
     ("damage", "text"),
     [
-        (damage_line, "line 3 of .*step_000020.jsonl.* must be a text"),
+        (damage_line, "line 3 of .*step_000020.jsonl.* must be a JSON object"),
         (lead_out, "must be the name of a PNG file beside it; got '../../secret.png'"),
         (link_out, "leads out of that folder"),
         (damage_picture, "is not a picture in a known format"),
@@ -228,7 +228,7 @@ def test_transcripts_show_both_sides(folder):
     (folder / "samples" / "answers_after.json").write_text(json.dumps([entry, entry]))
     with pytest.raises(UserError, match="must have the same questions; got 1 and 2"):
         render_transcripts(read_run(folder))
-    (folder / "samples" / "answers_after.json").write_text(json.dumps([entry | {"png": "!"}]))
+    (folder / "samples" / "answers_after.json").write_text(json.dumps([entry | {"png": "abcde"}]))
     (folder / "samples" / "answers_before.json").unlink()
     with pytest.raises(UserError, match="must be base64"):
         render_transcripts(read_run(folder))
