@@ -154,7 +154,7 @@ plt.show()
 # ## 2. A reward
 #
 # A function from the samples of a step to one number each. It sees the picture (`pixels`, uint8) or the `text`, and the
-# record. This one pays for blue: the share of a picture's pixels that are much bluer than red. The config beside it starts
+# record. This one pays for colour, whatever the caption. The config beside it starts
 # from ours and says what differs.
 
 # %%
@@ -162,11 +162,10 @@ plt.show()
 import numpy as np
 
 
-def blueness(completions, context):
-    """Share of a picture's pixels whose blue is well above their red, times four, at most 1."""
-    pictures = np.stack([completion.pixels for completion in completions]).astype(int)
-    is_blue = pictures[..., 2] - pictures[..., 0] > 80
-    return np.minimum(1, 4 * is_blue.mean((1, 2)))
+def colourful(completions, context):
+    """How far the channels of a pixel lie apart, mean of all pixels times four, at most 1."""
+    pictures = np.stack([completion.pixels for completion in completions]).astype(float) / 255
+    return np.minimum(1, 4 * (pictures.max(-1) - pictures.min(-1)).mean((1, 2)))
 ''')
 (FOLDER / "my_config.py").write_text("""
 from corl_jax.configs import unified
@@ -176,8 +175,8 @@ def get_config(arg=None):
     c = unified.get_config(arg)
     c.data.source = "data"
     c.data.held_out = 0.25
-    c.rewards.options.custom = ("my_rewards:blueness",)
-    c.rewards.image = {"blueness": 1.0}
+    c.rewards.options.custom = ("my_rewards:colourful",)
+    c.rewards.image = {"colourful": 1.0}
     c.evals.scoring = "rewards"
     c.evals.guidance_scales = (2.0,)
     c.evals.num_records = 8
@@ -188,13 +187,13 @@ print((FOLDER / "my_config.py").read_text())
 # %% [markdown]
 # ## 3. What is wrong is said before the first step
 #
-# Three rows are broken on purpose: a picture that does not exist, a word that this policy does not know, and a question
+# Three rows are broken on purpose: a picture that does not exist, an empty caption, and a question
 # without an answer. The run ends before anything is compiled or written, and one message names them all.
 
 # %%
 broken = [dict(row) for row in rows]
 broken[3]["real_image"] = "missing.png"
-broken[12]["prompt"] = "a turquoise circle"
+broken[12]["prompt"] = " "
 del broken[20]["qa_solution"]
 write_table(broken)
 
@@ -218,7 +217,7 @@ metrics = [json.loads(line) for line in (WORKDIR / "metrics.jsonl").read_text().
 steps = [row["step"] for row in metrics]
 figure, panels = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
 for axes, column, title, colour in (
-    (panels[0], "image/reward/blueness", "the reward of this notebook", "#3f83f8"),
+    (panels[0], "image/reward/colourful", "the reward of this notebook", "#3f83f8"),
     (panels[1], "text/reward/accuracy", "right answers", "#22a99a"),
 ):
     axes.plot(steps, [row[column] for row in metrics], color=colour, linewidth=2)
@@ -231,8 +230,9 @@ assert len(metrics) == STEPS
 # %% [markdown]
 # ## 5. Before and after
 #
-# Held-out captions, the same random keys. The policy learned what was paid for, and only that: the reward does not read the
-# caption, so pictures of red and green things turn blue as well. Whoever writes a reward should look at such a sheet first.
+# Held-out captions, the same random keys. The reward does not read the caption, so nothing keeps the policy from filling
+# pictures with shapes that were not asked for: it learns what is paid for, and only that. Whoever writes a reward should look
+# at such a sheet first.
 
 # %%
 galleries = {
@@ -240,7 +240,7 @@ galleries = {
     for moment in ("before", "after")
 }
 captions = min(4, len(galleries["before"]))
-figure = plt.figure(figsize=(9, 1.5 * captions + 0.4), layout="constrained")
+figure = plt.figure(figsize=(8, 1.35 * captions + 0.4), layout="constrained")
 for line, caption_figure in enumerate(np.atleast_1d(figure.subfigures(captions, 1))):
     caption_figure.suptitle(galleries["before"][line]["prompt"], fontsize=10)
     panels = caption_figure.subplots(1, 9, width_ratios=[1, 1, 1, 1, 0.3, 1, 1, 1, 1])
@@ -253,7 +253,7 @@ plt.show()
 
 evaluation = json.loads((WORKDIR / "eval.json").read_text())
 for name in evaluation["before"]:
-    if "blueness" in name:
+    if "colourful" in name:
         before, after = (evaluation[moment][name]["value"] for moment in ("before", "after"))
         print(f"{name}, held out: {before:.2f} before, {after:.2f} after")
 
