@@ -101,9 +101,17 @@ class TextTokenizer:
 
     @classmethod
     def load(
-        cls, folder: str | os.PathLike[str], template: PromptTemplate = JANUS_TEMPLATE
+        cls,
+        folder: str | os.PathLike[str],
+        template: PromptTemplate = JANUS_TEMPLATE,
+        name: str | None = None,
     ) -> TextTokenizer:
         """Reads ``tokenizer.json`` in ``folder``.
+
+        Args:
+          folder: of a model.
+          template: the prompt template of its family.
+          name: what error texts call the folder, such as the policy's; None for its path.
 
         Raises:
           UserError: the file is missing or damaged, or a special token of the template is missing.
@@ -113,7 +121,7 @@ class TextTokenizer:
             raise UserError(
                 f"there is no tokenizer.json in {str(folder)!r}; name a Hugging Face model folder"
             )
-        return cls(open_tokenizer(path), f"tokenizer {str(folder)!r}", template)
+        return cls(open_tokenizer(path), f"tokenizer {(name or str(folder))!r}", template)
 
     def encode(self, text: str) -> list[int]:
         """Ids of ``text``. Special tokens in it are recognized, none are added.

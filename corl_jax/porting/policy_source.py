@@ -184,8 +184,8 @@ class PolicySource:
           UserError: there is no tokenizer, or it belongs to another model.
         """
         if self.janus_folder is None:
-            return TextTokenizer.load(self.tokenizer_folder)
-        return self.janus_folder.load_tokenizer()
+            return TextTokenizer.load(self.tokenizer_folder, name=self.name)
+        return self.janus_folder.load_tokenizer(self.name)
 
 
 def open_policy_source(name: str) -> PolicySource:

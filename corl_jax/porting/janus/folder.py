@@ -79,14 +79,14 @@ class JanusFolder:
         )
         check_image_processor(self.path, self.cfg.image_size)
 
-    def load_tokenizer(self) -> TextTokenizer:
-        """Reads the text tokenizer of the folder.
+    def load_tokenizer(self, name: str | None = None) -> TextTokenizer:
+        """Reads the text tokenizer of the folder, which errors call ``name`` or by its path.
 
         Raises:
           UserError: there is no tokenizer, or it belongs to a model of another size.
         """
         # The tokenizer of another size would give wrong ids to every prompt. This id shows it.
-        tokenizer = TextTokenizer.load(self.path)
+        tokenizer = TextTokenizer.load(self.path, name=name)
         model_id = self.layout.image_token_id(self.raw_config, tokenizer.pad_id, tokenizer.image_id)
         if tokenizer.image_id != model_id:
             raise UserError(
