@@ -114,12 +114,14 @@ grep -q "image/reward/brightness" runs/reward/metrics.jsonl
 
 if has init; then
   step "corl init" corl init --out own_base --size small --image-size 384
-  step "own records" python -m corl_jax.main --config=project/mine.py --workdir=runs/records \
-    --config.init_from=own_base --config.data.source=project/data --config.data.held_out=0.25 \
-    --config.rewards.image.brightness=1 --config.rewards.image.shapes_strict=0 \
-    --config.rewards.image.shapes_soft=0 --config.evals.num_records=0 \
-    --config.hooks.probe_every=0 --config.rl.rollout.text_prompt_length=256 \
-    --config.rl.rollout.image_prompt_length=64 --config.rl.rollout.completion_length=16
+  cd project  # where the reward is found, since the config of the package is elsewhere
+  step "own records" python -m corl_jax.main --config=configs/own_records.py \
+    --workdir=../runs/records --config.init_from=../own_base --config.data.source=data \
+    --config.rewards.options.custom='("my_rewards:brightness",)' \
+    --config.rewards.image.brightness=0.5 --config.steps=2 \
+    --config.rl.rollout.image_prompts=2 --config.rl.rollout.text_prompts=2
+  cd ..
+  grep -q "image/reward/brightness" runs/records/metrics.jsonl
   grep -q "text/reward/accuracy" runs/records/metrics.jsonl
 fi
 
