@@ -119,7 +119,8 @@ if has init; then
     --workdir=../runs/records --config.init_from=../own_base --config.data.source=data \
     --config.rewards.options.custom='("my_rewards:brightness",)' \
     --config.rewards.image.brightness=0.5 --config.steps=2 \
-    --config.rl.rollout.image_prompts=2 --config.rl.rollout.text_prompts=2
+    --config.rl.rollout.image_prompts=2 --config.rl.rollout.text_prompts=2 \
+    --config.evals.num_records=2
   cd ..
   grep -q "image/reward/brightness" runs/records/metrics.jsonl
   grep -q "text/reward/accuracy" runs/records/metrics.jsonl
