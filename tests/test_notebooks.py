@@ -5,9 +5,7 @@ have in common and executes them; outputs are committed.
 """
 
 import base64
-import getpass
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -16,6 +14,8 @@ import jupytext
 import nbformat
 import prepare_notebooks as notebooks
 import pytest
+
+from corl_jax.core.private_text import find_private, machine_names
 
 SCRIPTS = notebooks.scripts()
 STEPS = "2"
@@ -90,7 +90,7 @@ def test_outputs_are_there_and_name_no_machine(script):
             assert figure is None or base64.b64decode(figure).startswith(b"\x89PNG")
         for text in output_texts(cell):
             assert not MACHINE_PATH.search(text), text
-            assert platform.node() not in text and f"{getpass.getuser()}@" not in text
+            assert find_private(text, names=machine_names()) is None
     assert figures >= 2
     assert script.with_suffix(".ipynb").stat().st_size < MAX_BYTES, "fewer or smaller figures"
 

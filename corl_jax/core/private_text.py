@@ -15,7 +15,7 @@ from typing import Any
 
 NAME = r"""[^/\s'"<>,:;|\\=]"""
 ADDRESS = r"(?P<scheme>[a-z][a-z0-9+.-]*://)(?P<rest>[^\s'\"<>,;|]*)"
-PATH = rf"(?<![\w.~*?\])<-])(?:~[\w.-]*|(?:\.\./*)+)?/(?:{NAME}+/+)*(?P<name>{NAME}*)/*"
+PATH = rf"(?<![\w.~*?\])<-])(?:~[\w.-]*|(?:\.\./*)+)?/(?:{NAME}+/+)*(?P<name>{NAME}+)/*"
 LOCATION = re.compile(f"{ADDRESS}|{PATH}")
 """An address with a scheme, or an absolute path, one from a home folder or one that leads upwards."""
 
@@ -44,7 +44,7 @@ def reduce_private(text: str) -> str:
             _, *names = match["rest"].partition("?")[0].rstrip("/").split("/")
             reduced = f"{scheme}.../{names[-1]}" if names else f"{scheme}..."
             return whole if whole.startswith(PUBLIC_HOSTS) else reduced
-        return f".../{match['name']}" if match["name"] else whole
+        return f".../{match['name']}"
 
     return LOCATION.sub(shorten, text)
 

@@ -55,8 +55,9 @@ def _equation_flops(equation: core.JaxprEqn) -> float:
         # Of the branches, the most expensive one.
         return max(inner_flops)
     if name == "shard_map":
-        # The jaxpr inside is that of one shard.
-        shards = math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
+        # The jaxpr inside is that of one shard. JAX 0.10.0 has another name for the axes.
+        axes = params["manual_axes" if "manual_axes" in params else "newly_manual_axes"]
+        shards = math.prod(params["mesh"].shape[axis] for axis in axes)
         return shards * sum(inner_flops)
 
     return sum(inner_flops)

@@ -9,6 +9,7 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image, features
 
@@ -185,7 +186,9 @@ def colours():
     cmyk = scene.convert("CMYK")
     yield "TIFF-CMYK", encode(cmyk, "TIFF"), SCENE
     yield "JPEG-CMYK", encode(cmyk, "JPEG", quality=100, subsampling=0), SCENE
-    yield "TIFF-YCbCr", encode(scene.convert("YCbCr"), "TIFF"), SCENE
+    # Pillow 12 does not read the YCbCr that it writes.
+    if int(PIL.__version__.partition(".")[0]) >= 13:
+        yield "TIFF-YCbCr", encode(scene.convert("YCbCr"), "TIFF"), SCENE
     yield "JPEG-L", encode(scene.convert("L"), "JPEG", quality=100), grey_rgb(GREY)
 
     frames = [Image.fromarray(255 - SCENE), Image.fromarray(SCENE)]

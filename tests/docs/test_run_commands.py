@@ -92,6 +92,7 @@ def test_the_python_of_the_readme(capsys):
 
 PYTHON_ELSEWHERE = {
     "docs/export.md": "tests/stages/test_export.py runs the same calls of transformers",
+    "docs/publishing.md": "tests/porting/test_adapters.py loads adapters in the same way",
     "docs/rewards.md": "tests/rewards/test_custom.py runs every block",
     "docs/suites_harness.md": "needs VLMEvalKit",
 }

@@ -66,8 +66,7 @@ def test_fewer_steps_than_are_done_are_refused(config, folder):
         lambda config, folder: config.update(seed=1),  # refused where the folder is opened
         lambda config, folder: (folder / "report.html").unlink(),
         lambda config, folder: (folder / "eval.json").unlink(),
-        lambda config, folder: (folder / "eval.json").write_text('{"after_step": 2, "run": {}}'),
-        lambda config, folder: (folder / "eval.json").write_text('{"after_step": 3}'),
+        lambda config, folder: (folder / "eval.json").write_text('{"after_step": 2}'),
         lambda config, folder: (folder / "checkpoints" / "3").rmdir(),
         lambda config, folder: (folder / "config.json").unlink(),
     ],
@@ -77,12 +76,14 @@ def test_a_run_with_something_to_do_goes_on(config, folder, change):
     assert finished_run(config, folder, MAY_DIFFER) is None
 
 
-def test_a_run_without_evaluation_is_complete_without_its_files(config, tmp_path):
+def test_a_run_without_evaluation_is_complete_with_its_page(config, tmp_path):
     config["evals"]["num_records"] = 0
     workdir = open_workdir(tmp_path / "run", without_resume(config))
     (workdir.checkpoints / "3").mkdir()
+    assert finished_run(config, workdir.path, MAY_DIFFER) is None
+    (workdir.path / "report.html").touch()
     line = finished_run(config, workdir.path, MAY_DIFFER)
-    assert line.endswith("raise config.steps to train on")
+    assert line.endswith(f"raise config.steps to train on, or see {workdir.path / 'report.html'}")
 
 
 def test_a_new_folder_is_not_made(config, tmp_path):

@@ -11,8 +11,9 @@ from corl_jax.engine.checkpoints.manifest import read_manifest
 from corl_jax.engine.optim import make_optimizer
 from corl_jax.engine.update import make_update
 from corl_jax.stages.rl.stage import RlStage
-from corl_jax.stages.run import optim_config, prepare, run
+from corl_jax.stages.run import prepare, run
 from corl_jax.stages.setup import build_setup
+from corl_jax.stages.whole_config import optim_config
 
 TASKS_OF_STEPS = ["image", "image", "text", "text", "image"]
 ALTERNATE = {
