@@ -25,7 +25,7 @@ from corl_jax.stages.whole_config import check_config
 from docs_site.command_pages import subcommands
 from docs_site.config_keys import ALL_BLOCKS, documented_keys, find_key
 
-COMMANDS_OF_OTHERS = ("gcloud", "lmms_eval", "tensorboard", "apt")
+COMMANDS_OF_OTHERS = ("gcloud", "lmms_eval", "tensorboard", "apt", "ssh", "hf")
 """Programs that tests cannot run; their commands need a reason."""
 SET_UP = (["python3", "-m", "venv"], ["source"], ["./test.sh"])
 """What every reader does first; CI does the same."""
