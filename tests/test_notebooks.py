@@ -20,7 +20,7 @@ from corl_jax.core.private_text import find_private, machine_names
 SCRIPTS = notebooks.scripts()
 STEPS = "2"
 """Of trainings in notebooks; cells are the same with more."""
-MAX_BYTES = 700_000
+MAX_BYTES = 600_000
 """Of a notebook with its figures."""
 MACHINE_PATH = re.compile(r"(?<![\w.:/])(/(home|root|tmp|work|usr|opt|Users|content)/|[A-Z]:\\)")
 

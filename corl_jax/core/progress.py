@@ -88,7 +88,7 @@ class ProgressBar:
     ) -> None:
         self.close()
 
-    def say(self, status: str) -> None:
+    def show_status(self, status: str) -> None:
         """Says what is being done until the next ``update``, such as ``compiling``."""
         with self._lock:
             self._status = status

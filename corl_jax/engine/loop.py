@@ -153,9 +153,9 @@ def train(run: TrainingRun) -> Iterator[StepResult]:
             stage.loss, stage.update_algo_state, run.optimizer, cfg.microbatches, state
         )
         if first_step == 0 and session.is_hook_due(0, is_last=False):
-            session.recorder.say("measuring before the first step")
+            session.recorder.show_status("measuring before the first step")
             yield session.finish(_PendingStep(0, [], {}), state, is_last=False)
-        session.recorder.say(COMPILING)
+        session.recorder.show_status(COMPILING)
 
         pending: _PendingStep | None = None
         for step in range(first_step, cfg.steps):
@@ -414,7 +414,7 @@ class _Session:
 
     def wait_for_checkpoint(self) -> None:
         """Returns once the newest checkpoint is complete."""
-        self.recorder.say("writing the checkpoint")
+        self.recorder.show_status("writing the checkpoint")
         with self._writing():
             self.checkpointer.wait()
 

@@ -107,9 +107,9 @@ class Recorder:
         """How many steps in a row, up to the newest, had updates that were skipped."""
         return self._alarm.skipped_steps
 
-    def say(self, status: str) -> None:
+    def show_status(self, status: str) -> None:
         """Shows what is being done until the next row."""
-        self._progress.say(status)
+        self._progress.show_status(status)
 
     def record(
         self,

@@ -30,9 +30,9 @@ class TrainingProgress:
         self._columns, self._steps_done = columns, steps_done
         self._bar = ProgressBar(total_steps, done=steps_done, label=label, unit="step", quiet=quiet)
 
-    def say(self, status: str) -> None:
+    def show_status(self, status: str) -> None:
         """Says what is being done until the next row, such as ``compiling``."""
-        self._bar.say(status)
+        self._bar.show_status(status)
 
     def write(self, step: int, row: Mapping[str, float]) -> None:
         """Moves the bar to ``step``."""

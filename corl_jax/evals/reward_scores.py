@@ -73,7 +73,7 @@ def evaluate_rewards(
         unit="sample",
         quiet=quiet,
     ) as bar:
-        bar.say("compiling")
+        bar.show_status("compiling")
         for scale in guidance_scales if drawn else ():
             images = generate_all(policy, drawn, scale, sampling, on_batch=bar.update)
             metrics |= reward_metrics("image", scores["image"](images), f"@w={scale:g}")

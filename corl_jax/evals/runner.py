@@ -51,7 +51,7 @@ def evaluate(
         unit="sample",
         quiet=quiet,
     ) as bar:
-        bar.say("compiling")
+        bar.show_status("compiling")
         # The same seed everywhere: scales and temperatures are compared on common random numbers.
         for scale in guidance_scales:
             images = generate_all(policy, records, scale, sampling, on_batch=bar.update)

@@ -74,18 +74,24 @@ def run(config: Mapping[str, Any], workdir: str | Path) -> None:
     undo = undo_of(workdir)
     prepared = prepare(config, workdir)
     try:
-        _run(_observe(prepared, config), workdir)
+        _train_and_report(_observe(prepared, config), workdir)
     except UserError:
         if jax.process_index() == 0 and not has_steps(prepared.workdir):
             undo()
         raise
 
 
-def _run(run: PreparedRun, workdir: str | Path) -> None:
+def _train_and_report(run: PreparedRun, workdir: str | Path) -> None:
     """Trains and evaluates, closes the trackers, and leaves the page."""
     is_whole = False
+    evaluation = _evaluation(run)
     try:
-        _train_and_evaluate(run)
+        if evaluation is not None:
+            evaluation.evaluate_before()
+        for _ in train(run):
+            pass
+        if evaluation is not None:
+            evaluation.evaluate_after()
         is_whole = True
     except Preempted:
         is_whole = True
@@ -99,16 +105,6 @@ def _run(run: PreparedRun, workdir: str | Path) -> None:
         # Without an exchange, since the other processes may not come here.
         run.trackers.close(is_whole)
     _leave_report(run, workdir)
-
-
-def _train_and_evaluate(run: PreparedRun) -> None:
-    evaluation = _evaluation(run)
-    if evaluation is not None:
-        evaluation.evaluate_before()
-    for _ in train(run):
-        pass
-    if evaluation is not None:
-        evaluation.evaluate_after()
 
 
 def _evaluation(run: PreparedRun) -> RunEvaluation | None:
