@@ -29,7 +29,7 @@ def quick(monkeypatch):
 
 def test_a_log_has_whole_lines(capsys):
     bar = TrainingProgress(4, 2, ("image/reward", "text/reward", "absent"), "seed0: image + text")
-    bar.say("compiling the first step")
+    bar.show_status("compiling the first step")
     bar.print_line("hello")
     bar.write(3, {"image/reward": 0.5, "text/reward": 1})
     bar.write(4, {"image/reward": 0.25, "text/reward": 2})
@@ -55,13 +55,13 @@ def test_most_steps_of_a_log_have_no_line(capsys):
 
 def test_time_goes_on_while_nothing_else_does(capsys, monkeypatch, quick):
     with ProgressBar(2, label="run", unit="step") as bar:
-        bar.say("compiling")
+        bar.show_status("compiling")
         time.sleep(0.5)
     assert 3 <= capsys.readouterr().err.count("compiling") <= 6
 
     monkeypatch.setattr(sys, "stderr", Terminal())
     with ProgressBar(2, label="run", unit="step") as bar:
-        bar.say("compiling")
+        bar.show_status("compiling")
         time.sleep(1.3)
         bar.update(1, "loss=1")
         bar.print_line("a line above")
@@ -74,7 +74,7 @@ def test_time_goes_on_while_nothing_else_does(capsys, monkeypatch, quick):
 def test_what_is_short_or_quiet_says_nothing(capsys):
     for options in ({"quiet": True}, {"delay": 5.0}):
         with ProgressBar(2, label="run", unit="step", **options) as bar:
-            bar.say("compiling")
+            bar.show_status("compiling")
             bar.update(2)
     assert capsys.readouterr() == ("", "")
 
