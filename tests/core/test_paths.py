@@ -31,7 +31,7 @@ def test_paths_that_are_fine(tmp_path, monkeypatch):
         ("a" * 256, "x must have names of at most 255 bytes; got 256 bytes in 'aaaa"),
         ("new/" + "ü" * 128, "x must have names of at most 255 bytes; got 256 bytes"),
         ("/".join(["a" * 200] * 30), "x must be a path that can be opened; got 'aaa"),
-        ("a\0b", "x must be a path that can be opened; got 'a\\x00b' (embedded null byte)"),
+        ("a\0b", "x must be a path that can be opened; got 'a\\x00b' ("),
         ("~nobody-of-that-name/a", "x must be a path that can be opened; got '~nobody"),
         ("\ud800", "x must be a path that can be opened; got '\\ud800'"),
     ],

@@ -166,7 +166,7 @@ def test_photographs(test_data):
         (ROW | {"prompt": "\ud800"}, "prompt in line 1 of .* half of a surrogate pair"),
         (json.dumps(ROW)[:-1] + ', "kind": NaN}', "kind in line 1 of .* must be a finite number"),
         (json.dumps(ROW)[:-1] + ', "qa_type": "OE"}', "line 1 of .* the key 'qa_type' twice"),
-        ("[" * 5000, "line 1 of .* at most 64 objects and lists inside each other"),
+        ("[" * 5000 + "]" * 5000, "line 1 of .* at most 64 objects and lists inside each other"),
     ],
 )
 def test_columns_of_another_kind(write_rows, row, message):

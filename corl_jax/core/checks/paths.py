@@ -85,9 +85,11 @@ def check_inside(path: pathlib.Path, folder: pathlib.Path) -> None:
     Raises:
       UserError: they do.
     """
+    # Where links lead to themselves, Python 3.13 resolves them to themselves and others raise.
     try:
-        is_inside = path.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError):  # links that lead to themselves
+        target = path.resolve()
+        is_inside = target.is_relative_to(folder.resolve()) and not target.is_symlink()
+    except (OSError, RuntimeError):
         is_inside = False
     if not is_inside:
         raise UserError(
