@@ -14,6 +14,7 @@ It needs an index of packages, 3 GB of disk and some minutes, so a maintainer ru
 from __future__ import annotations
 
 import argparse
+import os
 import pathlib
 import shutil
 import subprocess
@@ -80,9 +81,10 @@ def run_in_kernel(env_python: pathlib.Path, folder: pathlib.Path, *cells: str) -
     for number, cell in enumerate(cells):
         paths.append(folder / f"cell_{number}.py")
         paths[-1].write_text(cell, "utf-8")
-    # A kernel of that environment, whatever others this machine has.
+    # A kernel of that environment, whatever others and whatever paths this machine has.
     command = [env_python, "-c", DRIVER, folder, *paths]
-    return subprocess.run(command, cwd=folder).returncode == 0
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(command, cwd=folder, env=env).returncode == 0
 
 
 def unmet_requirements(env_python: pathlib.Path) -> list[str]:
