@@ -96,7 +96,7 @@ def _chart(panel: Panel, rows: Sequence[Row], window: int) -> Chart:
         (column, *(f"{value:.4g}" for value in (v[0], v[-1], v.min(), v.max())))
         for column, (_, v) in curves.items()
     )
-    return Chart(panel.title, Markup(draw_svg(panel.title, 2.7, plot)), numbers)
+    return Chart(panel.title, draw_svg(panel.title, 2.7, plot), numbers)
 
 
 def read_curve(rows: Sequence[Row], column: str) -> tuple[np.ndarray, np.ndarray]:
@@ -140,6 +140,5 @@ def _plot_curve(
         linestyle=DASHES[place % len(DASHES)],
         marker="o" if len(values) <= FEW_VALUES else "",
         markersize=3,
-        # A dollar would begin a formula.
-        label=curve_label(column, panel).replace("$", r"\$"),
+        label=curve_label(column, panel),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import functools
-import io
 import math
 import pathlib
 
@@ -16,6 +15,7 @@ from corl_jax.core.errors import UserError
 from corl_jax.data.image_files import load_image
 from corl_jax.demo.answering import AnswerParts, split_answer
 from corl_jax.engine.completions import SavedSample
+from corl_jax.engine.grid_files import png_bytes
 from corl_jax.report.rendering import page_templates
 
 THUMBNAIL = 192
@@ -67,17 +67,10 @@ def done(text: str) -> str:
     return render("status.html", kind="done", text=text)
 
 
-def png_bytes(pixels: np.ndarray | Image.Image) -> bytes:
-    """A PNG file of an image, uint8 ``[H, W, 3]``."""
-    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def data_uri(pixels: np.ndarray | Image.Image) -> str:
     """An image as the address of an ``img``: the PNG itself, so that no request follows."""
-    return "data:image/png;base64," + base64.b64encode(png_bytes(pixels)).decode()
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    return "data:image/png;base64," + base64.b64encode(png_bytes(image)).decode()
 
 
 def thumbnail(pixels: np.ndarray) -> np.ndarray:

@@ -7,13 +7,14 @@ import pathlib
 import numpy as np
 
 from corl_jax.data.image_files import load_image
-from corl_jax.demo.groups import MOST_GROUPS, make_groups
 from corl_jax.demo.rendering import render
 from corl_jax.demo.transcripts import make_transcripts
 from corl_jax.demo.watching import Run, list_sheets
-from corl_jax.engine.completions import read_completions
+from corl_jax.engine.completions import group_samples, read_completions
 
 PREFIX = "step "
+MOST_GROUPS = 8
+"""Groups of a task that are shown; a step at full size has more than fit on a page."""
 
 
 def list_steps(run: Run) -> list[str]:
@@ -38,8 +39,8 @@ def render_step(folder: pathlib.Path, choice: str | None) -> str:
         samples = read_completions(folder, int(number))
         return render(
             "samples.html",
-            pictures=make_groups(samples, "image"),
-            answers=make_groups(samples, "text"),
+            pictures=group_samples(samples, "image"),
+            answers=group_samples(samples, "text"),
             most=MOST_GROUPS,
         )
 

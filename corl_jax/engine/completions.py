@@ -9,7 +9,7 @@ or question), ``sample`` (number within its group), ``rewards`` by name, ``rewar
 from __future__ import annotations
 
 import dataclasses
-import io
+import itertools
 import json
 import math
 import re
@@ -25,6 +25,7 @@ from corl_jax.core.checks.json_object import JsonObject
 from corl_jax.core.checks.json_reader import parse_json, read_lines
 from corl_jax.core.checks.paths import check_inside
 from corl_jax.core.files import name_write_errors, write_atomically
+from corl_jax.engine.grid_files import png_bytes
 
 FOLDER = "completions"
 ADVICE = "repair or remove the file"
@@ -148,6 +149,16 @@ def read_completions(folder: Path, step: int) -> list[SavedSample]:
     return samples
 
 
+def group_samples(samples: Sequence[SavedSample], task: str) -> list[tuple[SavedSample, ...]]:
+    """Samples of one task by their prompts, in the order of the file."""
+    chosen = [sample for sample in samples if sample.task == task]
+    # A record may come twice in a step, and then its samples are numbered anew.
+    starts = itertools.accumulate(sample.sample == 0 for sample in chosen)
+    keyed = zip(starts, chosen, strict=True)
+    groups = itertools.groupby(keyed, lambda pair: (pair[0], pair[1].record_id))
+    return [tuple(sample for _, sample in members) for _, members in groups]
+
+
 def describe_samples(samples: Sequence[StepSample]) -> str:
     """Samples as plain text, for trackers: a paragraph each, pictures by their rewards alone."""
     paragraphs = []
@@ -232,9 +243,7 @@ def _write_pictures(target: Path, step: int, samples: Sequence[StepSample]) -> d
             names[id(pixels)] = f"{_stem(step)}_{len(names):03d}{kind}.png"
             image = Image.fromarray(np.asarray(pixels))
             image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
-            png = io.BytesIO()
-            image.save(png, "PNG")
-            write_atomically(target / names[id(pixels)], png.getvalue())
+            write_atomically(target / names[id(pixels)], png_bytes(image))
     return names
 
 

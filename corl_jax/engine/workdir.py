@@ -29,6 +29,13 @@ from corl_jax.engine.remote_workdir import (
     is_address,
     remote_folder,
 )
+from corl_jax.engine.writers import read_rows
+
+WRITTEN = (
+    "config.json", "run.json", "trackers.json", "eval.json", "metrics.jsonl", "report.html",
+    "checkpoints", "samples", "completions", "tb", "tokenizer", "trace",
+)  # fmt: skip
+"""What a run may write into its folder before its first step is done."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +183,8 @@ def check_workdir(
 def undo_of(path: str | Path) -> Callable[[], None]:
     """A function that removes a work directory again, with the folders above it that are missing now.
 
-    It does nothing if a run is there already, or at an address.
+    It removes what a run writes and nothing else, and does nothing if a run is there already, or at
+    an address.
     """
     if is_address(path):
         return lambda: None
@@ -186,13 +194,13 @@ def undo_of(path: str | Path) -> Callable[[], None]:
     missing = [place for place in (workdir.path, *workdir.path.parents) if not place.exists()]
 
     def undo() -> None:
-        # An empty folder of the user stays.
-        for entry in workdir.path.iterdir() if workdir.path.exists() else ():
-            if entry.is_dir():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
-        with contextlib.suppress(OSError):  # somebody else has put something there meanwhile
+        for name in WRITTEN:
+            if (workdir.path / name).is_dir():
+                shutil.rmtree(workdir.path / name)
+            for file in (name, f"{name}.part"):
+                (workdir.path / file).unlink(missing_ok=True)
+        # A folder that the user has made stays, and so does one with anything else in it.
+        with contextlib.suppress(OSError):
             for place in missing:
                 place.rmdir()
 
@@ -203,8 +211,9 @@ def has_steps(workdir: Workdir) -> bool:
     """Whether a run has finished a step: there is a checkpoint, or a row of one."""
     if saved_steps(workdir.checkpoints):
         return True
-    rows = workdir.metrics.read_text("utf-8").splitlines() if workdir.metrics.exists() else []
-    return any(json.loads(row)["step"] > 0 for row in rows)
+    return workdir.metrics.exists() and any(
+        row["step"] > 0 for _, row in read_rows(workdir.metrics)
+    )
 
 
 def _check_there(workdir: Workdir, config: dict[str, Any], may_differ: Sequence[str]) -> None:

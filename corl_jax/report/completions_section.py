@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import io
-import itertools
 import math
 import pathlib
-
-from PIL import Image
+from collections.abc import Sequence
 
 from corl_jax.data.image_files import load_image
-from corl_jax.engine.completions import SavedSample, read_completions, saved_steps
+from corl_jax.engine.completions import SavedSample, group_samples, read_completions, saved_steps
+from corl_jax.evals.gallery import png_base64
 
 SHOWN_STEPS, SHOWN_GROUPS, SHOWN_SAMPLES = 3, 4, 8
 """The newest steps, the first prompts of a step, and the first samples of a prompt that are shown."""
@@ -81,17 +78,14 @@ def read_shown_steps(folder: pathlib.Path) -> list[ShownStep]:
 
 
 def _groups(samples: list[SavedSample]) -> tuple[ShownGroup, ...]:
-    # Samples of a prompt follow each other; as many prompts of each task are shown.
-    groups = [
-        list(group) for _, group in itertools.groupby(samples, lambda it: (it.task, it.record_id))
-    ]
+    # As many prompts of each task are shown.
     shown = []
     for task in ("image", "text"):
-        shown += [group for group in groups if group[0].task == task][: SHOWN_GROUPS // 2]
+        shown += group_samples(samples, task)[: SHOWN_GROUPS // 2]
     return tuple(_group(group) for group in shown)
 
 
-def _group(samples: list[SavedSample]) -> ShownGroup:
+def _group(samples: Sequence[SavedSample]) -> ShownGroup:
     first = samples[0]
     return ShownGroup(
         task=first.task,
@@ -125,8 +119,4 @@ def _small_png(path: pathlib.Path | None) -> str:
     """A picture of at most ``LARGEST_SIDE`` pixels a side, in base64; "" for none."""
     if path is None:
         return ""
-    image = Image.fromarray(load_image(path, "completions"))
-    image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
-    png = io.BytesIO()
-    image.save(png, "PNG", optimize=True)
-    return base64.b64encode(png.getvalue()).decode()
+    return png_base64(load_image(path, "completions"), LARGEST_SIDE)

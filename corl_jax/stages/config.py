@@ -277,6 +277,12 @@ Trainable = Annotated[
 """``config.trainable``: patterns of the paths of parameters that a stage trains."""
 
 
+def has_evaluation(config: Mapping[str, Any]) -> bool:
+    """Whether a run is evaluated on held-out records before and after."""
+    is_rl = config["stage"] == "rl" and "evals" in config
+    return is_rl and config["evals"]["num_records"] > 0
+
+
 @config_block
 class StageKeys:
     """The keys of a config that are no blocks and that only some stages have.

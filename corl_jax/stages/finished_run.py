@@ -13,7 +13,7 @@ from corl_jax.core.errors import UserError
 from corl_jax.engine.checkpoints.step_folders import saved_steps
 from corl_jax.engine.workdir import Workdir, find_workdir
 from corl_jax.report.page import REPORT_FILE
-from corl_jax.stages.config import without_resume
+from corl_jax.stages.config import has_evaluation, without_resume
 from corl_jax.stages.evaluate_run import is_evaluated
 
 
@@ -23,7 +23,7 @@ def finished_run(
     """A line for the user where a run is complete, or None where there is something to do.
 
     Args:
-      config: of a stage, checked.
+      config: of a stage; of a run that is there, its values were checked when it began.
       workdir: folder or address; it need not exist.
       may_differ: keys of the config that may differ from the saved one.
 
@@ -37,11 +37,9 @@ def finished_run(
     # Falling back to an earlier checkpoint trains again, although all steps seem to be done.
     if done < steps or config["resume"]["fallback"] or not _is_reported(config, found):
         return None
-    report = found.path / REPORT_FILE
-    page = f", or see {report}" if report.exists() else ""
     return (
         f"workdir {found} is already at step {done} of {steps}, and nothing is changed; raise "
-        f"config.steps to train on{page}"
+        f"config.steps to train on, or see {found.path / REPORT_FILE}"
     )
 
 
@@ -63,7 +61,5 @@ def check_length(workdir: Workdir, steps: int) -> int:
 
 def _is_reported(config: Mapping[str, Any], workdir: Workdir) -> bool:
     """Whether the page of a run is there, and the evaluation after its last step if it has one."""
-    has_evals = config["stage"] == "rl" and "evals" in config
-    has_evaluation = has_evals and config["evals"]["num_records"] > 0
-    is_complete = not has_evaluation or is_evaluated(workdir, config["steps"])
+    is_complete = not has_evaluation(config) or is_evaluated(workdir, config["steps"])
     return is_complete and (workdir.path / REPORT_FILE).exists()

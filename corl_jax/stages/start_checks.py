@@ -29,6 +29,7 @@ from corl_jax.stages.config import (
     DataConfig,
     RunConfig,
     TrackersConfig,
+    has_evaluation,
     read_block,
     without_resume,
 )
@@ -185,8 +186,7 @@ def _uses_held_out_records(config: Mapping[str, Any]) -> bool:
     """Whether a run measures something on held-out records."""
     if config["stage"] != "rl":
         return config["stage"] == "tokenizer"
-    has_evaluation = "evals" in config and bool(config["evals"]["num_records"])
-    return has_evaluation or bool(config["hooks"]["probe_every"])
+    return has_evaluation(config) or bool(config["hooks"]["probe_every"])
 
 
 def _check_workdir(config: Mapping[str, Any], workdir: str | Path) -> None:

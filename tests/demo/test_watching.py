@@ -19,10 +19,9 @@ from corl_jax.demo.curves import (
     read_curve,
     thin_out,
 )
-from corl_jax.demo.groups import make_groups
 from corl_jax.demo.run_parts import list_steps, render_step, render_transcripts
 from corl_jax.demo.watching import check_run, describe_progress, find_runs, fingerprint, read_run
-from corl_jax.engine.completions import read_completions
+from corl_jax.engine.completions import group_samples, read_completions
 
 
 @pytest.fixture
@@ -69,14 +68,14 @@ def test_samples_show_prompt_rewards_and_advantage(folder):
 
 def test_groups_are_those_of_the_file(folder):
     completions = read_completions(folder, 20)
-    groups = make_groups(completions, "image")
-    assert [len(group.samples) for group in groups] == [4, 4]
-    assert dict(groups[0].samples[3].rewards) == pytest.approx(
+    groups = group_samples(completions, "image")
+    assert [len(group) for group in groups] == [4, 4]
+    assert dict(groups[0][3].rewards) == pytest.approx(
         {"shapes_soft": 0.5, "shapes_strict": np.nan}, nan_ok=True
     )
     # A record that comes twice in a step has two groups.
     again = [*completions, *completions]
-    assert len(make_groups(again, "text")) == 4
+    assert len(group_samples(again, "text")) == 4
 
 
 def test_a_run_without_completions_has_its_sheets(folder):

@@ -1,7 +1,7 @@
 import pytest
 
 from corl_jax.core.errors import UserError
-from corl_jax.engine.workdir import open_workdir
+from corl_jax.engine.workdir import has_steps, open_workdir, undo_of
 from corl_jax.engine.writers import rewind_metrics
 
 CONFIG = {"steps": 10, "model": {"size": "tiny", "layers": [1, 2]}, "rate": 1.0}
@@ -79,3 +79,24 @@ def test_rewind_keeps_rows_up_to_the_step(tmp_path):
     path.write_text('{"step": 1}\nrubbish\n{"step": 3}\n')
     with pytest.raises(UserError, match="line 2"):
         rewind_metrics(path, 2)
+
+
+def test_a_start_that_failed_is_undone(tmp_path):
+    """The folders that it made are gone; what is not of a run stays, and so does a run."""
+    undo = undo_of(tmp_path / "runs" / "a")
+    made = open_workdir(tmp_path / "runs" / "a", CONFIG)
+    (made.path / "config.json.part").touch()
+    assert not has_steps(made)
+    undo()
+    assert list(tmp_path.iterdir()) == []
+
+    undo = undo_of(tmp_path / "b")
+    noted = open_workdir(tmp_path / "b", CONFIG)
+    (noted.path / "my notes.txt").write_text("kept")
+    undo()
+    assert [path.name for path in noted.path.iterdir()] == ["my notes.txt"]
+
+    run = open_workdir(tmp_path / "c", CONFIG)
+    run.metrics.write_text('{"step": 0}\n{"step": 1}\n{"step": 2, "lo')
+    undo_of(tmp_path / "c")()
+    assert has_steps(run) and run.config.exists()

@@ -73,8 +73,14 @@ def workdir(base, small_config, tmp_path_factory):
         "date": "2026-11-27 12:30 UTC",
         "machine": "Linux x86_64, 2 CPU cores, 1 x cpu",
         "commit": COMMIT,
+        "processes": 1,
+        "versions": {"jax": "0.10.2"},
+        "first_step": 0,
+        "last_step": 20,
+        "seconds": 60.0,
     }
-    (folder / "run.json").write_text(json.dumps({"starts": [start | {"seconds": 1.0}, start]}))
+    starts = [start, start | {"first_step": 20, "last_step": 40}]
+    (folder / "run.json").write_text(json.dumps({"starts": starts}))
 
     evals = {
         "before": {"qa_greedy": estimate(0.30), "reward/text": estimate(1.1)},

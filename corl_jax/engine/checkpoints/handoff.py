@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import absl.logging
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
@@ -28,9 +27,6 @@ from corl_jax.engine.checkpoints.inventory import DamagedCheckpoint, check_inven
 from corl_jax.engine.checkpoints.manifest import Manifest, read_manifest
 from corl_jax.engine.checkpoints.step_folders import latest_step
 from corl_jax.engine.remote_workdir import CHECKPOINTS, is_address
-
-# Orbax logs at WARNING what every checkpoint of this package lacks.
-absl.logging.set_verbosity(absl.logging.ERROR)
 
 # The fields of ``TrainState`` that hold parameters.
 PARTS = ("trainable", FROZEN)

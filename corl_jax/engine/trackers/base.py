@@ -38,6 +38,11 @@ class TrackedRun:
     last_step: int = -1
 
 
+def as_code(text: str) -> str:
+    """A text as Markdown that shows it as it is: four spaces begin a line of code."""
+    return "".join(f"    {line}\n" for line in text.splitlines())
+
+
 class Tracker(Protocol):
     """Shows steps: rows, images and texts.
 

@@ -138,13 +138,13 @@ class Trackers:
             return
         # No tracker can show numbers that are not finite.
         finite = {name: float(value) for name, value in row.items() if math.isfinite(value)}
-        for opened in list(self._opened):
-            if step <= opened.last_step:
-                continue
+        lacking = [opened for opened in self._opened if opened.last_step < step]
+        for opened in lacking:
             with self._errors_of(opened):
                 opened.tracker.write(step, finite, images, texts)
                 opened.last_step = step
-        self._write_state()
+        if lacking:
+            self._write_state()
 
     def write_evaluation(self, side: str, step: int, metrics: Mapping[str, float]) -> None:
         """Shows what was measured ``before`` or ``after`` the run."""

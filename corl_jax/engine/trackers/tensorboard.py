@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from corl_jax.core.files import name_write_errors
-from corl_jax.engine.trackers.base import Pixels, TrackedRun
+from corl_jax.engine.trackers.base import Pixels, TrackedRun, as_code
 
 FOLDER = "tb"
 """Of the event files, in a work directory."""
@@ -76,9 +76,8 @@ class TensorBoard:
         """Adds a text, set as it is."""
         from tensorboardX import summary
 
-        # TensorBoard reads Markdown, in which four spaces begin a line of code.
-        code = "".join(f"    {line}\n" for line in text.splitlines())
-        self._add(step, summary=summary.text(name, code))
+        # TensorBoard reads Markdown.
+        self._add(step, summary=summary.text(name, as_code(text)))
 
     def write_evaluation(self, side: str, step: int, metrics: Mapping[str, float]) -> None:
         """Adds the metrics as scalars: a curve has its value before the run and the one after it."""

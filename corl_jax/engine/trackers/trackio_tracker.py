@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from corl_jax.core.errors import UserError
-from corl_jax.engine.trackers.base import Pixels, TrackedRun
+from corl_jax.engine.trackers.base import Pixels, TrackedRun, as_code
 
 
 class TrackioTracker:
@@ -68,9 +68,7 @@ class TrackioTracker:
         values: dict[str, Any] = dict(row)
         values |= {name: trackio.Image(pixels) for name, pixels in images.items()}
         for name, text in texts.items():
-            # Four spaces begin a line of code in Markdown.
-            code = "".join(f"    {line}\n" for line in text.splitlines())
-            values[name] = trackio.Markdown(code)
+            values[name] = trackio.Markdown(as_code(text))
         self._run.log(values, step=step)
 
     def write_evaluation(self, side: str, step: int, metrics: Mapping[str, float]) -> None:

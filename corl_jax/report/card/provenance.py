@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from corl_jax.core.checks.json_object import JsonObject
-from corl_jax.core.checks.paths import check_inside
 from corl_jax.core.private_text import reduce_private
 from corl_jax.report import run_files
 from corl_jax.report.card.facts import Pairs
 
-HISTORY_FILE = "run.json"
 TEXTS = ("command", "date", "machine", "commit")
 
 
@@ -23,34 +20,29 @@ def provenance_of(
 
     Args:
       workdir: of the run; its ``run.json`` has an entry for each start.
-      run: the block of that name in ``eval.json``.
+      run: the block of that name in ``eval.json``, which older versions wrote.
       step: of the newest checkpoint.
       versions: that its manifest names.
 
     Raises:
       UserError: ``run.json`` is damaged.
     """
-    facts = {name: str(run[name]) for name in TEXTS if run.get(name)}
-    starts = _starts(workdir)
+    facts, minutes, libraries = dict(run), None, {**versions, **run["versions"]}
+    if "seconds" in run:
+        minutes = run["seconds"] / 60
+    starts = run_files.read_starts(workdir)
     if starts:
-        facts |= {name: starts[-1].text(name) for name in TEXTS if starts[-1].has(name)}
-    known = {name: reduce_private(facts[name]) for name in TEXTS if facts.get(name)}
+        facts |= {name: vars(starts[-1])[name] for name in TEXTS}
+        minutes = sum(start.seconds for start in starts) / 60
+        libraries |= starts[-1].versions
+
+    known = {name: reduce_private(str(facts[name])) for name in TEXTS if facts.get(name)}
     known["steps done"] = str(step)
     if len(starts) > 1:
         known["times started"] = str(len(starts))
-    if "seconds" in run:
-        known["minutes from start to report"] = f"{run['seconds'] / 60:.1f}"
-    libraries = {**versions, **run["versions"]}
+    if minutes is not None:
+        known["minutes, with evaluations"] = f"{minutes:.1f}"
     known["versions"] = ", ".join(f"{name} {libraries[name]}" for name in sorted(libraries))
     return tuple(
         (name, value) for name, value in known.items() if value and value != run_files.UNKNOWN
     )
-
-
-def _starts(workdir: pathlib.Path) -> Sequence[JsonObject]:
-    """The entries of ``run.json``, one for each start; none for a run of an older version."""
-    path = workdir / HISTORY_FILE
-    if not path.is_file():
-        return ()
-    check_inside(path, workdir)
-    return JsonObject.read(path, advice=run_files.ADVICE).blocks("starts")

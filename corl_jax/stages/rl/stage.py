@@ -45,7 +45,7 @@ from corl_jax.objectives import kl
 from corl_jax.objectives.running_moments import empty_moments
 from corl_jax.objectives.token_weights import token_weights
 from corl_jax.rewards.record_checks import record_checks
-from corl_jax.stages.config import EvalsConfig, HooksConfig, read_block
+from corl_jax.stages.config import EvalsConfig, HooksConfig, has_evaluation, read_block
 from corl_jax.stages.rl.advantage_step import compute_advantages
 from corl_jax.stages.rl.completion_log import CompletionLog
 from corl_jax.stages.rl.config import RlConfig, read_rl_config
@@ -150,7 +150,7 @@ class RlStage:
             self.setup, self.cfg, self.reward_scorer, self.held_out, self.seed
         )
         self.evaluation: HeldOutEvaluation | None = None
-        if "evals" in config and config["evals"]["num_records"]:
+        if has_evaluation(config):
             evals = read_block(EvalsConfig, config["evals"], "evals")
             self.evaluation = HeldOutEvaluation(
                 self.setup, self.cfg, evals, self.reward_scorer, self.held_out
