@@ -16,13 +16,9 @@ from corl_jax.core.checks.field_docs import field_docs
 from corl_jax.objectives.kl import KlConfig
 from corl_jax.pipelines.config import MergeStage, PipelineConfig
 from corl_jax.porting.policy_merge import MergeSettings
-from corl_jax.rewards.config import RewardOptions
 from corl_jax.stages import whole_config
-from corl_jax.stages.config import EvalsConfig, RunConfig, StageKeys
+from corl_jax.stages.config_keys import BLOCK_CLASSES
 from corl_jax.stages.mixture_config import PartConfig
-from corl_jax.stages.rl import config as rl
-from corl_jax.stages.sft import SftConfig
-from corl_jax.stages.tokenizer import TokenizerConfig
 from docs_site.field_values import allowed_values, default_of, registered
 
 
@@ -74,20 +70,16 @@ class ConfigBlock:
         }
 
 
+HIDDEN = {whole_config.OptimConfig: frozenset(whole_config.DERIVED)}
+"""Fields of classes that are no keys."""
 STAGE_BLOCKS = (
-    ConfigBlock("", RunConfig),
-    ConfigBlock("", StageKeys),
-    *(ConfigBlock(name, cls) for name, cls in whole_config.BLOCKS.items()),
-    ConfigBlock("data.mixture.NAME", PartConfig),
-    ConfigBlock("optim", whole_config.OptimConfig, frozenset(whole_config.DERIVED)),
-    ConfigBlock("optim", whole_config.WarmupConfig),
-    ConfigBlock("evals", EvalsConfig),
-    *(ConfigBlock(f"rl.{name}", cls) for name, cls in rl.BLOCKS.items()),
-    ConfigBlock("rewards", rl.RewardTables),
-    ConfigBlock("rewards.options", RewardOptions),
+    *(
+        ConfigBlock(prefix, cls, HIDDEN.get(cls, frozenset()))
+        for prefix, cls in BLOCK_CLASSES
+        if cls is not KlConfig
+    ),
     ConfigBlock("kl.TASK", KlConfig),
-    ConfigBlock("sft", SftConfig),
-    ConfigBlock("tokenizer", TokenizerConfig),
+    ConfigBlock("data.mixture.NAME", PartConfig),
 )
 """Blocks of the configs of stages, those of every stage first."""
 

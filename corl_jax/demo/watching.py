@@ -15,11 +15,13 @@ from typing import TypeVar
 
 from corl_jax.core.checks.paths import check_inside, user_path
 from corl_jax.core.errors import UserError
+from corl_jax.engine.completions import FOLDER as COMPLETIONS
+from corl_jax.engine.completions import saved_steps
 from corl_jax.report.run_files import read_config, read_metrics, read_transcripts
 
 T = TypeVar("T")
 
-CONFIG, METRICS, COMPLETIONS, SAMPLES = "config.json", "metrics.jsonl", "completions", "samples"
+CONFIG, METRICS, SAMPLES = "config.json", "metrics.jsonl", "samples"
 FRESH_SECONDS, FRESH_STEPS = 60.0, 5.0
 """A run counts as going on as long as its last row is younger than this, or than so many steps take."""
 NEWEST = 50
@@ -95,7 +97,7 @@ def read_run(folder: pathlib.Path, now: float | None = None) -> Run:
         status=describe_progress(int(rows[-1]["step"]) if rows else 0, steps, age, _patience(rows)),
         rows=rows,
         sheets=attempt(list_sheets, {}),
-        completion_steps=attempt(_completion_steps, ()),
+        completion_steps=tuple(reversed(saved_steps(folder))),
         transcripts=attempt(read_transcripts, {}),
         problems=tuple(problems),
     )
@@ -158,12 +160,6 @@ def list_sheets(folder: pathlib.Path) -> dict[str, pathlib.Path]:
         step, _, name = path.stem.removeprefix("step_").partition("_")
         sheets[f"step {int(step)}: {name}" if step.isdigit() else path.stem] = path
     return sheets
-
-
-def _completion_steps(folder: pathlib.Path) -> tuple[int, ...]:
-    stems = [path.stem for path in (folder / COMPLETIONS).glob("step_*.jsonl")]
-    numbers = (stem.removeprefix("step_") for stem in stems)
-    return tuple(sorted((int(text) for text in numbers if text.isdigit()), reverse=True))
 
 
 def _last_write(folder: pathlib.Path) -> float:
