@@ -17,6 +17,7 @@ import markdown_it
 import numpy as np
 import pytest
 from local_hub import local_hub
+from packaging.version import Version
 from PIL import Image
 
 from corl_jax import Policy
@@ -172,6 +173,10 @@ def test_the_head_is_one_that_the_hub_accepts(exported, monkeypatch, tmp_path):
     assert card.data.base_model_relation == "finetune"
     assert card.data.datasets == ["mm-vl/x2x_rft_22k"] and card.data.pipeline_tag == "any-to-any"
     assert {"text-to-image", "image-text-to-text"} <= set(card.data.tags)
+
+    # Earlier releases ask huggingface.co whatever address they are given.
+    if Version(huggingface_hub.__version__) < Version("2"):
+        return
     with local_hub(monkeypatch, tmp_path):
         card.validate()
         card.data.license = "no such licence"
