@@ -35,6 +35,18 @@ if not flags.FLAGS.is_parsed():
     flags.FLAGS(["pytest"])
 
 
+MOST_MEMORY_MAPS = 40_000
+"""Of a process; Linux ends one with more than 65,530, and a compiled program takes some each."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """Drops the programs of earlier modules where they have become many."""
+    maps = Path("/proc/self/maps")
+    if maps.exists() and sum(1 for _ in maps.open("rb")) > MOST_MEMORY_MAPS:
+        jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def test_data():
     """A function from a name to that folder of test data beside the checkout.
