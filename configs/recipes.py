@@ -99,3 +99,21 @@ def othink(c: ml_collections.ConfigDict, kind: str, beta: tuple[float, float]) -
         return
     c.rl.rollout.completion_length = 512
     c.optim.learning_rate = 1e-6
+
+
+def plan(c: ml_collections.ConfigDict) -> None:
+    """T2I-R1: a plan before every picture. At full size with the values of its code.
+
+    Args:
+      c: a unified config of any size, or one of pictures alone.
+    """
+    if c.model.size == "tiny":
+        # Room for the point between prompt and plan; a plan lists up to three objects.
+        c.rl.rollout.image_prompt_length = 24
+        c.rl.plan.update({"length": 18, "prompt_length": 32})
+        return
+    constant_kl(c, 0.01)
+    c.rl.plan.update({"length": 128, "prompt_length": 256})
+    c.rl.loss.aggregation = "token_mean"
+    c.optim.learning_rate = 1e-6
+    c.steps = 1600

@@ -7,16 +7,20 @@ import contextlib
 import pathlib
 import typing
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from corl_jax.core.checks.config_block import FieldError, Interval, PositiveInt, check_value
 from corl_jax.core.checks.paths import check_writable, user_path
 from corl_jax.core.errors import UserError
 
+if TYPE_CHECKING:
+    from corl_jax.data.plans import Plans
+
 Devices = Annotated[int, Interval(ge=1, le=1024)]
 # Repeated from ``sampling.policy``, which help must not wait for.
 Samples = Annotated[int, Interval(ge=1, le=1024), "Another --seed gives other samples"]
 ANSWER_LENGTH = 64
+PLAN_LENGTH = 64
 
 
 def number(annotation: Any) -> Callable[[str], Any]:
@@ -85,6 +89,43 @@ def add_completion_length(parser: argparse.ArgumentParser) -> None:
         default=ANSWER_LENGTH,
         help=f"most tokens of an answer (default: {ANSWER_LENGTH})",
     )
+
+
+def add_plan(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--plan`` and ``--plan-template``."""
+    parser.add_argument(
+        "--plan",
+        type=number(PositiveInt),
+        nargs="?",
+        const=PLAN_LENGTH,
+        metavar="TOKENS",
+        help="the policy writes a plan of at most so many tokens for each picture and draws behind "
+        f"it (without a number: {PLAN_LENGTH})",
+    )
+    parser.add_argument(
+        "--plan-template",
+        help="how it is asked for plans: objects, instruct, or a text with {prompt} (default: by its "
+        "tokenizer)",
+    )
+
+
+def read_plans(args: argparse.Namespace) -> Plans | None:
+    """What the flags of ``add_plan`` ask for; None without ``--plan``.
+
+    Raises:
+      UserError: a template that there is not, or one without ``--plan``.
+    """
+    if args.plan is None:
+        if args.plan_template is not None:
+            raise UserError("--plan-template is for --plan, which is missing. Add it")
+        return None
+
+    from corl_jax.data.plans import AUTO, Plans, PlanTemplateName
+
+    names, template = PlanTemplateName(), args.plan_template or AUTO
+    if template not in names:
+        raise UserError(f"--plan-template must be {names}; got {template!r}")
+    return Plans(args.plan, template)
 
 
 def path_flag(text: str) -> pathlib.Path:

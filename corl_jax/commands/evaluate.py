@@ -7,6 +7,7 @@ import argparse
 from corl_jax.commands.common import (
     Samples,
     add_devices,
+    add_plan,
     add_policy,
     add_processes,
     connect,
@@ -55,6 +56,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="scales of classifier-free guidance, 1 for none (default: 1 1.5 2 of shapes, else 5)",
     )
+    add_plan(parser)
     _add_questions(parser)
     _add_pictures(parser)
 

@@ -7,7 +7,7 @@ import pathlib
 import sys
 from typing import Any
 
-from corl_jax.commands.common import check_file
+from corl_jax.commands.common import check_file, read_plans
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_json
 
@@ -20,7 +20,7 @@ CLIP_SCORE = "clip_score"
 
 
 # Flags that only some suites take, by their place in the parsed flags.
-WORLD_FLAGS = ("seed", "guidance_scales", "overwrite")
+WORLD_FLAGS = ("seed", "guidance_scales", "overwrite", "plan", "plan_template")
 QUESTION_FLAGS = ("data", "completion_length", "plain_roles")
 DRAWING_FLAGS = (
     "data",
@@ -91,6 +91,8 @@ def run_world(args: argparse.Namespace) -> dict[str, Any]:
     elif args.overwrite:
         raise UserError("--overwrite is for a .json file; results in a folder are never replaced")
 
+    plans = read_plans(args)
+
     # Imported after the checks, so that help and errors are quick.
     import jax
 
@@ -112,7 +114,9 @@ def run_world(args: argparse.Namespace) -> dict[str, Any]:
     count, seed = args.n or 512, args.seed or 0
     records = held_out_records(builder.source(split="test"), count, seed)
     about = _about(args.policy, policy) | {"suite": WORLD, "n": count, "seed": seed}
-    evaluated = EvalPolicy(policy.fns, policy.params, policy.tokenizer)
+    if plans is not None:
+        about["plan"] = {"length": plans.length, "template": plans.template}
+    evaluated = EvalPolicy(policy.fns, policy.params, policy.tokenizer, plans)
     sampling = EvalSampling(seed, args.batch_size)
     scales = args.guidance_scales or WORLD_SCALES
 

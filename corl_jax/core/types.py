@@ -192,7 +192,7 @@ class Rewards:
 
 @pytree()
 class PolicyBatch:
-    """One task's part of an update batch.
+    """One part of an update batch: the completions of a task, or what belongs to them.
 
     Attributes:
       prompts: ``B`` rows.

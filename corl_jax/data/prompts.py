@@ -74,6 +74,21 @@ class PromptTemplate:
             user=user, assistant=assistant, prompt=prompt, begin_of_image=self.begin_of_image
         )
 
+    def plan_opening_text(self, prompt: str, role_names: tuple[str, str]) -> str:
+        """Text of a prompt for an image up to the plan behind ``prompt``, without BOS.
+
+        A point divides them. ``image_generation_suffix`` follows the plan.
+        """
+        user, assistant = role_names
+        beginning, _, _ = self.image_generation_format.partition("{prompt}")
+        return f"{beginning.format(user=user, assistant=assistant)}{prompt.rstrip('.')}."
+
+    def image_generation_suffix(self, role_names: tuple[str, str]) -> str:
+        """What ``image_generation_text`` has behind the prompt."""
+        user, assistant = role_names
+        _, _, suffix = self.image_generation_format.partition("{prompt}")
+        return suffix.format(user=user, assistant=assistant, begin_of_image=self.begin_of_image)
+
     def question_text(self, question: str, role_names: tuple[str, str]) -> str:
         """Text of the prompt that asks ``question``, with one image placeholder, without BOS."""
         user, assistant = role_names

@@ -5,6 +5,7 @@ Every special id is looked up by its string in the tokenizer's own file, since c
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 from collections.abc import Sequence
@@ -171,6 +172,30 @@ class TextTokenizer:
             self._check_text(prompt, "prompt"), (self.user, self.assistant)
         )
         return [self.bos_id, *self.encode(text)]
+
+    def plan_opening(self, prompt: str) -> list[int]:
+        """Ids of a prompt for an image of ``prompt`` up to the plan behind it.
+
+        The ids of the plan and ``plan_ending`` come next.
+
+        Raises:
+          UserError: ``prompt`` is empty, or has special tokens or unknown words.
+        """
+        text = self.template.plan_opening_text(
+            self._check_text(prompt, "prompt"), (self.user, self.assistant)
+        )
+        return [self.bos_id, *self.encode(text)]
+
+    @functools.cached_property
+    def plan_ending(self) -> tuple[int, ...]:
+        """Ids behind a plan; the next token is the first image token."""
+        suffix = self.template.image_generation_suffix((self.user, self.assistant))
+        return tuple(self.encode(suffix))
+
+    @property
+    def has_fixed_words(self) -> bool:
+        """Whether it has a fixed list of words, and no id for others."""
+        return self._unknown_id is not None
 
     def question_prompt(self, question: str, image_tokens: int) -> list[int]:
         """Ids that ask ``question`` about one image.

@@ -3,7 +3,8 @@
 A line is one sample: ``step``, ``task`` (``image`` or ``text``), ``record_id``, ``prompt`` (caption
 or question), ``sample`` (number within its group), ``rewards`` by name, ``reward`` (their total),
 ``advantage``; of an answer also ``completion``, ``prompt_image`` (file of the picture asked about),
-``reference_answer`` and ``truncated``; of a picture ``image`` (file of the picture drawn).
+``reference_answer`` and ``truncated``; of a picture ``image`` (file of the picture drawn)
+and, where it was planned, ``plan``.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class StepSample:
       reward: their weighted sum, as training takes it.
       advantage: of the sample within its group.
       completion, reference_answer, is_truncated: of an answer.
+      plan: that a picture was drawn behind; None where there is none.
       pixels: the picture that was drawn.
       prompt_pixels: the picture that was asked about.
     """
@@ -62,6 +64,7 @@ class StepSample:
     completion: str | None = None
     reference_answer: str = ""
     is_truncated: bool = False
+    plan: str | None = None
     pixels: Pixels | None = None
     prompt_pixels: Pixels | None = None
 
@@ -89,6 +92,7 @@ class SavedSample:
     completion: str | None
     reference_answer: str
     is_truncated: bool
+    plan: str | None
     image: Path | None
     prompt_image: Path | None
 
@@ -168,6 +172,8 @@ def describe_samples(samples: Sequence[StepSample]) -> str:
         if sample.completion is not None:
             lines.append(f"-> {sample.completion}")
             lines.append(f"reference answer: {sample.reference_answer}")
+        if sample.plan is not None:
+            lines.append(f"plan: {sample.plan}")
         lines.append(f"{rewards}; reward {sample.reward:.3g}, advantage {sample.advantage:+.3g}")
         paragraphs.append("\n".join(lines))
     return "\n\n".join(paragraphs)
@@ -187,6 +193,7 @@ def _read_sample(entry: JsonObject, folder: Path) -> SavedSample:
         completion=entry.optional_text("completion"),
         reference_answer=entry.text("reference_answer", ""),
         is_truncated=entry.boolean("truncated", False),
+        plan=entry.optional_text("plan"),
         image=_image_path(entry, "image", folder),
         prompt_image=_image_path(entry, "prompt_image", folder),
     )
@@ -226,6 +233,8 @@ def _entry(step: int, sample: StepSample) -> dict[str, Any]:
             "reference_answer": sample.reference_answer,
             "truncated": sample.is_truncated,
         }
+    if sample.plan is not None:
+        entry["plan"] = sample.plan
     return entry
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from corl_jax.core.types import Params
+from corl_jax.data.plans import Plans
 from corl_jax.data.text_tokenizer import TextTokenizer
 from corl_jax.sampling.batching import batch_size
 from corl_jax.sampling.generate import PolicyFns
@@ -21,11 +22,13 @@ class EvalPolicy:
       fns: compiled programs of the model.
       params: parameters of the whole model.
       tokenizer: its text tokenizer.
+      plans: how it is asked for the plans that it draws behind; None where it draws without.
     """
 
     fns: PolicyFns
     params: Params
     tokenizer: TextTokenizer
+    plans: Plans | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ from corl_jax.evals.config import EvalPolicy, EvalSampling
 from corl_jax.evals.statistics import Estimates, estimate
 from corl_jax.rewards.base import RewardContext, compute_rewards
 from corl_jax.sampling.batching import batch_rows, prompt_keys, take
+from corl_jax.sampling.plans import behind_plans
 from corl_jax.tasks.text_to_image import TextToImage
 
 STRICT_REWARD, SOFT_REWARD = "shapes_strict", "shapes_soft"
@@ -28,7 +29,7 @@ def generate_all(
     rows: Sequence[int] | None = None,
     on_batch: Callable[[int], object] = lambda records_done: None,
 ) -> list[Completion]:
-    """Samples images of the captions of all records at temperature 1.
+    """Samples images of the captions of all records at temperature 1, behind plans if it has any.
 
     Args:
       policy: what generates them.
@@ -45,19 +46,31 @@ def generate_all(
       ``G`` completions for each of them, record by record.
     """
     # All prompts are padded to one width, and an image is a row, so that every call has one shape.
-    task = TextToImage(policy.tokenizer)
+    task = TextToImage(policy.tokenizer, has_plan=policy.plans is not None)
     prompt_batch = task.make_prompts(records)
     sampling_params = policy.fns.sampling_params("image", guidance=guidance_scale)
 
     # The stream name is part of the keys: renaming it would change every sample.
     places = np.arange(len(records)) if rows is None else np.asarray(rows)
     keys = prompt_keys(sampling.seed, "eval/draw", places, samples).reshape(-1, 1)
+    if policy.plans is not None:
+        requests = policy.plans.requests(policy.tokenizer, [record.prompt for record in records])
+        plan_keys = prompt_keys(sampling.seed, "eval/plan", places, samples).reshape(-1, 1)
     places = np.repeat(places, samples)
 
     completions: list[Completion] = []
     size = sampling.rows_per_call(len(records))
     for images, valid in batch_rows(len(places), size):
         prompts = take(prompt_batch.prompts, places[images])
+        if policy.plans is not None:
+            plans = policy.fns.sample_text(
+                policy.params,
+                take(requests, places[images]),
+                plan_keys[images],
+                policy.fns.sampling_params("text"),
+                policy.plans.length,
+            )
+            prompts = behind_plans(prompts, plans, policy.tokenizer)
         rollout = policy.fns.sample_images(
             policy.params, prompts, keys[images], sampling_params, guided=guidance_scale != 1
         )

@@ -15,11 +15,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from corl_jax.core.types import Prompts, Rollout
+from corl_jax.data.plans import Plans, plan_openings
 from corl_jax.data.shapes.examples import example
 from corl_jax.evals.config import EvalPolicy
 from corl_jax.objectives.sampling_distribution import SamplingParams
 from corl_jax.sampling.batching import prompt_keys
 from corl_jax.sampling.log_probs import LogProbOptions, largest_difference
+from corl_jax.sampling.plans import behind_plans
 from corl_jax.sampling.quantized import quantized_policy
 from corl_jax.tasks.text_to_image import TextToImage
 from corl_jax.tasks.visual_qa import VisualQA
@@ -34,7 +36,7 @@ RATIO_MARGIN = 0.2
 
 @dataclasses.dataclass(frozen=True)
 class LogProbGaps:
-    """Largest gaps between log-probs in nats, by ``image@w=1``, ``image@w=2`` and ``text``.
+    """Largest gaps between log-probs in nats, by ``image@w=1``, ``image@w=2``, ``text`` and so on.
 
     Attributes:
       sampler: sampler against scorer.
@@ -160,7 +162,7 @@ def _score_samples(
     sampler_dtypes: tuple[str, str],
     shared_prefix: Sequence[bool],
 ) -> Iterator[_Scored]:
-    """Images at each guidance scale and then texts, with their log-probs.
+    """Images at each guidance scale, then texts, then plans and images behind them.
 
     Args:
       rows: prompts, and samples of each.
@@ -214,3 +216,17 @@ def _score_samples(
     sampling = fns.sampling_params("text")
     rollout = sampler.sample_text(sampler_params, text_prompts, keys, sampling, ANSWER_TOKENS)
     yield score("text", text_prompts, rollout, sampling, False)
+
+    # A plan, and an image behind each; together one sample of ``config.rl.plan``.
+    planned, captions = Plans(ANSWER_TOKENS), [record.prompt for record in records]
+    requests = planned.requests(policy.tokenizer, captions)
+    plans = sampler.sample_text(sampler_params, requests, keys, sampling, planned.length)
+    yield score("plan", requests, plans, sampling, False)
+
+    scale = guidance_scales[-1]
+    sampling = fns.sampling_params("image", guidance=scale)
+    behind = behind_plans(plan_openings(policy.tokenizer, captions), plans, policy.tokenizer)
+    rollout = sampler.sample_images(
+        sampler_params, behind, keys.reshape(-1, 1), sampling, guided=scale != 1
+    )
+    yield score(f"image behind plan@w={scale:g}", behind, rollout, sampling, scale != 1)

@@ -22,6 +22,7 @@ from corl_jax.models.lora import is_adapter, kernel_of
 from corl_jax.planner.calls import GIB
 from corl_jax.planner.programs import PlannedStep
 from corl_jax.stages.param_placement import matches_spec
+from corl_jax.stages.rl.parts import text_parts
 
 TRAIN_STATE_PARTS = ("parameters", "moments", "reference", "previous_parameters")
 """Parts that are on a chip in every phase. Reward models are too."""
@@ -101,7 +102,7 @@ def image_cache_size(step: PlannedStep) -> ImageCacheSize:
     guidance_rows = 2 if rollout_cfg.uses_guidance else 1
     completion_rows = guidance_rows * rollout_cfg.image_prompts * rollout_cfg.group_size
     prompt_rows = guidance_rows * step.stage.rollout_sampler.rows_per_step("image")
-    prompt_positions = prompt_rows * rollout_cfg.image_prompt_length
+    prompt_positions = prompt_rows * step.stage.cfg.prompt_length("image")
 
     # On average, half of the completions' positions are filled.
     gib = _position_gib(step)
@@ -112,19 +113,14 @@ def image_cache_size(step: PlannedStep) -> ImageCacheSize:
 
 
 def text_cache_gib(step: PlannedStep) -> float:
-    """The KV cache of the text rollout: every prompt once, and its completions."""
-    rollout_cfg = step.stage.cfg.rollout
-    if "text" not in step.stage.cfg.tasks:
-        return 0.0
-
-    # Prompts are repeated only where there are fewer of them than devices.
-    completion_rows = rollout_cfg.text_prompts * rollout_cfg.group_size
-    prompt_rows = step.stage.rollout_sampler.rows_per_step("text")
-    positions = (
-        completion_rows * rollout_cfg.completion_length
-        + prompt_rows * rollout_cfg.text_prompt_length
-    )
-    return positions * _position_gib(step)
+    """The KV cache of the largest rollout of texts: every prompt once, and its completions."""
+    cfg, sampler = step.stage.cfg, step.stage.rollout_sampler
+    positions = [0]
+    for part in text_parts(cfg.parts):
+        # Prompts are repeated only where there are fewer of them than devices.
+        completions = sampler.samples(part) * cfg.text_length(part)
+        positions.append(completions + sampler.rows_per_step(part) * cfg.prompt_length(part))
+    return max(positions) * _position_gib(step)
 
 
 def decode_weights_gib(step: PlannedStep) -> float:
@@ -141,14 +137,14 @@ def decode_weights_gib(step: PlannedStep) -> float:
 def min_update_link_bytes(step: PlannedStep) -> float:
     """Bytes that a chip must send over its links in an update whose parameters are sharded.
 
-    A pass over the backbone, one per task and micro-batch, all-gathers its layers twice, forward
+    A pass over the backbone, one per part and micro-batch, all-gathers its layers twice, forward
     and backward, and reduce-scatters their gradient once, in the dtype of the matrix products.
     Parameters outside the layers do so once per micro-batch. Kernels below adapters are gathered
     too, but have no gradient. The text embedding table is not gathered: rows are looked up on the
     chip that has them. Chips that hold the same shard (mesh axis ``data``) also all-reduce its
     gradient.
     """
-    mesh, state, tasks = step.setup.sharder.mesh.shape, step.state, len(step.stage.cfg.tasks)
+    mesh, state, parts = step.setup.sharder.mesh.shape, step.state, len(step.stage.cfg.parts)
 
     # The share of a parameter that crosses a chip's links in one gather, and in the all-reduce.
     gather_share = (mesh["fsdp"] - 1) / mesh["fsdp"] / mesh["tensor"]
@@ -167,11 +163,11 @@ def min_update_link_bytes(step: PlannedStep) -> float:
     }
 
     def bytes_per_pass(specs: Mapping[str, jax.Array | jax.ShapeDtypeStruct]) -> float:
-        """Bytes of ``specs``, where layers count once per task."""
+        """Bytes of ``specs``, where layers count once per part."""
         return sum(
             math.prod(spec.shape)
             * _matmul_itemsize(step, path)
-            * (tasks if matches(path, JANUS_LAYER_PATTERNS) else 1)
+            * (parts if matches(path, JANUS_LAYER_PATTERNS) else 1)
             for path, spec in specs.items()
         )
 

@@ -28,6 +28,7 @@ from corl_jax.engine.update import make_update
 from corl_jax.planner.calls import ProgramCall
 from corl_jax.planner.reward_programs import abstract_reward_models, reward_program_calls
 from corl_jax.reward_models.base import LoadedModel
+from corl_jax.stages.rl.parts import PARTS, parts_of, text_parts
 from corl_jax.stages.rl.stage import RlStage
 from corl_jax.stages.setup import DEFAULT_SIZE, Setup, build_setup
 from corl_jax.stages.whole_config import check_config, optim_config
@@ -67,81 +68,80 @@ class PlannedStep:
         sharding = sharder.named_sharding("batch") if divides else sharder.named_sharding()
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
-    def prompts(self, task: str) -> Prompts:
+    def prompts(self, part: str) -> Prompts:
         """Abstract prompts of a step, ``[B * f, P]``."""
-        rollout_cfg, image_size = self.stage.cfg.rollout, self.setup.cfg.image_size
-        rows = self.stage.rollout_sampler.rows_per_step(task)
+        image_size, length = self.setup.cfg.image_size, self.stage.cfg.prompt_length(part)
+        rows = self.stage.rollout_sampler.rows_per_step(part)
 
-        # A prompt for an image is text alone; a question comes with its image.
-        if task == "image":
-            length, images = rollout_cfg.image_prompt_length, None
-        else:
-            length = rollout_cfg.text_prompt_length
+        # A question comes with its image; what asks for an image, or a plan, is text alone.
+        images = None
+        if part == "text":
             images = self.abstract_rows((rows, image_size, image_size, 3), jnp.float32)
         tokens = self.abstract_rows((rows, length), jnp.int32)
         mask = self.abstract_rows((rows, length), jnp.bool_)
         return Prompts(tokens, mask, images)
 
-    def rollout(self, task: str) -> Rollout:
+    def rollout(self, part: str) -> Rollout:
         """An abstract rollout of a step."""
         return jax.tree.map(
             lambda leaf: self.abstract_rows(leaf.shape, leaf.dtype),
-            self.traced_rollout(task).out_info,
+            self.traced_rollout(part).out_info,
         )
 
-    def policy_batches(self, tasks: Sequence[str]) -> dict[str, PolicyBatch]:
-        """The abstract batch of an update of these tasks."""
+    def policy_batches(self, parts: Sequence[str]) -> dict[str, PolicyBatch]:
+        """The abstract batch of an update of these parts."""
         cfg, batches = self.stage.cfg, {}
 
-        for task in tasks:
+        for part in parts:
             # Completions ``[B * f, G / f, T]``.
-            rollout = self.rollout(task)
+            rollout = self.rollout(part)
             shape = rollout.tokens.shape
             per_token = self.abstract_rows(shape, jnp.float32)
 
             # Old log-probs, reference log-probs and rewards are there only if the loss needs them.
             batch = PolicyBatch.build(
-                self.prompts(task),
+                self.prompts(part),
                 rollout,
                 weights=per_token,
                 advantages=self.abstract_rows(shape[:2], jnp.float32),
-                old_log_probs=per_token if self.stage.needs_old_log_probs(task) else None,
+                old_log_probs=per_token if self.stage.needs_old_log_probs(part) else None,
                 ref_log_probs=per_token if cfg.needs_reference else None,
             )
-            if cfg.reward_options.normalization == "running":
-                rewards_shape = (*shape[:2], len(cfg.rewards[task]))
+            keeps_moments = cfg.reward_options.normalization == "running"
+            if keeps_moments and PARTS[part].rewards == part:
+                rewards_shape = (*shape[:2], len(cfg.rewards[part]))
                 rewards = self.abstract_rows(rewards_shape, jnp.float32)
                 batch = dataclasses.replace(batch, rewards=rewards)
 
-            batches[task] = batch
+            batches[part] = batch
         return batches
 
-    def traced_rollout(self, task: str) -> jax.stages.Traced:
-        """The program that samples the completions of a task."""
+    def traced_rollout(self, part: str) -> jax.stages.Traced:
+        """The program that samples the completions of a part."""
         sampler = self.stage.rollout_sampler
 
         # The records of a batch are for the host, and step 0 stands for every step.
         def sample(params: Params, prompts: Prompts) -> Rollout:
             batch = PromptBatch(prompts, ())
-            return sampler.sample_task(sampler.quantize(params), task, batch, step=0)
+            return sampler.sample_part(sampler.quantize(params), part, batch, step=0)
 
-        return jax.jit(sample).trace(self.setup.rollout_param_specs, self.prompts(task))
+        return jax.jit(sample).trace(self.setup.rollout_param_specs, self.prompts(part))
 
-    def reference_log_probs(self, task: str) -> jax.stages.Traced:
+    def reference_log_probs(self, part: str) -> jax.stages.Traced:
         """The program that computes log-probs of a rollout under the reference policy."""
 
         def log_probs(params: Params, prompts: Prompts, rollout: Rollout) -> jax.Array:
             batch = PromptBatch(prompts, ())
-            return self.stage.rollout_sampler.log_probs(params, task, batch, rollout)
+            return self.stage.rollout_sampler.log_probs(params, part, batch, rollout)
 
         return jax.jit(log_probs).trace(
-            self.setup.base_param_specs, self.prompts(task), self.rollout(task)
+            self.setup.base_param_specs, self.prompts(part), self.rollout(part)
         )
 
-    def traced_update(self, tasks: Sequence[str]) -> jax.stages.Traced:
-        """The update of these tasks."""
+    def traced_update(self, parts: Sequence[str]) -> jax.stages.Traced:
+        """The update of these parts."""
         return self.update.trace(
-            self.state.with_frozen({}), self.state.frozen, self.policy_batches(tasks)
+            self.state.with_frozen({}), self.state.frozen, self.policy_batches(parts)
         )
 
     def phases(self) -> Mapping[str, list[ProgramCall]]:
@@ -152,25 +152,26 @@ class PlannedStep:
         """
         cfg = self.stage.cfg
 
-        # Each task has a rollout and an update, or both tasks one update.
+        # Each part has a rollout; each task has an update, or both tasks one update.
+        texts = text_parts(cfg.parts)
         rollouts = {
-            task: [ProgramCall(functools.partial(self.traced_rollout, task))] for task in cfg.tasks
+            part: ProgramCall(functools.partial(self.traced_rollout, part)) for part in cfg.parts
         }
-        updated_tasks = (
-            [(task,) for task in cfg.tasks] if cfg.rollout.alternate_every else [cfg.tasks]
-        )
+        updated_parts: list[Sequence[str]] = [cfg.parts]
+        if cfg.rollout.alternate_every:
+            updated_parts = [parts_of(task, cfg.parts) for task in cfg.tasks]
 
         # Only KL terms need the reference policy.
-        reference_tasks = cfg.tasks if cfg.needs_reference else ()
+        reference_parts = cfg.parts if cfg.needs_reference else ()
         return {
-            "rollout_image": rollouts.get("image", []),
-            "rollout_text": rollouts.get("text", []),
+            "rollout_image": [rollouts["image"]] if "image" in rollouts else [],
+            "rollout_text": [rollouts[part] for part in texts],
             "log_probs": [
-                ProgramCall(functools.partial(self.reference_log_probs, task))
-                for task in reference_tasks
+                ProgramCall(functools.partial(self.reference_log_probs, part))
+                for part in reference_parts
             ],
             "update": [
-                ProgramCall(functools.partial(self.traced_update, tasks)) for tasks in updated_tasks
+                ProgramCall(functools.partial(self.traced_update, parts)) for parts in updated_parts
             ],
             "rewards": reward_program_calls(self.stage, self.abstract_rows, self.reward_models),
         }
@@ -213,8 +214,8 @@ def open_step(config: Mapping[str, Any], devices: Sequence[jax.Device] | None) -
     optimizer = make_optimizer(optim_config(changed))
     setup = build_setup(changed, devices)
     stage = RlStage(changed, setup, optimizer)
-    for task in stage.cfg.tasks:
-        stage.rollout_sampler.check_length(task)
+    for part in stage.cfg.parts:
+        stage.rollout_sampler.check_length(part)
 
     # The state that the update of that stage receives.
     state, microbatches = _abstract_state(stage), changed["microbatches"]

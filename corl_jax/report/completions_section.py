@@ -26,6 +26,7 @@ class ShownSample:
     Attributes:
       png: the picture in base64; "" for an answer.
       text: the answer; "" for a picture.
+      plan: that a picture was drawn behind; "" where there is none.
       rewards: by name, as texts.
       reward, advantage: as texts.
       is_truncated: of an answer.
@@ -33,6 +34,7 @@ class ShownSample:
 
     png: str
     text: str
+    plan: str
     rewards: dict[str, str]
     reward: str
     advantage: str
@@ -100,6 +102,7 @@ def _sample(sample: SavedSample) -> ShownSample:
     return ShownSample(
         png=_small_png(sample.image),
         text=_shorten(sample.completion or ""),
+        plan=_shorten(sample.plan or ""),
         rewards={name: _number(value) for name, value in sample.rewards.items()},
         reward=_number(sample.reward),
         advantage=_number(sample.advantage, sign="+"),

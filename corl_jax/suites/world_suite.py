@@ -60,7 +60,9 @@ def run_world_suite(
       UserError: as ``evals.runner.evaluate`` and ``claim_folder``.
     """
     check_evaluation(records, guidance_scales, sampling)
-    settings = {name: about[name] for name in SETTINGS} | {"guidance_scales": [*guidance_scales]}
+    # Without plans there is no such setting, as in folders of older versions.
+    names = (*SETTINGS, "plan") if policy.plans is not None else SETTINGS
+    settings = {name: about[name] for name in names} | {"guidance_scales": [*guidance_scales]}
     claim_folder(folder, settings)
 
     metrics: Estimates = {}

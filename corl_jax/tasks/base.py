@@ -12,7 +12,7 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.types import Completion, PromptBatch, Prompts, Record, Rollout
 from corl_jax.data.images import crop_to_square, pad_to_square, to_float
 from corl_jax.data.records import TextTooLong, record_label
-from corl_jax.data.text_tokenizer import TextTokenizer, left_pad
+from corl_jax.data.text_tokenizer import TextTokenizer, left_pad, truncated_rows
 from corl_jax.data.worker_images import resize_images
 
 
@@ -99,3 +99,22 @@ def stack_images(records: Sequence[Record], image_size: int) -> np.ndarray:
 def stack_target_images(records: Sequence[Record], image_size: int) -> np.ndarray:
     """Images of ``records`` that are to be drawn: float32 ``[B, H, W, 3]`` in [-1, 1], cropped."""
     return to_float(resize_images(records, crop_to_square, image_size))
+
+
+def to_text_completions(
+    tokenizer: TextTokenizer, prompt_batch: PromptBatch, rollout: Rollout
+) -> list[Completion]:
+    """The texts of a rollout ``[B, G, T]``, up to the end token, with their records."""
+    tokens_BGT = np.asarray(rollout.tokens)
+    mask_BGT = np.asarray(rollout.mask)
+    truncated_BG = truncated_rows(tokens_BGT, tokenizer.eos_id)
+
+    # Prompt by prompt, and within a prompt sample by sample.
+    completions = []
+    groups = zip(prompt_batch.records, tokens_BGT, mask_BGT, truncated_BG, strict=True)
+    for record, *group in groups:
+        for tokens, mask, is_truncated in zip(*group, strict=True):
+            # The mask ends with the end token; what is behind it was never sampled.
+            text = tokenizer.decode(tokens[mask])
+            completions.append(Completion(record, text=text, is_truncated=bool(is_truncated)))
+    return completions

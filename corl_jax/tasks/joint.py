@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import PromptBatch, Record
 from corl_jax.tasks.base import Task
+from corl_jax.tasks.planning import Planning
 from corl_jax.tasks.text_to_image import TextToImage
 from corl_jax.tasks.visual_qa import VisualQA
 
@@ -15,6 +16,8 @@ from corl_jax.tasks.visual_qa import VisualQA
 @dataclasses.dataclass(frozen=True)
 class JointPrompts:
     """Makes the prompts of a step: a transform from records to one ``PromptBatch`` per task.
+
+    Images that are planned have another one, of the requests for plans, ``plan``.
 
     Row ``i`` of both tasks is the same record, so that their rewards can be paired, unless there is
     a ``text_offset``.
@@ -30,6 +33,7 @@ class JointPrompts:
         their own.
       alternate_every: 0 for both tasks in every step. Otherwise a step has one task: so many steps
         the image task, then as many the text task, and again.
+      planning: of images that are drawn behind plans; None for no plans.
 
     Raises:
       UserError: a negative number of prompts, or no prompts at all.
@@ -42,6 +46,7 @@ class JointPrompts:
     local_row_ids: Callable[[int], Sequence[int]] = range
     alternate_every: int = 0
     text_offset: int = 0
+    planning: Planning | None = None
 
     def __post_init__(self):
         # Without prompts there is nothing to train on.
@@ -74,4 +79,6 @@ class JointPrompts:
                 offset = self.text_offset if name == "text" else 0
                 local_records = [records[offset + i] for i in self.local_row_ids(count)]
                 prompts[name] = tasks[name].make_prompts(local_records)
+                if name == "image" and self.planning is not None:
+                    prompts["plan"] = self.planning.make_prompts(local_records)
         return prompts

@@ -21,21 +21,27 @@ class TextToImage:
       tokenizer: text tokenizer.
       prompt_length: fixed width in tokens, or None for the next multiple of 8.
       length_key: what a config calls that width, for errors.
+      has_plan: whether the prompts end where plans begin, see ``data.plans``. What follows a plan has
+        its place within the width.
     """
 
     tokenizer: TextTokenizer
     prompt_length: int | None = None
     length_key: str = ""
+    has_plan: bool = False
 
     def prompt_ids(self, record: Record) -> list[int]:
-        """Token ids that end in begin of image.
+        """Token ids that end in begin of image, or where a plan begins.
 
         Raises:
           UserError: the caption is empty, too long, or has special tokens or unknown words.
         """
         with errors_name(record):
-            ids = self.tokenizer.image_generation_prompt(record.prompt)
-        check_length(ids, self.prompt_length, record, "prompt", self.length_key)
+            if self.has_plan:
+                ids, ending = self.tokenizer.plan_opening(record.prompt), self.tokenizer.plan_ending
+            else:
+                ids, ending = self.tokenizer.image_generation_prompt(record.prompt), ()
+        check_length([*ids, *ending], self.prompt_length, record, "prompt", self.length_key)
         return ids
 
     def check_record(self, record: Record) -> None:
@@ -44,7 +50,7 @@ class TextToImage:
         self.prompt_ids(record)
 
     def make_prompts(self, records: Sequence[Record]) -> PromptBatch:
-        """Prompts that end in the begin-of-image token."""
+        """Prompts of the captions."""
         rows = [self.prompt_ids(record) for record in records]
         prompts = pad_prompts(rows, self.tokenizer, self.prompt_length)
         return PromptBatch(prompts, tuple(records))

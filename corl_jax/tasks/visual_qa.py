@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-import numpy as np
-
 from corl_jax.core.types import Completion, PromptBatch, Record, Rollout
 from corl_jax.data.question_templates import fill_in_question
 from corl_jax.data.records import TASK_FIELDS, require
-from corl_jax.data.text_tokenizer import TextTokenizer, truncated_rows
-from corl_jax.tasks.base import check_length, errors_name, pad_prompts, stack_images
+from corl_jax.data.text_tokenizer import TextTokenizer
+from corl_jax.tasks.base import (
+    check_length,
+    errors_name,
+    pad_prompts,
+    stack_images,
+    to_text_completions,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,16 +64,4 @@ class VisualQA:
 
     def to_completions(self, prompt_batch: PromptBatch, rollout: Rollout) -> list[Completion]:
         """The answers of a rollout, up to the end token, with their records."""
-        tokens_BGT = np.asarray(rollout.tokens)
-        mask_BGT = np.asarray(rollout.mask)
-        truncated_BG = truncated_rows(tokens_BGT, self.tokenizer.eos_id)
-
-        # Prompt by prompt, and within a prompt sample by sample.
-        completions = []
-        groups = zip(prompt_batch.records, tokens_BGT, mask_BGT, truncated_BG, strict=True)
-        for record, *group in groups:
-            for tokens, mask, is_truncated in zip(*group, strict=True):
-                # The mask ends with the end token; what is behind it was never sampled.
-                text = self.tokenizer.decode(tokens[mask])
-                completions.append(Completion(record, text=text, is_truncated=bool(is_truncated)))
-        return completions
+        return to_text_completions(self.tokenizer, prompt_batch, rollout)

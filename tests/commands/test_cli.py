@@ -67,6 +67,31 @@ def test_sample_passes_the_guidance_scale(capsys, tiny_policy, tiny_policy_folde
     np.testing.assert_array_equal(images, expected)
 
 
+def test_sample_writes_plans_beside_what_was_drawn_behind_them(capsys, dot_policy_folder, tmp_path):
+    flags = ("--prompt", "a red circle", "--n", 2, "--plan", 6, "--out", tmp_path)
+    line = ("sample", "--policy", dot_policy_folder, *flags)
+    code, out, _ = run(capsys, *line)
+    assert code == 0
+    plans = [(tmp_path / f"a-red-circle-{i}.txt").read_text("utf-8").strip() for i in (0, 1)]
+    assert all(plans) and plans[0] != plans[1]
+    assert out.splitlines() == [
+        f"{tmp_path / f'a-red-circle-{i}.png'}: {plan}" for i, plan in enumerate(plans)
+    ]
+
+    # A plan and its picture do not depend on how many there are.
+    again = (*line[:5], "--n", 1, *line[7:9], "--out", tmp_path / "one")
+    assert run(capsys, *again)[0] == 0
+    assert (tmp_path / "one" / "a-red-circle-0.txt").read_text("utf-8").strip() == plans[0]
+    pixels = [
+        np.asarray(Image.open(folder / "a-red-circle-0.png"), int)
+        for folder in (tmp_path, tmp_path / "one")
+    ]
+    assert np.abs(pixels[0] - pixels[1]).max() <= 1
+
+    code, _, err = run(capsys, *line[:7], "--plan-template", "objects", "--out", tmp_path / "new")
+    assert code == 2 and "--plan-template is for --plan" in err
+
+
 @pytest.mark.parametrize("flag", ["--guidance", "--guidance-scale"])
 def test_the_guidance_scale_has_two_flags(flag):
     args = make_parser().parse_args(["evaluate", "--policy", "p", "--out", "x", flag, "1", "2"])

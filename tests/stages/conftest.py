@@ -90,15 +90,15 @@ def take_step(rl_config, small_world):
 
             # The first prompts and rollouts of each task are noted as they are sampled.
             prompts, rollouts = {}, {}
-            sample_task = stage.rollout_sampler.sample_task
+            sample_part = stage.rollout_sampler.sample_part
 
             def sample_and_note(params, task, batch, *rest):
-                rollout = sample_task(params, task, batch, *rest)
+                rollout = sample_part(params, task, batch, *rest)
                 prompts.setdefault(task, batch)
                 rollouts.setdefault(task, rollout)
                 return rollout
 
-            stage.rollout_sampler.sample_task = sample_and_note
+            stage.rollout_sampler.sample_part = sample_and_note
             with sharding_context(setup.sharder):
                 state, raw = stage.init_state(), next(stage.data_iterator())
                 pairs = list(stage.batches(state, raw, 0))

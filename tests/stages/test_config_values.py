@@ -33,6 +33,7 @@ from corl_jax.stages.rl.config_blocks import (
     CurriculumConfig,
     LogProbsConfig,
     LossConfig,
+    PlanConfig,
     ReferenceConfig,
     RolloutConfig,
 )
@@ -116,6 +117,11 @@ TEMPLATE = Kind(
     "one of as_is, think_answer, corl, r1_v, or a text with {question}",
     ("as_is", "r1_v", "{question} In one word.", "{question}"),
     ("", "think", "{Question}", "\ud800{question}"),
+)
+PLAN_TEMPLATE = Kind(
+    "one of auto, objects, instruct, or a text with {prompt}",
+    ("auto", "instruct", "Plan: {prompt}"),
+    ("", "plan", "{Prompt}", "\ud800{prompt}"),
 )
 FRACTION = real(" above 0 and below 1", (0.3,), (0, 1, -1))
 
@@ -257,6 +263,13 @@ TABLE = {
     (ReferenceConfig, "rl.reference"): {
         "update_every": COUNT,
         "mix": real(" above 0 and at most 1", (1, 0.5), (0, 1.1, -1)),
+    },
+    (PlanConfig, "rl.plan"): {
+        "length": COUNT,
+        "prompt_length": POSITIVE,
+        "template": PLAN_TEMPLATE,
+        "weighting": choice("joint", "share"),
+        "share": SHARE,
     },
     (KlConfig, "kl.text"): {
         "schedule": choice(

@@ -58,18 +58,33 @@ class CompletionLog:
 
         Args:
           steps_done: with this step.
-          prompts, local_rollouts: this process's rows, by task.
-          rewards, advantages: of all samples of the step.
+          prompts, local_rollouts: this process's rows, by part.
+          rewards, advantages: of all samples of the step, by part that earns rewards.
         """
         self._samples = []
         is_last = steps_done == self._total_steps
         if jax.process_index() > 0 or not self.is_due(steps_done, is_last):
             return
-        for task, rollout in local_rollouts.items():
+        plans = self._plan_texts(prompts, local_rollouts)
+        for task in rewards:
             advantage = np.ravel(np.asarray(advantages[task]))
             self._samples += self._task_samples(
-                task, prompts[task], rollout, rewards[task], advantage
+                task, prompts[task], local_rollouts[task], rewards[task], advantage, plans
             )
+
+    def _plan_texts(
+        self, prompts: Mapping[str, PromptBatch], local_rollouts: Mapping[str, Rollout]
+    ) -> dict[int, str]:
+        """Number of an image within the step to the plan that it was drawn behind."""
+        if "plan" not in local_rollouts:
+            return {}
+        completions = self._tasks["plan"].to_completions(prompts["plan"], local_rollouts["plan"])
+        samples = self._rollout_sampler.samples("plan")
+        numbers = np.ravel(self._rollout_sampler.local_values("plan", np.arange(samples)))
+        return {
+            int(number): completion.text or ""
+            for number, completion in zip(numbers, completions, strict=True)
+        }
 
     def _task_samples(
         self,
@@ -78,11 +93,10 @@ class CompletionLog:
         local_rollout: Rollout,
         rewards: Rewards,
         advantage: np.ndarray,
+        plans: Mapping[int, str],
     ) -> list[StepSample]:
         """The samples of the first prompts that this process has."""
-        ids = self._rollout_sampler.local_prompt_ids(
-            self._rollout_sampler.cfg.rollout.prompts[task]
-        )
+        ids = self._rollout_sampler.row_prompts(task)
         chosen = list(dict.fromkeys(ids))[: self._groups]
         rows = [row for row, prompt in enumerate(ids) if prompt in chosen]
 
@@ -108,6 +122,7 @@ class CompletionLog:
                 completion=completion.text,
                 reference_answer=completion.record.answer if task == "text" else "",
                 is_truncated=completion.is_truncated,
+                plan=plans.get(int(number)) if task == "image" else None,
                 pixels=completion.pixels,
                 prompt_pixels=asked_about.get(completion.record.id),
             )

@@ -14,6 +14,7 @@ from typing import Any
 from corl_jax.core.checks.config_block import check_value, config_block, field_annotations
 from corl_jax.core.errors import UserError
 from corl_jax.core.problems import Problems
+from corl_jax.data.plans import Plans
 from corl_jax.objectives.kl import KlConfig
 from corl_jax.objectives.sampling_distribution import SamplingParams
 from corl_jax.rewards.base import rewards
@@ -29,9 +30,11 @@ from corl_jax.stages.rl.config_blocks import (
     CurriculumConfig,
     LogProbsConfig,
     LossConfig,
+    PlanConfig,
     ReferenceConfig,
     RolloutConfig,
 )
+from corl_jax.stages.rl.parts import PARTS
 
 BLOCKS = {
     "rollout": RolloutConfig,
@@ -40,6 +43,7 @@ BLOCKS = {
     "curriculum": CurriculumConfig,
     "log_probs": LogProbsConfig,
     "reference": ReferenceConfig,
+    "plan": PlanConfig,
 }
 """Sub-blocks of ``config.rl``."""
 
@@ -66,7 +70,8 @@ class RlConfig:
     """All that the reinforcement learning stage reads from a config.
 
     Attributes:
-      rollout, advantage, loss, curriculum, log_probs, reference: the sub-blocks of ``config.rl``.
+      rollout, advantage, loss, curriculum, log_probs, reference, plan: the sub-blocks of
+        ``config.rl``.
       stage_starts: first steps of the stages of a curriculum, from 0, ``config.data.stages``.
       kl: task to the schedule of its KL coefficient, ``config.kl``.
       rewards: task to (reward name to weight), ``config.rewards.image`` and ``.text``.
@@ -79,6 +84,7 @@ class RlConfig:
     curriculum: CurriculumConfig
     log_probs: LogProbsConfig
     reference: ReferenceConfig
+    plan: PlanConfig
     stage_starts: tuple[int, ...]
     kl: Mapping[str, KlConfig]
     rewards: Mapping[str, Mapping[str, float]]
@@ -88,6 +94,36 @@ class RlConfig:
     def tasks(self) -> tuple[str, ...]:
         """The tasks that are trained."""
         return tuple(self.rollout.prompts)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts of the tasks that are trained, in the order in which they are sampled."""
+        is_left_out = {"plan": not self.plan.length}
+        return tuple(
+            name
+            for name, part in PARTS.items()
+            if part.task in self.tasks and not is_left_out.get(name)
+        )
+
+    @property
+    def plans(self) -> Plans | None:
+        """How images are planned; None where they are not."""
+        return Plans(self.plan.length, self.plan.template) if self.plan.length else None
+
+    def prompt_length(self, part: str) -> int:
+        """Width of the prompts of ``part``, in tokens."""
+        c = self.rollout
+        # An image is drawn behind its plan.
+        lengths = {
+            "image": c.image_prompt_length + self.plan.length,
+            "text": c.text_prompt_length,
+            "plan": self.plan.prompt_length,
+        }
+        return lengths[part]
+
+    def text_length(self, part: str) -> int:
+        """Most tokens of a completion of a part that is text."""
+        return {"text": self.rollout.completion_length, "plan": self.plan.length}[part]
 
     @property
     def needs_reference(self) -> bool:
@@ -106,18 +142,21 @@ class RlConfig:
         stage = bisect.bisect_right(self.stage_starts, step) - 1
         return names[stage] if len(names) > 1 else names[0]
 
-    def sampling_params(self, policy: PolicyFns, task: str) -> SamplingParams:
-        """The distribution that samples and log-probs of ``task`` are of."""
-        guidance = self.rollout.guidance_scale if task == "image" else 1.0
-        return policy.sampling_params(task, guidance=guidance, temperature=self.rollout.temperature)
+    def sampling_params(self, policy: PolicyFns, part: str) -> SamplingParams:
+        """The distribution that samples and log-probs of ``part`` are of."""
+        modality = PARTS[part].modality
+        guidance = self.rollout.guidance_scale if modality == "image" else 1.0
+        return policy.sampling_params(
+            modality, guidance=guidance, temperature=self.rollout.temperature
+        )
 
-    def log_prob_options(self, task: str) -> LogProbOptions:
-        """How log-probs of ``task`` are computed."""
-        c = self.log_probs
+    def log_prob_options(self, part: str) -> LogProbOptions:
+        """How log-probs of ``part`` are computed."""
+        c, modality = self.log_probs, PARTS[part].modality
         return LogProbOptions(
-            guided=task == "image" and self.rollout.uses_guidance and c.guidance == "matched",
-            aligned=task == "text" or c.image_alignment == "aligned",
-            shared_prefix=task in c.shared_prefix,
+            guided=modality == "image" and self.rollout.uses_guidance and c.guidance == "matched",
+            aligned=modality == "text" or c.image_alignment == "aligned",
+            shared_prefix=modality in c.shared_prefix,
             chunk_length=c.chunk_length,
         )
 
@@ -217,6 +256,11 @@ def _check_tasks(c: RlConfig) -> None:
             f"config.rl.rollout.alternate_every={c.rollout.alternate_every} trains the tasks in "
             f"turns, so both must have prompts and pairing must be 'separate'; got {image_prompts} "
             f"image_prompts, {text_prompts} text_prompts and pairing={c.advantage.pairing!r}"
+        )
+    if c.plan.length and "image" not in c.tasks:
+        raise UserError(
+            f"config.rl.plan.length must be 0 where no images are drawn; got {c.plan.length}. Set it "
+            "to 0, or raise config.rl.rollout.image_prompts"
         )
     if c.reference.update_every and not c.needs_reference:
         raise UserError(

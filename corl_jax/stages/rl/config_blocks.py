@@ -18,9 +18,11 @@ from corl_jax.core.checks.config_block import (
     NotEmpty,
     OneOf,
     PositiveInt,
+    Share,
     Weight,
     config_block,
 )
+from corl_jax.data.plans import AUTO, PlanTemplateName
 from corl_jax.objectives.advantages import PAIRINGS, baselines, normalizations
 from corl_jax.objectives.difficulty import difficulty_weights
 from corl_jax.objectives.policy_gradient import CLIPS
@@ -35,6 +37,8 @@ WeightPerTask = Annotated[Mapping[str, Weight], Keys(TASKS, exact=True)]
 
 HISTORIES = ("none", "unsolved")
 """Which records an epoch has: all, or those that were not solved when they were sampled last."""
+
+PLAN_WEIGHTINGS = ("joint", "share")
 
 LOG_PROB_GUIDANCE = ("matched", "conditional")
 IMAGE_ALIGNMENTS = ("aligned", "off_by_one_ulm_r1")
@@ -164,7 +168,8 @@ class LogProbsConfig:
         them, ``conditional`` without it, as ULM-R1's code does.
       image_alignment: ``aligned`` reads an image token's log-prob off the state that predicts it,
         ``off_by_one_ulm_r1`` off the state after it, as ULM-R1's code does.
-      shared_prefix: tasks whose prompts are read once for all samples of the group.
+      shared_prefix: tasks whose prompts are read once for all samples of the group; requests for plans
+        are read as those of ``text``.
       chunk_length: completion tokens whose logits are held at a time; 0 holds all.
     """
 
@@ -215,3 +220,26 @@ class ReferenceConfig:
 
     update_every: Count = 0
     mix: Annotated[float, Interval(gt=0, le=1), "1 replaces the reference by the policy"] = 0.6
+
+
+@config_block
+class PlanConfig:
+    """``config.rl.plan``: plans that the policy writes before it draws (T2I-R1, arXiv 2505.00703).
+
+    A prompt has ``group_size`` plans and one image behind each; the image's reward trains both.
+
+    Attributes:
+      length: most tokens of a plan; 0 draws without plans.
+      prompt_length: width in tokens that requests for plans are padded to.
+      template: of the request: ``objects`` (for the embedded world), ``instruct``, ``auto`` (by the
+        tokenizer), or a text with ``{prompt}``.
+      weighting: ``joint`` weighs the tokens of a plan and its image as one completion, ``share`` each
+        by itself.
+      share: of the image task's loss that plans have with ``weighting=share``; images have the rest.
+    """
+
+    length: Count = 0
+    prompt_length: PositiveInt = 256
+    template: Annotated[str, PlanTemplateName()] = AUTO
+    weighting: Annotated[str, OneOf(PLAN_WEIGHTINGS)] = "joint"
+    share: Share = 0.5

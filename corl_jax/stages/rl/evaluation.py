@@ -138,7 +138,9 @@ class HeldOutEvaluation:
           params: of the policy, as ``Setup.rollout_params`` returns them.
           label: of the progress bar.
         """
-        policy = EvalPolicy(self._setup.rollout_policy, params, self._setup.tokenizer)
+        policy = EvalPolicy(
+            self._setup.rollout_policy, params, self._setup.tokenizer, self._cfg.plans
+        )
         measured = (policy, self.records, self._scales, self._sampling)
         quiet = jax.process_index() > 0
         scores = self._scores(params) if self._by_rewards else None

@@ -13,21 +13,25 @@ from corl_jax.core.microbatches import check_rows, split_rows
 from corl_jax.core.types import Params, PolicyBatch
 from corl_jax.engine.optim import widen
 from corl_jax.engine.state import TrainState, merge
+from corl_jax.stages.rl.config_blocks import TASKS
+from corl_jax.stages.rl.parts import parts_of
 
-TaskLoss = Callable[[Params, str, PolicyBatch, Any], jax.Array]
-"""``(params, task, batch of the task, algo) -> weighted loss``, a sum over rows."""
+Batch = Mapping[str, PolicyBatch]
+"""Part to its rows."""
+BatchLoss = Callable[[Params, Batch, Any], jax.Array]
+"""``(params, parts, algo) -> weighted loss``, a sum over rows."""
 
 
 class GradInterference:
     """Gradients of each task alone at the parameters before an update, on that update's rollouts."""
 
-    def __init__(self, loss: TaskLoss, microbatches: int):
+    def __init__(self, loss: BatchLoss, microbatches: int):
         self._microbatches = microbatches
         self._program = jax.jit(
             lambda trainable, frozen, algo, parts: _compare(loss, trainable, frozen, algo, parts)
         )
 
-    def __call__(self, state: TrainState, batch: Mapping[str, PolicyBatch]) -> dict[str, Any]:
+    def __call__(self, state: TrainState, batch: Batch) -> dict[str, Any]:
         """Scalars on the device; none where there is only one task.
 
         ``grad_interference/cosine`` is 1 where both gradients have one direction, and below 0 where
@@ -37,7 +41,7 @@ class GradInterference:
         Raises:
           UserError: rows do not divide by the number of micro-batches.
         """
-        if len(batch) < 2:
+        if not all(task in batch for task in TASKS):
             return {}
         if self._microbatches > 1:
             check_rows(batch, self._microbatches)
@@ -46,24 +50,25 @@ class GradInterference:
 
 
 def _compare(
-    loss: TaskLoss,
+    loss: BatchLoss,
     trainable: Params,
     frozen: Params,
     algo: Any,
-    parts: Mapping[str, PolicyBatch],
+    parts: Batch,
 ) -> dict[str, jax.Array]:
     """Cosine and norms of the gradients of ``parts``, which have a leading axis of micro-batches."""
 
     def gradient(task: str) -> Params:
-        def part_loss(trainable: Params, part: PolicyBatch) -> jax.Array:
-            return loss(merge(trainable, frozen), task, part, algo)
+        def task_loss(trainable: Params, rows: Batch) -> jax.Array:
+            return loss(merge(trainable, frozen), rows, algo)
 
-        def add_part(total: Params, part: PolicyBatch) -> tuple[Params, None]:
-            grads = widen(jax.grad(part_loss)(trainable, part))
+        def add_rows(total: Params, rows: Batch) -> tuple[Params, None]:
+            grads = widen(jax.grad(task_loss)(trainable, rows))
             return jax.tree.map(jnp.add, total, grads), None
 
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), trainable)
-        return jax.lax.scan(add_part, zeros, parts[task])[0]
+        of_task = {name: parts[name] for name in parts_of(task, parts)}
+        return jax.lax.scan(add_rows, zeros, of_task)[0]
 
     # Both gradients are held at once, which is what this hook costs in memory.
     image, text = gradient("image"), gradient("text")

@@ -21,6 +21,7 @@ from corl_jax.core.types import PolicyBatch, Rewards
 from corl_jax.engine.stage import HostMetrics
 from corl_jax.objectives import kl
 from corl_jax.stages.rl.config import RlConfig
+from corl_jax.stages.rl.parts import PARTS, parts_rewarded_as
 
 
 def subtract_kl_penalties(
@@ -29,25 +30,30 @@ def subtract_kl_penalties(
     policy_batch: Mapping[str, PolicyBatch],
     algo: Mapping[str, Any],
 ) -> tuple[dict[str, Rewards], HostMetrics]:
-    """Totals without the KL penalties, and their mean by task, ``TASK/kl_penalty``.
+    """Totals without the KL penalties, and their mean by part, ``PART/kl_penalty``.
 
-    Tasks whose KL term is elsewhere keep their rewards.
+    Parts of tasks whose KL term is elsewhere keep their rewards. A sample pays for the tokens of all
+    parts that earn its reward.
 
     Args:
       cfg: ``kl`` says where the term of each task is.
       rewards: of all samples of the step, the same on every process.
-      policy_batch: task to its log-probs, old and of the reference policy.
+      policy_batch: part to its log-probs, old and of the reference policy.
       algo: task to its KL coefficient.
     """
     penalized, metrics = dict(rewards), {}
-    for task, task_rewards in rewards.items():
+    for name, part_rewards in rewards.items():
+        task = PARTS[name].task
         if not cfg.kl[task].is_in_reward:
             continue
         coefficient = float(jax.device_get(algo[task].coef))
-        divergences = to_host(sequence_kl(cfg.kl[task].estimator, policy_batch[task])).reshape(-1)
+        divergences = sum(
+            to_host(sequence_kl(cfg.kl[task].estimator, policy_batch[part])).reshape(-1)
+            for part in parts_rewarded_as(name, policy_batch)
+        )
         penalty = coefficient * divergences
-        penalized[task] = dataclasses.replace(task_rewards, total=task_rewards.total - penalty)
-        metrics[f"{task}/kl_penalty"] = float(penalty.mean())
+        penalized[name] = dataclasses.replace(part_rewards, total=part_rewards.total - penalty)
+        metrics[f"{name}/kl_penalty"] = float(penalty.mean())
     return penalized, metrics
 
 

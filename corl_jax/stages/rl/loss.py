@@ -1,4 +1,4 @@
-"""The loss of reinforcement learning: clipped surrogate and KL term of both tasks.
+"""The loss of reinforcement learning: clipped surrogate and KL term of all parts of the batch.
 
 Runs inside the jitted update. Token weights carry the normalization (``objectives.token_weights``),
 so that the loss is a plain weighted sum over tokens.
@@ -20,6 +20,7 @@ from corl_jax.objectives.policy_gradient import clipped_surrogate, importance_we
 from corl_jax.sampling.generate import PolicyFns
 from corl_jax.sampling.log_probs import log_probs_and_entropy
 from corl_jax.stages.rl.config import RlConfig
+from corl_jax.stages.rl.parts import PARTS
 
 
 def policy_loss(
@@ -29,44 +30,46 @@ def policy_loss(
     batch: Mapping[str, PolicyBatch],
     algo: Mapping[str, kl.KlState],
 ) -> tuple[Float[Array, ""], Metrics]:
-    """Weighted sum of the tasks' losses (OThink-MR1 Eq. 4, with CoRL's pairing of advantages).
+    """Weighted sum of the parts' losses (OThink-MR1 Eq. 4, with CoRL's pairing of advantages).
 
     Args:
       policy: the programs that read ``params``.
       params: trainable and frozen parameters.
-      batch: task to its part of the batch.
+      batch: the batch by part, see ``parts.PARTS``.
       algo: task to its KL coefficient.
 
     Returns:
-      the loss, and metrics named ``TASK/NAME``.
+      the loss, and metrics named ``PART/NAME``.
     """
     # Sorted, so that the sum does not depend on the order of the config.
     total, metrics = jnp.zeros(()), Metrics()
-    for task, part in sorted(batch.items()):
-        loss, task_metrics = task_loss(policy, cfg, params, task, part, algo[task].coef)
+    for name, part in sorted(batch.items()):
+        task = PARTS[name].task
+        loss, part_metrics = part_loss(policy, cfg, params, name, part, algo[task].coef)
         total += cfg.loss.task_weight[task] * loss
-        metrics |= {f"{task}/{name}": value for name, value in task_metrics.items()}
+        metrics |= {f"{name}/{column}": value for column, value in part_metrics.items()}
     return total, metrics
 
 
-def task_loss(
+def part_loss(
     policy: PolicyFns,
     cfg: RlConfig,
     params: Params,
-    task: str,
+    name: str,
     part: PolicyBatch,
     kl_coefficient: Float[Array, ""],
 ) -> tuple[Float[Array, ""], Metrics]:
-    """One task's weighted sum over tokens, and metrics per token."""
+    """One part's weighted sum over tokens, and metrics per token."""
+    task = PARTS[name].task
     # Teacher-forced log-probs of the rollout under the parameters in training.
     log_probs, entropies = log_probs_and_entropy(
         bind(policy.graphdef, params),
         part.prompts,
         part.tokens,
-        cfg.sampling_params(policy, task),
+        cfg.sampling_params(policy, name),
         policy.ids,
-        "image" if task == "image" else "text",
-        cfg.log_prob_options(task),
+        PARTS[name].modality,
+        cfg.log_prob_options(name),
     )
 
     # The surrogate: without old log-probs the policy is the one that sampled, and the ratio is 1.
@@ -87,7 +90,7 @@ def task_loss(
         "sampler_logp_diff": Weighted.of(sampler_logp_diff, part.mask),
     }
     if part.rewards is not None:
-        metrics |= reward_moments(part.rewards, tuple(cfg.rewards[task]))
+        metrics |= reward_moments(part.rewards, tuple(cfg.rewards[name]))
 
     # Importance weights correct for a sampler with other weights or of another dtype.
     if cfg.loss.importance_cap:

@@ -13,6 +13,7 @@ from corl_jax.core.types import Params, Record
 from corl_jax.engine.alarms import HELD_OUT_REWARD
 from corl_jax.stages.rl.config import RlConfig
 from corl_jax.stages.rl.held_out import HeldOutRecords
+from corl_jax.stages.rl.parts import parts_of
 from corl_jax.stages.rl.reward_step import RewardScorer
 from corl_jax.stages.rl.rollouts import RolloutSampler
 from corl_jax.stages.setup import Setup
@@ -91,16 +92,15 @@ class HeldOutProbe:
           params: of the policy, as ``Setup.rollout_params`` returns them.
         """
         # Step 0 and a stream of its own: the same prompts with the same keys every time.
-        prompts = {
-            task: self._reward_scorer.tasks[task].make_prompts(
-                [records[i] for i in self._rollout_sampler.local_prompt_ids(len(records))]
-            )
-            for task, records in self.records.items()
-        }
+        prompts, tasks = {}, self._reward_scorer.tasks
+        for task, records in self.records.items():
+            ids = self._rollout_sampler.local_prompt_ids(len(records))
+            for part in parts_of(task, tasks):
+                prompts[part] = tasks[part].make_prompts([records[i] for i in ids])
         batch = self._rollout_sampler.sample_batch(params, prompts, 0, "probe/")
         metrics = {}
-        for task, rollout in batch.rollouts.items():
-            local_rollout = self._setup.sharder.local_rows(rollout)
+        for task in self.records:
+            local_rollout = self._setup.sharder.local_rows(batch.rollouts[task])
             rewards = self._reward_scorer.score_task(
                 params, task, batch.prompts[task], local_rollout
             )

@@ -22,8 +22,9 @@ from jaxtyping import Array, Int
 from corl_jax.core.types import Params, PromptBatch, Record, Rewards
 from corl_jax.data.sources.base import SelectedRecords
 from corl_jax.objectives.advantages import zero_std_groups
+from corl_jax.stages.rl.parts import parts_of
 from corl_jax.stages.rl.reward_step import RewardScorer, ScoredRollouts
-from corl_jax.stages.rl.rollouts import RolloutSampler
+from corl_jax.stages.rl.rollouts import RolloutBatch, RolloutSampler
 from corl_jax.tasks.joint import JointPrompts
 
 T = TypeVar("T")
@@ -109,9 +110,8 @@ class DynamicSampling:
         """The rollouts of a round and their rewards."""
         # The round is part of the stream's name, so that no key is used twice.
         prompts = self.joint_prompts(records, step)
-        batch = self.rollout_sampler.sample_batch(
-            params, {task: prompts[task] for task in tasks}, step, f"refill {round_number}/"
-        )
+        sampled = {part: prompts[part] for task in tasks for part in parts_of(task, prompts)}
+        batch = self.rollout_sampler.sample_batch(params, sampled, step, f"refill {round_number}/")
         return self.reward_scorer.score_rollouts(params, batch)
 
     def replace_groups(
@@ -128,36 +128,52 @@ class DynamicSampling:
           source: int ``[B]``: for each group the one of ``extra`` that replaces it, or -1.
           records: of all prompts of ``extra``; only those of replacing groups are read.
         """
-        sampler, prompts = self.rollout_sampler, len(source)
+        batch = scored.batch
+        for part in parts_of(task, batch.rollouts):
+            batch = self._replace_part(batch, extra.batch, part, source, records)
 
-        # A prompt may be repeated on the mesh: row ``r`` of a group goes where its row ``r`` was.
-        repeats = sampler.prompt_repeats(prompts)
-        rows = np.repeat(source, repeats)
-        rows = np.where(rows >= 0, rows * repeats + np.arange(len(rows)) % repeats, -1)
-        old = (scored.batch.prompts[task].prompts, scored.batch.rollouts[task])
-        new = (extra.batch.prompts[task].prompts, extra.batch.rollouts[task])
-        new_prompts, rollout = sampler.setup.sharder.put_batch(
-            _replace_rows(old, new, rows.astype(np.int32))
-        )
-
-        # The records of this process's rows, and the rewards of all.
-        local_ids = sampler.local_prompt_ids(prompts)
-        new_records = tuple(
-            records[int(source[i])] if source[i] >= 0 else record
-            for i, record in zip(local_ids, scored.batch.prompts[task].records, strict=True)
-        )
+        # The rewards of all samples.
         old_rewards, new_rewards = scored.rewards[task], extra.rewards[task]
         rewards = Rewards(
             old_rewards.names,
             _replace_host_groups(old_rewards.matrix, new_rewards.matrix, source),
             _replace_host_groups(old_rewards.total, new_rewards.total, source),
         )
-        batch = dataclasses.replace(
-            scored.batch,
-            prompts=scored.batch.prompts | {task: PromptBatch(new_prompts, new_records)},
-            rollouts=scored.batch.rollouts | {task: rollout},
-        )
         return dataclasses.replace(scored, batch=batch, rewards=scored.rewards | {task: rewards})
+
+    def _replace_part(
+        self,
+        batch: RolloutBatch,
+        extra: RolloutBatch,
+        part: str,
+        source: np.ndarray,
+        records: Sequence[Record],
+    ) -> RolloutBatch:
+        """``batch`` with the prompts and samples of some groups of a part taken from ``extra``."""
+        sampler = self.rollout_sampler
+
+        # A group may have several rows: its row ``r`` goes where row ``r`` was.
+        per_group = sampler.rows_per_step(part) // len(source)
+        rows = np.repeat(source, per_group)
+        rows = np.where(rows >= 0, rows * per_group + np.arange(len(rows)) % per_group, -1)
+        old = (batch.prompts[part].prompts, batch.rollouts[part])
+        new = (extra.prompts[part].prompts, extra.rollouts[part])
+        new_prompts, rollout = sampler.setup.sharder.put_batch(
+            _replace_rows(old, new, rows.astype(np.int32))
+        )
+
+        # The records of this process's rows.
+        new_records = tuple(
+            records[int(source[i])] if source[i] >= 0 else record
+            for i, record in zip(
+                sampler.row_prompts(part), batch.prompts[part].records, strict=True
+            )
+        )
+        return dataclasses.replace(
+            batch,
+            prompts=batch.prompts | {part: PromptBatch(new_prompts, new_records)},
+            rollouts=batch.rollouts | {part: rollout},
+        )
 
 
 def replacements(missing: np.ndarray, available: np.ndarray) -> np.ndarray:

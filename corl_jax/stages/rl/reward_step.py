@@ -20,6 +20,7 @@ from corl_jax.rewards.requirements import required_models
 from corl_jax.sampling.batching import batch_rows
 from corl_jax.sampling.policy_handle import RewardPolicyHandle
 from corl_jax.stages.rl.config import RlConfig
+from corl_jax.stages.rl.parts import PARTS
 from corl_jax.stages.rl.rollouts import RolloutBatch
 from corl_jax.stages.setup import Setup
 from corl_jax.tasks.base import Task
@@ -31,8 +32,9 @@ class ScoredRollouts:
 
     Attributes:
       batch: the rollouts, on the mesh.
-      local_rollouts: task to this process's rows, on the host.
-      rewards: task to the rewards of all samples, the same on every process.
+      local_rollouts: part to this process's rows, on the host.
+      rewards: part to the rewards of all samples, the same on every process; for parts that earn
+        rewards of their own.
       metrics: to log.
       seconds: that the host took for the rewards, without waiting for rollouts.
     """
@@ -78,12 +80,14 @@ class RewardScorer:
         self.reward_models.load([name])
 
     def score_rollouts(self, params: Params, batch: RolloutBatch) -> ScoredRollouts:
-        """Rewards of a whole step, task by task as the devices finish its rollouts."""
+        """Rewards of a whole step, part by part as the devices finish its rollouts."""
         local_rollouts, rewards, seconds = {}, {}, 0.0
-        for task, rollout in batch.rollouts.items():
-            local_rollouts[task] = self.setup.sharder.local_rows(rollout)
+        for part, rollout in batch.rollouts.items():
+            local_rollouts[part] = self.setup.sharder.local_rows(rollout)
+            if PARTS[part].rewards != part:
+                continue
             begin = time.perf_counter()
-            rewards[task] = self.score_task(params, task, batch.prompts[task], local_rollouts[task])
+            rewards[part] = self.score_task(params, part, batch.prompts[part], local_rollouts[part])
             seconds += time.perf_counter() - begin
         return ScoredRollouts(batch, local_rollouts, rewards, seconds=seconds)
 

@@ -19,8 +19,10 @@ from corl_jax.core.rng import sample_keys, stream
 from corl_jax.core.types import Params, PromptBatch, Rollout
 from corl_jax.engine.device_clock import DEVICE_CLOCK, DeviceTime
 from corl_jax.engine.state import TrainState, merge
+from corl_jax.sampling.plans import behind_plans
 from corl_jax.sampling.quantized import quantized_policy
 from corl_jax.stages.rl.config import RlConfig
+from corl_jax.stages.rl.parts import PARTS
 from corl_jax.stages.setup import Setup
 
 
@@ -30,9 +32,9 @@ class RolloutBatch:
 
     Attributes:
       step: the step that they are for.
-      prompts: task to its prompts, on the mesh.
-      rollouts: task to its samples, on the mesh.
-      times: task to what the devices took to sample them, those included that were replaced.
+      prompts: part to its prompts, on the mesh; see ``parts.PARTS``.
+      rollouts: part to its samples, on the mesh.
+      times: part to what the devices took to sample them, those included that were replaced.
     """
 
     step: int
@@ -43,16 +45,16 @@ class RolloutBatch:
     def with_times_of(self, other: RolloutBatch) -> RolloutBatch:
         """The same batch, with the times of ``other`` beside those it has."""
         times = {
-            task: (*self.times.get(task, ()), *other.times.get(task, ()))
-            for task in self.times | other.times
+            part: (*self.times.get(part, ()), *other.times.get(part, ()))
+            for part in self.times | other.times
         }
         return dataclasses.replace(self, times=times)
 
     def seconds(self) -> dict[str, float]:
-        """Columns with the seconds of each task's rollouts; waits for them."""
+        """Columns with the seconds of each part's rollouts; waits for them."""
         return {
-            f"time/rollout_{task}": sum(timing.seconds() for timing in timings)
-            for task, timings in self.times.items()
+            f"time/rollout_{part}": sum(timing.seconds() for timing in timings)
+            for part, timings in self.times.items()
         }
 
 
@@ -78,13 +80,13 @@ class RolloutSampler:
         )
         self.prefetched: RolloutBatch | None = None
 
-    def check_length(self, task: str) -> None:
-        """Checks the widths of a task.
+    def check_length(self, part: str) -> None:
+        """Checks the widths of a part.
 
         Raises:
           UserError: prompt and completion are longer together than the policy has positions.
         """
-        self.setup.check_length(_sequence_lengths(self.setup, self.cfg, task))
+        self.setup.check_length(_sequence_lengths(self.setup, self.cfg, part))
 
     def step_rollouts(self, state: TrainState, params: Params, raw: Any, step: int) -> RolloutBatch:
         """The rollouts of a step.
@@ -95,7 +97,7 @@ class RolloutSampler:
 
         Args:
           params: of the policy, as ``Setup.rollout_params`` returns them.
-          raw: the prompts of the step by task; one step off policy, also those of the next.
+          raw: the prompts of the step by part; one step off policy, also those of the next.
         """
         if not self.cfg.rollout.one_step_off_policy:
             return self.sample_batch(params, raw, step)
@@ -117,60 +119,71 @@ class RolloutSampler:
         step: int,
         stream_prefix: str = "",
     ) -> RolloutBatch:
-        """Dispatches the rollouts of all tasks.
+        """Dispatches the rollouts of all parts.
 
         Args:
-          prompts: task to this process's prompts, on the host.
+          prompts: part to this process's prompts, on the host.
           stream_prefix: of the random stream, so that samples outside training have other keys.
         """
         # The host's rows of all processes become one batch on the mesh.
         on_mesh = {
-            task: PromptBatch(self.setup.sharder.put_batch(batch.prompts), batch.records)
-            for task, batch in prompts.items()
+            part: PromptBatch(self.setup.sharder.put_batch(batch.prompts), batch.records)
+            for part, batch in prompts.items()
         }
 
         # Nothing here waits: rollouts are futures until somebody reads them.
         sampler_params = self.quantize(params)
         rollouts: dict[str, Rollout] = {}
         times: dict[str, tuple[DeviceTime, ...]] = {}
-        for task, batch in on_mesh.items():
+        for part in filter(on_mesh.__contains__, PARTS):
             begin = time.perf_counter()
-            rollouts[task] = self.sample_task(sampler_params, task, batch, step, stream_prefix)
-            times[task] = (DEVICE_CLOCK.time(begin, rollouts[task].log_probs),)
+            if part == "image" and "plan" in rollouts:
+                on_mesh[part] = self.prompts_behind_plans(on_mesh[part], rollouts["plan"])
+            rollouts[part] = self.sample_part(
+                sampler_params, part, on_mesh[part], step, stream_prefix
+            )
+            times[part] = (DEVICE_CLOCK.time(begin, rollouts[part].log_probs),)
         return RolloutBatch(step, on_mesh, rollouts, times)
 
-    def sample_task(
-        self, params: Params, task: str, batch: PromptBatch, step: int, stream_prefix: str = ""
+    def sample_part(
+        self, params: Params, part: str, batch: PromptBatch, step: int, stream_prefix: str = ""
     ) -> Rollout:
-        """``G`` samples per prompt of one task, from parameters that ``quantize`` returned.
+        """``G`` samples per prompt of one part, from parameters that ``quantize`` returned.
 
-        The key of a sample depends on (seed, task, step, its number within the step) alone.
+        The key of a sample depends on (seed, part, step, its number within the step) alone.
         """
         # Keys are numbered over the whole step, so that they do not depend on the mesh.
         rows = batch.prompts.tokens.shape[0]
-        samples = self.cfg.rollout.prompts[task] * self.cfg.rollout.group_size
-        keys = sample_keys(stream(self.seed, stream_prefix + task, step), samples)
+        keys = sample_keys(stream(self.seed, stream_prefix + part, step), self.samples(part))
         keys = keys.reshape(rows, -1)
-        sampling = self.cfg.sampling_params(self.policy, task)
-        if task == "image":
+        sampling = self.cfg.sampling_params(self.policy, part)
+        if PARTS[part].modality == "image":
             return self.policy.sample_images(
                 params, batch.prompts, keys, sampling, self.cfg.rollout.uses_guidance
             )
         return self.policy.sample_text(
-            params, batch.prompts, keys, sampling, self.cfg.rollout.completion_length
+            params, batch.prompts, keys, sampling, self.cfg.text_length(part)
         )
 
+    def prompts_behind_plans(self, openings: PromptBatch, plans: Rollout) -> PromptBatch:
+        """The prompts of images, one for each plan: ``B * G`` rows."""
+        prompts = self.setup.sharder.put_batch(
+            behind_plans(openings.prompts, plans, self.setup.tokenizer)
+        )
+        samples = plans.tokens.shape[1]
+        return PromptBatch(prompts, tuple(r for r in openings.records for _ in range(samples)))
+
     def log_probs(
-        self, params: Params, task: str, batch: PromptBatch, rollout: Rollout
+        self, params: Params, part: str, batch: PromptBatch, rollout: Rollout
     ) -> Float[Array, "B G T"]:
         """Teacher-forced log-probs of a rollout under ``params``, in the update's micro-batches."""
         policy = self.setup.policy_for(params)
-        options = self.cfg.log_prob_options(task)
+        options = self.cfg.log_prob_options(part)
         return policy.log_probs(
             params,
             batch.prompts,
             rollout,
-            self.cfg.sampling_params(policy, task),
+            self.cfg.sampling_params(policy, part),
             dataclasses.replace(options, microbatches=self.microbatches),
         )
 
@@ -180,16 +193,28 @@ class RolloutSampler:
             prompts, self.cfg.rollout.group_size, self.microbatches
         )
 
-    def rows_per_step(self, task: str) -> int:
-        """Rows of a step, ``B * f``."""
-        prompts = self.cfg.rollout.prompts[task]
+    def samples(self, part: str) -> int:
+        """Samples of a step, ``N = B * G``."""
+        return self.cfg.rollout.prompts[PARTS[part].task] * self.cfg.rollout.group_size
+
+    def rows_per_step(self, part: str) -> int:
+        """Rows of a step, ``B * f``; ``B * G`` for images behind plans of their own."""
+        if part == "image" and self.cfg.plan.length:
+            return self.samples(part)
+        prompts = self.cfg.rollout.prompts[PARTS[part].task]
         return prompts * self.prompt_repeats(prompts)
 
-    def local_values(self, task: str, values: np.ndarray) -> np.ndarray:
+    def local_values(self, part: str, values: np.ndarray) -> np.ndarray:
         """This process's rows of per-sample values: ``[N, ...]`` to ``[B * f, G / f, ...]``."""
-        rows = self.rows_per_step(task)
+        rows = self.rows_per_step(part)
         by_row = values.reshape(rows, -1, *values.shape[1:])
         return by_row[np.asarray(self.setup.sharder.local_row_ids(rows))]
+
+    def row_prompts(self, part: str) -> list[int]:
+        """Number of the prompt of each of this process's rows."""
+        rows = self.rows_per_step(part)
+        rows_per_prompt = rows // self.cfg.rollout.prompts[PARTS[part].task]
+        return [row // rows_per_prompt for row in self.setup.sharder.local_row_ids(rows)]
 
     def local_prompt_ids(self, prompts: int) -> list[int]:
         """Numbers of the prompts that this process reads, each as often as it has rows of it."""
@@ -198,14 +223,18 @@ class RolloutSampler:
         return [row // repeats for row in rows]
 
 
-def _sequence_lengths(setup: Setup, cfg: RlConfig, task: str) -> dict[str, int]:
-    """Tokens of prompt and completion of a task, by config key."""
+def _sequence_lengths(setup: Setup, cfg: RlConfig, part: str) -> dict[str, int]:
+    """Tokens of prompt and completion of a part, by config key."""
     c = cfg.rollout
-    if task == "image":
+    plan_length = {"config.rl.plan.length": cfg.plan.length} if cfg.plan.length else {}
+    if part == "image":
         return {
             "config.rl.rollout.image_prompt_length": c.image_prompt_length,
+            **plan_length,
             "an image": setup.cfg.image_tokens,
         }
+    if part == "plan":
+        return {"config.rl.plan.prompt_length": cfg.plan.prompt_length, **plan_length}
     return {
         "config.rl.rollout.text_prompt_length": c.text_prompt_length,
         "config.rl.rollout.completion_length": c.completion_length,

@@ -8,7 +8,7 @@ One step, in ``RlStage.batches``:
    ``RolloutBatch``.
 3. Rewards. ``reward_step.RewardScorer`` computes them on the host: ``ScoredRollouts``.
 4. Advantages. ``objectives.advantages`` compares each reward with its group: arrays ``[B, G]``.
-5. Update. A ``PolicyBatch`` per task goes to ``engine.update``, whose loss is ``loss.policy_loss``.
+5. Update. A ``PolicyBatch`` per part goes to ``engine.update``, whose loss is ``loss.policy_loss``.
 
 The stage serves unified runs (both tasks), refinements (one task, by 0 prompts of the other) and
 training in turns (``config.rl.rollout.alternate_every``), where a step trains one task alone.
@@ -43,7 +43,6 @@ from corl_jax.engine.stage import HostMetrics
 from corl_jax.engine.state import TrainState, create_state, merge
 from corl_jax.objectives import kl
 from corl_jax.objectives.running_moments import empty_moments
-from corl_jax.objectives.token_weights import token_weights
 from corl_jax.rewards.record_checks import record_checks
 from corl_jax.stages.config import EvalsConfig, HooksConfig, has_evaluation, read_block
 from corl_jax.stages.rl.advantage_step import compute_advantages
@@ -55,6 +54,8 @@ from corl_jax.stages.rl.grad_interference import GradInterference
 from corl_jax.stages.rl.held_out import HeldOutRecords, check_enough
 from corl_jax.stages.rl.kl_penalty import subtract_kl_penalties
 from corl_jax.stages.rl.loss import policy_loss, summed_reward_moments
+from corl_jax.stages.rl.part_weights import part_weights
+from corl_jax.stages.rl.parts import PARTS, parts_of
 from corl_jax.stages.rl.probe import HeldOutProbe
 from corl_jax.stages.rl.resample import DynamicSampling
 from corl_jax.stages.rl.reward_step import RewardScorer
@@ -64,6 +65,7 @@ from corl_jax.stages.setup import Setup, open_records
 from corl_jax.stages.train_records import TrainRecords
 from corl_jax.tasks.base import Task
 from corl_jax.tasks.joint import JointPrompts
+from corl_jax.tasks.planning import Planning
 from corl_jax.tasks.text_to_image import TextToImage
 from corl_jax.tasks.visual_qa import VisualQA
 
@@ -104,6 +106,7 @@ class RlStage:
             setup.tokenizer,
             self.cfg.rollout.image_prompt_length,
             "rl.rollout.image_prompt_length",
+            has_plan=self.cfg.plans is not None,
         )
         self.visual_qa = VisualQA(
             setup.tokenizer,
@@ -113,6 +116,15 @@ class RlStage:
             "rl.rollout.text_prompt_length",
         )
         tasks: dict[str, Task] = {"image": self.text_to_image, "text": self.visual_qa}
+        planning = None
+        if self.cfg.plans is not None:
+            planning = tasks["plan"] = Planning(
+                setup.tokenizer,
+                self.cfg.plans,
+                self.cfg.plan.prompt_length,
+                "rl.plan.prompt_length",
+            )
+        self.planning = planning
         self.rollout_sampler = RolloutSampler(
             setup, self.cfg, self.seed, config["steps"], config["microbatches"]
         )
@@ -124,6 +136,7 @@ class RlStage:
             self.rollout_sampler.local_prompt_ids,
             self.cfg.rollout.alternate_every,
             self.records_order.text_offset,
+            planning,
         )
         self.reward_scorer = RewardScorer(setup, self.cfg, tasks)
         self.dynamic_sampling = DynamicSampling(
@@ -155,7 +168,7 @@ class RlStage:
             self.evaluation = HeldOutEvaluation(
                 self.setup, self.cfg, evals, self.reward_scorer, self.held_out
             )
-        self.grad_interference = GradInterference(self.task_loss, config["microbatches"])
+        self.grad_interference = GradInterference(self.loss_value, config["microbatches"])
         self.sample_sheet = SampleSheet(self.cfg.rollout.group_size)
         self.completion_log = CompletionLog(
             read_block(HooksConfig, hooks, "hooks"),
@@ -186,10 +199,13 @@ class RlStage:
 
     def record_checks(self, rewards: Mapping[str, Iterable[str]]) -> dict[str, list[Check]]:
         """Task to what it and the rewards named for it need of the texts of a record."""
-        check = {"image": self.text_to_image.check_record, "text": self.visual_qa.check_record}
+        parts = self.reward_scorer.tasks
         options, check_question = self.cfg.reward_options, self.visual_qa.prompt_ids
         return {
-            task: [check[task], *record_checks(sorted(names), options, check_question)]
+            task: [
+                *(parts[part].check_record for part in parts_of(task, parts)),
+                *record_checks(sorted(names), options, check_question),
+            ]
             for task, names in rewards.items()
         }
 
@@ -208,8 +224,8 @@ class RlStage:
         A call raises UserError: widths that the policy has no positions for, records that cannot be
         used, held-out records that are missing, a reward model that cannot be read.
         """
-        for task in self.cfg.tasks:
-            yield functools.partial(self.rollout_sampler.check_length, task)
+        for part in self.cfg.parts:
+            yield functools.partial(self.rollout_sampler.check_length, part)
         yield lambda: len(self.train_records)
         if self.probe_every:
             yield self.probe.open_inputs
@@ -347,9 +363,10 @@ class RlStage:
         advantages, difficulty_metrics = weigh_by_difficulty(
             self.cfg, compute_advantages(self.cfg, penalized), rewards, step
         )
-        for task, advantage in advantages.items():
-            policy_batch[task] = self.with_advantages(
-                task, policy_batch[task], advantage, rewards[task]
+        for part, rows in policy_batch.items():
+            rewarded = PARTS[part].rewards
+            policy_batch[part] = self.with_advantages(
+                part, rows, advantages[rewarded], rewards[rewarded]
             )
         local_rollouts, prompts = scored.local_rollouts, rollout_batch.prompts
         metrics = self.reward_scorer.metrics(rewards) | scored.metrics | penalty_metrics
@@ -384,67 +401,70 @@ class RlStage:
     def policy_batches(
         self, state: TrainState, params: Params, batch: RolloutBatch
     ) -> dict[str, PolicyBatch]:
-        """Task to its part of the update batch, advantages excepted.
+        """The update batch by part, advantages excepted.
 
         Old log-probs are those of the policy that sampled, see ``needs_old_log_probs``.
         """
         # With adapters the policy is scored with them, not from the merged copy that samples.
         reference = self.reference_params(state)
         old_policy = state.params if self.setup.lora.rank else params
+        masks = {part: rollout.mask for part, rollout in batch.rollouts.items()}
+        weights = part_weights(self.cfg, masks)
         parts = {}
-        for task, rollout in batch.rollouts.items():
-            prompts = batch.prompts[task]
+        for part, rollout in batch.rollouts.items():
+            prompts = batch.prompts[part]
             old_log_probs = ref_log_probs = None
-            if self.needs_old_log_probs(task):
-                old_log_probs = self.rollout_sampler.log_probs(old_policy, task, prompts, rollout)
+            if self.needs_old_log_probs(part):
+                old_log_probs = self.rollout_sampler.log_probs(old_policy, part, prompts, rollout)
             if reference:
-                ref_log_probs = self.rollout_sampler.log_probs(reference, task, prompts, rollout)
-            parts[task] = PolicyBatch.build(
+                ref_log_probs = self.rollout_sampler.log_probs(reference, part, prompts, rollout)
+            parts[part] = PolicyBatch.build(
                 prompts.prompts,
                 rollout,
-                weights=token_weights(rollout.mask, aggregation=self.cfg.loss.aggregation),
+                weights=weights[part],
                 old_log_probs=old_log_probs,
                 ref_log_probs=ref_log_probs,
             )
         return parts
 
-    def needs_old_log_probs(self, task: str) -> bool:
+    def needs_old_log_probs(self, part: str) -> bool:
         """Whether log-probs of the policy that sampled are computed before the update.
 
         They are needed where a rollout is used for several updates, since in the first one the
         policy is the one that sampled; and for a KL term in the rewards.
         """
-        return self.updates_per_step > 1 or self.cfg.kl[task].is_in_reward
+        return self.updates_per_step > 1 or self.cfg.kl[PARTS[part].task].is_in_reward
 
     def with_advantages(
-        self, task: str, part: PolicyBatch, advantage: Float[Array, "B G"], rewards: Rewards
+        self, part: str, rows: PolicyBatch, advantage: Float[Array, "B G"], rewards: Rewards
     ) -> PolicyBatch:
-        """``part`` with this process's advantages, and its rewards where moments of them are kept."""
+        """``rows`` with this process's advantages, and its rewards where moments of them are kept."""
         values: dict[str, Any] = {
-            "advantages": self.rollout_sampler.local_values(task, np.ravel(advantage))
+            "advantages": self.rollout_sampler.local_values(part, np.ravel(advantage))
         }
-        if self.cfg.reward_options.normalization == "running":
-            values["rewards"] = self.rollout_sampler.local_values(task, rewards.matrix)
-        return dataclasses.replace(part, **values)
+        keeps_moments = self.cfg.reward_options.normalization == "running"
+        if keeps_moments and PARTS[part].rewards == part:
+            values["rewards"] = self.rollout_sampler.local_values(part, rewards.matrix)
+        return dataclasses.replace(rows, **values)
 
     def completion_lengths(self, local_rollouts: Mapping[str, Rollout]) -> HostMetrics:
-        """Mean length of answers in tokens, and the share that was cut at the limit."""
-        if "text" not in local_rollouts:
-            return {}
-        rollout = local_rollouts["text"]
-        truncated = truncated_rows(rollout.tokens, self.setup.tokenizer.eos_id)
-        lengths, truncated = self.setup.sharder.all_gather_rows(
-            (rollout.mask.sum((-2, -1)), truncated.sum(-1))
-        )
-        answers = self.cfg.rollout.text_prompts * self.cfg.rollout.group_size
-        return {
-            "text/completion_length": float(lengths.sum() / answers),
-            "text/truncated": float(truncated.sum() / answers),
-        }
+        """Mean length of answers and plans in tokens, and the share that was cut at the limit."""
+        metrics = {}
+        for part, rollout in local_rollouts.items():
+            if rollout.modality == "image":
+                continue
+            truncated = truncated_rows(rollout.tokens, self.setup.tokenizer.eos_id)
+            lengths, truncated = self.setup.sharder.all_gather_rows(
+                (rollout.mask.sum((-2, -1)), truncated.sum(-1))
+            )
+            samples = self.rollout_sampler.samples(part)
+            metrics[f"{part}/completion_length"] = float(lengths.sum() / samples)
+            metrics[f"{part}/truncated"] = float(truncated.sum() / samples)
+        return metrics
 
-    def task_loss(self, params: Params, task: str, part: PolicyBatch, algo: Any) -> jax.Array:
-        """One task's part of the loss."""
-        return self.loss(params, {task: part}, algo)[0]
+    def loss_value(self, params: Params, parts: Mapping[str, PolicyBatch], algo: Any) -> jax.Array:
+        """The loss of some parts, without metrics."""
+        return self.loss(params, parts, algo)[0]
 
     def update_algo_state(self, algo: Any, metrics: Metrics) -> Any:
         """Moves the KL coefficients, and adds the step's rewards to their moments.

@@ -57,7 +57,7 @@ def test_the_second_of_two_processes_with_half_of_each_group():
             rollout=types.SimpleNamespace(prompts={"image": 2}, group_size=4)
         )
 
-        def local_prompt_ids(self, prompts):
+        def row_prompts(self, part):
             return [0, 1]
 
         def local_values(self, task, values):

@@ -235,7 +235,7 @@ def test_rollouts_one_step_off_policy_are_of_the_parameters_before_the_update(ta
     previous_params = merge(state.previous, state.frozen)
     raw_1 = step.raw[1]
     with sharding_context(stage.setup.sharder):
-        sampled_again = stage.rollout_sampler.sample_task(previous_params, "text", prompts, 1)
+        sampled_again = stage.rollout_sampler.sample_part(previous_params, "text", prompts, 1)
         batch, _ = next(stage.batches(state, (raw_1, raw_1), 1))
         for rollout in (batch["text"], sampled_again):
             np.testing.assert_array_equal(rollout.tokens, prefetched.tokens)
