@@ -38,6 +38,7 @@ API_PAGES = (
         (
             "corl_jax.sampling.policy.Policy",
             "corl_jax.sampling.policy.Answer",
+            "corl_jax.sampling.planned_drawing",
             "corl_jax.sampling.image_codec.ImageCodec",
         ),
     ),
@@ -81,6 +82,7 @@ API_PAGES = (
             "corl_jax.objectives.token_weights",
             "corl_jax.objectives.kl",
             "corl_jax.objectives.difficulty",
+            "corl_jax.objectives.calibration",
             "corl_jax.objectives.weight_merging",
         ),
     ),

@@ -120,9 +120,10 @@ def read_plans(args: argparse.Namespace) -> Plans | None:
             raise UserError("--plan-template is for --plan, which is missing. Add it")
         return None
 
-    from corl_jax.data.plans import AUTO, Plans, PlanTemplateName
+    from corl_jax.data.plans import Plans
+    from corl_jax.data.prompt_requests import AUTO, PLAN_TEMPLATES, RequestTemplateName
 
-    names, template = PlanTemplateName(), args.plan_template or AUTO
+    names, template = RequestTemplateName(PLAN_TEMPLATES), args.plan_template or AUTO
     if template not in names:
         raise UserError(f"--plan-template must be {names}; got {template!r}")
     return Plans(args.plan, template)

@@ -194,8 +194,8 @@ class TextTokenizer:
 
     @property
     def has_fixed_words(self) -> bool:
-        """Whether it has a fixed list of words, and no id for others."""
-        return self._unknown_id is not None
+        """Whether it has a fixed list of words, and no tokens to spell others with."""
+        return isinstance(self._tokenizer.model, tokenizers.models.WordLevel)
 
     def question_prompt(self, question: str, image_tokens: int) -> list[int]:
         """Ids that ask ``question`` about one image.

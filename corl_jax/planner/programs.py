@@ -28,7 +28,7 @@ from corl_jax.engine.update import make_update
 from corl_jax.planner.calls import ProgramCall
 from corl_jax.planner.reward_programs import abstract_reward_models, reward_program_calls
 from corl_jax.reward_models.base import LoadedModel
-from corl_jax.stages.rl.parts import PARTS, parts_of, text_parts
+from corl_jax.stages.rl.parts import parts_of, text_parts
 from corl_jax.stages.rl.stage import RlStage
 from corl_jax.stages.setup import DEFAULT_SIZE, Setup, build_setup
 from corl_jax.stages.whole_config import check_config, optim_config
@@ -73,9 +73,9 @@ class PlannedStep:
         image_size, length = self.setup.cfg.image_size, self.stage.cfg.prompt_length(part)
         rows = self.stage.rollout_sampler.rows_per_step(part)
 
-        # A question comes with its image; what asks for an image, or a plan, is text alone.
+        # A question comes with an image; what asks for an image, or a plan, is text alone.
         images = None
-        if part == "text":
+        if part in ("text", "check"):
             images = self.abstract_rows((rows, image_size, image_size, 3), jnp.float32)
         tokens = self.abstract_rows((rows, length), jnp.int32)
         mask = self.abstract_rows((rows, length), jnp.bool_)
@@ -108,7 +108,7 @@ class PlannedStep:
                 ref_log_probs=per_token if cfg.needs_reference else None,
             )
             keeps_moments = cfg.reward_options.normalization == "running"
-            if keeps_moments and PARTS[part].rewards == part:
+            if keeps_moments and part in cfg.tasks:
                 rewards_shape = (*shape[:2], len(cfg.rewards[part]))
                 rewards = self.abstract_rows(rewards_shape, jnp.float32)
                 batch = dataclasses.replace(batch, rewards=rewards)

@@ -42,7 +42,7 @@ MORE_PANELS = (
     (
         "Time per step",
         "seconds",
-        r"time/(step|data|rollout_image|rollout_text|rollout_plan|rewards|update|checkpoint)",
+        r"time/(step|data|rollout_image|rollout_text|rollout_plan|rollout_check|rewards|update|checkpoint)",
     ),
 )
 """Title, unit and pattern of columns for every panel: those to look at first, and the others."""

@@ -9,6 +9,7 @@ from corl_jax.core.errors import UserError
 from corl_jax.core.types import PromptBatch, Record
 from corl_jax.tasks.base import Task
 from corl_jax.tasks.planning import Planning
+from corl_jax.tasks.self_check import SelfCheck
 from corl_jax.tasks.text_to_image import TextToImage
 from corl_jax.tasks.visual_qa import VisualQA
 
@@ -17,7 +18,8 @@ from corl_jax.tasks.visual_qa import VisualQA
 class JointPrompts:
     """Makes the prompts of a step: a transform from records to one ``PromptBatch`` per task.
 
-    Images that are planned have another one, of the requests for plans, ``plan``.
+    Images that are planned have another one, of the requests for plans, ``plan``; images that the
+    policy is asked about one of the questions, ``check``.
 
     Row ``i`` of both tasks is the same record, so that their rewards can be paired, unless there is
     a ``text_offset``.
@@ -34,6 +36,10 @@ class JointPrompts:
       alternate_every: 0 for both tasks in every step. Otherwise a step has one task: so many steps
         the image task, then as many the text task, and again.
       planning: of images that are drawn behind plans; None for no plans.
+      self_check: of questions about images that were drawn; None for no questions.
+      local_question_ids: maps the number of those questions to the numbers that this process asks.
+      checked_samples: such questions per prompt, one for each image.
+      checked_prompts: the first so many image prompts have such questions.
 
     Raises:
       UserError: a negative number of prompts, or no prompts at all.
@@ -47,6 +53,10 @@ class JointPrompts:
     alternate_every: int = 0
     text_offset: int = 0
     planning: Planning | None = None
+    self_check: SelfCheck | None = None
+    local_question_ids: Callable[[int], Sequence[int]] = range
+    checked_samples: int = 0
+    checked_prompts: int = 0
 
     def __post_init__(self):
         # Without prompts there is nothing to train on.
@@ -81,4 +91,11 @@ class JointPrompts:
                 prompts[name] = tasks[name].make_prompts(local_records)
                 if name == "image" and self.planning is not None:
                     prompts["plan"] = self.planning.make_prompts(local_records)
+                if name == "image" and self.self_check is not None:
+                    prompts["check"] = self.self_check.make_prompts(self._checked(records))
         return prompts
+
+    def _checked(self, records: Sequence[Record]) -> list[Record]:
+        """The record of each question of this process about an image."""
+        rows = self.local_question_ids(self.checked_prompts * self.checked_samples)
+        return [records[row // self.checked_samples] for row in rows]

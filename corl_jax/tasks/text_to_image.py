@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from corl_jax.core.types import Completion, PromptBatch, Record, Rollout
+from corl_jax.data.plans import opening_width
 from corl_jax.data.records import TASK_FIELDS, require
 from corl_jax.data.text_tokenizer import TextTokenizer
 from corl_jax.tasks.base import check_length, errors_name, pad_prompts
@@ -52,7 +53,10 @@ class TextToImage:
     def make_prompts(self, records: Sequence[Record]) -> PromptBatch:
         """Prompts of the captions."""
         rows = [self.prompt_ids(record) for record in records]
-        prompts = pad_prompts(rows, self.tokenizer, self.prompt_length)
+        length = self.prompt_length
+        if self.has_plan and length is None:
+            length = opening_width(rows, self.tokenizer)
+        prompts = pad_prompts(rows, self.tokenizer, length)
         return PromptBatch(prompts, tuple(records))
 
     def to_completions(self, prompt_batch: PromptBatch, rollout: Rollout) -> list[Completion]:

@@ -30,6 +30,7 @@ from corl_jax.stages.config import (
 )
 from corl_jax.stages.rl.config_blocks import (
     AdvantageConfig,
+    CheckConfig,
     CurriculumConfig,
     LogProbsConfig,
     LossConfig,
@@ -118,7 +119,7 @@ TEMPLATE = Kind(
     ("as_is", "r1_v", "{question} In one word.", "{question}"),
     ("", "think", "{Question}", "\ud800{question}"),
 )
-PLAN_TEMPLATE = Kind(
+REQUEST_TEMPLATE = Kind(
     "one of auto, objects, instruct, or a text with {prompt}",
     ("auto", "instruct", "Plan: {prompt}"),
     ("", "plan", "{Prompt}", "\ud800{prompt}"),
@@ -267,9 +268,16 @@ TABLE = {
     (PlanConfig, "rl.plan"): {
         "length": COUNT,
         "prompt_length": POSITIVE,
-        "template": PLAN_TEMPLATE,
+        "template": REQUEST_TEMPLATE,
         "weighting": choice("joint", "share"),
         "share": SHARE,
+    },
+    (CheckConfig, "rl.check"): {
+        "prompts": COUNT,
+        "reward": TEXT,
+        "weight": WEIGHT,
+        "prompt_length": POSITIVE,
+        "template": REQUEST_TEMPLATE,
     },
     (KlConfig, "kl.text"): {
         "schedule": choice(

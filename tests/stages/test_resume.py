@@ -20,10 +20,13 @@ CHANGES = {
         "rl.reference.update_every": 2,
         "rl.reference.mix": 0.5,
     },
-    "plan": {
+    "plan_and_check": {
         "rl.plan.length": 4,
         "rl.plan.prompt_length": 32,
         "rl.rollout.image_prompt_length": 24,
+        "rl.check.prompts": 4,
+        "rl.check.reward": "redness",
+        "rl.check.prompt_length": 48,
     },
     "curriculum": {
         "text": "tens",
@@ -79,8 +82,8 @@ def test_stopped_and_resumed_equals_never_stopped(rl_config, small_world, tmp_pa
     assert any(row["text/kl"] > 0 for row in rows)
     if variant == "following_reference":
         assert any(row["text/resampled"] for row in rows[2:])
-    if variant == "plan":
-        assert any(row["plan/kl"] > 0 for row in rows)
+    if variant == "plan_and_check":
+        assert any(row["plan/kl"] > 0 for row in rows) and "check/said_yes" in rows[0]
     if variant == "curriculum":
         assert 0 < min(row["curriculum/unsolved"] for row in rows) < 1
         assert any(0 < row["text/success"] < 1 for row in rows)

@@ -10,12 +10,16 @@ from jaxtyping import Array, Float
 from corl_jax.core.types import Rewards
 from corl_jax.objectives.advantages import normalizations, paired_advantages
 from corl_jax.stages.rl.config import RlConfig
+from corl_jax.stages.rl.config_blocks import TASKS
 
 
 def compute_advantages(
     cfg: RlConfig, rewards: Mapping[str, Rewards]
 ) -> dict[str, Float[Array, "B G"]]:
-    """Task to advantages, paired as ``config.rl.advantage`` says; the same on every process."""
+    """Part to advantages, paired as ``config.rl.advantage`` says; the same on every process.
+
+    Parts that are no task, and earn rewards of their own, are paired with none.
+    """
     c = cfg.advantage
     totals = {
         task: jnp.asarray(task_rewards.total).reshape(-1, cfg.rollout.group_size)
@@ -23,9 +27,12 @@ def compute_advantages(
     }
 
     # A task by itself has nothing to be paired with.
-    if len(totals) == 1:
-        normalize = normalizations[c.normalization]
-        return {task: normalize(total, c.baseline) for task, total in totals.items()}
+    tasks = [task for task in TASKS if task in totals]
+    alone = [part for part in totals if part not in tasks or len(tasks) == 1]
+    normalize = normalizations[c.normalization]
+    advantages = {part: normalize(totals[part], c.baseline) for part in alone}
+    if len(alone) == len(totals):
+        return advantages
 
     image, text = paired_advantages(
         totals["image"],
@@ -35,4 +42,4 @@ def compute_advantages(
         text_weight=c.pairing_text_weight,
         baseline=c.baseline,
     )
-    return {"image": image, "text": text}
+    return {"image": image, "text": text} | advantages

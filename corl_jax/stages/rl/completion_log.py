@@ -20,6 +20,7 @@ from corl_jax.engine.completions import StepSample
 from corl_jax.engine.hooks import Report
 from corl_jax.engine.state import TrainState
 from corl_jax.stages.config import HooksConfig
+from corl_jax.stages.rl.config_blocks import TASKS
 from corl_jax.stages.rl.rollouts import RolloutSampler
 from corl_jax.tasks.base import Task
 
@@ -66,7 +67,7 @@ class CompletionLog:
         if jax.process_index() > 0 or not self.is_due(steps_done, is_last):
             return
         plans = self._plan_texts(prompts, local_rollouts)
-        for task in rewards:
+        for task in filter(rewards.__contains__, TASKS):
             advantage = np.ravel(np.asarray(advantages[task]))
             self._samples += self._task_samples(
                 task, prompts[task], local_rollouts[task], rewards[task], advantage, plans

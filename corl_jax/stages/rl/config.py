@@ -27,6 +27,7 @@ from corl_jax.stages.config import check_keys, read_block, within
 from corl_jax.stages.rl.config_blocks import (
     TASKS,
     AdvantageConfig,
+    CheckConfig,
     CurriculumConfig,
     LogProbsConfig,
     LossConfig,
@@ -44,6 +45,7 @@ BLOCKS = {
     "log_probs": LogProbsConfig,
     "reference": ReferenceConfig,
     "plan": PlanConfig,
+    "check": CheckConfig,
 }
 """Sub-blocks of ``config.rl``."""
 
@@ -70,8 +72,8 @@ class RlConfig:
     """All that the reinforcement learning stage reads from a config.
 
     Attributes:
-      rollout, advantage, loss, curriculum, log_probs, reference, plan: the sub-blocks of
-        ``config.rl``.
+      rollout, advantage, loss, curriculum, log_probs, reference, plan, check: the sub-blocks
+        of ``config.rl``.
       stage_starts: first steps of the stages of a curriculum, from 0, ``config.data.stages``.
       kl: task to the schedule of its KL coefficient, ``config.kl``.
       rewards: task to (reward name to weight), ``config.rewards.image`` and ``.text``.
@@ -85,6 +87,7 @@ class RlConfig:
     log_probs: LogProbsConfig
     reference: ReferenceConfig
     plan: PlanConfig
+    check: CheckConfig
     stage_starts: tuple[int, ...]
     kl: Mapping[str, KlConfig]
     rewards: Mapping[str, Mapping[str, float]]
@@ -98,7 +101,7 @@ class RlConfig:
     @property
     def parts(self) -> tuple[str, ...]:
         """The parts of the tasks that are trained, in the order in which they are sampled."""
-        is_left_out = {"plan": not self.plan.length}
+        is_left_out = {"plan": not self.plan.length, "check": not self.check.prompts}
         return tuple(
             name
             for name, part in PARTS.items()
@@ -118,12 +121,13 @@ class RlConfig:
             "image": c.image_prompt_length + self.plan.length,
             "text": c.text_prompt_length,
             "plan": self.plan.prompt_length,
+            "check": self.check.prompt_length,
         }
         return lengths[part]
 
     def text_length(self, part: str) -> int:
         """Most tokens of a completion of a part that is text."""
-        return {"text": self.rollout.completion_length, "plan": self.plan.length}[part]
+        return self.plan.length if part == "plan" else self.rollout.completion_length
 
     @property
     def needs_reference(self) -> bool:
@@ -202,6 +206,7 @@ def read_rl_config(config: Mapping[str, Any], updates_per_step: int) -> RlConfig
         _check_tasks,
         functools.partial(_check_off_policy, updates_per_step=updates_per_step),
         _check_curriculum,
+        _check_verdicts,
     ):
         with problems.collect():
             check(c)
@@ -318,4 +323,27 @@ def _check_curriculum(c: RlConfig) -> None:
         raise UserError(
             "config.rl.curriculum.history needs the outcomes of a step before the next one is "
             "sampled; got config.rl.rollout.one_step_off_policy=True. Set it to False"
+        )
+
+
+def _check_verdicts(c: RlConfig) -> None:
+    """Raises UserError where verdicts on own pictures have no pictures, or no score to agree with."""
+    check, prompts = c.check, c.rollout.image_prompts
+    if not check.prompts:
+        return
+    if check.prompts > prompts:
+        raise UserError(
+            f"config.rl.check.prompts must be at most the {prompts} image prompts of a step; got "
+            f"{check.prompts}. Lower it, or raise config.rl.rollout.image_prompts"
+        )
+    if check.reward not in c.rewards["image"]:
+        raise UserError(
+            "config.rl.check.reward must be one of the rewards in config.rewards.image, "
+            f"{', '.join(c.rewards['image'])}; got {check.reward!r}"
+        )
+    if c.advantage.resample_rounds:
+        raise UserError(
+            "config.rl.check.prompts must be 0 with dynamic sampling, which replaces pictures; got "
+            f"{check.prompts} and config.rl.advantage.resample_rounds={c.advantage.resample_rounds}. "
+            "Set one of them to 0"
         )

@@ -22,7 +22,12 @@ from corl_jax.core.checks.config_block import (
     Weight,
     config_block,
 )
-from corl_jax.data.plans import AUTO, PlanTemplateName
+from corl_jax.data.prompt_requests import (
+    AUTO,
+    CHECK_TEMPLATES,
+    PLAN_TEMPLATES,
+    RequestTemplateName,
+)
 from corl_jax.objectives.advantages import PAIRINGS, baselines, normalizations
 from corl_jax.objectives.difficulty import difficulty_weights
 from corl_jax.objectives.policy_gradient import CLIPS
@@ -240,6 +245,30 @@ class PlanConfig:
 
     length: Count = 0
     prompt_length: PositiveInt = 256
-    template: Annotated[str, PlanTemplateName()] = AUTO
+    template: Annotated[str, RequestTemplateName(PLAN_TEMPLATES)] = AUTO
     weighting: Annotated[str, OneOf(PLAN_WEIGHTINGS)] = "joint"
     share: Share = 0.5
+
+
+@config_block
+class CheckConfig:
+    """``config.rl.check``: the policy says whether its own pictures match their prompts.
+
+    The calibration reward of Janus-Pro-R1 (arXiv 2506.01480), without its second drawing.
+
+    Attributes:
+      prompts: the first so many image prompts of a step, whose pictures it is asked about, once each;
+        0 asks nothing.
+      reward: the reward of images that is trusted, with values in [0, 1]. A verdict earns
+        ``1 - |reward - [said yes]|``.
+      weight: of the verdicts in the image task's loss, beside the 1 of its images.
+      prompt_length: width in tokens that questions are padded to, with the tokens of the picture.
+      template: of the question: ``objects`` (for the embedded world), ``instruct``, ``auto`` (by the
+        tokenizer), or a text with ``{prompt}``.
+    """
+
+    prompts: Count = 0
+    reward: str = ""
+    weight: Weight = 1.0
+    prompt_length: PositiveInt = 1024
+    template: Annotated[str, RequestTemplateName(CHECK_TEMPLATES)] = AUTO

@@ -12,6 +12,7 @@ from corl_jax.core.types import Rewards
 from corl_jax.engine.stage import HostMetrics
 from corl_jax.objectives.difficulty import difficulty_weights
 from corl_jax.stages.rl.config import RlConfig
+from corl_jax.stages.rl.config_blocks import TASKS
 
 Successes = Mapping[str, Float[np.ndarray, "B"]]
 """Task to the share of samples of each group that succeeded."""
@@ -51,7 +52,8 @@ def weigh_by_difficulty(
         metrics[f"{task}/success"] = float(shares.mean())
         metrics[f"{task}/difficulty_weight"] = float(weights[task].mean())
     if cfg.advantage.pairing != "separate" and len(weights) == 1:
-        weights = dict.fromkeys(advantages, next(iter(weights.values())))
+        tasks = [task for task in TASKS if task in advantages]
+        weights = dict.fromkeys(tasks, next(iter(weights.values())))
     weighed = {
         task: advantage * jnp.asarray(weights[task], advantage.dtype)[:, None]
         if task in weights

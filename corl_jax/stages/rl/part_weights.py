@@ -16,13 +16,16 @@ def part_weights(
 ) -> dict[str, Float[Array, "B G T"]]:
     """Part to the weights of its tokens within the loss of its task.
 
-    Over plans and images together they sum to what those of images alone would.
+    Over plans and images together they sum to what those of images alone would. Verdicts on pictures
+    come on top of that.
 
     Args:
       masks: part to its completion mask.
     """
     aggregation = cfg.loss.aggregation
     weights = {part: token_weights(mask, aggregation=aggregation) for part, mask in masks.items()}
+    if "check" in masks:
+        weights["check"] = cfg.check.weight * weights["check"]
     if "plan" not in masks:
         return weights
     if cfg.plan.weighting == "share":

@@ -32,6 +32,8 @@ PARTS: Mapping[str, Part] = {
     "plan": Part(task="image", rewards="image", modality="text"),
     "image": Part(task="image", rewards="image", modality="image"),
     "text": Part(task="text", rewards="text", modality="text"),
+    # What is said of pictures that were drawn, and earns a reward of its own.
+    "check": Part(task="image", rewards="check", modality="text"),
 }
 """Part by name, in the order in which a step samples them. Metrics have these names."""
 

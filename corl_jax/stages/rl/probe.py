@@ -95,7 +95,7 @@ class HeldOutProbe:
         prompts, tasks = {}, self._reward_scorer.tasks
         for task, records in self.records.items():
             ids = self._rollout_sampler.local_prompt_ids(len(records))
-            for part in parts_of(task, tasks):
+            for part in parts_of(task, {*tasks} - {"check"}):
                 prompts[part] = tasks[part].make_prompts([records[i] for i in ids])
         batch = self._rollout_sampler.sample_batch(params, prompts, 0, "probe/")
         metrics = {}

@@ -10,9 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from corl_jax.core.errors import UserError
 from corl_jax.core.processes.agreement import on_all_processes
 from corl_jax.core.types import Completion, Params, PromptBatch, Rewards, Rollout
 from corl_jax.engine.stage import HostMetrics
+from corl_jax.objectives.calibration import calibration
 from corl_jax.objectives.running_moments import RunningMoments
 from corl_jax.reward_models.collection import RewardModels
 from corl_jax.rewards.base import RewardContext, compute_rewards
@@ -24,6 +26,7 @@ from corl_jax.stages.rl.parts import PARTS
 from corl_jax.stages.rl.rollouts import RolloutBatch
 from corl_jax.stages.setup import Setup
 from corl_jax.tasks.base import Task
+from corl_jax.tasks.self_check import read_verdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,12 +87,44 @@ class RewardScorer:
         local_rollouts, rewards, seconds = {}, {}, 0.0
         for part, rollout in batch.rollouts.items():
             local_rollouts[part] = self.setup.sharder.local_rows(rollout)
-            if PARTS[part].rewards != part:
+            if PARTS[part].rewards != part or part not in self.cfg.rewards:
                 continue
             begin = time.perf_counter()
             rewards[part] = self.score_task(params, part, batch.prompts[part], local_rollouts[part])
             seconds += time.perf_counter() - begin
-        return ScoredRollouts(batch, local_rollouts, rewards, seconds=seconds)
+        metrics: HostMetrics = {}
+        if "check" in batch.rollouts:
+            rewards["check"], metrics = self.score_verdicts(
+                batch.prompts["check"], local_rollouts["check"], rewards["image"]
+            )
+        return ScoredRollouts(batch, local_rollouts, rewards, metrics, seconds=seconds)
+
+    def score_verdicts(
+        self, prompts: PromptBatch, local_rollout: Rollout, image_rewards: Rewards
+    ) -> tuple[Rewards, HostMetrics]:
+        """Calibration of what the policy says of its own pictures, and how often it says yes.
+
+        Raises:
+          UserError: the reward that is trusted is not in [0, 1].
+        """
+        texts = self.tasks["check"].to_completions(prompts, local_rollout)
+        verdicts = [read_verdict(completion.text or "") for completion in texts]
+        local = np.array([[verdict is True, verdict is False] for verdict in verdicts])
+        said_yes, said_no = self.setup.sharder.all_gather_rows(local).T
+
+        name = self.cfg.check.reward
+        scores = image_rewards.matrix[: len(said_yes), image_rewards.names.index(name)]
+        if scores.min() < 0 or scores.max() > 1:
+            raise UserError(
+                f"config.rl.check.reward must name a reward with values in [0, 1]; {name!r} gave "
+                f"{scores.min():g} to {scores.max():g}. Choose another one"
+            )
+        values = calibration(scores, said_yes, said_no)
+        metrics = {
+            "check/said_yes": float(said_yes.mean()),
+            "check/no_verdict": float((~(said_yes | said_no)).mean()),
+        }
+        return Rewards(("calibration",), values[:, None], values), metrics
 
     def score_task(
         self, params: Params, task: str, prompts: PromptBatch, local_rollout: Rollout
@@ -147,7 +182,7 @@ class RewardScorer:
 
         The moments are those of the run so far, this step included.
         """
-        if self.cfg.reward_options.normalization != "running":
+        if self.cfg.reward_options.normalization != "running" or task not in self.cfg.rewards:
             return rewards
         # Moments are kept in float32 on the device; z-scores are computed in float64.
         moments: RunningMoments = jax.device_get(algo["rewards"][task])
@@ -180,5 +215,6 @@ class RewardScorer:
         return metrics
 
     def _weights(self, task: str) -> np.ndarray:
-        """Weights of the task's rewards, ``[R]``."""
-        return np.array(list(self.cfg.rewards[task].values()))
+        """Weights of the rewards of a part, ``[R]``. Verdicts have one reward."""
+        weights = self.cfg.rewards[task].values() if task in self.cfg.rewards else (1.0,)
+        return np.array(list(weights))

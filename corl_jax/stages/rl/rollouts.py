@@ -8,12 +8,15 @@ devices, each prompt is repeated ``f`` times with ``G / f`` samples each, so tha
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 from corl_jax.core.rng import sample_keys, stream
 from corl_jax.core.types import Params, PromptBatch, Rollout
@@ -139,6 +142,8 @@ class RolloutSampler:
             begin = time.perf_counter()
             if part == "image" and "plan" in rollouts:
                 on_mesh[part] = self.prompts_behind_plans(on_mesh[part], rollouts["plan"])
+            if part == "check":
+                on_mesh[part] = self.with_drawn_pictures(on_mesh[part], rollouts["image"])
             rollouts[part] = self.sample_part(
                 sampler_params, part, on_mesh[part], step, stream_prefix
             )
@@ -173,6 +178,14 @@ class RolloutSampler:
         samples = plans.tokens.shape[1]
         return PromptBatch(prompts, tuple(r for r in openings.records for _ in range(samples)))
 
+    def with_drawn_pictures(self, questions: PromptBatch, images: Rollout) -> PromptBatch:
+        """Questions about the first pictures of the step."""
+        pictures = self.setup.sharder.put_batch(
+            drawn_pictures(images.pixels, self.samples("check"))
+        )
+        prompts = dataclasses.replace(questions.prompts, images=pictures)
+        return PromptBatch(prompts, questions.records)
+
     def log_probs(
         self, params: Params, part: str, batch: PromptBatch, rollout: Rollout
     ) -> Float[Array, "B G T"]:
@@ -195,13 +208,19 @@ class RolloutSampler:
 
     def samples(self, part: str) -> int:
         """Samples of a step, ``N = B * G``."""
-        return self.cfg.rollout.prompts[PARTS[part].task] * self.cfg.rollout.group_size
+        return self.prompts(part) * self.cfg.rollout.group_size
+
+    def prompts(self, part: str) -> int:
+        """Prompts of a step, ``B``."""
+        is_check = part == "check"
+        return self.cfg.check.prompts if is_check else self.cfg.rollout.prompts[PARTS[part].task]
 
     def rows_per_step(self, part: str) -> int:
-        """Rows of a step, ``B * f``; ``B * G`` for images behind plans of their own."""
-        if part == "image" and self.cfg.plan.length:
+        """Rows of a step, ``B * f``; ``B * G`` where each sample has a prompt of its own."""
+        # Images behind their plans, and verdicts on images.
+        if part == "check" or (part == "image" and self.cfg.plan.length):
             return self.samples(part)
-        prompts = self.cfg.rollout.prompts[PARTS[part].task]
+        prompts = self.prompts(part)
         return prompts * self.prompt_repeats(prompts)
 
     def local_values(self, part: str, values: np.ndarray) -> np.ndarray:
@@ -213,7 +232,7 @@ class RolloutSampler:
     def row_prompts(self, part: str) -> list[int]:
         """Number of the prompt of each of this process's rows."""
         rows = self.rows_per_step(part)
-        rows_per_prompt = rows // self.cfg.rollout.prompts[PARTS[part].task]
+        rows_per_prompt = rows // self.prompts(part)
         return [row // rows_per_prompt for row in self.setup.sharder.local_row_ids(rows)]
 
     def local_prompt_ids(self, prompts: int) -> list[int]:
@@ -221,6 +240,13 @@ class RolloutSampler:
         repeats = self.prompt_repeats(prompts)
         rows = self.setup.sharder.local_row_ids(prompts * repeats)
         return [row // repeats for row in rows]
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def drawn_pictures(pixels: UInt8[Array, "B G H W 3"], count: int) -> Float[Array, "count H W 3"]:
+    """The first pictures of a rollout as the vision tower reads them, in [-1, 1]."""
+    first = pixels.reshape(-1, *pixels.shape[2:])[:count]
+    return (first.astype(jnp.float32) / 255 - 0.5) / 0.5
 
 
 def _sequence_lengths(setup: Setup, cfg: RlConfig, part: str) -> dict[str, int]:
@@ -235,6 +261,11 @@ def _sequence_lengths(setup: Setup, cfg: RlConfig, part: str) -> dict[str, int]:
         }
     if part == "plan":
         return {"config.rl.plan.prompt_length": cfg.plan.prompt_length, **plan_length}
+    if part == "check":
+        return {
+            "config.rl.check.prompt_length": cfg.check.prompt_length,
+            "config.rl.rollout.completion_length": c.completion_length,
+        }
     return {
         "config.rl.rollout.text_prompt_length": c.text_prompt_length,
         "config.rl.rollout.completion_length": c.completion_length,

@@ -66,6 +66,7 @@ from corl_jax.stages.train_records import TrainRecords
 from corl_jax.tasks.base import Task
 from corl_jax.tasks.joint import JointPrompts
 from corl_jax.tasks.planning import Planning
+from corl_jax.tasks.self_check import SelfCheck
 from corl_jax.tasks.text_to_image import TextToImage
 from corl_jax.tasks.visual_qa import VisualQA
 
@@ -124,7 +125,15 @@ class RlStage:
                 self.cfg.plan.prompt_length,
                 "rl.plan.prompt_length",
             )
-        self.planning = planning
+        self_check = None
+        if self.cfg.check.prompts:
+            self_check = tasks["check"] = SelfCheck(
+                setup.tokenizer,
+                self.cfg.check.template,
+                setup.cfg.image_tokens,
+                self.cfg.check.prompt_length,
+                "rl.check.prompt_length",
+            )
         self.rollout_sampler = RolloutSampler(
             setup, self.cfg, self.seed, config["steps"], config["microbatches"]
         )
@@ -137,6 +146,10 @@ class RlStage:
             self.cfg.rollout.alternate_every,
             self.records_order.text_offset,
             planning,
+            self_check,
+            setup.sharder.local_row_ids,
+            self.cfg.rollout.group_size,
+            self.cfg.check.prompts,
         )
         self.reward_scorer = RewardScorer(setup, self.cfg, tasks)
         self.dynamic_sampling = DynamicSampling(
@@ -443,7 +456,7 @@ class RlStage:
             "advantages": self.rollout_sampler.local_values(part, np.ravel(advantage))
         }
         keeps_moments = self.cfg.reward_options.normalization == "running"
-        if keeps_moments and PARTS[part].rewards == part:
+        if keeps_moments and part in self.cfg.tasks:
             values["rewards"] = self.rollout_sampler.local_values(part, rewards.matrix)
         return dataclasses.replace(rows, **values)
 
