@@ -106,6 +106,7 @@ ADDED_KEYS: dict[str, Any] = {
     "data.template": "as_is",
     "data.stages": [],
     "data.mixture": {},
+    "rl.loss.image_credit": "uniform",
     "rl.curriculum.success": {"image": "", "text": ""},
     "rl.curriculum.success_at": 1.0,
     "rl.curriculum.difficulty": ["none"],

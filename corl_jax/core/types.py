@@ -208,6 +208,8 @@ class PolicyBatch:
         ``objectives.token_weights``.
       rewards: ``[B, G, R]``, every reward by itself, where running moments of the rewards are kept;
         else None.
+      advantage_factors, kl_factors: ``[B, G, T]``, what a token's advantage and its KL term are
+        multiplied with, of images whose tokens do not all have the same credit; else None.
     """
 
     prompts: Prompts
@@ -219,6 +221,8 @@ class PolicyBatch:
     advantages: Any
     weights: Any
     rewards: Any = None
+    advantage_factors: Any = None
+    kl_factors: Any = None
 
     @classmethod
     def build(

@@ -113,6 +113,12 @@ class PlannedStep:
                 rewards = self.abstract_rows(rewards_shape, jnp.float32)
                 batch = dataclasses.replace(batch, rewards=rewards)
 
+            # Images whose tokens do not all have the same credit have factors.
+            if task == "image" and cfg.loss.image_credit != "uniform":
+                batch = dataclasses.replace(
+                    batch, advantage_factors=per_token, kl_factors=per_token
+                )
+
             batches[task] = batch
         return batches
 

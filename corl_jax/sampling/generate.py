@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -113,6 +114,23 @@ class PolicyFns:
             self, params, prompts, rollout.tokens, sampling, rollout.modality, options
         )
 
+    def log_probs_and_entropies(
+        self,
+        params: Params,
+        prompts: Prompts,
+        rollout: Rollout,
+        sampling: SamplingParams,
+        options: LogProbOptions,
+    ) -> tuple[Float[Array, "B G T"], Float[Array, "B G T"]]:
+        """``log_probs``, and the entropy of the distribution of every token."""
+        return _log_probs_and_entropies(
+            self, params, prompts, rollout.tokens, sampling, rollout.modality, options
+        )
+
+    def code_vectors(self, params: Params, tokens: Int[Array, "B G S"]) -> Float[Array, "B G S Z"]:
+        """Vectors of image tokens in the codebook of the image tokenizer."""
+        return _code_vectors(self, params, tokens)
+
     def __hash__(self) -> int:
         return self._hash
 
@@ -213,8 +231,36 @@ def _log_probs(
         log_probs, _ = log_probs_and_entropy(model, *rows, sampling, policy.ids, modality, options)
         return log_probs
 
-    rows = (prompts, tokens)
-    if options.microbatches == 1:
-        return of_rows(rows)
-    check_rows(rows, options.microbatches)
-    return join_rows(jax.lax.map(of_rows, split_rows(rows, options.microbatches)))
+    return _in_microbatches(of_rows, (prompts, tokens), options.microbatches)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 5, 6))
+def _log_probs_and_entropies(
+    policy: PolicyFns,
+    params: Params,
+    prompts: Prompts,
+    tokens: Int[Array, "B G T"],
+    sampling: SamplingParams,
+    modality: Modality,
+    options: LogProbOptions,
+) -> tuple[Float[Array, "B G T"], Float[Array, "B G T"]]:
+    def of_rows(rows: Any) -> tuple[Float[Array, "B G T"], Float[Array, "B G T"]]:
+        model = bind(policy.graphdef, params)
+        return log_probs_and_entropy(model, *rows, sampling, policy.ids, modality, options)
+
+    return _in_microbatches(of_rows, (prompts, tokens), options.microbatches)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _code_vectors(
+    policy: PolicyFns, params: Params, tokens: Int[Array, "B G S"]
+) -> Float[Array, "B G S Z"]:
+    return bind(policy.graphdef, params).image_tokenizer.code_vectors(tokens)
+
+
+def _in_microbatches(function: Callable[[Any], Any], rows: Any, microbatches: int) -> Any:
+    """``function`` of all rows at once, or of their micro-batches one after another."""
+    if microbatches == 1:
+        return function(rows)
+    check_rows(rows, microbatches)
+    return join_rows(jax.lax.map(function, split_rows(rows, microbatches)))

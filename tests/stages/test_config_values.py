@@ -237,6 +237,7 @@ TABLE = {
         "task_weight": PER_TASK,
         "entropy_bonus": PER_TASK,
         "importance_cap": dataclasses.replace(WEIGHT, good=(0, 1, 2.5)),
+        "image_credit": choice("uniform", "contrast", "third"),
     },
     (CurriculumConfig, "rl.curriculum"): {
         "success": Kind(

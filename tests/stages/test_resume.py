@@ -14,6 +14,10 @@ CHANGES = {
         "rl.rollout.one_step_off_policy": True,
         "rl.loss.importance_cap": 2.0,
     },
+    "image_credit": {
+        "rl.loss.image_credit": "third",
+        "kl.image.start": 0.01,
+    },
     "following_reference": {
         "text": "tens",
         "rl.advantage.resample_rounds": 1,

@@ -163,6 +163,7 @@ def read_rl_config(config: Mapping[str, Any], updates_per_step: int) -> RlConfig
         _check_tasks,
         functools.partial(_check_off_policy, updates_per_step=updates_per_step),
         _check_curriculum,
+        _check_image_credit,
     ):
         with problems.collect():
             check(c)
@@ -239,6 +240,16 @@ def _check_off_policy(c: RlConfig, updates_per_step: int) -> None:
             f"config.rl.loss.importance_cap={cap} compares log-probs with the sampler's, so "
             f"image_alignment must be 'aligned'; got {c.log_probs.image_alignment!r}. Set "
             "config.rl.loss.importance_cap=0 or config.rl.log_probs.image_alignment=aligned"
+        )
+
+
+def _check_image_credit(c: RlConfig) -> None:
+    """Raises UserError where factors of tokens need a reference policy that there is not."""
+    if c.loss.image_credit == "third" and "image" in c.tasks and not c.kl["image"].needs_reference:
+        raise UserError(
+            "config.rl.loss.image_credit='third' multiplies advantages by the ratio to the reference "
+            "policy, so config.kl.image.schedule must not be 'none'. Set "
+            "config.kl.image.schedule=constant and config.kl.image.start=0.01, as GCPO has them"
         )
 
 

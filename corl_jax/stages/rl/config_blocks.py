@@ -23,6 +23,7 @@ from corl_jax.core.checks.config_block import (
 )
 from corl_jax.objectives.advantages import PAIRINGS, baselines, normalizations
 from corl_jax.objectives.difficulty import difficulty_weights
+from corl_jax.objectives.image_credit import CREDITS
 from corl_jax.objectives.policy_gradient import CLIPS
 from corl_jax.objectives.sampling_distribution import GREEDY_BELOW
 from corl_jax.objectives.token_weights import aggregations
@@ -125,6 +126,9 @@ class LossConfig:
       entropy_bonus: task to what a nat of entropy per token subtracts from its loss.
       importance_cap: largest importance weight of a token whose sampler differed from the policy; 0
         uses no such weights.
+      image_credit: which tokens of an image have its advantage: all (``uniform``); those that
+        samples with the other verdict do not share (``contrast``, STAGE); or the first tenth, the
+        tenth at the edges of entropy and the tenth that differs most in the group (``third``, GCPO).
     """
 
     aggregation: Annotated[str, OneOf(aggregations)] = "sequence_mean"
@@ -139,6 +143,7 @@ class LossConfig:
         default_factory=lambda: dict.fromkeys(TASKS, 0.0)
     )
     importance_cap: Weight = 0.0
+    image_credit: Annotated[str, OneOf(CREDITS)] = "uniform"
 
     def __post_init__(self):
         if self.clip == "two_sided" and self.clip_ceiling <= 1 + self.clip_high:

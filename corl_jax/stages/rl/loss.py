@@ -73,7 +73,7 @@ def task_loss(
     per_token, ratio, is_clipped = clipped_surrogate(
         log_probs,
         part.old_log_probs,
-        part.advantages[..., None],
+        token_advantages(part),
         clip=cfg.loss.clip,
         epsilon_low=cfg.loss.clip_low,
         epsilon_high=cfg.loss.clip_high,
@@ -100,7 +100,8 @@ def task_loss(
     if part.ref_log_probs is not None:
         divergence = kl.estimators[cfg.kl[task].estimator](log_probs, part.ref_log_probs)
         if not cfg.kl[task].is_in_reward:
-            per_token = per_token + kl_coefficient * divergence
+            factors = 1 if part.kl_factors is None else part.kl_factors
+            per_token = per_token + kl_coefficient * (factors * divergence)
         metrics |= {
             "kl": Weighted.of(divergence, part.mask),
             "kl_coefficient": Weighted.of(kl_coefficient),
@@ -108,6 +109,12 @@ def task_loss(
     if cfg.loss.entropy_bonus[task]:
         per_token = per_token - cfg.loss.entropy_bonus[task] * entropies
     return jnp.sum(jnp.where(part.mask, per_token, 0) * part.weights), metrics
+
+
+def token_advantages(part: PolicyBatch) -> Float[Array, "B G #T"]:
+    """The advantage of each token: that of its completion, unless tokens have factors."""
+    advantages = part.advantages[..., None]
+    return advantages if part.advantage_factors is None else advantages * part.advantage_factors
 
 
 def reward_moments(rewards: Float[Array, "B G R"], names: tuple[str, ...]) -> Metrics:

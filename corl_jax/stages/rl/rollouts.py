@@ -19,6 +19,7 @@ from corl_jax.core.rng import sample_keys, stream
 from corl_jax.core.types import Params, PromptBatch, Rollout
 from corl_jax.engine.device_clock import DEVICE_CLOCK, DeviceTime
 from corl_jax.engine.state import TrainState, merge
+from corl_jax.sampling.log_probs import LogProbOptions
 from corl_jax.sampling.quantized import quantized_policy
 from corl_jax.stages.rl.config import RlConfig
 from corl_jax.stages.setup import Setup
@@ -165,14 +166,30 @@ class RolloutSampler:
     ) -> Float[Array, "B G T"]:
         """Teacher-forced log-probs of a rollout under ``params``, in the update's micro-batches."""
         policy = self.setup.policy_for(params)
-        options = self.cfg.log_prob_options(task)
         return policy.log_probs(
             params,
             batch.prompts,
             rollout,
             self.cfg.sampling_params(policy, task),
-            dataclasses.replace(options, microbatches=self.microbatches),
+            self._log_prob_options(task),
         )
+
+    def log_probs_and_entropies(
+        self, params: Params, task: str, batch: PromptBatch, rollout: Rollout
+    ) -> tuple[Float[Array, "B G T"], Float[Array, "B G T"]]:
+        """``log_probs``, and the entropy of the distribution of every token."""
+        policy = self.setup.policy_for(params)
+        return policy.log_probs_and_entropies(
+            params,
+            batch.prompts,
+            rollout,
+            self.cfg.sampling_params(policy, task),
+            self._log_prob_options(task),
+        )
+
+    def _log_prob_options(self, task: str) -> LogProbOptions:
+        options = self.cfg.log_prob_options(task)
+        return dataclasses.replace(options, microbatches=self.microbatches)
 
     def prompt_repeats(self, prompts: int) -> int:
         """How often a step repeats each prompt, ``f``."""

@@ -53,6 +53,7 @@ from corl_jax.stages.rl.curriculum import solved_shares, success_shares, weigh_b
 from corl_jax.stages.rl.evaluation import HeldOutEvaluation
 from corl_jax.stages.rl.grad_interference import GradInterference
 from corl_jax.stages.rl.held_out import HeldOutRecords, check_enough
+from corl_jax.stages.rl.image_credit import ImageCredit
 from corl_jax.stages.rl.kl_penalty import subtract_kl_penalties
 from corl_jax.stages.rl.loss import policy_loss, summed_reward_moments
 from corl_jax.stages.rl.probe import HeldOutProbe
@@ -126,6 +127,7 @@ class RlStage:
             self.records_order.text_offset,
         )
         self.reward_scorer = RewardScorer(setup, self.cfg, tasks)
+        self.image_credit = ImageCredit(self.rollout_sampler)
         self.dynamic_sampling = DynamicSampling(
             self.joint_prompts,
             self.rollout_sampler,
@@ -351,9 +353,19 @@ class RlStage:
             policy_batch[task] = self.with_advantages(
                 task, policy_batch[task], advantage, rewards[task]
             )
+        credit_metrics: HostMetrics = {}
+        if "image" in policy_batch and self.cfg.loss.image_credit != "uniform":
+            policy_batch["image"], credit_metrics = self.image_credit(
+                self.scored_params(state, params),
+                rollout_batch.prompts["image"],
+                rollout_batch.rollouts["image"],
+                policy_batch["image"],
+                advantages["image"],
+            )
         local_rollouts, prompts = scored.local_rollouts, rollout_batch.prompts
         metrics = self.reward_scorer.metrics(rewards) | scored.metrics | penalty_metrics
         metrics |= self.completion_lengths(local_rollouts) | difficulty_metrics | history_metrics
+        metrics |= credit_metrics
         metrics |= rollout_batch.seconds() | {"time/rewards": scored.seconds}
         del params, rollout_batch, scored  # the update needs their memory
 
@@ -388,9 +400,8 @@ class RlStage:
 
         Old log-probs are those of the policy that sampled, see ``needs_old_log_probs``.
         """
-        # With adapters the policy is scored with them, not from the merged copy that samples.
         reference = self.reference_params(state)
-        old_policy = state.params if self.setup.lora.rank else params
+        old_policy = self.scored_params(state, params)
         parts = {}
         for task, rollout in batch.rollouts.items():
             prompts = batch.prompts[task]
@@ -407,6 +418,13 @@ class RlStage:
                 ref_log_probs=ref_log_probs,
             )
         return parts
+
+    def scored_params(self, state: TrainState, params: Params) -> Params:
+        """Parameters that log-probs of the policy are computed with before the update.
+
+        With adapters the policy is scored with them, not from the merged copy ``params`` that samples.
+        """
+        return state.params if self.setup.lora.rank else params
 
     def needs_old_log_probs(self, task: str) -> bool:
         """Whether log-probs of the policy that sampled are computed before the update.

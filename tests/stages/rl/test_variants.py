@@ -82,6 +82,46 @@ def test_the_clip_acts_in_the_second_update(take_step):
         assert metrics_1[f"{task}/ratio"] == pytest.approx(1, abs=1e-5)
 
 
+def test_factors_of_tokens_multiply_advantage_and_kl(first, loss):
+    """All log-ratios to the reference are 1, so that k3 is exp(-1)."""
+    part = first.batches[0]["image"]
+    rng = np.random.default_rng(0)
+    of_advantage, of_kl = rng.uniform(0, 2, (2, *part.tokens.shape)).astype(np.float32)
+    part = dataclasses.replace(
+        part,
+        ref_log_probs=part.sampler_log_probs - 1,
+        advantage_factors=of_advantage,
+        kl_factors=of_kl,
+    )
+    total, metrics = loss(batch={"image": part})
+    advantages = np.asarray(part.advantages)[..., None] * of_advantage
+    expected = np.asarray(part.weights) * (0.015 * np.exp(-1) * of_kl - advantages)
+    assert metrics["image/kl"] == pytest.approx(np.exp(-1), rel=1e-3)
+    assert total == pytest.approx(expected.sum(), rel=1e-3)
+    assert abs(expected.sum()) > 0.01
+
+
+def test_credit_is_of_whole_groups_however_they_are_divided(take_step):
+    values = {
+        "rl.loss.image_credit": "third",
+        "rl.rollout.image_prompts": 1,
+        "rl.rollout.text_prompts": 0,
+        "rl.rollout.group_size": 4,
+        "kl.image.start": 0.01,
+    }
+    together, divided = (take_step(devices, **values).batches[0]["image"] for devices in (1, 2))
+    assert together.tokens.shape == (1, 4, 4) and divided.tokens.shape == (2, 2, 4)
+    for name in ("tokens", "advantage_factors", "kl_factors"):
+        whole, parts = (np.asarray(getattr(part, name)) for part in (together, divided))
+        np.testing.assert_allclose(parts.reshape(whole.shape), whole, rtol=1e-4, err_msg=name)
+
+    # Three of four tokens count, four thirds each; the first is always among them.
+    kl_factors = np.asarray(together.kl_factors)
+    assert set(np.unique(kl_factors).round(5)) == {0, np.float32(4 / 3).round(5)}
+    assert (kl_factors[..., 0] > 1).all() and np.ptp(kl_factors[..., 1:]) > 1
+    np.testing.assert_allclose(together.advantage_factors, kl_factors, rtol=1e-3)
+
+
 @pytest.mark.parametrize(("clip", "largest_ratio"), [("ppo", np.exp(2)), ("two_sided", 4.0)])
 def test_every_clip_reaches_the_loss(first, loss, clip, largest_ratio):
     """Old log-probs are lowered so that all ratios are e**2."""
