@@ -17,6 +17,8 @@ CHANGES = {
     "image_credit": {
         "rl.loss.image_credit": "third",
         "kl.image.start": 0.01,
+        "rl.loss.entropy_target": {"image": 3.0, "text": 1.0},
+        "rl.loss.entropy_rate": 1e-3,
     },
     "following_reference": {
         "text": "tens",
@@ -76,6 +78,12 @@ def test_stopped_and_resumed_equals_never_stopped(rl_config, small_world, tmp_pa
     columns = {"image/kl", "text/kl", "image/reward/redness", "text/sampler_logp_diff"}
     assert columns <= set(rows[0])
     assert any(row["text/kl"] > 0 for row in rows)
+    if variant == "image_credit":
+        # The coefficient moves with every update, and the image's falls below 0.
+        for task, sign in (("image", 1), ("text", 1)):
+            coefficients = [sign * row[f"{task}/entropy_coefficient"] for row in rows]
+            assert coefficients[0] == 0 and len(set(coefficients)) == 4
+        assert all(row["image/group_similarity"] < 1 for row in rows)
     if variant == "following_reference":
         assert any(row["text/resampled"] for row in rows[2:])
     if variant == "curriculum":

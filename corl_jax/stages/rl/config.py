@@ -100,6 +100,12 @@ class RlConfig:
         names = self.curriculum.success
         return {task: names[task] for task in self.tasks if names[task]}
 
+    @property
+    def entropy_targets(self) -> dict[str, float]:
+        """Task to the entropy it is steered to, for the trained tasks that have a target."""
+        targets = self.loss.entropy_target
+        return {task: targets[task] for task in self.tasks if targets[task]}
+
     def difficulty(self, step: int) -> str:
         """How success weighs advantages in a step."""
         names = self.curriculum.difficulty

@@ -124,6 +124,9 @@ class LossConfig:
       clip_ceiling: largest ratio where the advantage is negative, for ``clip=two_sided``.
       task_weight: task to its weight in the loss.
       entropy_bonus: task to what a nat of entropy per token subtracts from its loss.
+      entropy_target: task to the entropy per token, in nats, that a coefficient which may be negative
+        steers to (ReasonGen-R1); 0 leaves the entropy alone.
+      entropy_rate, entropy_limit: what that coefficient changes per update, and its largest size.
       importance_cap: largest importance weight of a token whose sampler differed from the policy; 0
         uses no such weights.
       image_credit: which tokens of an image have its advantage: all (``uniform``); those that
@@ -142,6 +145,11 @@ class LossConfig:
     entropy_bonus: WeightPerTask = dataclasses.field(
         default_factory=lambda: dict.fromkeys(TASKS, 0.0)
     )
+    entropy_target: WeightPerTask = dataclasses.field(
+        default_factory=lambda: dict.fromkeys(TASKS, 0.0)
+    )
+    entropy_rate: Annotated[float, Interval(gt=0)] = 5e-5
+    entropy_limit: Annotated[float, Interval(gt=0)] = 5e-3
     importance_cap: Weight = 0.0
     image_credit: Annotated[str, OneOf(CREDITS)] = "uniform"
 
@@ -152,6 +160,13 @@ class LossConfig:
                 f"must be above 1 + clip_high={1 + self.clip_high:g}, where the clip ends; got "
                 f"{self.clip_ceiling}. Choose for example 3",
             )
+        for task in TASKS:
+            if self.entropy_target[task] and self.entropy_bonus[task]:
+                raise FieldError(
+                    f"entropy_target.{task}",
+                    f"must be 0 where entropy_bonus.{task} is not, since both multiply the entropy; "
+                    f"got {self.entropy_target[task]} and {self.entropy_bonus[task]}. Set one to 0",
+                )
         if 0 < self.importance_cap < 1:
             raise FieldError(
                 "importance_cap",

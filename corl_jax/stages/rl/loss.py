@@ -7,6 +7,7 @@ so that the loss is a plain weighted sum over tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from corl_jax.core.numerics import Metrics, Weighted
 from corl_jax.core.trees import bind
 from corl_jax.core.types import Params, PolicyBatch
 from corl_jax.objectives import kl
+from corl_jax.objectives.entropy_target import EntropyState, next_entropy_state
 from corl_jax.objectives.policy_gradient import clipped_surrogate, importance_weights
 from corl_jax.sampling.generate import PolicyFns
 from corl_jax.sampling.log_probs import log_probs_and_entropy
@@ -27,7 +29,7 @@ def policy_loss(
     cfg: RlConfig,
     params: Params,
     batch: Mapping[str, PolicyBatch],
-    algo: Mapping[str, kl.KlState],
+    algo: Mapping[str, Any],
 ) -> tuple[Float[Array, ""], Metrics]:
     """Weighted sum of the tasks' losses (OThink-MR1 Eq. 4, with CoRL's pairing of advantages).
 
@@ -35,7 +37,7 @@ def policy_loss(
       policy: the programs that read ``params``.
       params: trainable and frozen parameters.
       batch: task to its part of the batch.
-      algo: task to its KL coefficient.
+      algo: task to its KL coefficient; ``entropy``, where targets are set, to those of the entropy.
 
     Returns:
       the loss, and metrics named ``TASK/NAME``.
@@ -43,7 +45,12 @@ def policy_loss(
     # Sorted, so that the sum does not depend on the order of the config.
     total, metrics = jnp.zeros(()), Metrics()
     for task, part in sorted(batch.items()):
-        loss, task_metrics = task_loss(policy, cfg, params, task, part, algo[task].coef)
+        entropy_coefficient = None
+        if cfg.loss.entropy_target[task]:
+            entropy_coefficient = algo["entropy"][task].coefficient(cfg.loss.entropy_limit)
+        loss, task_metrics = task_loss(
+            policy, cfg, params, task, part, algo[task].coef, entropy_coefficient
+        )
         total += cfg.loss.task_weight[task] * loss
         metrics |= {f"{task}/{name}": value for name, value in task_metrics.items()}
     return total, metrics
@@ -56,6 +63,7 @@ def task_loss(
     task: str,
     part: PolicyBatch,
     kl_coefficient: Float[Array, ""],
+    entropy_coefficient: Float[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], Metrics]:
     """One task's weighted sum over tokens, and metrics per token."""
     # Teacher-forced log-probs of the rollout under the parameters in training.
@@ -108,6 +116,9 @@ def task_loss(
         }
     if cfg.loss.entropy_bonus[task]:
         per_token = per_token - cfg.loss.entropy_bonus[task] * entropies
+    if entropy_coefficient is not None:
+        per_token = per_token + entropy_coefficient * entropies
+        metrics["entropy_coefficient"] = Weighted.of(entropy_coefficient)
     return jnp.sum(jnp.where(part.mask, per_token, 0) * part.weights), metrics
 
 
@@ -115,6 +126,24 @@ def token_advantages(part: PolicyBatch) -> Float[Array, "B G #T"]:
     """The advantage of each token: that of its completion, unless tokens have factors."""
     advantages = part.advantages[..., None]
     return advantages if part.advantage_factors is None else advantages * part.advantage_factors
+
+
+def next_entropy_states(
+    cfg: RlConfig, states: Mapping[str, EntropyState], metrics: Metrics
+) -> dict[str, EntropyState]:
+    """The states after an update; that of a task that did not train stays."""
+    return {
+        task: next_entropy_state(
+            state,
+            metrics[f"{task}/entropy"].value,
+            cfg.entropy_targets[task],
+            cfg.loss.entropy_rate,
+            cfg.loss.entropy_limit,
+        )
+        if f"{task}/entropy" in metrics
+        else state
+        for task, state in states.items()
+    }
 
 
 def reward_moments(rewards: Float[Array, "B G R"], names: tuple[str, ...]) -> Metrics:

@@ -42,6 +42,7 @@ from corl_jax.engine.reference_policy import ReferencePolicy
 from corl_jax.engine.stage import HostMetrics
 from corl_jax.engine.state import TrainState, create_state, merge
 from corl_jax.objectives import kl
+from corl_jax.objectives.entropy_target import initial_entropy_state
 from corl_jax.objectives.running_moments import empty_moments
 from corl_jax.objectives.token_weights import token_weights
 from corl_jax.rewards.record_checks import record_checks
@@ -55,7 +56,7 @@ from corl_jax.stages.rl.grad_interference import GradInterference
 from corl_jax.stages.rl.held_out import HeldOutRecords, check_enough
 from corl_jax.stages.rl.image_credit import ImageCredit
 from corl_jax.stages.rl.kl_penalty import subtract_kl_penalties
-from corl_jax.stages.rl.loss import policy_loss, summed_reward_moments
+from corl_jax.stages.rl.loss import next_entropy_states, policy_loss, summed_reward_moments
 from corl_jax.stages.rl.probe import HeldOutProbe
 from corl_jax.stages.rl.resample import DynamicSampling
 from corl_jax.stages.rl.reward_step import RewardScorer
@@ -267,7 +268,11 @@ class RlStage:
         return ReferencePolicy(params, every, self.cfg.reference.mix) if every else None
 
     def init_algo_state(self) -> dict[str, Any]:
-        """Task to the state of its KL coefficient; ``rewards`` holds running moments if asked for."""
+        """Task to the state of its KL coefficient.
+
+        ``rewards`` holds running moments, and ``entropy`` the coefficients of the entropy by task,
+        where they are asked for.
+        """
         algo: dict[str, Any] = {
             task: kl.initial_kl_state(self.cfg.kl[task], self.total_updates)
             for task in self.cfg.tasks
@@ -276,6 +281,8 @@ class RlStage:
             algo["rewards"] = {
                 task: empty_moments(len(self.cfg.rewards[task])) for task in self.cfg.tasks
             }
+        if targets := self.cfg.entropy_targets:
+            algo["entropy"] = {task: initial_entropy_state() for task in targets}
         return algo
 
     def reference_params(self, state: TrainState) -> Params:
@@ -465,7 +472,7 @@ class RlStage:
         return self.loss(params, {task: part}, algo)[0]
 
     def update_algo_state(self, algo: Any, metrics: Metrics) -> Any:
-        """Moves the KL coefficients, and adds the step's rewards to their moments.
+        """Moves the coefficients of KL and entropy, and adds the step's rewards to their moments.
 
         Coefficients of a task that did not train in this step move as if its KL were on target.
         """
@@ -480,7 +487,9 @@ class RlStage:
                     kl_cfg, algo[task], divergence, self.total_updates
                 )
 
-        # Only a task that trained in this step has rewards to add.
+        # Only a task that trained in this step has an entropy, and rewards to add.
+        if "entropy" in algo:
+            next_algo["entropy"] = next_entropy_states(self.cfg, algo["entropy"], metrics)
         if "rewards" in algo:
             next_algo["rewards"] = {
                 task: moments.with_sums(

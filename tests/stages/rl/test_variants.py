@@ -20,9 +20,10 @@ from corl_jax.data.shapes.examples import example
 from corl_jax.engine.loop import train
 from corl_jax.engine.state import merge
 from corl_jax.objectives.advantages import normalize_by_group_std
+from corl_jax.objectives.entropy_target import initial_entropy_state
 from corl_jax.rewards.base import RewardContext, compute_rewards
 from corl_jax.rewards.config import RewardOptions
-from corl_jax.stages.rl.loss import policy_loss
+from corl_jax.stages.rl.loss import next_entropy_states, policy_loss
 from corl_jax.stages.run import prepare
 from corl_jax.stages.setup import build_setup
 
@@ -72,6 +73,30 @@ def test_the_entropy_bonus_is_subtracted_from_the_loss(loss, default_loss):
     assert entropy == pytest.approx(default_metrics["image/entropy"])
     assert default_metrics["image/entropy"] > 1
     assert total == pytest.approx(default_total - 0.3 * entropy, rel=1e-5)
+
+
+def test_the_coefficient_of_an_entropy_target_is_added_to_the_loss(first, default_loss):
+    """Of images alone; the state after the update is that of the other half of the controller."""
+    stage = first.stage
+    cfg = with_values(stage.cfg, "loss", entropy_target={"image": 2.0, "text": 0.0})
+    part, state = first.batches[0]["image"], stage.init_state()
+    psi = dataclasses.replace(initial_entropy_state(), psi=jnp.float32(1e-3))
+    with sharding_context(stage.setup.sharder):
+        total, metrics = jax.jit(lambda *args: policy_loss(stage.setup.rollout_policy, cfg, *args))(
+            state.params, first.batches[0], state.algo | {"entropy": {"image": psi}}
+        )
+    values = {name: float(metric.value) for name, metric in metrics.items()}
+    assert values["image/entropy_coefficient"] == pytest.approx(1e-3)
+    assert "text/entropy_coefficient" not in values
+
+    # All image tokens have one weight, so that the mean entropy is what is added.
+    default_total, default_metrics = default_loss
+    entropy = default_metrics["image/entropy"]
+    assert float(total) == pytest.approx(default_total + 1e-3 * entropy, abs=1e-6)
+    assert part.mask.all() and entropy > 2
+    after = next_entropy_states(cfg, {"image": psi}, metrics)["image"]
+    assert float(after.psi) == pytest.approx(1e-3 + 5e-5, rel=1e-4)
+    assert next_entropy_states(cfg, {"image": psi}, {})["image"] is psi
 
 
 def test_the_clip_acts_in_the_second_update(take_step):
