@@ -110,6 +110,8 @@ ADDED_KEYS: dict[str, Any] = {
     "rl.loss.entropy_rate": 5e-5,
     "rl.loss.entropy_limit": 5e-3,
     "rl.loss.image_credit": "uniform",
+    "rl.external.image": "none",
+    "rl.external.exponent": 0.5,
     "rl.curriculum.success": {"image": "", "text": ""},
     "rl.curriculum.success_at": 1.0,
     "rl.curriculum.difficulty": ["none"],

@@ -3,7 +3,8 @@
 A line is one sample: ``step``, ``task`` (``image`` or ``text``), ``record_id``, ``prompt`` (caption
 or question), ``sample`` (number within its group), ``rewards`` by name, ``reward`` (their total),
 ``advantage``; of an answer also ``completion``, ``prompt_image`` (file of the picture asked about),
-``reference_answer`` and ``truncated``; of a picture ``image`` (file of the picture drawn).
+``reference_answer`` and ``truncated``; of a picture ``image`` (file of the picture drawn), and
+``external`` where it is the record's own picture, which the policy did not draw.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class StepSample:
       completion, reference_answer, is_truncated: of an answer.
       pixels: the picture that was drawn.
       prompt_pixels: the picture that was asked about.
+      is_external: whether the picture is the record's own and not drawn by the policy.
     """
 
     task: str
@@ -64,6 +66,7 @@ class StepSample:
     is_truncated: bool = False
     pixels: Pixels | None = None
     prompt_pixels: Pixels | None = None
+    is_external: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +94,7 @@ class SavedSample:
     is_truncated: bool
     image: Path | None
     prompt_image: Path | None
+    is_external: bool = False
 
 
 def write_completions(folder: Path, step: int, samples: Sequence[StepSample], keep: int) -> None:
@@ -164,7 +168,8 @@ def describe_samples(samples: Sequence[StepSample]) -> str:
     paragraphs = []
     for sample in samples:
         rewards = ", ".join(f"{name} {value:.3g}" for name, value in sample.rewards.items())
-        lines = [f"{sample.task} {sample.sample}: {sample.prompt}"]
+        real = ", the real picture" if sample.is_external else ""
+        lines = [f"{sample.task} {sample.sample}{real}: {sample.prompt}"]
         if sample.completion is not None:
             lines.append(f"-> {sample.completion}")
             lines.append(f"reference answer: {sample.reference_answer}")
@@ -189,6 +194,7 @@ def _read_sample(entry: JsonObject, folder: Path) -> SavedSample:
         is_truncated=entry.boolean("truncated", False),
         image=_image_path(entry, "image", folder),
         prompt_image=_image_path(entry, "prompt_image", folder),
+        is_external=entry.boolean("external", False),
     )
 
 
@@ -226,6 +232,8 @@ def _entry(step: int, sample: StepSample) -> dict[str, Any]:
             "reference_answer": sample.reference_answer,
             "truncated": sample.is_truncated,
         }
+    if sample.is_external:
+        entry["external"] = True
     return entry
 
 

@@ -113,6 +113,10 @@ class PlannedStep:
                 rewards = self.abstract_rows(rewards_shape, jnp.float32)
                 batch = dataclasses.replace(batch, rewards=rewards)
 
+            if cfg.has_external(task):
+                flags = self.abstract_rows(shape[:2], jnp.bool_)
+                batch = dataclasses.replace(batch, is_external=flags)
+
             # Images whose tokens do not all have the same credit have factors.
             if task == "image" and cfg.loss.image_credit != "uniform":
                 batch = dataclasses.replace(

@@ -31,6 +31,7 @@ from corl_jax.stages.config import (
 from corl_jax.stages.rl.config_blocks import (
     AdvantageConfig,
     CurriculumConfig,
+    ExternalConfig,
     LogProbsConfig,
     LossConfig,
     ReferenceConfig,
@@ -251,6 +252,10 @@ TABLE = {
         "success_at": real("", (0, -1, 0.5), ()),
         "difficulty": dataclasses.replace(TEXTS, good=(("none",), ["easy", "hard"])),
         "history": choice("none", "unsolved"),
+    },
+    (ExternalConfig, "rl.external"): {
+        "image": choice("none", "record_image"),
+        "exponent": WEIGHT,
     },
     (LogProbsConfig, "rl.log_probs"): {
         "guidance": choice("matched", "conditional"),

@@ -11,6 +11,9 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from jaxtyping import Bool
+
 from corl_jax.core.checks.config_block import check_value, config_block, field_annotations
 from corl_jax.core.errors import UserError
 from corl_jax.core.problems import Problems
@@ -27,6 +30,7 @@ from corl_jax.stages.rl.config_blocks import (
     TASKS,
     AdvantageConfig,
     CurriculumConfig,
+    ExternalConfig,
     LogProbsConfig,
     LossConfig,
     ReferenceConfig,
@@ -38,6 +42,7 @@ BLOCKS = {
     "advantage": AdvantageConfig,
     "loss": LossConfig,
     "curriculum": CurriculumConfig,
+    "external": ExternalConfig,
     "log_probs": LogProbsConfig,
     "reference": ReferenceConfig,
 }
@@ -66,7 +71,8 @@ class RlConfig:
     """All that the reinforcement learning stage reads from a config.
 
     Attributes:
-      rollout, advantage, loss, curriculum, log_probs, reference: the sub-blocks of ``config.rl``.
+      rollout, advantage, loss, curriculum, external, log_probs, reference: the sub-blocks of
+        ``config.rl``.
       stage_starts: first steps of the stages of a curriculum, from 0, ``config.data.stages``.
       kl: task to the schedule of its KL coefficient, ``config.kl``.
       rewards: task to (reward name to weight), ``config.rewards.image`` and ``.text``.
@@ -77,6 +83,7 @@ class RlConfig:
     advantage: AdvantageConfig
     loss: LossConfig
     curriculum: CurriculumConfig
+    external: ExternalConfig
     log_probs: LogProbsConfig
     reference: ReferenceConfig
     stage_starts: tuple[int, ...]
@@ -105,6 +112,15 @@ class RlConfig:
         """Task to the entropy it is steered to, for the trained tasks that have a target."""
         targets = self.loss.entropy_target
         return {task: targets[task] for task in self.tasks if targets[task]}
+
+    def has_external(self, task: str) -> bool:
+        """Whether the policy did not draw the last sample of each group of ``task``."""
+        return task == "image" and self.external.image != "none"
+
+    def own_samples(self, task: str, samples: int) -> Bool[np.ndarray, " N"]:
+        """Which of a step's ``samples``, group after group, the policy drew itself."""
+        number = np.arange(samples) % self.rollout.group_size
+        return number < self.rollout.group_size - self.has_external(task)
 
     def difficulty(self, step: int) -> str:
         """How success weighs advantages in a step."""
@@ -170,6 +186,7 @@ def read_rl_config(config: Mapping[str, Any], updates_per_step: int) -> RlConfig
         functools.partial(_check_off_policy, updates_per_step=updates_per_step),
         _check_curriculum,
         _check_image_credit,
+        _check_external,
     ):
         with problems.collect():
             check(c)
@@ -256,6 +273,23 @@ def _check_image_credit(c: RlConfig) -> None:
             "config.rl.loss.image_credit='third' multiplies advantages by the ratio to the reference "
             "policy, so config.kl.image.schedule must not be 'none'. Set "
             "config.kl.image.schedule=constant and config.kl.image.start=0.01, as GCPO has them"
+        )
+
+
+def _check_external(c: RlConfig) -> None:
+    """Raises UserError where a sample that nobody drew has no place."""
+    if not c.has_external("image"):
+        return
+    if c.advantage.pairing != "separate" and len(c.tasks) == 2:
+        raise UserError(
+            f"config.rl.external.image={c.external.image!r} puts a sample into groups of images that "
+            "no answer belongs to, so config.rl.advantage.pairing must be 'separate'; got "
+            f"{c.advantage.pairing!r}"
+        )
+    if c.loss.image_credit != "uniform":
+        raise UserError(
+            f"config.rl.external.image={c.external.image!r} has a rule of its own for tokens, so "
+            f"config.rl.loss.image_credit must be 'uniform'; got {c.loss.image_credit!r}"
         )
 
 

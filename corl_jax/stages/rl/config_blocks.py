@@ -37,6 +37,7 @@ WeightPerTask = Annotated[Mapping[str, Weight], Keys(TASKS, exact=True)]
 HISTORIES = ("none", "unsolved")
 """Which records an epoch has: all, or those that were not solved when they were sampled last."""
 
+EXTERNAL_IMAGES = ("none", "record_image")
 LOG_PROB_GUIDANCE = ("matched", "conditional")
 IMAGE_ALIGNMENTS = ("aligned", "off_by_one_ulm_r1")
 
@@ -173,6 +174,21 @@ class LossConfig:
                 f"must be 0 (no weights) or at least 1; got {self.importance_cap}. Below 1 it "
                 "would shrink tokens that need no weight",
             )
+
+
+@config_block
+class ExternalConfig:
+    """``config.rl.external``: samples that the policy did not draw (RL-PLUS).
+
+    Attributes:
+      image: what the last sample of a group of images is: a sample like the others (``none``), or the
+        record's real picture (``record_image``), as image tokens.
+      exponent: of ``1 - pi``, with which the advantage of a token of such a sample fades as the policy
+        becomes sure of it; 0 leaves it whole.
+    """
+
+    image: Annotated[str, OneOf(EXTERNAL_IMAGES)] = "none"
+    exponent: Weight = 0.5
 
 
 @config_block

@@ -18,6 +18,7 @@ from corl_jax.core.trees import bind
 from corl_jax.core.types import Params, PolicyBatch
 from corl_jax.objectives import kl
 from corl_jax.objectives.entropy_target import EntropyState, next_entropy_state
+from corl_jax.objectives.external_samples import external_surrogate
 from corl_jax.objectives.policy_gradient import clipped_surrogate, importance_weights
 from corl_jax.sampling.generate import PolicyFns
 from corl_jax.sampling.log_probs import log_probs_and_entropy
@@ -75,6 +76,7 @@ def task_loss(
         policy.ids,
         "image" if task == "image" else "text",
         cfg.log_prob_options(task),
+        part.is_external,
     )
 
     # The surrogate: without old log-probs the policy is the one that sampled, and the ratio is 1.
@@ -88,11 +90,13 @@ def task_loss(
         ceiling=cfg.loss.clip_ceiling,
     )
     sampler_logp_diff = jnp.abs(log_probs - part.sampler_log_probs)
+    # Of what the policy sampled itself; external samples have a rule of their own below.
+    own_mask = part.own_mask
     metrics = {
-        "entropy": Weighted.of(entropies, part.mask),
-        "ratio": Weighted.of(ratio, part.mask),
-        "clip_fraction": Weighted.of(is_clipped, part.mask),
-        "sampler_logp_diff": Weighted.of(sampler_logp_diff, part.mask),
+        "entropy": Weighted.of(entropies, own_mask),
+        "ratio": Weighted.of(ratio, own_mask),
+        "clip_fraction": Weighted.of(is_clipped, own_mask),
+        "sampler_logp_diff": Weighted.of(sampler_logp_diff, own_mask),
     }
     if part.rewards is not None:
         metrics |= reward_moments(part.rewards, tuple(cfg.rewards[task]))
@@ -102,16 +106,18 @@ def task_loss(
         replayed = log_probs if part.old_log_probs is None else part.old_log_probs
         weights = importance_weights(replayed, part.sampler_log_probs, cfg.loss.importance_cap)
         per_token = weights * per_token
-        metrics["importance_weight"] = Weighted.of(weights, part.mask)
+        metrics["importance_weight"] = Weighted.of(weights, own_mask)
 
     # The KL term and the entropy bonus.
     if part.ref_log_probs is not None:
         divergence = kl.estimators[cfg.kl[task].estimator](log_probs, part.ref_log_probs)
         if not cfg.kl[task].is_in_reward:
-            factors = 1 if part.kl_factors is None else part.kl_factors
-            per_token = per_token + kl_coefficient * (factors * divergence)
+            penalty = kl_coefficient * divergence
+            if part.kl_factors is not None:
+                penalty = penalty * part.kl_factors
+            per_token = per_token + penalty
         metrics |= {
-            "kl": Weighted.of(divergence, part.mask),
+            "kl": Weighted.of(divergence, own_mask),
             "kl_coefficient": Weighted.of(kl_coefficient),
         }
     if cfg.loss.entropy_bonus[task]:
@@ -119,6 +125,18 @@ def task_loss(
     if entropy_coefficient is not None:
         per_token = per_token + entropy_coefficient * entropies
         metrics["entropy_coefficient"] = Weighted.of(entropy_coefficient)
+
+    # A sample that the policy did not draw has no ratio, no KL term and no entropy.
+    if part.is_external is not None:
+        is_external = part.is_external[..., None]
+        external, weights = external_surrogate(
+            log_probs, part.old_log_probs, part.advantages[..., None], cfg.external.exponent
+        )
+        per_token = jnp.where(is_external, external, per_token)
+        metrics |= {
+            "external_weight": Weighted.of(weights, part.mask & is_external),
+            "external_log_prob": Weighted.of(log_probs, part.mask & is_external),
+        }
     return jnp.sum(jnp.where(part.mask, per_token, 0) * part.weights), metrics
 
 

@@ -16,13 +16,15 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from corl_jax.core.rng import sample_keys, stream
-from corl_jax.core.types import Params, PromptBatch, Rollout
+from corl_jax.core.types import Params, PromptBatch, Record, Rollout
+from corl_jax.data.records import require
 from corl_jax.engine.device_clock import DEVICE_CLOCK, DeviceTime
 from corl_jax.engine.state import TrainState, merge
 from corl_jax.sampling.log_probs import LogProbOptions
 from corl_jax.sampling.quantized import quantized_policy
 from corl_jax.stages.rl.config import RlConfig
 from corl_jax.stages.setup import Setup
+from corl_jax.tasks.base import stack_target_images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +139,8 @@ class RolloutSampler:
         for task, batch in on_mesh.items():
             begin = time.perf_counter()
             rollouts[task] = self.sample_task(sampler_params, task, batch, step, stream_prefix)
+            if self.cfg.has_external(task):
+                rollouts[task] = self.with_real_pictures(params, batch, rollouts[task])
             times[task] = (DEVICE_CLOCK.time(begin, rollouts[task].log_probs),)
         return RolloutBatch(step, on_mesh, rollouts, times)
 
@@ -160,6 +164,18 @@ class RolloutSampler:
         return self.policy.sample_text(
             params, batch.prompts, keys, sampling, self.cfg.rollout.completion_length
         )
+
+    def with_real_pictures(self, params: Params, batch: PromptBatch, rollout: Rollout) -> Rollout:
+        """``rollout`` with the record's own picture as the last sample of every group.
+
+        Args:
+          params: of the policy, as they are before ``quantize``.
+        """
+        images = stack_target_images(batch.records, self.setup.cfg.image_size)
+        samples = self.cfg.rollout.prompts["image"] * self.cfg.rollout.group_size
+        is_external = self.local_values("image", ~self.cfg.own_samples("image", samples))
+        images, is_external = self.setup.sharder.put_batch((images, is_external))
+        return self.setup.rollout_policy.with_pictures(params, rollout, images, is_external)
 
     def log_probs(
         self, params: Params, task: str, batch: PromptBatch, rollout: Rollout
@@ -213,6 +229,11 @@ class RolloutSampler:
         repeats = self.prompt_repeats(prompts)
         rows = self.setup.sharder.local_row_ids(prompts * repeats)
         return [row // repeats for row in rows]
+
+
+def check_external_image(record: Record) -> None:
+    """Raises UserError about a record without a picture that could be a sample."""
+    require(record, "config.rl.external.image='record_image'", ("image",))
 
 
 def _sequence_lengths(setup: Setup, cfg: RlConfig, task: str) -> dict[str, int]:

@@ -60,7 +60,7 @@ from corl_jax.stages.rl.loss import next_entropy_states, policy_loss, summed_rew
 from corl_jax.stages.rl.probe import HeldOutProbe
 from corl_jax.stages.rl.resample import DynamicSampling
 from corl_jax.stages.rl.reward_step import RewardScorer
-from corl_jax.stages.rl.rollouts import RolloutBatch, RolloutSampler
+from corl_jax.stages.rl.rollouts import RolloutBatch, RolloutSampler, check_external_image
 from corl_jax.stages.rl.sample_sheet import SampleSheet
 from corl_jax.stages.setup import Setup, open_records
 from corl_jax.stages.train_records import TrainRecords
@@ -175,12 +175,19 @@ class RlStage:
     @functools.cached_property
     def train_records(self) -> RecordSource:
         """The training records, built or opened and checked on first use."""
-        return self.records_order.open(self.record_checks(self.trained_rewards))
+        return self.records_order.open(self.train_checks)
 
     def text_checks(self) -> list[Check]:
         """What the tasks and their rewards need of the texts of a record."""
-        checks = self.record_checks(self.trained_rewards).values()
-        return [check for task_checks in checks for check in task_checks]
+        return [check for checks in self.train_checks.values() for check in checks]
+
+    @property
+    def train_checks(self) -> dict[str, list[Check]]:
+        """Task to what it, its rewards and its external samples need of a training record."""
+        checks = self.record_checks(self.trained_rewards)
+        if self.cfg.has_external("image"):
+            checks["image"].append(check_external_image)
+        return checks
 
     @property
     def trained_rewards(self) -> dict[str, Iterable[str]]:

@@ -132,7 +132,6 @@ def test_credit_is_of_whole_groups_however_they_are_divided(take_step):
         "rl.rollout.image_prompts": 1,
         "rl.rollout.text_prompts": 0,
         "rl.rollout.group_size": 4,
-        "kl.image.start": 0.01,
     }
     together, divided = (take_step(devices, **values).batches[0]["image"] for devices in (1, 2))
     assert together.tokens.shape == (1, 4, 4) and divided.tokens.shape == (2, 2, 4)
