@@ -47,7 +47,7 @@ def test_the_last_sample_is_the_records_picture_and_the_others_are_as_before(ste
     # People see which one it is.
     samples = step.stage.completion_log.run(1, None).samples
     assert [sample.is_external for sample in samples] == [False, True] * 2 + [False] * 4
-    assert [note.endswith(" real") for note in step.stage.sample_sheet.notes] == [False, True] * 8
+    assert [note.endswith(" real") for note in step.stage.sample_sheet.notes] == [False, True] * 4
 
 
 def test_its_tokens_have_their_own_rule_under_the_unguided_distribution(step):
