@@ -149,6 +149,8 @@ class Rollout:
         they were sampled.
       pixels: uint8 ``[B, G, H, W, 3]`` for images, None for text.
       modality: ``"image"`` or ``"text"``.
+      is_external: bool ``[B, G]``, which samples the policy did not draw; None where it drew all.
+        Their ``log_probs`` mean nothing.
     """
 
     tokens: Any
@@ -156,6 +158,7 @@ class Rollout:
     log_probs: Any
     pixels: Any
     modality: Modality
+    is_external: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,6 +211,9 @@ class PolicyBatch:
         ``objectives.token_weights``.
       rewards: ``[B, G, R]``, every reward by itself, where running moments of the rewards are kept;
         else None.
+      is_external: as in ``Rollout``.
+      advantage_factors, kl_factors: ``[B, G, T]``, what a token's advantage and its KL term are
+        multiplied with, of images whose tokens do not all have the same credit; else None.
     """
 
     prompts: Prompts
@@ -219,6 +225,9 @@ class PolicyBatch:
     advantages: Any
     weights: Any
     rewards: Any = None
+    is_external: Any = None
+    advantage_factors: Any = None
+    kl_factors: Any = None
 
     @classmethod
     def build(
@@ -241,7 +250,13 @@ class PolicyBatch:
             ref_log_probs=ref_log_probs,
             advantages=advantages,
             weights=weights,
+            is_external=rollout.is_external,
         )
+
+    @property
+    def own_mask(self) -> Any:
+        """``mask`` without the tokens of external samples."""
+        return self.mask if self.is_external is None else self.mask & ~self.is_external[..., None]
 
 
 class PolicyHandle(Protocol):

@@ -3,8 +3,9 @@
 A line is one sample: ``step``, ``task`` (``image`` or ``text``), ``record_id``, ``prompt`` (caption
 or question), ``sample`` (number within its group), ``rewards`` by name, ``reward`` (their total),
 ``advantage``; of an answer also ``completion``, ``prompt_image`` (file of the picture asked about),
-``reference_answer`` and ``truncated``; of a picture ``image`` (file of the picture drawn)
-and, where it was planned, ``plan``.
+``reference_answer`` and ``truncated``; of a picture ``image`` (file of the picture drawn), where it
+was planned ``plan``, and ``external`` where it is the record's own picture, which the policy did not
+draw.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class StepSample:
       plan: that a picture was drawn behind; None where there is none.
       pixels: the picture that was drawn.
       prompt_pixels: the picture that was asked about.
+      is_external: whether the picture is the record's own and not drawn by the policy.
     """
 
     task: str
@@ -67,6 +69,7 @@ class StepSample:
     plan: str | None = None
     pixels: Pixels | None = None
     prompt_pixels: Pixels | None = None
+    is_external: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +98,7 @@ class SavedSample:
     plan: str | None
     image: Path | None
     prompt_image: Path | None
+    is_external: bool = False
 
 
 def write_completions(folder: Path, step: int, samples: Sequence[StepSample], keep: int) -> None:
@@ -168,7 +172,8 @@ def describe_samples(samples: Sequence[StepSample]) -> str:
     paragraphs = []
     for sample in samples:
         rewards = ", ".join(f"{name} {value:.3g}" for name, value in sample.rewards.items())
-        lines = [f"{sample.task} {sample.sample}: {sample.prompt}"]
+        real = ", the real picture" if sample.is_external else ""
+        lines = [f"{sample.task} {sample.sample}{real}: {sample.prompt}"]
         if sample.completion is not None:
             lines.append(f"-> {sample.completion}")
             lines.append(f"reference answer: {sample.reference_answer}")
@@ -196,6 +201,7 @@ def _read_sample(entry: JsonObject, folder: Path) -> SavedSample:
         plan=entry.optional_text("plan"),
         image=_image_path(entry, "image", folder),
         prompt_image=_image_path(entry, "prompt_image", folder),
+        is_external=entry.boolean("external", False),
     )
 
 
@@ -235,6 +241,8 @@ def _entry(step: int, sample: StepSample) -> dict[str, Any]:
         }
     if sample.plan is not None:
         entry["plan"] = sample.plan
+    if sample.is_external:
+        entry["external"] = True
     return entry
 
 

@@ -103,6 +103,10 @@ class ImageTokenizerModule(Protocol):
         """Image tokens of images in [-1, 1]."""
         ...
 
+    def code_vectors(self, tokens: Int[Array, "..."]) -> Float[Array, "... Z"]:
+        """Vectors of image tokens in the codebook."""
+        ...
+
     def decode_pixels(self, tokens: Int[Array, "N S"]) -> UInt8[Array, "N H W 3"]:
         """Pixels of image tokens."""
         ...

@@ -113,6 +113,16 @@ class PlannedStep:
                 rewards = self.abstract_rows(rewards_shape, jnp.float32)
                 batch = dataclasses.replace(batch, rewards=rewards)
 
+            if cfg.has_external(part):
+                flags = self.abstract_rows(shape[:2], jnp.bool_)
+                batch = dataclasses.replace(batch, is_external=flags)
+
+            # Images whose tokens do not all have the same credit have factors.
+            if part == "image" and cfg.loss.image_credit != "uniform":
+                batch = dataclasses.replace(
+                    batch, advantage_factors=per_token, kl_factors=per_token
+                )
+
             batches[part] = batch
         return batches
 

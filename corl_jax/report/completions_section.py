@@ -30,6 +30,7 @@ class ShownSample:
       rewards: by name, as texts.
       reward, advantage: as texts.
       is_truncated: of an answer.
+      is_external: whether the picture is the record's own, not drawn by the policy.
     """
 
     png: str
@@ -39,6 +40,7 @@ class ShownSample:
     reward: str
     advantage: str
     is_truncated: bool
+    is_external: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +109,7 @@ def _sample(sample: SavedSample) -> ShownSample:
         reward=_number(sample.reward),
         advantage=_number(sample.advantage, sign="+"),
         is_truncated=sample.is_truncated,
+        is_external=sample.is_external,
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -110,8 +111,58 @@ class PolicyFns:
     ) -> Float[Array, "B G T"]:
         """Log-probs of a rollout under ``params``; see ``sampling.log_probs``."""
         return _log_probs(
-            self, params, prompts, rollout.tokens, sampling, rollout.modality, options
+            self,
+            params,
+            prompts,
+            rollout.tokens,
+            rollout.is_external,
+            sampling,
+            rollout.modality,
+            options,
         )
+
+    def log_probs_and_entropies(
+        self,
+        params: Params,
+        prompts: Prompts,
+        rollout: Rollout,
+        sampling: SamplingParams,
+        options: LogProbOptions,
+    ) -> tuple[Float[Array, "B G T"], Float[Array, "B G T"]]:
+        """``log_probs``, and the entropy of the distribution of every token."""
+        return _log_probs_and_entropies(
+            self,
+            params,
+            prompts,
+            rollout.tokens,
+            rollout.is_external,
+            sampling,
+            rollout.modality,
+            options,
+        )
+
+    def with_pictures(
+        self,
+        params: Params,
+        rollout: Rollout,
+        images: Float[Array, "B H W 3"],
+        is_external: Bool[Array, "B G"],
+    ) -> Rollout:
+        """``rollout`` with some samples replaced by pictures, as the image tokenizer sees them.
+
+        Args:
+          images: one per prompt, in [-1, 1].
+          is_external: which samples are replaced.
+        """
+        leaves = (rollout.tokens, rollout.log_probs, rollout.pixels)
+        tokens, log_probs, pixels = _with_pictures(self, params, leaves, images, is_external)
+        return dataclasses.replace(
+            rollout, tokens=tokens, log_probs=log_probs, pixels=pixels, is_external=is_external
+        )
+
+    def code_vectors(self, params: Params, tokens: Int[Array, "B G S"]) -> Float[Array, "B G S Z"]:
+        """Vectors of image tokens in the codebook of the image tokenizer."""
+        return _code_vectors(self, params, tokens)
 
     def __hash__(self) -> int:
         return self._hash
@@ -198,23 +249,89 @@ def _sample_text(
     return tokens, mask, log_probs
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5, 6))
+@functools.partial(jax.jit, static_argnums=(0, 6, 7))
 def _log_probs(
     policy: PolicyFns,
     params: Params,
     prompts: Prompts,
     tokens: Int[Array, "B G T"],
+    is_external: Bool[Array, "B G"] | None,
     sampling: SamplingParams,
     modality: Modality,
     options: LogProbOptions,
 ) -> Float[Array, "B G T"]:
-    def of_rows(rows: tuple[Prompts, Int[Array, "B G T"]]) -> Float[Array, "B G T"]:
-        model = bind(policy.graphdef, params)
-        log_probs, _ = log_probs_and_entropy(model, *rows, sampling, policy.ids, modality, options)
+    def of_rows(rows: Any) -> Float[Array, "B G T"]:
+        (prompts, tokens, unguided), model = rows, bind(policy.graphdef, params)
+        log_probs, _ = log_probs_and_entropy(
+            model, prompts, tokens, sampling, policy.ids, modality, options, unguided
+        )
         return log_probs
 
-    rows = (prompts, tokens)
-    if options.microbatches == 1:
-        return of_rows(rows)
-    check_rows(rows, options.microbatches)
-    return join_rows(jax.lax.map(of_rows, split_rows(rows, options.microbatches)))
+    return _in_microbatches(of_rows, (prompts, tokens, is_external), options.microbatches)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 6, 7))
+def _log_probs_and_entropies(
+    policy: PolicyFns,
+    params: Params,
+    prompts: Prompts,
+    tokens: Int[Array, "B G T"],
+    is_external: Bool[Array, "B G"] | None,
+    sampling: SamplingParams,
+    modality: Modality,
+    options: LogProbOptions,
+) -> tuple[Float[Array, "B G T"], Float[Array, "B G T"]]:
+    def of_rows(rows: Any) -> tuple[Float[Array, "B G T"], Float[Array, "B G T"]]:
+        (prompts, tokens, unguided), model = rows, bind(policy.graphdef, params)
+        return log_probs_and_entropy(
+            model, prompts, tokens, sampling, policy.ids, modality, options, unguided
+        )
+
+    return _in_microbatches(of_rows, (prompts, tokens, is_external), options.microbatches)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _with_pictures(
+    policy: PolicyFns,
+    params: Params,
+    leaves: tuple[jax.Array, jax.Array, jax.Array],
+    images: Float[Array, "B H W 3"],
+    is_external: Bool[Array, "B G"],
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Tokens, log-probs and pixels ``[B, G, ...]`` with those of pictures where ``is_external``."""
+    model = bind(policy.graphdef, params)
+    tokens = encode_images(model, constrain(images, "batch"))
+    pixels = decode_to_pixels(model, tokens, PIXELS_AT_ONCE // policy.cfg.image_size**2)
+    of_pictures = (tokens, jnp.zeros(tokens.shape, jnp.float32), pixels)
+
+    def replace(own: jax.Array, external: jax.Array) -> jax.Array:
+        chosen = is_external.reshape(*is_external.shape, *[1] * (own.ndim - 2))
+        return jnp.where(chosen, external[:, None].astype(own.dtype), own)
+
+    tokens, log_probs, pixels = map(replace, leaves, of_pictures)
+    return tokens, log_probs, pixels
+
+
+def encode_images(model: UnifiedModel, images: Float[Array, "N H W 3"]) -> Int[Array, "N S"]:
+    """Image tokens of images, of which every device encodes its own."""
+    graphdef, tokenizer = nnx.split(model.image_tokenizer)
+
+    def encode(tokenizer: Any, images: jax.Array) -> jax.Array:
+        return nnx.merge(graphdef, tokenizer).encode(images)
+
+    return per_device(encode, tokenizer, images, batch_axes_spec(()))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _code_vectors(
+    policy: PolicyFns, params: Params, tokens: Int[Array, "B G S"]
+) -> Float[Array, "B G S Z"]:
+    return bind(policy.graphdef, params).image_tokenizer.code_vectors(tokens)
+
+
+def _in_microbatches(function: Callable[[Any], Any], rows: Any, microbatches: int) -> Any:
+    """``function`` of all rows at once, or of their micro-batches one after another."""
+    if microbatches == 1:
+        return function(rows)
+    check_rows(rows, microbatches)
+    return join_rows(jax.lax.map(function, split_rows(rows, microbatches)))

@@ -65,6 +65,7 @@ def log_probs_and_entropy(
     ids: SpecialTokenIds,
     modality: Modality,
     options: LogProbOptions,
+    unguided: Bool[Array, "B G"] | None = None,
 ) -> tuple[Float[Array, "B G T"], Float[Array, "B G T"]]:
     """Log-probs of ``G`` completions of each of ``B`` prompts.
 
@@ -72,6 +73,7 @@ def log_probs_and_entropy(
       tokens: the completions.
       sampling: what the sampler used.
       modality: which head predicts the tokens, and how they are embedded.
+      unguided: completions that were not sampled with guidance, where others were; None for none.
 
     Returns:
       the log-prob of every token, and the entropy of the distribution it was sampled from.
@@ -84,14 +86,21 @@ def log_probs_and_entropy(
     states = completion_states(model, all_prompts, all_tokens, ids, modality, options)
     cond, uncond = split_cfg(states, len(tokens)) if options.guided else (states, None)
 
+    if unguided is not None:
+        unguided = jnp.broadcast_to(unguided[..., None], tokens.shape)
+
     # The head is split off the model, so that its gradient adds up over chunks by itself.
     head_def, head = nnx.split(model.image_head if modality == "image" else model.text_head)
 
     def read_tokens(head_and_sampling: Any, rows: Any) -> tuple[jax.Array, jax.Array]:
-        (head, sampling), (cond, uncond, tokens) = head_and_sampling, rows
+        (head, sampling), (cond, uncond, tokens, unguided) = head_and_sampling, rows
         to_logits = nnx.merge(head_def, head)
         uncond_logits = None if uncond is None else to_logits(uncond)
-        log_probs = log_distribution(to_logits(cond), uncond_logits, sampling)
+        cond_logits = to_logits(cond)
+        if uncond_logits is not None and unguided is not None:
+            # Guidance away from the conditional logits themselves changes nothing.
+            uncond_logits = jnp.where(unguided[..., None], cond_logits, uncond_logits)
+        log_probs = log_distribution(cond_logits, uncond_logits, sampling)
         return token_log_probs(log_probs, tokens), entropy(log_probs)
 
     head_specs = jax.tree.map(
@@ -100,7 +109,7 @@ def log_probs_and_entropy(
     return map_in_chunks(
         read_tokens,
         (head, sampling),
-        (cond, uncond, tokens),
+        (cond, uncond, tokens, unguided),
         options.chunk_length,
         (head_specs, batch_axes_spec(())),
     )

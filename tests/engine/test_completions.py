@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -13,6 +14,7 @@ from PIL import Image
 from corl_jax.core.errors import UserError
 from corl_jax.engine.completions import (
     StepSample,
+    describe_samples,
     read_completions,
     saved_steps,
     write_completions,
@@ -50,7 +52,7 @@ def test_what_is_written_is_read(tmp_path):
     )
     assert (drawn.rewards, drawn.reward, drawn.advantage) == ({"clip": 0.5}, 0.5, -1.25)
     assert np.array_equal(np.asarray(Image.open(drawn.image)), PICTURE)
-    assert drawn.completion is None and drawn.prompt_image is None
+    assert drawn.completion is None and drawn.prompt_image is None and not drawn.is_external
 
     assert first.completion == "<answer>\ntwo" and first.reference_answer == "two"
     assert (first.is_truncated, second.is_truncated) == (False, True)
@@ -62,6 +64,13 @@ def test_what_is_written_is_read(tmp_path):
     assert json.loads(lines[1])["reward"] is None and lines[3:] == [""]
     assert json.loads(lines[0])["image"] == "step_000007_000.png"
     assert str(tmp_path) not in "".join(lines)
+
+
+def test_a_real_picture_is_marked(tmp_path):
+    drawn = dataclasses.replace(step_samples()[0], is_external=True)
+    write_completions(tmp_path, 1, [drawn], keep=1)
+    assert read_completions(tmp_path, 1)[0].is_external
+    assert describe_samples([drawn]).startswith("image 3, the real picture: a circle")
 
 
 def test_the_newest_steps_stay(tmp_path):

@@ -32,6 +32,7 @@ from corl_jax.stages.rl.config_blocks import (
     AdvantageConfig,
     CheckConfig,
     CurriculumConfig,
+    ExternalConfig,
     LogProbsConfig,
     LossConfig,
     PlanConfig,
@@ -243,7 +244,11 @@ TABLE = {
         "clip_ceiling": real(" of at least 1", (1, 3.0), (0, -1)),
         "task_weight": PER_TASK,
         "entropy_bonus": PER_TASK,
+        "entropy_target": PER_TASK,
+        "entropy_rate": ABOVE_ZERO,
+        "entropy_limit": ABOVE_ZERO,
         "importance_cap": dataclasses.replace(WEIGHT, good=(0, 1, 2.5)),
+        "image_credit": choice("uniform", "contrast", "third"),
     },
     (CurriculumConfig, "rl.curriculum"): {
         "success": Kind(
@@ -254,6 +259,10 @@ TABLE = {
         "success_at": real("", (0, -1, 0.5), ()),
         "difficulty": dataclasses.replace(TEXTS, good=(("none",), ["easy", "hard"])),
         "history": choice("none", "unsolved"),
+    },
+    (ExternalConfig, "rl.external"): {
+        "image": choice("none", "record_image"),
+        "exponent": WEIGHT,
     },
     (LogProbsConfig, "rl.log_probs"): {
         "guidance": choice("matched", "conditional"),
@@ -426,6 +435,10 @@ RULES = [
      "warmup_steps must be less than total_steps=5 for the linear schedule; got 5"),
     (LossConfig, "rl.loss", {"clip": "two_sided", "clip_ceiling": 1.2},
      "clip_ceiling must be above 1 + clip_high=1.2, where the clip ends; got 1.2"),
+    (LossConfig, "rl.loss", {"entropy_target": {"image": 0.0, "text": 2.0},
+                             "entropy_bonus": {"image": 0.0, "text": 0.01}},
+     "entropy_target.text must be 0 where entropy_bonus.text is not, since both multiply the entropy; "
+     "got 2.0 and 0.01"),
     (LossConfig, "rl.loss", {"importance_cap": 0.5}, "importance_cap must be 0 (no weights) or at "),
     (KlConfig, "kl.text", {"schedule": "none", "start": 0.1}, "start must be 0 with schedule=none"),
     (KlConfig, "kl.text", {"schedule": "constant", "start": 0.0, "end": 0.03},

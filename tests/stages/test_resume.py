@@ -13,12 +13,16 @@ CHANGES = {
     "one_step_off_policy": {
         "rl.rollout.one_step_off_policy": True,
         "rl.loss.importance_cap": 2.0,
+        "rl.loss.image_credit": "third",
+        "rl.loss.entropy_target": {"image": 3.0, "text": 1.0},
+        "rl.loss.entropy_rate": 1e-3,
     },
     "following_reference": {
         "text": "tens",
         "rl.advantage.resample_rounds": 1,
         "rl.reference.update_every": 2,
         "rl.reference.mix": 0.5,
+        "rl.external.image": "record_image",
     },
     "plan_and_check": {
         "rl.plan.length": 4,
@@ -80,7 +84,13 @@ def test_stopped_and_resumed_equals_never_stopped(rl_config, small_world, tmp_pa
     columns = {"image/kl", "text/kl", "image/reward/redness", "text/sampler_logp_diff"}
     assert columns <= set(rows[0])
     assert any(row["text/kl"] > 0 for row in rows)
+    if variant == "one_step_off_policy":
+        for task in ("image", "text"):
+            coefficients = [row[f"{task}/entropy_coefficient"] for row in rows]
+            assert coefficients[0] == 0 and len(set(coefficients)) == 4
+        assert all(-1 < row["image/group_similarity"] < 1 for row in rows)
     if variant == "following_reference":
+        assert len({row["image/external_log_prob"] for row in rows}) == 4
         assert any(row["text/resampled"] for row in rows[2:])
     if variant == "plan_and_check":
         assert any(row["plan/kl"] > 0 for row in rows) and "check/said_yes" in rows[0]

@@ -249,6 +249,10 @@ class ImageTokenizer(nnx.Module):
         # The grid of latents is flattened row by row.
         return self.quantize.nearest(self.latents(images)).reshape(images.shape[0], -1)
 
+    def code_vectors(self, tokens: Int[Array, "..."]) -> Float[Array, "... Z"]:
+        """Vectors of norm one of image tokens."""
+        return self.quantize.lookup(tokens)
+
     def decode_latents(self, z_NhwZ: Float[Array, "N h w Z"]) -> Float[Array, "N H W 3"]:
         """Images of quantized latents."""
         return self.decoder(self.post_quant_conv(z_NhwZ))

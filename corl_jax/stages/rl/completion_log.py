@@ -110,6 +110,7 @@ class CompletionLog:
         part = dataclasses.replace(prompts, records=tuple(prompts.records[row] for row in rows))
         rollout: Rollout = jax.tree.map(lambda leaf: np.asarray(leaf)[rows], local_rollout)
         completions = self._tasks[task].to_completions(part, rollout)
+        external = np.ravel(rollout.is_external) if rollout.is_external is not None else None
         asked_about = _pictures(part.records) if task == "text" else {}
         return [
             StepSample(
@@ -126,8 +127,9 @@ class CompletionLog:
                 plan=plans.get(int(number)) if task == "image" else None,
                 pixels=completion.pixels,
                 prompt_pixels=asked_about.get(completion.record.id),
+                is_external=external is not None and bool(external[i]),
             )
-            for number, completion in zip(numbers, completions, strict=True)
+            for i, (number, completion) in enumerate(zip(numbers, completions, strict=True))
         ]
 
     def before_step(self, steps_done: int) -> None:

@@ -11,6 +11,9 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from jaxtyping import Bool
+
 from corl_jax.core.checks.config_block import check_value, config_block, field_annotations
 from corl_jax.core.errors import UserError
 from corl_jax.core.problems import Problems
@@ -29,6 +32,7 @@ from corl_jax.stages.rl.config_blocks import (
     AdvantageConfig,
     CheckConfig,
     CurriculumConfig,
+    ExternalConfig,
     LogProbsConfig,
     LossConfig,
     PlanConfig,
@@ -42,6 +46,7 @@ BLOCKS = {
     "advantage": AdvantageConfig,
     "loss": LossConfig,
     "curriculum": CurriculumConfig,
+    "external": ExternalConfig,
     "log_probs": LogProbsConfig,
     "reference": ReferenceConfig,
     "plan": PlanConfig,
@@ -72,8 +77,8 @@ class RlConfig:
     """All that the reinforcement learning stage reads from a config.
 
     Attributes:
-      rollout, advantage, loss, curriculum, log_probs, reference, plan, check: the sub-blocks
-        of ``config.rl``.
+      rollout, advantage, loss, curriculum, external, log_probs, reference, plan, check: the
+        sub-blocks of ``config.rl``.
       stage_starts: first steps of the stages of a curriculum, from 0, ``config.data.stages``.
       kl: task to the schedule of its KL coefficient, ``config.kl``.
       rewards: task to (reward name to weight), ``config.rewards.image`` and ``.text``.
@@ -84,6 +89,7 @@ class RlConfig:
     advantage: AdvantageConfig
     loss: LossConfig
     curriculum: CurriculumConfig
+    external: ExternalConfig
     log_probs: LogProbsConfig
     reference: ReferenceConfig
     plan: PlanConfig
@@ -139,6 +145,21 @@ class RlConfig:
         """Task to the reward that says whether a sample succeeded, for the trained tasks."""
         names = self.curriculum.success
         return {task: names[task] for task in self.tasks if names[task]}
+
+    @property
+    def entropy_targets(self) -> dict[str, float]:
+        """Task to the entropy it is steered to, for the trained tasks that have a target."""
+        targets = self.loss.entropy_target
+        return {task: targets[task] for task in self.tasks if targets[task]}
+
+    def has_external(self, task: str) -> bool:
+        """Whether the policy did not draw the last sample of each group of ``task``."""
+        return task == "image" and self.external.image != "none"
+
+    def own_samples(self, task: str, samples: int) -> Bool[np.ndarray, " N"]:
+        """Which of a step's ``samples``, group after group, the policy drew itself."""
+        number = np.arange(samples) % self.rollout.group_size
+        return number < self.rollout.group_size - self.has_external(task)
 
     def difficulty(self, step: int) -> str:
         """How success weighs advantages in a step."""
@@ -207,6 +228,8 @@ def read_rl_config(config: Mapping[str, Any], updates_per_step: int) -> RlConfig
         functools.partial(_check_off_policy, updates_per_step=updates_per_step),
         _check_curriculum,
         _check_verdicts,
+        _check_image_credit,
+        _check_external,
     ):
         with problems.collect():
             check(c)
@@ -288,6 +311,40 @@ def _check_off_policy(c: RlConfig, updates_per_step: int) -> None:
             f"config.rl.loss.importance_cap={cap} compares log-probs with the sampler's, so "
             f"image_alignment must be 'aligned'; got {c.log_probs.image_alignment!r}. Set "
             "config.rl.loss.importance_cap=0 or config.rl.log_probs.image_alignment=aligned"
+        )
+
+
+def _check_image_credit(c: RlConfig) -> None:
+    """Raises UserError where factors of tokens need a reference policy that there is not."""
+    if c.loss.image_credit == "third" and "image" in c.tasks and not c.kl["image"].needs_reference:
+        raise UserError(
+            "config.rl.loss.image_credit='third' multiplies advantages by the ratio to the reference "
+            "policy, so config.kl.image.schedule must not be 'none'. Set "
+            "config.kl.image.schedule=constant and config.kl.image.start=0.01, as GCPO has them"
+        )
+
+
+def _check_external(c: RlConfig) -> None:
+    """Raises UserError where a sample that nobody drew has no place."""
+    if not c.has_external("image"):
+        return
+    if c.advantage.pairing != "separate" and len(c.tasks) == 2:
+        raise UserError(
+            f"config.rl.external.image={c.external.image!r} puts a sample into groups of images that "
+            "no answer belongs to, so config.rl.advantage.pairing must be 'separate'; got "
+            f"{c.advantage.pairing!r}"
+        )
+    if c.plan.length or c.check.prompts:
+        raise UserError(
+            f"config.rl.external.image={c.external.image!r} puts a picture among the samples that has no "
+            "plan and is not the policy's own to check; got "
+            f"config.rl.plan.length={c.plan.length} and config.rl.check.prompts={c.check.prompts}. Set "
+            "both to 0, or config.rl.external.image=none"
+        )
+    if c.loss.image_credit != "uniform":
+        raise UserError(
+            f"config.rl.external.image={c.external.image!r} has a rule of its own for tokens, so "
+            f"config.rl.loss.image_credit must be 'uniform'; got {c.loss.image_credit!r}"
         )
 
 

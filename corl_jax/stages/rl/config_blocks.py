@@ -30,6 +30,7 @@ from corl_jax.data.prompt_requests import (
 )
 from corl_jax.objectives.advantages import PAIRINGS, baselines, normalizations
 from corl_jax.objectives.difficulty import difficulty_weights
+from corl_jax.objectives.image_credit import CREDITS
 from corl_jax.objectives.policy_gradient import CLIPS
 from corl_jax.objectives.sampling_distribution import GREEDY_BELOW
 from corl_jax.objectives.token_weights import aggregations
@@ -44,7 +45,7 @@ HISTORIES = ("none", "unsolved")
 """Which records an epoch has: all, or those that were not solved when they were sampled last."""
 
 PLAN_WEIGHTINGS = ("joint", "share")
-
+EXTERNAL_IMAGES = ("none", "record_image")
 LOG_PROB_GUIDANCE = ("matched", "conditional")
 IMAGE_ALIGNMENTS = ("aligned", "off_by_one_ulm_r1")
 
@@ -132,8 +133,14 @@ class LossConfig:
       clip_ceiling: largest ratio where the advantage is negative, for ``clip=two_sided``.
       task_weight: task to its weight in the loss.
       entropy_bonus: task to what a nat of entropy per token subtracts from its loss.
+      entropy_target: task to the entropy per token, in nats, that a coefficient which may be negative
+        steers to (ReasonGen-R1); 0 leaves the entropy alone.
+      entropy_rate, entropy_limit: what that coefficient changes per update, and its largest size.
       importance_cap: largest importance weight of a token whose sampler differed from the policy; 0
         uses no such weights.
+      image_credit: which tokens of an image have its advantage: all (``uniform``); those that
+        samples with the other verdict do not share (``contrast``, STAGE); or the first tenth, the
+        tenth at the edges of entropy and the tenth that differs most in the group (``third``, GCPO).
     """
 
     aggregation: Annotated[str, OneOf(aggregations)] = "sequence_mean"
@@ -147,7 +154,13 @@ class LossConfig:
     entropy_bonus: WeightPerTask = dataclasses.field(
         default_factory=lambda: dict.fromkeys(TASKS, 0.0)
     )
+    entropy_target: WeightPerTask = dataclasses.field(
+        default_factory=lambda: dict.fromkeys(TASKS, 0.0)
+    )
+    entropy_rate: Annotated[float, Interval(gt=0)] = 5e-5
+    entropy_limit: Annotated[float, Interval(gt=0)] = 5e-3
     importance_cap: Weight = 0.0
+    image_credit: Annotated[str, OneOf(CREDITS)] = "uniform"
 
     def __post_init__(self):
         if self.clip == "two_sided" and self.clip_ceiling <= 1 + self.clip_high:
@@ -156,12 +169,34 @@ class LossConfig:
                 f"must be above 1 + clip_high={1 + self.clip_high:g}, where the clip ends; got "
                 f"{self.clip_ceiling}. Choose for example 3",
             )
+        for task in TASKS:
+            if self.entropy_target[task] and self.entropy_bonus[task]:
+                raise FieldError(
+                    f"entropy_target.{task}",
+                    f"must be 0 where entropy_bonus.{task} is not, since both multiply the entropy; "
+                    f"got {self.entropy_target[task]} and {self.entropy_bonus[task]}. Set one to 0",
+                )
         if 0 < self.importance_cap < 1:
             raise FieldError(
                 "importance_cap",
                 f"must be 0 (no weights) or at least 1; got {self.importance_cap}. Below 1 it "
                 "would shrink tokens that need no weight",
             )
+
+
+@config_block
+class ExternalConfig:
+    """``config.rl.external``: samples that the policy did not draw (RL-PLUS).
+
+    Attributes:
+      image: what the last sample of a group of images is: a sample like the others (``none``), or the
+        record's real picture (``record_image``), as image tokens.
+      exponent: of ``1 - pi``, with which the advantage of a token of such a sample fades as the policy
+        becomes sure of it; 0 leaves it whole.
+    """
+
+    image: Annotated[str, OneOf(EXTERNAL_IMAGES)] = "none"
+    exponent: Weight = 0.5
 
 
 @config_block

@@ -29,7 +29,8 @@ def success_shares(cfg: RlConfig, rewards: Mapping[str, Rewards]) -> Successes:
             continue
         column = rewards[task].matrix[:, rewards[task].names.index(name)]
         succeeded = column >= np.float32(cfg.curriculum.success_at)
-        shares[task] = succeeded.reshape(-1, cfg.rollout.group_size).mean(1)
+        own = succeeded[cfg.own_samples(task, len(succeeded))]
+        shares[task] = own.reshape(len(succeeded) // cfg.rollout.group_size, -1).mean(1)
     return shares
 
 

@@ -61,4 +61,4 @@ def subtract_kl_penalties(
 def sequence_kl(estimator: str, part: PolicyBatch) -> Float[Array, "B G"]:
     """Sum of a KL estimator over the tokens of each completion."""
     divergence = kl.estimators[estimator](part.old_log_probs, part.ref_log_probs)
-    return jnp.sum(jnp.where(part.mask, divergence, 0), -1)
+    return jnp.sum(jnp.where(part.own_mask, divergence, 0), -1)

@@ -7,6 +7,7 @@ so that the loss is a plain weighted sum over tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,8 @@ from corl_jax.core.numerics import Metrics, Weighted
 from corl_jax.core.trees import bind
 from corl_jax.core.types import Params, PolicyBatch
 from corl_jax.objectives import kl
+from corl_jax.objectives.entropy_target import EntropyState, next_entropy_state
+from corl_jax.objectives.external_samples import external_surrogate
 from corl_jax.objectives.policy_gradient import clipped_surrogate, importance_weights
 from corl_jax.sampling.generate import PolicyFns
 from corl_jax.sampling.log_probs import log_probs_and_entropy
@@ -28,7 +31,7 @@ def policy_loss(
     cfg: RlConfig,
     params: Params,
     batch: Mapping[str, PolicyBatch],
-    algo: Mapping[str, kl.KlState],
+    algo: Mapping[str, Any],
 ) -> tuple[Float[Array, ""], Metrics]:
     """Weighted sum of the parts' losses (OThink-MR1 Eq. 4, with CoRL's pairing of advantages).
 
@@ -36,7 +39,7 @@ def policy_loss(
       policy: the programs that read ``params``.
       params: trainable and frozen parameters.
       batch: the batch by part, see ``parts.PARTS``.
-      algo: task to its KL coefficient.
+      algo: task to its KL coefficient; ``entropy``, where targets are set, to those of the entropy.
 
     Returns:
       the loss, and metrics named ``PART/NAME``.
@@ -44,8 +47,12 @@ def policy_loss(
     # Sorted, so that the sum does not depend on the order of the config.
     total, metrics = jnp.zeros(()), Metrics()
     for name, part in sorted(batch.items()):
-        task = PARTS[name].task
-        loss, part_metrics = part_loss(policy, cfg, params, name, part, algo[task].coef)
+        task, entropy_coefficient = PARTS[name].task, None
+        if cfg.loss.entropy_target[task] and name == task:
+            entropy_coefficient = algo["entropy"][task].coefficient(cfg.loss.entropy_limit)
+        loss, part_metrics = part_loss(
+            policy, cfg, params, name, part, algo[task].coef, entropy_coefficient
+        )
         total += cfg.loss.task_weight[task] * loss
         metrics |= {f"{name}/{column}": value for column, value in part_metrics.items()}
     return total, metrics
@@ -58,6 +65,7 @@ def part_loss(
     name: str,
     part: PolicyBatch,
     kl_coefficient: Float[Array, ""],
+    entropy_coefficient: Float[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], Metrics]:
     """One part's weighted sum over tokens, and metrics per token."""
     task = PARTS[name].task
@@ -70,24 +78,27 @@ def part_loss(
         policy.ids,
         PARTS[name].modality,
         cfg.log_prob_options(name),
+        part.is_external,
     )
 
     # The surrogate: without old log-probs the policy is the one that sampled, and the ratio is 1.
     per_token, ratio, is_clipped = clipped_surrogate(
         log_probs,
         part.old_log_probs,
-        part.advantages[..., None],
+        token_advantages(part),
         clip=cfg.loss.clip,
         epsilon_low=cfg.loss.clip_low,
         epsilon_high=cfg.loss.clip_high,
         ceiling=cfg.loss.clip_ceiling,
     )
     sampler_logp_diff = jnp.abs(log_probs - part.sampler_log_probs)
+    # Of what the policy sampled itself; external samples have a rule of their own below.
+    own_mask = part.own_mask
     metrics = {
-        "entropy": Weighted.of(entropies, part.mask),
-        "ratio": Weighted.of(ratio, part.mask),
-        "clip_fraction": Weighted.of(is_clipped, part.mask),
-        "sampler_logp_diff": Weighted.of(sampler_logp_diff, part.mask),
+        "entropy": Weighted.of(entropies, own_mask),
+        "ratio": Weighted.of(ratio, own_mask),
+        "clip_fraction": Weighted.of(is_clipped, own_mask),
+        "sampler_logp_diff": Weighted.of(sampler_logp_diff, own_mask),
     }
     if part.rewards is not None:
         metrics |= reward_moments(part.rewards, tuple(cfg.rewards[name]))
@@ -97,20 +108,62 @@ def part_loss(
         replayed = log_probs if part.old_log_probs is None else part.old_log_probs
         weights = importance_weights(replayed, part.sampler_log_probs, cfg.loss.importance_cap)
         per_token = weights * per_token
-        metrics["importance_weight"] = Weighted.of(weights, part.mask)
+        metrics["importance_weight"] = Weighted.of(weights, own_mask)
 
     # The KL term and the entropy bonus.
     if part.ref_log_probs is not None:
         divergence = kl.estimators[cfg.kl[task].estimator](log_probs, part.ref_log_probs)
         if not cfg.kl[task].is_in_reward:
-            per_token = per_token + kl_coefficient * divergence
+            penalty = kl_coefficient * divergence
+            if part.kl_factors is not None:
+                penalty = penalty * part.kl_factors
+            per_token = per_token + penalty
         metrics |= {
-            "kl": Weighted.of(divergence, part.mask),
+            "kl": Weighted.of(divergence, own_mask),
             "kl_coefficient": Weighted.of(kl_coefficient),
         }
     if cfg.loss.entropy_bonus[task]:
         per_token = per_token - cfg.loss.entropy_bonus[task] * entropies
+    if entropy_coefficient is not None:
+        per_token = per_token + entropy_coefficient * entropies
+        metrics["entropy_coefficient"] = Weighted.of(entropy_coefficient)
+
+    # A sample that the policy did not draw has no ratio, no KL term and no entropy.
+    if part.is_external is not None:
+        is_external = part.is_external[..., None]
+        external, weights = external_surrogate(
+            log_probs, part.old_log_probs, part.advantages[..., None], cfg.external.exponent
+        )
+        per_token = jnp.where(is_external, external, per_token)
+        metrics |= {
+            "external_weight": Weighted.of(weights, part.mask & is_external),
+            "external_log_prob": Weighted.of(log_probs, part.mask & is_external),
+        }
     return jnp.sum(jnp.where(part.mask, per_token, 0) * part.weights), metrics
+
+
+def token_advantages(part: PolicyBatch) -> Float[Array, "B G #T"]:
+    """The advantage of each token: that of its completion, unless tokens have factors."""
+    advantages = part.advantages[..., None]
+    return advantages if part.advantage_factors is None else advantages * part.advantage_factors
+
+
+def next_entropy_states(
+    cfg: RlConfig, states: Mapping[str, EntropyState], metrics: Metrics
+) -> dict[str, EntropyState]:
+    """The states after an update; that of a task that did not train stays."""
+    return {
+        task: next_entropy_state(
+            state,
+            metrics[f"{task}/entropy"].value,
+            cfg.entropy_targets[task],
+            cfg.loss.entropy_rate,
+            cfg.loss.entropy_limit,
+        )
+        if f"{task}/entropy" in metrics
+        else state
+        for task, state in states.items()
+    }
 
 
 def reward_moments(rewards: Float[Array, "B G R"], names: tuple[str, ...]) -> Metrics:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from corl_jax.core.types import Params, Record
 from corl_jax.engine.alarms import HELD_OUT_REWARD
 from corl_jax.stages.rl.config import RlConfig
+from corl_jax.stages.rl.config_blocks import ExternalConfig
 from corl_jax.stages.rl.held_out import HeldOutRecords
 from corl_jax.stages.rl.parts import parts_of
 from corl_jax.stages.rl.reward_step import RewardScorer
@@ -57,6 +58,8 @@ class HeldOutProbe:
                 alternate_every=0,
                 one_step_off_policy=False,
             ),
+            # Only what the policy draws itself says what it can do.
+            external=ExternalConfig(),
         )
 
         self._setup, self._held_out, self._seed = setup, held_out, seed

@@ -193,15 +193,21 @@ class RewardScorer:
     def metrics(self, rewards: Mapping[str, Rewards]) -> HostMetrics:
         """Means and spreads of rewards; parts are as computed, before they are normalized.
 
+        Means are of what the policy drew itself, spreads of whole groups, as advantages see them.
+
         See docs/metrics.md for each column.
         """
         metrics: HostMetrics = {}
         for task, task_rewards in rewards.items():
             # Each part's standard deviation within groups, and its share of their sum.
             names, matrix = task_rewards.names, task_rewards.matrix
+            own = self.cfg.own_samples(task, len(matrix))
+            own_matrix, own_total = (
+                values if own.all() else values[own] for values in (matrix, task_rewards.total)
+            )
             groups = matrix.reshape(-1, self.cfg.rollout.group_size, len(names))
             part_stds = (groups * self._weights(task)).std(1, ddof=1).mean(0)
-            for name, column, std in zip(names, matrix.T, part_stds, strict=True):
+            for name, column, std in zip(names, own_matrix.T, part_stds, strict=True):
                 metrics[f"{task}/reward/{name}"] = float(column.mean())
                 if len(names) > 1:
                     share = float(std / max(part_stds.sum(), 1e-12))
@@ -209,7 +215,9 @@ class RewardScorer:
 
             # The total, whose groups of equal rewards teach nothing.
             totals = task_rewards.total.reshape(-1, self.cfg.rollout.group_size)
-            metrics[f"{task}/reward"] = float(task_rewards.total.mean())
+            metrics[f"{task}/reward"] = float(own_total.mean())
+            if self.cfg.has_external(task):
+                metrics[f"{task}/external_reward"] = float(task_rewards.total[~own].mean())
             metrics[f"{task}/reward_std"] = float(totals.std(1, ddof=1).mean())
             metrics[f"{task}/zero_std_groups"] = float((np.ptp(totals, 1) == 0).mean())
         return metrics

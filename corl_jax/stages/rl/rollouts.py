@@ -19,14 +19,17 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from corl_jax.core.rng import sample_keys, stream
-from corl_jax.core.types import Params, PromptBatch, Rollout
+from corl_jax.core.types import Params, PromptBatch, Record, Rollout
+from corl_jax.data.records import require
 from corl_jax.engine.device_clock import DEVICE_CLOCK, DeviceTime
 from corl_jax.engine.state import TrainState, merge
+from corl_jax.sampling.log_probs import LogProbOptions
 from corl_jax.sampling.plans import behind_plans
 from corl_jax.sampling.quantized import quantized_policy
 from corl_jax.stages.rl.config import RlConfig
 from corl_jax.stages.rl.parts import PARTS
 from corl_jax.stages.setup import Setup
+from corl_jax.tasks.base import stack_target_images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +150,8 @@ class RolloutSampler:
             rollouts[part] = self.sample_part(
                 sampler_params, part, on_mesh[part], step, stream_prefix
             )
+            if self.cfg.has_external(part):
+                rollouts[part] = self.with_real_pictures(params, on_mesh[part], rollouts[part])
             times[part] = (DEVICE_CLOCK.time(begin, rollouts[part].log_probs),)
         return RolloutBatch(step, on_mesh, rollouts, times)
 
@@ -186,19 +191,47 @@ class RolloutSampler:
         prompts = dataclasses.replace(questions.prompts, images=pictures)
         return PromptBatch(prompts, questions.records)
 
+    def with_real_pictures(self, params: Params, batch: PromptBatch, rollout: Rollout) -> Rollout:
+        """``rollout`` with the record's own picture as the last sample of every group.
+
+        Args:
+          params: of the policy, as they are before ``quantize``.
+        """
+        images = stack_target_images(batch.records, self.setup.cfg.image_size)
+        own = self.cfg.own_samples("image", self.samples("image"))
+        is_external = self.local_values("image", ~own)
+        images, is_external = self.setup.sharder.put_batch((images, is_external))
+        return self.setup.rollout_policy.with_pictures(params, rollout, images, is_external)
+
     def log_probs(
         self, params: Params, part: str, batch: PromptBatch, rollout: Rollout
     ) -> Float[Array, "B G T"]:
         """Teacher-forced log-probs of a rollout under ``params``, in the update's micro-batches."""
         policy = self.setup.policy_for(params)
-        options = self.cfg.log_prob_options(part)
         return policy.log_probs(
             params,
             batch.prompts,
             rollout,
             self.cfg.sampling_params(policy, part),
-            dataclasses.replace(options, microbatches=self.microbatches),
+            self._log_prob_options(part),
         )
+
+    def log_probs_and_entropies(
+        self, params: Params, part: str, batch: PromptBatch, rollout: Rollout
+    ) -> tuple[Float[Array, "B G T"], Float[Array, "B G T"]]:
+        """``log_probs``, and the entropy of the distribution of every token."""
+        policy = self.setup.policy_for(params)
+        return policy.log_probs_and_entropies(
+            params,
+            batch.prompts,
+            rollout,
+            self.cfg.sampling_params(policy, part),
+            self._log_prob_options(part),
+        )
+
+    def _log_prob_options(self, part: str) -> LogProbOptions:
+        options = self.cfg.log_prob_options(part)
+        return dataclasses.replace(options, microbatches=self.microbatches)
 
     def prompt_repeats(self, prompts: int) -> int:
         """How often a step repeats each prompt, ``f``."""
@@ -247,6 +280,11 @@ def drawn_pictures(pixels: UInt8[Array, "B G H W 3"], count: int) -> Float[Array
     """The first pictures of a rollout as the vision tower reads them, in [-1, 1]."""
     first = pixels.reshape(-1, *pixels.shape[2:])[:count]
     return (first.astype(jnp.float32) / 255 - 0.5) / 0.5
+
+
+def check_external_image(record: Record) -> None:
+    """Raises UserError about a record without a picture that could be a sample."""
+    require(record, "config.rl.external.image='record_image'", ("image",))
 
 
 def _sequence_lengths(setup: Setup, cfg: RlConfig, part: str) -> dict[str, int]:

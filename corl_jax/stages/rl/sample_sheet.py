@@ -32,6 +32,12 @@ class SampleSheet:
         texts = [record.prompt for record in prompts.records for _ in range(pixels.shape[1])]
         self.labels = texts[:count]
         self.notes = [f"{reward:.2f}" for reward in rewards.total[: len(self.labels)]]
+        if local_rollout.is_external is not None:
+            is_external = np.ravel(local_rollout.is_external)[:count]
+            self.notes = [
+                f"{note} real" if real else note
+                for note, real in zip(self.notes, is_external, strict=True)
+            ]
 
     def report(self, done: int, state: TrainState) -> Report:
         """The sheet, or nothing before the first step."""

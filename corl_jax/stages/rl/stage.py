@@ -42,6 +42,7 @@ from corl_jax.engine.reference_policy import ReferencePolicy
 from corl_jax.engine.stage import HostMetrics
 from corl_jax.engine.state import TrainState, create_state, merge
 from corl_jax.objectives import kl
+from corl_jax.objectives.entropy_target import initial_entropy_state
 from corl_jax.objectives.running_moments import empty_moments
 from corl_jax.rewards.record_checks import record_checks
 from corl_jax.stages.config import EvalsConfig, HooksConfig, has_evaluation, read_block
@@ -52,14 +53,15 @@ from corl_jax.stages.rl.curriculum import solved_shares, success_shares, weigh_b
 from corl_jax.stages.rl.evaluation import HeldOutEvaluation
 from corl_jax.stages.rl.grad_interference import GradInterference
 from corl_jax.stages.rl.held_out import HeldOutRecords, check_enough
+from corl_jax.stages.rl.image_credit import ImageCredit
 from corl_jax.stages.rl.kl_penalty import subtract_kl_penalties
-from corl_jax.stages.rl.loss import policy_loss, summed_reward_moments
+from corl_jax.stages.rl.loss import next_entropy_states, policy_loss, summed_reward_moments
 from corl_jax.stages.rl.part_weights import part_weights
 from corl_jax.stages.rl.parts import PARTS, parts_of
 from corl_jax.stages.rl.probe import HeldOutProbe
 from corl_jax.stages.rl.resample import DynamicSampling
 from corl_jax.stages.rl.reward_step import RewardScorer
-from corl_jax.stages.rl.rollouts import RolloutBatch, RolloutSampler
+from corl_jax.stages.rl.rollouts import RolloutBatch, RolloutSampler, check_external_image
 from corl_jax.stages.rl.sample_sheet import SampleSheet
 from corl_jax.stages.setup import Setup, open_records
 from corl_jax.stages.train_records import TrainRecords
@@ -152,6 +154,7 @@ class RlStage:
             self.cfg.check.prompts,
         )
         self.reward_scorer = RewardScorer(setup, self.cfg, tasks)
+        self.image_credit = ImageCredit(self.rollout_sampler)
         self.dynamic_sampling = DynamicSampling(
             self.joint_prompts,
             self.rollout_sampler,
@@ -198,12 +201,19 @@ class RlStage:
     @functools.cached_property
     def train_records(self) -> RecordSource:
         """The training records, built or opened and checked on first use."""
-        return self.records_order.open(self.record_checks(self.trained_rewards))
+        return self.records_order.open(self.train_checks)
 
     def text_checks(self) -> list[Check]:
         """What the tasks and their rewards need of the texts of a record."""
-        checks = self.record_checks(self.trained_rewards).values()
-        return [check for task_checks in checks for check in task_checks]
+        return [check for checks in self.train_checks.values() for check in checks]
+
+    @property
+    def train_checks(self) -> dict[str, list[Check]]:
+        """Task to what it, its rewards and its external samples need of a training record."""
+        checks = self.record_checks(self.trained_rewards)
+        if self.cfg.has_external("image"):
+            checks["image"].append(check_external_image)
+        return checks
 
     @property
     def trained_rewards(self) -> dict[str, Iterable[str]]:
@@ -294,7 +304,11 @@ class RlStage:
         return ReferencePolicy(params, every, self.cfg.reference.mix) if every else None
 
     def init_algo_state(self) -> dict[str, Any]:
-        """Task to the state of its KL coefficient; ``rewards`` holds running moments if asked for."""
+        """Task to the state of its KL coefficient.
+
+        ``rewards`` holds running moments, and ``entropy`` the coefficients of the entropy by task,
+        where they are asked for.
+        """
         algo: dict[str, Any] = {
             task: kl.initial_kl_state(self.cfg.kl[task], self.total_updates)
             for task in self.cfg.tasks
@@ -303,6 +317,8 @@ class RlStage:
             algo["rewards"] = {
                 task: empty_moments(len(self.cfg.rewards[task])) for task in self.cfg.tasks
             }
+        if targets := self.cfg.entropy_targets:
+            algo["entropy"] = {task: initial_entropy_state() for task in targets}
         return algo
 
     def reference_params(self, state: TrainState) -> Params:
@@ -381,9 +397,19 @@ class RlStage:
             policy_batch[part] = self.with_advantages(
                 part, rows, advantages[rewarded], rewards[rewarded]
             )
+        credit_metrics: HostMetrics = {}
+        if "image" in policy_batch and self.cfg.loss.image_credit != "uniform":
+            policy_batch["image"], credit_metrics = self.image_credit(
+                self.scored_params(state, params),
+                rollout_batch.prompts["image"],
+                rollout_batch.rollouts["image"],
+                policy_batch["image"],
+                advantages["image"],
+            )
         local_rollouts, prompts = scored.local_rollouts, rollout_batch.prompts
         metrics = self.reward_scorer.metrics(rewards) | scored.metrics | penalty_metrics
         metrics |= self.completion_lengths(local_rollouts) | difficulty_metrics | history_metrics
+        metrics |= credit_metrics
         metrics |= rollout_batch.seconds() | {"time/rewards": scored.seconds}
         del params, rollout_batch, scored  # the update needs their memory
 
@@ -418,9 +444,8 @@ class RlStage:
 
         Old log-probs are those of the policy that sampled, see ``needs_old_log_probs``.
         """
-        # With adapters the policy is scored with them, not from the merged copy that samples.
         reference = self.reference_params(state)
-        old_policy = state.params if self.setup.lora.rank else params
+        old_policy = self.scored_params(state, params)
         masks = {part: rollout.mask for part, rollout in batch.rollouts.items()}
         weights = part_weights(self.cfg, masks)
         parts = {}
@@ -439,6 +464,13 @@ class RlStage:
                 ref_log_probs=ref_log_probs,
             )
         return parts
+
+    def scored_params(self, state: TrainState, params: Params) -> Params:
+        """Parameters that log-probs of the policy are computed with before the update.
+
+        With adapters the policy is scored with them, not from the merged copy ``params`` that samples.
+        """
+        return state.params if self.setup.lora.rank else params
 
     def needs_old_log_probs(self, part: str) -> bool:
         """Whether log-probs of the policy that sampled are computed before the update.
@@ -480,7 +512,7 @@ class RlStage:
         return self.loss(params, parts, algo)[0]
 
     def update_algo_state(self, algo: Any, metrics: Metrics) -> Any:
-        """Moves the KL coefficients, and adds the step's rewards to their moments.
+        """Moves the coefficients of KL and entropy, and adds the step's rewards to their moments.
 
         Coefficients of a task that did not train in this step move as if its KL were on target.
         """
@@ -495,7 +527,9 @@ class RlStage:
                     kl_cfg, algo[task], divergence, self.total_updates
                 )
 
-        # Only a task that trained in this step has rewards to add.
+        # Only a task that trained in this step has an entropy, and rewards to add.
+        if "entropy" in algo:
+            next_algo["entropy"] = next_entropy_states(self.cfg, algo["entropy"], metrics)
         if "rewards" in algo:
             next_algo["rewards"] = {
                 task: moments.with_sums(

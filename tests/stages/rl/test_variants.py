@@ -20,9 +20,10 @@ from corl_jax.data.shapes.examples import example
 from corl_jax.engine.loop import train
 from corl_jax.engine.state import merge
 from corl_jax.objectives.advantages import normalize_by_group_std
+from corl_jax.objectives.entropy_target import initial_entropy_state
 from corl_jax.rewards.base import RewardContext, compute_rewards
 from corl_jax.rewards.config import RewardOptions
-from corl_jax.stages.rl.loss import policy_loss
+from corl_jax.stages.rl.loss import next_entropy_states, policy_loss
 from corl_jax.stages.run import prepare
 from corl_jax.stages.setup import build_setup
 
@@ -74,12 +75,75 @@ def test_the_entropy_bonus_is_subtracted_from_the_loss(loss, default_loss):
     assert total == pytest.approx(default_total - 0.3 * entropy, rel=1e-5)
 
 
+def test_the_coefficient_of_an_entropy_target_is_added_to_the_loss(first, default_loss):
+    """Of images alone; the state after the update is that of the other half of the controller."""
+    stage = first.stage
+    cfg = with_values(stage.cfg, "loss", entropy_target={"image": 2.0, "text": 0.0})
+    part, state = first.batches[0]["image"], stage.init_state()
+    psi = dataclasses.replace(initial_entropy_state(), psi=jnp.float32(1e-3))
+    with sharding_context(stage.setup.sharder):
+        total, metrics = jax.jit(lambda *args: policy_loss(stage.setup.rollout_policy, cfg, *args))(
+            state.params, first.batches[0], state.algo | {"entropy": {"image": psi}}
+        )
+    values = {name: float(metric.value) for name, metric in metrics.items()}
+    assert values["image/entropy_coefficient"] == pytest.approx(1e-3)
+    assert "text/entropy_coefficient" not in values
+
+    # All image tokens have one weight, so that the mean entropy is what is added.
+    default_total, default_metrics = default_loss
+    entropy = default_metrics["image/entropy"]
+    assert float(total) == pytest.approx(default_total + 1e-3 * entropy, abs=1e-6)
+    assert part.mask.all() and entropy > 2
+    after = next_entropy_states(cfg, {"image": psi}, metrics)["image"]
+    assert float(after.psi) == pytest.approx(1e-3 + 5e-5, rel=1e-4)
+    assert next_entropy_states(cfg, {"image": psi}, {})["image"] is psi
+
+
 def test_the_clip_acts_in_the_second_update(take_step):
     step = take_step(**{"updates_per_step": 2, "rl.loss.clip_low": 0.01, "rl.loss.clip_high": 0.02})
     _, (metrics_1, metrics_2) = step.run(times=2)
     for task in ("image", "text"):
         assert metrics_1[f"{task}/clip_fraction"] == 0 < metrics_2[f"{task}/clip_fraction"] < 1
         assert metrics_1[f"{task}/ratio"] == pytest.approx(1, abs=1e-5)
+
+
+def test_factors_of_tokens_multiply_advantage_and_kl(first, loss):
+    """All log-ratios to the reference are 1, so that k3 is exp(-1)."""
+    part = first.batches[0]["image"]
+    rng = np.random.default_rng(0)
+    of_advantage, of_kl = rng.uniform(0, 2, (2, *part.tokens.shape)).astype(np.float32)
+    part = dataclasses.replace(
+        part,
+        ref_log_probs=part.sampler_log_probs - 1,
+        advantage_factors=of_advantage,
+        kl_factors=of_kl,
+    )
+    total, metrics = loss(batch={"image": part})
+    advantages = np.asarray(part.advantages)[..., None] * of_advantage
+    expected = np.asarray(part.weights) * (0.015 * np.exp(-1) * of_kl - advantages)
+    assert metrics["image/kl"] == pytest.approx(np.exp(-1), rel=1e-3)
+    assert total == pytest.approx(expected.sum(), rel=1e-3)
+    assert abs(expected.sum()) > 0.01
+
+
+def test_credit_is_of_whole_groups_however_they_are_divided(take_step):
+    values = {
+        "rl.loss.image_credit": "third",
+        "rl.rollout.image_prompts": 1,
+        "rl.rollout.text_prompts": 0,
+        "rl.rollout.group_size": 4,
+    }
+    together, divided = (take_step(devices, **values).batches[0]["image"] for devices in (1, 2))
+    assert together.tokens.shape == (1, 4, 4) and divided.tokens.shape == (2, 2, 4)
+    for name in ("tokens", "advantage_factors", "kl_factors"):
+        whole, parts = (np.asarray(getattr(part, name)) for part in (together, divided))
+        np.testing.assert_allclose(parts.reshape(whole.shape), whole, rtol=1e-4, err_msg=name)
+
+    # Three of four tokens count, four thirds each; the first is always among them.
+    kl_factors = np.asarray(together.kl_factors)
+    assert set(np.unique(kl_factors).round(5)) == {0, np.float32(4 / 3).round(5)}
+    assert (kl_factors[..., 0] > 1).all() and np.ptp(kl_factors[..., 1:]) > 1
+    np.testing.assert_allclose(together.advantage_factors, kl_factors, rtol=1e-3)
 
 
 @pytest.mark.parametrize(("clip", "largest_ratio"), [("ppo", np.exp(2)), ("two_sided", 4.0)])
