@@ -37,10 +37,12 @@ from corl_jax.stages.rl.config import RlConfig
 from corl_jax.stages.rl.config_blocks import (
     TASKS,
     AdvantageConfig,
+    CheckConfig,
     CurriculumConfig,
     ExternalConfig,
     LogProbsConfig,
     LossConfig,
+    PlanConfig,
     ReferenceConfig,
     RolloutConfig,
 )
@@ -65,6 +67,8 @@ def rl_config(workload: Workload) -> RlConfig:
         stage_starts=(0,),
         log_probs=LogProbsConfig(chunk_length=workload.chunk_length),
         reference=ReferenceConfig(),
+        plan=PlanConfig(),
+        check=CheckConfig(),
         kl={task: kl.KlConfig() for task in TASKS},
         rewards={},
         reward_options=RewardOptions(),

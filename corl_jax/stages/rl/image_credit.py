@@ -7,6 +7,7 @@ whole step come to the host, as rewards do, and every process computes the facto
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -60,7 +61,7 @@ class ImageCredit:
         factors = token_factors(credit, vectors, np.asarray(advantages), entropies, log_ratios)
 
         samples = len(vectors) * vectors.shape[1]
-        local = {
+        local: dict[str, Any] = {
             f"{name}_factors": sampler.local_values("image", values.reshape(samples, -1))
             for name, values in vars(factors).items()
         }
