@@ -110,6 +110,8 @@ ADDED_KEYS: dict[str, Any] = {
     "rl.curriculum.success_at": 1.0,
     "rl.curriculum.difficulty": ["none"],
     "rl.curriculum.history": "none",
+    "rl.advantage.pass_k": 4,
+    "rl.advantage.multi_objective_aggregation": "sum_then_normalize",
     "hooks.completions_every": 0,
     "hooks.completions_groups": 2,
     "hooks.keep_completions": 8,

@@ -225,7 +225,9 @@ TABLE = {
         "pairing": choice("unified", "separate", "sum_of_advantages"),
         "pairing_text_weight": WEIGHT,
         "baseline": choice("mean", "leave_one_out"),
-        "normalization": choice("group", "batch", "none"),
+        "normalization": choice("group", "batch", "none", "maxrl", "pass_at_k"),
+        "pass_k": POSITIVE,
+        "multi_objective_aggregation": choice("sum_then_normalize", "normalize_then_sum"),
         "resample_rounds": COUNT,
     },
     (LossConfig, "rl.loss"): {
@@ -398,6 +400,11 @@ NESTED = [
 ]  # fmt: skip
 
 RULES = [
+    (AdvantageConfig, "rl.advantage", {"normalization": "pass_at_k", "baseline": "leave_one_out"},
+     "baseline must be mean with normalization=pass_at_k, which has a baseline of its own; got"),
+    (AdvantageConfig, "rl.advantage",
+     {"multi_objective_aggregation": "normalize_then_sum", "normalization": "batch"},
+     "multi_objective_aggregation must be sum_then_normalize unless normalization=group and"),
     (DataConfig, "data", {"stages": (5, 5)}, "stages must ascend; got (5, 5)"),
     (RunConfig, "", {"steps": 2**20, "updates_per_step": 2**12}, "steps must be at most 524287 with"),
     (MeshConfig, "mesh", {"fsdp": 0}, "fsdp must be a number of devices, or -1 for all; got 0"),

@@ -10,6 +10,7 @@ from corl_jax.rewards.base import rewards
 from corl_jax.stages.run import prepare, run
 
 NO_KL = {f"kl.{task}.schedule": "none" for task in ("image", "text")}
+PASS_AT_1 = {"rl.advantage.normalization": "pass_at_k", "rl.advantage.pass_k": 1}
 OFF_BY_ONE = {"rl.log_probs.image_alignment": "off_by_one_ulm_r1"}
 
 BAD_RL_VALUES = [
@@ -112,6 +113,25 @@ BAD_RL_VALUES = [
     (
         {"rl.rollout.one_step_off_policy": True},
         "got importance_cap=0.0 and updates_per_step=1. Set config.rl.loss.importance_cap=2",
+    ),
+    (
+        {"rl.advantage.normalization": "pass_at_k"},
+        "config.rl.advantage.pass_k must be below config.rl.rollout.group_size=2, .*; got 4.",
+    ),
+    (
+        {**PASS_AT_1, "rl.advantage.pairing": "unified"},
+        "config.rl.advantage.normalization='pass_at_k' needs .*; got pairing='unified'.",
+    ),
+    (
+        {"rl.advantage.normalization": "maxrl", "rewards.options.normalization": "running"},
+        "config.rl.advantage.normalization='maxrl' takes rewards as they are; got config.rewards",
+    ),
+    (
+        {
+            "rl.advantage.multi_objective_aggregation": "normalize_then_sum",
+            "kl.text.placement": "reward",
+        },
+        "='normalize_then_sum' has no place .*; got config.kl.text.placement='reward'. Choose",
     ),
     # config.rewards and config.kl.
     (

@@ -11,6 +11,8 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from corl_jax.core.checks.config_block import check_value, config_block, field_annotations
 from corl_jax.core.errors import UserError
 from corl_jax.core.problems import Problems
@@ -100,6 +102,10 @@ class RlConfig:
         names = self.curriculum.success
         return {task: names[task] for task in self.tasks if names[task]}
 
+    def reward_weights(self, task: str) -> np.ndarray:
+        """Weights of the task's rewards, ``[R]``."""
+        return np.array(list(self.rewards[task].values()))
+
     def difficulty(self, step: int) -> str:
         """How success weighs advantages in a step."""
         names = self.curriculum.difficulty
@@ -161,6 +167,7 @@ def read_rl_config(config: Mapping[str, Any], updates_per_step: int) -> RlConfig
     # The rules between blocks.
     for check in (
         _check_tasks,
+        _check_advantages,
         functools.partial(_check_off_policy, updates_per_step=updates_per_step),
         _check_curriculum,
     ):
@@ -222,6 +229,40 @@ def _check_tasks(c: RlConfig) -> None:
         raise UserError(
             "config.rl.reference.update_every must be 0 where no task has a KL term; got "
             f"{c.reference.update_every}. Set it to 0, or choose config.kl.TASK.schedule"
+        )
+
+
+def _check_advantages(c: RlConfig) -> None:
+    """Raises UserError where the rewards of a group cannot be what a normalization is for."""
+    advantage, group_size = c.advantage, c.rollout.group_size
+    name = advantage.normalization
+    if name == "pass_at_k" and advantage.pass_k >= group_size:
+        raise UserError(
+            f"config.rl.advantage.pass_k must be below config.rl.rollout.group_size={group_size}, "
+            f"or no group would have an advantage; got {advantage.pass_k}. Ask for more samples, "
+            "or choose a smaller pass_k"
+        )
+    if name == "pass_at_k" and advantage.pairing == "unified" and len(c.tasks) == 2:
+        raise UserError(
+            "config.rl.advantage.normalization='pass_at_k' needs rewards of 0 or 1, which the sum "
+            "of an image's and an answer's is not; got pairing='unified'. Choose "
+            "pairing='separate' or 'sum_of_advantages'"
+        )
+
+    # Z-scores and penalties have both signs, and a penalty belongs to no reward by itself.
+    method = f"normalization={name!r}" if name in ("maxrl", "pass_at_k") else ""
+    if advantage.sums_normalized_parts:
+        method = "multi_objective_aggregation='normalize_then_sum'"
+    if method and c.reward_options.normalization == "running":
+        raise UserError(
+            f"config.rl.advantage.{method} takes rewards as they are; got "
+            "config.rewards.options.normalization='running'. Choose 'unit' or 'none'"
+        )
+    in_reward = [task for task in c.tasks if c.kl[task].is_in_reward]
+    if method and in_reward:
+        raise UserError(
+            f"config.rl.advantage.{method} has no place for a KL term in the rewards; got "
+            f"config.kl.{in_reward[0]}.placement='reward'. Choose placement='loss'"
         )
 
 

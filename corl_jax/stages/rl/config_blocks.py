@@ -21,8 +21,9 @@ from corl_jax.core.checks.config_block import (
     Weight,
     config_block,
 )
-from corl_jax.objectives.advantages import PAIRINGS, baselines, normalizations
+from corl_jax.objectives.advantages import PAIRINGS
 from corl_jax.objectives.difficulty import difficulty_weights
+from corl_jax.objectives.normalizations import Normalizer, baselines, normalizations
 from corl_jax.objectives.policy_gradient import CLIPS
 from corl_jax.objectives.sampling_distribution import GREEDY_BELOW
 from corl_jax.objectives.token_weights import aggregations
@@ -35,6 +36,9 @@ WeightPerTask = Annotated[Mapping[str, Weight], Keys(TASKS, exact=True)]
 
 HISTORIES = ("none", "unsolved")
 """Which records an epoch has: all, or those that were not solved when they were sampled last."""
+
+REWARD_AGGREGATIONS = ("sum_then_normalize", "normalize_then_sum")
+"""What comes first where a sample has several rewards, with the names that TRL gives."""
 
 LOG_PROB_GUIDANCE = ("matched", "conditional")
 IMAGE_ALIGNMENTS = ("aligned", "off_by_one_ulm_r1")
@@ -101,15 +105,46 @@ class AdvantageConfig:
       pairing_text_weight: weight of the answer's reward in a pair.
       baseline: what is subtracted from a reward.
       normalization: what the difference is divided by.
-      resample_rounds: most rounds per step that replace groups whose rewards are all equal; 0
-        keeps them.
+      pass_k: samples per attempt, ``k``, for ``normalization=pass_at_k``; fewer than a group has.
+      multi_objective_aggregation: whether the advantage is that of the weighted sum of rewards
+        (``sum_then_normalize``), or the sum of the advantages of each reward by itself, whitened
+        over the step (``normalize_then_sum``, GDPO).
+      resample_rounds: most rounds per step that replace groups without an advantage, as where all
+        rewards are equal; 0 keeps them.
     """
 
     pairing: Annotated[str, OneOf(PAIRINGS)] = "separate"
     pairing_text_weight: Weight = 0.8
     baseline: Annotated[str, OneOf(baselines)] = "mean"
     normalization: Annotated[str, OneOf(normalizations)] = "group"
+    pass_k: PositiveInt = 4
+    multi_objective_aggregation: Annotated[str, OneOf(REWARD_AGGREGATIONS)] = "sum_then_normalize"
     resample_rounds: Count = 0
+
+    def __post_init__(self):
+        if self.normalization == "pass_at_k" and self.baseline != "mean":
+            raise FieldError(
+                "baseline",
+                "must be mean with normalization=pass_at_k, which has a baseline of its own; got "
+                f"{self.baseline}",
+            )
+        if self.sums_normalized_parts and (self.normalization, self.baseline) != ("group", "mean"):
+            raise FieldError(
+                "multi_objective_aggregation",
+                "must be sum_then_normalize unless normalization=group and baseline=mean, which "
+                "normalize each reward; got normalize_then_sum with "
+                f"normalization={self.normalization} and baseline={self.baseline}",
+            )
+
+    @property
+    def normalizer(self) -> Normalizer:
+        """From sums of rewards to advantages."""
+        return Normalizer(self.normalization, self.baseline, self.pass_k)
+
+    @property
+    def sums_normalized_parts(self) -> bool:
+        """Whether each reward is normalized by itself (GDPO)."""
+        return self.multi_objective_aggregation == "normalize_then_sum"
 
 
 @config_block

@@ -19,6 +19,7 @@ from corl_jax.rewards.base import RewardContext, compute_rewards
 from corl_jax.rewards.requirements import required_models
 from corl_jax.sampling.batching import batch_rows
 from corl_jax.sampling.policy_handle import RewardPolicyHandle
+from corl_jax.stages.rl.advantage_step import silent_groups
 from corl_jax.stages.rl.config import RlConfig
 from corl_jax.stages.rl.rollouts import RolloutBatch
 from corl_jax.stages.setup import Setup
@@ -157,11 +158,15 @@ class RewardScorer:
         See docs/metrics.md for each column.
         """
         metrics: HostMetrics = {}
+        silent = silent_groups(self.cfg, rewards, "separate")
         for task, task_rewards in rewards.items():
             # Each part's standard deviation within groups, and its share of their sum.
             names, matrix = task_rewards.names, task_rewards.matrix
             groups = matrix.reshape(-1, self.cfg.rollout.group_size, len(names))
             part_stds = (groups * self._weights(task)).std(1, ddof=1).mean(0)
+            if self.cfg.advantage.sums_normalized_parts:
+                # Parts have one spread before they are weighted, or none where they are equal.
+                part_stds = (np.ptp(groups, 1) > 0).mean(0) * np.abs(self._weights(task))
             for name, column, std in zip(names, matrix.T, part_stds, strict=True):
                 metrics[f"{task}/reward/{name}"] = float(column.mean())
                 if len(names) > 1:
@@ -172,9 +177,9 @@ class RewardScorer:
             totals = task_rewards.total.reshape(-1, self.cfg.rollout.group_size)
             metrics[f"{task}/reward"] = float(task_rewards.total.mean())
             metrics[f"{task}/reward_std"] = float(totals.std(1, ddof=1).mean())
-            metrics[f"{task}/zero_std_groups"] = float((np.ptp(totals, 1) == 0).mean())
+            metrics[f"{task}/zero_std_groups"] = float(silent[task].mean())
         return metrics
 
     def _weights(self, task: str) -> np.ndarray:
         """Weights of the task's rewards, ``[R]``."""
-        return np.array(list(self.cfg.rewards[task].values()))
+        return self.cfg.reward_weights(task)

@@ -19,7 +19,7 @@ from corl_jax.core.types import Completion
 from corl_jax.data.shapes.examples import example
 from corl_jax.engine.loop import train
 from corl_jax.engine.state import merge
-from corl_jax.objectives.advantages import normalize_by_group_std
+from corl_jax.objectives.normalizations import normalize_by_group_std
 from corl_jax.rewards.base import RewardContext, compute_rewards
 from corl_jax.rewards.config import RewardOptions
 from corl_jax.stages.rl.loss import policy_loss
@@ -62,6 +62,43 @@ def test_a_leave_one_out_baseline_reaches_the_batch(first, take_step):
         np.testing.assert_allclose(
             step.batches[0][task].advantages, 2 * first.batches[0][task].advantages, rtol=1e-5
         )
+
+
+def test_rewards_normalized_one_by_one_reach_the_batch(take_step):
+    """GDPO by its definition, from the rewards of the samples; one reward only is logged."""
+    weights = {"letters": 2.0, "tens": 0.5, "format": 0.0}
+    step = take_step(
+        text=weights, **{"rl.advantage.multi_objective_aggregation": "normalize_then_sum"}
+    )
+    completions = step.stage.visual_qa.to_completions(step.raw["text"], step.rollouts["text"])
+    matrix = compute_rewards(completions, weights, RewardContext()).matrix.reshape(8, 2, 3)
+    stds = matrix.std(1, ddof=1, keepdims=True)
+    scores = (matrix - matrix.mean(1, keepdims=True)) / (stds + 1e-6)
+    sums = scores @ np.array([2.0, 0.5, 0.0])
+    expected = (sums - sums.mean()) / (sums.std(ddof=1) + 1e-6)
+    np.testing.assert_allclose(step.batches[0]["text"].advantages, expected, atol=1e-3)
+
+    # A group is silent if all parts with a weight are equal; shares are those of the advantages.
+    varies = stds[:, 0] > 0
+    metrics = step.host_metrics
+    assert metrics["text/zero_std_groups"] == 1 - varies[:, :2].any(1).mean()
+    spread = varies.mean(0) * [2.0, 0.5, 0.0]
+    assert metrics["text/reward_std_share/tens"] == pytest.approx(spread[1] / spread.sum())
+    assert 0 < varies[:, 1].mean() < varies[:, 0].mean()
+
+
+def test_advantages_for_strict_rewards_reach_the_batch_or_are_refused(take_step):
+    step = take_step(text="even", **{"rl.advantage.normalization": "maxrl"})
+    advantages = np.asarray(step.batches[0]["text"].advantages)
+    assert {-1, 0, 1} == set(np.round(advantages, 4).flat)
+
+    pass_at_1 = {"rl.advantage.normalization": "pass_at_k", "rl.advantage.pass_k": 1}
+    with pytest.raises(UserError, match="so rewards of image samples must be 0 or 1; got 0."):
+        take_step(text="even", **pass_at_1)
+    silent = take_step(image="even", text="even", **pass_at_1)
+    for task in ("image", "text"):
+        zeros = ~np.asarray(silent.batches[0][task].advantages).any(1)
+        assert silent.host_metrics[f"{task}/zero_std_groups"] == zeros.mean()
 
 
 def test_the_entropy_bonus_is_subtracted_from_the_loss(loss, default_loss):
