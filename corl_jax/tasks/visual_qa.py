@@ -71,5 +71,13 @@ class VisualQA:
             for tokens, mask, is_truncated in zip(*group, strict=True):
                 # The mask ends with the end token; what is behind it was never sampled.
                 text = self.tokenizer.decode(tokens[mask])
-                completions.append(Completion(record, text=text, is_truncated=bool(is_truncated)))
+                completions.append(
+                    Completion(
+                        record,
+                        text=text,
+                        is_truncated=bool(is_truncated),
+                        length=int(mask.sum()),
+                        max_length=len(mask),
+                    )
+                )
         return completions

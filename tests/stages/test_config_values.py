@@ -232,12 +232,18 @@ TABLE = {
     },
     (LossConfig, "rl.loss"): {
         "aggregation": choice("sequence_mean", "token_mean", "fixed_length"),
-        "clip": choice("ppo", "two_sided", "none"),
+        "clip": choice("ppo", "two_sided", "none", "cispo", "gspo", "sapo"),
         "clip_low": SHARE,
         "clip_high": WEIGHT,
         "clip_ceiling": real(" of at least 1", (1, 3.0), (0, -1)),
+        "cispo_cap": real(" of at least 1", (1, 5.0), (0, -1)),
+        "gspo_clip_low": PER_TASK,
+        "gspo_clip_high": PER_TASK,
+        "sapo_tau_positive": ABOVE_ZERO,
+        "sapo_tau_negative": ABOVE_ZERO,
         "task_weight": PER_TASK,
         "entropy_bonus": PER_TASK,
+        "mask_truncated_completions": FLAG,
         "importance_cap": dataclasses.replace(WEIGHT, good=(0, 1, 2.5)),
     },
     (CurriculumConfig, "rl.curriculum"): {
@@ -279,6 +285,7 @@ TABLE = {
         "image_distance": TEXT,
         "strict_whitespace": FLAG,
         "open_ended": choice("exact", "soft_jaccard"),
+        "overlong_buffer": POSITIVE,
         "timeout": real(" from 0 to 10000000.0", (0, 600.0, 1e7), (-1, 2e7)),
         "custom": TEXTS,
         "models": Kind(

@@ -33,7 +33,7 @@ BAD_RL_VALUES = [
     ),
     (
         {"rl.loss.clip": "hard"},
-        "config.rl.loss.clip must be one of ppo, two_sided, none; got 'hard'",
+        "config.rl.loss.clip must be one of ppo, two_sided, none, .*; got 'hard'",
     ),
     (
         {"rl.loss.clip": "two_sided", "rl.loss.clip_ceiling": 1.2},
@@ -134,6 +134,14 @@ BAD_RL_VALUES = [
         "='normalize_then_sum' has no place .*; got config.kl.text.placement='reward'. Choose",
     ),
     # config.rewards and config.kl.
+    (
+        {"rewards.image.overlong": 1.0},
+        "config.rewards.image must not have 'overlong', since all images have the same number",
+    ),
+    (
+        {"rewards.text.overlong": 1.0, "rewards.options.overlong_buffer": 5},
+        "config.rewards.options.overlong_buffer must be at most .*completion_length=4; got 5.",
+    ),
     (
         {"rewards.options.open_ended": "odd"},
         "config.rewards.options.open_ended must be one of exact, soft_jaccard; got 'odd'",

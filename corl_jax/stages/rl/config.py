@@ -168,6 +168,7 @@ def read_rl_config(config: Mapping[str, Any], updates_per_step: int) -> RlConfig
     for check in (
         _check_tasks,
         _check_advantages,
+        _check_lengths,
         functools.partial(_check_off_policy, updates_per_step=updates_per_step),
         _check_curriculum,
     ):
@@ -263,6 +264,21 @@ def _check_advantages(c: RlConfig) -> None:
         raise UserError(
             f"config.rl.advantage.{method} has no place for a KL term in the rewards; got "
             f"config.kl.{in_reward[0]}.placement='reward'. Choose placement='loss'"
+        )
+
+
+def _check_lengths(c: RlConfig) -> None:
+    """Raises UserError where what is about the length of answers cannot be meant so."""
+    if "overlong" in c.rewards["image"]:
+        raise UserError(
+            "config.rewards.image must not have 'overlong', since all images have the same number "
+            "of tokens; got it. Name it in config.rewards.text"
+        )
+    buffer, longest = c.reward_options.overlong_buffer, c.rollout.completion_length
+    if "text" in c.tasks and "overlong" in c.rewards["text"] and buffer > longest:
+        raise UserError(
+            "config.rewards.options.overlong_buffer must be at most "
+            f"config.rl.rollout.completion_length={longest}; got {buffer}. A quarter of it is usual"
         )
 
 

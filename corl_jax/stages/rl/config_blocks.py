@@ -24,7 +24,7 @@ from corl_jax.core.checks.config_block import (
 from corl_jax.objectives.advantages import PAIRINGS
 from corl_jax.objectives.difficulty import difficulty_weights
 from corl_jax.objectives.normalizations import Normalizer, baselines, normalizations
-from corl_jax.objectives.policy_gradient import CLIPS
+from corl_jax.objectives.policy_gradient import CLIPS as RATIO_CLIPS
 from corl_jax.objectives.sampling_distribution import GREEDY_BELOW
 from corl_jax.objectives.token_weights import aggregations
 from corl_jax.sampling.quantized import SAMPLER_DTYPES
@@ -39,6 +39,9 @@ HISTORIES = ("none", "unsolved")
 
 REWARD_AGGREGATIONS = ("sum_then_normalize", "normalize_then_sum")
 """What comes first where a sample has several rewards, with the names that TRL gives."""
+
+CLIPS = (*RATIO_CLIPS, "cispo", "gspo", "sapo")
+"""What bounds the ratio; see ``surrogate.surrogate``."""
 
 LOG_PROB_GUIDANCE = ("matched", "conditional")
 IMAGE_ALIGNMENTS = ("aligned", "off_by_one_ulm_r1")
@@ -153,11 +156,20 @@ class LossConfig:
 
     Attributes:
       aggregation: how the losses of tokens are weighted.
-      clip: how the ratio of the policy to the sampler is clipped.
-      clip_low, clip_high: the ratio is clipped to ``[1 - clip_low, 1 + clip_high]``.
+      clip: how the ratio of the policy to the sampler is clipped, or what bounds it instead.
+      clip_low, clip_high: the ratio is clipped to ``[1 - clip_low, 1 + clip_high]``, for ``clip=ppo``
+        and ``two_sided``.
       clip_ceiling: largest ratio where the advantage is negative, for ``clip=two_sided``.
+      cispo_cap: largest weight of a token, for ``clip=cispo``: the ratio itself, not its distance
+        from 1.
+      gspo_clip_low, gspo_clip_high: task to the widths of the region that the ratio of a whole
+        completion is clipped to, for ``clip=gspo``. The more tokens, the less that ratio moves.
+      sapo_tau_positive, sapo_tau_negative: how fast the weight of a token falls as its ratio leaves
+        1, where the advantage is positive and where it is not, for ``clip=sapo``.
       task_weight: task to its weight in the loss.
       entropy_bonus: task to what a nat of entropy per token subtracts from its loss.
+      mask_truncated_completions: whether answers that were cut at their longest length are left out
+        of the loss; they still count in their group's mean. Images never are.
       importance_cap: largest importance weight of a token whose sampler differed from the policy; 0
         uses no such weights.
     """
@@ -167,12 +179,22 @@ class LossConfig:
     clip_low: Annotated[float, Interval(ge=0, le=1)] = 0.2
     clip_high: Weight = 0.2
     clip_ceiling: Annotated[float, Interval(ge=1)] = 3.0
+    cispo_cap: Annotated[float, Interval(ge=1)] = 5.0
+    gspo_clip_low: WeightPerTask = dataclasses.field(
+        default_factory=lambda: dict.fromkeys(TASKS, 3e-4)
+    )
+    gspo_clip_high: WeightPerTask = dataclasses.field(
+        default_factory=lambda: dict.fromkeys(TASKS, 4e-4)
+    )
+    sapo_tau_positive: Annotated[float, Interval(gt=0)] = 1.0
+    sapo_tau_negative: Annotated[float, Interval(gt=0)] = 1.05
     task_weight: WeightPerTask = dataclasses.field(
         default_factory=lambda: dict.fromkeys(TASKS, 1.0)
     )
     entropy_bonus: WeightPerTask = dataclasses.field(
         default_factory=lambda: dict.fromkeys(TASKS, 0.0)
     )
+    mask_truncated_completions: bool = False
     importance_cap: Weight = 0.0
 
     def __post_init__(self):

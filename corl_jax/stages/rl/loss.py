@@ -16,10 +16,11 @@ from corl_jax.core.numerics import Metrics, Weighted
 from corl_jax.core.trees import bind
 from corl_jax.core.types import Params, PolicyBatch
 from corl_jax.objectives import kl
-from corl_jax.objectives.policy_gradient import clipped_surrogate, importance_weights
+from corl_jax.objectives.policy_gradient import importance_weights
 from corl_jax.sampling.generate import PolicyFns
 from corl_jax.sampling.log_probs import log_probs_and_entropy
 from corl_jax.stages.rl.config import RlConfig
+from corl_jax.stages.rl.surrogate import surrogate
 
 
 def policy_loss(
@@ -69,16 +70,7 @@ def task_loss(
         cfg.log_prob_options(task),
     )
 
-    # The surrogate: without old log-probs the policy is the one that sampled, and the ratio is 1.
-    per_token, ratio, is_clipped = clipped_surrogate(
-        log_probs,
-        part.old_log_probs,
-        part.advantages[..., None],
-        clip=cfg.loss.clip,
-        epsilon_low=cfg.loss.clip_low,
-        epsilon_high=cfg.loss.clip_high,
-        ceiling=cfg.loss.clip_ceiling,
-    )
+    per_token, ratio, is_clipped = surrogate(cfg.loss, task, log_probs, part)
     sampler_logp_diff = jnp.abs(log_probs - part.sampler_log_probs)
     metrics = {
         "entropy": Weighted.of(entropies, part.mask),

@@ -25,7 +25,7 @@ import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from corl_jax.core.numerics import Metrics
 from corl_jax.core.rng import stream
@@ -43,7 +43,7 @@ from corl_jax.engine.stage import HostMetrics
 from corl_jax.engine.state import TrainState, create_state, merge
 from corl_jax.objectives import kl
 from corl_jax.objectives.running_moments import empty_moments
-from corl_jax.objectives.token_weights import token_weights
+from corl_jax.objectives.token_weights import token_weights, without_truncated
 from corl_jax.rewards.record_checks import record_checks
 from corl_jax.stages.config import EvalsConfig, HooksConfig, has_evaluation, read_block
 from corl_jax.stages.rl.advantage_step import compute_advantages
@@ -402,11 +402,19 @@ class RlStage:
             parts[task] = PolicyBatch.build(
                 prompts.prompts,
                 rollout,
-                weights=token_weights(rollout.mask, aggregation=self.cfg.loss.aggregation),
+                weights=token_weights(
+                    self.counted_tokens(rollout), aggregation=self.cfg.loss.aggregation
+                ),
                 old_log_probs=old_log_probs,
                 ref_log_probs=ref_log_probs,
             )
         return parts
+
+    def counted_tokens(self, rollout: Rollout) -> Bool[Array, "B G T"]:
+        """The tokens that the loss counts: those that were sampled, of all or of whole answers."""
+        if rollout.modality == "image" or not self.cfg.loss.mask_truncated_completions:
+            return rollout.mask
+        return without_truncated(rollout.mask, rollout.tokens, self.setup.tokenizer.eos_id)
 
     def needs_old_log_probs(self, task: str) -> bool:
         """Whether log-probs of the policy that sampled are computed before the update.

@@ -135,6 +135,50 @@ def test_every_clip_reaches_the_loss(first, loss, clip, largest_ratio):
     assert total == pytest.approx(task_weight * expected.sum(), abs=atol)
 
 
+@pytest.mark.parametrize("clip", ["cispo", "gspo", "sapo"])
+def test_other_bounds_of_the_ratio_reach_the_loss(first, loss, clip):
+    """Old log-probs are lowered so that all ratios are 1.001, or 6 for a cap."""
+    part = dataclasses.replace(first.batches[0]["text"], ref_log_probs=None)
+    log_ratio = np.log(6) if clip == "cispo" else 1e-3
+    part = dataclasses.replace(part, old_log_probs=part.sampler_log_probs - log_ratio)
+    widths = {"image": 1.0, "text": 4e-4}
+    total, metrics = loss(
+        batch={"text": part}, clip=clip, gspo_clip_low=widths, gspo_clip_high=widths
+    )
+
+    advantages, ratio = np.asarray(part.advantages)[..., None], np.exp(log_ratio)
+    tau = np.where(advantages > 0, 1.0, 1.05)
+    expected = {
+        "cispo": -5 * advantages * np.asarray(part.sampler_log_probs),
+        "gspo": -np.where(advantages > 0, 1.0004, ratio) * advantages,
+        "sapo": -4 / tau / (1 + np.exp(-tau * (ratio - 1))) * advantages,
+    }[clip]
+    share = (part.mask & (advantages > 0)).sum() / part.mask.sum()
+    clipped = {"cispo": 1, "gspo": share, "sapo": 0}[clip]
+    assert metrics["text/clip_fraction"] == pytest.approx(clipped, abs=1e-6)
+    assert metrics["text/ratio"] == pytest.approx(ratio, rel=1e-4)
+    expected = np.where(part.mask, expected, 0) * np.asarray(part.weights)
+    task_weight = first.stage.cfg.loss.task_weight["text"]
+    atol = 1e-3 * np.abs(expected).sum()
+    assert total == pytest.approx(task_weight * expected.sum(), abs=atol)
+
+
+def test_answers_that_were_cut_are_left_out_of_the_loss(take_step):
+    """Their weights are 0 and the others add up to 1; images keep theirs."""
+    step = take_step(
+        text={"letters": 1.0, "overlong": 0.5},
+        **{"rl.loss.mask_truncated_completions": True, "rewards.options.overlong_buffer": 4},
+    )
+    image, text = (step.batches[0][task] for task in ("image", "text"))
+    is_cut = ~np.asarray(text.tokens == step.stage.setup.tokenizer.eos_id).any(-1)
+    assert 0 < is_cut.mean() < 1
+    np.testing.assert_array_equal(np.asarray(text.weights).any(-1), ~is_cut)
+    assert float(text.weights.sum()) == pytest.approx(1) == float(image.weights.sum())
+    assert step.host_metrics["text/truncated"] == is_cut.mean()
+    lengths = np.asarray(text.mask).sum(-1)
+    assert step.host_metrics["text/reward/overlong"] == pytest.approx(-lengths.mean() / 4)
+
+
 def test_a_kl_term_in_the_rewards(take_step):
     """After an update, k1 times the coefficient is missing from rewards, and nothing in the loss."""
     kl_term = {"schedule": "constant", "start": 0.5, "estimator": "k1", "placement": "reward"}
