@@ -110,6 +110,7 @@ ADDED_KEYS: dict[str, Any] = {
     "rl.curriculum.success_at": 1.0,
     "rl.curriculum.difficulty": ["none"],
     "rl.curriculum.history": "none",
+    "rl.rollout.minibatches": 1,
     "rl.advantage.pass_k": 4,
     "rl.advantage.multi_objective_aggregation": "sum_then_normalize",
     "rl.loss.cispo_cap": 5.0,

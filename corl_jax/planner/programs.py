@@ -113,8 +113,13 @@ class PlannedStep:
                 rewards = self.abstract_rows(rewards_shape, jnp.float32)
                 batch = dataclasses.replace(batch, rewards=rewards)
 
-            batches[task] = batch
+            batches[task] = jax.tree.map(self.minibatch_rows, batch)
         return batches
+
+    def minibatch_rows(self, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        """A leaf of a step's batch with the rows of one of its mini-batches."""
+        rows = leaf.shape[0] // self.stage.cfg.rollout.minibatches
+        return self.abstract_rows((rows, *leaf.shape[1:]), leaf.dtype)
 
     def traced_rollout(self, task: str) -> jax.stages.Traced:
         """The program that samples the completions of a task."""

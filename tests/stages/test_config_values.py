@@ -219,6 +219,7 @@ TABLE = {
         "completion_length": POSITIVE,
         "weights_dtype": SAMPLER_DTYPE,
         "cache_dtype": SAMPLER_DTYPE,
+        "minibatches": POSITIVE,
         "one_step_off_policy": FLAG,
     },
     (AdvantageConfig, "rl.advantage"): {

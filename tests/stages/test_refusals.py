@@ -133,6 +133,14 @@ BAD_RL_VALUES = [
         },
         "='normalize_then_sum' has no place .*; got config.kl.text.placement='reward'. Choose",
     ),
+    (
+        {"updates_per_step": 3, "rl.rollout.minibatches": 2},
+        "config.updates_per_step must be a multiple of .*minibatches=2, .*; got 3. Set it to 2",
+    ),
+    (
+        {"updates_per_step": 4, "rl.rollout.minibatches": 4, "microbatches": 4},
+        "config.rl.rollout.image_prompts must divide into minibatches=4 of .*=4 each; got 8.",
+    ),
     # config.rewards and config.kl.
     (
         {"rewards.image.overlong": 1.0},

@@ -170,6 +170,11 @@ def read_rl_config(config: Mapping[str, Any], updates_per_step: int) -> RlConfig
         _check_advantages,
         _check_lengths,
         functools.partial(_check_off_policy, updates_per_step=updates_per_step),
+        functools.partial(
+            _check_minibatches,
+            updates_per_step=updates_per_step,
+            microbatches=config["microbatches"],
+        ),
         _check_curriculum,
     ):
         with problems.collect():
@@ -280,6 +285,25 @@ def _check_lengths(c: RlConfig) -> None:
             "config.rewards.options.overlong_buffer must be at most "
             f"config.rl.rollout.completion_length={longest}; got {buffer}. A quarter of it is usual"
         )
+
+
+def _check_minibatches(c: RlConfig, updates_per_step: int, microbatches: int) -> None:
+    """Raises UserError where a rollout does not divide into mini-batches, or not all are used."""
+    count = c.rollout.minibatches
+    if count == 1:
+        return
+    if updates_per_step % count:
+        raise UserError(
+            f"config.updates_per_step must be a multiple of config.rl.rollout.minibatches={count}, "
+            f"so that every epoch is whole; got {updates_per_step}. Set it to {count} for one epoch"
+        )
+    for task, prompts in c.rollout.prompts.items():
+        if prompts % (count * microbatches):
+            raise UserError(
+                f"config.rl.rollout.{task}_prompts must divide into minibatches={count} of "
+                f"config.microbatches={microbatches} each; got {prompts}. Choose a multiple of "
+                f"{count * microbatches}"
+            )
 
 
 def _check_off_policy(c: RlConfig, updates_per_step: int) -> None:

@@ -63,6 +63,9 @@ class RolloutConfig:
       completion_length: most tokens of an answer. An image always has the model's image tokens.
       weights_dtype: dtype of the sampler's weights: ``same`` as the policy's, or ``int8``.
       cache_dtype: dtype of the sampler's KV cache: ``same``, or ``int8``.
+      minibatches: shuffled parts of a rollout, by prompts; each update trains on the next one. It
+        divides ``config.updates_per_step``, and the quotient is the number of epochs. With 1 every
+        update trains on the whole rollout.
       one_step_off_policy: samples the rollouts of the next step with the parameters before this
         update, so that the device samples while the host computes rewards.
     """
@@ -84,6 +87,7 @@ class RolloutConfig:
     completion_length: PositiveInt = 512
     weights_dtype: Annotated[str, OneOf(SAMPLER_DTYPES)] = "same"
     cache_dtype: Annotated[str, OneOf(SAMPLER_DTYPES)] = "same"
+    minibatches: PositiveInt = 1
     one_step_off_policy: bool = False
 
     @property

@@ -55,6 +55,7 @@ from corl_jax.stages.rl.grad_interference import GradInterference
 from corl_jax.stages.rl.held_out import HeldOutRecords, check_enough
 from corl_jax.stages.rl.kl_penalty import subtract_kl_penalties
 from corl_jax.stages.rl.loss import policy_loss, summed_reward_moments
+from corl_jax.stages.rl.minibatches import Minibatches
 from corl_jax.stages.rl.probe import HeldOutProbe
 from corl_jax.stages.rl.resample import DynamicSampling
 from corl_jax.stages.rl.reward_step import RewardScorer
@@ -114,8 +115,14 @@ class RlStage:
         )
         tasks: dict[str, Task] = {"image": self.text_to_image, "text": self.visual_qa}
         self.rollout_sampler = RolloutSampler(
-            setup, self.cfg, self.seed, config["steps"], config["microbatches"]
+            setup,
+            self.cfg,
+            self.seed,
+            config["steps"],
+            # Of the whole rollout: those of each of its mini-batches.
+            config["microbatches"] * self.cfg.rollout.minibatches,
         )
+        self.minibatches = Minibatches(self.rollout_sampler)
         self.joint_prompts = JointPrompts(
             self.text_to_image,
             self.visual_qa,
@@ -155,7 +162,7 @@ class RlStage:
             self.evaluation = HeldOutEvaluation(
                 self.setup, self.cfg, evals, self.reward_scorer, self.held_out
             )
-        self.grad_interference = GradInterference(self.task_loss, config["microbatches"])
+        self.grad_interference = GradInterference(self.task_loss, self.rollout_sampler.microbatches)
         self.sample_sheet = SampleSheet(self.cfg.rollout.group_size)
         self.completion_log = CompletionLog(
             read_block(HooksConfig, hooks, "hooks"),
@@ -357,15 +364,15 @@ class RlStage:
         metrics |= rollout_batch.seconds() | {"time/rewards": scored.seconds}
         del params, rollout_batch, scored  # the update needs their memory
 
-        # The update, once or several times on the same rollouts.
+        # The update, once or several times on the same rollouts or on parts of them.
         policy_batch = self.setup.sharder.put_batch(policy_batch)
         if self.interference_every and (step + 1) % self.interference_every == 0:
             metrics |= self.grad_interference(state, policy_batch)
         if "image" in local_rollouts:
             self.sample_sheet.remember(prompts["image"], local_rollouts["image"], rewards["image"])
         self.completion_log.remember(step + 1, prompts, local_rollouts, rewards, advantages)
-        for _ in range(self.updates_per_step):
-            yield policy_batch, metrics
+        for update in range(self.updates_per_step):
+            yield self.minibatches(policy_batch, step, update), metrics
 
     def note_outcomes(self, rewards: Mapping[str, Rewards], step: int) -> HostMetrics:
         """Adds what came of the step's own records to their history, and describes it."""
