@@ -77,7 +77,9 @@ API_PAGES = (
         "The mathematics as pure functions on arrays ([variants](../../variants.md)).",
         (
             "corl_jax.objectives.sampling_distribution",
+            "corl_jax.objectives.normalizations",
             "corl_jax.objectives.advantages",
+            "corl_jax.objectives.reward_parts",
             "corl_jax.objectives.policy_gradient",
             "corl_jax.objectives.token_weights",
             "corl_jax.objectives.kl",

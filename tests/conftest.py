@@ -184,7 +184,7 @@ def varied_rewards():
     """Rewards whose values differ between samples of an untrained policy.
 
     ``redness`` of an image and ``letters`` of a text differ from sample to sample; ``tens`` of a
-    text are often equal. One level of one pixel, which rounding may change, does not change
+    text are often equal; ``even`` is 0 or 1. One level of one pixel, which rounding may change, does not change
     ``rounded_redness``.
     """
     from corl_jax.rewards.base import rewards
@@ -200,6 +200,14 @@ def varied_rewards():
         rewards.register("letters")(lambda cs, context: np.array([len(c.text) / 10 for c in cs]))
         rewards.register("tens")(
             lambda cs, context: np.array([round(len(c.text) / 10) for c in cs])
+        )
+        rewards.register("even")(
+            lambda cs, context: np.array(
+                [
+                    float((len(c.text) if c.pixels is None else int(c.pixels.sum())) % 2 == 0)
+                    for c in cs
+                ]
+            )
         )
         yield
 

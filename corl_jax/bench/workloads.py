@@ -33,7 +33,7 @@ from corl_jax.models.janus.config import (
     VisionConfig,
 )
 from corl_jax.models.janus.model import initialise
-from corl_jax.objectives.advantages import normalizations
+from corl_jax.objectives.normalizations import normalizations
 from corl_jax.porting.writer import save_folder
 from corl_jax.sampling.generate import PolicyFns
 from corl_jax.sampling.policy import Policy, abstract_model

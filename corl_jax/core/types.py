@@ -170,12 +170,16 @@ class Completion:
       text: the decoded answer, for ``text``.
       pixels: the image, uint8 ``[H, W, 3]``, for ``image``.
       is_truncated: whether the answer was cut at the limit of its length.
+      length: tokens of the answer, end token included; None where it did not come from a policy.
+      max_length: the limit of its length in tokens; None likewise.
     """
 
     record: Record
     text: str | None = None
     pixels: np.ndarray | None = None
     is_truncated: bool = False
+    length: int | None = None
+    max_length: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

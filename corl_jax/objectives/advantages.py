@@ -1,4 +1,4 @@
-"""Group-relative advantages, and how the two tasks of one prompt share their rewards.
+"""How the two tasks of one prompt share their rewards, and groups without an advantage.
 
 In: rewards ``[B, G]``, ``G`` completions of each of ``B`` prompts. Out: advantages of the same
 shape, or one flag per group.
@@ -6,73 +6,13 @@ shape, or one flag per group.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from corl_jax.core.errors import UserError
-from corl_jax.core.registry import Registry
-
-# Keeps the quotient finite where all rewards of a group are equal.
-EPSILON = 1e-4
-
-# Functions from rewards to rewards minus a baseline.
-baselines: Registry[Callable[[Array], Array]] = Registry("baseline")
-
-
-@baselines.register("mean")
-def subtract_group_mean(rewards: Float[Array, "B G"]) -> Float[Array, "B G"]:
-    """``r_i - mean(r)`` within each group (GRPO)."""
-    return rewards - jnp.mean(rewards, 1, keepdims=True)
-
-
-@baselines.register("leave_one_out")
-def subtract_mean_of_others(rewards: Float[Array, "B G"]) -> Float[Array, "B G"]:
-    """``r_i - mean(r_j, j != i)`` within each group (RLOO; Ahmadian et al., 2024).
-
-    It equals ``G / (G - 1)`` times ``subtract_group_mean``.
-    """
-    # The mean of the other completions: the sum without this reward, over G - 1.
-    others = (jnp.sum(rewards, 1, keepdims=True) - rewards) / (rewards.shape[1] - 1)
-    return rewards - others
-
-
-# Functions ``(rewards, baseline="mean")`` to advantages, whose divisor ignores the baseline.
-normalizations: Registry[Callable[..., Array]] = Registry("advantage normalization")
-
-
-@normalizations.register("group")
-def normalize_by_group_std(
-    rewards: Float[Array, "B G"], baseline: str = "mean"
-) -> Float[Array, "B G"]:
-    """``A_i = (r_i - mean(r)) / (std(r) + 1e-4)`` within each group (CoRL Eq. 1).
-
-    The standard deviation has ddof 1, as in ULM-R1's code.
-    """
-    return baselines[baseline](rewards) / (jnp.std(rewards, 1, ddof=1, keepdims=True) + EPSILON)
-
-
-@normalizations.register("batch")
-def normalize_by_batch_std(
-    rewards: Float[Array, "B G"], baseline: str = "mean"
-) -> Float[Array, "B G"]:
-    """Centred within each group, then divided by one standard deviation for the whole batch.
-
-    This is REINFORCE++ with a group baseline: the standard deviation is that of the rewards minus
-    the means of their groups. ``scale_rewards="batch"`` of TRL takes that of the rewards
-    themselves, which is larger.
-    """
-    return baselines[baseline](rewards) / (jnp.std(subtract_group_mean(rewards), ddof=1) + EPSILON)
-
-
-@normalizations.register("none")
-def center_only(rewards: Float[Array, "B G"], baseline: str = "mean") -> Float[Array, "B G"]:
-    """Centred within each group and not divided (Dr. GRPO)."""
-    return baselines[baseline](rewards)
-
+from corl_jax.objectives.normalizations import Normalizer, equal_rewards
 
 # See ``paired_advantages``.
 PAIRINGS = ("unified", "separate", "sum_of_advantages")
@@ -86,6 +26,7 @@ def paired_advantages(
     normalization: str,
     text_weight: float,
     baseline: str = "mean",
+    pass_k: int = 2,
 ) -> tuple[Float[Array, "B G"], Float[Array, "E G"]]:
     """Advantages of both tasks.
 
@@ -103,6 +44,7 @@ def paired_advantages(
       normalization: a name in ``normalizations``.
       text_weight: ``lambda``, 0.8 in the paper.
       baseline: a name in ``baselines``.
+      pass_k: samples per attempt, for ``normalization="pass_at_k"``.
 
     Returns:
       advantages of the images, and of the answers.
@@ -110,7 +52,7 @@ def paired_advantages(
     Raises:
       UserError: an unknown name, or rows that cannot be paired.
     """
-    normalize = functools.partial(normalizations[normalization], baseline=baseline)
+    normalize = Normalizer(normalization, baseline, pass_k)
     if pairing == "separate":
         return normalize(image_rewards), normalize(text_rewards)
 
@@ -133,31 +75,31 @@ def paired_advantages(
 
 
 def zero_std_groups(
-    totals: Mapping[str, Float[np.ndarray, "B G"]], *, pairing: str, text_weight: float
+    totals: Mapping[str, np.ndarray],
+    *,
+    pairing: str,
+    text_weight: float,
+    is_silent: Callable[[np.ndarray], np.ndarray] = equal_rewards,
 ) -> dict[str, Bool[np.ndarray, "B"]]:
-    """Groups in which all advantages are 0, because all their rewards are equal.
+    """Groups in which all advantages are 0, as where all their rewards are equal.
 
     Args:
-      totals: task to total rewards. With both tasks, ``pairing`` says which rewards make an
-        advantage.
+      totals: task to total rewards ``[B, G]``. With both tasks, ``pairing`` says which rewards make
+        an advantage.
       pairing, text_weight: as in ``paired_advantages``.
+      is_silent: from rewards to one flag per group, where the normalization has other such groups.
 
     Returns:
       task to one flag per group.
     """
-
-    # On the rewards themselves, as the standard deviation of equal numbers is not always exactly 0.
-    def all_equal(rewards: np.ndarray) -> np.ndarray:
-        return np.ptp(rewards, 1) == 0
-
     if pairing == "separate" or len(totals) == 1:
-        return {task: all_equal(rewards) for task, rewards in totals.items()}
+        return {task: is_silent(rewards) for task, rewards in totals.items()}
 
     # Paired tasks share their advantages, so they share their flags.
     image, text = totals["image"], totals["text"]
     shared = (
-        all_equal(image + text_weight * text)
+        is_silent(image + text_weight * text)
         if pairing == "unified"
-        else all_equal(image) & all_equal(text)
+        else is_silent(image) & is_silent(text)
     )
     return {"image": shared, "text": shared}

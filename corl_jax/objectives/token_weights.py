@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from corl_jax.core.registry import Registry
 
@@ -39,6 +39,18 @@ def fixed_length(mask: Bool[Array, "... T"], max_length: int) -> Float[Array, ".
     """Sum over tokens divided by the longest possible length, mean over completions (Dr. GRPO)."""
     sequences = jnp.maximum(jnp.sum(jnp.any(mask, -1)), 1)
     return mask / (max_length * sequences)
+
+
+def without_truncated(
+    mask: Bool[Array, "... T"], tokens: Int[Array, "... T"], eos_id: int
+) -> Bool[Array, "... T"]:
+    """The completion mask with all tokens of completions that lack the end token left out.
+
+    Aggregations then count the others alone (``mask_truncated_completions`` of TRL; DAPO's overlong
+    filtering).
+    """
+    # Behind the end token there may be anything; without one every token was sampled.
+    return mask & jnp.any(tokens == eos_id, -1, keepdims=True)
 
 
 def token_weights(

@@ -123,8 +123,13 @@ class PlannedStep:
                     batch, advantage_factors=per_token, kl_factors=per_token
                 )
 
-            batches[part] = batch
+            batches[part] = jax.tree.map(self.minibatch_rows, batch)
         return batches
+
+    def minibatch_rows(self, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        """A leaf of a step's batch with the rows of one of its mini-batches."""
+        rows = leaf.shape[0] // self.stage.cfg.rollout.minibatches
+        return self.abstract_rows((rows, *leaf.shape[1:]), leaf.dtype)
 
     def traced_rollout(self, part: str) -> jax.stages.Traced:
         """The program that samples the completions of a part."""

@@ -3,6 +3,6 @@
 Importing this package registers all of them.
 """
 
-from corl_jax.rewards import clip, cycle, image_distance, matching, self_vqa, shapes, text
+from corl_jax.rewards import clip, cycle, image_distance, length, matching, self_vqa, shapes, text
 
-__all__ = ["clip", "cycle", "image_distance", "matching", "self_vqa", "shapes", "text"]
+__all__ = ["clip", "cycle", "image_distance", "length", "matching", "self_vqa", "shapes", "text"]

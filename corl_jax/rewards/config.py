@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Annotated
 
-from corl_jax.core.checks.config_block import Interval, Keys, OneOf, config_block
+from corl_jax.core.checks.config_block import Interval, Keys, OneOf, PositiveInt, config_block
 
 NORMALIZATIONS = ("unit", "none", "running")
 OPEN_ENDED = ("exact", "soft_jaccard")
@@ -36,6 +36,8 @@ class RewardOptions:
       open_ended: what ``accuracy`` gives for a wrong answer to an open question: 0 with ``exact``;
         with ``soft_jaccard`` the overlap of its words with the reference answer, as in ULM-R1's
         code.
+      overlong_buffer: tokens before the longest length of an answer in which ``overlong`` falls from 0
+        to -1.
       timeout: seconds that a reward may take for all completions of a process; 0 for any time. One
         that hangs ends the run with its name, after a checkpoint of the last whole step.
       custom: the user's rewards as ``module:function``; each is registered under the function's name.
@@ -49,6 +51,7 @@ class RewardOptions:
     image_distance: str = "rmse"
     strict_whitespace: bool = False
     open_ended: Annotated[str, OneOf(OPEN_ENDED)] = "exact"
+    overlong_buffer: PositiveInt = 128
     timeout: Annotated[float, Interval(ge=0, le=1e7)] = 600.0
     custom: tuple[str, ...] = ()
     models: Annotated[Mapping[str, str], Keys(REWARD_MODELS)] = dataclasses.field(

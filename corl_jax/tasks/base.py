@@ -116,5 +116,13 @@ def to_text_completions(
         for tokens, mask, is_truncated in zip(*group, strict=True):
             # The mask ends with the end token; what is behind it was never sampled.
             text = tokenizer.decode(tokens[mask])
-            completions.append(Completion(record, text=text, is_truncated=bool(is_truncated)))
+            completions.append(
+                Completion(
+                    record,
+                    text=text,
+                    is_truncated=bool(is_truncated),
+                    length=int(mask.sum()),
+                    max_length=len(mask),
+                )
+            )
     return completions

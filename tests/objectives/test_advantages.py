@@ -1,16 +1,13 @@
+import itertools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from corl_jax.core.errors import UserError
-from corl_jax.objectives.advantages import (
-    EPSILON,
-    PAIRINGS,
-    baselines,
-    normalizations,
-    paired_advantages,
-    zero_std_groups,
-)
+from corl_jax.objectives.advantages import PAIRINGS, paired_advantages, zero_std_groups
+from corl_jax.objectives.normalizations import EPSILON, Normalizer, baselines, normalizations
+from corl_jax.objectives.reward_parts import equal_parts, normalized_sum, whiten
 
 REWARDS = jnp.asarray([[1.0, 2.0, 3.0, 6.0], [0.0, 0.0, 1.0, 1.0]])
 
@@ -93,7 +90,7 @@ def test_a_constant_added_to_a_group_changes_nothing(name):
     )
 
 
-@pytest.mark.parametrize("name", ["group", "batch", "none"])
+@pytest.mark.parametrize("name", ["group", "batch", "none", "maxrl"])
 def test_equal_rewards_give_zero(name):
     np.testing.assert_array_equal(normalizations[name](jnp.full((2, 4), 0.5)), 0)
 
@@ -131,6 +128,85 @@ def test_errors_name_the_bad_value():
     ):
         paired_advantages(REWARDS, REWARDS, pairing="unifed", **arguments)
     with pytest.raises(
-        UserError, match="unknown advantage normalization 'std'; expected one of batch, group, none"
+        UserError,
+        match="unknown advantage normalization 'std'; expected one of batch, group, maxrl",
     ):
         paired_advantages(REWARDS, REWARDS, pairing="unified", normalization="std", text_weight=0.8)
+
+
+def test_maxrl_by_hand():
+    rewards = jnp.asarray([[1.0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
+    expected = [[3, -1, -1, -1], [1, 1, -1, -1], [0, 0, 0, 0], [0, 0, 0, 0]]
+    np.testing.assert_allclose(normalizations["maxrl"](rewards), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "right", "k", "of_right", "of_wrong"),
+    [
+        (4, 1, 2, 1, -1 / 3),
+        (8, 2, 4, 0.522233, -0.174078),
+        (4, 1, 1, 3**0.5, -(3**-0.5)),  # GRPO with ddof 0
+        (4, 3, 2, 0, 0),  # fewer than k wrong: every attempt succeeds
+        (4, 4, 2, 0, 0),
+        (4, 0, 2, 0, 0),
+    ],
+)
+def test_pass_at_k_by_hand(size, right, k, of_right, of_wrong):
+    rewards = np.float32([[0] * (size - right) + [1] * right])
+    normalizer = Normalizer("pass_at_k", pass_k=k)
+    advantages = np.asarray(normalizer(jnp.asarray(rewards)))
+    expected = [[of_wrong] * (size - right) + [of_right] * right]
+    np.testing.assert_allclose(advantages, expected, rtol=2e-5, atol=0)
+    assert abs(advantages.sum()) < 1e-5
+    np.testing.assert_array_equal(normalizer.has_no_advantage(rewards), ~advantages.any(1))
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+def test_pass_at_k_is_the_mean_over_all_subsets(k):
+    """A sample's advantage is what the subsets with it earn above all, over their deviation."""
+    rewards = np.float32([0, 1, 0, 0, 0, 1])
+    subsets = list(itertools.combinations(range(6), k))
+    best = np.array([rewards[list(subset)].max() for subset in subsets])
+    of_sample = [
+        best[[sample in subset for subset in subsets]].mean() - best.mean() for sample in range(6)
+    ]
+    std = best.std()
+    expected = np.array(of_sample) / std if std else np.zeros(6)
+    advantages = normalizations["pass_at_k"](jnp.asarray(rewards[None]), k=k)
+    np.testing.assert_allclose(advantages[0], expected, rtol=1e-5)
+
+
+def test_rewards_that_a_normalization_is_not_for_are_named():
+    with pytest.raises(UserError, match="'maxrl' .* so text rewards must be at least 0; got -0.5"):
+        Normalizer("maxrl").check(np.array([[1, -0.5]]), "text rewards")
+    with pytest.raises(UserError, match="'pass_at_k' .* text rewards must be 0 or 1; got 0.5"):
+        Normalizer("pass_at_k").check(np.array([[1, 0.5]]), "text rewards")
+    for name, rewards in (("maxrl", [[0, 7.5]]), ("pass_at_k", [[0, 1]]), ("group", [[-1, 0.5]])):
+        Normalizer(name).check(np.array(rewards), "rewards")
+
+
+# Rewards r1 and r2 of two samples of groups A and B.
+PARTS = np.float32([[[0, 0], [1, 0]], [[0, 0], [1, 1]]])
+
+
+def test_rewards_normalized_one_by_one_by_hand():
+    summed = normalizations["group"](jnp.asarray(PARTS.sum(-1)))
+    np.testing.assert_allclose(summed, [[-0.7071, 0.7071]] * 2, atol=2e-4)
+    by_part = normalized_sum(jnp.asarray(PARTS), np.ones(2))
+    np.testing.assert_allclose(by_part, [[-0.7071, 0.7071], [-1.4142, 1.4142]], atol=1e-4)
+    whitened = [[-0.5477, 0.5477], [-1.0954, 1.0954]]
+    np.testing.assert_allclose(whiten(by_part), whitened, atol=1e-4)
+
+    # Weights count after normalization, whatever the scale of a reward.
+    scaled = normalized_sum(jnp.asarray(PARTS * [1, 0.01] + [0, 3]), np.array([2.0, -1.0]))
+    np.testing.assert_allclose(scaled, [[-1.4142, 1.4142], [-0.7071, 0.7071]], atol=1e-3)
+
+
+def test_groups_are_silent_only_if_every_reward_is_equal():
+    parts = np.concatenate([PARTS, np.float32([[[0.1, 3], [0.1, 3]], [[0, 1], [1, 0]]])])
+    np.testing.assert_array_equal(equal_parts(parts), [0, 0, 1, 0])
+
+    # Rewards that cancel leave nothing, and no rounding error that whitening would magnify.
+    advantages = normalized_sum(jnp.asarray(parts), np.ones(2))
+    np.testing.assert_array_equal(advantages[2:], 0)
+    np.testing.assert_array_equal(whiten(advantages[2:]), 0)

@@ -5,7 +5,7 @@ import pytest
 
 from corl_jax.core.errors import UserError
 from corl_jax.objectives.policy_gradient import clipped_surrogate
-from corl_jax.objectives.token_weights import token_weights
+from corl_jax.objectives.token_weights import token_weights, without_truncated
 
 MODES = ("sequence_mean", "token_mean", "fixed_length")
 
@@ -54,6 +54,17 @@ def test_unknown_name():
         match="unknown loss aggregation 'mean'; expected one of fixed_length, sequence_mean",
     ):
         token_weights(np.ones((1, 1), bool), aggregation="mean")
+
+
+def test_cut_answers_are_left_out_and_the_others_keep_the_whole_weight():
+    tokens = np.asarray([[[5, 6, 7, 8], [5, 9, 0, 0]], [[9, 9, 9, 9], [5, 6, 7, 9]]])
+    mask = np.asarray([[[1, 1, 1, 1], [1, 1, 0, 0]], [[1, 0, 0, 0], [1, 1, 1, 1]]], bool)
+    whole = without_truncated(jnp.asarray(mask), jnp.asarray(tokens), eos_id=9)
+    expected = mask.copy()
+    expected[0, 0] = False
+    np.testing.assert_array_equal(whole, expected)
+    weights = token_weights(whole, aggregation="sequence_mean").sum(-1)
+    np.testing.assert_allclose(weights, [[0, 1 / 3], [1 / 3, 1 / 3]], rtol=1e-6)
 
 
 @jax.jit

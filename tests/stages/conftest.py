@@ -64,6 +64,7 @@ class FirstStep:
 def rl_config(small_config):
     """A function from overrides to the unified config with rewards that differ between samples.
 
+    A task has one reward, or a dictionary from names to weights.
     Its KL coefficient starts above 0, and a large epsilon keeps Adam from magnifying rounding.
     """
 
@@ -71,7 +72,8 @@ def rl_config(small_config):
         config = small_config(
             "unified", **{"optim.eps": 1e-3, "optim.learning_rate": 1e-2} | overrides
         )
-        config["rewards"] |= {"image": {image: 1.0}, "text": {text: 1.0}}
+        for task, names in (("image", image), ("text", text)):
+            config["rewards"][task] = {names: 1.0} if isinstance(names, str) else names
         return config
 
     return make

@@ -10,6 +10,7 @@ from corl_jax.rewards.base import rewards
 from corl_jax.stages.run import prepare, run
 
 NO_KL = {f"kl.{task}.schedule": "none" for task in ("image", "text")}
+PASS_AT_1 = {"rl.advantage.normalization": "pass_at_k", "rl.advantage.pass_k": 1}
 OFF_BY_ONE = {"rl.log_probs.image_alignment": "off_by_one_ulm_r1"}
 
 BAD_RL_VALUES = [
@@ -32,7 +33,7 @@ BAD_RL_VALUES = [
     ),
     (
         {"rl.loss.clip": "hard"},
-        "config.rl.loss.clip must be one of ppo, two_sided, none; got 'hard'",
+        "config.rl.loss.clip must be one of ppo, two_sided, none, .*; got 'hard'",
     ),
     (
         {"rl.loss.clip": "two_sided", "rl.loss.clip_ceiling": 1.2},
@@ -113,7 +114,42 @@ BAD_RL_VALUES = [
         {"rl.rollout.one_step_off_policy": True},
         "got importance_cap=0.0 and updates_per_step=1. Set config.rl.loss.importance_cap=2",
     ),
+    (
+        {"rl.advantage.normalization": "pass_at_k"},
+        "config.rl.advantage.pass_k must be below config.rl.rollout.group_size=2, .*; got 4.",
+    ),
+    (
+        {**PASS_AT_1, "rl.advantage.pairing": "unified"},
+        "config.rl.advantage.normalization='pass_at_k' needs .*; got pairing='unified'.",
+    ),
+    (
+        {"rl.advantage.normalization": "maxrl", "rewards.options.normalization": "running"},
+        "config.rl.advantage.normalization='maxrl' takes rewards as they are; got config.rewards",
+    ),
+    (
+        {
+            "rl.advantage.multi_objective_aggregation": "normalize_then_sum",
+            "kl.text.placement": "reward",
+        },
+        "='normalize_then_sum' has no place .*; got config.kl.text.placement='reward'. Choose",
+    ),
+    (
+        {"updates_per_step": 3, "rl.rollout.minibatches": 2},
+        "config.updates_per_step must be a multiple of .*minibatches=2, .*; got 3. Set it to 2",
+    ),
+    (
+        {"updates_per_step": 4, "rl.rollout.minibatches": 4, "microbatches": 4},
+        "config.rl.rollout.image_prompts must divide into minibatches=4 of .*=4 each; got 8.",
+    ),
     # config.rewards and config.kl.
+    (
+        {"rewards.image.overlong": 1.0},
+        "config.rewards.image must not have 'overlong', since all images have the same number",
+    ),
+    (
+        {"rewards.text.overlong": 1.0, "rewards.options.overlong_buffer": 5},
+        "config.rewards.options.overlong_buffer must be at most .*completion_length=4; got 5.",
+    ),
     (
         {"rewards.options.open_ended": "odd"},
         "config.rewards.options.open_ended must be one of exact, soft_jaccard; got 'odd'",

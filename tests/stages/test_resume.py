@@ -32,6 +32,15 @@ CHANGES = {
         "rl.check.reward": "redness",
         "rl.check.prompt_length": 48,
     },
+    "minibatches": {
+        "updates_per_step": 4,
+        "rl.rollout.minibatches": 2,
+        "text": {"letters": 1.0, "tens": 0.5, "overlong": 0.5},
+        "rewards.options.overlong_buffer": 2,
+        "rl.advantage.multi_objective_aggregation": "normalize_then_sum",
+        "rl.loss.clip": "gspo",
+        "rl.loss.mask_truncated_completions": True,
+    },
     "curriculum": {
         "text": "tens",
         "data.mixture": {
@@ -98,6 +107,10 @@ def test_stopped_and_resumed_equals_never_stopped(rl_config, small_world, tmp_pa
         assert 0 < min(row["curriculum/unsolved"] for row in rows) < 1
         assert any(0 < row["text/success"] < 1 for row in rows)
         assert len({row["text/difficulty_weight"] for row in rows}) > 1
+    if variant == "minibatches":
+        assert any(0 < row["text/clip_fraction"] < 1 for row in rows)
+        assert all(row["text/sampler_logp_diff"] > 1e-4 for row in rows)
+        return
     is_off_policy = variant == "one_step_off_policy"
     differs = [row["text/sampler_logp_diff"] > 1e-4 for row in rows]
     assert differs == [False, is_off_policy, is_off_policy, is_off_policy]

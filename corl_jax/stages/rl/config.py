@@ -161,6 +161,11 @@ class RlConfig:
         number = np.arange(samples) % self.rollout.group_size
         return number < self.rollout.group_size - self.has_external(task)
 
+    def reward_weights(self, part: str) -> np.ndarray:
+        """Weights of the rewards of a part, ``[R]``. Verdicts have one reward."""
+        weights = self.rewards[part].values() if part in self.rewards else (1.0,)
+        return np.array(list(weights))
+
     def difficulty(self, step: int) -> str:
         """How success weighs advantages in a step."""
         names = self.curriculum.difficulty
@@ -225,7 +230,14 @@ def read_rl_config(config: Mapping[str, Any], updates_per_step: int) -> RlConfig
     # The rules between blocks.
     for check in (
         _check_tasks,
+        _check_advantages,
+        _check_lengths,
         functools.partial(_check_off_policy, updates_per_step=updates_per_step),
+        functools.partial(
+            _check_minibatches,
+            updates_per_step=updates_per_step,
+            microbatches=config["microbatches"],
+        ),
         _check_curriculum,
         _check_verdicts,
         _check_image_credit,
@@ -295,6 +307,80 @@ def _check_tasks(c: RlConfig) -> None:
             "config.rl.reference.update_every must be 0 where no task has a KL term; got "
             f"{c.reference.update_every}. Set it to 0, or choose config.kl.TASK.schedule"
         )
+
+
+def _check_advantages(c: RlConfig) -> None:
+    """Raises UserError where the rewards of a group cannot be what a normalization is for."""
+    advantage, group_size = c.advantage, c.rollout.group_size
+    name = advantage.normalization
+    if name == "pass_at_k" and advantage.pass_k >= group_size:
+        raise UserError(
+            f"config.rl.advantage.pass_k must be below config.rl.rollout.group_size={group_size}, "
+            f"or no group would have an advantage; got {advantage.pass_k}. Ask for more samples, "
+            "or choose a smaller pass_k"
+        )
+    if name == "pass_at_k" and advantage.pairing == "unified" and len(c.tasks) == 2:
+        raise UserError(
+            "config.rl.advantage.normalization='pass_at_k' needs rewards of 0 or 1, which the sum "
+            "of an image's and an answer's is not; got pairing='unified'. Choose "
+            "pairing='separate' or 'sum_of_advantages'"
+        )
+
+    # Z-scores and penalties have both signs, and a penalty belongs to no reward by itself.
+    method = f"normalization={name!r}" if name in ("maxrl", "pass_at_k") else ""
+    if advantage.sums_normalized_parts:
+        method = "multi_objective_aggregation='normalize_then_sum'"
+    if method and c.reward_options.normalization == "running":
+        raise UserError(
+            f"config.rl.advantage.{method} takes rewards as they are; got "
+            "config.rewards.options.normalization='running'. Choose 'unit' or 'none'"
+        )
+    in_reward = [task for task in c.tasks if c.kl[task].is_in_reward]
+    if method and in_reward:
+        raise UserError(
+            f"config.rl.advantage.{method} has no place for a KL term in the rewards; got "
+            f"config.kl.{in_reward[0]}.placement='reward'. Choose placement='loss'"
+        )
+
+
+def _check_lengths(c: RlConfig) -> None:
+    """Raises UserError where what is about the length of answers cannot be meant so."""
+    if "overlong" in c.rewards["image"]:
+        raise UserError(
+            "config.rewards.image must not have 'overlong', since all images have the same number "
+            "of tokens; got it. Name it in config.rewards.text"
+        )
+    buffer, longest = c.reward_options.overlong_buffer, c.rollout.completion_length
+    if "text" in c.tasks and "overlong" in c.rewards["text"] and buffer > longest:
+        raise UserError(
+            "config.rewards.options.overlong_buffer must be at most "
+            f"config.rl.rollout.completion_length={longest}; got {buffer}. A quarter of it is usual"
+        )
+
+
+def _check_minibatches(c: RlConfig, updates_per_step: int, microbatches: int) -> None:
+    """Raises UserError where a rollout does not divide into mini-batches, or not all are used."""
+    count = c.rollout.minibatches
+    if count == 1:
+        return
+    if updates_per_step % count:
+        raise UserError(
+            f"config.updates_per_step must be a multiple of config.rl.rollout.minibatches={count}, "
+            f"so that every epoch is whole; got {updates_per_step}. Set it to {count} for one epoch"
+        )
+    if c.plan.length or c.check.prompts:
+        raise UserError(
+            f"config.rl.rollout.minibatches={count} divides a rollout by prompts, which plans and verdicts "
+            f"do not do; got config.rl.plan.length={c.plan.length} and config.rl.check.prompts="
+            f"{c.check.prompts}. Set minibatches to 1, or both of these to 0"
+        )
+    for task, prompts in c.rollout.prompts.items():
+        if prompts % (count * microbatches):
+            raise UserError(
+                f"config.rl.rollout.{task}_prompts must divide into minibatches={count} of "
+                f"config.microbatches={microbatches} each; got {prompts}. Choose a multiple of "
+                f"{count * microbatches}"
+            )
 
 
 def _check_off_policy(c: RlConfig, updates_per_step: int) -> None:

@@ -28,10 +28,11 @@ from corl_jax.data.prompt_requests import (
     PLAN_TEMPLATES,
     RequestTemplateName,
 )
-from corl_jax.objectives.advantages import PAIRINGS, baselines, normalizations
+from corl_jax.objectives.advantages import PAIRINGS
 from corl_jax.objectives.difficulty import difficulty_weights
 from corl_jax.objectives.image_credit import CREDITS
-from corl_jax.objectives.policy_gradient import CLIPS
+from corl_jax.objectives.normalizations import Normalizer, baselines, normalizations
+from corl_jax.objectives.policy_gradient import CLIPS as RATIO_CLIPS
 from corl_jax.objectives.sampling_distribution import GREEDY_BELOW
 from corl_jax.objectives.token_weights import aggregations
 from corl_jax.sampling.quantized import SAMPLER_DTYPES
@@ -46,6 +47,12 @@ HISTORIES = ("none", "unsolved")
 
 PLAN_WEIGHTINGS = ("joint", "share")
 EXTERNAL_IMAGES = ("none", "record_image")
+REWARD_AGGREGATIONS = ("sum_then_normalize", "normalize_then_sum")
+"""What comes first where a sample has several rewards, with the names that TRL gives."""
+
+CLIPS = (*RATIO_CLIPS, "cispo", "gspo", "sapo")
+"""What bounds the ratio; see ``surrogate.surrogate``."""
+
 LOG_PROB_GUIDANCE = ("matched", "conditional")
 IMAGE_ALIGNMENTS = ("aligned", "off_by_one_ulm_r1")
 
@@ -66,6 +73,9 @@ class RolloutConfig:
       completion_length: most tokens of an answer. An image always has the model's image tokens.
       weights_dtype: dtype of the sampler's weights: ``same`` as the policy's, or ``int8``.
       cache_dtype: dtype of the sampler's KV cache: ``same``, or ``int8``.
+      minibatches: shuffled parts of a rollout, by prompts; each update trains on the next one. It
+        divides ``config.updates_per_step``, and the quotient is the number of epochs. With 1 every
+        update trains on the whole rollout.
       one_step_off_policy: samples the rollouts of the next step with the parameters before this
         update, so that the device samples while the host computes rewards.
     """
@@ -87,6 +97,7 @@ class RolloutConfig:
     completion_length: PositiveInt = 512
     weights_dtype: Annotated[str, OneOf(SAMPLER_DTYPES)] = "same"
     cache_dtype: Annotated[str, OneOf(SAMPLER_DTYPES)] = "same"
+    minibatches: PositiveInt = 1
     one_step_off_policy: bool = False
 
     @property
@@ -111,15 +122,46 @@ class AdvantageConfig:
       pairing_text_weight: weight of the answer's reward in a pair.
       baseline: what is subtracted from a reward.
       normalization: what the difference is divided by.
-      resample_rounds: most rounds per step that replace groups whose rewards are all equal; 0
-        keeps them.
+      pass_k: samples per attempt, ``k``, for ``normalization=pass_at_k``; fewer than a group has.
+      multi_objective_aggregation: whether the advantage is that of the weighted sum of rewards
+        (``sum_then_normalize``), or the sum of the advantages of each reward by itself, whitened
+        over the step (``normalize_then_sum``, GDPO).
+      resample_rounds: most rounds per step that replace groups without an advantage, as where all
+        rewards are equal; 0 keeps them.
     """
 
     pairing: Annotated[str, OneOf(PAIRINGS)] = "separate"
     pairing_text_weight: Weight = 0.8
     baseline: Annotated[str, OneOf(baselines)] = "mean"
     normalization: Annotated[str, OneOf(normalizations)] = "group"
+    pass_k: PositiveInt = 4
+    multi_objective_aggregation: Annotated[str, OneOf(REWARD_AGGREGATIONS)] = "sum_then_normalize"
     resample_rounds: Count = 0
+
+    def __post_init__(self):
+        if self.normalization == "pass_at_k" and self.baseline != "mean":
+            raise FieldError(
+                "baseline",
+                "must be mean with normalization=pass_at_k, which has a baseline of its own; got "
+                f"{self.baseline}",
+            )
+        if self.sums_normalized_parts and (self.normalization, self.baseline) != ("group", "mean"):
+            raise FieldError(
+                "multi_objective_aggregation",
+                "must be sum_then_normalize unless normalization=group and baseline=mean, which "
+                "normalize each reward; got normalize_then_sum with "
+                f"normalization={self.normalization} and baseline={self.baseline}",
+            )
+
+    @property
+    def normalizer(self) -> Normalizer:
+        """From sums of rewards to advantages."""
+        return Normalizer(self.normalization, self.baseline, self.pass_k)
+
+    @property
+    def sums_normalized_parts(self) -> bool:
+        """Whether each reward is normalized by itself (GDPO)."""
+        return self.multi_objective_aggregation == "normalize_then_sum"
 
 
 @config_block
@@ -128,14 +170,23 @@ class LossConfig:
 
     Attributes:
       aggregation: how the losses of tokens are weighted.
-      clip: how the ratio of the policy to the sampler is clipped.
-      clip_low, clip_high: the ratio is clipped to ``[1 - clip_low, 1 + clip_high]``.
+      clip: how the ratio of the policy to the sampler is clipped, or what bounds it instead.
+      clip_low, clip_high: the ratio is clipped to ``[1 - clip_low, 1 + clip_high]``, for ``clip=ppo``
+        and ``two_sided``.
       clip_ceiling: largest ratio where the advantage is negative, for ``clip=two_sided``.
+      cispo_cap: largest weight of a token, for ``clip=cispo``: the ratio itself, not its distance
+        from 1.
+      gspo_clip_low, gspo_clip_high: task to the widths of the region that the ratio of a whole
+        completion is clipped to, for ``clip=gspo``. The more tokens, the less that ratio moves.
+      sapo_tau_positive, sapo_tau_negative: how fast the weight of a token falls as its ratio leaves
+        1, where the advantage is positive and where it is not, for ``clip=sapo``.
       task_weight: task to its weight in the loss.
       entropy_bonus: task to what a nat of entropy per token subtracts from its loss.
       entropy_target: task to the entropy per token, in nats, that a coefficient which may be negative
         steers to (ReasonGen-R1); 0 leaves the entropy alone.
       entropy_rate, entropy_limit: what that coefficient changes per update, and its largest size.
+      mask_truncated_completions: whether answers that were cut at their longest length are left out
+        of the loss; they still count in their group's mean. Images never are.
       importance_cap: largest importance weight of a token whose sampler differed from the policy; 0
         uses no such weights.
       image_credit: which tokens of an image have its advantage: all (``uniform``); those that
@@ -148,6 +199,15 @@ class LossConfig:
     clip_low: Annotated[float, Interval(ge=0, le=1)] = 0.2
     clip_high: Weight = 0.2
     clip_ceiling: Annotated[float, Interval(ge=1)] = 3.0
+    cispo_cap: Annotated[float, Interval(ge=1)] = 5.0
+    gspo_clip_low: WeightPerTask = dataclasses.field(
+        default_factory=lambda: dict.fromkeys(TASKS, 3e-4)
+    )
+    gspo_clip_high: WeightPerTask = dataclasses.field(
+        default_factory=lambda: dict.fromkeys(TASKS, 4e-4)
+    )
+    sapo_tau_positive: Annotated[float, Interval(gt=0)] = 1.0
+    sapo_tau_negative: Annotated[float, Interval(gt=0)] = 1.05
     task_weight: WeightPerTask = dataclasses.field(
         default_factory=lambda: dict.fromkeys(TASKS, 1.0)
     )
@@ -159,6 +219,7 @@ class LossConfig:
     )
     entropy_rate: Annotated[float, Interval(gt=0)] = 5e-5
     entropy_limit: Annotated[float, Interval(gt=0)] = 5e-3
+    mask_truncated_completions: bool = False
     importance_cap: Weight = 0.0
     image_credit: Annotated[str, OneOf(CREDITS)] = "uniform"
 

@@ -19,11 +19,12 @@ from corl_jax.core.types import Params, PolicyBatch
 from corl_jax.objectives import kl
 from corl_jax.objectives.entropy_target import EntropyState, next_entropy_state
 from corl_jax.objectives.external_samples import external_surrogate
-from corl_jax.objectives.policy_gradient import clipped_surrogate, importance_weights
+from corl_jax.objectives.policy_gradient import importance_weights
 from corl_jax.sampling.generate import PolicyFns
 from corl_jax.sampling.log_probs import log_probs_and_entropy
 from corl_jax.stages.rl.config import RlConfig
 from corl_jax.stages.rl.parts import PARTS
+from corl_jax.stages.rl.surrogate import surrogate
 
 
 def policy_loss(
@@ -81,16 +82,7 @@ def part_loss(
         part.is_external,
     )
 
-    # The surrogate: without old log-probs the policy is the one that sampled, and the ratio is 1.
-    per_token, ratio, is_clipped = clipped_surrogate(
-        log_probs,
-        part.old_log_probs,
-        token_advantages(part),
-        clip=cfg.loss.clip,
-        epsilon_low=cfg.loss.clip_low,
-        epsilon_high=cfg.loss.clip_high,
-        ceiling=cfg.loss.clip_ceiling,
-    )
+    per_token, ratio, is_clipped = surrogate(cfg.loss, task, log_probs, part)
     sampler_logp_diff = jnp.abs(log_probs - part.sampler_log_probs)
     # Of what the policy sampled itself; external samples have a rule of their own below.
     own_mask = part.own_mask
@@ -140,12 +132,6 @@ def part_loss(
             "external_log_prob": Weighted.of(log_probs, part.mask & is_external),
         }
     return jnp.sum(jnp.where(part.mask, per_token, 0) * part.weights), metrics
-
-
-def token_advantages(part: PolicyBatch) -> Float[Array, "B G #T"]:
-    """The advantage of each token: that of its completion, unless tokens have factors."""
-    advantages = part.advantages[..., None]
-    return advantages if part.advantage_factors is None else advantages * part.advantage_factors
 
 
 def next_entropy_states(

@@ -21,7 +21,7 @@ from jaxtyping import Array, Int
 
 from corl_jax.core.types import Params, PromptBatch, Record, Rewards
 from corl_jax.data.sources.base import SelectedRecords
-from corl_jax.objectives.advantages import zero_std_groups
+from corl_jax.stages.rl.advantage_step import silent_groups
 from corl_jax.stages.rl.parts import parts_of
 from corl_jax.stages.rl.reward_step import RewardScorer, ScoredRollouts
 from corl_jax.stages.rl.rollouts import RolloutBatch, RolloutSampler
@@ -87,17 +87,9 @@ class DynamicSampling:
         )
 
     def zero_std_groups(self, rewards: Mapping[str, Rewards]) -> dict[str, np.ndarray]:
-        """Task to bool ``[B]``, the groups whose rewards are all equal."""
+        """Task to bool ``[B]``, the groups without an advantage."""
         cfg = self.rollout_sampler.cfg
-        totals = {
-            task: task_rewards.total.reshape(-1, cfg.rollout.group_size)
-            for task, task_rewards in rewards.items()
-        }
-        return zero_std_groups(
-            totals,
-            pairing=cfg.advantage.pairing,
-            text_weight=cfg.advantage.pairing_text_weight,
-        )
+        return silent_groups(cfg, rewards, cfg.advantage.pairing)
 
     def sample_again(
         self,

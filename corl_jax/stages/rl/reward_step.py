@@ -21,6 +21,7 @@ from corl_jax.rewards.base import RewardContext, compute_rewards
 from corl_jax.rewards.requirements import required_models
 from corl_jax.sampling.batching import batch_rows
 from corl_jax.sampling.policy_handle import RewardPolicyHandle
+from corl_jax.stages.rl.advantage_step import silent_groups
 from corl_jax.stages.rl.config import RlConfig
 from corl_jax.stages.rl.parts import PARTS
 from corl_jax.stages.rl.rollouts import RolloutBatch
@@ -198,6 +199,7 @@ class RewardScorer:
         See docs/metrics.md for each column.
         """
         metrics: HostMetrics = {}
+        silent = silent_groups(self.cfg, rewards, "separate")
         for task, task_rewards in rewards.items():
             # Each part's standard deviation within groups, and its share of their sum.
             names, matrix = task_rewards.names, task_rewards.matrix
@@ -207,6 +209,9 @@ class RewardScorer:
             )
             groups = matrix.reshape(-1, self.cfg.rollout.group_size, len(names))
             part_stds = (groups * self._weights(task)).std(1, ddof=1).mean(0)
+            if self.cfg.advantage.sums_normalized_parts:
+                # Parts have one spread before they are weighted, or none where they are equal.
+                part_stds = (np.ptp(groups, 1) > 0).mean(0) * np.abs(self._weights(task))
             for name, column, std in zip(names, own_matrix.T, part_stds, strict=True):
                 metrics[f"{task}/reward/{name}"] = float(column.mean())
                 if len(names) > 1:
@@ -219,10 +224,9 @@ class RewardScorer:
             if self.cfg.has_external(task):
                 metrics[f"{task}/external_reward"] = float(task_rewards.total[~own].mean())
             metrics[f"{task}/reward_std"] = float(totals.std(1, ddof=1).mean())
-            metrics[f"{task}/zero_std_groups"] = float((np.ptp(totals, 1) == 0).mean())
+            metrics[f"{task}/zero_std_groups"] = float(silent[task].mean())
         return metrics
 
     def _weights(self, task: str) -> np.ndarray:
-        """Weights of the rewards of a part, ``[R]``. Verdicts have one reward."""
-        weights = self.cfg.rewards[task].values() if task in self.cfg.rewards else (1.0,)
-        return np.array(list(weights))
+        """Weights of the task's rewards, ``[R]``."""
+        return self.cfg.reward_weights(task)

@@ -25,7 +25,7 @@ import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from corl_jax.core.numerics import Metrics
 from corl_jax.core.rng import stream
@@ -44,6 +44,7 @@ from corl_jax.engine.state import TrainState, create_state, merge
 from corl_jax.objectives import kl
 from corl_jax.objectives.entropy_target import initial_entropy_state
 from corl_jax.objectives.running_moments import empty_moments
+from corl_jax.objectives.token_weights import without_truncated
 from corl_jax.rewards.record_checks import record_checks
 from corl_jax.stages.config import EvalsConfig, HooksConfig, has_evaluation, read_block
 from corl_jax.stages.rl.advantage_step import compute_advantages
@@ -56,6 +57,7 @@ from corl_jax.stages.rl.held_out import HeldOutRecords, check_enough
 from corl_jax.stages.rl.image_credit import ImageCredit
 from corl_jax.stages.rl.kl_penalty import subtract_kl_penalties
 from corl_jax.stages.rl.loss import next_entropy_states, policy_loss, summed_reward_moments
+from corl_jax.stages.rl.minibatches import Minibatches
 from corl_jax.stages.rl.part_weights import part_weights
 from corl_jax.stages.rl.parts import PARTS, parts_of
 from corl_jax.stages.rl.probe import HeldOutProbe
@@ -137,8 +139,14 @@ class RlStage:
                 "rl.check.prompt_length",
             )
         self.rollout_sampler = RolloutSampler(
-            setup, self.cfg, self.seed, config["steps"], config["microbatches"]
+            setup,
+            self.cfg,
+            self.seed,
+            config["steps"],
+            # Of the whole rollout: those of each of its mini-batches.
+            config["microbatches"] * self.cfg.rollout.minibatches,
         )
+        self.minibatches = Minibatches(self.rollout_sampler)
         self.joint_prompts = JointPrompts(
             self.text_to_image,
             self.visual_qa,
@@ -184,7 +192,9 @@ class RlStage:
             self.evaluation = HeldOutEvaluation(
                 self.setup, self.cfg, evals, self.reward_scorer, self.held_out
             )
-        self.grad_interference = GradInterference(self.loss_value, config["microbatches"])
+        self.grad_interference = GradInterference(
+            self.loss_value, self.rollout_sampler.microbatches
+        )
         self.sample_sheet = SampleSheet(self.cfg.rollout.group_size)
         self.completion_log = CompletionLog(
             read_block(HooksConfig, hooks, "hooks"),
@@ -413,15 +423,15 @@ class RlStage:
         metrics |= rollout_batch.seconds() | {"time/rewards": scored.seconds}
         del params, rollout_batch, scored  # the update needs their memory
 
-        # The update, once or several times on the same rollouts.
+        # The update, once or several times on the same rollouts or on parts of them.
         policy_batch = self.setup.sharder.put_batch(policy_batch)
         if self.interference_every and (step + 1) % self.interference_every == 0:
             metrics |= self.grad_interference(state, policy_batch)
         if "image" in local_rollouts:
             self.sample_sheet.remember(prompts["image"], local_rollouts["image"], rewards["image"])
         self.completion_log.remember(step + 1, prompts, local_rollouts, rewards, advantages)
-        for _ in range(self.updates_per_step):
-            yield policy_batch, metrics
+        for update in range(self.updates_per_step):
+            yield self.minibatches(policy_batch, step, update), metrics
 
     def note_outcomes(self, rewards: Mapping[str, Rewards], step: int) -> HostMetrics:
         """Adds what came of the step's own records to their history, and describes it."""
@@ -446,7 +456,9 @@ class RlStage:
         """
         reference = self.reference_params(state)
         old_policy = self.scored_params(state, params)
-        masks = {part: rollout.mask for part, rollout in batch.rollouts.items()}
+        masks = {
+            part: self.counted_tokens(part, rollout) for part, rollout in batch.rollouts.items()
+        }
         weights = part_weights(self.cfg, masks)
         parts = {}
         for part, rollout in batch.rollouts.items():
@@ -471,6 +483,13 @@ class RlStage:
         With adapters the policy is scored with them, not from the merged copy ``params`` that samples.
         """
         return state.params if self.setup.lora.rank else params
+
+    def counted_tokens(self, part: str, rollout: Rollout) -> Bool[Array, "B G T"]:
+        """The tokens that the loss counts: those that were sampled, of all or of whole answers."""
+        is_answer = PARTS[part].modality == "text" and part != "plan"
+        if not is_answer or not self.cfg.loss.mask_truncated_completions:
+            return rollout.mask
+        return without_truncated(rollout.mask, rollout.tokens, self.setup.tokenizer.eos_id)
 
     def needs_old_log_probs(self, part: str) -> bool:
         """Whether log-probs of the policy that sampled are computed before the update.

@@ -10,7 +10,7 @@ from corl_jax.core.sharding import sharding_context
 from corl_jax.core.trees import digest
 from corl_jax.data.shapes.examples import example
 from corl_jax.engine.state import merge
-from corl_jax.objectives.advantages import normalize_by_group_std
+from corl_jax.objectives.normalizations import normalize_by_group_std
 from corl_jax.rewards.base import RewardContext, compute_rewards
 from corl_jax.stages.rl.stage import RlStage
 

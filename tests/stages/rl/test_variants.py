@@ -19,8 +19,8 @@ from corl_jax.core.types import Completion
 from corl_jax.data.shapes.examples import example
 from corl_jax.engine.loop import train
 from corl_jax.engine.state import merge
-from corl_jax.objectives.advantages import normalize_by_group_std
 from corl_jax.objectives.entropy_target import initial_entropy_state
+from corl_jax.objectives.normalizations import normalize_by_group_std
 from corl_jax.rewards.base import RewardContext, compute_rewards
 from corl_jax.rewards.config import RewardOptions
 from corl_jax.stages.rl.loss import next_entropy_states, policy_loss
@@ -63,6 +63,43 @@ def test_a_leave_one_out_baseline_reaches_the_batch(first, take_step):
         np.testing.assert_allclose(
             step.batches[0][task].advantages, 2 * first.batches[0][task].advantages, rtol=1e-5
         )
+
+
+def test_rewards_normalized_one_by_one_reach_the_batch(take_step):
+    """GDPO by its definition, from the rewards of the samples; one reward only is logged."""
+    weights = {"letters": 2.0, "tens": 0.5, "format": 0.0}
+    step = take_step(
+        text=weights, **{"rl.advantage.multi_objective_aggregation": "normalize_then_sum"}
+    )
+    completions = step.stage.visual_qa.to_completions(step.raw["text"], step.rollouts["text"])
+    matrix = compute_rewards(completions, weights, RewardContext()).matrix.reshape(8, 2, 3)
+    stds = matrix.std(1, ddof=1, keepdims=True)
+    scores = (matrix - matrix.mean(1, keepdims=True)) / (stds + 1e-6)
+    sums = scores @ np.array([2.0, 0.5, 0.0])
+    expected = (sums - sums.mean()) / (sums.std(ddof=1) + 1e-6)
+    np.testing.assert_allclose(step.batches[0]["text"].advantages, expected, atol=1e-3)
+
+    # A group is silent if all parts with a weight are equal; shares are those of the advantages.
+    varies = stds[:, 0] > 0
+    metrics = step.host_metrics
+    assert metrics["text/zero_std_groups"] == 1 - varies[:, :2].any(1).mean()
+    spread = varies.mean(0) * [2.0, 0.5, 0.0]
+    assert metrics["text/reward_std_share/tens"] == pytest.approx(spread[1] / spread.sum())
+    assert 0 < varies[:, 1].mean() < varies[:, 0].mean()
+
+
+def test_advantages_for_strict_rewards_reach_the_batch_or_are_refused(take_step):
+    step = take_step(text="even", **{"rl.advantage.normalization": "maxrl"})
+    advantages = np.asarray(step.batches[0]["text"].advantages)
+    assert {-1, 0, 1} == set(np.round(advantages, 4).flat)
+
+    pass_at_1 = {"rl.advantage.normalization": "pass_at_k", "rl.advantage.pass_k": 1}
+    with pytest.raises(UserError, match="so rewards of image samples must be 0 or 1; got 0."):
+        take_step(text="even", **pass_at_1)
+    silent = take_step(image="even", text="even", **pass_at_1)
+    for task in ("image", "text"):
+        zeros = ~np.asarray(silent.batches[0][task].advantages).any(1)
+        assert silent.host_metrics[f"{task}/zero_std_groups"] == zeros.mean()
 
 
 def test_the_entropy_bonus_is_subtracted_from_the_loss(loss, default_loss):
@@ -160,6 +197,50 @@ def test_every_clip_reaches_the_loss(first, loss, clip, largest_ratio):
     task_weight = first.stage.cfg.loss.task_weight["text"]
     atol = 1e-4 * np.abs(expected).sum()
     assert total == pytest.approx(task_weight * expected.sum(), abs=atol)
+
+
+@pytest.mark.parametrize("clip", ["cispo", "gspo", "sapo"])
+def test_other_bounds_of_the_ratio_reach_the_loss(first, loss, clip):
+    """Old log-probs are lowered so that all ratios are 1.001, or 6 for a cap."""
+    part = dataclasses.replace(first.batches[0]["text"], ref_log_probs=None)
+    log_ratio = np.log(6) if clip == "cispo" else 1e-3
+    part = dataclasses.replace(part, old_log_probs=part.sampler_log_probs - log_ratio)
+    widths = {"image": 1.0, "text": 4e-4}
+    total, metrics = loss(
+        batch={"text": part}, clip=clip, gspo_clip_low=widths, gspo_clip_high=widths
+    )
+
+    advantages, ratio = np.asarray(part.advantages)[..., None], np.exp(log_ratio)
+    tau = np.where(advantages > 0, 1.0, 1.05)
+    expected = {
+        "cispo": -5 * advantages * np.asarray(part.sampler_log_probs),
+        "gspo": -np.where(advantages > 0, 1.0004, ratio) * advantages,
+        "sapo": -4 / tau / (1 + np.exp(-tau * (ratio - 1))) * advantages,
+    }[clip]
+    share = (part.mask & (advantages > 0)).sum() / part.mask.sum()
+    clipped = {"cispo": 1, "gspo": share, "sapo": 0}[clip]
+    assert metrics["text/clip_fraction"] == pytest.approx(clipped, abs=1e-6)
+    assert metrics["text/ratio"] == pytest.approx(ratio, rel=1e-4)
+    expected = np.where(part.mask, expected, 0) * np.asarray(part.weights)
+    task_weight = first.stage.cfg.loss.task_weight["text"]
+    atol = 1e-3 * np.abs(expected).sum()
+    assert total == pytest.approx(task_weight * expected.sum(), abs=atol)
+
+
+def test_answers_that_were_cut_are_left_out_of_the_loss(take_step):
+    """Their weights are 0 and the others add up to 1; images keep theirs."""
+    step = take_step(
+        text={"letters": 1.0, "overlong": 0.5},
+        **{"rl.loss.mask_truncated_completions": True, "rewards.options.overlong_buffer": 4},
+    )
+    image, text = (step.batches[0][task] for task in ("image", "text"))
+    is_cut = ~np.asarray(text.tokens == step.stage.setup.tokenizer.eos_id).any(-1)
+    assert 0 < is_cut.mean() < 1
+    np.testing.assert_array_equal(np.asarray(text.weights).any(-1), ~is_cut)
+    assert float(text.weights.sum()) == pytest.approx(1) == float(image.weights.sum())
+    assert step.host_metrics["text/truncated"] == is_cut.mean()
+    lengths = np.asarray(text.mask).sum(-1)
+    assert step.host_metrics["text/reward/overlong"] == pytest.approx(-lengths.mean() / 4)
 
 
 def test_a_kl_term_in_the_rewards(take_step):
