@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ from corl_jax.core.per_device import batch_axes_spec, per_device
 from corl_jax.core.sharding import constrain
 from corl_jax.core.trees import bind
 from corl_jax.core.types import Modality, Params, Prompts, Rollout
-from corl_jax.models.interface import UnifiedModel, UnifiedSizes
+from corl_jax.models.interface import ImageTokenizerModule, UnifiedModel, UnifiedSizes
 from corl_jax.objectives.sampling_distribution import SamplingParams
 from corl_jax.sampling.decode import decode_image
 from corl_jax.sampling.decode_text import decode_text
@@ -147,25 +148,42 @@ def decode_to_pixels(
     model: UnifiedModel, tokens: Int[Array, "N S"], images_at_once: int
 ) -> UInt8[Array, "N H W 3"]:
     """Pixels of image tokens, of at most ``images_at_once`` images on a device at a time."""
+    return _in_turns(model, lambda tokenizer: tokenizer.decode_pixels, tokens, images_at_once)
+
+
+def encode_images(
+    model: UnifiedModel, images: Float[Array, "N H W 3"], images_at_once: int
+) -> Int[Array, "N S"]:
+    """Image tokens of images in [-1, 1], of at most ``images_at_once`` on a device at a time."""
+    return _in_turns(model, lambda tokenizer: tokenizer.encode, images, images_at_once)
+
+
+def _in_turns(
+    model: UnifiedModel,
+    program: Callable[[ImageTokenizerModule], Callable[[jax.Array], jax.Array]],
+    rows: jax.Array,
+    images_at_once: int,
+) -> jax.Array:
+    """A program of the image tokenizer over ``rows``, each device its own."""
     graphdef, tokenizer = nnx.split(model.image_tokenizer)
 
-    # Each device decodes its own rows; left to the compiler, convolutions would exchange them.
-    def decode(tokenizer: Any, tokens: jax.Array) -> jax.Array:
-        decode_pixels = nnx.merge(graphdef, tokenizer).decode_pixels
+    # Each device computes its own rows; left to the compiler, convolutions would exchange them.
+    def compute(tokenizer: Any, rows: jax.Array) -> jax.Array:
+        of_rows = program(nnx.merge(graphdef, tokenizer))
 
         # The fewest equal turns that are small enough.
-        images = len(tokens)
+        images = len(rows)
         turns = next(
             turns
             for turns in range(1, images + 1)
             if images % turns == 0 and images <= turns * max(images_at_once, 1)
         )
         if turns == 1:
-            return decode_pixels(tokens)
-        pixels = jax.lax.map(decode_pixels, tokens.reshape(turns, -1, *tokens.shape[1:]))
-        return pixels.reshape(-1, *pixels.shape[2:])
+            return of_rows(rows)
+        results = jax.lax.map(of_rows, rows.reshape(turns, -1, *rows.shape[1:]))
+        return results.reshape(-1, *results.shape[2:])
 
-    return per_device(decode, tokenizer, tokens, batch_axes_spec(()))
+    return per_device(compute, tokenizer, rows, batch_axes_spec(()))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5, 6))

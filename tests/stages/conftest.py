@@ -64,14 +64,18 @@ class FirstStep:
 def rl_config(small_config):
     """A function from overrides to the unified config with rewards that differ between samples.
 
-    Its KL coefficient starts above 0, and a large epsilon keeps Adam from magnifying rounding.
+    Rewards of a task are joined by ``+``. Its KL coefficient starts above 0, and a large epsilon
+    keeps Adam from magnifying rounding.
     """
 
     def make(image="redness", text="letters", **overrides):
         config = small_config(
             "unified", **{"optim.eps": 1e-3, "optim.learning_rate": 1e-2} | overrides
         )
-        config["rewards"] |= {"image": {image: 1.0}, "text": {text: 1.0}}
+        config["rewards"] |= {
+            "image": dict.fromkeys(image.split("+"), 1.0),
+            "text": dict.fromkeys(text.split("+"), 1.0),
+        }
         return config
 
     return make

@@ -277,10 +277,12 @@ TABLE = {
         "image_distance": TEXT,
         "strict_whitespace": FLAG,
         "open_ended": choice("exact", "soft_jaccard"),
+        "likelihood_judge": choice("reference", "policy"),
+        "likelihood_baseline": choice("none", "blank"),
         "timeout": real(" from 0 to 10000000.0", (0, 600.0, 1e7), (-1, 2e7)),
         "custom": TEXTS,
         "models": Kind(
-            "a block with some of captioner, bert, sentence, clip, lpips",
+            "a block with some of captioner, bert, sentence, clip, hps, lpips",
             ({}, {"bert": "tiny"}),
             ({"vgg": ""}, "tiny", None, [], {1: ""}),
         ),
