@@ -101,6 +101,26 @@ def othink(c: ml_collections.ConfigDict, kind: str, beta: tuple[float, float]) -
     c.optim.learning_rate = 1e-6
 
 
+CAPTION_AND_QUESTION = "a picture of {prompt}.\n{question}"
+"""A question about a picture that is told in words."""
+
+ANSWERED_BY_CAPTIONS = ("count", "colour", "shape", "existence")
+"""Kinds of questions of the embedded world whose answer is in the caption of every scene."""
+
+
+def texts_first(c: ml_collections.ConfigDict) -> None:
+    """LMM-R1's first stage: the same questions, about captions in the place of pictures.
+
+    Evaluations would ask them with the caption, too, so that there is none.
+    """
+    train_only(c, "text")
+    c.rl.rollout.question_pictures = False
+    c.data.template = CAPTION_AND_QUESTION
+    c.evals.num_records = 0
+    if c.model.size == "tiny":
+        c.data.question_kinds = ANSWERED_BY_CAPTIONS
+
+
 def perception(c: ml_collections.ConfigDict) -> None:
     """Perception-R1: answers alone, rewarded also for the objects that their thinking names.
 

@@ -110,6 +110,7 @@ ADDED_KEYS: dict[str, Any] = {
     "rl.curriculum.success_at": 1.0,
     "rl.curriculum.difficulty": ["none"],
     "rl.curriculum.history": "none",
+    "rl.rollout.question_pictures": True,
     "rewards.options.models.hps": "",
     "rewards.options.likelihood_judge": "reference",
     "rewards.options.likelihood_baseline": "none",

@@ -76,7 +76,8 @@ class PlannedStep:
         if task == "image":
             length, images = rollout_cfg.image_prompt_length, None
         else:
-            length = rollout_cfg.text_prompt_length
+            length, images = rollout_cfg.text_prompt_length, None
+        if task == "text" and rollout_cfg.question_pictures:
             images = self.abstract_rows((rows, image_size, image_size, 3), jnp.float32)
         tokens = self.abstract_rows((rows, length), jnp.int32)
         mask = self.abstract_rows((rows, length), jnp.bool_)

@@ -216,6 +216,7 @@ TABLE = {
         "temperature": real(" of at least 1e-05", (1e-5, 1, 3.0), (0, 1e-9, -1)),
         "image_prompt_length": POSITIVE,
         "text_prompt_length": POSITIVE,
+        "question_pictures": FLAG,
         "completion_length": POSITIVE,
         "weights_dtype": SAMPLER_DTYPE,
         "cache_dtype": SAMPLER_DTYPE,
