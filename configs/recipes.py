@@ -117,3 +117,40 @@ def plan(c: ml_collections.ConfigDict) -> None:
     c.rl.loss.aggregation = "token_mean"
     c.optim.learning_rate = 1e-6
     c.steps = 1600
+
+
+CAPTION_AND_QUESTION = "a picture of {prompt}.\n{question}"
+"""A question about a picture that is told in words."""
+
+ANSWERED_BY_CAPTIONS = ("count", "colour", "shape", "existence")
+"""Kinds of questions of the embedded world whose answer is in the caption of every scene."""
+
+
+def texts_first(c: ml_collections.ConfigDict) -> None:
+    """LMM-R1's first stage: the same questions, about captions in the place of pictures.
+
+    Evaluations would ask them with the caption, too, so that there is none.
+    """
+    train_only(c, "text")
+    c.rl.rollout.question_pictures = False
+    c.data.template = CAPTION_AND_QUESTION
+    c.evals.num_records = 0
+    if c.model.size == "tiny":
+        c.data.question_kinds = ANSWERED_BY_CAPTIONS
+
+
+def perception(c: ml_collections.ConfigDict) -> None:
+    """Perception-R1: answers alone, rewarded also for the objects that their thinking names.
+
+    Weights are those of its code: accuracy .9, format .1, facts .7, repetition as it is.
+    """
+    train_only(c, "text")
+    c.rewards.text = ml_collections.ConfigDict(
+        {"accuracy": 0.9, "format": 0.1, "perception": 0.7, "repetition": 1.0}
+    )
+    for task in ("image", "text"):
+        c.kl[task].update({"schedule": "none", "start": 0.0, "end": 0.0})
+    c.progress_metrics = ("text/reward", "text/reward/perception")
+    c.optim.warmup_ratio = 0.05
+    if c.model.size != "tiny":
+        c.optim.learning_rate = 1e-6

@@ -27,7 +27,7 @@ from corl_jax.stages.setup import build_setup
 from corl_jax.stages.start_checks import STAGES
 from corl_jax.stages.whole_config import check_config, optim_config
 
-PIPELINES = ("corl",)
+PIPELINES = ("corl", "lmm_r1")
 OWN_RECORDS = ("own_records",)
 """Configs that train nothing without a policy and records of the user (``tests/commands/test_init.py``)."""
 NAMES = sorted(
@@ -324,6 +324,18 @@ def test_the_pipeline_is_made_of_these_configs(size):
     assert differences <= {"seed", "init_from", "steps", "evals", "hooks"}
     with pytest.raises(UserError, match="the model size must be one of .*; got 'huge'"):
         get_config("corl", "huge")
+
+
+@pytest.mark.parametrize("size", ["tiny", "janus_pro_1b"])
+def test_texts_come_before_pictures(size):
+    values = json.loads(get_config("lmm_r1", size).to_json_best_effort())
+    pipeline = read_pipeline(values, "runs/lmm_r1")
+    assert pipeline.order == ("text_first", "unified")
+    assert pipeline.sources("unified") == ("text_first",)
+    rollouts = [stage["rl"]["rollout"] for stage in values["train"].values()]
+    assert [rollout["question_pictures"] for rollout in rollouts] == [False, True]
+    assert rollouts[0]["image_prompts"] == 0 < rollouts[1]["image_prompts"]
+    assert [stage["data"]["template"] for stage in values["train"].values()][1] == "as_is"
 
 
 def test_a_mesh_of_one_small_chip_sets_a_batch_that_fits_it():

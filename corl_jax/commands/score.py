@@ -16,7 +16,14 @@ if TYPE_CHECKING:
     from corl_jax.rewards.config import RewardOptions
 
 # Fields of ``RewardOptions`` that ``--set`` accepts.
-OPTIONS = ("captioner", "image_distance", "normalization", "open_ended", "similarity")
+OPTIONS = (
+    "captioner",
+    "image_distance",
+    "likelihood_baseline",
+    "normalization",
+    "open_ended",
+    "similarity",
+)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol, TypeVar, dataclass_transform
 
 import jax
@@ -31,6 +31,9 @@ Params = dict[str, jax.Array]
 
 # What a task generates: ``image`` is text-to-image, ``text`` is visual question answering.
 Modality = Literal["image", "text"]
+
+# Whose log-probs a reward takes: those of the policy that the run starts from, or of the one in training.
+Judge = Literal["reference", "policy"]
 
 # Multiple choice and open ended.
 QaType = Literal["MC", "OE"]
@@ -284,5 +287,33 @@ class PolicyHandle(Protocol):
         Args:
           images: uint8 ``[N, H, W, 3]``.
           questions: ``N`` questions, one per image.
+        """
+        ...
+
+    def prompt_log_probs(self, images: np.ndarray, texts: list[str], judge: Judge) -> np.ndarray:
+        """Mean log-prob of a text's tokens behind an image, which is read as in a question.
+
+        Args:
+          images: uint8 ``[N, H, W, 3]``.
+          texts: ``N`` texts.
+          judge: whose probabilities they are.
+
+        Returns:
+          float32 ``[N]``, in nats per token; see ``sampling.likelihood``.
+        """
+        ...
+
+    def picture_log_probs(
+        self, texts: list[str], images: Sequence[np.ndarray], judge: Judge
+    ) -> np.ndarray:
+        """Mean log-prob of an image's tokens where the text is its prompt, without guidance.
+
+        Args:
+          texts: ``N`` texts; one without words is a prompt without words.
+          images: ``N`` uint8 ``[h, w, 3]`` of any sizes, cropped as images that are drawn.
+          judge: whose probabilities they are.
+
+        Returns:
+          float32 ``[N]``, in nats per token.
         """
         ...

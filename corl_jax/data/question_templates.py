@@ -7,6 +7,7 @@ is made. Chat templates, which come around the whole, are in ``data.prompts``.
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Literal
 
 from corl_jax.core.checks.json_reader import is_text
@@ -16,11 +17,13 @@ QuestionField = Literal["question", "class_question", "box_question"]
 """Fields of a record that hold a question."""
 
 PLACEHOLDER = "{question}"
+CAPTION_PLACEHOLDER = "{prompt}"
+FIELDS = re.compile(f"{re.escape(PLACEHOLDER)}|{re.escape(CAPTION_PLACEHOLDER)}")
 
 
 @dataclasses.dataclass(frozen=True)
 class QuestionTemplate:
-    """Texts with ``{question}``, by what is asked.
+    """Texts with ``{question}``, and perhaps the record's caption, ``{prompt}``, by what is asked.
 
     Attributes:
       multiple_choice, open_ended: for ``question``, by ``qa_type``.
@@ -45,7 +48,8 @@ class QuestionTemplate:
             "box_question": self.boxes,
         }[field]
         # Braces elsewhere in the text, or in the question, are ordinary characters.
-        return text.replace(PLACEHOLDER, vars(record)[field])
+        values = {PLACEHOLDER: vars(record)[field], CAPTION_PLACEHOLDER: record.prompt}
+        return FIELDS.sub(lambda match: values[match[0]], text)
 
 
 _CORL_ANSWER = (
@@ -98,6 +102,11 @@ class QuestionTemplateName:
 
     def __str__(self) -> str:
         return f"one of {', '.join(TEMPLATES)}, or a text with {PLACEHOLDER}"
+
+
+def tells_caption(record: Record) -> bool:
+    """Whether the template that a record names has the caption in it."""
+    return record.template not in TEMPLATES and CAPTION_PLACEHOLDER in record.template
 
 
 def fill_in_question(record: Record, field: QuestionField = "question") -> str:

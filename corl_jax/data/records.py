@@ -137,6 +137,12 @@ TASK_FIELDS: Mapping[str, Sequence[str]] = {
 }
 """Task to what it needs of a record."""
 
+TASK_FIELDS_IN_WORDS: Mapping[str, Sequence[str]] = {
+    "image": ("prompt",),
+    "text": ("question", "answer"),
+}
+"""The same where questions are asked without their pictures."""
+
 
 def has_task(record: Record, task: str) -> bool:
     """Whether a record has what ``task`` needs; its image may be a placeholder."""

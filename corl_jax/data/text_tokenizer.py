@@ -197,6 +197,11 @@ class TextTokenizer:
         """Whether it has a fixed list of words, and no tokens to spell others with."""
         return isinstance(self._tokenizer.model, tokenizers.models.WordLevel)
 
+    def wordless_generation_prompt(self) -> list[int]:
+        """Ids that request an image of nothing: the template of ``image_generation_prompt`` alone."""
+        text = self.template.image_generation_text("", (self.user, self.assistant))
+        return [self.bos_id, *self.encode(text)]
+
     def question_prompt(self, question: str, image_tokens: int) -> list[int]:
         """Ids that ask ``question`` about one image.
 
@@ -343,4 +348,16 @@ def left_pad(
     for i, row in enumerate(rows):
         tokens[i, width - len(row) :] = row
         mask[i, width - len(row) :] = True
+    return tokens, mask
+
+
+def right_pad(
+    rows: Sequence[Sequence[int]], pad_id: int, length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Stacks rows of ids in one array ``[B, length]``, padded on the right; with their mask."""
+    tokens = np.full((len(rows), length), pad_id, np.int32)
+    mask = np.zeros((len(rows), length), bool)
+    for i, row in enumerate(rows):
+        tokens[i, : len(row)] = row
+        mask[i, : len(row)] = True
     return tokens, mask

@@ -102,7 +102,10 @@ def _reward_context(
     reward_models.load(sorted(required_models(names, options)))
     if policy is None:
         return RewardContext(None, reward_models, options)
-    handle = RewardPolicyHandle(policy.fns, policy.tokenizer, policy.params)
+    # Nothing is trained here, so the policy that was named is every judge.
+    handle = RewardPolicyHandle(
+        policy.fns, policy.tokenizer, policy.params, reference=policy.params
+    )
     return RewardContext(handle, reward_models, options)
 
 

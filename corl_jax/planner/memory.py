@@ -21,6 +21,7 @@ from corl_jax.models.janus.model import (
 from corl_jax.models.lora import is_adapter, kernel_of
 from corl_jax.planner.calls import GIB
 from corl_jax.planner.programs import PlannedStep
+from corl_jax.planner.reward_programs import judge_specs
 from corl_jax.stages.param_placement import matches_spec
 from corl_jax.stages.rl.parts import text_parts
 
@@ -76,7 +77,9 @@ def memory_parts(step: PlannedStep) -> dict[str, float]:
         "reference": gib_per_chip(state.trainable) if has_reference_copy else 0.0,
         "previous_parameters": gib_per_chip(state.previous),
         "rollout_parameters": gib_per_chip(copied_specs),
-        "reward_models": gib_per_chip([model.params for model in step.reward_models.values()]),
+        "reward_models": gib_per_chip(
+            [*(model.params for model in step.reward_models.values()), judge_specs(step.stage)]
+        ),
         "caches": max(image_cache_size(step).total_gib, text_cache_gib(step)),
     }
 

@@ -75,7 +75,8 @@ class PlannedStep:
 
         # A question comes with an image; what asks for an image, or a plan, is text alone.
         images = None
-        if part in ("text", "check"):
+        has_pictures = self.stage.cfg.rollout.question_pictures
+        if part == "check" or (part == "text" and has_pictures):
             images = self.abstract_rows((rows, image_size, image_size, 3), jnp.float32)
         tokens = self.abstract_rows((rows, length), jnp.int32)
         mask = self.abstract_rows((rows, length), jnp.bool_)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +25,9 @@ from corl_jax.reward_models.blip import captioner
 from corl_jax.reward_models.clip import text_image
 from corl_jax.reward_models.collection import SPECS
 from corl_jax.reward_models.lpips import distance
-from corl_jax.rewards.requirements import model_use_counts, required_models
-from corl_jax.sampling.policy_handle import WIDTH_STEP, prompt_matching
+from corl_jax.rewards.requirements import model_use_counts, needs_reference, required_models
+from corl_jax.sampling.likelihood import mean_image_log_probs, mean_log_probs
+from corl_jax.sampling.policy_handle import TEXT_STEP, WIDTH_STEP, prompt_matching
 from corl_jax.stages.rl.stage import RlStage
 
 COMPARED_TEXT_LENGTH = 64
@@ -70,10 +72,9 @@ def reward_program_calls(
 ) -> list[ProgramCall]:
     """The programs that the rewards of a step run."""
     cfg = stage.cfg
+    calls = [] if "text" not in cfg.tasks else _text_reward_calls(stage, abstract_rows)
     samples = cfg.rollout.image_prompts * cfg.rollout.group_size
     rows_per_call = global_rows(stage.setup.sharder.batch_shards, samples)
-
-    calls = []
 
     # A model that several rewards use runs once for each of them.
     use_counts = model_use_counts(_image_rewards(stage), cfg.reward_options)
@@ -93,8 +94,24 @@ def reward_program_calls(
     return calls
 
 
+def _text_reward_calls(stage: RlStage, abstract_rows: AbstractRows) -> list[ProgramCall]:
+    """The programs that rewards of texts run; most of those rewards run on the host alone."""
+    cfg = stage.cfg
+    uses = model_use_counts(cfg.rewards["text"], cfg.reward_options)["picture_log_probs"]
+    trace = functools.partial(_trace_picture_log_probs, stage, abstract_rows)
+    return [ProgramCall(trace, uses)] if uses else []
+
+
+def judge_specs(stage: RlStage) -> Params:
+    """Parameters that rewards read with, beside those of the policy in training; {} for none."""
+    cfg = stage.cfg
+    names = [name for task in cfg.tasks for name in cfg.rewards[task]]
+    has_judge = needs_reference(names, cfg.reward_options)
+    return cast(Params, stage.setup.rollout_param_specs) if has_judge else {}
+
+
 def _image_rewards(stage: RlStage) -> list[str]:
-    """Names of the rewards of images. Rewards of texts are left out: they run on the host."""
+    """Names of the rewards of images."""
     return list(stage.cfg.rewards["image"]) if "image" in stage.cfg.tasks else []
 
 
@@ -118,6 +135,33 @@ def _trace_matching(stage: RlStage, prompts: Prompts) -> jax.stages.Traced:
     """How well images and captions match, by the policy's states."""
     return prompt_matching.trace(
         stage.setup.rollout_policy, stage.setup.rollout_param_specs, prompts, prompts.mask
+    )
+
+
+def _trace_prompt_log_probs(stage: RlStage, prompts: Prompts) -> jax.stages.Traced:
+    """How likely captions are behind images, by a judge."""
+    texts = [
+        jax.ShapeDtypeStruct(
+            (leaf.shape[0], COMPARED_TEXT_LENGTH), leaf.dtype, sharding=leaf.sharding
+        )
+        for leaf in (prompts.tokens, prompts.mask)
+    ]
+    params = stage.setup.rollout_param_specs
+    return mean_log_probs.trace(stage.setup.rollout_policy, params, prompts, *texts, "text")
+
+
+def _trace_picture_log_probs(stage: RlStage, abstract_rows: AbstractRows) -> jax.stages.Traced:
+    """How likely pictures are as drawings of texts, by a judge."""
+    rollout_cfg, side = stage.cfg.rollout, stage.setup.cfg.image_size
+    samples = rollout_cfg.text_prompts * rollout_cfg.group_size
+    width = -(-rollout_cfg.completion_length // TEXT_STEP) * TEXT_STEP
+    prompts = Prompts(
+        tokens=abstract_rows((samples, width), jnp.int32),
+        mask=abstract_rows((samples, width), jnp.bool_),
+    )
+    images = abstract_rows((samples, side, side, 3), jnp.float32)
+    return mean_image_log_probs.trace(
+        stage.setup.rollout_policy, stage.setup.rollout_param_specs, prompts, images
     )
 
 
@@ -169,7 +213,11 @@ def _trace_lpips(model: LoadedModel, abstract_rows: AbstractRows, rows: int) -> 
     return distance.make_distance_program(model).trace(model.params, images, images)
 
 
-POLICY_PROGRAMS = {"states": _trace_matching, "answers": _trace_answers}
+POLICY_PROGRAMS = {
+    "states": _trace_matching,
+    "answers": _trace_answers,
+    "prompt_log_probs": _trace_prompt_log_probs,
+}
 """Use of the policy (see ``rewards.requirements.model_use_counts``) to its program."""
 
 MODEL_PROGRAMS = {
@@ -177,6 +225,7 @@ MODEL_PROGRAMS = {
     "bert": _trace_similarity,
     "sentence": _trace_similarity,
     "clip": _trace_clip,
+    "hps": _trace_clip,
     "lpips": _trace_lpips,
 }
 """Name of a reward model to its program."""

@@ -208,6 +208,7 @@ OPENERS: Mapping[str, Callable[[pathlib.Path], tuple[Headers, ReadTensor]]] = {
     ".safetensors": _open_safetensors,
     ".bin": _open_torch,
     ".pth": _open_torch,
+    ".pt": _open_torch,
     ".npz": _open_npz,
 }
 """The function that opens a file, by the file's suffix."""

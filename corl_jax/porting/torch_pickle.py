@@ -73,6 +73,9 @@ class TorchFile:
                 f"{str(path)!r} is refused (it holds a {type(tensors).__name__}); "
                 f"{EXPECTED_CONTENT}"
             )
+        # A checkpoint of a training run has its tensors one level below.
+        if isinstance(nested := tensors.get("state_dict"), dict):
+            tensors = nested
         for name, tensor in tensors.items():
             if not isinstance(tensor, LazyTensor) or not tensor.fits_storage:
                 raise UserError(

@@ -16,6 +16,7 @@ from corl_jax.reward_models.bert.similarity import BertScore, SentenceSimilarity
 from corl_jax.reward_models.bert.weights import BERT, SENTENCE
 from corl_jax.reward_models.blip.captioner import Captioner
 from corl_jax.reward_models.blip.weights import CAPTIONER
+from corl_jax.reward_models.clip.hps import HPS
 from corl_jax.reward_models.clip.text_image import ClipSimilarity
 from corl_jax.reward_models.clip.weights import CLIP
 from corl_jax.reward_models.lpips.distance import LpipsDistance
@@ -26,6 +27,7 @@ SPECS: Mapping[str, RewardModelSpec] = {
     "bert": BERT,
     "sentence": SENTENCE,
     "clip": CLIP,
+    "hps": HPS,
     "lpips": LPIPS,
 }
 """Every kind of reward model by its name in a config; ``RewardModels`` has a property for each."""
@@ -87,6 +89,11 @@ class RewardModels:
     def clip(self) -> ClipSimilarity:
         """Compares images with texts."""
         return ClipSimilarity(self._load("clip"), self._sharder)
+
+    @functools.cached_property
+    def hps(self) -> ClipSimilarity:
+        """Compares images with texts as people prefer them."""
+        return ClipSimilarity(self._load("hps"), self._sharder)
 
     @functools.cached_property
     def lpips(self) -> LpipsDistance:

@@ -3,6 +3,30 @@
 Importing this package registers all of them.
 """
 
-from corl_jax.rewards import clip, cycle, image_distance, length, matching, self_vqa, shapes, text
+from corl_jax.rewards import (
+    clip,
+    cycle,
+    hps,
+    image_distance,
+    length,
+    likelihood,
+    matching,
+    perception,
+    self_vqa,
+    shapes,
+    text,
+)
 
-__all__ = ["clip", "cycle", "image_distance", "length", "matching", "self_vqa", "shapes", "text"]
+__all__ = [
+    "clip",
+    "cycle",
+    "hps",
+    "image_distance",
+    "length",
+    "likelihood",
+    "matching",
+    "perception",
+    "self_vqa",
+    "shapes",
+    "text",
+]

@@ -16,7 +16,7 @@ from jaxtyping import Float, UInt8
 from corl_jax.core.errors import SharedError, StopRequested, UserError, describe_error
 from corl_jax.core.registry import Registry
 from corl_jax.core.time_limits import TimeIsUp
-from corl_jax.core.types import Completion, PolicyHandle, Rewards
+from corl_jax.core.types import Completion, Judge, PolicyHandle, Rewards
 from corl_jax.data.records import record_label
 from corl_jax.reward_models.collection import RewardModels
 from corl_jax.rewards.config import RewardOptions
@@ -171,6 +171,11 @@ def _without_others(
     if jax.process_count() > 1:
         context = dataclasses.replace(context, policy=None, models=None, is_alone=True)
     return lambda completions: reward(completions, context)
+
+
+def judge_of(context: RewardContext) -> Judge:
+    """Whose log-probs a reward takes, ``rewards.options.likelihood_judge``."""
+    return "policy" if context.options.likelihood_judge == "policy" else "reference"
 
 
 def pixels_of(completion: Completion) -> UInt8[np.ndarray, "H W 3"]:

@@ -10,7 +10,9 @@ from corl_jax.core.checks.config_block import Interval, Keys, OneOf, PositiveInt
 
 NORMALIZATIONS = ("unit", "none", "running")
 OPEN_ENDED = ("exact", "soft_jaccard")
-REWARD_MODELS = ("captioner", "bert", "sentence", "clip", "lpips")
+JUDGES = ("reference", "policy")
+LIKELIHOOD_BASELINES = ("none", "blank")
+REWARD_MODELS = ("captioner", "bert", "sentence", "clip", "hps", "lpips")
 
 
 @config_block
@@ -38,6 +40,10 @@ class RewardOptions:
         code.
       overlong_buffer: tokens before the longest length of an answer in which ``overlong`` falls from 0
         to -1.
+      likelihood_judge: whose log-probs ``prompt_likelihood`` and ``picture_likelihood`` take:
+        ``reference``, the policy that the run starts from, or ``policy``, the one in training.
+      likelihood_baseline: ``blank`` subtracts the log-prob that the same tokens have where there is
+        nothing to read: behind a grey image, or behind a prompt without words.
       timeout: seconds that a reward may take for all completions of a process; 0 for any time. One
         that hangs ends the run with its name, after a checkpoint of the last whole step.
       custom: the user's rewards as ``module:function``; each is registered under the function's name.
@@ -52,6 +58,8 @@ class RewardOptions:
     strict_whitespace: bool = False
     open_ended: Annotated[str, OneOf(OPEN_ENDED)] = "exact"
     overlong_buffer: PositiveInt = 128
+    likelihood_judge: Annotated[str, OneOf(JUDGES)] = "reference"
+    likelihood_baseline: Annotated[str, OneOf(LIKELIHOOD_BASELINES)] = "none"
     timeout: Annotated[float, Interval(ge=0, le=1e7)] = 600.0
     custom: tuple[str, ...] = ()
     models: Annotated[Mapping[str, str], Keys(REWARD_MODELS)] = dataclasses.field(

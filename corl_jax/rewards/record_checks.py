@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 from corl_jax.core.errors import UserError
@@ -11,6 +12,7 @@ from corl_jax.data.question_templates import QuestionField, fill_in_question
 from corl_jax.data.records import RewardMisfit, record_label, require
 from corl_jax.data.shapes.captions import parse_caption
 from corl_jax.rewards.config import RewardOptions
+from corl_jax.rewards.parsing.facts import facts_of
 from corl_jax.rewards.solutions import Check, solution_checks
 
 QUESTION_FIELDS: dict[str, QuestionField] = {
@@ -20,8 +22,8 @@ QUESTION_FIELDS: dict[str, QuestionField] = {
 }
 """Reward to the question that the policy answers about an image that it has drawn."""
 
-IMAGE_REWARDS = ("cycle_both", "pixel", "perceptual")
-"""Rewards that compare an image that was drawn with the one of the record."""
+IMAGE_REWARDS = ("cycle_both", "pixel", "perceptual", "picture_likelihood")
+"""Rewards that compare what was drawn or written with the image of the record."""
 
 
 def record_checks(
@@ -42,9 +44,11 @@ def record_checks(
             name in ("cycle", "cycle_both") and options.captioner == "shapes_parser"
         ):
             checks.append(_caption_check(name))
+        if name == "perception":
+            checks.append(functools.partial(facts_of, reward=name))
         if name in QUESTION_FIELDS:
             checks.append(_question_check(name, check_question))
-        if name == "matching":
+        if name in ("matching", "prompt_likelihood"):
             checks.append(_matching_check(check_question))
     return checks
 

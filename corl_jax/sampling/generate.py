@@ -20,7 +20,7 @@ from corl_jax.core.per_device import batch_axes_spec, per_device
 from corl_jax.core.sharding import constrain
 from corl_jax.core.trees import bind
 from corl_jax.core.types import Modality, Params, Prompts, Rollout
-from corl_jax.models.interface import UnifiedModel, UnifiedSizes
+from corl_jax.models.interface import ImageTokenizerModule, UnifiedModel, UnifiedSizes
 from corl_jax.objectives.sampling_distribution import SamplingParams
 from corl_jax.sampling.decode import decode_image
 from corl_jax.sampling.decode_text import decode_text
@@ -198,25 +198,42 @@ def decode_to_pixels(
     model: UnifiedModel, tokens: Int[Array, "N S"], images_at_once: int
 ) -> UInt8[Array, "N H W 3"]:
     """Pixels of image tokens, of at most ``images_at_once`` images on a device at a time."""
+    return _in_turns(model, lambda tokenizer: tokenizer.decode_pixels, tokens, images_at_once)
+
+
+def encode_images(
+    model: UnifiedModel, images: Float[Array, "N H W 3"], images_at_once: int
+) -> Int[Array, "N S"]:
+    """Image tokens of images in [-1, 1], of at most ``images_at_once`` on a device at a time."""
+    return _in_turns(model, lambda tokenizer: tokenizer.encode, images, images_at_once)
+
+
+def _in_turns(
+    model: UnifiedModel,
+    program: Callable[[ImageTokenizerModule], Callable[[jax.Array], jax.Array]],
+    rows: jax.Array,
+    images_at_once: int,
+) -> jax.Array:
+    """A program of the image tokenizer over ``rows``, each device its own."""
     graphdef, tokenizer = nnx.split(model.image_tokenizer)
 
-    # Each device decodes its own rows; left to the compiler, convolutions would exchange them.
-    def decode(tokenizer: Any, tokens: jax.Array) -> jax.Array:
-        decode_pixels = nnx.merge(graphdef, tokenizer).decode_pixels
+    # Each device computes its own rows; left to the compiler, convolutions would exchange them.
+    def compute(tokenizer: Any, rows: jax.Array) -> jax.Array:
+        of_rows = program(nnx.merge(graphdef, tokenizer))
 
         # The fewest equal turns that are small enough.
-        images = len(tokens)
+        images = len(rows)
         turns = next(
             turns
             for turns in range(1, images + 1)
             if images % turns == 0 and images <= turns * max(images_at_once, 1)
         )
         if turns == 1:
-            return decode_pixels(tokens)
-        pixels = jax.lax.map(decode_pixels, tokens.reshape(turns, -1, *tokens.shape[1:]))
-        return pixels.reshape(-1, *pixels.shape[2:])
+            return of_rows(rows)
+        results = jax.lax.map(of_rows, rows.reshape(turns, -1, *rows.shape[1:]))
+        return results.reshape(-1, *results.shape[2:])
 
-    return per_device(decode, tokenizer, tokens, batch_axes_spec(()))
+    return per_device(compute, tokenizer, rows, batch_axes_spec(()))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5, 6))
@@ -300,8 +317,9 @@ def _with_pictures(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Tokens, log-probs and pixels ``[B, G, ...]`` with those of pictures where ``is_external``."""
     model = bind(policy.graphdef, params)
-    tokens = encode_images(model, constrain(images, "batch"))
-    pixels = decode_to_pixels(model, tokens, PIXELS_AT_ONCE // policy.cfg.image_size**2)
+    images_at_once = PIXELS_AT_ONCE // policy.cfg.image_size**2
+    tokens = encode_images(model, constrain(images, "batch"), images_at_once)
+    pixels = decode_to_pixels(model, tokens, images_at_once)
     of_pictures = (tokens, jnp.zeros(tokens.shape, jnp.float32), pixels)
 
     def replace(own: jax.Array, external: jax.Array) -> jax.Array:
@@ -310,16 +328,6 @@ def _with_pictures(
 
     tokens, log_probs, pixels = map(replace, leaves, of_pictures)
     return tokens, log_probs, pixels
-
-
-def encode_images(model: UnifiedModel, images: Float[Array, "N H W 3"]) -> Int[Array, "N S"]:
-    """Image tokens of images, of which every device encodes its own."""
-    graphdef, tokenizer = nnx.split(model.image_tokenizer)
-
-    def encode(tokenizer: Any, images: jax.Array) -> jax.Array:
-        return nnx.merge(graphdef, tokenizer).encode(images)
-
-    return per_device(encode, tokenizer, images, batch_axes_spec(()))
 
 
 @functools.partial(jax.jit, static_argnums=0)

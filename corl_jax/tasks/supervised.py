@@ -19,7 +19,7 @@ from corl_jax.data.records import has_fields, image_of, record_label, require
 from corl_jax.data.shapes.captions import canonical_caption, list_objects
 from corl_jax.data.shapes.parser import parse_batch
 from corl_jax.data.shapes.vocabulary import DESCRIBE
-from corl_jax.data.text_tokenizer import TextTokenizer
+from corl_jax.data.text_tokenizer import TextTokenizer, right_pad
 from corl_jax.tasks.base import (
     check_length,
     errors_name,
@@ -245,13 +245,8 @@ class MakeSftBatch:
         self, records: Iterable[Record], texts: Sequence[str]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Tokens and mask ``[U, T]`` of the texts, each with an end token, padded on the right."""
-        tokens = np.full((len(texts), self.target_length), self.tokenizer.pad_id, np.int32)
-        mask = np.zeros((len(texts), self.target_length), bool)
-        for i, (record, text) in enumerate(zip(records, texts, strict=True)):
-            ids = self._target_ids(record, text)
-            tokens[i, : len(ids)] = ids
-            mask[i, : len(ids)] = True
-        return tokens, mask
+        rows = [self._target_ids(record, text) for record, text in zip(records, texts, strict=True)]
+        return right_pad(rows, self.tokenizer.pad_id, self.target_length)
 
     def _target_ids_of(self, record: Record, format_: str) -> list[int]:
         return self._target_ids(record, self._text_from_record(record, format_))

@@ -57,6 +57,7 @@ CASES = [
         "Detect all objects belonging to the category 'cat' in the image, and provide",
         "<answer>[{'Position': [x1, y1, x2, y2], 'Confidence': number}, ...]</answer>",
     ),
+    ("{prompt}. {question}", "OE", "question", f"{RECORD.prompt}. how many?", "how many?"),
     ("{question} {answer}\nQ: {question}", "OE", "question", "how many? {answer}\nQ", "how many?"),
 ]
 
@@ -71,6 +72,9 @@ def test_texts(template, qa_type, field, start, end):
 def test_a_question_with_the_placeholder_is_not_filled_in_again():
     record = dataclasses.replace(RECORD, question="what is {question}?", template="r1_v")
     assert fill_in_question(record).startswith("what is {question}?  Output")
+    record = dataclasses.replace(RECORD, question="{prompt}", prompt="{question}")
+    told = dataclasses.replace(record, template="{prompt}: {question}")
+    assert fill_in_question(told) == "{question}: {prompt}"
 
 
 def test_every_template_has_the_question_everywhere():

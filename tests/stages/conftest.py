@@ -64,7 +64,7 @@ class FirstStep:
 def rl_config(small_config):
     """A function from overrides to the unified config with rewards that differ between samples.
 
-    A task has one reward, or a dictionary from names to weights.
+    A task has one reward, several joined by ``+``, or a dictionary from names to weights.
     Its KL coefficient starts above 0, and a large epsilon keeps Adam from magnifying rounding.
     """
 
@@ -73,7 +73,8 @@ def rl_config(small_config):
             "unified", **{"optim.eps": 1e-3, "optim.learning_rate": 1e-2} | overrides
         )
         for task, names in (("image", image), ("text", text)):
-            config["rewards"][task] = {names: 1.0} if isinstance(names, str) else names
+            is_text = isinstance(names, str)
+            config["rewards"][task] = dict.fromkeys(names.split("+"), 1.0) if is_text else names
         return config
 
     return make

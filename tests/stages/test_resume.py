@@ -59,6 +59,13 @@ CHANGES = {
         "rl.curriculum.difficulty": ["hard", "medium"],
         "rl.curriculum.history": "unsolved",
     },
+    "likelihood_in_words": {
+        "image": "redness+prompt_likelihood",
+        "text": "letters+picture_likelihood",
+        "rl.rollout.question_pictures": False,
+        "data.template": "a picture of {prompt}.\n{question}",
+        "hooks.completions_every": 2,
+    },
 }
 """Changes of the config whose runs have more to remember than parameters."""
 
@@ -107,6 +114,9 @@ def test_stopped_and_resumed_equals_never_stopped(rl_config, small_world, tmp_pa
         assert 0 < min(row["curriculum/unsolved"] for row in rows) < 1
         assert any(0 < row["text/success"] < 1 for row in rows)
         assert len({row["text/difficulty_weight"] for row in rows}) > 1
+    if variant == "likelihood_in_words":
+        assert 0 < rows[-1]["text/reward/picture_likelihood"] < 1
+        assert 0 < rows[-1]["image/reward_std_share/prompt_likelihood"] < 1
     if variant == "minibatches":
         assert any(0 < row["text/clip_fraction"] < 1 for row in rows)
         assert all(row["text/sampler_logp_diff"] > 1e-4 for row in rows)

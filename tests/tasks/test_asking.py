@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -151,3 +153,32 @@ def test_a_step_without_prompts_is_refused(text_to_image, visual_qa, image_promp
     message = f"must have image prompts or text prompts; got {image_prompts} and {text_prompts}"
     with pytest.raises(UserError, match=message):
         JointPrompts(text_to_image, visual_qa, image_prompts, text_prompts)
+
+
+def test_questions_without_pictures(tokenizer, records, visual_qa):
+    """The prompt has no place for an image, and a record needs none."""
+    in_words = dataclasses.replace(visual_qa, with_pictures=False)
+    template = "a picture of {prompt}.\n{question}"
+    told = [dataclasses.replace(record, image=None, template=template) for record in records]
+    for record in told:
+        in_words.check_record(record)
+        with pytest.raises(
+            UserError, match="the text task needs a picture, which the record lacks"
+        ):
+            visual_qa.check_record(record)
+
+    prompts = in_words.make_prompts(told).prompts
+    assert prompts.images is None
+    for row, record in enumerate(told):
+        ids = ids_without_padding(prompts, row)
+        assert tokenizer.image_id not in ids and tokenizer.boi_id not in ids
+        words = f"a picture of {record.prompt}.\n{record.question}"
+        start = tokenizer.encode(tokenizer.user + ":")
+        assert ids[: 1 + len(start)] == [tokenizer.bos_id, *start]
+        assert ids[1 + len(start) :][: len(tokenizer.encode(words))] == tokenizer.encode(words)
+    with pytest.raises(
+        UserError, match="the template of its question needs a prompt, which the rec"
+    ):
+        in_words.check_record(dataclasses.replace(told[0], prompt=""))
+    with pytest.raises(UserError, match="the text task needs a question"):
+        in_words.check_record(dataclasses.replace(told[0], question="", answer=""))

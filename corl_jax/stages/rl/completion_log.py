@@ -111,7 +111,7 @@ class CompletionLog:
         rollout: Rollout = jax.tree.map(lambda leaf: np.asarray(leaf)[rows], local_rollout)
         completions = self._tasks[task].to_completions(part, rollout)
         external = np.ravel(rollout.is_external) if rollout.is_external is not None else None
-        asked_about = _pictures(part.records) if task == "text" else {}
+        asked_about = _pictures(part) if task == "text" else {}
         return [
             StepSample(
                 task=task,
@@ -153,6 +153,8 @@ def _prompt_text(task: str, record: Record) -> str:
     return fill_in_question(record) if task == "text" else record.prompt
 
 
-def _pictures(records: tuple[Record, ...]) -> dict[str, np.ndarray]:
-    """Id to picture; a picture that is not decoded yet is decoded once."""
-    return {record.id: image_of(record) for record in records}
+def _pictures(part: PromptBatch) -> dict[str, np.ndarray]:
+    """Id to the picture that was asked about; one that is not decoded yet is decoded once."""
+    if part.prompts.images is None:
+        return {}
+    return {record.id: image_of(record) for record in part.records}

@@ -70,6 +70,9 @@ class RolloutConfig:
       guidance_scale: of classifier-free guidance while images are sampled; 1 is none.
       temperature: of sampling, in both tasks.
       image_prompt_length, text_prompt_length: width in tokens that prompts are padded to.
+      question_pictures: whether questions are asked about the record's image. False asks them in words
+        alone: prompts have no images and records need none; ``config.data.template`` may then tell
+        the caption, ``{prompt}`` (LMM-R1 trains on texts first, arXiv 2503.07536).
       completion_length: most tokens of an answer. An image always has the model's image tokens.
       weights_dtype: dtype of the sampler's weights: ``same`` as the policy's, or ``int8``.
       cache_dtype: dtype of the sampler's KV cache: ``same``, or ``int8``.
@@ -94,6 +97,7 @@ class RolloutConfig:
     ] = 1.0
     image_prompt_length: PositiveInt = 128
     text_prompt_length: PositiveInt = 1024
+    question_pictures: bool = True
     completion_length: PositiveInt = 512
     weights_dtype: Annotated[str, OneOf(SAMPLER_DTYPES)] = "same"
     cache_dtype: Annotated[str, OneOf(SAMPLER_DTYPES)] = "same"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Record
 from corl_jax.data.pipeline import held_out_order, held_out_records
-from corl_jax.data.records import has_task
+from corl_jax.data.records import TASK_FIELDS, has_fields
 from corl_jax.data.sources.base import MemorySource, RecordSource
 from corl_jax.data.unusable_records import Check, usable_rows
 
@@ -32,6 +32,7 @@ class HeldOutRecords:
         open_records: Callable[[Sequence[Check]], RecordSource],
         record_checks: Callable[[Rewards], Mapping[str, Sequence[Check]]],
         rewards: Rewards,
+        task_fields: Mapping[str, Sequence[str]] = TASK_FIELDS,
     ):
         """Opens nothing yet.
 
@@ -39,7 +40,9 @@ class HeldOutRecords:
           open_records: opens them with checks of their texts.
           record_checks: what tasks and rewards need of texts.
           rewards: of the run, of both tasks.
+          task_fields: task to what it needs of a record.
         """
+        self._task_fields = task_fields
         self._open, self._record_checks, self._rewards = open_records, record_checks, rewards
 
     @functools.cached_property
@@ -89,7 +92,7 @@ class HeldOutRecords:
                 break
             record = self.source[row]
             for task, records in found.items():
-                if len(records) < counts[task] and has_task(record, task):
+                if len(records) < counts[task] and has_fields(record, self._task_fields[task]):
                     records.append(record)
 
         for task in trained:
@@ -120,7 +123,9 @@ class HeldOutRecords:
 
     def _checks(self, rewards: Rewards, *, is_whole: bool = False) -> list[Check]:
         return [
-            check if is_whole else functools.partial(_check_if_possible, task, check)
+            check
+            if is_whole
+            else functools.partial(_check_if_possible, self._task_fields[task], check)
             for task, checks in self._record_checks(rewards).items()
             for check in checks
         ]
@@ -141,7 +146,7 @@ def check_enough(records: int, counts: Iterable[int]) -> None:
         )
 
 
-def _check_if_possible(task: str, check: Check, record: Record) -> None:
-    """``check`` for a record that has what ``task`` needs."""
-    if has_task(record, task):
+def _check_if_possible(fields: Sequence[str], check: Check, record: Record) -> None:
+    """``check`` for a record that has the ``fields`` that a task needs."""
+    if has_fields(record, fields):
         check(record)

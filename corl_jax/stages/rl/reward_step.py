@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from corl_jax.objectives.calibration import calibration
 from corl_jax.objectives.running_moments import RunningMoments
 from corl_jax.reward_models.collection import RewardModels
 from corl_jax.rewards.base import RewardContext, compute_rewards
-from corl_jax.rewards.requirements import required_models
+from corl_jax.rewards.requirements import needs_reference, required_models
 from corl_jax.sampling.batching import batch_rows
 from corl_jax.sampling.policy_handle import RewardPolicyHandle
 from corl_jax.stages.rl.advantage_step import silent_groups
@@ -59,16 +60,24 @@ class RewardScorer:
         cfg: RlConfig,
         tasks: Mapping[str, Task],
         reward_models: RewardModels | None = None,
+        initial_params: Callable[[], Params] | None = None,
     ):
-        """``reward_models`` to share with another scorer; None opens them anew."""
+        """``reward_models`` and ``initial_params`` to share with another scorer, else None.
+
+        The policy that the run starts from is a function of the config, so a resumed run reads the
+        same one again. It is read when a reward first needs it, and laid out as policies that sample.
+        """
         self.setup, self.cfg, self.tasks = setup, cfg, tasks
+        self.initial_params = initial_params or functools.cache(
+            lambda: setup.rollout_params(setup.load_params())
+        )
         if reward_models is None:
             reward_models = RewardModels(cfg.reward_options.models, setup.sharder)
         self.reward_models = reward_models
 
     def with_config(self, cfg: RlConfig) -> RewardScorer:
         """A scorer of another config over the same reward models, which are read once."""
-        return RewardScorer(self.setup, cfg, self.tasks, self.reward_models)
+        return RewardScorer(self.setup, cfg, self.tasks, self.reward_models, self.initial_params)
 
     def required_models(self, tasks: Sequence[str]) -> list[str]:
         """Names of the reward models that ``tasks`` need."""
@@ -82,6 +91,22 @@ class RewardScorer:
           UserError: it has no source, does not exist, or is damaged.
         """
         self.reward_models.load([name])
+
+    def check_length(self) -> None:
+        """Checks that texts of the policy fit before a picture, where a reward draws from them.
+
+        Raises:
+          UserError: they are longer together than the policy has positions.
+        """
+        if "text" in self.cfg.tasks and "picture_likelihood" in self.cfg.rewards["text"]:
+            length = len(self.setup.tokenizer.wordless_generation_prompt())
+            self.setup.check_length(
+                {
+                    "config.rl.rollout.completion_length": self.cfg.rollout.completion_length,
+                    "what is around a prompt": length,
+                    "an image": self.setup.cfg.image_tokens,
+                }
+            )
 
     def score_rollouts(self, params: Params, batch: RolloutBatch) -> ScoredRollouts:
         """Rewards of a whole step, part by part as the devices finish its rollouts."""
@@ -160,7 +185,10 @@ class RewardScorer:
 
     def _score(self, params: Params, task: str, completions: Sequence[Completion]) -> Rewards:
         """Rewards of all processes' completions, from this process's."""
-        # Some rewards read with the policy itself: states of captions, answers about images.
+        # Some rewards read with the policy itself: states of captions, answers about images. The
+        # policy that the run starts from is read here, outside the time of rewards.
+        names, options = self.cfg.rewards[task], self.cfg.reward_options
+        reference = self.initial_params() if needs_reference(names, options) else None
         policy = RewardPolicyHandle(
             self.setup.rollout_policy,
             self.setup.tokenizer,
@@ -168,6 +196,7 @@ class RewardScorer:
             self.cfg.rollout.text_prompt_length,
             self.setup.sharder,
             self.cfg.rollout.completion_length,
+            reference,
         )
         context = RewardContext(policy, self.reward_models, self.cfg.reward_options)
         # Rewards may be the user's code, so that one process may fail and the others not.

@@ -33,6 +33,7 @@ from corl_jax.core.trees import partition
 from corl_jax.core.types import Params, PolicyBatch, Rewards, Rollout
 from corl_jax.data.mixing.history import HistoryIterator
 from corl_jax.data.pipeline import PairWithNext, ids_of_rows
+from corl_jax.data.records import TASK_FIELDS, TASK_FIELDS_IN_WORDS
 from corl_jax.data.sources.base import RecordSource, SelectedRecords
 from corl_jax.data.text_tokenizer import truncated_rows
 from corl_jax.data.unusable_records import Check
@@ -119,6 +120,7 @@ class RlStage:
             setup.cfg.image_size,
             self.cfg.rollout.text_prompt_length,
             "rl.rollout.text_prompt_length",
+            self.cfg.rollout.question_pictures,
         )
         tasks: dict[str, Task] = {"image": self.text_to_image, "text": self.visual_qa}
         planning = None
@@ -181,7 +183,10 @@ class RlStage:
             hooks["interference_every"],
         )
         self.held_out = HeldOutRecords(
-            lambda checks: self._open_records("test", checks), self.record_checks, self.cfg.rewards
+            lambda checks: self._open_records("test", checks),
+            self.record_checks,
+            self.cfg.rewards,
+            TASK_FIELDS if self.cfg.rollout.question_pictures else TASK_FIELDS_IN_WORDS,
         )
         self.probe = HeldOutProbe(
             self.setup, self.cfg, self.reward_scorer, self.held_out, self.seed
@@ -233,7 +238,9 @@ class RlStage:
     def record_checks(self, rewards: Mapping[str, Iterable[str]]) -> dict[str, list[Check]]:
         """Task to what it and the rewards named for it need of the texts of a record."""
         parts = self.reward_scorer.tasks
-        options, check_question = self.cfg.reward_options, self.visual_qa.prompt_ids
+        # Rewards that ask the policy always ask about a picture.
+        about_picture = dataclasses.replace(self.visual_qa, with_pictures=True)
+        options, check_question = self.cfg.reward_options, about_picture.prompt_ids
         return {
             task: [
                 *(parts[part].check_record for part in parts_of(task, parts)),
@@ -259,6 +266,7 @@ class RlStage:
         """
         for part in self.cfg.parts:
             yield functools.partial(self.rollout_sampler.check_length, part)
+        yield self.reward_scorer.check_length
         yield lambda: len(self.train_records)
         if self.probe_every:
             yield self.probe.open_inputs
