@@ -41,13 +41,16 @@ def rl_command(
     )
 
 
-def evaluated(*commands: Command, policy: str = "{before}") -> tuple[Command, ...]:
+def evaluated(
+    *commands: Command, policy: str = "{before}", flags: tuple[str, ...] = ()
+) -> tuple[Command, ...]:
     """An arm: the commands, then an evaluation of the policy.
 
     Args:
       *commands: that train the policy.
       policy: to evaluate. The default is the folder of the last command.
+      flags: of ``corl evaluate`` beside the usual ones.
     """
-    flags = ("--policy", policy, "--guidance-scale", "1.5", "--out", "{out}/eval.json")
-    arguments = ("corl_jax.commands.cli", "evaluate", *flags, "--overwrite")
+    usual = ("--policy", policy, "--guidance-scale", "1.5", "--out", "{out}/eval.json")
+    arguments = ("corl_jax.commands.cli", "evaluate", *usual, "--overwrite", *flags)
     return *commands, Command("measure", arguments, trains=False)

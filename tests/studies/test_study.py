@@ -9,6 +9,7 @@ import pytest
 
 from corl_jax.commands.cli import main
 from corl_jax.commands.study import load_study
+from corl_jax.configs.studies import STUDIES as SHIPPED
 from corl_jax.core.errors import UserError
 from corl_jax.studies.comparison import Command, Study, make_table, plan_runs, render_markdown
 
@@ -135,10 +136,7 @@ def test_a_command_refers_to_earlier_commands_only(tmp_path):
         list(plan_runs(Study("", "", arms, ("p",)), [0], tmp_path))
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["paradigms", "kl", "guidance", "stages", "image_rewards", "transfer", "order"],
-)
+@pytest.mark.parametrize("name", SHIPPED)
 def test_commands_of_the_shipped_studies_are_valid(name, tmp_path, monkeypatch):
     """Configs, keys and values exist, from any directory; nothing is run."""
     monkeypatch.chdir(tmp_path)

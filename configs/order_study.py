@@ -1,4 +1,4 @@
-"""Studies of methods beyond the two papers; ``configs/studies.py`` puts them beside the others."""
+"""The study of the order of tasks (Omni-Thinker), for ``corl study order``."""
 
 from __future__ import annotations
 
@@ -84,5 +84,3 @@ ORDER = Study(
         score=TASK_MEAN,
     ),
 )
-
-METHOD_STUDIES = {"order": ORDER}
