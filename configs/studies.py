@@ -2,17 +2,24 @@
 
 Each study tests a claim of a paper. An arm is a list of commands, and its last command writes
 ``eval.json``. Every policy is evaluated in the same way. All runs are short: fewer steps than in
-the recipes, and the same number in every run.
+the recipes, and the same number in every run. That of the order of tasks is in
+``configs/order_study.py``.
 """
 
 from __future__ import annotations
 
+from corl_jax.configs.order_study import ORDER
+from corl_jax.configs.study_arms import (
+    ANSWERS,
+    METRICS,
+    PICTURES,
+    STEPS,
+    evaluated,
+    rl_command,
+    train_command,
+)
 from corl_jax.studies.comparison import Command, Expectation, Study
 
-METRICS = ("t2i_strict@w=1.5", "t2i_soft@w=1.5", "qa_greedy", "qa_sampled_strict")
-"""Metrics of images and of answers."""
-PICTURES, ANSWERS = "t2i_strict@w=1.5", "qa_sampled_strict"
-"""Those of them that claims about images and about answers are held against."""
 QUESTION_KIND_METRICS = (
     "qa_greedy/count",
     "qa_greedy/relation",
@@ -20,54 +27,11 @@ QUESTION_KIND_METRICS = (
     "qa_sampled_strict",
 )
 """Metrics of two kinds of questions, and of all answers."""
-STEPS = 60
-"""Steps of a run. Where tasks alternate, the steps of each task."""
-
-
-def train_command(
-    config: str, *changes: str, steps: int = STEPS, argument: str = "", name: str = "train"
-) -> Command:
-    """A training run of ``configs/CONFIG.py``.
-
-    Args:
-      config: name of the config file, without ``.py``.
-      *changes: further flags of the run, ``--config.KEY=VALUE``.
-      steps: of the run.
-      argument: of the config file, with its colon, such as ``":tiny,rewards=cycle"``.
-      name: of the command, and so of its folder.
-    """
-    flags = (f"--config=configs/{config}.py{argument}", "--workdir={out}", "--config.seed={seed}")
-    return Command(name, ("corl_jax.main", *flags, f"--config.steps={steps}", *changes))
-
-
-def rl_command(
-    config: str, *changes: str, steps: int = STEPS, argument: str = "", name: str = "train"
-) -> Command:
-    """``train_command`` for a config of reinforcement learning.
-
-    These configs evaluate the policy before and after training. Here that is switched off, because
-    ``evaluated`` adds one evaluation for all arms.
-    """
-    return train_command(
-        config, "--config.evals.num_records=0", *changes, steps=steps, argument=argument, name=name
-    )
 
 
 def refine_command(init_from: str) -> Command:
     """The second stage of CoRL, refined RL, on images. It starts from the policy ``init_from``."""
     return rl_command("refined_t2i", f"--config.init_from={init_from}", name="refine")
-
-
-def evaluated(*commands: Command, policy: str = "{before}") -> tuple[Command, ...]:
-    """An arm: the commands, then an evaluation of the policy.
-
-    Args:
-      *commands: that train the policy.
-      policy: to evaluate. The default is the folder of the last command.
-    """
-    flags = ("--policy", policy, "--guidance-scale", "1.5", "--out", "{out}/eval.json")
-    arguments = ("corl_jax.commands.cli", "evaluate", *flags, "--overwrite")
-    return *commands, Command("measure", arguments, trains=False)
 
 
 def merge_arm(*experts: str) -> tuple[Command, ...]:
@@ -177,7 +141,7 @@ STAGES = Study(
 )
 
 # The arms differ in the rewards of images, an argument of the config file.
-REWARDS = Study(
+IMAGE_REWARDS = Study(
     "Which image reward improves the policy most?",
     "CoRL, table of rewards: cycle consistency helps more than a matching reward, and both "
     "together help most.",
@@ -225,6 +189,7 @@ STUDIES = {
     "kl": KL,
     "guidance": GUIDANCE,
     "stages": STAGES,
-    "rewards": REWARDS,
+    "image_rewards": IMAGE_REWARDS,
     "transfer": TRANSFER,
+    "order": ORDER,
 }

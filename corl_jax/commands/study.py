@@ -126,6 +126,8 @@ def write_results(
     """
     from corl_jax.core import provenance
     from corl_jax.studies.comparison import make_table, render_markdown
+    from corl_jax.studies.forgetting import forgetting_as_json, measure_forgetting
+    from corl_jax.studies.forgetting_section import render_order
     from corl_jax.studies.study_page import render_study_page, render_study_svg
     from corl_jax.studies.verdicts import judge_claim
 
@@ -139,12 +141,17 @@ def write_results(
         for arm, row in table.items()
     }
     claim = [verdict._asdict() for verdict in verdicts]
-    write_json(out / "study.json", {"about": about, "claim": claim, "cells": cells})
+    figures = measure_forgetting(study, table)
+    order = {} if figures is None else {"order": forgetting_as_json(figures)}
+    write_json(out / "study.json", {"about": about, "claim": claim, "cells": cells} | order)
 
     # The question, what became of the claim, the figures.
     lines = [study.question, "", study.claim, ""]
     lines += [f"* {it.outcome}: {it.expectation} ({it.figures or 'no runs'})" for it in verdicts]
-    lines += ["", render_markdown(study, table), "", about, ""]
+    lines += ["", render_markdown(study, table), ""]
+    if figures is not None:
+        lines += [render_order(figures, table), ""]
+    lines += [about, ""]
     write_atomically(out / "study.md", "\n".join(lines))
     write_atomically(out / "study.svg", render_study_svg(name, study, table))
     write_atomically(out / "study.html", render_study_page(name, study, table, finished, about))

@@ -84,7 +84,8 @@ def understanding_metrics(greedy: Sequence[Completion], sampled: Sequence[Comple
       well-formed. ``qa_format`` (sampled) and ``qa_greedy_format``: well-formed.
       ``qa_truncated`` (sampled) and ``qa_greedy_truncated``: cut at the limit of their length.
       ``qa_greedy_mc`` and ``qa_greedy_oe``: greedy answers to multiple-choice and to open-ended
-      questions, where there are any. ``qa_greedy/KIND``: greedy answers to one kind of question.
+      questions, where there are any, and the same of ``qa_sampled_strict``. ``qa_greedy/KIND``:
+      greedy answers to one kind of question.
     """
     greedy_correct, greedy_formed = grade_answers(greedy)
     sampled_correct, sampled_formed = grade_answers(sampled)
@@ -100,11 +101,15 @@ def understanding_metrics(greedy: Sequence[Completion], sampled: Sequence[Comple
         "qa_greedy_truncated": estimate([completion.is_truncated for completion in greedy]),
     }
 
-    # Greedy answers by type of question (multiple choice or open-ended) and by kind (count, colour,
-    # ...). A record without a kind is in no break-down by kind.
+    # Answers by type of question (multiple choice or open-ended), and greedy ones by kind (count,
+    # colour, ...). A record without a kind is in no break-down by kind.
     qa_types = np.array([completion.record.qa_type for completion in greedy])
     by_type = {
-        f"qa_greedy_{qa_type.lower()}": estimate(greedy_correct[qa_types == qa_type])
+        f"{name}_{qa_type.lower()}": estimate(values[qa_types == qa_type])
+        for name, values in (
+            ("qa_greedy", greedy_correct),
+            ("qa_sampled_strict", sampled_correct & sampled_formed),
+        )
         for qa_type in sorted(set(qa_types))
     }
 

@@ -10,6 +10,8 @@ QA_DESCRIPTIONS = {
     "qa_greedy_oe": "right, greedy, open questions",
     "qa_sampled": "right, sampled",
     "qa_sampled_strict": "right and well-formed, sampled",
+    "qa_sampled_strict_mc": "right and well-formed, sampled, multiple choice",
+    "qa_sampled_strict_oe": "right and well-formed, sampled, open questions",
     "qa_format": "well-formed, sampled",
     "qa_greedy_format": "well-formed, greedy",
     "qa_truncated": "cut at the limit of the length, sampled",

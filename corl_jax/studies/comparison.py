@@ -19,6 +19,7 @@ from corl_jax.core.checks.json_object import JsonObject
 from corl_jax.core.errors import UserError
 from corl_jax.core.files import write_json
 from corl_jax.report.metric_text import format_number
+from corl_jax.studies.task_order import TaskOrder
 
 NOT_METRICS = ("about",)
 """Entries of the file of ``corl evaluate`` that are not metrics."""
@@ -49,7 +50,7 @@ class Expectation(NamedTuple):
       relation: ``above``: its metric is higher than that of ``other``; ``like``: there is no
         difference, which figures can contradict but not show.
       other: the arm that it is compared with.
-      metric: of the study.
+      metric: a column of the study.
     """
 
     arm: str
@@ -67,8 +68,11 @@ class Study:
       claim: what the paper says, and where.
       arms: commands by arm, in the order of the table. The last command of an arm leaves
         ``eval.json``. The first arm is what the others are compared with.
-      metrics: names in ``eval.json``, the columns of the table.
-      expectations: what the claim says of these arms and metrics; none where it says nothing.
+      metrics: names in ``eval.json``, the first columns of the table.
+      expectations: what the claim says of these arms and columns; none where it says nothing.
+      means: further columns, each the mean of some of the metrics.
+      order: the tasks of a study of their order, whose claim is that the order that its figures
+        prescribe is best; None for other studies.
     """
 
     question: str
@@ -76,6 +80,13 @@ class Study:
     arms: Mapping[str, tuple[Command, ...]]
     metrics: tuple[str, ...]
     expectations: tuple[Expectation, ...] = ()
+    means: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    order: TaskOrder | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of all columns of the table."""
+        return (*self.metrics, *self.means)
 
     def __post_init__(self):
         for name, commands in self.arms.items():
@@ -84,12 +95,27 @@ class Study:
                     f"an arm of a study must have at least one command; {name!r} has none. "
                     "Add the command that leaves its eval.json"
                 )
+        for name, parts in self.means.items():
+            if name in self.metrics or not parts or not {*parts} <= {*self.metrics}:
+                raise UserError(
+                    "a mean must have a name of its own and be of metrics of its study; got "
+                    f"{name!r} of {parts}. Expected some of {', '.join(self.metrics)}"
+                )
         for arm, _, other, metric in self.expectations:
-            if not {arm, other} <= self.arms.keys() or metric not in self.metrics:
+            if not {arm, other} <= self.arms.keys() or metric not in self.columns:
                 raise UserError(
                     "an expectation must be of arms and a metric of its study; got "
                     f"{arm!r}, {other!r} and {metric!r}. Expected two of {', '.join(self.arms)} "
-                    f"and one of {', '.join(self.metrics)}"
+                    f"and one of {', '.join(self.columns)}"
+                )
+        if self.order is not None:
+            unknown = {*self.order.arms} - self.arms.keys()
+            unknown |= {*self.order.columns.values(), self.order.score} - {*self.columns}
+            if unknown:
+                raise UserError(
+                    "an order of tasks must name arms and columns of its study; got "
+                    f"{', '.join(sorted(unknown))}. Expected some of "
+                    f"{', '.join((*self.arms, *self.columns))}"
                 )
 
 
@@ -260,6 +286,10 @@ def make_table(study: Study, finished: Sequence[CommandRun]) -> dict[str, dict[s
         for name in study.metrics:
             values.setdefault(run.arm, {}).setdefault(name, []).append(metrics[name])
 
+    # A mean is taken seed by seed, so that its error is over seeds like those of its parts.
+    for row in values.values():
+        for name, parts in study.means.items():
+            row[name] = np.mean([row[part] for part in parts], axis=0).tolist()
     return {
         arm: {name: Cell.from_values(column) for name, column in row.items()}
         for arm, row in values.items()
@@ -275,10 +305,10 @@ def format_cell(name: str, cell: Cell) -> str:
 def render_markdown(study: Study, cells: Mapping[str, Mapping[str, Cell]]) -> str:
     """The table: mean and standard error over seeds."""
     # Head, rule, then one line per arm.
-    lines = ["| | " + " | ".join(f"`{name}`" for name in study.metrics) + " | seeds |"]
-    lines.append("|---|" + "---|" * (len(study.metrics) + 1))
+    lines = ["| | " + " | ".join(f"`{name}`" for name in study.columns) + " | seeds |"]
+    lines.append("|---|" + "---|" * (len(study.columns) + 1))
     for arm, row in cells.items():
-        texts = [format_cell(name, row[name]) for name in study.metrics]
+        texts = [format_cell(name, row[name]) for name in study.columns]
         seeds = len(row[study.metrics[0]].values)
         lines.append(f"| {arm} | {' | '.join(texts)} | {seeds} |")
     return "\n".join(lines)

@@ -12,6 +12,13 @@ from corl_jax.report.metric_text import is_reward
 from corl_jax.report.rendering import render
 from corl_jax.report.svg import GREY, INK, PALETTE, add_grid, draw_svg
 from corl_jax.studies.comparison import CommandRun, Study, format_cell
+from corl_jax.studies.forgetting import measure_forgetting
+from corl_jax.studies.forgetting_section import (
+    describe_order,
+    list_forgotten,
+    list_orders,
+    tabulate_transfer,
+)
 from corl_jax.studies.verdicts import (
     Cells,
     judge_claim,
@@ -45,23 +52,38 @@ def render_study_page(
         outcome=summarize(verdicts),
         # The figures.
         table={
-            arm: [format_cell(metric, row[metric]) for metric in study.metrics]
+            arm: [format_cell(metric, row[metric]) for metric in study.columns]
             for arm, row in cells.items()
         },
+        order=_order_section(study, cells),
         first_arm=arms[0],
         differences=tabulate(list_differences(study, cells), arms),
         plots=[
-            draw_svg(metric, _height(cells), _plotter(metric, cells)) for metric in study.metrics
+            draw_svg(metric, _height(cells), _plotter(metric, cells)) for metric in study.columns
         ],
         # Every command as it can be pasted into a shell.
         commands="\n".join(f"python -m {shlex.join(run.arguments)}" for run in runs),
     )
 
 
+def _order_section(study: Study, cells: Cells) -> dict[str, object] | None:
+    """What the section of the order of tasks shows; None where there is nothing yet."""
+    figures = measure_forgetting(study, cells)
+    if figures is None:
+        return None
+    return {
+        "tasks": figures.spec.tasks,
+        "rows": tabulate_transfer(figures),
+        "forgotten": list_forgotten(figures),
+        "words": describe_order(figures),
+        "orders": list_orders(figures, cells),
+    }
+
+
 def render_study_svg(name: str, study: Study, cells: Cells) -> str:
     """All plots in one SVG file."""
     # A file has no page to take its colour from, so it gets a grey that both themes can show.
-    plotters = [_plotter(metric, cells) for metric in study.metrics]
+    plotters = [_plotter(metric, cells) for metric in study.columns]
     return draw_svg(name, _height(cells), *plotters, ink=GREY) + "\n"
 
 

@@ -16,6 +16,7 @@ from scipy import stats
 
 from corl_jax.report.comparison_tables import format_figures
 from corl_jax.studies.comparison import Cell, Expectation, Study
+from corl_jax.studies.forgetting import measure_forgetting, order_expectations
 from corl_jax.suites.comparing import resampling
 from corl_jax.suites.comparing.differences import NO_DIFFERENCE, Difference
 
@@ -80,12 +81,23 @@ def compare_arms(cells: Cells, metric: str, arm: str, other: str) -> Difference:
 def list_differences(study: Study, cells: Cells) -> list[Difference]:
     """Every arm compared with the first one, metric by metric."""
     first, *others = cells
-    return [compare_arms(cells, metric, arm, first) for metric in study.metrics for arm in others]
+    return [compare_arms(cells, metric, arm, first) for metric in study.columns for arm in others]
 
 
 def judge_claim(study: Study, cells: Cells) -> list[Verdict]:
-    """What the figures say of every part of the claim."""
-    return [_judge(expectation, cells) for expectation in study.expectations]
+    """What the figures say of every part of the claim.
+
+    A study of the order of tasks claims that the order which its own figures prescribe is best.
+    """
+    verdicts = [_judge(expectation, cells) for expectation in study.expectations]
+    if study.order is None:
+        return verdicts
+
+    figures = measure_forgetting(study, cells)
+    if figures is None:
+        words = f"the prescribed order exceeds its reverse and {', '.join(study.order.rivals)}"
+        return [*verdicts, Verdict(words, "not measured yet", "")]
+    return verdicts + [_judge(part, cells) for part in order_expectations(figures)]
 
 
 def summarize(verdicts: Sequence[Verdict]) -> Outcome:

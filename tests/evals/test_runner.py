@@ -81,10 +81,11 @@ def test_a_perfect_policy_scores_one_and_mistakes_are_counted(records, tokenizer
     assert correct < metrics["t2i_soft@w=1"]["value"] + 1e-6 < 1
 
     # Each break-down covers every record once.
-    type_names = [f"qa_greedy_{qa_type}" for qa_type in ("mc", "oe")]
-    by_type = [metrics[name] for name in type_names if name in metrics]
-    assert sum(entry["n"] for entry in by_type) == 13
-    assert sum(entry["n"] * entry["value"] for entry in by_type) == pytest.approx(11)
+    for whole, right in (("qa_greedy", 11), ("qa_sampled_strict", 10)):
+        type_names = [f"{whole}_{qa_type}" for qa_type in ("mc", "oe")]
+        by_type = [metrics[name] for name in type_names if name in metrics]
+        assert sum(entry["n"] for entry in by_type) == 13
+        assert sum(entry["n"] * entry["value"] for entry in by_type) == pytest.approx(right)
     kinds = [value["n"] for name, value in metrics.items() if name.startswith("qa_greedy/")]
     assert sum(kinds) == 13 and len(kinds) > 2
 

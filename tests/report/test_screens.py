@@ -11,6 +11,7 @@ from made_report import write_run
 from corl_jax.report.page import write_report
 from corl_jax.studies.comparison import Cell, Command, Expectation, Study
 from corl_jax.studies.study_page import render_study_page
+from corl_jax.studies.task_order import TaskOrder
 
 # Texts that are hidden, or beyond the edge of their card or of the window. Headings of tables
 # become labels of cells, and dots on a line repeat numbers.
@@ -38,7 +39,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """The report of a run, and the page of a study with six arms and four metrics."""
+    """The report of a run, and the page of a study with six arms, four metrics and a matrix."""
     folder = tmp_path_factory.mktemp("pages")
     metrics = ("t2i_strict@w=1.5", "t2i_soft@w=1.5", "qa_greedy/relation", "reward/text")
     arms = [f"arm_with_a_long_name_{i}" for i in range(6)]
@@ -48,7 +49,16 @@ def pages(tmp_path_factory):
         arm: {name: Cell.from_values([0.1 * place, 0.12 * place, 0.3]) for name in metrics}
         for place, arm in enumerate(arms)
     }
-    study = Study("Which one?", "The second.", commands, metrics, claim)
+    first, second = ("a_task_with_a_long_name", "another_task")
+    order = TaskOrder(
+        before=arms[0],
+        alone={first: arms[1], second: arms[2]},
+        columns={first: metrics[0], second: metrics[3]},
+        sequences={(first, second): arms[3], (second, first): arms[4]},
+        rivals=(arms[5],),
+        score=metrics[0],
+    )
+    study = Study("Which one?", "The second.", commands, metrics, claim, order=order)
     path = folder / "study.html"
     path.write_text(render_study_page("study", study, cells, [], "a machine"))
     return write_report(write_run(folder)), path

@@ -9,6 +9,7 @@ import pytest
 
 from corl_jax.commands.cli import main
 from corl_jax.commands.study import load_study
+from corl_jax.configs.studies import STUDIES as SHIPPED
 from corl_jax.core.errors import UserError
 from corl_jax.studies.comparison import Command, Study, make_table, plan_runs, render_markdown
 
@@ -103,6 +104,9 @@ def test_a_cell_is_mean_and_standard_error_over_seeds(tmp_path):
     cell = make_table(study, runs)["a"]["p"]
     assert cell.mean == pytest.approx(0.3) and cell.stderr == pytest.approx(math.sqrt(0.07 / 3))
     assert render_markdown(study, {"a": {"p": cell}}).splitlines()[-1] == "| a | 30.0 ± 15.3 | 3 |"
+    # The mean of columns has the error of its values by seed, not of its parts.
+    halves = Study("", "", study.arms, ("p",), means={"twice": ("p", "p")})
+    assert make_table(halves, runs)["a"]["twice"] == cell
     with pytest.raises(UserError, match="has no 'q'. Expected one of p"):
         make_table(Study("", "", study.arms, ("q",)), runs)
 
@@ -132,7 +136,7 @@ def test_a_command_refers_to_earlier_commands_only(tmp_path):
         list(plan_runs(Study("", "", arms, ("p",)), [0], tmp_path))
 
 
-@pytest.mark.parametrize("name", ["paradigms", "kl", "guidance", "stages", "rewards", "transfer"])
+@pytest.mark.parametrize("name", SHIPPED)
 def test_commands_of_the_shipped_studies_are_valid(name, tmp_path, monkeypatch):
     """Configs, keys and values exist, from any directory; nothing is run."""
     monkeypatch.chdir(tmp_path)
