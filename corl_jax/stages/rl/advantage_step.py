@@ -23,7 +23,7 @@ def compute_advantages(
     Raises:
       UserError: a reward that the normalization is not for.
     """
-    advantages = {}
+    advantages: dict[str, Float[Array, "B G"]] = {}
     for together in _compared_together(rewards):
         if cfg.advantage.sums_normalized_parts:
             advantages |= _advantages_of_parts(cfg, together)
@@ -42,7 +42,8 @@ def silent_groups(
     Args:
       pairing: ``config.rl.advantage.pairing``, or ``separate`` to look at each task by itself.
     """
-    c, silent = cfg.advantage, {}
+    c = cfg.advantage
+    silent: dict[str, Bool[np.ndarray, "B"]] = {}
     for together in _compared_together(rewards):
         if not c.sums_normalized_parts:
             silent |= zero_std_groups(
