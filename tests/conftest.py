@@ -249,6 +249,10 @@ def small_config(dot_policy_folder):
         for key in ("image_prompts", "text_prompts"):
             if config.stage == "rl" and config.rl.rollout[key] == 0:
                 values[f"rl.rollout.{key}"] = 0
+        # So do rows of documents, and of questions.
+        if config.stage == "sft":
+            for key in ("understanding_rows", "document_rows"):
+                values[f"sft.{key}"] = min(config.sft[key], 2)
         config.update_from_flattened_dict(values | overrides)
         return json.loads(config.to_json_best_effort())
 

@@ -149,6 +149,10 @@ ADDED_KEYS: dict[str, Any] = {
     "trackers.names": ["tensorboard"],
     "trackers.project": "corl_jax",
     "trackers.run_name": "",
+    "sft.generation_rows": -1,
+    "sft.document_rows": 0,
+    "sft.document_length": 128,
+    "sft.document_weight": 1.0,
 }
 """Keys that older versions did not have, and the values that do what they did."""
 

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import grain
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from corl_jax.core.checks.config_block import PositiveInt, Share, Weight, config_block
+from corl_jax.core.checks.config_block import (
+    Count,
+    Interval,
+    PositiveInt,
+    Share,
+    Weight,
+    config_block,
+)
 from corl_jax.core.errors import UserError
 from corl_jax.core.numerics import Metrics, Weighted
 from corl_jax.core.trees import bind, partition
-from corl_jax.core.types import Params
+from corl_jax.core.types import Params, Prompts
 from corl_jax.data.sources.addresses import SHAPES
 from corl_jax.data.sources.base import RecordSource
 from corl_jax.data.unusable_records import Check
@@ -36,25 +44,33 @@ class SftConfig:
     """``config.sft``: rows, shares and widths as in ``tasks.supervised.MakeSftBatch``.
 
     Attributes:
-      understanding_rows: rows of a batch that are questions about images; all rows are captions to
-        draw.
+      understanding_rows: rows of a batch that are questions about images; 0 for none.
+      generation_rows: rows of a batch that are captions to draw; -1 is all of them.
+      document_rows: rows of a batch of which documents are written: the scene in words, and questions
+        with their answers (``data.shapes.documents``). The embedded world alone has them.
       caption_share: share of the understanding rows that ask for a caption.
       malformed_share: share of the answers that are in a wrong form on purpose.
       cfg_dropout: share of the captions that are dropped, for classifier-free guidance.
       generation_prompt_length: width in tokens of captions to draw.
       understanding_prompt_length: width in tokens of questions.
       target_length: width in tokens of answers.
+      document_length: width in tokens of documents.
       image_weight: weight of the loss of image tokens; 1 for text.
+      document_weight: weight of the loss of documents.
     """
 
-    understanding_rows: PositiveInt = 18
+    understanding_rows: Count = 18
+    generation_rows: Annotated[int, Interval(ge=-1), "-1 is all rows of a batch"] = -1
+    document_rows: Count = 0
     caption_share: Share = 0.25
     malformed_share: Share = 0.35
     cfg_dropout: Share = 0.1
     generation_prompt_length: PositiveInt = 20
     understanding_prompt_length: PositiveInt = 64
     target_length: PositiveInt = 16
+    document_length: PositiveInt = 128
     image_weight: Weight = 1.0
+    document_weight: Weight = 1.0
 
 
 class SftStage:
@@ -71,11 +87,16 @@ class SftStage:
         setup.check_sources(trainable=self.trainable)
 
         self.cfg = c = read_block(SftConfig, config["sft"], "sft")
-        if c.understanding_rows > self.batch_size:
-            raise UserError(
-                "config.sft.understanding_rows must be at most batch_size="
-                f"{self.batch_size}; got {c.understanding_rows}. Lower it"
-            )
+        row_counts = {
+            "config.sft.understanding_rows": c.understanding_rows,
+            "config.sft.generation_rows": c.generation_rows,
+            "config.sft.document_rows": c.document_rows,
+        }
+        for key, rows in row_counts.items():
+            if rows > self.batch_size:
+                raise UserError(
+                    f"{key} must be at most batch_size={self.batch_size}; got {rows}. Lower it"
+                )
         setup.check_length(
             {
                 "config.sft.understanding_prompt_length": c.understanding_prompt_length,
@@ -88,9 +109,9 @@ class SftStage:
                 "an image": setup.cfg.image_tokens,
             }
         )
-        self.rows_per_step = {
-            "config.batch_size": self.batch_size,
-            "config.sft.understanding_rows": c.understanding_rows,
+        setup.check_length({"config.sft.document_length": c.document_length})
+        self.rows_per_step = {"config.batch_size": self.batch_size} | {
+            key: rows for key, rows in row_counts.items() if rows > 0
         }
         rows = {"image": self.batch_size, "text": c.understanding_rows}
         self.records_order = TrainRecords(config, rows, is_paired=True)
@@ -106,6 +127,9 @@ class SftStage:
             generation_prompt_length=c.generation_prompt_length,
             understanding_prompt_length=c.understanding_prompt_length,
             target_length=c.target_length,
+            generation_rows=c.generation_rows,
+            document_rows=c.document_rows,
+            document_length=c.document_length,
             parse_images=self.records_order.addresses == {SHAPES},
             local_row_ids=setup.sharder.local_row_ids,
         )
@@ -140,52 +164,72 @@ class SftStage:
         self, state: TrainState, raw: SftBatch, step: int
     ) -> Iterator[tuple[Any, HostMetrics]]:
         """The batch with a weight for every target token, now that all lengths are known."""
-        sharder, image_tokens = self.setup.sharder, self.setup.cfg.image_tokens
-        sft_batch = sharder.put_batch(raw)
-        text_weights = token_weights(sft_batch.target_mask, aggregation="token_mean")
-        image_weight = self.cfg.image_weight / (self.batch_size * image_tokens)
-        image_weights = sharder.put_batch(
-            np.full((len(raw.target_images), image_tokens), image_weight, np.float32)
-        )
-        yield (
-            {
-                "sft_batch": sft_batch,
-                "text_weights": text_weights,
-                "image_weights": image_weights,
-            },
-            {},
-        )
+        batch, weights = self.setup.sharder.put_batch(raw), {}
+        if batch.understanding is not None:
+            weights["text"] = token_weights(batch.understanding.mask, aggregation="token_mean")
+        if batch.generation is not None:
+            weights["image"] = self._image_weights(len(raw.generation.images))
+        if batch.documents is not None:
+            weights["documents"] = token_weights(
+                batch.documents.is_answer,
+                aggregation="token_mean",
+                task_weight=self.cfg.document_weight,
+            )
+        yield {"sft_batch": batch, "weights": weights}, {}
+
+    def _image_weights(self, local_rows: int) -> Any:
+        """One weight for each token of an image, on the mesh."""
+        rows = self.batch_size if self.cfg.generation_rows < 0 else self.cfg.generation_rows
+        image_tokens = self.setup.cfg.image_tokens
+        weight = self.cfg.image_weight / (rows * image_tokens)
+        weights = np.full((local_rows, image_tokens), weight, np.float32)
+        return self.setup.sharder.put_batch(weights)
 
     def loss(self, params: Params, batch: Any, algo: Any) -> tuple[jax.Array, Metrics]:
         """Cross entropy of both heads."""
-        policy = self.setup.trained_policy
-        model, options = bind(policy.graphdef, params), LogProbOptions()
-        sft_batch = batch["sft_batch"]
+        model = bind(self.setup.trained_policy.graphdef, params)
+        sft_batch: SftBatch = batch["sft_batch"]
+        weights, losses, metrics = batch["weights"], [], Metrics()
 
         # Text: answers and captions behind images.
-        targets = sft_batch.target_tokens[:, None]
-        states = completion_states(
-            model, sft_batch.understanding_prompts, targets, policy.ids, "text", options
-        )
-        text_loss, text_log_probs = next_token_loss(
-            model.text_logits(states), targets, batch["text_weights"][:, None]
-        )
+        if (questions := sft_batch.understanding) is not None:
+            loss, log_probs = self._text_loss(
+                model, questions.prompts, questions.tokens, weights["text"]
+            )
+            losses.append(loss)
+            metrics |= {"text/nll": Weighted.of(-log_probs, questions.mask[:, None])}
 
         # Images: the tokens of real images behind captions.
-        image_tokens = jax.lax.stop_gradient(model.image_tokenizer.encode(sft_batch.target_images))
-        targets = image_tokens[:, None]
-        states = completion_states(
-            model, sft_batch.generation_prompts, targets, policy.ids, "image", options
-        )
-        image_loss, image_log_probs = next_token_loss(
-            model.image_logits(states), targets, batch["image_weights"][:, None]
-        )
+        if (captions := sft_batch.generation) is not None:
+            tokens = jax.lax.stop_gradient(model.image_tokenizer.encode(captions.images))
+            loss, log_probs = self._image_loss(model, captions.prompts, tokens, weights["image"])
+            losses.append(loss)
+            metrics |= {"image/nll": Weighted.of(-log_probs)}
 
-        metrics = {
-            "text/nll": Weighted.of(-text_log_probs, sft_batch.target_mask[:, None]),
-            "image/nll": Weighted.of(-image_log_probs),
-        }
-        return text_loss + image_loss, metrics
+        # Documents: answers behind a scene in words.
+        if (documents := sft_batch.documents) is not None:
+            loss, log_probs = self._text_loss(
+                model, documents.prompts, documents.tokens, weights["documents"]
+            )
+            losses.append(loss)
+            metrics |= {"documents/nll": Weighted.of(-log_probs, documents.is_answer[:, None])}
+        return sum(losses, jnp.zeros(())), metrics
+
+    def _text_loss(
+        self, model: Any, prompts: Prompts, tokens: Any, weights: Any
+    ) -> tuple[jax.Array, jax.Array]:
+        """The weighted loss of the tokens of a text ``[U, T]``, and their log-probs ``[U, 1, T]``."""
+        targets, ids = tokens[:, None], self.setup.trained_policy.ids
+        states = completion_states(model, prompts, targets, ids, "text", LogProbOptions())
+        return next_token_loss(model.text_logits(states), targets, weights[:, None])
+
+    def _image_loss(
+        self, model: Any, prompts: Prompts, tokens: Any, weights: Any
+    ) -> tuple[jax.Array, jax.Array]:
+        """The same for image tokens ``[B, S]``."""
+        targets, ids = tokens[:, None], self.setup.trained_policy.ids
+        states = completion_states(model, prompts, targets, ids, "image", LogProbOptions())
+        return next_token_loss(model.image_logits(states), targets, weights[:, None])
 
     def update_algo_state(self, algo: Any, metrics: Metrics) -> Any:
         """There is none."""

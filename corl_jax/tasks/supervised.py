@@ -17,6 +17,7 @@ from corl_jax.core.types import Prompts, Record, pytree
 from corl_jax.data.question_templates import fill_in_question
 from corl_jax.data.records import has_fields, image_of, record_label, require
 from corl_jax.data.shapes.captions import canonical_caption, list_objects
+from corl_jax.data.shapes.documents import write_document
 from corl_jax.data.shapes.parser import parse_batch
 from corl_jax.data.shapes.vocabulary import DESCRIBE
 from corl_jax.data.text_tokenizer import TextTokenizer, right_pad
@@ -36,23 +37,57 @@ MALFORMED = ("<answer> {answer} </answer>", "{answer}", "<think> {thought} </thi
 
 
 @pytree()
-class SftBatch:
-    """One supervised batch of both tasks.
+class DocumentBatch:
+    """Texts without images of which the answers are imitated, ``E`` rows.
 
     Attributes:
-      understanding_prompts: questions with images, ``U`` rows.
-      target_tokens: int32 ``[U, T]``, right-padded texts to imitate; they end in the end token.
-      target_mask: bool ``[U, T]``, true up to and including the end token.
-      generation_prompts: image prompts, ``B`` rows; some have no words, for guidance.
-      target_images: float32 ``[B, H, W, 3]`` in [-1, 1], the images to imitate,
-        cropped to a square.
+      prompts: what each begins with.
+      tokens: int32 ``[E, T]``, right-padded.
+      mask: bool ``[E, T]``, false behind the end of a text.
+      is_answer: bool ``[E, T]``, the tokens to imitate.
     """
 
-    understanding_prompts: Prompts
-    target_tokens: np.ndarray
-    target_mask: np.ndarray
-    generation_prompts: Prompts
-    target_images: np.ndarray
+    prompts: Prompts
+    tokens: np.ndarray
+    mask: np.ndarray
+    is_answer: np.ndarray
+
+
+@pytree()
+class UnderstandingBatch:
+    """Questions about images, ``U`` rows.
+
+    Attributes:
+      prompts: questions with images.
+      tokens: int32 ``[U, T]``, right-padded texts to imitate; they end in the end token.
+      mask: bool ``[U, T]``, true up to and including the end token.
+    """
+
+    prompts: Prompts
+    tokens: np.ndarray
+    mask: np.ndarray
+
+
+@pytree()
+class GenerationBatch:
+    """Captions with their images, ``B`` rows.
+
+    Attributes:
+      prompts: captions; some have no words, for guidance.
+      images: float32 ``[B, H, W, 3]`` in [-1, 1], the images to imitate, cropped to a square.
+    """
+
+    prompts: Prompts
+    images: np.ndarray
+
+
+@pytree()
+class SftBatch:
+    """One supervised batch; None for a kind of rows that a run does not have."""
+
+    understanding: UnderstandingBatch | None
+    generation: GenerationBatch | None
+    documents: DocumentBatch | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,24 +98,26 @@ class MakeSftBatch:
       tokenizer: text tokenizer of the model.
       image_tokens: tokens per image.
       image_size: side of an image in pixels.
-      understanding_rows: the first so many records of a batch are also understanding rows; all
-        records are generation rows.
-      seed: seed of captions, dropout and malformed answers.
+      understanding_rows: the first so many records of a batch are understanding rows.
+      generation_rows: the first so many are generation rows; -1 is all of them.
+      document_rows: of the first so many, documents are written.
+      seed: seed of captions, dropout, malformed answers and documents.
       caption_share: share of understanding rows that request a caption instead of asking the
         record's question.
       malformed_share: share of answers in a wrong format (without reasoning, or without tags), so
         that reinforcement learning has something left to improve.
       cfg_dropout: share of generation rows whose prompt loses its words, which makes
         classifier-free guidance possible.
-      generation_prompt_length, understanding_prompt_length, target_length: fixed widths in tokens.
+      generation_prompt_length, understanding_prompt_length, target_length, document_length: fixed
+        widths in tokens.
       parse_images: whether the images are of the embedded world, so that the targets are written
         from the parsed images. If not, every record must have a solution, and
         ``malformed_share`` has no effect.
       local_row_ids: maps the number of rows of a step to the row ids of this process.
 
     Raises:
-      UserError: no understanding row, a share outside [0, 1] or, when called, a text that is longer
-        than its width or a record without a solution.
+      UserError: no row of any kind, documents of images that cannot be parsed, a share outside
+        [0, 1] or, when called, a text that is longer than its width or a record without a solution.
     """
 
     tokenizer: TextTokenizer
@@ -94,13 +131,22 @@ class MakeSftBatch:
     generation_prompt_length: int
     understanding_prompt_length: int
     target_length: int
+    generation_rows: int = -1
+    document_rows: int = 0
+    document_length: int = 128
     parse_images: bool = True
     local_row_ids: Callable[[int], Sequence[int]] = range
 
     def __post_init__(self):
-        if self.understanding_rows < 1:
+        if not (self.understanding_rows or self.generation_rows or self.document_rows):
             raise UserError(
-                f"understanding_rows must be at least 1; got {self.understanding_rows}. Raise it"
+                "understanding_rows, generation_rows or document_rows must be above 0; got 0 for all. "
+                "Raise one of them"
+            )
+        if self.document_rows and not self.parse_images:
+            raise UserError(
+                f"document_rows={self.document_rows} writes documents of the embedded world, so all "
+                "records must be of config.data.source=shapes. Set it to 0"
             )
         # The shares are probabilities of a row.
         for name in ("caption_share", "malformed_share", "cfg_dropout"):
@@ -116,31 +162,55 @@ class MakeSftBatch:
         formats = [self._sample_format(rng) for _ in range(understanding_rows)]
 
         # Only the rows of this process are read, each of them once.
-        generation = {i: records[i] for i in self.local_row_ids(len(records))}
-        understanding = {}
-        for i in self.local_row_ids(understanding_rows):
-            understanding[i] = generation[i] if i in generation else records[i]
-
-        # Inputs: what the model is asked.
-        prompt_ids = self._generation_prompt_ids(generation, dropped)
-        question_ids = self._question_ids(understanding, formats)
-        images = stack_images(tuple(understanding.values()), self.image_size)
-
-        # Targets: what the model should answer.
-        if self.parse_images:
-            target_texts = self._texts_from_images(understanding, formats)
-        else:
-            target_texts = self._texts_from_records(understanding, formats)
-        target_tokens, target_mask = self._pad_targets(understanding.values(), target_texts)
-
-        # Fixed widths, so that the step compiles once.
-        return SftBatch(
-            pad_prompts(question_ids, self.tokenizer, self.understanding_prompt_length, images),
-            target_tokens,
-            target_mask,
-            pad_prompts(prompt_ids, self.tokenizer, self.generation_prompt_length),
-            stack_target_images(tuple(generation.values()), self.image_size),
+        read = functools.cache(records.__getitem__)
+        all_rows = len(records)
+        generation_rows = all_rows if self.generation_rows < 0 else self.generation_rows
+        generation, understanding, documented = (
+            {i: read(i) for i in self.local_row_ids(min(rows, all_rows))} if rows else {}
+            for rows in (generation_rows, understanding_rows, self.document_rows)
         )
+        return SftBatch(
+            understanding=self._understanding(understanding, formats) if understanding else None,
+            generation=self._generation(generation, dropped) if generation else None,
+            documents=self._documents(documented, step) if documented else None,
+        )
+
+    def _understanding(
+        self, records: Mapping[int, Record], formats: Sequence[str]
+    ) -> UnderstandingBatch:
+        """Questions, and what the model should answer; fixed widths, so that the step compiles once."""
+        ids = self._question_ids(records, formats)
+        images = stack_images(tuple(records.values()), self.image_size)
+        make_texts = self._texts_from_images if self.parse_images else self._texts_from_records
+        tokens, mask = self._pad_targets(records.values(), make_texts(records, formats))
+        prompts = pad_prompts(ids, self.tokenizer, self.understanding_prompt_length, images)
+        return UnderstandingBatch(prompts, tokens, mask)
+
+    def _generation(
+        self, records: Mapping[int, Record], dropped: Sequence[bool]
+    ) -> GenerationBatch:
+        """Captions, and the images that the model should draw."""
+        ids = self._generation_prompt_ids(records, dropped)
+        return GenerationBatch(
+            pad_prompts(ids, self.tokenizer, self.generation_prompt_length),
+            stack_target_images(tuple(records.values()), self.image_size),
+        )
+
+    def _documents(self, records: Mapping[int, Record], step: int) -> DocumentBatch:
+        """Documents of the scenes of ``records``, each with its own random questions."""
+        images = np.stack([image_of(record) for record in records.values()])
+        shape = (len(records), self.document_length)
+        tokens = np.full(shape, self.tokenizer.pad_id, np.int32)
+        mask, is_answer = np.zeros(shape, bool), np.zeros(shape, bool)
+        for row, (i, parsed) in enumerate(zip(records, parse_batch(images), strict=True)):
+            rng = np.random.default_rng([self.seed, step, i])
+            encode = self.tokenizer.encode
+            ids, flags = write_document(parsed.scene, rng, encode, self.document_length)
+            tokens[row, : len(ids)], is_answer[row, : len(ids)] = ids, flags
+            mask[row, : len(ids)] = True
+
+        start = np.full((len(records), 1), self.tokenizer.bos_id, np.int32)
+        return DocumentBatch(Prompts(start, np.ones_like(start, bool)), tokens, mask, is_answer)
 
     @property
     def checks(self) -> list[Callable[[Record], object]]:

@@ -11,7 +11,7 @@ import pytest
 
 from corl_jax.core.errors import UserError
 from corl_jax.data.answers.reading import is_correct
-from corl_jax.data.shapes.captions import canonical_caption
+from corl_jax.data.shapes.captions import canonical_caption, list_objects
 from corl_jax.data.shapes.examples import example
 from corl_jax.data.shapes.parser import parse
 from corl_jax.data.shapes.vocabulary import DESCRIBE, build_tokenizer
@@ -81,9 +81,11 @@ def test_processes_make_one_batch_together(make_batch, records):
 
 
 def test_targets_include_their_end_token(tokenizer, batch):
-    lengths = batch.target_mask.sum(1)
-    assert batch.target_tokens.shape == (400, 16) and lengths.min() >= 2
-    for tokens, mask, length in zip(batch.target_tokens, batch.target_mask, lengths, strict=True):
+    lengths = batch.understanding.mask.sum(1)
+    assert batch.understanding.tokens.shape == (400, 16) and lengths.min() >= 2
+    for tokens, mask, length in zip(
+        batch.understanding.tokens, batch.understanding.mask, lengths, strict=True
+    ):
         np.testing.assert_array_equal(mask, np.arange(16) < length)
         assert tokens[length - 1] == tokenizer.eos_id
         assert tokenizer.eos_id not in tokens[: length - 1]
@@ -94,8 +96,8 @@ def test_targets_are_true_and_shares_are_as_requested(tokenizer, records, batch)
     captions = malformed = dropped = 0
     for row, record in enumerate(records):
         # Understanding: a true caption, or the right answer to the record's question.
-        target = tokenizer.decode(batch.target_tokens[row])
-        question_ids = ids_without_padding(batch.understanding_prompts, row)
+        target = tokenizer.decode(batch.understanding.tokens[row])
+        question_ids = ids_without_padding(batch.understanding.prompts, row)
         if question_ids == tokenizer.question_prompt(DESCRIBE, 36):
             captions += 1
             caption = canonical_caption(parse(record.image).scene)
@@ -110,12 +112,14 @@ def test_targets_are_true_and_shares_are_as_requested(tokenizer, records, batch)
             malformed += not well_formed(target)
 
         # Generation: the caption or nothing, and the record's image.
-        prompt_ids = ids_without_padding(batch.generation_prompts, row)
+        prompt_ids = ids_without_padding(batch.generation.prompts, row)
         expected = tokenizer.image_generation_prompt(record.prompt)
         unconditional = tokenizer.unconditional_prompt(expected)
         dropped += prompt_ids == unconditional
         assert prompt_ids in (expected, unconditional)
-        np.testing.assert_allclose((batch.target_images[row] + 1) * 127.5, record.image, atol=1e-3)
+        np.testing.assert_allclose(
+            (batch.generation.images[row] + 1) * 127.5, record.image, atol=1e-3
+        )
 
     assert 60 <= captions <= 140  # 100 expected, five standard errors
     assert 0.28 <= malformed / (400 - captions) <= 0.52
@@ -126,16 +130,16 @@ def test_shares_of_zero_and_one(make_batch, tokenizer, records):
     few = records[:30]
     no_shares = {"caption_share": 0.0, "malformed_share": 0.0, "cfg_dropout": 0.0}
     strict = dataclasses.replace(make_batch, **no_shares)(few, 0)
-    assert all(well_formed(tokenizer.decode(row)) for row in strict.target_tokens)
+    assert all(well_formed(tokenizer.decode(row)) for row in strict.understanding.tokens)
     for row, record in enumerate(few):
         expected = tokenizer.image_generation_prompt(record.prompt)
-        assert ids_without_padding(strict.generation_prompts, row) == expected
+        assert ids_without_padding(strict.generation.prompts, row) == expected
 
     full_shares = {"caption_share": 0.0, "malformed_share": 1.0, "cfg_dropout": 1.0}
     loose = dataclasses.replace(make_batch, **full_shares)(few, 0)
-    assert not any(well_formed(tokenizer.decode(row)) for row in loose.target_tokens)
+    assert not any(well_formed(tokenizer.decode(row)) for row in loose.understanding.tokens)
     for row in range(30):
-        prompt_ids = ids_without_padding(loose.generation_prompts, row)
+        prompt_ids = ids_without_padding(loose.generation.prompts, row)
         assert set(prompt_ids[1:-1]) == {tokenizer.pad_id}
         assert prompt_ids[0] == tokenizer.bos_id and prompt_ids[-1] == tokenizer.boi_id
 
@@ -152,11 +156,11 @@ def test_without_parsing_the_targets_are_solutions(make_batch, tokenizer, record
 
     captions = 0
     for row, record in enumerate(solved_records):
-        question_ids = ids_without_padding(batch.understanding_prompts, row)
+        question_ids = ids_without_padding(batch.understanding.prompts, row)
         is_caption = question_ids == tokenizer.question_prompt(DESCRIBE, 36)
         captions += is_caption
         expected_ids = tokenizer.encode(record.prompt if is_caption else solution)
-        target = tokenizer.decode(batch.target_tokens[row])
+        target = tokenizer.decode(batch.understanding.tokens[row])
         assert target.split() == tokenizer.decode(expected_ids).split()
     assert 0 < captions < 12
 
@@ -170,21 +174,53 @@ def test_images_to_read_are_padded_and_images_to_draw_are_cropped(make_batch, re
     settings = {"parse_images": False, "understanding_rows": 1}
     batch = dataclasses.replace(make_batch, **settings)((wide,), 0)
     grey = np.float32(127) / 255 * 2 - 1
-    assert np.isclose(batch.understanding_prompts.images[0, :12], grey).all()
-    assert (batch.target_images == 1).all()
+    assert np.isclose(batch.understanding.prompts.images[0, :12], grey).all()
+    assert (batch.generation.images == 1).all()
 
 
 def test_fewer_understanding_rows_than_generation_rows(make_batch, records):
     batch = dataclasses.replace(make_batch, understanding_rows=5)(records[:12], 0)
-    prompts = batch.understanding_prompts
-    assert len(prompts.tokens) == len(batch.target_tokens) == len(prompts.images) == 5
-    assert len(batch.generation_prompts.tokens) == len(batch.target_images) == 12
+    prompts = batch.understanding.prompts
+    assert len(prompts.tokens) == len(batch.understanding.tokens) == len(prompts.images) == 5
+    assert len(batch.generation.prompts.tokens) == len(batch.generation.images) == 12
+
+
+def test_documents_alone(make_batch, tokenizer, records):
+    rows = {"understanding_rows": 0, "generation_rows": 0, "document_rows": 12}
+    make_documents = dataclasses.replace(make_batch, **rows)
+    batch = make_documents(records[:20], 3)
+    assert batch.understanding is None and batch.generation is None
+    assert same_batches(batch, make_documents(records[:20], 3))
+    assert not same_batches(batch, make_documents(records[:20], 4))
+
+    documents = batch.documents
+    assert (
+        documents.tokens.shape == (12, 128) and (documents.prompts.tokens == tokenizer.bos_id).all()
+    )
+    for row, record in enumerate(records[:12]):
+        # The scene in words, then at least four questions; the answers alone are imitated.
+        text = tokenizer.decode(documents.tokens[row][documents.mask[row]])
+        scene = parse(record.image).scene
+        thought = tokenizer.decode(tokenizer.encode(f"<think> {list_objects(scene)} </think>"))
+        assert text.startswith(thought)
+        answers = tokenizer.decode(documents.tokens[row][documents.is_answer[row]])
+        assert (
+            answers.count("<answer>") == answers.count("</answer>") == text.count("<answer>") >= 4
+        )
+        assert "?" not in answers and "<think>" not in answers
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"understanding_rows": 0}, "understanding_rows must be at least 1; got 0"),
+        (
+            {"understanding_rows": 0, "generation_rows": 0},
+            "understanding_rows, generation_rows or document_rows must be above 0; got 0 for all",
+        ),
+        (
+            {"document_rows": 4, "parse_images": False},
+            "document_rows=4 writes documents of the embedded world, so all records must be of",
+        ),
         ({"malformed_share": 1.5}, "malformed_share must be a share from 0 to 1; got 1.5"),
         ({"cfg_dropout": -0.1}, "cfg_dropout must be a share from 0 to 1; got -0.1"),
         (
