@@ -2,12 +2,13 @@
 
 Each study tests a claim of a paper. An arm is a list of commands, and its last command writes
 ``eval.json``. Every policy is evaluated in the same way. All runs are short: fewer steps than in
-the recipes, and the same number in every run. That of the order of tasks is in
-``configs/order_study.py``.
+the recipes, and the same number in every run. Studies of methods beyond the two papers are in
+``configs/method_studies.py`` and ``configs/order_study.py``.
 """
 
 from __future__ import annotations
 
+from corl_jax.configs.method_studies import METHOD_STUDIES
 from corl_jax.configs.order_study import ORDER
 from corl_jax.configs.study_arms import (
     ANSWERS,
@@ -192,4 +193,5 @@ STUDIES = {
     "image_rewards": IMAGE_REWARDS,
     "transfer": TRANSFER,
     "order": ORDER,
+    **METHOD_STUDIES,
 }

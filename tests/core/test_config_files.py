@@ -73,7 +73,7 @@ def test_the_configs_of_the_package_and_what_they_are_for():
     summaries = package_configs()
     files = {f"configs/{path.name}" for path in PACKAGE_FOLDER.glob("*.py")}
     names = ("__init__", "common", "recipes", "one_chip")
-    studies = ("studies", "study_arms", "order_study")
+    studies = ("studies", "study_arms", "method_studies", "order_study")
     assert set(summaries) == files - {f"configs/{name}.py" for name in names + studies}
     assert all(text.endswith(".") for text in summaries.values())
     assert list(package_configs("STUDIES")) == ["configs/studies.py"]
