@@ -21,7 +21,7 @@ from corl_jax.objectives.kl import schedules
 from corl_jax.pipelines.config import read_pipeline
 from corl_jax.reward_models import collection
 from corl_jax.reward_models.base import load_reward_model
-from corl_jax.stages.rl.config import read_rl_config
+from corl_jax.stages.rl.read_config import read_rl_config
 from corl_jax.stages.run import prepare
 from corl_jax.stages.setup import build_setup
 from corl_jax.stages.start_checks import STAGES

@@ -28,7 +28,7 @@ from corl_jax.stages.config import (
     read_block,
     read_run_config,
 )
-from corl_jax.stages.rl.config import read_rl_config
+from corl_jax.stages.rl.read_config import read_rl_config
 from corl_jax.stages.sft import SftConfig
 from corl_jax.stages.tokenizer import TokenizerConfig
 

@@ -9,7 +9,7 @@ import pytest
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.renamed_keys import RENAMED_KEYS, rename_keys, renamed_key_hint
-from corl_jax.stages.rl.config import read_rl_config
+from corl_jax.stages.rl.read_config import read_rl_config
 
 
 def config_of(name, arg=None):

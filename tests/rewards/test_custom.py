@@ -15,7 +15,7 @@ from corl_jax.core.types import Completion
 from corl_jax.main import parse_command_line
 from corl_jax.rewards.base import RewardContext, compute_rewards, rewards
 from corl_jax.rewards.custom import register_custom
-from corl_jax.stages.rl.config import read_rl_config
+from corl_jax.stages.rl.read_config import read_rl_config
 
 DOCS = Path(__file__).parents[2] / "docs" / "rewards.md"
 

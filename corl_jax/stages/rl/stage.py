@@ -50,7 +50,7 @@ from corl_jax.rewards.record_checks import record_checks
 from corl_jax.stages.config import EvalsConfig, HooksConfig, has_evaluation, read_block
 from corl_jax.stages.rl.advantage_step import compute_advantages
 from corl_jax.stages.rl.completion_log import CompletionLog
-from corl_jax.stages.rl.config import RlConfig, read_rl_config
+from corl_jax.stages.rl.config import RlConfig
 from corl_jax.stages.rl.curriculum import solved_shares, success_shares, weigh_by_difficulty
 from corl_jax.stages.rl.evaluation import HeldOutEvaluation
 from corl_jax.stages.rl.grad_interference import GradInterference
@@ -62,6 +62,7 @@ from corl_jax.stages.rl.minibatches import Minibatches
 from corl_jax.stages.rl.part_weights import part_weights
 from corl_jax.stages.rl.parts import PARTS, parts_of
 from corl_jax.stages.rl.probe import HeldOutProbe
+from corl_jax.stages.rl.read_config import read_rl_config
 from corl_jax.stages.rl.resample import DynamicSampling
 from corl_jax.stages.rl.reward_step import RewardScorer
 from corl_jax.stages.rl.rollouts import RolloutBatch, RolloutSampler, check_external_image

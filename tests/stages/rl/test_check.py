@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from corl_jax.core.errors import UserError
-from corl_jax.objectives.advantages import normalize_by_group_std
 from corl_jax.objectives.calibration import calibration
-from corl_jax.stages.rl.config import read_rl_config
+from corl_jax.objectives.normalizations import normalize_by_group_std
+from corl_jax.stages.rl.read_config import read_rl_config
 from corl_jax.tasks.self_check import read_verdict
 
 CHECK = {

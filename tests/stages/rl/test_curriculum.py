@@ -10,8 +10,8 @@ import pytest
 
 from corl_jax.core.errors import UserError
 from corl_jax.core.types import Rewards
-from corl_jax.stages.rl.config import read_rl_config
 from corl_jax.stages.rl.curriculum import solved_shares, success_shares, weigh_by_difficulty
+from corl_jax.stages.rl.read_config import read_rl_config
 
 
 @pytest.fixture

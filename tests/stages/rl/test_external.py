@@ -14,8 +14,8 @@ from corl_jax.core.sharding import sharding_context
 from corl_jax.core.types import Rewards
 from corl_jax.data.shapes.examples import example
 from corl_jax.sampling.image_codec import ImageCodec
-from corl_jax.stages.rl.config import read_rl_config
 from corl_jax.stages.rl.curriculum import success_shares
+from corl_jax.stages.rl.read_config import read_rl_config
 
 EXTERNAL = {"rl.external.image": "record_image"}
 

@@ -22,8 +22,8 @@ from corl_jax.models.language_model import DecoderConfig
 from corl_jax.objectives.kl import KlState
 from corl_jax.sampling.generate import PolicyFns
 from corl_jax.sampling.prompt_layout import SpecialTokenIds
-from corl_jax.stages.rl.config import read_rl_config
 from corl_jax.stages.rl.loss import policy_loss
+from corl_jax.stages.rl.read_config import read_rl_config
 
 VOCAB, PROMPTS, GROUP, LENGTH = 2048, 4, 2, 12
 LOGITS = PROMPTS * GROUP * LENGTH * VOCAB

@@ -13,7 +13,7 @@ from corl_jax.core.types import PolicyBatch, Rewards, Rollout
 from corl_jax.data.plans import Plans, plan_openings
 from corl_jax.data.shapes.vocabulary import build_tokenizer
 from corl_jax.data.text_tokenizer import TextTokenizer
-from corl_jax.objectives.advantages import normalize_by_group_std
+from corl_jax.objectives.normalizations import normalize_by_group_std
 from corl_jax.objectives.policy_gradient import clipped_surrogate
 from corl_jax.sampling.plans import behind_plans
 from corl_jax.sampling.prompt_layout import unconditional_tokens
@@ -203,7 +203,7 @@ def test_a_sample_pays_for_the_divergence_of_both_parts():
 
 
 def test_plans_need_pictures(rl_config):
-    from corl_jax.stages.rl.config import read_rl_config
+    from corl_jax.stages.rl.read_config import read_rl_config
 
     config = rl_config(**{"rl.plan.length": 4, "rl.rollout.image_prompts": 0})
     with pytest.raises(
