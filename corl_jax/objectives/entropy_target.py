@@ -40,8 +40,9 @@ class EntropyState:
 
 def initial_entropy_state() -> EntropyState:
     """The state before the first update, whose coefficient is 0."""
-    zero = jnp.zeros((), jnp.float32)
-    return EntropyState(zero, zero, zero, jnp.zeros((), jnp.int32))
+    # Arrays of their own, since an update donates each of them.
+    psi, first_moment, second_moment = (jnp.zeros((), jnp.float32) for _ in range(3))
+    return EntropyState(psi, first_moment, second_moment, jnp.zeros((), jnp.int32))
 
 
 def next_entropy_state(
