@@ -39,7 +39,6 @@ CHANGES = {
         "rewards.options.overlong_buffer": 2,
         "rl.advantage.multi_objective_aggregation": "normalize_then_sum",
         "rl.loss.clip": "gspo",
-        "rl.loss.mask_truncated_completions": True,
     },
     "curriculum": {
         "text": "tens",

@@ -217,30 +217,35 @@ def test_other_bounds_of_the_ratio_reach_the_loss(first, loss, clip):
         "gspo": -np.where(advantages > 0, 1.0004, ratio) * advantages,
         "sapo": -4 / tau / (1 + np.exp(-tau * (ratio - 1))) * advantages,
     }[clip]
-    share = (part.mask & (advantages > 0)).sum() / part.mask.sum()
+    mask = np.asarray(part.mask)
+    share = (mask & (advantages > 0)).sum() / mask.sum()
     clipped = {"cispo": 1, "gspo": share, "sapo": 0}[clip]
     assert metrics["text/clip_fraction"] == pytest.approx(clipped, abs=1e-6)
     assert metrics["text/ratio"] == pytest.approx(ratio, rel=1e-4)
-    expected = np.where(part.mask, expected, 0) * np.asarray(part.weights)
+    expected = np.where(mask, expected, 0) * np.asarray(part.weights)
     task_weight = first.stage.cfg.loss.task_weight["text"]
-    atol = 1e-3 * np.abs(expected).sum()
+    atol = 1e-3 * float(np.abs(expected).sum())
     assert total == pytest.approx(task_weight * expected.sum(), abs=atol)
 
 
 def test_answers_that_were_cut_are_left_out_of_the_loss(take_step):
-    """Their weights are 0 and the others add up to 1; images keep theirs."""
+    """All of them here, which leaves the images to train on; nothing is NaN."""
     step = take_step(
         text={"letters": 1.0, "overlong": 0.5},
         **{"rl.loss.mask_truncated_completions": True, "rewards.options.overlong_buffer": 4},
     )
     image, text = (step.batches[0][task] for task in ("image", "text"))
-    is_cut = ~np.asarray(text.tokens == step.stage.setup.tokenizer.eos_id).any(-1)
-    assert 0 < is_cut.mean() < 1
-    np.testing.assert_array_equal(np.asarray(text.weights).any(-1), ~is_cut)
-    assert float(text.weights.sum()) == pytest.approx(1) == float(image.weights.sum())
-    assert step.host_metrics["text/truncated"] == is_cut.mean()
-    lengths = np.asarray(text.mask).sum(-1)
-    assert step.host_metrics["text/reward/overlong"] == pytest.approx(-lengths.mean() / 4)
+    assert step.host_metrics["text/truncated"] == 1 == -step.host_metrics["text/reward/overlong"]
+    assert not np.any(text.weights) and np.any(text.mask)
+    assert float(image.weights.sum()) == pytest.approx(1)
+    _, (metrics,) = step.run()
+    assert metrics["grad_norm"] > 0 == metrics["skipped_updates"]
+
+    # Answers that end count.
+    eos_id, rollout = step.stage.setup.tokenizer.eos_id, step.rollouts["text"]
+    ended = dataclasses.replace(rollout, tokens=rollout.tokens.at[:, 0, -1].set(eos_id))
+    counted = np.asarray(step.stage.counted_tokens("text", ended))
+    assert counted[:, 0].all() and not counted[:, 1].any()
 
 
 def test_a_kl_term_in_the_rewards(take_step):
