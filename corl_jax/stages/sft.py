@@ -92,10 +92,10 @@ class SftStage:
             "config.sft.generation_rows": c.generation_rows,
             "config.sft.document_rows": c.document_rows,
         }
-        for key, rows in row_counts.items():
-            if rows > self.batch_size:
+        for key, count in row_counts.items():
+            if count > self.batch_size:
                 raise UserError(
-                    f"{key} must be at most batch_size={self.batch_size}; got {rows}. Lower it"
+                    f"{key} must be at most batch_size={self.batch_size}; got {count}. Lower it"
                 )
         setup.check_length(
             {
@@ -111,7 +111,7 @@ class SftStage:
         )
         setup.check_length({"config.sft.document_length": c.document_length})
         self.rows_per_step = {"config.batch_size": self.batch_size} | {
-            key: rows for key, rows in row_counts.items() if rows > 0
+            key: count for key, count in row_counts.items() if count > 0
         }
         rows = {"image": self.batch_size, "text": c.understanding_rows}
         self.records_order = TrainRecords(config, rows, is_paired=True)
@@ -167,7 +167,7 @@ class SftStage:
         batch, weights = self.setup.sharder.put_batch(raw), {}
         if batch.understanding is not None:
             weights["text"] = token_weights(batch.understanding.mask, aggregation="token_mean")
-        if batch.generation is not None:
+        if raw.generation is not None:
             weights["image"] = self._image_weights(len(raw.generation.images))
         if batch.documents is not None:
             weights["documents"] = token_weights(

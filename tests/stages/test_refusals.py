@@ -351,7 +351,8 @@ def test_unknown_and_missing_keys_of_a_block(small_config, small_world, tmp_path
     config = small_config("unified")
     config["rl"]["colour"] = 1
     assert message_of(config) == (
-        "config.rl must have the keys advantage, curriculum, log_probs, loss, reference, rollout; "
+        "config.rl must have the keys advantage, check, curriculum, external, log_probs, loss, plan, "
+        "reference, rollout; "
         "got colour too"
     )
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +32,7 @@ class Minibatches:
     rollout_sampler: RolloutSampler
 
     def __call__(
-        self, batch: Mapping[str, PolicyBatch], step: int, update: int
+        self, batch: dict[str, PolicyBatch], step: int, update: int
     ) -> dict[str, PolicyBatch]:
         """The part that an update trains on, on the mesh like the whole.
 
@@ -44,7 +43,7 @@ class Minibatches:
         """
         sampler, count = self.rollout_sampler, self.rollout_sampler.cfg.rollout.minibatches
         if count == 1:
-            return dict(batch)
+            return batch
 
         parts = {}
         epoch, number = divmod(update, count)
