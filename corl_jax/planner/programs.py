@@ -92,6 +92,7 @@ class PlannedStep:
     def policy_batches(self, parts: Sequence[str]) -> dict[str, PolicyBatch]:
         """The abstract batch of an update of these parts."""
         cfg, batches = self.stage.cfg, {}
+        needs_old_log_probs = self.stage.policy_batches.needs_old_log_probs
 
         for part in parts:
             # Completions ``[B * f, G / f, T]``.
@@ -105,7 +106,7 @@ class PlannedStep:
                 rollout,
                 weights=per_token,
                 advantages=self.abstract_rows(shape[:2], jnp.float32),
-                old_log_probs=per_token if self.stage.needs_old_log_probs(part) else None,
+                old_log_probs=per_token if needs_old_log_probs(part) else None,
                 ref_log_probs=per_token if cfg.needs_reference else None,
             )
             keeps_moments = cfg.reward_options.normalization == "running"

@@ -25,7 +25,6 @@ import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
 
 from corl_jax.core.numerics import Metrics
 from corl_jax.core.rng import stream
@@ -45,7 +44,6 @@ from corl_jax.engine.state import TrainState, create_state, merge
 from corl_jax.objectives import kl
 from corl_jax.objectives.entropy_target import initial_entropy_state
 from corl_jax.objectives.running_moments import empty_moments
-from corl_jax.objectives.token_weights import without_truncated
 from corl_jax.rewards.record_checks import record_checks
 from corl_jax.stages.config import EvalsConfig, HooksConfig, has_evaluation, read_block
 from corl_jax.stages.rl.advantage_step import compute_advantages
@@ -55,26 +53,21 @@ from corl_jax.stages.rl.curriculum import solved_shares, success_shares, weigh_b
 from corl_jax.stages.rl.evaluation import HeldOutEvaluation
 from corl_jax.stages.rl.grad_interference import GradInterference
 from corl_jax.stages.rl.held_out import HeldOutRecords, check_enough
-from corl_jax.stages.rl.image_credit import ImageCredit
 from corl_jax.stages.rl.kl_penalty import subtract_kl_penalties
 from corl_jax.stages.rl.loss import next_entropy_states, policy_loss, summed_reward_moments
 from corl_jax.stages.rl.minibatches import Minibatches
-from corl_jax.stages.rl.part_weights import part_weights
-from corl_jax.stages.rl.parts import PARTS, parts_of
+from corl_jax.stages.rl.parts import parts_of
+from corl_jax.stages.rl.policy_batches import PolicyBatches
 from corl_jax.stages.rl.probe import HeldOutProbe
 from corl_jax.stages.rl.read_config import read_rl_config
 from corl_jax.stages.rl.resample import DynamicSampling
 from corl_jax.stages.rl.reward_step import RewardScorer
-from corl_jax.stages.rl.rollouts import RolloutBatch, RolloutSampler, check_external_image
+from corl_jax.stages.rl.rollouts import RolloutSampler, check_external_image
 from corl_jax.stages.rl.sample_sheet import SampleSheet
+from corl_jax.stages.rl.step_tasks import StepTasks
 from corl_jax.stages.setup import Setup, open_records
 from corl_jax.stages.train_records import TrainRecords
-from corl_jax.tasks.base import Task
 from corl_jax.tasks.joint import JointPrompts
-from corl_jax.tasks.planning import Planning
-from corl_jax.tasks.self_check import SelfCheck
-from corl_jax.tasks.text_to_image import TextToImage
-from corl_jax.tasks.visual_qa import VisualQA
 
 
 class RlStage:
@@ -108,39 +101,9 @@ class RlStage:
         )
         self._history: HistoryIterator | None = None
 
-        # The four collaborators of a step.
-        self.text_to_image = TextToImage(
-            setup.tokenizer,
-            self.cfg.rollout.image_prompt_length,
-            "rl.rollout.image_prompt_length",
-            has_plan=self.cfg.plans is not None,
-        )
-        self.visual_qa = VisualQA(
-            setup.tokenizer,
-            setup.cfg.image_tokens,
-            setup.cfg.image_size,
-            self.cfg.rollout.text_prompt_length,
-            "rl.rollout.text_prompt_length",
-            self.cfg.rollout.question_pictures,
-        )
-        tasks: dict[str, Task] = {"image": self.text_to_image, "text": self.visual_qa}
-        planning = None
-        if self.cfg.plans is not None:
-            planning = tasks["plan"] = Planning(
-                setup.tokenizer,
-                self.cfg.plans,
-                self.cfg.plan.prompt_length,
-                "rl.plan.prompt_length",
-            )
-        self_check = None
-        if self.cfg.check.prompts:
-            self_check = tasks["check"] = SelfCheck(
-                setup.tokenizer,
-                self.cfg.check.template,
-                setup.cfg.image_tokens,
-                self.cfg.check.prompt_length,
-                "rl.check.prompt_length",
-            )
+        # The collaborators of a step.
+        tasks = StepTasks.of(setup, self.cfg)
+        self.visual_qa = tasks.visual_qa
         self.rollout_sampler = RolloutSampler(
             setup,
             self.cfg,
@@ -151,21 +114,21 @@ class RlStage:
         )
         self.minibatches = Minibatches(self.rollout_sampler)
         self.joint_prompts = JointPrompts(
-            self.text_to_image,
-            self.visual_qa,
+            tasks.text_to_image,
+            tasks.visual_qa,
             self.cfg.rollout.image_prompts,
             self.cfg.rollout.text_prompts,
-            self.rollout_sampler.local_prompt_ids,
-            self.cfg.rollout.alternate_every,
-            self.records_order.text_offset,
-            planning,
-            self_check,
-            setup.sharder.local_row_ids,
-            self.cfg.rollout.group_size,
-            self.cfg.check.prompts,
+            local_row_ids=self.rollout_sampler.local_prompt_ids,
+            alternate_every=self.cfg.rollout.alternate_every,
+            text_offset=self.records_order.text_offset,
+            planning=tasks.planning,
+            self_check=tasks.self_check,
+            local_question_ids=setup.sharder.local_row_ids,
+            checked_samples=self.cfg.rollout.group_size,
+            checked_prompts=self.cfg.check.prompts,
         )
-        self.reward_scorer = RewardScorer(setup, self.cfg, tasks)
-        self.image_credit = ImageCredit(self.rollout_sampler)
+        self.reward_scorer = RewardScorer(setup, self.cfg, tasks.by_part)
+        self.policy_batches = PolicyBatches(self.rollout_sampler, self.updates_per_step)
         self.dynamic_sampling = DynamicSampling(
             self.joint_prompts,
             self.rollout_sampler,
@@ -394,8 +357,12 @@ class RlStage:
             scored = self.dynamic_sampling(params, scored)
             rollout_batch = scored.batch
 
-        # Log-probs, of the policy that samples and of the reference, where the loss needs them.
-        policy_batch = self.policy_batches(state, params, rollout_batch)
+        # Log-probs, of the policy that samples and of the reference, where the loss needs them. With
+        # adapters the policy is scored with them, not from the merged copy that samples.
+        scored_params = state.params if self.setup.lora.rank else params
+        policy_batch = self.policy_batches.scored(
+            scored_params, self.reference_params(state), rollout_batch
+        )
 
         # Rewards and advantages.
         if scored is None:
@@ -411,26 +378,15 @@ class RlStage:
         advantages, difficulty_metrics = weigh_by_difficulty(
             self.cfg, compute_advantages(self.cfg, penalized), rewards, step
         )
-        for part, rows in policy_batch.items():
-            rewarded = PARTS[part].rewards
-            policy_batch[part] = self.with_advantages(
-                part, rows, advantages[rewarded], rewards[rewarded]
-            )
-        credit_metrics: HostMetrics = {}
-        if "image" in policy_batch and self.cfg.loss.image_credit != "uniform":
-            policy_batch["image"], credit_metrics = self.image_credit(
-                self.scored_params(state, params),
-                rollout_batch.prompts["image"],
-                rollout_batch.rollouts["image"],
-                policy_batch["image"],
-                advantages["image"],
-            )
+        policy_batch, credit_metrics = self.policy_batches.with_advantages(
+            policy_batch, scored_params, rollout_batch, advantages, rewards
+        )
         local_rollouts, prompts = scored.local_rollouts, rollout_batch.prompts
         metrics = self.reward_scorer.metrics(rewards) | scored.metrics | penalty_metrics
         metrics |= self.completion_lengths(local_rollouts) | difficulty_metrics | history_metrics
         metrics |= credit_metrics
         metrics |= rollout_batch.seconds() | {"time/rewards": scored.seconds}
-        del params, rollout_batch, scored  # the update needs their memory
+        del params, scored_params, rollout_batch, scored  # the update needs their memory
 
         # The update, once or several times on the same rollouts or on parts of them.
         policy_batch = self.setup.sharder.put_batch(policy_batch)
@@ -455,70 +411,6 @@ class RlStage:
             "curriculum/in_epoch": history.share_in_epoch,
             "curriculum/unsolved": float(history.outcomes.unsolved.mean()),
         }
-
-    def policy_batches(
-        self, state: TrainState, params: Params, batch: RolloutBatch
-    ) -> dict[str, PolicyBatch]:
-        """The update batch by part, advantages excepted.
-
-        Old log-probs are those of the policy that sampled, see ``needs_old_log_probs``.
-        """
-        reference = self.reference_params(state)
-        old_policy = self.scored_params(state, params)
-        masks = {
-            part: self.counted_tokens(part, rollout) for part, rollout in batch.rollouts.items()
-        }
-        weights = part_weights(self.cfg, masks)
-        parts = {}
-        for part, rollout in batch.rollouts.items():
-            prompts = batch.prompts[part]
-            old_log_probs = ref_log_probs = None
-            if self.needs_old_log_probs(part):
-                old_log_probs = self.rollout_sampler.log_probs(old_policy, part, prompts, rollout)
-            if reference:
-                ref_log_probs = self.rollout_sampler.log_probs(reference, part, prompts, rollout)
-            parts[part] = PolicyBatch.build(
-                prompts.prompts,
-                rollout,
-                weights=weights[part],
-                old_log_probs=old_log_probs,
-                ref_log_probs=ref_log_probs,
-            )
-        return parts
-
-    def scored_params(self, state: TrainState, params: Params) -> Params:
-        """Parameters that log-probs of the policy are computed with before the update.
-
-        With adapters the policy is scored with them, not from the merged copy ``params`` that samples.
-        """
-        return state.params if self.setup.lora.rank else params
-
-    def counted_tokens(self, part: str, rollout: Rollout) -> Bool[Array, "B G T"]:
-        """The tokens that the loss counts: those that were sampled, of all or of whole answers."""
-        is_answer = PARTS[part].modality == "text" and part != "plan"
-        if not is_answer or not self.cfg.loss.mask_truncated_completions:
-            return rollout.mask
-        return without_truncated(rollout.mask, rollout.tokens, self.setup.tokenizer.eos_id)
-
-    def needs_old_log_probs(self, part: str) -> bool:
-        """Whether log-probs of the policy that sampled are computed before the update.
-
-        They are needed where a rollout is used for several updates, since in the first one the
-        policy is the one that sampled; and for a KL term in the rewards.
-        """
-        return self.updates_per_step > 1 or self.cfg.kl[PARTS[part].task].is_in_reward
-
-    def with_advantages(
-        self, part: str, rows: PolicyBatch, advantage: Float[Array, "B G"], rewards: Rewards
-    ) -> PolicyBatch:
-        """``rows`` with this process's advantages, and its rewards where moments of them are kept."""
-        values: dict[str, Any] = {
-            "advantages": self.rollout_sampler.local_values(part, np.ravel(advantage))
-        }
-        keeps_moments = self.cfg.reward_options.normalization == "running"
-        if keeps_moments and part in self.cfg.tasks:
-            values["rewards"] = self.rollout_sampler.local_values(part, rewards.matrix)
-        return dataclasses.replace(rows, **values)
 
     def completion_lengths(self, local_rollouts: Mapping[str, Rollout]) -> HostMetrics:
         """Mean length of answers and plans in tokens, and the share that was cut at the limit."""

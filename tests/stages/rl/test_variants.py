@@ -244,7 +244,7 @@ def test_answers_that_were_cut_are_left_out_of_the_loss(take_step):
     # Answers that end count.
     eos_id, rollout = step.stage.setup.tokenizer.eos_id, step.rollouts["text"]
     ended = dataclasses.replace(rollout, tokens=rollout.tokens.at[:, 0, -1].set(eos_id))
-    counted = np.asarray(step.stage.counted_tokens("text", ended))
+    counted = np.asarray(step.stage.policy_batches.counted_tokens("text", ended))
     assert counted[:, 0].all() and not counted[:, 1].any()
 
 
