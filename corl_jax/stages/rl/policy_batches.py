@@ -77,7 +77,8 @@ class PolicyBatches:
           advantages, rewards: of all samples, by part that earns rewards.
         """
         cfg, local_values = self.rollout_sampler.cfg, self.rollout_sampler.local_values
-        whole, metrics = {}, {}
+        whole: dict[str, PolicyBatch] = {}
+        metrics: HostMetrics = {}
         for part, rows in parts.items():
             rewarded = PARTS[part].rewards
             values: dict[str, Any] = {
