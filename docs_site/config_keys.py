@@ -84,7 +84,7 @@ STAGE_BLOCKS = (
 """Blocks of the configs of stages, those of every stage first."""
 
 PIPELINE_BLOCKS = (
-    ConfigBlock("", PipelineConfig, frozenset({"train", "merge", "evals"})),
+    ConfigBlock("", PipelineConfig, frozenset({"train", "evals"})),
     ConfigBlock("merge.NAME", MergeStage, frozenset({"settings"})),
     ConfigBlock("merge.NAME", MergeSettings),
 )
