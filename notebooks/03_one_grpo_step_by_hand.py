@@ -91,7 +91,7 @@ from corl_jax import Policy
 from corl_jax.core.rng import sample_keys, stream
 from corl_jax.core.trees import count, partition
 from corl_jax.data.shapes.examples import example
-from corl_jax.objectives import advantages, kl
+from corl_jax.objectives import kl, normalizations
 from corl_jax.objectives.policy_gradient import clipped_surrogate
 from corl_jax.objectives.token_weights import token_weights
 from corl_jax.rewards.base import RewardContext, compute_rewards
@@ -245,7 +245,7 @@ advantage = {task: group_advantages(rewards[task]) for task in TASKS}
 for task in TASKS:
     print(f"{task}: rewards {np.round(rewards[task], 2)}")
     print(f"  advantages {np.round(advantage[task], 2)}")
-    by_library = advantages.normalizations["group"](jnp.asarray(rewards[task])[None])[0]
+    by_library = normalizations.normalizations["group"](jnp.asarray(rewards[task])[None])[0]
     np.testing.assert_allclose(advantage[task], by_library, atol=1e-5)
     assert abs(advantage[task].sum()) < 1e-4
 

@@ -142,7 +142,8 @@ def test_doctor_accepts_a_healthy_policy_and_refuses_larger_gaps(
     code, table, _ = run(capsys, "doctor", "--policy", tiny_policy_folder, "--json", out)
     values = json.loads(out.read_text())
     assert code == 0 and "OK" in table
-    assert set(values["max_logprob_gap"]) == {"image@w=1", "image@w=2", "text"} and values["ok"]
+    parts = {"image@w=1", "image@w=2", "text", "plan", "image behind plan@w=2"}
+    assert set(values["max_logprob_gap"]) == parts and values["ok"]
     assert 0 < max(values["max_logprob_gap"].values()) <= 1e-4
     assert values["rollout"] == {"weights": "same", "cache": "same"}
     assert "jax" in values["versions"] and values["device"]

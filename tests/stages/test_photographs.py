@@ -84,12 +84,13 @@ def test_batches_of_supervised_training(photo_config, small_world, tmp_path):
         batch = next(stage.data_iterator())
     texts = [
         stage.setup.tokenizer.decode(tokens[mask])
-        for tokens, mask in zip(batch.target_tokens, batch.target_mask, strict=True)
+        for tokens, mask in zip(batch.understanding.tokens, batch.understanding.mask, strict=True)
     ]
     solutions = {record.solution for record in map(stage.train_records.text_record, range(12))}
     captions = {record.prompt for record in map(stage.train_records.text_record, range(12))}
     assert texts and set(texts) <= solutions | captions
-    assert batch.target_images.shape == (4, 16, 16, 3) and batch.target_images.std() > 0.1
+    images = batch.generation.images
+    assert images.shape == (4, 16, 16, 3) and images.std() > 0.1
 
 
 @pytest.mark.parametrize(
