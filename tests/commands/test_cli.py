@@ -150,7 +150,8 @@ def test_doctor_accepts_a_healthy_policy_and_refuses_larger_gaps(
 
     rounding = values["rounding"]
     assert (rounding["dtype"], rounding["guidance"]) == ("bfloat16", 5.0)
-    assert set(rounding["mean_gap"]) == set(rounding["outside"]) == {"image@w=5", "text"}
+    parts = {"image@w=5", "text", "plan", "image behind plan@w=5"}
+    assert set(rounding["mean_gap"]) == set(rounding["outside"]) == parts
     assert 0 < rounding["mean_gap"]["image@w=5"] < 0.02 and rounding["outside"]["text"] == 0
     assert "image@w=5" in table
 
