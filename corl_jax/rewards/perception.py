@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from corl_jax.core.types import Completion
 from corl_jax.rewards.base import RewardContext, rewards, text_of
-from corl_jax.rewards.parsing.facts import facts_of, repetition, stated
+from corl_jax.rewards.parsing.facts import facts_of, repeated_share, stated
 from corl_jax.rewards.parsing.thinking import thinking
 
 
@@ -33,8 +33,6 @@ def perception(completions: Sequence[Completion], context: RewardContext) -> Flo
 
 
 @rewards.register("repetition")
-def repetition_(
-    completions: Sequence[Completion], context: RewardContext
-) -> Float[np.ndarray, "N"]:
+def repetition(completions: Sequence[Completion], context: RewardContext) -> Float[np.ndarray, "N"]:
     """``-2 (1 - unique / all)`` over runs of 20 words, in [-2, 0]: a penalty, so of weight 1."""
-    return np.array([-2 * repetition(text_of(completion)) for completion in completions])
+    return np.array([-2 * repeated_share(text_of(completion)) for completion in completions])

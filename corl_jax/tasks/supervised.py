@@ -17,7 +17,7 @@ from corl_jax.core.types import Prompts, Record, pytree
 from corl_jax.data.question_templates import fill_in_question
 from corl_jax.data.records import has_fields, image_of, record_label, require
 from corl_jax.data.shapes.captions import canonical_caption, list_objects
-from corl_jax.data.shapes.documents import write_document
+from corl_jax.data.shapes.documents import ANSWER, THOUGHT, write_document
 from corl_jax.data.shapes.parser import parse_batch
 from corl_jax.data.shapes.vocabulary import DESCRIBE
 from corl_jax.data.text_tokenizer import TextTokenizer, right_pad
@@ -31,7 +31,7 @@ from corl_jax.tasks.base import (
 
 # Formats of a target, filled in with the caption, or with thought and answer.
 CAPTION = "{caption}"
-WELL_FORMED = "<think> {thought} </think> <answer> {answer} </answer>"
+WELL_FORMED = f"{THOUGHT} {ANSWER}"
 MALFORMED = ("<answer> {answer} </answer>", "{answer}", "<think> {thought} </think> {answer}")
 """Answers whose format is wrong: tags are missing."""
 
@@ -140,8 +140,8 @@ class MakeSftBatch:
     def __post_init__(self):
         if not (self.understanding_rows or self.generation_rows or self.document_rows):
             raise UserError(
-                "understanding_rows, generation_rows or document_rows must be above 0; got 0 for all. "
-                "Raise one of them"
+                "config.sft must have rows of some kind; got 0 for understanding_rows, generation_rows "
+                "and document_rows. Raise one of them"
             )
         if self.document_rows and not self.parse_images:
             raise UserError(
@@ -199,18 +199,19 @@ class MakeSftBatch:
     def _documents(self, records: Mapping[int, Record], step: int) -> DocumentBatch:
         """Documents of the scenes of ``records``, each with its own random questions."""
         images = np.stack([image_of(record) for record in records.values()])
-        shape = (len(records), self.document_length)
-        tokens = np.full(shape, self.tokenizer.pad_id, np.int32)
-        mask, is_answer = np.zeros(shape, bool), np.zeros(shape, bool)
-        for row, (i, parsed) in enumerate(zip(records, parse_batch(images), strict=True)):
+        encode, length = self.tokenizer.encode, self.document_length
+        documents, flags = [], []
+        for i, parsed in zip(records, parse_batch(images), strict=True):
             rng = np.random.default_rng([self.seed, step, i])
-            encode = self.tokenizer.encode
-            ids, flags = write_document(parsed.scene, rng, encode, self.document_length)
-            tokens[row, : len(ids)], is_answer[row, : len(ids)] = ids, flags
-            mask[row, : len(ids)] = True
+            ids, is_answer = write_document(parsed.scene, rng, encode, length)
+            documents.append(ids)
+            flags.append(is_answer)
 
+        tokens, mask = right_pad(documents, self.tokenizer.pad_id, length)
+        answer_flags, _ = right_pad(flags, 0, length)
         start = np.full((len(records), 1), self.tokenizer.bos_id, np.int32)
-        return DocumentBatch(Prompts(start, np.ones_like(start, bool)), tokens, mask, is_answer)
+        prompts = Prompts(start, np.ones_like(start, bool))
+        return DocumentBatch(prompts, tokens, mask, answer_flags.astype(bool))
 
     @property
     def checks(self) -> list[Callable[[Record], object]]:

@@ -11,7 +11,7 @@ from corl_jax.core.types import Completion
 from corl_jax.data.shapes.examples import example
 from corl_jax.rewards.base import RewardContext, compute_rewards
 from corl_jax.rewards.config import RewardOptions
-from corl_jax.rewards.parsing.facts import facts_of, repetition, stated
+from corl_jax.rewards.parsing.facts import facts_of, repeated_share, stated
 from corl_jax.rewards.record_checks import record_checks
 
 
@@ -72,8 +72,8 @@ def test_the_formula_of_the_paper_by_its_weights():
 
 def test_repetition_by_hand():
     # "a b a b a b" has the pairs ab, ba, ab, ba, ab: 2 of 5 are unique.
-    assert repetition("a b a b a b", 2) == pytest.approx(0.6)
-    assert repetition("a b", 3) == 0 and repetition("a b c", 2) == 0
+    assert repeated_share("a b a b a b", 2) == pytest.approx(0.6)
+    assert repeated_share("a b", 3) == 0 and repeated_share("a b c", 2) == 0
     record = example("train", 0)
     loop = "one two three four five " * 8
     # 40 words have 21 runs of 20, of which 5 differ.

@@ -215,11 +215,15 @@ def test_documents_alone(make_batch, tokenizer, records):
     [
         (
             {"understanding_rows": 0, "generation_rows": 0},
-            "understanding_rows, generation_rows or document_rows must be above 0; got 0 for all",
+            "config.sft must have rows of some kind; got 0 for understanding_rows",
         ),
         (
             {"document_rows": 4, "parse_images": False},
             "document_rows=4 writes documents of the embedded world, so all records must be of",
+        ),
+        (
+            {"document_rows": 4, "document_length": 12},
+            "config.sft.document_length must have room for a scene and a question.*; got 12",
         ),
         ({"malformed_share": 1.5}, "malformed_share must be a share from 0 to 1; got 1.5"),
         ({"cfg_dropout": -0.1}, "cfg_dropout must be a share from 0 to 1; got -0.1"),

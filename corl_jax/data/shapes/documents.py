@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from corl_jax.core.errors import UserError
 from corl_jax.data.shapes.captions import list_objects
 from corl_jax.data.shapes.questions import sample_question
 from corl_jax.data.shapes.scene import Scene
@@ -32,6 +33,9 @@ def write_document(
 
     Returns:
       tokens; and flags of the same length, true for the answers.
+
+    Raises:
+      UserError: no question fits, so that there would be nothing to imitate.
     """
     tokens = encode(THOUGHT.format(thought=list_objects(scene)))
     is_answer = [False] * len(tokens)
@@ -39,7 +43,14 @@ def write_document(
         question = sample_question(scene, rng)
         asked = encode(QUESTION.format(question=question.text))
         answered = encode(ANSWER.format(answer=question.answer))
-        if len(tokens) + len(asked) + len(answered) > length:
+        longer = len(tokens) + len(asked) + len(answered)
+        if longer > length and any(is_answer):
             return tokens, is_answer
+        if longer > length:
+            raise UserError(
+                "config.sft.document_length must have room for a scene and a question, which have "
+                f"{longer} tokens; got {length}. Several times as much is useful, so set for example "
+                "128"
+            )
         tokens += asked + answered
         is_answer += [False] * len(asked) + [True] * len(answered)

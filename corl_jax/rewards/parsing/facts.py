@@ -39,12 +39,10 @@ def facts_of(record: Record, reward: str) -> frozenset[str]:
 
 
 def stated(facts: frozenset[str], text: str) -> float:
-    """The share of ``facts`` that a text names, each as words that follow each other; 1 for none.
+    """The share of ``facts``, one or more, that a text names, each as words that follow each other.
 
     Singular and plural are the same, as in lists of classes.
     """
-    if not facts:
-        return 1.0
     words = [word for word in answer_words(text) if any(map(str.isalnum, word))]
     named = set()
     for length in {len(fact.split()) for fact in facts}:
@@ -53,7 +51,7 @@ def stated(facts: frozenset[str], text: str) -> float:
     return len(facts & named) / len(facts)
 
 
-def repetition(text: str, length: int = 20) -> float:
+def repeated_share(text: str, length: int = 20) -> float:
     """The share of runs of ``length`` words that occurred before in a text, ``1 - unique / all``.
 
     Words are what spaces divide, in lower case. A text with fewer words repeats nothing.

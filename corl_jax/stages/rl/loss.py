@@ -49,6 +49,7 @@ def policy_loss(
     total, metrics = jnp.zeros(()), Metrics()
     for name, part in sorted(batch.items()):
         task, entropy_coefficient = PARTS[name].task, None
+        # Of the task's own tokens: image tokens and texts beside them have other entropies.
         if cfg.loss.entropy_target[task] and name == task:
             entropy_coefficient = algo["entropy"][task].coefficient(cfg.loss.entropy_limit)
         loss, part_metrics = part_loss(
@@ -120,18 +121,31 @@ def part_loss(
         per_token = per_token + entropy_coefficient * entropies
         metrics["entropy_coefficient"] = Weighted.of(entropy_coefficient)
 
-    # A sample that the policy did not draw has no ratio, no KL term and no entropy.
     if part.is_external is not None:
-        is_external = part.is_external[..., None]
-        external, weights = external_surrogate(
-            log_probs, part.old_log_probs, part.advantages[..., None], cfg.external.exponent
-        )
-        per_token = jnp.where(is_external, external, per_token)
-        metrics |= {
-            "external_weight": Weighted.of(weights, part.mask & is_external),
-            "external_log_prob": Weighted.of(log_probs, part.mask & is_external),
-        }
+        per_token, external_metrics = with_external_samples(cfg, part, log_probs, per_token)
+        metrics |= external_metrics
     return jnp.sum(jnp.where(part.mask, per_token, 0) * part.weights), metrics
+
+
+def with_external_samples(
+    cfg: RlConfig,
+    part: PolicyBatch,
+    log_probs: Float[Array, "B G T"],
+    per_token: Float[Array, "B G T"],
+) -> tuple[Float[Array, "B G T"], Metrics]:
+    """Losses per token in which samples that the policy did not draw have their own rule.
+
+    They have no ratio to the sampler, no KL term and no entropy.
+    """
+    is_external = part.is_external[..., None]
+    external, weights = external_surrogate(
+        log_probs, part.old_log_probs, part.advantages[..., None], cfg.external.exponent
+    )
+    metrics: Metrics = {
+        "external_weight": Weighted.of(weights, part.mask & is_external),
+        "external_log_prob": Weighted.of(log_probs, part.mask & is_external),
+    }
+    return jnp.where(is_external, external, per_token), metrics
 
 
 def next_entropy_states(

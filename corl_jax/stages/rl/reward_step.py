@@ -18,7 +18,7 @@ from corl_jax.engine.stage import HostMetrics
 from corl_jax.objectives.calibration import calibration
 from corl_jax.objectives.running_moments import RunningMoments
 from corl_jax.reward_models.collection import RewardModels
-from corl_jax.rewards.base import RewardContext, compute_rewards
+from corl_jax.rewards.base import RewardContext, compute_rewards, text_of
 from corl_jax.rewards.requirements import needs_reference, required_models
 from corl_jax.sampling.batching import batch_rows
 from corl_jax.sampling.policy_handle import RewardPolicyHandle
@@ -134,7 +134,7 @@ class RewardScorer:
           UserError: the reward that is trusted is not in [0, 1].
         """
         texts = self.tasks["check"].to_completions(prompts, local_rollout)
-        verdicts = [read_verdict(completion.text or "") for completion in texts]
+        verdicts = [read_verdict(text_of(completion)) for completion in texts]
         local = np.array([[verdict is True, verdict is False] for verdict in verdicts])
         said_yes, said_no = self.setup.sharder.all_gather_rows(local).T
 
